@@ -1,0 +1,75 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+NODE := tests/node/node_modules/.package-lock.json
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --no-annotate
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo run test lint format bench lock clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo    play the whole story on this machine, and end'
+	@echo 'make run     start the same stack and stay'
+	@echo 'make test    run every test'
+	@echo 'make lint    check style, types and the arrows between the rooms'
+	@echo 'make format  let ruff set the style right'
+	@echo 'make bench   measure Byline beside raw Temporal'
+	@echo 'make lock    choose the newest versions and write the lock files'
+	@echo 'make clean   remove the environment and all development data'
+
+demo: $(VENV)/runtime
+	@$(BIN)/python -m examples.demo
+
+run: $(VENV)/runtime
+	@$(BIN)/byline dev
+
+test: $(VENV)/dev $(NODE)
+	@$(BIN)/python -m pytest -q
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev
+	@$(BIN)/python -m benchmarks
+
+lock: $(VENV)/dev
+	$(LOCK) --extra build --output-file requirements.lock
+	$(LOCK) --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+	cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm install --package-lock-only
+
+clean:
+	rm -rf $(VENV) .byline .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis tests/node/node_modules
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A changed lock makes a new environment, so that nothing which left the lock stays installed.
+$(VENV)/runtime: requirements.lock
+	@command -v $(PYTHON) > /dev/null || { \
+		echo 'Byline needs Python 3.11 or newer, and there is no $(PYTHON) here: install it, or name yours with make PYTHON=…' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Byline needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V): name a newer one with make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		echo "$(PYTHON) comes without its venv module: install it (on Debian and Ubuntu the package python3-venv)" >&2; exit 1; }
+	@echo 'Making the environment in $(VENV) …'
+	@$(PYTHON) -m venv --clear $(VENV)
+	@$(INSTALL) --require-hashes --requirement requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/runtime requirements-dev.lock
+	@echo 'Adding what tests and checks need …'
+	@$(INSTALL) --require-hashes --requirement requirements-dev.lock
+	@touch $@
+
+$(NODE): $(VENV)/dev tests/node/package.json tests/node/package-lock.json
+	@echo 'Adding the Node clients and servers that tests speak to …'
+	@cd tests/node && PATH="$(CURDIR)/$(BIN):$$PATH" npm ci --silent --no-audit --no-fund
+	@touch $@

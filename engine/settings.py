@@ -1,0 +1,99 @@
+"""All settings, read once from the environment in `main()` and passed down; no secret has a default."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Group(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DatabaseSettings(Group):
+    """Where application data lives: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
+
+    url: str = "sqlite+aiosqlite:///.byline/byline.db"
+    pool_size: int = 10
+
+
+class TemporalSettings(Group):
+    """The Temporal cluster and what this worker takes from it; times in seconds."""
+
+    address: str = "127.0.0.1:7233"
+    namespace: str = "byline"
+    task_queue: str = "byline"
+    tls: bool = False
+    api_key: SecretStr | None = None
+    workflow_sandbox: bool = True
+    max_cached_workflows: int = 1000
+    max_concurrent_activities: int = 100
+    sticky_timeout: float = 1.0
+    graceful_shutdown: float = 10.0
+
+
+class VaultSettings(Group):
+    """The master keys: a keyring file (mode 0600, made on first start), or the same JSON in the environment."""
+
+    keyring_file: Path | None = Path(".byline/keyring.json")
+    keyring: SecretStr | None = None
+
+
+class IssuerSettings(Group):
+    """An external OpenID Connect issuer that signs people in instead of the built-in one."""
+
+    issuer: str
+    audience: str
+    client_id: str
+    client_secret: SecretStr | None = None
+    jwks_uri: str | None = None
+
+
+class GatewaySettings(Group):
+    """The HTTP edge; times in seconds."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    public_url: str | None = None
+    issuer: IssuerSettings | None = None
+    demo_people: bool = False
+    access_token_life: int = 3600
+    session_life: int = 12 * 3600
+    answer_within: float = 20.0
+
+
+class Settings(BaseSettings):
+    """Byline's settings: `BYLINE_DATABASE__URL`, `BYLINE_TEMPORAL__ADDRESS` and so on."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BYLINE_",
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        nested_model_default_partial_update=True,
+    )
+
+    database: DatabaseSettings = DatabaseSettings()
+    temporal: TemporalSettings = TemporalSettings()
+    vault: VaultSettings = VaultSettings()
+    gateway: GatewaySettings = GatewaySettings()
+    modules: tuple[str, ...] = ("workflows", "activities")
+    connections_file: Path | None = None
+    wait_limit: timedelta = Field(default=timedelta(days=7), le=timedelta(days=366))
+    log_level: str = "INFO"
+
+    @model_validator(mode="after")
+    def _one_keyring(self) -> "Settings":
+        if self.vault.keyring is None and self.vault.keyring_file is None:
+            msg = "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def public_url(self) -> str:
+        """The origin that people and clients reach the gateway at, without a trailing slash."""
+        chosen = self.gateway.public_url or f"http://{self.gateway.host}:{self.gateway.port}"
+        return chosen.rstrip("/")

@@ -1,0 +1,1 @@
+"""The edge: MCP, REST, sign-in pages, console and command line; it never speaks to an upstream itself."""
