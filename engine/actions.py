@@ -1,0 +1,63 @@
+"""What an action declares of itself, and its way to the upstream; safe to import from workflow code."""
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+from temporalio import activity
+
+if TYPE_CHECKING:
+    from engine.upstream import Upstream
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_ATTRIBUTE = "__byline_action__"
+_running: ContextVar["Upstream"] = ContextVar("byline_upstream")
+
+
+@dataclass(frozen=True, slots=True)
+class ActionDefinition:
+    """An action's wire name, the one connection it uses, and the scopes it cannot do without."""
+
+    name: str
+    connection: str
+    scopes: tuple[str, ...]
+
+
+def action(
+    name: str, *, connection: str, scopes: tuple[str, ...] = ()
+) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
+    """Make an activity that acts on the upstream of one connection.
+
+    `name` is the activity's wire name and must never change while runs that use it are open. `scopes` are those
+    without which the action cannot work: a grant that lacks one is widened before the action starts.
+    """
+
+    def declare(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        defined = activity.defn(name=name)(function)
+        setattr(defined, _ATTRIBUTE, ActionDefinition(name, connection, scopes))
+        return defined
+
+    return declare
+
+
+def definition_of(function: object) -> ActionDefinition | None:
+    """The declaration of an action, or None for an activity that touches no upstream."""
+    found = getattr(function, _ATTRIBUTE, None)
+    return found if isinstance(found, ActionDefinition) else None
+
+
+def enter_action(running: "Upstream") -> None:
+    """Make `upstream()` answer with this client in the current task."""
+    _running.set(running)
+
+
+def upstream() -> "Upstream":
+    """The upstream of the action that is running, signed in as its principal; raises RuntimeError outside an action."""
+    try:
+        return _running.get()
+    except LookupError:
+        msg = "upstream() only works inside an activity declared with @action(…, connection=…)"
+        raise RuntimeError(msg) from None

@@ -1,0 +1,249 @@
+"""The trail: every line chained to the one before and signed; lines are appended and read, never changed."""
+
+import asyncio
+import hashlib
+import json
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import insert
+from sqlmodel import SQLModel, col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.db.database import Database, now
+from engine.db.tables import AuditEventRow, AuditHeadRow
+from engine.identity.model import Identity, Principal
+from engine.identity.signing import SigningKeys
+
+GENESIS = "0" * 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEvent:
+    """One line of the trail. `intent` is the line that an outcome answers; a field that does not apply stays None.
+
+    Kinds: `tool.called`, `action.intended`, `action.ended`, `action.refused`, `authorization.requested`,
+    `authorization.granted`, `authorization.denied`, `authorization.expired`, `authorization.refused`, `grant.removed`.
+    """
+
+    kind: str
+    identity: Identity | None = None
+    principal: Principal | None = None
+    run_id: str | None = None
+    chain: tuple[str, ...] | None = None
+    action: str | None = None
+    attempt: int | None = None
+    connection: str | None = None
+    mode: str | None = None
+    system: str | None = None
+    method: str | None = None
+    resource: str | None = None
+    record_id: str | None = None
+    idempotency_key: str | None = None
+    grant_id: str | None = None
+    fingerprint: str | None = None
+    account: str | None = None
+    scopes: tuple[str, ...] | None = None
+    request_id: str | None = None
+    intent: int | None = None
+    status: int | None = None
+    verdict: str | None = None
+    error: str | None = None
+    message: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """The event as stored: flat JSON without the fields that do not apply."""
+        plain = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in {"kind", "identity", "principal"}
+        }
+        return {key: _json(value) for key, value in {**self._names(), **plain}.items() if value is not None}
+
+    def _names(self) -> dict[str, Any]:
+        if self.identity is not None:
+            who = self.identity
+            return {
+                "principal": {
+                    "id": who.principal_id,
+                    "iss": who.issuer,
+                    "sub": who.subject,
+                    "name": who.name,
+                },
+                "actor": {"kind": who.actor.kind, "id": who.actor.id, "name": who.actor.name},
+                "trigger": who.trigger,
+                "tool": who.tool,
+            }
+        if self.principal is not None:
+            person = self.principal
+            return {
+                "principal": {
+                    "id": person.id,
+                    "iss": person.issuer,
+                    "sub": person.subject,
+                    "name": person.name,
+                }
+            }
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A stored event with its place in the chain."""
+
+    seq: int
+    time: datetime
+    kind: str
+    event: dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Pending:
+    event: AuditEvent
+    rows: tuple[SQLModel, ...]
+    done: "asyncio.Future[int]"
+
+
+class Trail:
+    """Owner of the tables of the trail. Appends that meet share one transaction."""
+
+    def __init__(self, database: Database, keys: SigningKeys) -> None:
+        self._database = database
+        self._keys = keys
+        self._pending: list[_Pending] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def append(self, event: AuditEvent, *rows: SQLModel) -> int:
+        """Write the event, and `rows` in the same transaction; returns its sequence number once it is committed."""
+        pending = _Pending(event, rows, asyncio.get_running_loop().create_future())
+        self._pending.append(pending)
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write_pending())
+        return await pending.done
+
+    async def find(
+        self,
+        *,
+        system: str | None = None,
+        record_id: str | None = None,
+        principal_id: str | None = None,
+        run_id: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int = 1000,
+    ) -> list[Line]:
+        """The newest lines that fit every condition given, oldest first."""
+        query = select(AuditEventRow).order_by(col(AuditEventRow.seq).desc()).limit(limit)
+        if system is not None:
+            query = query.where(AuditEventRow.system == system)
+        if record_id is not None:
+            query = query.where(AuditEventRow.record_id == record_id)
+        if principal_id is not None:
+            query = query.where(AuditEventRow.principal_id == principal_id)
+        if run_id is not None:
+            query = query.where(AuditEventRow.run_id == run_id)
+        if since is not None:
+            query = query.where(col(AuditEventRow.time) >= since)
+        if until is not None:
+            query = query.where(col(AuditEventRow.time) < until)
+        async with self._database.reading() as session:
+            rows = (await session.exec(query)).all()
+        return [_line(row) for row in reversed(rows)]
+
+    async def is_open(self, run_id: str, idempotency_key: str) -> bool:
+        """Whether a request with this key was about to leave and nothing is known of its outcome."""
+        lines = [
+            line
+            for line in await self.find(run_id=run_id)
+            if line.event.get("idempotency_key") == idempotency_key
+        ]
+        answered = {line.event.get("intent") for line in lines}
+        unknown = {line.event["intent"] for line in lines if line.event.get("verdict") == "no_answer"}
+        return any(
+            line.kind == "action.intended" and (line.seq not in answered or line.seq in unknown)
+            for line in lines
+        )
+
+    async def close(self) -> None:
+        """Wait for the last appends to be committed."""
+        if self._writer is not None:
+            await self._writer
+
+    async def _write_pending(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending, []
+            try:
+                first = await self._write(batch)
+            except Exception as error:  # noqa: BLE001 -- whoever waits for the append is told, whatever went wrong
+                for pending in batch:
+                    if not pending.done.done():
+                        pending.done.set_exception(error)
+            else:
+                for seq, pending in enumerate(batch, first):
+                    if not pending.done.done():
+                        pending.done.set_result(seq)
+
+    async def _write(self, batch: list[_Pending]) -> int:
+        async with self._database.writing() as session:
+            head = await _locked_head(session)
+            first = head.seq + 1
+            for pending in batch:
+                session.add_all(pending.rows)
+            lines = [await self._chained(head, pending.event) for pending in batch]
+            await session.execute(insert(AuditEventRow), lines)
+            session.add(head)
+        return first
+
+    async def _chained(self, head: AuditHeadRow, event: AuditEvent) -> dict[str, Any]:
+        time, document = now(), event.document()
+        previous = head.hash
+        head.seq += 1
+        head.hash = chained_hash(head.seq, time, event.kind, document, previous)
+        kid, signature = await self._keys.sign_bytes(bytes.fromhex(head.hash))
+        return {
+            "seq": head.seq,
+            "time": time,
+            "kind": event.kind,
+            **index_columns(document),
+            "event": document,
+            "previous_hash": previous,
+            "hash": head.hash,
+            "kid": kid,
+            "signature": signature,
+        }
+
+
+def chained_hash(seq: int, time: datetime, kind: str, document: dict[str, Any], previous: str) -> str:
+    """SHA-256 over the canonical JSON of a line and the hash of the line before."""
+    text = json.dumps(
+        [seq, time.isoformat(), kind, document, previous], sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def index_columns(document: dict[str, Any]) -> dict[str, Any]:
+    """The columns that repeat parts of a document so that they can be searched."""
+    return {
+        "principal_id": document.get("principal", {}).get("id"),
+        "run_id": document.get("run_id"),
+        "system": document.get("system"),
+        "record_id": document.get("record_id"),
+    }
+
+
+async def _locked_head(session: AsyncSession) -> AuditHeadRow:
+    head = await session.get(AuditHeadRow, 1, with_for_update=True)
+    if head is None:
+        head = AuditHeadRow(id=1, seq=0, hash=GENESIS)
+        session.add(head)
+        await session.flush()
+    return head
+
+
+def _line(row: AuditEventRow) -> Line:
+    return Line(row.seq, row.time, row.kind, row.event)
+
+
+def _json(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,157 @@
+"""The round trip to a provider's consent page and back: only the person who was asked, in the browser they were asked in."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.audit.trail import AuditEvent, Trail
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.grants import Grants
+from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.db.database import Database, now
+from engine.db.tables import AuthorizationAttemptRow
+from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
+from engine.identity.model import Principal
+from engine.vault.vault import Vault
+
+_ATTEMPT_LIFE = timedelta(minutes=10)
+
+
+class Consent:
+    """Owner of the table of attempts."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        catalogue: Catalogue,
+        grants: Grants,
+        requests: AuthorizationRequests,
+        trail: Trail,
+        client: Callable[[Connection], OAuthClient],
+        redirect_uri: str,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._catalogue = catalogue
+        self._grants = grants
+        self._requests = requests
+        self._trail = trail
+        self._client = client
+        self._redirect_uri = redirect_uri
+
+    async def begin(self, request: AuthorizationRequest, session: str) -> str:
+        """The consent page to send this browser `session` to; a step-up asks for the missing scopes and keeps those held."""
+        connection = await self._catalogue.get(request.connection)
+        state, code_verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
+        attempt = AuthorizationAttemptRow(
+            state_hash=_digest(state),
+            request_id=request.id,
+            principal_id=request.principal_id,
+            session_hash=_digest(session),
+            sealed_verifier=self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
+            created_at=now(),
+            expires_at=now() + _ATTEMPT_LIFE,
+        )
+        async with self._database.writing() as database_session:
+            database_session.add(attempt)
+        scopes = dict.fromkeys(
+            (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
+        )
+        return self._client(connection).authorization_url(
+            redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
+        )
+
+    async def complete(
+        self, parameters: Mapping[str, str], principal: Principal, session: str
+    ) -> AuthorizationRequest:
+        """Take the provider's answer: exchange the code, store the grant, owe the waiters their wake-up.
+
+        Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another provider (RFC 9207),
+        or not from the browser and person that it was begun for; AuthorizationDenied where the person said no; and
+        AuthorizationExpired where nobody waits any more. Refusals are in the trail.
+        """
+        try:
+            return await self._complete(parameters, principal, session)
+        except AuthorizationRefused as error:
+            await self._trail.append(
+                AuditEvent(
+                    kind="authorization.refused", principal=principal, error=error.code, message=str(error)
+                )
+            )
+            raise
+
+    async def _complete(
+        self, parameters: Mapping[str, str], principal: Principal, session: str
+    ) -> AuthorizationRequest:
+        attempt, code_verifier = await self._take_attempt(parameters.get("state", ""), principal, session)
+        request = await self._requests.get(attempt.request_id)
+        if request is None:
+            msg = "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
+            raise AuthorizationRefused(msg)
+        connection = await self._catalogue.get(request.connection)
+        expected = connection.provider.issuer
+        if expected is not None and parameters.get("iss") != expected:
+            msg = f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
+            raise AuthorizationRefused(msg)
+        if parameters.get("error") == "access_denied":
+            await self._requests.deny(request.id, principal)
+            msg = f"You declined access to {connection.title}."
+            raise AuthorizationDenied(msg)
+        if "error" in parameters or not parameters.get("code"):
+            msg = f"{connection.title} did not sign you in. Open the link again; if it goes on, tell your administrator."
+            raise AuthorizationRefused(msg)
+        if not request.is_open and request.state != "granted":
+            msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
+            raise AuthorizationExpired(msg)
+        client = self._client(connection)
+        asked = tuple(
+            dict.fromkeys((*await self._grants.scopes_held(connection, principal.id), *request.scopes))
+        )
+        try:
+            tokens = await client.exchange(
+                code=parameters["code"],
+                redirect_uri=self._redirect_uri,
+                code_verifier=code_verifier,
+                asked=asked,
+            )
+        except TokenRefused as error:
+            msg = f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
+            raise AuthorizationRefused(msg) from None
+        await self._requests.grant(request, connection, principal, tokens, await client.account(tokens))
+        return request
+
+    async def _take_attempt(
+        self, state: str, principal: Principal, session: str
+    ) -> tuple[AuthorizationAttemptRow, str]:
+        state_hash = _digest(state)
+        async with self._database.writing() as database_session:
+            attempt = await _unused(database_session, state_hash)
+            if attempt is None:
+                msg = "This sign-in is not known, is too old or was used already. Open the link again."
+                raise AuthorizationRefused(msg)
+            if attempt.principal_id != principal.id or attempt.session_hash != _digest(session):
+                msg = "This sign-in was begun by somebody else or in another browser."
+                raise AuthorizationRefused(msg)
+            attempt.used_at = now()
+            database_session.add(attempt)
+        return attempt, self._vault.open(attempt.sealed_verifier, _bound_to(state_hash)).decode()
+
+
+async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:
+    attempt = await session.get(AuthorizationAttemptRow, state_hash, with_for_update=True)
+    if attempt is None or attempt.used_at is not None or attempt.expires_at <= now():
+        return None
+    return attempt
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _bound_to(state_hash: str) -> str:
+    return f"attempt:{state_hash}"

@@ -1,0 +1,1 @@
+"""How Byline signs in to upstream systems, and what people granted."""

@@ -1,0 +1,279 @@
+"""The grants: whose tokens an action may use, and their life; a `user` connection only ever yields its principal's own."""
+
+import asyncio
+import hashlib
+import json
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, or_, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.sql.expression import SelectOfScalar
+
+from engine.connections.catalogue import Connection
+from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.db.database import Database, now
+from engine.db.tables import GrantRow
+from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
+from engine.vault.vault import Vault
+
+_RENEW_BEFORE = timedelta(seconds=30)
+_LEASE = timedelta(seconds=45)
+_LEASE_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A usable access token, and what the trail may say of it. `repr` hides the token."""
+
+    grant_id: str
+    account: str
+    scopes: tuple[str, ...]
+    fingerprint: str
+    version: int
+    access_token: str
+
+    def __repr__(self) -> str:
+        return f"Credential(grant_id={self.grant_id!r}, account={self.account!r}, version={self.version})"
+
+
+class Grants:
+    """Owner of the table of grants."""
+
+    def __init__(self, database: Database, vault: Vault, client: Callable[[Connection], OAuthClient]) -> None:
+        self._database = database
+        self._vault = vault
+        self._client = client
+
+    async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
+        """The credential that this principal's actions use on this connection, renewed if about to expire; None where there is none."""
+        row = await self._in_force(connection, connection.holder(principal_id))
+        if row is None and connection.mode == "shared":
+            row = await self._obtain_shared(connection)
+        if row is not None and row.expires_at is not None and row.expires_at < now() + _RENEW_BEFORE:
+            row = await self._renew(connection, row)
+        return None if row is None else self._credential(row)
+
+    async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
+        """A newer credential than `used`, which the upstream refused; None where it cannot be renewed."""
+        row = await self._in_force(connection, connection.holder(principal_id))
+        if row is not None and row.version == used.version:
+            row = await self._renew(connection, row)
+        return None if row is None else self._credential(row)
+
+    async def store(
+        self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
+    ) -> str:
+        """Put a new grant in the place of the holder's earlier one, in the caller's transaction; return its id."""
+        holder = connection.holder(principal_id)
+        await session.exec(
+            update(GrantRow)
+            .where(
+                col(GrantRow.holder) == holder,
+                col(GrantRow.connection) == connection.name,
+                col(GrantRow.revoked_at).is_(None),
+            )
+            .values(revoked_at=now())
+        )
+        row = self._row(connection, holder, tokens, account)
+        session.add(row)
+        return row.id
+
+    async def scopes_held(self, connection: Connection, principal_id: str) -> tuple[str, ...]:
+        """The scopes of the grant in force, so that a step-up keeps them."""
+        row = await self._in_force(connection, connection.holder(principal_id))
+        return () if row is None else tuple(row.scopes.split())
+
+    async def covers(
+        self,
+        session: AsyncSession,
+        connection: Connection,
+        principal_id: str,
+        scopes: Collection[str],
+        *,
+        besides: str | None,
+    ) -> bool:
+        """Whether a grant in force, other than `besides`, has all these scopes, seen from within the caller's transaction."""
+        row = (await session.exec(_in_force(connection, connection.holder(principal_id)))).one_or_none()
+        return row is not None and row.id != besides and set(scopes) <= set(row.scopes.split())
+
+    async def invalidate(self, credential: Credential) -> None:
+        """Stop using a grant that the upstream refuses."""
+        await self._revoke_row(credential.grant_id)
+
+    async def remove(self, connection: Connection, principal_id: str) -> bool:
+        """Remove the holder's grant here and revoke it upstream; False where there was none."""
+        row = await self._in_force(connection, connection.holder(principal_id))
+        if row is None:
+            return False
+        await self._revoke_row(row.id)
+        await self._client(connection).revoke(self._tokens(row))
+        return True
+
+    async def reseal(self) -> int:
+        """Seal every grant with the current master key, one short transaction each; return how many were not yet."""
+        async with self._database.reading() as session:
+            rows = (await session.exec(select(GrantRow))).all()
+        changed = 0
+        for stale in rows:
+            if self._vault.is_current(stale.sealed_tokens):
+                continue
+            async with self._database.writing() as session:
+                row = await session.get(GrantRow, stale.id)
+                if row is not None and not self._vault.is_current(row.sealed_tokens):
+                    row.sealed_tokens = self._seal(row, self._tokens(row))
+                    session.add(row)
+                    changed += 1
+        return changed
+
+    async def _in_force(self, connection: Connection, holder: str) -> GrantRow | None:
+        async with self._database.reading() as session:
+            return (await session.exec(_in_force(connection, holder))).one_or_none()
+
+    async def _obtain_shared(self, connection: Connection) -> GrantRow | None:
+        try:
+            tokens = await self._client(connection).client_credentials()
+        except TokenRefused as error:
+            msg = f"The shared connection '{connection.name}' cannot sign in: {error}"
+            raise ConnectionMisconfigured(msg) from None
+        row = self._row(connection, "shared", tokens, f"{connection.client_id} (shared)")
+        try:
+            async with self._database.writing() as session:
+                session.add(row)
+        except IntegrityError:
+            return await self._in_force(connection, "shared")
+        return row
+
+    async def _renew(self, connection: Connection, row: GrantRow) -> GrantRow | None:
+        """Renew once, however many ask in however many processes: one takes the lease, the others wait for its result."""
+        deadline = now() + _LEASE
+        while now() < deadline:
+            if await self._take_lease(row):
+                return await self._renew_leased(connection, row)
+            await asyncio.sleep(_LEASE_POLL_SECONDS)
+            current = await self._by_id(row.id)
+            if current is None or current.revoked_at is not None:
+                return await self._in_force(connection, row.holder)
+            if current.version != row.version:
+                return current
+        msg = (
+            f"The tokens of connection '{connection.name}' are being renewed elsewhere and are not done yet."
+        )
+        raise UpstreamUnavailable(msg)
+
+    async def _take_lease(self, row: GrantRow) -> bool:
+        free = or_(col(GrantRow.refreshing_until).is_(None), col(GrantRow.refreshing_until) < now())
+        take = (
+            update(GrantRow)
+            .where(
+                col(GrantRow.id) == row.id,
+                col(GrantRow.version) == row.version,
+                col(GrantRow.revoked_at).is_(None),
+                free,
+            )
+            .values(refreshing_until=now() + _LEASE)
+        )
+        async with self._database.writing() as session:
+            result = await session.exec(take)
+        return result.rowcount == 1
+
+    async def _renew_leased(self, connection: Connection, row: GrantRow) -> GrantRow | None:
+        tokens = self._tokens(row)
+        client = self._client(connection)
+        try:
+            if tokens.refresh_token is not None:
+                fresh = await client.refresh(tokens)
+            elif connection.mode == "shared":
+                fresh = await client.client_credentials()
+            else:
+                await self._revoke_row(row.id)
+                return None
+        except TokenRefused as error:
+            if error.error != "invalid_grant":
+                await self._release(row.id)
+                msg = f"Connection '{connection.name}' cannot renew its tokens: {error}"
+                raise ConnectionMisconfigured(msg) from None
+            await self._revoke_row(row.id)
+            return None
+        except UpstreamUnavailable:
+            await self._release(row.id)
+            raise
+        return await self._replace_tokens(row.id, fresh)
+
+    async def _replace_tokens(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
+        async with self._database.writing() as session:
+            row = await session.get(GrantRow, grant_id)
+            if row is None or row.revoked_at is not None:
+                return None
+            row.sealed_tokens = self._seal(row, tokens)
+            row.scopes = " ".join(tokens.scopes)
+            row.fingerprint = _fingerprint(tokens)
+            row.expires_at = _expiry(tokens)
+            row.version += 1
+            row.refreshing_until = None
+            session.add(row)
+        return row
+
+    async def _release(self, grant_id: str) -> None:
+        async with self._database.writing() as session:
+            await session.exec(
+                update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
+            )
+
+    async def _revoke_row(self, grant_id: str) -> None:
+        async with self._database.writing() as session:
+            await session.exec(update(GrantRow).where(col(GrantRow.id) == grant_id).values(revoked_at=now()))
+
+    async def _by_id(self, grant_id: str) -> GrantRow | None:
+        async with self._database.reading() as session:
+            return await session.get(GrantRow, grant_id)
+
+    def _row(self, connection: Connection, holder: str, tokens: Tokens, account: str) -> GrantRow:
+        row = GrantRow(
+            id=str(uuid.uuid4()),
+            holder=holder,
+            connection=connection.name,
+            account=account,
+            scopes=" ".join(tokens.scopes),
+            fingerprint=_fingerprint(tokens),
+            sealed_tokens=b"",
+            expires_at=_expiry(tokens),
+            created_at=now(),
+        )
+        row.sealed_tokens = self._seal(row, tokens)
+        return row
+
+    def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
+        return self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
+
+    def _tokens(self, row: GrantRow) -> Tokens:
+        fields = json.loads(self._vault.open(row.sealed_tokens, _bound_to(row)))
+        return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
+
+    def _credential(self, row: GrantRow) -> Credential:
+        scopes = tuple(row.scopes.split())
+        return Credential(
+            row.id, row.account, scopes, row.fingerprint, row.version, self._tokens(row).access_token
+        )
+
+
+def _in_force(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
+    return select(GrantRow).where(
+        GrantRow.holder == holder, GrantRow.connection == connection.name, col(GrantRow.revoked_at).is_(None)
+    )
+
+
+def _bound_to(row: GrantRow) -> str:
+    return f"grant:{row.id}:{row.holder}:{row.connection}"
+
+
+def _fingerprint(tokens: Tokens) -> str:
+    return hashlib.sha256(tokens.access_token.encode()).hexdigest()[:16]
+
+
+def _expiry(tokens: Tokens) -> datetime | None:
+    return None if tokens.expires_at is None else datetime.fromtimestamp(tokens.expires_at, UTC)

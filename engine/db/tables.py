@@ -1,0 +1,304 @@
+"""Every table, one class each, with the module that owns it; no other module queries it."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, Column, DateTime, Index, LargeBinary, TypeDecorator, text
+from sqlalchemy.engine import Dialect
+from sqlmodel import Field, SQLModel
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: stored with its zone where the database has zones, and always read back as UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse instants without a zone."""
+        del dialect
+        if value is not None and value.tzinfo is None:
+            msg = "an instant needs a time zone"
+            raise ValueError(msg)
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give SQLite's naive instants their zone back."""
+        del dialect
+        return (
+            None
+            if value is None
+            else value.replace(tzinfo=UTC)
+            if value.tzinfo is None
+            else value.astimezone(UTC)
+        )
+
+
+def _instant(*, nullable: bool = False) -> Any:
+    return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable))
+
+
+class PrincipalRow(SQLModel, table=True):
+    """A person known by their issuer and subject. Owner: engine.identity.principals."""
+
+    __tablename__ = "principal"
+    __table_args__ = (Index("principal_issuer_subject", "issuer", "subject", unique=True),)
+
+    id: str = Field(primary_key=True)
+    issuer: str
+    subject: str
+    name: str
+    active: bool = True
+    administrator: bool = False
+    created_at: datetime = _instant()
+
+
+class PersonRow(SQLModel, table=True):
+    """A person of the built-in sign-in. Owner: gateway.sign_in."""
+
+    __tablename__ = "person"
+
+    username: str = Field(primary_key=True)
+    subject: str = Field(unique=True)
+    name: str
+    password_hash: str
+
+
+class SigningKeyRow(SQLModel, table=True):
+    """An Ed25519 key that signs identities, tokens and the trail. Owner: engine.identity.signing."""
+
+    __tablename__ = "signing_key"
+
+    kid: str = Field(primary_key=True)
+    public_key: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    sealed_private_key: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+    retired_at: datetime | None = _instant(nullable=True)
+
+
+class RunRow(SQLModel, table=True):
+    """A run: the root workflow that an identity is bound to. Owner: engine.identity.runs.
+
+    From `parked_at` on, its caller may have to come back for the outcome; `answered_at` says that they got it.
+    """
+
+    __tablename__ = "run"
+    __table_args__ = (
+        Index(
+            "run_unanswered",
+            "principal_id",
+            "call",
+            sqlite_where=text("parked_at IS NOT NULL AND answered_at IS NULL"),
+            postgresql_where=text("parked_at IS NOT NULL AND answered_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    first_run_id: str | None = None
+    principal_id: str = Field(foreign_key="principal.id", index=True)
+    tool: str
+    call: str
+    trigger: str
+    actor: str
+    started_at: datetime = _instant()
+    parked_at: datetime | None = _instant(nullable=True)
+    answered_at: datetime | None = _instant(nullable=True)
+
+
+class ConnectionRow(SQLModel, table=True):
+    """A declared connection, without its client secret. Owner: engine.connections.catalogue."""
+
+    __tablename__ = "connection"
+
+    name: str = Field(primary_key=True)
+    declaration: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    updated_at: datetime = _instant()
+
+
+class GrantRow(SQLModel, table=True):
+    """What a holder consented to on a connection. Owner: engine.connections.grants.
+
+    `holder` is a principal's id, or `shared` for a service grant.
+    """
+
+    __tablename__ = "grant"
+    __table_args__ = (
+        Index(
+            "grant_in_force",
+            "holder",
+            "connection",
+            unique=True,
+            sqlite_where=text("revoked_at IS NULL"),
+            postgresql_where=text("revoked_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    holder: str
+    connection: str
+    account: str
+    scopes: str
+    fingerprint: str
+    sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    version: int = 1
+    expires_at: datetime | None = _instant(nullable=True)
+    refreshing_until: datetime | None = _instant(nullable=True)
+    created_at: datetime = _instant()
+    revoked_at: datetime | None = _instant(nullable=True)
+
+
+class AuthorizationRequestRow(SQLModel, table=True):
+    """An open or answered question to one principal. Owner: engine.authorization.requests."""
+
+    __tablename__ = "authorization_request"
+    __table_args__ = (
+        Index(
+            "authorization_request_open",
+            "principal_id",
+            "connection",
+            "scopes",
+            unique=True,
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    connection: str
+    scopes: str
+    state: str = "open"
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+    answered_at: datetime | None = _instant(nullable=True)
+
+
+class WaiterRow(SQLModel, table=True):
+    """A parked action, and the wake-up it is owed (the outbox). Owner: engine.authorization.requests."""
+
+    __tablename__ = "waiter"
+    __table_args__ = (
+        Index("waiter_request", "request_id"),
+        Index("waiter_run", "run_id", "outcome"),
+        Index(
+            "waiter_due",
+            "due_at",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    request_id: str = Field(foreign_key="authorization_request.id")
+    principal_id: str
+    run_id: str
+    workflow_id: str
+    workflow_run_id: str
+    outcome: str = "waiting"
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+    due_at: datetime | None = _instant(nullable=True)
+
+
+class AuthorizationAttemptRow(SQLModel, table=True):
+    """One round trip to a provider's consent page, keyed by the hash of its `state`. Owner: engine.authorization.attempts."""
+
+    __tablename__ = "authorization_attempt"
+
+    state_hash: str = Field(primary_key=True)
+    request_id: str
+    principal_id: str
+    session_hash: str
+    sealed_verifier: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+    used_at: datetime | None = _instant(nullable=True)
+
+
+class AuditEventRow(SQLModel, table=True):
+    """One line of the trail. Owner: engine.audit.trail."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (
+        Index("audit_event_record", "system", "record_id"),
+        Index("audit_event_principal", "principal_id", "time"),
+        Index("audit_event_run", "run_id"),
+        Index("audit_event_time", "time"),
+    )
+
+    seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    time: datetime = _instant()
+    kind: str
+    principal_id: str | None = None
+    run_id: str | None = None
+    system: str | None = None
+    record_id: str | None = None
+    event: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    previous_hash: str
+    hash: str
+    kid: str
+    signature: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class AuditHeadRow(SQLModel, table=True):
+    """The trail's last line, and the lock that orders its writers. Owner: engine.audit.trail."""
+
+    __tablename__ = "audit_head"
+
+    id: int = Field(primary_key=True)
+    seq: int
+    hash: str
+
+
+class OAuthClientRow(SQLModel, table=True):
+    """An MCP client registered at the built-in authorization server. Owner: gateway.authorization_server."""
+
+    __tablename__ = "oauth_client"
+
+    client_id: str = Field(primary_key=True)
+    metadata_: dict[str, Any] = Field(sa_column=Column("metadata", JSON, nullable=False))
+    created_at: datetime = _instant()
+
+
+class OAuthCodeRow(SQLModel, table=True):
+    """An authorization request at the built-in server, and later its code, by hash. Owner: gateway.authorization_server."""
+
+    __tablename__ = "oauth_code"
+
+    id: str = Field(primary_key=True)
+    code_hash: str | None = Field(default=None, unique=True)
+    client_id: str
+    principal_id: str | None = None
+    parameters: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    expires_at: datetime = _instant()
+    used_at: datetime | None = _instant(nullable=True)
+
+
+class RefreshTokenRow(SQLModel, table=True):
+    """A refresh token of the built-in server, by hash; reuse revokes its family. Owner: gateway.authorization_server."""
+
+    __tablename__ = "refresh_token"
+    __table_args__ = (Index("refresh_token_family", "family"),)
+
+    token_hash: str = Field(primary_key=True)
+    family: str
+    client_id: str
+    principal_id: str
+    scopes: str
+    resource: str | None = None
+    expires_at: datetime = _instant()
+    used_at: datetime | None = _instant(nullable=True)
+    revoked_at: datetime | None = _instant(nullable=True)
+
+
+class BrowserSessionRow(SQLModel, table=True):
+    """A signed-in browser, by the hash of its cookie. Owner: gateway.sessions."""
+
+    __tablename__ = "browser_session"
+
+    id_hash: str = Field(primary_key=True)
+    principal_id: str | None = None
+    csrf_token: str
+    data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()

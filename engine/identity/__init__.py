@@ -1,0 +1,1 @@
+"""Who acts: the signed statement that binds a principal, an actor and a run."""

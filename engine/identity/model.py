@@ -1,0 +1,94 @@
+"""The words of identity: who it is, what acts for them, and what set it off; plain values, safe in workflow code."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+TriggerKind = Literal["mcp", "rest", "schedule", "webhook", "command"]
+ActorKind = Literal["mcp_client", "api_client", "schedule", "webhook"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A person, known by the issuer that signs them in and its name for them (OIDC `iss` and `sub`)."""
+
+    id: str
+    issuer: str
+    subject: str
+    name: str
+    active: bool = True
+    administrator: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """What acts for the principal (RFC 8693 section 4.1, `act`)."""
+
+    kind: ActorKind
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The statement that binds a principal, an actor and a trigger to one root run.
+
+    `root` is the root workflow's id; for a schedule it is the id that each firing's workflow id begins with. `call`
+    is the digest of tool and arguments, by which a repeated call finds the run that it began.
+    """
+
+    principal_id: str
+    issuer: str
+    subject: str
+    name: str
+    actor: Actor
+    trigger: TriggerKind
+    root: str
+    tool: str
+    call: str
+
+    def claims(self) -> dict[str, Any]:
+        """The JWT claims that are signed."""
+        return {
+            "sub": self.principal_id,
+            "principal": {"iss": self.issuer, "sub": self.subject, "name": self.name},
+            "act": {"sub": self.actor.id, "kind": self.actor.kind, "name": self.actor.name},
+            "trigger": self.trigger,
+            "root": self.root,
+            "tool": self.tool,
+            "call": self.call,
+        }
+
+    @classmethod
+    def from_claims(cls, claims: Mapping[str, Any]) -> "Identity":
+        """Read claims back; raises KeyError or TypeError where they are not an identity's."""
+        principal, act = claims["principal"], claims["act"]
+        return cls(
+            principal_id=claims["sub"],
+            issuer=principal["iss"],
+            subject=principal["sub"],
+            name=principal["name"],
+            actor=Actor(kind=act["kind"], id=act["sub"], name=act["name"]),
+            trigger=claims["trigger"],
+            root=claims["root"],
+            tool=claims["tool"],
+            call=claims["call"],
+        )
+
+    @classmethod
+    def unverified(cls, token: str) -> "Identity | None":
+        """What a token says of itself, for labels only: nothing may be decided by it."""
+        try:
+            body = token.split(".")[1]
+            return cls.from_claims(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
+        except (IndexError, ValueError, KeyError, TypeError):
+            return None
+
+
+def call_digest(tool: str, arguments: Mapping[str, Any]) -> str:
+    """The digest by which the same call is known again: SHA-256 over tool and canonical JSON arguments."""
+    text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,67 @@
+"""The people Byline knows, by issuer and subject; it signs nobody in."""
+
+import uuid
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import select
+
+from engine.db.database import Database, now
+from engine.db.tables import PrincipalRow
+from engine.identity.model import Principal
+
+
+class Principals:
+    """Owner of the table of principals."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def resolve(self, issuer: str, subject: str, name: str) -> Principal:
+        """The principal of an issuer's verified statement, created when first seen."""
+        found = await self.find(issuer, subject)
+        if found is not None:
+            return found
+        row = PrincipalRow(id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=now())
+        try:
+            async with self._database.writing() as session:
+                session.add(row)
+        except IntegrityError:
+            # Another request met the same person at the same time.
+            found = await self.find(issuer, subject)
+            if found is None:
+                raise
+            return found
+        return _principal(row)
+
+    async def find(self, issuer: str, subject: str) -> Principal | None:
+        """The principal that this issuer knows by this subject."""
+        query = select(PrincipalRow).where(PrincipalRow.issuer == issuer, PrincipalRow.subject == subject)
+        async with self._database.reading() as session:
+            row = (await session.exec(query)).one_or_none()
+        return None if row is None else _principal(row)
+
+    async def get(self, principal_id: str) -> Principal | None:
+        """The principal with this id."""
+        async with self._database.reading() as session:
+            row = await session.get(PrincipalRow, principal_id)
+        return None if row is None else _principal(row)
+
+    async def named(self, name: str) -> list[Principal]:
+        """Everybody whose name or subject is `name`."""
+        query = select(PrincipalRow).where((PrincipalRow.name == name) | (PrincipalRow.subject == name))
+        async with self._database.reading() as session:
+            return [_principal(row) for row in (await session.exec(query)).all()]
+
+    async def set_active(self, principal_id: str, *, active: bool) -> bool:
+        """Let a principal act, or stop them from their next action on; False where there is no such principal."""
+        async with self._database.writing() as session:
+            row = await session.get(PrincipalRow, principal_id)
+            if row is None:
+                return False
+            row.active = active
+            session.add(row)
+        return True
+
+
+def _principal(row: PrincipalRow) -> Principal:
+    return Principal(row.id, row.issuer, row.subject, row.name, row.active, row.administrator)

@@ -1,0 +1,138 @@
+"""Which runs exist, whose they are, and which Temporal run each is bound to; it starts none."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import update
+from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from engine.db.database import Database, now
+from engine.db.tables import PrincipalRow, RunRow
+from engine.identity.model import Identity
+
+
+@dataclass(frozen=True, slots=True)
+class RootRun:
+    """A root workflow as the Temporal server names it: its id, and the first run in its chain of runs."""
+
+    workflow_id: str
+    first_run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is on record about a run and its principal at this moment."""
+
+    principal_active: bool
+    registered: bool
+    first_run_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a tool; `id` is the root workflow's id."""
+
+    id: str
+    principal_id: str
+    tool: str
+    started_at: datetime
+
+
+class Runs:
+    """Owner of the table of runs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def get(self, run_id: str) -> Run | None:
+        """The run with this id."""
+        async with self._database.reading() as session:
+            row = await session.get(RunRow, run_id)
+        return None if row is None else Run(row.id, row.principal_id, row.tool, row.started_at)
+
+    async def unanswered(self, principal_id: str, call: str) -> str | None:
+        """The run that the same call of this principal began, that has waited, and whose outcome nobody was told yet."""
+        query = (
+            select(RunRow.id)
+            .where(
+                RunRow.principal_id == principal_id,
+                RunRow.call == call,
+                col(RunRow.parked_at).is_not(None),
+                col(RunRow.answered_at).is_(None),
+            )
+            .order_by(col(RunRow.started_at).desc())
+            .limit(1)
+        )
+        async with self._database.reading() as session:
+            return (await session.exec(query)).first()
+
+    async def parked(self, session: AsyncSession, run_id: str) -> None:
+        """Note, in the caller's transaction, that the run waits for a person."""
+        await session.exec(
+            update(RunRow)
+            .where(col(RunRow.id) == run_id, col(RunRow.parked_at).is_(None))
+            .values(parked_at=now())
+        )
+
+    async def answered(self, run_id: str) -> None:
+        """Note that the caller was told the outcome, so that the same call begins a new run from now on."""
+        async with self._database.reading() as session:
+            row = await session.get(RunRow, run_id)
+        if row is None or row.parked_at is None:
+            return
+        async with self._database.writing() as session:
+            await session.exec(update(RunRow).where(col(RunRow.id) == run_id).values(answered_at=now()))
+
+    async def standing(self, run_id: str, principal_id: str) -> Standing:
+        """Whether the principal may act and which Temporal run this run is bound to, in one query per action."""
+        query = (
+            select(PrincipalRow.active, RunRow.id, RunRow.first_run_id)
+            .join(
+                RunRow,
+                (col(RunRow.principal_id) == PrincipalRow.id) & (col(RunRow.id) == run_id),
+                isouter=True,
+            )
+            .where(PrincipalRow.id == principal_id)
+        )
+        async with self._database.reading() as session:
+            found = (await session.exec(query)).one_or_none()
+        if found is None:
+            return Standing(principal_active=False, registered=False, first_run_id=None)
+        active, registered, first_run_id = found
+        return Standing(principal_active=active, registered=registered is not None, first_run_id=first_run_id)
+
+    async def bind(self, root: RootRun) -> str | None:
+        """Bind a run to the first Temporal run that acts for it; returns the one it is bound to, first come, once only."""
+        bind = (
+            update(RunRow)
+            .where(col(RunRow.id) == root.workflow_id, col(RunRow.first_run_id).is_(None))
+            .values(first_run_id=root.first_run_id)
+        )
+        async with self._database.writing() as session:
+            await session.exec(bind)
+            row = await session.get(RunRow, root.workflow_id)
+        return None if row is None else row.first_run_id
+
+    async def register_firing(self, identity: Identity, root: RootRun) -> str | None:
+        """Register a run that a schedule began, which no gateway saw; returns the Temporal run it is bound to."""
+        async with self._database.writing() as session:
+            row = await session.get(RunRow, root.workflow_id)
+            if row is None:
+                row = run_row(identity, run_id=root.workflow_id, first_run_id=root.first_run_id)
+                session.add(row)
+        return row.first_run_id
+
+
+def run_row(identity: Identity, *, run_id: str | None = None, first_run_id: str | None = None) -> RunRow:
+    """The row that registers the run of this identity."""
+    return RunRow(
+        id=run_id or identity.root,
+        first_run_id=first_run_id,
+        principal_id=identity.principal_id,
+        tool=identity.tool,
+        call=identity.call,
+        trigger=identity.trigger,
+        actor=identity.actor.id,
+        started_at=now(),
+    )

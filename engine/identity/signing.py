@@ -1,0 +1,203 @@
+"""Ed25519 keys that sign identities, access tokens and the trail; private keys lie in the database, sealed by the vault."""
+
+import json
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from joserfc import jws
+from joserfc.errors import JoseError
+from joserfc.jwk import OKPKey
+from sqlmodel import col, select
+
+from engine.db.database import Database, now
+from engine.db.tables import SigningKeyRow
+from engine.errors import IdentityForged
+from engine.vault.vault import Vault
+
+_REFRESH_SECONDS = 30.0
+# The fully specified name of EdDSA over Curve25519 (RFC 9864), which deprecates the bare "EdDSA".
+_ALGORITHM = "Ed25519"
+
+
+@dataclass(frozen=True, slots=True)
+class _Signer:
+    kid: str
+    private: Ed25519PrivateKey
+    jwk: OKPKey
+
+
+@dataclass(frozen=True, slots=True)
+class _Verifier:
+    public: Ed25519PublicKey
+    jwk: OKPKey
+    retired: bool
+
+
+class SigningKeys:
+    """The newest key signs; every key verifies until it is retired.
+
+    A rotation or retirement by another process is seen within 30 seconds, and an unknown key id at once.
+    """
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
+        self._signer: _Signer | None = None
+        self._verifiers: dict[str, _Verifier] = {}
+        self._read_at = float("-inf")
+
+    async def sign(self, claims: dict[str, Any], typ: str) -> str:
+        """A compact EdDSA JWS (RFC 8037, RFC 9864) of the claims and the time of signing, with `typ` in its header."""
+        signer = await self._current()
+        header = {"alg": _ALGORITHM, "kid": signer.kid, "typ": typ}
+        payload = json.dumps(
+            {**claims, "iat": int(time.time()), "jti": secrets.token_urlsafe(9)}, separators=(",", ":")
+        )
+        return jws.serialize_compact(header, payload, signer.jwk, algorithms=[_ALGORITHM])
+
+    async def verify(self, token: str, typ: str) -> dict[str, Any]:
+        """The claims of a token that a key in force signed as this `typ`; raises IdentityForged for any other."""
+        try:
+            unverified = jws.extract_compact(token.encode())
+            header = unverified.headers()
+            verifier = await self._verifier(str(header.get("kid")))
+            if verifier is None or verifier.retired or header.get("typ") != typ:
+                msg = "The identity was not signed by a key in force here."
+                raise IdentityForged(msg)
+            verified = jws.deserialize_compact(token, verifier.jwk, algorithms=[_ALGORITHM])
+            claims = json.loads(verified.payload)
+        except (JoseError, ValueError) as error:
+            msg = "The identity's signature does not hold."
+            raise IdentityForged(msg) from error
+        if not isinstance(claims, dict):
+            msg = "The identity holds no claims."
+            raise IdentityForged(msg)
+        return claims
+
+    async def sign_bytes(self, message: bytes) -> tuple[str, bytes]:
+        """The id of the signing key, and its Ed25519 signature of `message`."""
+        signer = await self._current()
+        return signer.kid, signer.private.sign(message)
+
+    async def verify_bytes(self, kid: str, signature: bytes, message: bytes) -> bool:
+        """Whether the key signed `message`; a retired key still vouches for what it signed."""
+        verifier = await self._verifier(kid)
+        if verifier is None:
+            return False
+        try:
+            verifier.public.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+    async def jwks(self) -> dict[str, Any]:
+        """The public keys in force, as a JSON Web Key Set (RFC 7517)."""
+        await self._read()
+        keys = [
+            {**v.jwk.as_dict(private=False), "kid": kid, "alg": _ALGORITHM, "use": "sig"}
+            for kid, v in self._verifiers.items()
+            if not v.retired
+        ]
+        return {"keys": keys}
+
+    async def rotate(self) -> str:
+        """Make a new key, which signs from now on; the older ones go on verifying. Returns its id."""
+        kid = secrets.token_hex(8)
+        private = Ed25519PrivateKey.generate()
+        row = SigningKeyRow(
+            kid=kid,
+            public_key=private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
+            sealed_private_key=self._vault.seal(private.private_bytes_raw(), _bound_to(kid)),
+            created_at=now(),
+        )
+        async with self._database.writing() as session:
+            session.add(row)
+        await self._read()
+        return kid
+
+    async def retire(self, kid: str) -> bool:
+        """Refuse, from now on, what this key signed; False where no such key is in force, or it is the one that signs."""
+        if kid == (await self._current()).kid:
+            return False
+        async with self._database.writing() as session:
+            row = await session.get(SigningKeyRow, kid)
+            if row is None or row.retired_at is not None:
+                return False
+            row.retired_at = now()
+            session.add(row)
+        await self._read()
+        return True
+
+    async def reseal(self) -> int:
+        """Seal every private key with the current master key; return how many were not yet."""
+        changed = 0
+        async with self._database.writing() as session:
+            for row in (await session.exec(select(SigningKeyRow))).all():
+                if not self._vault.is_current(row.sealed_private_key):
+                    secret = self._vault.open(row.sealed_private_key, _bound_to(row.kid))
+                    row.sealed_private_key = self._vault.seal(secret, _bound_to(row.kid))
+                    session.add(row)
+                    changed += 1
+        return changed
+
+    async def _current(self) -> _Signer:
+        if self._signer is None or time.monotonic() - self._read_at > _REFRESH_SECONDS:
+            await self._read()
+        if self._signer is None:
+            await self._create_first()
+        if self._signer is None:
+            msg = "There is no signing key."
+            raise IdentityForged(msg)
+        return self._signer
+
+    async def _create_first(self) -> None:
+        await self.rotate()
+
+    async def _verifier(self, kid: str) -> _Verifier | None:
+        if kid not in self._verifiers or time.monotonic() - self._read_at > _REFRESH_SECONDS:
+            await self._read()
+        return self._verifiers.get(kid)
+
+    async def _read(self) -> None:
+        async with self._database.reading() as session:
+            newest_first = select(SigningKeyRow).order_by(col(SigningKeyRow.created_at).desc())
+            rows = (await session.exec(newest_first)).all()
+        self._verifiers = {
+            row.kid: _Verifier(
+                Ed25519PublicKey.from_public_bytes(row.public_key),
+                _public_jwk(row),
+                row.retired_at is not None,
+            )
+            for row in rows
+        }
+        signing = next((row for row in rows if row.retired_at is None), None)
+        if signing is not None and (self._signer is None or self._signer.kid != signing.kid):
+            self._signer = self._open(signing)
+        self._read_at = time.monotonic()
+
+    def _open(self, row: SigningKeyRow) -> _Signer:
+        secret = self._vault.open(row.sealed_private_key, _bound_to(row.kid))
+        jwk = OKPKey.import_key({**_jwk_members(row.public_key), "d": _base64url(secret)})
+        return _Signer(row.kid, Ed25519PrivateKey.from_private_bytes(secret), jwk)
+
+
+def _bound_to(kid: str) -> str:
+    return f"signing_key:{kid}"
+
+
+def _base64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _jwk_members(public: bytes) -> dict[str, str | list[str]]:
+    return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(public)}
+
+
+def _public_jwk(row: SigningKeyRow) -> OKPKey:
+    return OKPKey.import_key(_jwk_members(row.public_key))

@@ -1,0 +1,1 @@
+"""What carries identity through Temporal, parks runs and guards actions."""

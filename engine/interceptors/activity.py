@@ -1,0 +1,109 @@
+"""The guard of every activity: nothing runs before its identity is verified, and its failures become Temporal's."""
+
+from datetime import timedelta
+from typing import Any
+
+from temporalio import activity
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
+from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
+
+from engine.actions import definition_of, enter_action
+from engine.audit.trail import AuditEvent
+from engine.authorization.requests import ParkedAction
+from engine.errors import AuthorizationRequired, BylineError, IdentityRefused, RateLimited
+from engine.identity.model import Identity
+from engine.identity.runs import RootRun
+from engine.interceptors.headers import read, read_text
+from engine.interceptors.roots import Roots
+from engine.services import Services
+from engine.upstream import ActionContext, Upstream
+from engine.wire import ACTION_HEADER, CHAIN_HEADER, IDENTITY_HEADER, WAITER_HEADER
+
+_BENIGN = ApplicationErrorCategory.BENIGN
+
+
+class ActivityGuard(ActivityInboundInterceptor):
+    """Wraps every activity of a worker."""
+
+    def __init__(
+        self, next: ActivityInboundInterceptor, services: Services, roots: Roots, temporal: Client
+    ) -> None:
+        super().__init__(next)
+        self._services = services
+        self._roots = roots
+        self._temporal = temporal
+
+    async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- Temporal's names
+        """Verify, sign in, run; a BylineError leaves as the Temporal failure of its code."""
+        try:
+            identity, root = await self._verified(input)
+            await self._enter(input, identity, root)
+            return await super().execute_activity(input)
+        except BylineError as error:
+            raise as_failure(error) from None
+
+    async def _verified(self, input: ExecuteActivityInput) -> tuple[Identity, RootRun]:  # noqa: A002
+        info = activity.info()
+        token = read_text(input.headers, IDENTITY_HEADER)
+        try:
+            root = await self._roots.of(info, self._temporal)
+            return await self._services.identities.verify(token, root), root
+        except IdentityRefused as error:
+            await self._services.trail.append(
+                AuditEvent(
+                    kind="action.refused",
+                    run_id=info.workflow_id,
+                    chain=_chain(input),
+                    action=info.activity_type,
+                    attempt=info.attempt,
+                    error=error.code,
+                    message=str(error),
+                )
+            )
+            raise
+
+    async def _enter(self, input: ExecuteActivityInput, identity: Identity, root: RootRun) -> None:  # noqa: A002
+        definition = definition_of(input.fn)
+        if definition is None:
+            return
+        services, info = self._services, activity.info()
+        waited = read(input.headers, WAITER_HEADER)
+        if isinstance(waited, dict):
+            await services.authorization.check_answer(
+                str(waited.get("id")), timed_out=bool(waited.get("timed_out")), identity=identity
+            )
+        run_id = info.workflow_run_id or ""
+        key = read_text(input.headers, ACTION_HEADER) or f"{run_id}:{info.activity_id}"
+        context = ActionContext(
+            identity=identity,
+            run_id=root.workflow_id,
+            chain=_chain(input),
+            definition=definition,
+            connection=await services.catalogue.get(definition.connection),
+            attempt=info.attempt,
+            parked=ParkedAction(info.workflow_id or "", run_id, key),
+        )
+        running = Upstream(context, services.http, services.grants, services.authorization, services.trail)
+        await running.credential()
+        enter_action(running)
+
+
+def as_failure(error: BylineError) -> ApplicationError:
+    """The Temporal failure of a domain error: its code as type, its message, its details, and whether to retry."""
+    delay = error.retry_after if isinstance(error, RateLimited) else None
+    return ApplicationError(
+        str(error),
+        dict(error.details),
+        type=error.code,
+        non_retryable=not error.retryable,
+        next_retry_delay=None if delay is None else timedelta(seconds=delay),
+        category=_BENIGN
+        if isinstance(error, AuthorizationRequired)
+        else ApplicationErrorCategory.UNSPECIFIED,
+    )
+
+
+def _chain(input: ExecuteActivityInput) -> tuple[str, ...]:  # noqa: A002
+    chain = read(input.headers, CHAIN_HEADER)
+    return tuple(str(step) for step in chain) if isinstance(chain, list) else ()

@@ -1,0 +1,87 @@
+"""Opens and closes every long-lived object of a process, once, in one place."""
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx2
+
+from engine.audit.trail import Trail
+from engine.authorization.consent import Consent
+from engine.authorization.requests import AuthorizationRequests
+from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.grants import Grants
+from engine.connections.oauth import OAuthClient
+from engine.db.database import Database
+from engine.identity.principals import Principals
+from engine.identity.runs import Runs
+from engine.identity.signing import SigningKeys
+from engine.identity.verification import IdentityVerifier
+from engine.settings import Settings
+from engine.vault.keyring import Keyring
+from engine.vault.vault import Vault
+
+_UPSTREAM_TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the gateway, the worker and the command line share."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    database: Database
+    keyring: Keyring
+    vault: Vault
+    keys: SigningKeys
+    principals: Principals
+    runs: Runs
+    identities: IdentityVerifier
+    catalogue: Catalogue
+    grants: Grants
+    trail: Trail
+    authorization: AuthorizationRequests
+    consent: Consent
+    http: httpx2.AsyncClient
+
+
+@asynccontextmanager
+async def open_services(
+    settings: Settings, environment: Mapping[str, str] = os.environ
+) -> AsyncIterator[Services]:
+    """Everything a process needs; `environment` is where connections find the client secrets that they refer to."""
+    database = Database(settings.database)
+    keyring = Keyring(settings.vault)
+    vault = Vault(keyring)
+    keys = SigningKeys(database, vault)
+    runs = Runs(database)
+    catalogue = Catalogue(database)
+
+    def client(connection: Connection) -> OAuthClient:
+        return OAuthClient(connection, environment)
+
+    grants = Grants(database, vault, client)
+    trail = Trail(database, keys)
+    requests = AuthorizationRequests(database, runs, grants, trail, settings.wait_limit)
+    redirect_uri = f"{settings.public_url}/oauth/callback"
+    async with httpx2.AsyncClient(timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False) as http:
+        yield Services(
+            settings=settings,
+            environment=environment,
+            database=database,
+            keyring=keyring,
+            vault=vault,
+            keys=keys,
+            principals=Principals(database),
+            runs=runs,
+            identities=IdentityVerifier(keys, runs),
+            catalogue=catalogue,
+            grants=grants,
+            trail=trail,
+            authorization=requests,
+            consent=Consent(database, vault, catalogue, grants, requests, trail, client, redirect_uri),
+            http=http,
+        )
+        await trail.close()
+    await database.close()

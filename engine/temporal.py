@@ -1,0 +1,66 @@
+"""The connection to the Temporal server, and the search attributes that Byline needs there."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest, ListSearchAttributesRequest
+from temporalio.client import Client, Interceptor
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.service import RPCError
+
+from engine.errors import SettingsInvalid, TemporalUnreachable
+from engine.settings import TemporalSettings
+from engine.wire import (
+    AWAITING_ATTRIBUTE,
+    PRINCIPAL_ATTRIBUTE,
+    RUN_ATTRIBUTE,
+    TOOL_ATTRIBUTE,
+    TRIGGER_ATTRIBUTE,
+)
+
+_KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+_ATTRIBUTES: Final = {
+    PRINCIPAL_ATTRIBUTE: _KEYWORD,
+    TOOL_ATTRIBUTE: _KEYWORD,
+    TRIGGER_ATTRIBUTE: _KEYWORD,
+    RUN_ATTRIBUTE: _KEYWORD,
+    AWAITING_ATTRIBUTE: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
+}
+
+
+async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor] = ()) -> Client:
+    """A client of the cluster; raises TemporalUnreachable that says which address did not answer."""
+    try:
+        return await Client.connect(
+            settings.address,
+            namespace=settings.namespace,
+            data_converter=pydantic_data_converter,
+            interceptors=list(interceptors),
+            tls=settings.tls,
+            api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
+        )
+    except (RuntimeError, RPCError) as error:
+        msg = (
+            f"The Temporal server at {settings.address} does not answer: start it, or set BYLINE_TEMPORAL__ADDRESS "
+            "(and BYLINE_TEMPORAL__TLS, BYLINE_TEMPORAL__API_KEY for Temporal Cloud)."
+        )
+        raise TemporalUnreachable(msg) from error
+
+
+async def ensure_search_attributes(client: Client) -> None:
+    """Register the search attributes that are missing; raises SettingsInvalid that names them where that is not allowed."""
+    try:
+        known = await client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=client.namespace)
+        )
+        missing = {name: kind for name, kind in _ATTRIBUTES.items() if name not in known.custom_attributes}
+        if missing:
+            request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
+            await client.operator_service.add_search_attributes(request)
+    except RPCError as error:
+        msg = (
+            f"Cannot register Byline's search attributes in namespace '{client.namespace}' ({error.message}): create the "
+            f"namespace, and add {', '.join(_ATTRIBUTES)} as `Keyword` ({AWAITING_ATTRIBUTE} as `KeywordList`)."
+        )
+        raise SettingsInvalid(msg) from error

@@ -1,0 +1,295 @@
+"""The one HTTP client of actions: signed in as the action's principal, audited at the wire; it follows no redirect."""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+import httpx2
+
+from engine.actions import ActionDefinition
+from engine.audit.trail import AuditEvent, Trail
+from engine.authorization.requests import AuthorizationRequests, ParkedAction
+from engine.connections.catalogue import Connection
+from engine.connections.grants import Credential, Grants
+from engine.errors import (
+    OutcomeUnknown,
+    PermissionDenied,
+    RateLimited,
+    RecordNotFound,
+    RequestRejected,
+    UpstreamFailed,
+    UpstreamUnavailable,
+)
+from engine.identity.model import Identity
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
+_NOT_FOUND = frozenset({404, 410})
+
+
+@dataclass(frozen=True, slots=True)
+class ActionContext:
+    """One attempt of one action, after its identity was verified."""
+
+    identity: Identity
+    run_id: str
+    chain: tuple[str, ...]
+    definition: ActionDefinition
+    connection: Connection
+    attempt: int
+    parked: ParkedAction
+
+
+class Upstream:
+    """The upstream system of the running action's connection; paths are relative to the connection's base URL.
+
+    Every method raises the UpstreamFailed that fits an answer outside 2xx, and AuthorizationRequired where the
+    person has to sign in, or to consent to more, before the request can be made.
+    """
+
+    def __init__(
+        self,
+        context: ActionContext,
+        http: httpx2.AsyncClient,
+        grants: Grants,
+        requests: AuthorizationRequests,
+        trail: Trail,
+    ) -> None:
+        self._context = context
+        self._http = http
+        self._grants = grants
+        self._requests = requests
+        self._trail = trail
+        self._credential: Credential | None = None
+        self._writes = 0
+
+    async def get(
+        self, path: str, *, record: str | None = None, params: Mapping[str, str] | None = None
+    ) -> httpx2.Response:
+        """Read; `record` names what is read, as `kind/id`, in the trail."""
+        return await self.request("GET", path, record=record, params=params)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        record: str | None = None,
+        created: Callable[[httpx2.Response], str] | None = None,
+        idempotent: bool | None = None,
+        params: Mapping[str, str] | None = None,
+        json: object = None,
+        data: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> httpx2.Response:
+        """Make one request.
+
+        `record` names the record touched as `kind/id`; `created` reads that name from the answer where the upstream
+        chooses it. `idempotent` says whether sending twice is harmless; by default it follows from the method
+        (RFC 9110 section 9.2.2) and from whether the connection honours idempotency keys.
+        """
+        connection = self._context.connection
+        if idempotent is None:
+            idempotent = method in _IDEMPOTENT or connection.idempotency_keys
+        key = self._next_key(method)
+        if not idempotent:
+            await self._refuse_if_left_open(key)
+        request = self._http.build_request(
+            method,
+            _joined(str(connection.base_url), path),
+            params=params,
+            json=json,
+            data=data,
+            headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
+        )
+        credential = await self.credential()
+        response = await self._send(request, credential, record, created, key, idempotent=idempotent)
+        if response.status_code == httpx2.codes.UNAUTHORIZED:
+            credential = await self._replaced(credential)
+            response = await self._send(request, credential, record, created, key, idempotent=idempotent)
+        return await self._judged(response, credential)
+
+    async def credential(self) -> Credential:
+        """The credential that this action uses; raises AuthorizationRequired where the person has to give it first."""
+        while self._credential is None:
+            connection, needed = self._context.connection, self._context.definition.scopes
+            found = await self._grants.credential(connection, self._context.identity.principal_id)
+            if found is None:
+                await self._require((*connection.scopes, *needed), needed=needed, refused=None)
+            elif missing := set(needed) - set(found.scopes):
+                await self._require(missing, needed=missing, refused=found.grant_id)
+            else:
+                self._credential = found
+        return self._credential
+
+    async def _replaced(self, refused: Credential) -> Credential:
+        connection, principal_id = self._context.connection, self._context.identity.principal_id
+        self._credential = await self._grants.renewed(connection, principal_id, refused)
+        return await self.credential()
+
+    async def _require(
+        self, scopes: Collection[str], *, needed: Collection[str], refused: str | None
+    ) -> None:
+        context = self._context
+        if context.connection.mode == "shared":
+            msg = f"The shared account of '{context.connection.name}' lacks what this action needs: {' '.join(sorted(scopes))}."
+            raise PermissionDenied(msg)
+        required = await self._requests.require(
+            context.identity,
+            context.connection,
+            set(scopes),
+            context.parked,
+            run_id=context.run_id,
+            needed=needed,
+            refused_grant=refused,
+        )
+        if required is not None:
+            raise required
+
+    async def _send(
+        self,
+        request: httpx2.Request,
+        credential: Credential,
+        record: str | None,
+        created: Callable[[httpx2.Response], str] | None,
+        key: str | None,
+        *,
+        idempotent: bool,
+    ) -> httpx2.Response:
+        request.headers["Authorization"] = f"Bearer {credential.access_token}"
+        intended = self._intent(request, credential, record, key)
+        seq = await self._trail.append(intended)
+        ended = replace(intended, kind="action.ended", intent=seq)
+        try:
+            response = await self._http.send(request)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            await self._trail.append(replace(ended, verdict="unreachable", error=type(error).__name__))
+            msg = f"{self._context.connection.title} cannot be reached."
+            raise UpstreamUnavailable(msg) from None
+        except httpx2.TransportError as error:
+            await self._trail.append(replace(ended, verdict="no_answer", error=type(error).__name__))
+            raise self._no_answer(idempotent=idempotent) from None
+        if created is not None and response.is_success:
+            ended = replace(ended, record_id=created(response))
+        await self._trail.append(replace(ended, status=response.status_code, verdict=_verdict(response)))
+        return response
+
+    async def _judged(self, response: httpx2.Response, credential: Credential) -> httpx2.Response:
+        connection, status = self._context.connection, response.status_code
+        if response.is_success:
+            return response
+        who = credential.account or "this account"
+        if status == httpx2.codes.UNAUTHORIZED:
+            await self._grants.invalidate(credential)
+            self._credential = None
+            await self.credential()
+            msg = f"{connection.title} refused a sign-in that it had just accepted."
+            raise UpstreamUnavailable(msg, status=status)
+        if status == httpx2.codes.FORBIDDEN:
+            missing = _missing_scopes(response, credential)
+            if missing:
+                await self._require(missing, needed=missing, refused=credential.grant_id)
+                self._credential = None
+                msg = f"{connection.title} was given wider consent meanwhile."
+                raise UpstreamUnavailable(msg, status=status)
+            msg = f"{connection.title} does not permit this to {who} ({self._context.identity.name})."
+            raise PermissionDenied(msg, status=status)
+        if status in _NOT_FOUND:
+            msg = f"{connection.title} has no such record, or hides it from {who}."
+            raise RecordNotFound(msg, status=status)
+        if status == httpx2.codes.TOO_MANY_REQUESTS:
+            msg = f"{connection.title} asks to slow down."
+            raise RateLimited(msg, retry_after=_retry_after(response))
+        if response.is_server_error:
+            msg = f"{connection.title} failed ({status})."
+            raise UpstreamUnavailable(msg, status=status)
+        msg = f"{connection.title} rejected the request ({status})."
+        raise RequestRejected(msg, status=status)
+
+    def _intent(
+        self, request: httpx2.Request, credential: Credential, record: str | None, key: str | None
+    ) -> AuditEvent:
+        context = self._context
+        return AuditEvent(
+            kind="action.intended",
+            identity=context.identity,
+            run_id=context.run_id,
+            chain=context.chain,
+            action=context.definition.name,
+            attempt=context.attempt,
+            connection=context.connection.name,
+            mode=context.connection.mode,
+            system=context.connection.system,
+            method=request.method,
+            resource=request.url.path,
+            record_id=record,
+            idempotency_key=key,
+            grant_id=credential.grant_id,
+            fingerprint=credential.fingerprint,
+            account=credential.account,
+            scopes=credential.scopes,
+        )
+
+    def _next_key(self, method: str) -> str | None:
+        if method in _SAFE:
+            return None
+        self._writes += 1
+        return self._context.parked.key if self._writes == 1 else f"{self._context.parked.key}.{self._writes}"
+
+    async def _refuse_if_left_open(self, key: str | None) -> None:
+        """A worker that died between request and answer leaves an intent open: sending again could act twice."""
+        if (
+            self._context.attempt > 1
+            and key is not None
+            and await self._trail.is_open(self._context.run_id, key)
+        ):
+            raise self._no_answer(idempotent=False)
+
+    def _no_answer(self, *, idempotent: bool) -> UpstreamFailed:
+        title = self._context.connection.title
+        if idempotent:
+            return UpstreamUnavailable(f"{title} did not answer in time.")
+        return OutcomeUnknown(
+            f"{title} did not answer, so the change may or may not have been made: look before you repeat it."
+        )
+
+
+def _joined(base_url: str, path: str) -> str:
+    return f"{base_url.rstrip('/')}/{path.lstrip('/')}"
+
+
+def _verdict(response: httpx2.Response) -> str:
+    if response.is_success:
+        return "allowed"
+    if response.is_server_error:
+        return "failed"
+    if response.status_code == httpx2.codes.FORBIDDEN:
+        return "insufficient_scope" if _is_scope_challenge(response) else "denied"
+    named = {401: "unauthenticated", 404: "not_found", 410: "not_found", 429: "rate_limited"}
+    return named.get(response.status_code, "rejected")
+
+
+def _is_scope_challenge(response: httpx2.Response) -> bool:
+    """Whether a 403 asks for more scope (RFC 6750 section 3.1) and is not the upstream's own refusal."""
+    return 'error="insufficient_scope"' in response.headers.get("WWW-Authenticate", "")
+
+
+def _missing_scopes(response: httpx2.Response, credential: Credential) -> set[str]:
+    if not _is_scope_challenge(response):
+        return set()
+    named = _CHALLENGE_SCOPE.search(response.headers["WWW-Authenticate"])
+    return set(named.group(1).split()) - set(credential.scopes) if named else set()
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds to wait, from either form of Retry-After (RFC 9110 section 10.2.3)."""
+    value = response.headers.get("Retry-After", "")
+    if value.isdigit():
+        return float(value)
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,124 @@
+"""The master keys, by id: the first seals, all of them open; it never writes over a keyring it did not read."""
+
+import json
+import os
+import secrets
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from pathlib import Path
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from engine.errors import SettingsInvalid
+from engine.settings import VaultSettings
+
+_KEY_BYTES = 32
+
+
+class Keyring:
+    """AES-256 master keys from a file of mode 0600 or from the environment.
+
+    The format is `{"keys": [{"id": "…", "key": "<base64url>"}, …]}`, newest first.
+    """
+
+    def __init__(self, settings: VaultSettings) -> None:
+        self._settings = settings
+        self._keys = self._load()
+
+    @property
+    def current(self) -> tuple[str, bytes]:
+        """The id and the bytes of the key that seals."""
+        return next(iter(self._keys.items()))
+
+    def key(self, key_id: str) -> bytes | None:
+        """The key with this id; a file is read again for an id not seen yet, since another process may have rotated."""
+        if key_id not in self._keys:
+            self._keys = self._load()
+        return self._keys.get(key_id)
+
+    def derived(self, purpose: str) -> list[bytes]:
+        """A key for one purpose from each master key, newest first (HKDF, RFC 5869)."""
+        return [
+            HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose.encode()).derive(key)
+            for key in self._keys.values()
+        ]
+
+    def rotate(self) -> str:
+        """Put a new key in front of the file, so that it seals from now on; return its id."""
+        path = self._file("rotate")
+        fresh = {_new_id(): secrets.token_bytes(_KEY_BYTES), **self._load()}
+        _write(path, fresh)
+        self._keys = fresh
+        return self.current[0]
+
+    def retire(self) -> list[str]:
+        """Drop every key but the current one from the file; only safe once all rows are sealed with it."""
+        path = self._file("retire")
+        keys = self._load()
+        current = next(iter(keys))
+        _write(path, {current: keys[current]})
+        self._keys = {current: keys[current]}
+        return [key_id for key_id in keys if key_id != current]
+
+    def _file(self, verb: str) -> Path:
+        if self._settings.keyring is not None or self._settings.keyring_file is None:
+            msg = f"cannot {verb} a keyring that comes from BYLINE_VAULT__KEYRING: change the variable itself"
+            raise SettingsInvalid(msg)
+        return self._settings.keyring_file
+
+    def _load(self) -> dict[str, bytes]:
+        if self._settings.keyring is not None:
+            return _parse(self._settings.keyring.get_secret_value(), "BYLINE_VAULT__KEYRING")
+        path = self._file("read")
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _create(path, {_new_id(): secrets.token_bytes(_KEY_BYTES)})
+        if path.stat().st_mode & 0o077:
+            msg = f"the keyring {path} can be read by others: run chmod 600 on it"
+            raise SettingsInvalid(msg)
+        return _parse(path.read_text(), str(path))
+
+
+def _new_id() -> str:
+    return secrets.token_hex(4)
+
+
+def _parse(text: str, source: str) -> dict[str, bytes]:
+    try:
+        keys = {entry["id"]: urlsafe_b64decode(entry["key"]) for entry in json.loads(text)["keys"]}
+    except (ValueError, KeyError, TypeError) as error:
+        msg = f'{source} is not a keyring: it should read {{"keys": [{{"id": "…", "key": "<base64url of 32 bytes>"}}]}}'
+        raise SettingsInvalid(msg) from error
+    if not keys or any(len(key) != _KEY_BYTES for key in keys.values()):
+        msg = f"{source} needs at least one key, each of {_KEY_BYTES} bytes"
+        raise SettingsInvalid(msg)
+    return keys
+
+
+def _text(keys: dict[str, bytes]) -> bytes:
+    entries = [{"id": key_id, "key": urlsafe_b64encode(key).decode()} for key_id, key in keys.items()]
+    return json.dumps({"keys": entries}, indent=1).encode()
+
+
+def _create(path: Path, keys: dict[str, bytes]) -> None:
+    # Two processes may start at once: the link makes one of them the author, and both read what it wrote.
+    draft = _draft(path, keys)
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()
+
+
+def _write(path: Path, keys: dict[str, bytes]) -> None:
+    _draft(path, keys).replace(path)
+
+
+def _draft(path: Path, keys: dict[str, bytes]) -> Path:
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(_text(keys))
+        file.flush()
+        os.fsync(file.fileno())
+    return draft
