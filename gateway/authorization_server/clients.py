@@ -1,0 +1,100 @@
+"""Registered MCP clients (RFC 7591): secrets lie sealed, and no address that could run code is a redirect URI."""
+
+from base64 import b64decode, b64encode
+from urllib.parse import urlsplit
+
+from mcp.server.auth.provider import RegistrationError
+from mcp.shared.auth import InvalidRedirectUriError, OAuthClientInformationFull
+from pydantic import AnyUrl
+from typing_extensions import override
+
+from engine.db.database import now
+from engine.db.tables import OAuthClientRow
+from engine.services import Services
+
+_LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
+_NO_APPLICATION = frozenset({"javascript", "data", "file", "vbscript", "blob", "about", "ftp", "ws", "wss"})
+_SEALED_SECRET = "byline_sealed_secret"
+
+
+class Client(OAuthClientInformationFull):
+    """A client as registered; a program on the person's machine may listen on any port (RFC 8252 section 7.3)."""
+
+    @property
+    def title(self) -> str:
+        """What the client calls itself, which nobody has checked."""
+        return self.client_name or self.client_id
+
+    @override
+    def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
+        """The redirect URI to use: a registered one but for a loopback port; raises InvalidRedirectUriError."""
+        try:
+            return super().validate_redirect_uri(redirect_uri)
+        except InvalidRedirectUriError:
+            registered = [_without_port(uri) for uri in self.redirect_uris or () if _is_loopback(uri)]
+            if (
+                redirect_uri is None
+                or not _is_loopback(redirect_uri)
+                or _without_port(redirect_uri) not in registered
+            ):
+                raise
+            return redirect_uri
+
+
+class Clients:
+    """Owner of the table of clients."""
+
+    def __init__(self, services: Services) -> None:
+        self._database = services.database
+        self._vault = services.vault
+
+    async def get(self, client_id: str) -> Client | None:
+        """The client with this id."""
+        async with self._database.reading() as session:
+            row = await session.get(OAuthClientRow, client_id)
+        if row is None:
+            return None
+        metadata = dict(row.metadata_)
+        sealed = metadata.pop(_SEALED_SECRET, None)
+        secret = (
+            None if sealed is None else self._vault.open(b64decode(sealed), _bound_to(client_id)).decode()
+        )
+        return Client.model_validate({**metadata, "client_secret": secret})
+
+    async def register(self, client: OAuthClientInformationFull) -> None:
+        """Keep a new client; raises RegistrationError where a redirect URI is not fit to carry a code."""
+        for uri in client.redirect_uris or ():
+            problem = _problem(uri)
+            if problem is not None:
+                raise RegistrationError("invalid_redirect_uri", f"{uri}: {problem}")
+        metadata = client.model_dump(mode="json", exclude_none=True, exclude={"client_secret"})
+        if client.client_secret is not None:
+            sealed = self._vault.seal(client.client_secret.encode(), _bound_to(client.client_id))
+            metadata[_SEALED_SECRET] = b64encode(sealed).decode()
+        async with self._database.writing() as session:
+            session.add(OAuthClientRow(client_id=client.client_id, metadata_=metadata, created_at=now()))
+
+
+def _problem(uri: AnyUrl) -> str | None:
+    if uri.scheme in _NO_APPLICATION:
+        return "this scheme leads to no application"
+    if uri.fragment is not None:
+        return "a redirect URI has no fragment"
+    if uri.username is not None or uri.password is not None:
+        return "a redirect URI holds no credentials"
+    if uri.scheme == "http" and not _is_loopback(uri):
+        return "use https, or a loopback address"
+    return None
+
+
+def _is_loopback(uri: AnyUrl) -> bool:
+    return uri.scheme == "http" and uri.host in _LOOPBACK
+
+
+def _without_port(uri: AnyUrl) -> tuple[str | None, str, str]:
+    parts = urlsplit(str(uri))
+    return uri.host, parts.path or "/", parts.query
+
+
+def _bound_to(client_id: str) -> str:
+    return f"oauth_client:{client_id}"

@@ -1,0 +1,183 @@
+"""The authorization server's endpoints: the `mcp` package's handlers, and what the RFCs ask beyond these."""
+
+import json
+from base64 import b64decode
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from mcp.server.auth.handlers.authorize import AuthorizationHandler
+from mcp.server.auth.handlers.register import RegistrationHandler
+from mcp.server.auth.handlers.revoke import RevocationHandler
+from mcp.server.auth.handlers.token import TokenHandler
+from mcp.server.auth.middleware.client_auth import ClientAuthenticator
+from mcp.server.auth.provider import construct_redirect_uri
+from mcp.server.auth.routes import cors_middleware
+from mcp.server.auth.settings import ClientRegistrationOptions
+from mcp.server.transport_security import RequestBodyLimitMiddleware
+from starlette.routing import Route
+from starlette.types import Message
+
+from engine.services import Services
+from gateway.authorization_server.consent_page import ConsentPage
+from gateway.authorization_server.provider import CONSENT_PATH, Provider
+from gateway.pages import notice
+from gateway.protected_resource import SCOPE
+
+_LARGEST_BODY = 64 * 1024
+_AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
+_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+
+
+def authorization_server(services: Services) -> APIRouter:
+    """Its key set; and all of its endpoints where no external issuer is set to do their work."""
+    router = APIRouter(include_in_schema=False)
+
+    async def key_set() -> JSONResponse:
+        return JSONResponse(await services.keys.jwks(), headers={"Access-Control-Allow-Origin": "*"})
+
+    router.add_api_route("/.well-known/jwks.json", key_set, methods=["GET"])
+    if services.settings.gateway.issuer is None:
+        Endpoints(services).add_to(router)
+    return router
+
+
+class Endpoints:
+    """OAuth 2.1 with dynamic registration, PKCE, resource indicators and `iss` (RFC 9207)."""
+
+    def __init__(self, services: Services) -> None:
+        provider = Provider(services)
+        authenticator = ClientAuthenticator(provider)
+        self._provider = provider
+        self._issuer = services.settings.public_url
+        self._authorization = AuthorizationHandler(provider)
+        self._token = TokenHandler(provider, authenticator)
+        self._revocation = RevocationHandler(provider, authenticator)
+        options = ClientRegistrationOptions(enabled=True, valid_scopes=[SCOPE], default_scopes=[SCOPE])
+        self._registration = RegistrationHandler(provider, options)
+        self._consent = ConsentPage(services)
+
+    def add_to(self, router: APIRouter) -> None:
+        """Mount every endpoint; pages in a browser may call all but the two that a person sees."""
+        router.add_api_route("/authorize", self.authorize, methods=["GET"])
+        router.add_api_route(f"{CONSENT_PATH}{{question}}", self._consent.ask, methods=["GET"])
+        router.add_api_route(f"{CONSENT_PATH}{{question}}", self._consent.answer, methods=["POST"])
+        metadata = cors_middleware(self.metadata, ["GET", "OPTIONS"])
+        path = "/.well-known/oauth-authorization-server"
+        router.routes.append(Route(path, metadata, methods=["GET", "OPTIONS"]))
+        posts: dict[str, Callable[[Request], Awaitable[Response]]] = {
+            "/register": self._registration.handle,
+            "/token": self.token,
+            "/revoke": self.revoke,
+        }
+        for path, handler in posts.items():
+            endpoint = RequestBodyLimitMiddleware(
+                cors_middleware(handler, ["POST", "OPTIONS"]), _LARGEST_BODY
+            )
+            router.routes.append(Route(path, endpoint, methods=["POST", "OPTIONS"]))
+
+    async def metadata(self, request: Request) -> Response:
+        """RFC 8414."""
+        del request
+        document: dict[str, Any] = {
+            "issuer": self._issuer,
+            "authorization_endpoint": f"{self._issuer}/authorize",
+            "token_endpoint": f"{self._issuer}/token",
+            "registration_endpoint": f"{self._issuer}/register",
+            "revocation_endpoint": f"{self._issuer}/revoke",
+            "jwks_uri": f"{self._issuer}/.well-known/jwks.json",
+            "scopes_supported": [SCOPE],
+            "response_types_supported": ["code"],
+            "response_modes_supported": ["query"],
+            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "token_endpoint_auth_methods_supported": _AUTH_METHODS,
+            "revocation_endpoint_auth_methods_supported": _AUTH_METHODS,
+            "code_challenge_methods_supported": ["S256"],
+            "authorization_response_iss_parameter_supported": True,
+        }
+        return JSONResponse(document)
+
+    async def authorize(self, request: Request) -> Response:
+        """RFC 6749 section 4.1.1; a request that can't be trusted to say where to send the browser gets a page."""
+        if _repeats(request.query_params.multi_items()):
+            return _cannot_continue("It names a parameter twice.")
+        response = await self._authorization.handle(request)
+        location = response.headers.get("location")
+        if location is None:
+            return _cannot_continue(str(json.loads(bytes(response.body)).get("error_description")))
+        if "error" in parse_qs(urlsplit(location).query):
+            response.headers["location"] = construct_redirect_uri(location, iss=self._issuer)
+        return response
+
+    async def token(self, request: Request) -> Response:
+        """RFC 6749 section 3.2, with the resource of RFC 8707 section 2.2."""
+        form = await _form(request)
+        if form is None:
+            return _invalid_request()
+        if not self._provider.serves(form.get("resource")):
+            error = {
+                "error": "invalid_target",
+                "error_description": "This server issues no token for that resource.",
+            }
+            return JSONResponse(error, 400, _NO_STORE)
+        return _challenged(await self._token.handle(_sending(request, form)))
+
+    async def revoke(self, request: Request) -> Response:
+        """RFC 7009."""
+        form = await _form(request)
+        if form is None:
+            return _invalid_request()
+        # The handler insists on this field, which a public client or one with Basic authentication does not send.
+        return _challenged(await self._revocation.handle(_sending(request, {"client_secret": "", **form})))
+
+
+async def _form(request: Request) -> dict[str, str] | None:
+    """The form of a client's request, with the `client_id` that Basic authentication carries elsewhere."""
+    fields = parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded" or _repeats(fields):
+        return None
+    form = dict(fields)
+    client_id = _basic_client_id(request)
+    return form if client_id is None else {"client_id": client_id, **form}
+
+
+def _basic_client_id(request: Request) -> str | None:
+    scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return None
+    try:
+        return unquote(b64decode(credentials, validate=True).decode().partition(":")[0])
+    except ValueError:
+        return None
+
+
+def _sending(request: Request, form: dict[str, str]) -> Request:
+    body = urlencode(form).encode()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return Request(request.scope, receive)
+
+
+def _repeats(fields: list[tuple[str, str]]) -> bool:
+    return len({name for name, _ in fields}) != len(fields)
+
+
+def _challenged(response: Response) -> Response:
+    if response.status_code == 401:
+        response.headers["WWW-Authenticate"] = 'Basic realm="Byline"'
+    return response
+
+
+def _invalid_request() -> Response:
+    text = "Send application/x-www-form-urlencoded, each parameter once."
+    return JSONResponse({"error": "invalid_request", "error_description": text}, 400, _NO_STORE)
+
+
+def _cannot_continue(problem: str) -> Response:
+    text = f"The application that sent you here made a request that Byline cannot answer. {problem}"
+    return notice("This application cannot continue", text, status=400)

@@ -1,0 +1,163 @@
+"""What the `mcp` package's OAuth handlers ask of Byline; they check the protocol, this decides and remembers."""
+
+from mcp.server.auth.provider import (
+    AccessToken,
+    AuthorizationCode,
+    AuthorizationParams,
+    AuthorizeError,
+    OAuthAuthorizationServerProvider,
+    RefreshToken,
+    TokenError,
+)
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
+from typing_extensions import override
+
+from engine.identity.model import Principal
+from engine.services import Services
+from gateway.authorization_server.clients import Client, Clients
+from gateway.authorization_server.codes import Code, Codes
+from gateway.authorization_server.tokens import Refresh, Tokens
+from gateway.protected_resource import SCOPE, resource_identifier
+
+CONSENT_PATH = "/authorize/"
+
+
+class IssuedCode(AuthorizationCode):
+    """A code with what is on record about it."""
+
+    record: Code
+
+
+class IssuedRefreshToken(RefreshToken):
+    """A refresh token with what is on record about it."""
+
+    record: Refresh
+
+
+class IssuedAccessToken(AccessToken):
+    """An access token with the family that it came from."""
+
+    family: str
+
+
+class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, IssuedAccessToken]):
+    """The authorization server's decisions."""
+
+    def __init__(self, services: Services) -> None:
+        self._clients = Clients(services)
+        self._codes = Codes(services.database)
+        self._tokens = Tokens(services)
+        self._principals = services.principals
+        self._resource = resource_identifier(services.settings)
+
+    @override
+    async def get_client(self, client_id: str) -> Client | None:
+        return await self._clients.get(client_id)
+
+    @override
+    async def register_client(self, client_info: OAuthClientInformationFull) -> None:
+        await self._clients.register(client_info)
+
+    @override
+    async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
+        if not self.serves(params.resource):
+            raise AuthorizeError("invalid_target", f"The only resource here is {self._resource}.")
+        params.resource = self._resource
+        params.scopes = params.scopes or [SCOPE]
+        return f"{CONSENT_PATH}{await self._codes.ask(client.client_id, params)}"
+
+    @override
+    async def load_authorization_code(
+        self, client: OAuthClientInformationFull, authorization_code: str
+    ) -> IssuedCode | None:
+        code = await self._codes.find(authorization_code)
+        if code is None or code.client_id != client.client_id:
+            return None
+        if code.used:
+            await self._tokens.revoke(code.id)
+            return None
+        asked = code.parameters
+        return IssuedCode(
+            code=authorization_code,
+            scopes=asked.scopes or [SCOPE],
+            expires_at=code.expires_at.timestamp(),
+            client_id=code.client_id,
+            code_challenge=asked.code_challenge,
+            redirect_uri=asked.redirect_uri,
+            redirect_uri_provided_explicitly=asked.redirect_uri_provided_explicitly,
+            resource=asked.resource,
+            record=code,
+        )
+
+    @override
+    async def exchange_authorization_code(
+        self, client: OAuthClientInformationFull, authorization_code: IssuedCode
+    ) -> OAuthToken:
+        code = authorization_code.record
+        if not await self._codes.use(code):
+            await self._tokens.revoke(code.id)
+            raise TokenError("invalid_grant", "The authorization code was used before.")
+        principal = await self._active(code.principal_id)
+        return await self._issue(client, principal, authorization_code.scopes, code.id)
+
+    @override
+    async def load_refresh_token(
+        self, client: OAuthClientInformationFull, refresh_token: str
+    ) -> IssuedRefreshToken | None:
+        refresh = await self._tokens.find(refresh_token)
+        if refresh is None or refresh.client_id != client.client_id or refresh.revoked:
+            return None
+        if refresh.used:
+            await self._tokens.revoke(refresh.family)
+            return None
+        return IssuedRefreshToken(
+            token=refresh_token,
+            client_id=refresh.client_id,
+            scopes=list(refresh.scopes),
+            expires_at=int(refresh.expires_at.timestamp()),
+            resource=self._resource,
+            record=refresh,
+        )
+
+    @override
+    async def exchange_refresh_token(
+        self, client: OAuthClientInformationFull, refresh_token: IssuedRefreshToken, scopes: list[str]
+    ) -> OAuthToken:
+        refresh = refresh_token.record
+        principal = await self._active(refresh.principal_id)
+        if not await self._tokens.use(refresh):
+            await self._tokens.revoke(refresh.family)
+            raise TokenError("invalid_grant", "The refresh token was used before.")
+        return await self._issue(client, principal, scopes, refresh.family)
+
+    @override
+    async def load_access_token(self, token: str) -> IssuedAccessToken | None:
+        found = await self._tokens.family(token)
+        if found is None:
+            return None
+        family, client_id = found
+        return IssuedAccessToken(token=token, client_id=client_id, scopes=[], family=family)
+
+    @override
+    async def revoke_token(self, token: IssuedAccessToken | IssuedRefreshToken) -> None:
+        await self._tokens.revoke(
+            token.family if isinstance(token, IssuedAccessToken) else token.record.family
+        )
+
+    def serves(self, resource: str | None) -> bool:
+        """Whether a resource indicator (RFC 8707) names this server, or leaves it open."""
+        return resource is None or resource.removesuffix("/") == self._resource
+
+    async def _active(self, principal_id: str) -> Principal:
+        principal = await self._principals.get(principal_id)
+        if principal is None or not principal.active:
+            raise TokenError("invalid_grant", "The person was deactivated.")
+        return principal
+
+    async def _issue(
+        self, client: OAuthClientInformationFull, principal: Principal, scopes: list[str], family: str
+    ) -> OAuthToken:
+        with_refresh = "refresh_token" in client.grant_types
+        return await self._tokens.issue(
+            principal, client.client_id, scopes, family, with_refresh=with_refresh
+        )

@@ -1,0 +1,156 @@
+"""The command line, `byline`: each command builds its part from the environment and runs it, and holds no logic."""
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from engine.errors import BylineError
+from engine.settings import Settings
+from gateway import administration_commands, audit_commands
+from gateway.demo_people import DEMO_PEOPLE
+from gateway.embedded import COMPOSE_FILE, DATA, Stack
+from gateway.readiness import is_ready
+
+app = typer.Typer(
+    name="byline",
+    help="Durable composite MCP tools in which every action carries a name.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+app.add_typer(audit_commands.app, name="audit")
+app.add_typer(administration_commands.keys, name="keys")
+app.add_typer(administration_commands.vault, name="vault")
+app.add_typer(administration_commands.people, name="people")
+
+_CLOSE_WITHIN = 5
+
+
+@app.command()
+def dev(
+    data: Annotated[Path, typer.Option(help="Where the stack keeps its databases, secrets and logs.")] = DATA,
+    file: Annotated[Path, typer.Option(help="The Compose file that says what the stack is.")] = COMPOSE_FILE,
+) -> None:
+    """Start the whole stack on this machine and stay until Ctrl-C."""
+    with contextlib.suppress(asyncio.CancelledError):
+        uvloop.run(_dev(data, file))
+
+
+@app.command()
+def gateway() -> None:
+    """Serve MCP, the sign-in pages and the console."""
+    import uvicorn
+
+    from gateway.app import create_app
+
+    settings = Settings()
+    uvicorn.run(
+        create_app(settings),
+        host=settings.gateway.host,
+        port=settings.gateway.port,
+        log_level=settings.log_level.lower(),
+        # A request line holds codes and states, so none is logged.
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_CLOSE_WITHIN,
+    )
+
+
+@app.command()
+def worker() -> None:
+    """Run workflows and actions."""
+    from engine.worker import run_worker
+
+    uvloop.run(run_worker(Settings()))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the application database to this release's schema."""
+    from engine.db.migrate import upgrade
+
+    upgrade(Settings().database.url)
+
+
+@app.command()
+def ready(
+    url: Annotated[str, typer.Argument(help="http://host:port/path or temporal://host:port/namespace/queue")],
+) -> None:
+    """Exit with 0 if a part of the stack is ready and with 1 if not."""
+    raise typer.Exit(0 if uvloop.run(is_ready(url)) else 1)
+
+
+@app.command()
+def version() -> None:
+    """Print the release."""
+    typer.echo(installed_version("byline"))
+
+
+def main() -> None:
+    """Run a command; an expected failure is told in one line, and wrong settings exit with 2."""
+    try:
+        app()
+    except ValidationError as error:
+        for problem in error.errors():
+            what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+            typer.echo(f"{_variable(problem['loc'])}: {what}" if problem["loc"] else what, err=True)
+        sys.exit(2)
+    except SettingsError as error:
+        # The error knows its field in words only.
+        field = re.search(r'field "(\w+)"', str(error))
+        where = _variable((field[1],)) if field else str(error)
+        typer.echo(f"{where}: write JSON, since this setting is a list or a group", err=True)
+        sys.exit(2)
+    except BylineError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(1)
+
+
+async def _dev(data: Path, file: Path) -> None:
+    this = asyncio.current_task()
+    assert this is not None  # noqa: S101 - a coroutine always runs in a task
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+    async with Stack(data, environment=os.environ, file=file, say=typer.echo) as stack:
+        await stack.up()
+        typer.echo(_welcome(stack))
+        await asyncio.Event().wait()
+
+
+def _welcome(stack: Stack) -> str:
+    people = ", ".join(f"{person.username} with password {person.password}" for person in DEMO_PEOPLE)
+    return f"""
+Byline is ready. Ctrl-C stops everything.
+
+  MCP           {stack.mcp_url}
+  console       {stack.gateway_url}
+  Temporal UI   {stack.temporal_ui_url}
+  sign in as    {people}
+
+  claude mcp add --transport http byline {stack.mcp_url}
+"""
+
+
+def _variable(location: tuple[int | str, ...]) -> str:
+    return (
+        "__".join(["BYLINE_" + str(location[0]).upper(), *(str(part).upper() for part in location[1:])])
+        if location
+        else "BYLINE"
+    )
+
+
+if __name__ == "__main__":
+    main()

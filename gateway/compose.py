@@ -1,0 +1,83 @@
+"""The stack as a Compose file describes it; it refuses commands that only a shell could run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from engine.errors import SettingsInvalid
+from engine.interpolation import InterpolationFailed, defaults, interpolate
+
+Argv = tuple[str, ...]
+Text = Annotated[str, BeforeValidator(str)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Dependency(_Part):
+    """When another service is far enough along for this one to start."""
+
+    condition: Literal["service_started", "service_healthy", "service_completed_successfully"]
+
+
+class HealthCheck(_Part):
+    """The command that succeeds once the service is ready."""
+
+    test: Argv
+
+    @property
+    def argv(self) -> Argv:
+        """The command without Compose's leading `CMD`."""
+        return self.test[1:]
+
+
+class Service(_Part):
+    """One process of the stack."""
+
+    entrypoint: Argv = ()
+    command: Argv
+    environment: Mapping[str, Text] = Field(default_factory=dict)
+    healthcheck: HealthCheck | None = None
+    depends_on: Mapping[str, Dependency] = Field(default_factory=dict)
+    restart: Literal["no", "unless-stopped"] = "no"
+
+    @property
+    def argv(self) -> Argv:
+        """The whole command line."""
+        return self.entrypoint + self.command
+
+
+class ComposeFile:
+    """A Compose file that was read and whose variables are still open."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            msg = f"{path} cannot be read ({error.strerror}): name the Compose file of the stack with --file"
+            raise SettingsInvalid(msg) from error
+        except yaml.YAMLError as error:
+            msg = f"{path} is not valid YAML: {error}"
+            raise SettingsInvalid(msg) from error
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Every variable the file names, with its default."""
+        return defaults(self._document)
+
+    def services(self, variables: Mapping[str, str]) -> dict[str, Service]:
+        """The services by name, their variables filled in."""
+        try:
+            return _Stack.model_validate(interpolate(self._document, variables)).services
+        except (InterpolationFailed, ValidationError) as error:
+            msg = f"{self.path} cannot be run here: {error}"
+            raise SettingsInvalid(msg) from error
+
+
+class _Stack(_Part):
+    services: dict[str, Service]

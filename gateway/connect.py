@@ -1,0 +1,183 @@
+"""The link that a waiting tool hands out, and the way back from the provider: only for the person who was asked."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from engine.audit.trail import AuditEvent
+from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import Connection
+from engine.errors import (
+    AuthorizationDenied,
+    AuthorizationExpired,
+    AuthorizationRefused,
+    BylineError,
+    ConnectionUnknown,
+    UpstreamFailed,
+)
+from engine.identity.model import Principal
+from engine.services import Services
+from gateway.pages import notice, page, stale_form
+from gateway.sessions import BrowserSession, Sessions
+from gateway.sign_in import to_sign_in
+
+_CALL_AGAIN = "Call the tool again to get a new link."
+
+
+def connect_pages(services: Services) -> APIRouter:
+    """The page of one authorization request, and the redirect URI of every connection."""
+    router = APIRouter(include_in_schema=False)
+    connect, callback = ConnectPage(services), Callback(services)
+    router.add_api_route("/connect/{request_id}", connect.ask, methods=["GET"])
+    router.add_api_route("/connect/{request_id}", connect.answer, methods=["POST"])
+    router.add_api_route("/oauth/callback", callback.receive, methods=["GET"])
+    return router
+
+
+class ConnectPage:
+    """Says what is asked of the person, and takes their yes or no."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._sessions = Sessions(services)
+
+    async def ask(self, request: Request, request_id: str) -> Response:
+        """GET /connect/{request_id}."""
+        session = await self._sessions.current(request)
+        if session is None or session.principal is None:
+            return to_sign_in(request.url.path)
+        asked = await self._asked(session, session.principal, request_id)
+        if isinstance(asked, Response):
+            return asked
+        try:
+            connection = await self._services.catalogue.get(asked.connection)
+        except ConnectionUnknown as error:
+            return notice("This connection is gone", str(error), status=410, session=session)
+        if asked.is_open:
+            return _question(session, asked, connection)
+        others = await self._services.authorization.open_for(session.principal.id)
+        return await self._answered(session, asked, connection, others)
+
+    async def answer(self, request: Request, request_id: str) -> Response:
+        """POST /connect/{request_id}."""
+        submission = await self._sessions.submitted(request)
+        if submission is None or submission.session.principal is None:
+            return stale_form(None, request.url.path)
+        session, principal = submission.session, submission.session.principal
+        asked = await self._asked(session, principal, request_id)
+        if isinstance(asked, Response):
+            return asked
+        target = request.url.path
+        if asked.is_open and submission.fields.get("decision") == "continue":
+            try:
+                target = await self._services.consent.begin(asked, session.id)
+            except BylineError as error:
+                return notice("This connection does not work", str(error), status=503, session=session)
+        elif asked.is_open:
+            await self._services.authorization.deny(asked.id, principal)
+        return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+
+    async def _asked(
+        self, session: BrowserSession, principal: Principal, request_id: str
+    ) -> AuthorizationRequest | Response:
+        request = await self._services.authorization.get(request_id)
+        if request is None:
+            text = f"This link is not known here. {_CALL_AGAIN}"
+            return notice("Unknown link", text, status=404, session=session)
+        if request.principal_id != principal.id:
+            event = AuditEvent(
+                kind="authorization.refused",
+                principal=principal,
+                connection=request.connection,
+                request_id=request.id,
+                error=AuthorizationRefused.code,
+                message="The link was opened by somebody whom it was not made for.",
+            )
+            await self._services.trail.append(event)
+            title = "This link was made for somebody else"
+            path = f"/connect/{request.id}"
+            return page(
+                "wrong_person.html", title=title, session=session, principal=principal, next=path, status=403
+            )
+        return request
+
+    async def _answered(
+        self,
+        session: BrowserSession,
+        asked: AuthorizationRequest,
+        connection: Connection,
+        others: list[AuthorizationRequest],
+    ) -> Response:
+        titles, texts = {
+            "granted": (
+                f"{connection.title} is connected",
+                "You can go back to your chat: the tool goes on by itself.",
+            ),
+            "denied": (f"You declined {connection.title}", f"The tool was told. {_CALL_AGAIN}"),
+        }.get(asked.state, ("This link is too old", f"Nobody waits for this sign-in any more. {_CALL_AGAIN}"))
+        waiting = await waiting_links(self._services, others)
+        status = 200 if asked.state in {"granted", "denied"} else 410
+        return page(
+            "answered.html", title=titles, text=texts, waiting=waiting, session=session, status=status
+        )
+
+
+class Callback:
+    """Where providers send the browser back to."""
+
+    def __init__(self, services: Services) -> None:
+        self._consent = services.consent
+        self._sessions = Sessions(services)
+
+    async def receive(self, request: Request) -> Response:
+        """GET /oauth/callback."""
+        parameters = dict(request.query_params)
+        once = len(parameters) == len(request.query_params.multi_items())
+        if not once or not parameters.get("state") or ("code" in parameters) == ("error" in parameters):
+            text = f"What the sign-in service sent is incomplete. Open your link again, or start over. {_CALL_AGAIN}"
+            return notice("This answer cannot be read", text, status=400)
+        session = await self._sessions.current(request)
+        if session is None or session.principal is None:
+            text = "You are not signed in to Byline in this browser. Sign in, and then open your link again."
+            return notice("Who is this?", text, status=403, link=("/sign-in", "Sign in"))
+        try:
+            answered = await self._consent.complete(parameters, session.principal, session.id)
+        except BylineError as error:
+            return _failed(session, error)
+        # A page of its own, so that the address with the code is neither shown nor kept.
+        return RedirectResponse(f"/connect/{answered.id}", 303, {"Cache-Control": "no-store"})
+
+
+def _failed(session: BrowserSession, error: BylineError) -> Response:
+    match error:
+        case AuthorizationDenied():
+            text = f"{error} The tool was told. {_CALL_AGAIN}"
+            return notice("You declined", text, status=200, session=session)
+        case AuthorizationExpired():
+            return notice("This link is too old", str(error), status=410, session=session)
+        case UpstreamFailed():
+            text = f"{error} Open your link again."
+            return notice("The sign-in service failed", text, status=502, session=session)
+        case _:
+            return notice("You are not connected", str(error), status=400, session=session)
+
+
+async def waiting_links(services: Services, requests: list[AuthorizationRequest]) -> list[tuple[str, str]]:
+    """Address and title of each open request."""
+    connections = await services.catalogue.all()
+    return [
+        (f"/connect/{request.id}", connections[request.connection].title)
+        for request in requests
+        if request.connection in connections
+    ]
+
+
+def _question(session: BrowserSession, asked: AuthorizationRequest, connection: Connection) -> Response:
+    return page(
+        "connect.html",
+        title=f"Connect {connection.title}?",
+        session=session,
+        asked=asked,
+        connection=connection,
+        provider=connection.provider.authorization_endpoint.host,
+        leads_away=True,
+    )

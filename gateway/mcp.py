@@ -1,0 +1,271 @@
+"""Byline as an MCP server: tools from the registry, each call a run, each wait told in the way the client can show."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    CallToolRequestParams,
+    CallToolResult,
+    ElicitRequest,
+    ElicitRequestURLParams,
+    ElicitResult,
+    InputRequest,
+    InputRequiredResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    ToolAnnotations,
+)
+from mcp_types import Tool as ListedTool
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import BaseModel
+
+from engine.authorization.requests import AuthorizationRequest
+from engine.errors import ArgumentsInvalid, BylineError, IdentityMissing
+from engine.identity.model import Actor, Principal
+from engine.registry import Registry, Tool
+from engine.services import Services
+from gateway.bearer import PRINCIPAL_CLAIM
+from gateway.errors import mcp_code
+from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
+
+COLLECT = "byline_collect"
+_COLLECT_SCHEMA = {
+    "type": "object",
+    "properties": {"run_id": {"type": "string", "description": "The run id that an earlier call gave."}},
+    "required": ["run_id"],
+    "additionalProperties": False,
+}
+# Clients end a call after ten rounds of input: before that, the outcome is left to be collected.
+_LAST_ROUND = 8
+
+_Context = ServerRequestContext[Any, Any]
+_Answer = CallToolResult | InputRequiredResult
+
+
+class RequestState(BaseModel):
+    """What a client carries between the rounds of one call; sealed and bound to its principal by the boundary."""
+
+    run: str
+    told: list[str]
+    round: int
+
+
+class Tools:
+    """The handlers of tools/list and tools/call."""
+
+    def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
+        self._services = services
+        self._registry = registry
+        self._runs = runs
+        self._patience = services.settings.gateway.answer_within
+
+    async def listed(self, context: _Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        """Every tool, by name, and the one that collects outcomes."""
+        del context, params
+        listed = [_listed(tool) for _, tool in sorted(self._registry.tools.items())]
+        return ListToolsResult(tools=[*listed, _COLLECT_TOOL])
+
+    async def call(self, context: _Context, params: CallToolRequestParams) -> _Answer:
+        """Start or rejoin the run of this call and tell what becomes of it."""
+        try:
+            return await self._call(context, params)
+        except BylineError as error:
+            code = mcp_code(error)
+            if code is not None:
+                raise MCPError(code, str(error)) from error
+            return _failure(error.code, str(error))
+
+    async def _call(self, context: _Context, params: CallToolRequestParams) -> _Answer:
+        caller = await self._caller()
+        arguments = params.arguments or {}
+        if params.request_state is not None:
+            state = RequestState.model_validate_json(params.request_state)
+            await self._runs.owned(state.run, caller.principal)
+            await self._decline(state, params.input_responses or {}, caller.principal)
+        elif params.name == COLLECT:
+            state = RequestState(run=await self._collected(arguments, caller), told=[], round=0)
+            state.told = await self._told(state.run)
+        else:
+            state = RequestState(run=await self._runs.call(params.name, arguments, caller), told=[], round=0)
+            if not _can_elicit(context):
+                state.told = await self._told(state.run)
+        outcome = await self._runs.outcome(state.run, within=self._patience, told=state.told)
+        return await self._answer(context, outcome, state)
+
+    async def _answer(self, context: _Context, outcome: Outcome, state: RequestState) -> _Answer:
+        match outcome:
+            case Finished(value):
+                await self._runs.answered(state.run)
+                return _success(value)
+            case Failed(code, message):
+                await self._runs.answered(state.run)
+                return _failure(code, message)
+            case Awaiting(requests) if _can_elicit(context) and state.round < _LAST_ROUND:
+                return await self._ask(requests, state)
+            case Running() if _is_modern(context) and state.round < _LAST_ROUND:
+                return InputRequiredResult(request_state=_next(state, state.told))
+            case Awaiting(requests):
+                return await self._pending(state.run, requests)
+            case Running():
+                return _still_running(state.run)
+
+    async def _ask(
+        self, requests: tuple[AuthorizationRequest, ...], state: RequestState
+    ) -> InputRequiredResult:
+        new = [request for request in requests if request.id not in state.told]
+        asked: dict[str, InputRequest] = {
+            request.id: ElicitRequest(
+                params=ElicitRequestURLParams(message=await self._question(request), url=self._link(request))
+            )
+            for request in new
+        }
+        told = [*state.told, *asked]
+        return InputRequiredResult(input_requests=asked or None, request_state=_next(state, told))
+
+    async def _pending(self, run_id: str, requests: tuple[AuthorizationRequest, ...]) -> CallToolResult:
+        links = [
+            {"question": await self._question(request), "url": self._link(request)} for request in requests
+        ]
+        listed = "\n".join(f"- {link['question']} {link['url']}" for link in links)
+        text = (
+            f"NOT FINISHED: the run waits for the user to sign in.\nShow the user these links and ask them to open each one:\n"
+            f"{listed}\nThe run goes on by itself as soon as they have signed in. Then call `{COLLECT}` with run_id "
+            f'"{run_id}" for the outcome, or call this tool again with the same arguments: it will not be started twice.'
+        )
+        pending = {"status": "authorization_required", "run_id": run_id, "links": links}
+        # Marked as an error because a client checks a success against the tool's output schema, which this is not.
+        return CallToolResult(content=[TextContent(text=text)], structured_content=pending, is_error=True)
+
+    async def _decline(self, state: RequestState, responses: Mapping[str, Any], principal: Principal) -> None:
+        for request_id, response in responses.items():
+            if (
+                request_id in state.told
+                and isinstance(response, ElicitResult)
+                and response.action != "accept"
+            ):
+                await self._services.authorization.deny(request_id, principal)
+
+    async def _collected(self, arguments: Mapping[str, Any], caller: Caller) -> str:
+        run_id = arguments.get("run_id")
+        if not isinstance(run_id, str) or len(arguments) != 1:
+            msg = f"{COLLECT} takes one argument, run_id: the id that an earlier call gave."
+            raise ArgumentsInvalid(msg)
+        await self._runs.owned(run_id, caller.principal)
+        return run_id
+
+    async def _told(self, run_id: str) -> list[str]:
+        """What the caller has heard of already: a repeated call gives the person time instead of the same links at once."""
+        return [request.id for request in await self._services.authorization.awaited_by(run_id)]
+
+    async def _question(self, request: AuthorizationRequest) -> str:
+        connection = await self._services.catalogue.get(request.connection)
+        return f"Sign in to {connection.title} so that this can go on in your name."
+
+    def _link(self, request: AuthorizationRequest) -> str:
+        return f"{self._services.settings.public_url}/connect/{request.id}"
+
+    async def _caller(self) -> Caller:
+        token = get_access_token()
+        principal = (
+            await self._services.principals.get((token.claims or {})[PRINCIPAL_CLAIM]) if token else None
+        )
+        if token is None or principal is None:
+            msg = "The call carries no bearer token of a person known here."
+            raise IdentityMissing(msg)
+        return Caller(principal, Actor(kind="mcp_client", id=token.client_id, name=token.client_id), "mcp")
+
+
+def mcp_server(services: Services, registry: Registry, runs: Runs) -> Server[Any]:
+    """The low-level server, its request state sealed with keys that every gateway derives alike."""
+    tools = Tools(services, registry, runs)
+    schemas = {name: tool.input_schema for name, tool in registry.tools.items()} | {COLLECT: _COLLECT_SCHEMA}
+    server: Server[Any] = Server(
+        "byline",
+        title="Byline",
+        on_list_tools=tools.listed,
+        on_call_tool=tools.call,
+        get_tool_input_schema=schemas.get,
+    )
+    security = RequestStateSecurity(
+        keys=services.keyring.derived("mcp request state"), ttl=services.settings.wait_limit.total_seconds()
+    )
+    server.middleware.append(RequestStateBoundary(security, default_audience=services.settings.public_url))
+    return server
+
+
+_COLLECT_TOOL = ListedTool(
+    name=COLLECT,
+    title="Collect the outcome of a run",
+    description="Tells what became of a run that an earlier call started and that was not finished then.",
+    input_schema=_COLLECT_SCHEMA,
+    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+)
+
+
+def _listed(tool: Tool) -> ListedTool:
+    declared = tool.declaration
+    return ListedTool(
+        name=tool.name,
+        title=declared.title,
+        description=tool.description,
+        input_schema=tool.input_schema,
+        output_schema=tool.output_schema,
+        annotations=ToolAnnotations(
+            title=declared.title,
+            read_only_hint=declared.read_only,
+            destructive_hint=declared.destructive,
+            idempotent_hint=declared.idempotent,
+            open_world_hint=True,
+        ),
+    )
+
+
+def _can_elicit(context: _Context) -> bool:
+    capabilities = context.session.client_capabilities
+    declared = (
+        capabilities is not None
+        and capabilities.elicitation is not None
+        and capabilities.elicitation.url is not None
+    )
+    return declared and _is_modern(context)
+
+
+def _is_modern(context: _Context) -> bool:
+    return context.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+
+def _next(state: RequestState, told: list[str]) -> str:
+    return RequestState(run=state.run, told=told, round=state.round + 1).model_dump_json()
+
+
+def _success(value: Any) -> CallToolResult:
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    return CallToolResult(
+        content=[TextContent(text=text)], structured_content=value if isinstance(value, dict) else None
+    )
+
+
+def _failure(code: str, message: str) -> CallToolResult:
+    return CallToolResult(
+        content=[TextContent(text=f"{code}: {message}")],
+        structured_content={"error": code, "message": message},
+        is_error=True,
+    )
+
+
+def _still_running(run_id: str) -> CallToolResult:
+    text = (
+        f'NOT FINISHED: the run goes on. Call `{COLLECT}` with run_id "{run_id}" in a while for the outcome.'
+    )
+    return CallToolResult(
+        content=[TextContent(text=text)],
+        structured_content={"status": "running", "run_id": run_id},
+        is_error=True,
+    )

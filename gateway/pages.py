@@ -1,0 +1,74 @@
+"""How every page is made: one layout, escaped by default, without scripts; no other site may frame or feed it."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from gateway.sessions import BrowserSession
+
+_HERE = Path(__file__).parent
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(_HERE / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+def page(
+    template: str,
+    *,
+    title: str,
+    session: BrowserSession | None = None,
+    status: int = 200,
+    leads_away: bool = False,
+    **context: Any,
+) -> HTMLResponse:
+    """A page from a template; `leads_away` where its form ends at another site."""
+    # Browsers hold form-action against every redirect that follows a submission. Where a provider or a client
+    # sends the browser next can't be known, so a page whose form leaves this site doesn't limit it.
+    policy = _POLICY if leads_away else f"{_POLICY}; form-action 'self'"
+    html = _TEMPLATES.get_template(template).render(title=title, session=session, **context)
+    return HTMLResponse(html, status, {**_HEADERS, "Content-Security-Policy": policy})
+
+
+def notice(
+    title: str,
+    text: str,
+    *,
+    status: int,
+    session: BrowserSession | None = None,
+    link: tuple[str, str] | None = None,
+) -> HTMLResponse:
+    """A page that says one thing, and may offer one way on: `link` is an address and its words."""
+    return page("notice.html", title=title, text=text, link=link, session=session, status=status)
+
+
+def stale_form(session: BrowserSession | None, link: str) -> HTMLResponse:
+    """The page for a form that this browser session was not given (cross-site request forgery, or an old tab)."""
+    text = "The page you came from is too old, or your browser did not send its cookie. Nothing was changed."
+    return notice("Please try again", text, status=403, session=session, link=(link, "Open the page again"))
+
+
+def assets() -> APIRouter:
+    """The style sheet that every page links to."""
+    router = APIRouter(include_in_schema=False)
+    router.add_api_route("/static/byline.css", _style_sheet, methods=["GET"])
+    return router
+
+
+async def _style_sheet() -> FileResponse:
+    headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(_HERE / "static" / "byline.css", media_type="text/css", headers=headers)

@@ -1,0 +1,277 @@
+"""Starts runs, attaches callers to the run they began before, and waits for what becomes of it; it speaks no protocol."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import (
+    SearchAttributeKey,
+    SearchAttributePair,
+    TypedSearchAttributes,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import (
+    ApplicationError,
+    CancelledError,
+    TerminatedError,
+)
+from temporalio.exceptions import (
+    TimeoutError as WorkflowTimedOut,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from engine.audit.trail import AuditEvent
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.db.database import now
+from engine.errors import (
+    AuthorizationCancelled,
+    AuthorizationDenied,
+    AuthorizationExpired,
+    RunUnknown,
+    TemporalUnreachable,
+)
+from engine.identity.model import Actor, Identity, Principal, TriggerKind, call_digest
+from engine.identity.runs import run_row
+from engine.interceptors.client import acting_as
+from engine.registry import Registry, Tool
+from engine.services import Services
+from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
+
+_PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
+_TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
+_TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
+_RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
+
+_ENDED_WAITS = frozenset({AuthorizationDenied.code, AuthorizationExpired.code, AuthorizationCancelled.code})
+_LOOK_EVERY_SECONDS = 0.1
+# Branches of a run that need sign-ins park within moments of each other: they are told together.
+_SETTLED = timedelta(seconds=0.4)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run returned a value."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The run ended without a value, for this reason."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Awaiting:
+    """The run waits for its principal to answer these requests."""
+
+    requests: tuple[AuthorizationRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The run goes on."""
+
+
+Outcome = Finished | Failed | Awaiting | Running
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """In whose name a call is made, by what, and through which door."""
+
+    principal: Principal
+    actor: Actor
+    trigger: TriggerKind
+
+
+class Runs:
+    """The gateway's side of every run."""
+
+    def __init__(self, services: Services, temporal: Client, registry: Registry) -> None:
+        self._services = services
+        self._temporal = temporal
+        self._registry = registry
+        self._waits = _WaitWatch(services.authorization)
+
+    async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> str:
+        """The id of the run that serves this call: the one that the same call began and still owes an answer, or a new one.
+
+        Raises ToolUnknown, ArgumentsInvalid or TemporalUnreachable.
+        """
+        tool = self._registry.tool(name)
+        given = tool.arguments(arguments)
+        call = call_digest(name, arguments)
+        earlier = await self._services.runs.unanswered(caller.principal.id, call)
+        if earlier is not None and await self._is_worth_attaching(earlier):
+            return earlier
+        return await self._start(tool, given, call, caller)
+
+    async def owned(self, run_id: str, principal: Principal) -> str:
+        """The tool of a run; raises RunUnknown unless the run is this principal's."""
+        run = await self._services.runs.get(run_id)
+        if run is None or run.principal_id != principal.id:
+            msg = f"You have no run '{run_id}'."
+            raise RunUnknown(msg)
+        return run.tool
+
+    async def outcome(self, run_id: str, *, within: float, told: Collection[str] = ()) -> Outcome:
+        """What becomes of a run within some seconds; a wait for requests that the caller was `told` of does not count."""
+        result = asyncio.create_task(self._result(run_id))
+        try:
+            async with self._waits.watch(run_id, told) as waits:
+                asked = asyncio.create_task(waits.wait())
+                try:
+                    await asyncio.wait({result, asked}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    asked.cancel()
+            if result.done():
+                return result.result()
+        finally:
+            result.cancel()
+        awaited = await self._services.authorization.awaited_by(run_id)
+        return Awaiting(tuple(awaited)) if awaited else Running()
+
+    async def answered(self, run_id: str) -> None:
+        """The caller has been told the outcome."""
+        await self._services.runs.answered(run_id)
+
+    async def _start(self, tool: Tool, given: list[Any], call: str, caller: Caller) -> str:
+        run_id = f"{tool.name}-{secrets.token_urlsafe(16)}"
+        principal = caller.principal
+        identity = Identity(
+            principal_id=principal.id,
+            issuer=principal.issuer,
+            subject=principal.subject,
+            name=principal.name,
+            actor=caller.actor,
+            trigger=caller.trigger,
+            root=run_id,
+            tool=tool.name,
+            call=call,
+        )
+        token = await self._services.keys.sign(identity.claims(), IDENTITY_TYPE)
+        await self._services.trail.append(
+            AuditEvent(kind="tool.called", identity=identity, run_id=run_id), run_row(identity)
+        )
+        try:
+            with acting_as(token):
+                await self._temporal.start_workflow(
+                    tool.name,
+                    args=given,
+                    id=run_id,
+                    task_queue=self._services.settings.temporal.task_queue,
+                    id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                    search_attributes=_search_attributes(identity),
+                    static_summary=f"{tool.declaration.title}, for {principal.name}",
+                )
+        except RPCError as error:
+            if error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
+                raise
+            msg = "The workflow engine does not answer, so the tool was not started. Try again in a moment."
+            raise TemporalUnreachable(msg) from error
+        return run_id
+
+    async def _is_worth_attaching(self, run_id: str) -> bool:
+        """False for a run whose wait ended without a grant, or that Temporal forgot: its caller wants a new one."""
+        try:
+            description = await self._temporal.get_workflow_handle(run_id).describe()
+        except RPCError as error:
+            if error.status != RPCStatusCode.NOT_FOUND:
+                raise
+            return False
+        if description.close_time is None:
+            return True
+        outcome = await self._result(run_id)
+        return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAITS)
+
+    async def _result(self, run_id: str) -> Finished | Failed:
+        try:
+            return Finished(await self._temporal.get_workflow_handle(run_id).result())
+        except WorkflowFailureError as error:
+            return _failed(error)
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return Failed(RunUnknown.code, f"Run '{run_id}' is not kept any more.")
+            msg = (
+                "The workflow engine does not answer; the run goes on. Ask for its outcome again in a moment."
+            )
+            raise TemporalUnreachable(msg) from error
+
+
+@dataclass(slots=True)
+class _Watched:
+    told: frozenset[str]
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class _WaitWatch:
+    """Notices, with one query for all calls in flight, which of them wait for something their caller was not told of."""
+
+    def __init__(self, requests: AuthorizationRequests) -> None:
+        self._requests = requests
+        self._watched: dict[str, list[_Watched]] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def watch(self, run_id: str, told: Collection[str]) -> AsyncIterator[asyncio.Event]:
+        """An event that is set once the run waits for a request not in `told`."""
+        watched = _Watched(frozenset(told))
+        self._watched.setdefault(run_id, []).append(watched)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            yield watched.asked
+        finally:
+            self._watched[run_id].remove(watched)
+            if not self._watched[run_id]:
+                del self._watched[run_id]
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+            if not self._watched:
+                return
+            with contextlib.suppress(OSError):
+                for run_id, awaited in (await self._requests.awaited_in(list(self._watched))).items():
+                    for watched in self._watched.get(run_id, ()):
+                        new = [since for request, since in awaited.items() if request not in watched.told]
+                        if new and max(new) < now() - _SETTLED:
+                            watched.asked.set()
+
+
+def _search_attributes(identity: Identity) -> TypedSearchAttributes:
+    return TypedSearchAttributes(
+        [
+            SearchAttributePair(_PRINCIPAL, identity.name),
+            SearchAttributePair(_TOOL, identity.tool),
+            SearchAttributePair(_TRIGGER, identity.trigger),
+            SearchAttributePair(_RUN, identity.root),
+        ]
+    )
+
+
+def _failed(error: WorkflowFailureError) -> Failed:
+    """The outermost cause that says what happened, in the words of whoever raised it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        match cause:
+            case ApplicationError():
+                return Failed(cause.type or "run_failed", cause.message)
+            case CancelledError():
+                return Failed("run_cancelled", "The run was cancelled.")
+            case TerminatedError():
+                return Failed("run_terminated", "The run was terminated by an operator.")
+            case WorkflowTimedOut():
+                return Failed("run_timed_out", "A step of the run did not end in time.")
+            case _:
+                cause = cause.__cause__
+    return Failed("run_failed", "The run failed.")

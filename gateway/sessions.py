@@ -1,0 +1,142 @@
+"""Browser sessions: a random cookie whose hash is stored, and a form token without which no page takes a POST."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+from sqlalchemy import delete
+from sqlmodel import col
+
+from engine.db.database import now
+from engine.db.tables import BrowserSessionRow
+from engine.identity.model import Principal
+from engine.services import Services
+
+_ANONYMOUS_LIFE = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class BrowserSession:
+    """One browser, signed in where `principal` is there; `id` names it without giving its cookie away."""
+
+    id: str
+    csrf_token: str
+    principal: Principal | None
+    data: Mapping[str, Any]
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NewSession:
+    """A session just begun, with the cookie that only the browser keeps."""
+
+    session: BrowserSession
+    cookie: str
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A form that a page of this very session sent."""
+
+    session: BrowserSession
+    fields: Mapping[str, str]
+
+
+class Sessions:
+    """Owner of the table of browser sessions."""
+
+    def __init__(self, services: Services) -> None:
+        self._database = services.database
+        self._principals = services.principals
+        self._life = timedelta(seconds=services.settings.gateway.session_life)
+        self._secure = services.settings.public_url.startswith("https://")
+        # Browsers take a `__Host-` cookie only with Secure, which plain HTTP on the loopback can't have.
+        self._cookie = "__Host-byline" if self._secure else "byline"
+
+    async def current(self, request: Request) -> BrowserSession | None:
+        """The session of this browser; the one of a deactivated principal counts as none."""
+        cookie = request.cookies.get(self._cookie)
+        if not cookie:
+            return None
+        async with self._database.reading() as session:
+            row = await session.get(BrowserSessionRow, _digest(cookie))
+        if row is None or row.expires_at <= now():
+            return None
+        if row.principal_id is None:
+            return _session(row, None)
+        principal = await self._principals.get(row.principal_id)
+        return _session(row, principal) if principal is not None and principal.active else None
+
+    async def submitted(self, request: Request) -> Submission | None:
+        """The form that this request posts, where its token is the session's own."""
+        session = await self.current(request)
+        if session is None:
+            return None
+        form = await request.form()
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        if not hmac.compare_digest(fields.get("csrf_token", "").encode(), session.csrf_token.encode()):
+            return None
+        return Submission(session, fields)
+
+    async def begin(
+        self,
+        request: Request,
+        principal: Principal | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> NewSession:
+        """A new session in the place of the browser's earlier one, which ends: an id never outlives a sign-in."""
+        cookie = secrets.token_urlsafe(32)
+        row = BrowserSessionRow(
+            id_hash=_digest(cookie),
+            principal_id=None if principal is None else principal.id,
+            csrf_token=secrets.token_urlsafe(32),
+            data=dict(data or {}),
+            created_at=now(),
+            expires_at=now() + (_ANONYMOUS_LIFE if principal is None else self._life),
+        )
+        earlier = _digest(request.cookies.get(self._cookie, ""))
+        over = (col(BrowserSessionRow.id_hash) == earlier) | (col(BrowserSessionRow.expires_at) <= now())
+        async with self._database.writing() as session:
+            await session.exec(delete(BrowserSessionRow).where(over))
+            session.add(row)
+        return NewSession(_session(row, principal), cookie)
+
+    async def end(self, session: BrowserSession) -> None:
+        """Sign the browser out."""
+        async with self._database.writing() as database_session:
+            await database_session.exec(
+                delete(BrowserSessionRow).where(col(BrowserSessionRow.id_hash) == session.id)
+            )
+
+    def keep(self, response: Response, new: NewSession) -> Response:
+        """Hand the cookie to the browser."""
+        seconds = int((new.session.expires_at - now()).total_seconds())
+        response.set_cookie(
+            self._cookie,
+            new.cookie,
+            max_age=seconds,
+            path="/",
+            secure=self._secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    def forget(self, response: Response) -> Response:
+        """Take the cookie from the browser."""
+        response.delete_cookie(self._cookie, path="/", secure=self._secure, httponly=True, samesite="lax")
+        return response
+
+
+def _digest(cookie: str) -> str:
+    return hashlib.sha256(cookie.encode()).hexdigest()
+
+
+def _session(row: BrowserSessionRow, principal: Principal | None) -> BrowserSession:
+    return BrowserSession(row.id_hash, row.csrf_token, principal, row.data, row.expires_at)

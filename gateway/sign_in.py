@@ -1,0 +1,180 @@
+"""Signing in to Byline itself, at the built-in page or at the external issuer; it leads to no other site."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from engine.errors import AuthorizationRefused, BylineError
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.settings import IssuerSettings
+from gateway.openid import Issuer, SignInAttempt
+from gateway.pages import notice, page, stale_form
+from gateway.people import People
+from gateway.sessions import BrowserSession, Sessions
+
+_CALLBACK = "/sign-in/callback"
+# A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.
+_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
+
+
+def sign_in_pages(services: Services) -> APIRouter:
+    """Sign-in and sign-out, of the kind that settings choose."""
+    router = APIRouter(include_in_schema=False)
+    issuer = services.settings.gateway.issuer
+    if issuer is None:
+        built_in = BuiltInSignIn(services)
+        router.add_api_route("/sign-in", built_in.ask, methods=["GET"])
+        router.add_api_route("/sign-in", built_in.check, methods=["POST"])
+    else:
+        external = ExternalSignIn(services, issuer)
+        router.add_api_route("/sign-in", external.send, methods=["GET"])
+        router.add_api_route(_CALLBACK, external.return_, methods=["GET"])
+    router.add_api_route("/sign-out", SignOut(services).leave, methods=["POST"])
+    return router
+
+
+async def seed_demo_people(services: Services) -> None:
+    """Add the demo people, where settings ask for them and no external issuer signs people in."""
+    if services.settings.gateway.demo_people and services.settings.gateway.issuer is None:
+        await People(services.database).add_demo()
+
+
+def to_sign_in(path: str) -> RedirectResponse:
+    """Send the browser to sign in and then on to `path`."""
+    return RedirectResponse(f"/sign-in?{urlencode({'next': path})}", 303, {"Cache-Control": "no-store"})
+
+
+class Arrival:
+    """What both ways of signing in end with."""
+
+    def __init__(self, services: Services) -> None:
+        self._principals = services.principals
+        self._sessions = Sessions(services)
+
+    async def arrive(self, request: Request, issuer: str, person: tuple[str, str], path: str) -> Response:
+        """Begin the session of a person that `issuer` vouches for, unless they were deactivated."""
+        principal = await self._principals.resolve(issuer, *person)
+        if not principal.active:
+            return _deactivated(principal)
+        new = await self._sessions.begin(request, principal)
+        return self._sessions.keep(RedirectResponse(path, 303, {"Cache-Control": "no-store"}), new)
+
+
+class BuiltInSignIn:
+    """The page that asks for username and password."""
+
+    def __init__(self, services: Services) -> None:
+        self._arrival = Arrival(services)
+        self._people = People(services.database)
+        self._sessions = Sessions(services)
+        self._issuer = services.settings.public_url
+
+    async def ask(self, request: Request) -> Response:
+        """GET /sign-in."""
+        path = own_path(request.query_params.get("next", ""))
+        session = await self._sessions.current(request)
+        if session is not None and session.principal is not None:
+            return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+        if session is not None:
+            return _form(session, path)
+        new = await self._sessions.begin(request)
+        return self._sessions.keep(_form(new.session, path), new)
+
+    async def check(self, request: Request) -> Response:
+        """POST /sign-in."""
+        submission = await self._sessions.submitted(request)
+        if submission is None:
+            return stale_form(None, "/sign-in")
+        fields = submission.fields
+        path = own_path(fields.get("next", ""))
+        person = await self._people.authenticate(fields.get("username", ""), fields.get("password", ""))
+        if person is None:
+            return _form(submission.session, path, problem="The username or the password is wrong.")
+        return await self._arrival.arrive(request, self._issuer, person, path)
+
+
+class ExternalSignIn:
+    """The way to an OpenID Connect issuer's own page and back."""
+
+    def __init__(self, services: Services, settings: IssuerSettings) -> None:
+        self._arrival = Arrival(services)
+        self._sessions = Sessions(services)
+        self._issuer = Issuer(settings, services.http)
+        self._redirect_uri = f"{services.settings.public_url}{_CALLBACK}"
+
+    async def send(self, request: Request) -> Response:
+        """GET /sign-in."""
+        path = own_path(request.query_params.get("next", ""))
+        session = await self._sessions.current(request)
+        if session is not None and session.principal is not None:
+            return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+        try:
+            url, attempt = await self._issuer.begin(
+                self._redirect_uri, afresh="afresh" in request.query_params
+            )
+        except BylineError as error:
+            return notice("Sign-in is not possible now", str(error), status=503)
+        new = await self._sessions.begin(request, data={"sign_in": asdict(attempt), "next": path})
+        return self._sessions.keep(RedirectResponse(url, 303, {"Cache-Control": "no-store"}), new)
+
+    async def return_(self, request: Request) -> Response:
+        """GET /sign-in/callback."""
+        session = await self._sessions.current(request)
+        attempt = None if session is None else session.data.get("sign_in")
+        if session is None or attempt is None:
+            text = "This sign-in was begun in another browser, or too long ago."
+            return notice("Please sign in again", text, status=400, link=("/sign-in", "Sign in"))
+        return await self._complete(request, SignInAttempt(**attempt), session.data["next"])
+
+    async def _complete(self, request: Request, attempt: SignInAttempt, path: str) -> Response:
+        again = (str(to_sign_in(path).headers["location"]), "Sign in again")
+        parameters: Mapping[str, str] = request.query_params
+        try:
+            person = await self._issuer.complete(parameters, attempt, self._redirect_uri)
+        except AuthorizationRefused as error:
+            return notice("You are not signed in", str(error), status=400, link=again)
+        except BylineError as error:
+            return notice("Sign-in is not possible now", str(error), status=503, link=again)
+        return await self._arrival.arrive(request, self._issuer.settings.issuer, person, path)
+
+
+class SignOut:
+    """The end of a session."""
+
+    def __init__(self, services: Services) -> None:
+        self._sessions = Sessions(services)
+
+    async def leave(self, request: Request) -> Response:
+        """POST /sign-out."""
+        submission = await self._sessions.submitted(request)
+        if submission is None:
+            return stale_form(None, "/")
+        await self._sessions.end(submission.session)
+        # A link and no redirect, since an external issuer's page would be out of reach of this page's form-action.
+        query = urlencode({"next": own_path(submission.fields.get("next", "")), "afresh": "1"})
+        link = (f"/sign-in?{query}", "Sign in as somebody else")
+        return self._sessions.forget(
+            notice("You are signed out", "This browser is signed out.", status=200, link=link)
+        )
+
+
+def own_path(wanted: str) -> str:
+    """`wanted` where it is a path of this site, the front page otherwise."""
+    return wanted if _OWN_PATH.fullmatch(wanted) else "/"
+
+
+def _form(session: BrowserSession, path: str, problem: str | None = None) -> Response:
+    status = 200 if problem is None else 401
+    return page(
+        "sign_in.html", title="Sign in to Byline", session=session, next=path, problem=problem, status=status
+    )
+
+
+def _deactivated(principal: Principal) -> Response:
+    text = f"The account of {principal.name} was deactivated here. Ask your administrator if you think that is wrong."
+    return notice("You cannot sign in", text, status=403)
