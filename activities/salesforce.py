@@ -1,0 +1,23 @@
+"""Actions on a Salesforce organisation through its REST API, version 63.0; it reads and writes nothing but what is asked."""
+
+from pydantic import BaseModel
+
+from engine.sdk import action, upstream
+
+_OBJECTS = "/services/data/v63.0/sobjects"
+
+
+class Account(BaseModel):
+    """A CRM account, and the customer that billing knows it as."""
+
+    id: str
+    name: str
+    billing_customer_id: str | None
+
+
+@action("salesforce.read_account", connection="crm", scopes=("api",))
+async def read_account(account_id: str) -> Account:
+    """Read one account (sObject Rows: `GET …/sobjects/Account/{id}`)."""
+    response = await upstream().get(f"{_OBJECTS}/Account/{account_id}", record=f"account/{account_id}")
+    found = response.json()
+    return Account(id=found["Id"], name=found["Name"], billing_customer_id=found.get("Stripe_Customer_Id__c"))

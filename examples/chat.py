@@ -1,0 +1,119 @@
+"""A person in a chat client, played over the wire: signs in to Byline as stock MCP clients do, and is shown links."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, TokenStorage
+from mcp.client.client import Client
+from mcp.client.context import ClientRequestContext
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
+from mcp_types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
+from pydantic import AnyUrl
+
+from examples.browser import Browser, Page
+
+_REDIRECT = "http://127.0.0.1:9/back-to-the-client"
+
+
+class _Memory(TokenStorage):
+    """A client's tokens for as long as it runs."""
+
+    def __init__(self) -> None:
+        self.tokens: OAuthToken | None = None
+        self.client: OAuthClientInformationFull | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.client
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.client = client_info
+
+
+@dataclass
+class Person:
+    """Somebody with a browser, an account at Byline, and an account at each upstream, by the host and port of it."""
+
+    username: str
+    password: str
+    upstream_accounts: dict[str, tuple[str, str]] = field(default_factory=dict)
+    browser: Browser = field(default_factory=lambda: Browser(stop_at=_REDIRECT))
+    links: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
+    has_signed_in: asyncio.Event = field(default_factory=asyncio.Event)
+    tokens: _Memory = field(default_factory=_Memory)
+
+    async def sign_in(self, url: str) -> str:
+        """Let a chat client in: sign in at Byline, agree, and return the address that leads back to the client."""
+        page = await self._signed_in(await self.browser.open(url))
+        page = await page.form(submit="Allow")
+        return page.url
+
+    async def connect(self, link: str) -> Page:
+        """Open a link that the chat client showed and consent at the upstream; returns the page it ends on."""
+        page = await self._signed_in(await self.browser.open(link))
+        page = await page.form(submit="Continue")
+        username, password = self.upstream_accounts[urlsplit(page.url).netloc]
+        if 'name="password"' in page.text:
+            page = await page.form(submit="Sign in", username=username, password=password)
+        return await page.form(submit="Allow")
+
+    async def _signed_in(self, page: Page) -> Page:
+        if "/sign-in" in page.url:
+            return await page.form(submit="Sign in", username=self.username, password=self.password)
+        return page
+
+
+@asynccontextmanager
+async def chat(
+    person: Person, url: str, *, elicitation: bool = True, mode: Literal["auto", "legacy"] = "auto"
+) -> AsyncIterator[Client]:
+    """An MCP client of this person, signed in by OAuth discovery, registration and PKCE.
+
+    A link that it is asked to open goes to `person.links`; the client goes on once `person.has_signed_in` is set.
+    """
+
+    async def redirect(address: str) -> None:
+        query = parse_qs(urlsplit(await person.sign_in(address)).query)
+        answer.set_result(
+            AuthorizationCodeResult(
+                code=query["code"][0], state=query.get("state", [None])[0], iss=query.get("iss", [None])[0]
+            )
+        )
+
+    async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        del context
+        assert isinstance(params, ElicitRequestURLParams)
+        await person.links.put(params.url)
+        await person.has_signed_in.wait()
+        return ElicitResult(action="accept")
+
+    answer: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
+
+    async def back() -> AuthorizationCodeResult:
+        return await answer
+
+    metadata = OAuthClientMetadata(
+        client_name="A chat client",
+        redirect_uris=[AnyUrl(_REDIRECT)],
+        grant_types=["authorization_code", "refresh_token"],
+        response_types=["code"],
+        token_endpoint_auth_method="none",
+    )
+    auth = OAuthClientProvider(url, metadata, person.tokens, redirect_handler=redirect, callback_handler=back)
+    options: dict[str, Any] = {"elicitation_callback": elicit} if elicitation else {}
+    async with (
+        httpx2.AsyncClient(auth=auth, timeout=120, limits=httpx2.Limits(max_keepalive_connections=0)) as http,
+        Client(streamable_http_client(url, http_client=http), mode=mode, **options) as client,
+    ):
+        yield client

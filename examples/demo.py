@@ -1,0 +1,183 @@
+"""The whole story on this machine: two people, three systems, three crashes, and the answer to "who changed this?"."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+import time
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from mcp_types import CallToolResult, TextContent
+
+from engine.errors import BylineError
+from examples.chat import Person, chat
+from gateway.demo_people import DEMO_PEOPLE
+from gateway.embedded import Stack
+
+ACCOUNT, CUSTOMER, TICKET = "001D000000IRFmaIAP", "cus_NffrFeUfNV2Hib", 35436
+_ARGUMENTS = {"account_id": ACCOUNT, "customer_id": CUSTOMER, "ticket_id": TICKET}
+_UPSTREAM_NAMES = {
+    "alice": {
+        "crm": "alice.liddell@acme-crm.example",
+        "billing": "a.liddell@acme-billing.example",
+        "support": "alice@acme-support.example",
+    },
+    "bob": {
+        "crm": "bob.baker@acme-crm.example",
+        "billing": "b.baker@acme-billing.example",
+        "support": "bob@acme-support.example",
+    },
+}
+_BEGAN = time.monotonic()
+
+
+def say(text: str = "") -> None:
+    """Tell what happens, with the seconds since the beginning."""
+    for line in text.splitlines() or [""]:
+        sys.stdout.write(f"{time.monotonic() - _BEGAN:6.1f}s  {line}\n" if line else "\n")
+    sys.stdout.flush()
+
+
+def person(username: str, stack: Stack) -> Person:
+    """One of the demo people, with their accounts in the sandbox."""
+    password = next(known.password for known in DEMO_PEOPLE if known.username == username)
+    accounts = {
+        urlsplit(f"//127.0.0.1:{stack.variables[f'{system.upper()}_PORT']}").netloc: (
+            account,
+            f"{username}-{system}",
+        )
+        for system, account in _UPSTREAM_NAMES[username].items()
+    }
+    return Person(username, password, accounts)
+
+
+async def crash(stack: Stack) -> None:
+    """End worker, gateway and Temporal server as a power cut would, and start them again."""
+    for name in ("worker", "gateway", "temporal"):
+        say(f"kill -9 {name} (process {stack.pid(name)})")
+        await stack.kill(name)
+    for name in ("temporal", "worker", "gateway"):
+        await stack.start(name)
+        await stack.wait_ready(name)
+        say(f"{name} is back (process {stack.pid(name)})")
+
+
+async def call(who: Person, stack: Stack, *, crashes: bool) -> CallToolResult:
+    """Call the tool in this person's name, and answer what it asks of them."""
+    async with chat(who, stack.mcp_url) as client:
+        listed = await client.list_tools()
+        say(
+            f"{who.username}'s chat client signed in and sees: {', '.join(tool.name for tool in listed.tools)}"
+        )
+        say(f"{who.username} calls resolve_billing_dispute {_ARGUMENTS}")
+        calling = asyncio.create_task(client.call_tool("resolve_billing_dispute", _ARGUMENTS))
+        links = [await _link(who, calling) for _ in range(3)]
+        say(f"the run waits; {who.username} is asked for three sign-ins at once:")
+        say("\n".join(f"  {link}" for link in links))
+        if crashes:
+            say()
+            await crash(stack)
+            say()
+        for link in links:
+            page = await who.connect(link)
+            if page.status != HTTPStatus.OK:
+                raise StoryWentWrong(f"the sign-in ended on a page with status {page.status}: {page.text}")
+            say(f"{who.username} opens {urlsplit(link).path}, signs in upstream and consents")
+        who.has_signed_in.set()
+        return await calling
+
+
+async def _link(who: Person, calling: "asyncio.Task[CallToolResult]") -> str:
+    waiting = asyncio.create_task(who.links.get())
+    await asyncio.wait({waiting, calling}, return_when=asyncio.FIRST_COMPLETED)
+    if waiting.done():
+        return waiting.result()
+    waiting.cancel()
+    raise StoryWentWrong(f"the tool answered before it asked for all sign-ins: {_text(calling.result())}")
+
+
+class StoryWentWrong(BylineError):
+    """What happened is not what Byline promises."""
+
+    code = "story_went_wrong"
+
+
+async def ask_who_changed(stack: Stack) -> str:
+    """Put the question to the trail, through the command that auditors use."""
+    command = (
+        sys.executable,
+        "-m",
+        "gateway.cli",
+        "audit",
+        "--record",
+        f"zendesk:ticket/{TICKET}",
+        "--writes",
+    )
+    environment = stack.environment("gateway")
+    asked = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    answer, _ = await asked.communicate()
+    proof = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "gateway.cli",
+        "audit",
+        "verify",
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    proved, _ = await proof.communicate()
+    if asked.returncode or proof.returncode or not answer.strip():
+        raise StoryWentWrong(f"the trail did not answer: {answer.decode()} {proved.decode()}")
+    return f"{answer.decode()}{proved.decode()}"
+
+
+async def story(stack: Stack) -> None:
+    """Play it from beginning to end."""
+    say("starting Temporal server, worker, gateway and three upstream systems, each its own process")
+    await stack.up()
+    say()
+    alice, bob = person("alice", stack), person("bob", stack)
+    result = await call(alice, stack, crashes=True)
+    say(f"the run went on where it stood and finished: {_text(result)}")
+    if result.is_error or result.structured_content["ticket_status"] != "pending":
+        raise StoryWentWrong("Alice's dispute was not resolved")
+    say()
+    result = await call(bob, stack, crashes=False)
+    say(f"the CRM's own refusal, told as Bob's: {_text(result)}")
+    if not result.is_error or result.structured_content.get("error") != "permission_denied":
+        raise StoryWentWrong("Bob was not refused")
+    say()
+    say(f"Who changed ticket {TICKET}?")
+    say(await ask_who_changed(stack))
+
+
+def _text(result: CallToolResult) -> str:
+    return "\n".join(block.text for block in result.content if isinstance(block, TextContent))
+
+
+async def main() -> None:
+    """Play the story on a data directory of its own, and leave nothing behind."""
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="byline-demo-") as directory:
+        async with Stack(Path(directory), environment=os.environ, say=say) as stack:
+            await story(stack)
+        say()
+        say("everything is stopped; `make run` starts the same stack and stays")
+
+
+if __name__ == "__main__":
+    try:
+        asyncio.run(main())
+    except BylineError as error:
+        sys.exit(f"the story went wrong: {error}")
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        with contextlib.suppress(BrokenPipeError):
+            say("stopped")
+        sys.exit(130)

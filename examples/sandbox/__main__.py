@@ -1,0 +1,60 @@
+"""Starts one sandbox system (`python -m examples.sandbox crm …`); refuses to start without a secret."""
+
+import argparse
+import os
+from pathlib import Path
+
+import uvicorn
+
+from examples.sandbox import billing, crm, support
+from examples.sandbox.app import create_app
+from examples.sandbox.people import People
+from examples.sandbox.sessions import Sessions
+from examples.sandbox.storage import Database
+from examples.sandbox.system import Client, Sandbox
+from examples.sandbox.tokens import Tokens
+
+SYSTEMS = {system.name: system for system in (crm.SYSTEM, billing.SYSTEM, support.SYSTEM)}
+
+
+def main() -> None:
+    """Read the command line, fill the database on the first start, and serve."""
+    parser = argparse.ArgumentParser(prog="python -m examples.sandbox", description=__doc__)
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--public-url", help="the issuer, where it is reached by another address")
+    parser.add_argument("--database", type=Path, required=True, help="SQLite file, made on the first start")
+    parser.add_argument("--client-id", default="byline")
+    parser.add_argument(
+        "--client-secret-env", required=True, metavar="NAME", help="environment variable holding the secret"
+    )
+    parser.add_argument("--redirect-uri", action="append", required=True, help="may be given more than once")
+    parser.add_argument("--access-token-seconds", type=int, default=3600)
+    given = parser.parse_args()
+
+    secret = os.environ.get(given.client_secret_env)
+    if not secret:
+        parser.error(f"set the environment variable {given.client_secret_env} to the client's secret")
+    database = Database(given.database)
+    sandbox = Sandbox(
+        system=SYSTEMS[given.system],
+        issuer=given.public_url or f"http://{given.host}:{given.port}",
+        client=Client(given.client_id, secret, tuple(given.redirect_uri)),
+        database=database,
+        people=People(database),
+        sessions=Sessions(database),
+        tokens=Tokens(database, given.access_token_seconds),
+    )
+    sandbox.seed()
+    uvicorn.run(
+        create_app(sandbox),
+        host=given.host,
+        port=given.port,
+        log_level="warning",
+        timeout_graceful_shutdown=1,
+    )
+
+
+if __name__ == "__main__":
+    main()

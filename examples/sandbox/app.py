@@ -1,0 +1,63 @@
+"""Puts one system together as a web application; which system it is makes no difference here."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from examples.sandbox import faults
+from examples.sandbox.authorize import NotAQuestion, authorize_routes
+from examples.sandbox.oauth import oauth_routes
+from examples.sandbox.system import Refused, Sandbox
+
+
+def create_app(sandbox: Sandbox) -> FastAPI:
+    """Serve a running system: its API, its OAuth server, and its control room."""
+    system = sandbox.system
+    troubles = faults.Troubles(system, sandbox.database)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        sandbox.database.close()
+
+    app = FastAPI(title=system.title, openapi_url=None, lifespan=lifespan)
+    app.state.sandbox = sandbox
+    app.state.troubles = troubles
+    app.middleware("http")(troubles.around)
+    app.include_router(system.router)
+    app.include_router(authorize_routes(system.oauth))
+    app.include_router(oauth_routes(system.oauth))
+    app.include_router(faults.router)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        return {"system": system.name, "status": "ok"}
+
+    @app.exception_handler(Refused)
+    async def refused(_request: Request, refusal: Refused) -> JSONResponse:
+        return JSONResponse(refusal.body, refusal.status, refusal.headers)
+
+    @app.exception_handler(NotAQuestion)
+    async def not_a_question(_request: Request, problem: NotAQuestion) -> Response:
+        return problem.response
+
+    @app.exception_handler(HTTPException)
+    async def no_such_route(request: Request, problem: HTTPException) -> Response:
+        if not request.url.path.startswith(system.api):
+            return await http_exception_handler(request, problem)
+        return JSONResponse(system.error(problem.status_code, problem.detail), problem.status_code)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, problem: RequestValidationError) -> Response:
+        if not request.url.path.startswith(system.api):
+            return await request_validation_exception_handler(request, problem)
+        unreadable = any(error["type"] == "json_invalid" for error in problem.errors())
+        status = 400 if unreadable else system.invalid_status
+        return JSONResponse(system.error(status, "The request is not what this call takes"), status)
+
+    return app

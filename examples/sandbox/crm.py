@@ -1,0 +1,209 @@
+"""The CRM, in the shapes of Salesforce's REST API: accounts to read, query and change; creates nothing."""
+
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Response
+
+from examples.sandbox.access import Caller, caller_with
+from examples.sandbox.people import NewPerson
+from examples.sandbox.storage import Document
+from examples.sandbox.system import OAuthPaths, Refused, System
+
+API = "/services/data/v63.0"
+ORGANISATION = "00DD0000000FH8zMAG"
+ALICE, BOB, INTEGRATION = "005D0000001KyEIIA0", "005D0000001KyFGIA0", "005D0000001KyGZIA0"
+NORTHWIND, CONTOSO = "001D000000IRFmaIAP", "001D000000IqhSLIAZ"
+
+# Field, Salesforce type, whether a PATCH may change it.
+FIELDS = (
+    ("Id", "id", False),
+    ("Name", "string", True),
+    ("Industry", "picklist", True),
+    ("Phone", "phone", True),
+    ("Description", "textarea", True),
+    ("Stripe_Customer_Id__c", "string", True),
+    ("OwnerId", "reference", True),
+    ("CreatedDate", "datetime", False),
+    ("LastModifiedDate", "datetime", False),
+    ("LastModifiedById", "reference", False),
+)
+UPDATEABLE = {name for name, _, updateable in FIELDS if updateable}
+CODES = {
+    400: "JSON_PARSER_ERROR",
+    401: "INVALID_SESSION_ID",
+    403: "INSUFFICIENT_ACCESS_OR_READONLY",
+    404: "NOT_FOUND",
+    405: "METHOD_NOT_ALLOWED",
+    429: "REQUEST_LIMIT_EXCEEDED",
+    503: "SERVER_UNAVAILABLE",
+}
+QUERY = re.compile(
+    r"\s*SELECT\s+(?P<fields>\w+(?:\s*,\s*\w+)*)\s+FROM\s+(?P<object>\w+)"
+    r"(?:\s+WHERE\s+(?P<field>\w+)\s*=\s*'(?P<value>(?:[^'\\]|\\.)*)')?(?:\s+LIMIT\s+(?P<limit>\d+))?\s*",
+    re.IGNORECASE,
+)
+
+router = APIRouter(prefix=API)
+ApiCaller = Annotated[Caller, Depends(caller_with("api"))]
+
+
+@router.get("/sobjects/Account/describe")
+async def describe(_caller: ApiCaller) -> Document:
+    """Tell which fields an account has."""
+    fields = [
+        {"name": name, "label": name.removesuffix("__c"), "type": kind, "updateable": updateable}
+        for name, kind, updateable in FIELDS
+    ]
+    return {"name": "Account", "label": "Account", "keyPrefix": "001", "queryable": True, "fields": fields}
+
+
+@router.get("/sobjects/Account/{account_id}")
+async def read_account(account_id: str, caller: ApiCaller, fields: str | None = None) -> Document:
+    """Give one account, whole or only the fields named."""
+    account = _account(caller, "read", account_id)
+    return _present(account, [name.strip() for name in fields.split(",")] if fields else list(account))
+
+
+@router.patch("/sobjects/Account/{account_id}")
+async def change_account(
+    account_id: str, changes: Annotated[dict[str, str | None], Body()], caller: ApiCaller
+) -> Response:
+    """Change fields of one account, and note by whom."""
+    account = _account(caller, "write", account_id)
+    for name in changes:
+        _require_field(name)
+        if name not in UPDATEABLE:
+            raise _refusal(400, "INVALID_FIELD_FOR_INSERT_UPDATE", f"Unable to change the field {name}")
+    modified = {"LastModifiedDate": _now(), "LastModifiedById": caller.person.sub}
+    caller.database.keep("Account", account_id, account | changes | modified)
+    return Response(status_code=204)
+
+
+@router.get("/query")
+async def query(caller: ApiCaller, q: str = "") -> Document:
+    """Answer a SOQL query on accounts; what the caller may not read is not there for them."""
+    parsed = QUERY.fullmatch(q)
+    if parsed is None:
+        raise _refusal(400, "MALFORMED_QUERY", "Expected: SELECT fields FROM Account WHERE field = 'value'")
+    if parsed["object"].lower() != "account":
+        raise _refusal(400, "INVALID_TYPE", f"sObject type '{parsed['object']}' is not supported.")
+    fields = [name.strip() for name in parsed["fields"].split(",")]
+    for name in [*fields, parsed["field"]] if parsed["field"] else fields:
+        _require_field(name)
+    accounts = caller.database.documents("Account")
+    found = [account for account in accounts if caller.may("read", f"Account/{account['Id']}")]
+    if parsed["field"]:
+        value = re.sub(r"\\(.)", r"\1", parsed["value"])
+        found = [row for row in found if row[parsed["field"]] == value]
+    if parsed["limit"]:
+        found = found[: int(parsed["limit"])]
+    records = [_present(row, fields) for row in found]
+    return {"totalSize": len(records), "done": True, "records": records}
+
+
+def _account(caller: Caller, action: str, account_id: str) -> Document:
+    account = caller.database.document("Account", account_id)
+    if account is None:
+        raise _refusal(404, "NOT_FOUND", "The requested resource does not exist")
+    caller.require(action, f"Account/{account_id}")
+    return account
+
+
+def _present(account: Mapping[str, Any], fields: list[str]) -> Document:
+    for name in fields:
+        _require_field(name)
+    url = f"{API}/sobjects/Account/{account['Id']}"
+    return {"attributes": {"type": "Account", "url": url}} | {name: account[name] for name in fields}
+
+
+def _require_field(name: str) -> None:
+    if name not in {known for known, _, _ in FIELDS}:
+        raise _refusal(400, "INVALID_FIELD", f"No such column '{name}' on sobject of type Account")
+
+
+def _refusal(status: int, code: str, message: str) -> Refused:
+    return Refused(status, [{"message": message, "errorCode": code}])
+
+
+def _error(status: int, message: str) -> list[Document]:
+    return [{"message": message, "errorCode": CODES.get(status, "UNKNOWN_EXCEPTION")}]
+
+
+def _token_response(response: Document, issuer: str, sub: str) -> Document:
+    # Salesforce does not say when its access tokens end: a client finds out by a 401.
+    del response["expires_in"]
+    identity = f"{issuer}/id/{ORGANISATION}/{sub}"
+    return response | {"instance_url": issuer, "id": identity, "issued_at": str(int(time.time() * 1000))}
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000+0000")
+
+
+def _seed(account_id: str, name: str, customer: str, owner: str, description: str) -> Document:
+    created = "2025-09-01T08:30:00.000+0000"
+    return {
+        "Id": account_id,
+        "Name": name,
+        "Industry": "Wholesale",
+        "Phone": "+44 20 7946 0123",
+        "Description": description,
+        "Stripe_Customer_Id__c": customer,
+        "OwnerId": owner,
+        "CreatedDate": created,
+        "LastModifiedDate": created,
+        "LastModifiedById": owner,
+    }
+
+
+SYSTEM = System(
+    name="crm",
+    title="Acme CRM",
+    api="/services/data/",
+    oauth=OAuthPaths(
+        authorize="/services/oauth2/authorize",
+        tokens="/services/oauth2/token",
+        revoke="/services/oauth2/revoke",
+        userinfo="/services/oauth2/userinfo",
+    ),
+    scopes={
+        "api": "Read and change CRM records on your behalf",
+        "refresh_token": "Keep access while you are away",
+        "id": "See who you are",
+    },
+    refresh_scope="refresh_token",
+    people=(
+        NewPerson(
+            ALICE,
+            "alice.liddell@acme-crm.example",
+            "Alice Liddell",
+            "alice-crm",
+            {"read": (f"Account/{NORTHWIND}", f"Account/{CONTOSO}"), "write": (f"Account/{NORTHWIND}",)},
+        ),
+        NewPerson(
+            BOB,
+            "bob.baker@acme-crm.example",
+            "Bob Baker",
+            "bob-crm",
+            {"read": (f"Account/{CONTOSO}",), "write": (f"Account/{CONTOSO}",)},
+        ),
+        NewPerson(
+            INTEGRATION, "integration@acme-crm.example", "Integration User", None, {"read": ("Account/*",)}
+        ),
+    ),
+    service_account=INTEGRATION,
+    documents={
+        "Account": (
+            _seed(NORTHWIND, "Northwind Traders", "cus_NffrFeUfNV2Hib", ALICE, "Key account, pays by card"),
+            _seed(CONTOSO, "Contoso Freight", "cus_9s6XKzkNRiz8i3", BOB, "Pays by bank transfer"),
+        )
+    },
+    document_key="Id",
+    router=router,
+    error=_error,
+    token_response=_token_response,
+)

@@ -1,0 +1,64 @@
+"""Browser sessions on a system's sign-in pages, and the token that proves a form came from such a page."""
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass
+
+from examples.sandbox.storage import Database
+
+LIFETIME_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Session:
+    """One browser's visit, signed in as `sub` or not yet."""
+
+    secret: str
+    sub: str | None
+
+    @property
+    def form_token(self) -> str:
+        """What each form of this session carries (against cross-site request forgery)."""
+        return hashlib.sha256(f"form:{self.secret}".encode()).hexdigest()
+
+    def sent(self, form_token: str) -> bool:
+        """Tell whether a form came from a page of this session."""
+        return hmac.compare_digest(self.form_token, form_token)
+
+
+class Sessions:
+    """The sessions of one system, stored by hash so that the file holds no usable cookie."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start(self, sub: str | None) -> Session:
+        """Begin a session under a fresh secret, so that signing in never keeps a secret known before it."""
+        session = Session(secrets.token_urlsafe(32), sub)
+        self._database.run("DELETE FROM sessions WHERE expires_at < ?", time.time())
+        self._database.run(
+            "INSERT INTO sessions VALUES (?, ?, ?)",
+            _hash(session.secret),
+            sub,
+            time.time() + LIFETIME_SECONDS,
+        )
+        return session
+
+    def find(self, secret: str | None) -> Session | None:
+        """Give the session of a cookie, while it lasts."""
+        if secret is None:
+            return None
+        row = self._database.one(
+            "SELECT sub FROM sessions WHERE hash = ? AND expires_at > ?", _hash(secret), time.time()
+        )
+        return Session(secret, row["sub"]) if row else None
+
+    def end(self, session: Session) -> None:
+        """Forget a session."""
+        self._database.run("DELETE FROM sessions WHERE hash = ?", _hash(session.secret))
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
