@@ -1,0 +1,86 @@
+"""Starts Kinto, a data service whose people sign in at an OpenID provider and which keeps its own history."""
+
+import secrets
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tests.foreign.process import free_port, running
+
+SETTINGS = """
+[server:main]
+use = egg:waitress
+host = 127.0.0.1
+port = {port}
+
+[app:main]
+use = egg:kinto
+kinto.storage_backend = kinto.core.storage.memory
+kinto.cache_backend = kinto.core.cache.memory
+kinto.permission_backend = kinto.core.permission.memory
+kinto.includes = kinto.plugins.openid kinto.plugins.history
+kinto.userid_hmac_secret = {secret}
+multiauth.policies = oidc basicauth
+multiauth.policy.oidc.use = kinto.plugins.openid.OpenIDConnectPolicy
+multiauth.policy.oidc.issuer = {issuer}
+multiauth.policy.oidc.client_id = kinto
+multiauth.policy.oidc.verification_ttl_seconds = 0
+multiauth.policy.basicauth.use = kinto.core.authentication.BasicAuthAuthenticationPolicy
+"""
+
+
+@dataclass(frozen=True)
+class Kinto:
+    """A running Kinto and its administrator."""
+
+    url: str
+    administrator: httpx2.Client
+
+    def add_collection(self, bucket: str, collection: str) -> None:
+        """Make a collection whose records nobody else sees unless a record says so."""
+        for path in (f"/buckets/{bucket}", f"/buckets/{bucket}/collections/{collection}"):
+            self.administrator.put(path).raise_for_status()
+
+    def add_record(
+        self, path: str, data: Mapping[str, Any], *, readers: Sequence[str] = (), writers: Sequence[str] = ()
+    ) -> None:
+        """Put a record at `/buckets/…/collections/…/records/…` that these people may read or write."""
+        permissions = {"read": [user(name) for name in readers], "write": [user(name) for name in writers]}
+        answer = self.administrator.put(path, json={"data": data, "permissions": permissions})
+        answer.raise_for_status()
+
+    def history(self, record: str) -> list[dict[str, Any]]:
+        """What Kinto itself wrote down of a record's changes, the newest first."""
+        bucket = record.split("/")[2]
+        answer = self.administrator.get(f"/buckets/{bucket}/history", params={"uri": record})
+        answer.raise_for_status()
+        entries: list[dict[str, Any]] = answer.json()["data"]
+        return entries
+
+
+def user(name: str) -> str:
+    """What Kinto calls a person whom the OpenID provider calls `name`."""
+    return f"oidc:{name}"
+
+
+@contextmanager
+def kinto_server(folder: Path, issuer: str) -> Iterator[Kinto]:
+    """Start Kinto trusting the access tokens of this issuer; the issuer must be running."""
+    port = free_port()
+    settings = folder / "kinto.ini"
+    settings.write_text(SETTINGS.format(port=port, issuer=issuer, secret=secrets.token_hex(16)))
+    url = f"http://127.0.0.1:{port}/v1"
+    with (
+        running(
+            [sys.executable, "-m", "pyramid.scripts.pserve", str(settings)],
+            log=folder / "kinto.log",
+            port=port,
+        ),
+        httpx2.Client(base_url=url, auth=("administrator", secrets.token_hex(16))) as administrator,
+    ):
+        yield Kinto(url, administrator)

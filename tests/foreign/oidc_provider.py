@@ -1,0 +1,60 @@
+"""Starts the certified OpenID provider from npm and signs its people in; it knows nothing of Byline."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.browser import Page
+from tests.foreign.node import NODE, SCRIPTS
+from tests.foreign.process import free_port, running
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client that the provider knows from its start."""
+
+    id: str
+    secret: str
+    redirect_uris: tuple[str, ...]
+
+    def metadata(self) -> dict[str, object]:
+        """The client in the words of dynamic client registration."""
+        return {
+            "client_id": self.id,
+            "client_secret": self.secret,
+            "redirect_uris": self.redirect_uris,
+            "grant_types": ["authorization_code", "refresh_token"],
+        }
+
+
+@dataclass(frozen=True)
+class OidcProvider:
+    """A running provider with the people alice and bob."""
+
+    issuer: str
+
+    async def let_in(self, page: Page, person: str) -> Page:
+        """Sign in and consent as this person, until the provider sends the browser elsewhere."""
+        while page.url.startswith(f"{self.issuer}/"):
+            if 'name="login"' in page.text:
+                page = await page.form(submit="Sign-in", login=person, password="any will do")
+            else:
+                page = await page.form(submit="Continue")
+        return page
+
+
+@contextmanager
+def oidc_provider(
+    folder: Path, clients: Sequence[Client] = (), scopes: Sequence[str] = ()
+) -> Iterator[OidcProvider]:
+    """Start a provider; an access token asked for with a `resource` is a JWT for it, with these scopes."""
+    port = free_port()
+    asked = {"port": port, "clients": [client.metadata() for client in clients], "scopes": scopes}
+    with running(
+        [str(NODE), str(SCRIPTS / "oidc-provider.mjs"), json.dumps(asked)],
+        log=folder / "oidc-provider.log",
+        port=port,
+    ):
+        yield OidcProvider(f"http://127.0.0.1:{port}")

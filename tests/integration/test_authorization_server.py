@@ -1,0 +1,463 @@
+import asyncio
+import secrets
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
+
+import httpx2
+import pytest
+from joserfc import jwt
+from joserfc.jwk import KeySet
+from mcp.client.auth import OAuthClientProvider, TokenStorage
+from mcp.shared.auth import (
+    AuthorizationCodeResult,
+    OAuthClientInformationFull,
+    OAuthClientMetadata,
+    OAuthToken,
+)
+from pydantic import AnyUrl
+from sqlmodel import select
+
+from engine.db.tables import OAuthClientRow, OAuthCodeRow, RefreshTokenRow
+from engine.wire import IDENTITY_TYPE
+from examples.browser import Browser, Page
+from tests.pages import Byline, serving
+
+REDIRECT_URI = "http://127.0.0.1:45678/callback"
+
+
+@pytest.fixture
+async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
+    async with serving(tmp_path) as running:
+        yield running
+
+
+@dataclass
+class Memory(TokenStorage):
+    """What an MCP client remembers."""
+
+    tokens: OAuthToken | None = None
+    client: OAuthClientInformationFull | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> OAuthClientInformationFull | None:
+        return self.client
+
+    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        self.client = client_info
+
+
+@dataclass
+class Application:
+    """A client written by hand against the RFCs, for what a well-behaved one would never send."""
+
+    byline: Byline
+    http: httpx2.AsyncClient
+    registered: dict[str, Any]
+    verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+
+    @property
+    def id(self) -> str:
+        return str(self.registered["client_id"])
+
+    def question(self, **changed: str | None) -> str:
+        challenge = urlsafe_b64encode(sha256(self.verifier.encode()).digest()).decode().rstrip("=")
+        asked: dict[str, str | None] = {
+            "response_type": "code",
+            "client_id": self.id,
+            "redirect_uri": REDIRECT_URI,
+            "code_challenge": challenge,
+            "code_challenge_method": "S256",
+            "state": "st-1",
+        }
+        sent = {name: value for name, value in {**asked, **changed}.items() if value is not None}
+        return f"{self.byline.url}/authorize?{urlencode(sent)}"
+
+    async def code(self, person: str = "alice", **changed: str | None) -> str:
+        async with Browser(stop_at=str(changed.get("redirect_uri") or REDIRECT_URI)) as browser:
+            await self.byline.signed_in(browser, person)
+            page = await (await browser.open(self.question(**changed))).form(submit="Allow")
+        return answer(page)["code"]
+
+    async def redeem(self, code: str, **changed: str) -> httpx2.Response:
+        form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT_URI}
+        return await self.token({**form, "code_verifier": self.verifier, **changed})
+
+    async def refresh(self, refresh_token: str) -> httpx2.Response:
+        return await self.token({"grant_type": "refresh_token", "refresh_token": refresh_token})
+
+    async def token(self, form: dict[str, str]) -> httpx2.Response:
+        return await self.http.post("/token", data={"client_id": self.id, **form})
+
+    async def tokens(self, person: str = "alice") -> dict[str, Any]:
+        response = await self.redeem(await self.code(person))
+        issued: dict[str, Any] = response.raise_for_status().json()
+        return issued
+
+
+@pytest.fixture
+async def http(byline: Byline) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        yield client
+
+
+async def register(http: httpx2.AsyncClient, **metadata: Any) -> httpx2.Response:
+    stated = {"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none", "client_name": "Chat"}
+    return await http.post("/register", json={**stated, **metadata})
+
+
+@pytest.fixture
+async def application(byline: Byline, http: httpx2.AsyncClient) -> Application:
+    return Application(byline, http, (await register(http)).raise_for_status().json())
+
+
+def answer(page: Page) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(page.url).query))
+
+
+async def test_a_stock_mcp_client_discovers_registers_and_signs_a_person_in(byline: Byline) -> None:
+    memory, arrived = Memory(), asyncio.Queue[Page]()
+    seen = []
+
+    async def show(url: str) -> None:
+        async with Browser(stop_at=REDIRECT_URI) as browser:
+            page = await browser.open(url)
+            page = await page.form(submit="Sign in", username="alice", password="alice-demo")
+            seen.append(page.text)
+            await arrived.put(await page.form(submit="Allow"))
+
+    async def receive() -> AuthorizationCodeResult:
+        got = answer(await arrived.get())
+        return AuthorizationCodeResult(code=got["code"], state=got["state"], iss=got["iss"])
+
+    metadata = OAuthClientMetadata(
+        redirect_uris=[AnyUrl(REDIRECT_URI)], client_name="Stock client", token_endpoint_auth_method="none"
+    )
+    provider = OAuthClientProvider(f"{byline.url}/mcp", metadata, memory, show, receive)
+    async with httpx2.AsyncClient(auth=provider) as client:
+        response = await client.get(f"{byline.url}/mcp")
+
+    (alice,) = await byline.services.principals.named("Alice Liddell")
+    assert memory.tokens is not None
+    assert memory.tokens.refresh_token
+    assert response.json()["principal"] == alice.id
+    assert response.json()["name"] == "Alice Liddell"
+    assert response.json()["scopes"] == ["mcp"]
+    assert "Stock client" in seen[0]
+    assert "127.0.0.1" in seen[0]
+
+
+async def test_the_metadata_says_what_the_server_does(byline: Byline, http: httpx2.AsyncClient) -> None:
+    server = (await http.get("/.well-known/oauth-authorization-server")).json()
+    resources = [
+        (await http.get(f"/.well-known/oauth-protected-resource{suffix}")).json() for suffix in ("", "/mcp")
+    ]
+
+    assert server["issuer"] == byline.url
+    assert server["code_challenge_methods_supported"] == ["S256"]
+    assert set(server["token_endpoint_auth_methods_supported"]) == {
+        "none",
+        "client_secret_basic",
+        "client_secret_post",
+    }
+    assert server["authorization_response_iss_parameter_supported"] is True
+    for resource in resources:
+        assert resource["resource"] == f"{byline.url}/mcp"
+        assert resource["authorization_servers"] == [byline.url]
+
+
+async def test_an_access_token_is_an_rfc_9068_jwt_that_the_published_keys_verify(
+    application: Application, http: httpx2.AsyncClient
+) -> None:
+    issued = await application.tokens()
+    published = (await http.get("/.well-known/jwks.json")).json()
+    algorithms = [key["alg"] for key in published["keys"]]
+    token = jwt.decode(issued["access_token"], KeySet.import_key_set(published), algorithms=algorithms)
+
+    assert token.header["typ"] == "at+jwt"
+    assert token.claims["iss"] == application.byline.url
+    assert token.claims["aud"] == f"{application.byline.url}/mcp"
+    assert token.claims["client_id"] == application.id
+    assert token.claims["scope"] == "mcp"
+    assert token.claims["exp"] - token.claims["iat"] == issued["expires_in"]
+    assert {"sub", "jti"} <= set(token.claims)
+
+
+async def test_a_client_is_still_registered_after_a_restart(tmp_path: Path) -> None:
+    async with serving(tmp_path) as byline, httpx2.AsyncClient(base_url=byline.url) as http:
+        registered = (await register(http)).json()
+        port = urlsplit(byline.url).port
+    async with serving(tmp_path, port=port or 0) as byline, httpx2.AsyncClient(base_url=byline.url) as http:
+        issued = await Application(byline, http, registered).tokens()
+
+    assert issued["access_token"]
+
+
+@pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
+async def test_a_confidential_client_needs_its_secret(
+    byline: Byline, http: httpx2.AsyncClient, method: str
+) -> None:
+    registered = (await register(http, token_endpoint_auth_method=method)).json()
+    application = Application(byline, http, registered)
+    form = {
+        "grant_type": "authorization_code",
+        "code": await application.code(),
+        "redirect_uri": REDIRECT_URI,
+        "code_verifier": application.verifier,
+    }
+    refused = await http.post("/token", data={"client_id": application.id, **form})
+    secret = registered["client_secret"]
+    if method == "client_secret_basic":
+        authorization = "Basic " + b64encode(f"{application.id}:{secret}".encode()).decode()
+        allowed = await http.post("/token", data=form, headers={"Authorization": authorization})
+    else:
+        allowed = await http.post(
+            "/token", data={**form, "client_id": application.id, "client_secret": secret}
+        )
+
+    assert refused.status_code == 401
+    assert allowed.status_code == 200
+
+
+async def test_secrets_codes_and_refresh_tokens_are_not_in_the_database(
+    byline: Byline, http: httpx2.AsyncClient
+) -> None:
+    registered = (await register(http, token_endpoint_auth_method="client_secret_post")).json()
+    application = Application(byline, http, registered)
+    code = await application.code()
+    issued = (await application.redeem(code, client_secret=registered["client_secret"])).json()
+    async with byline.services.database.reading() as session:
+        rows = [repr((await session.exec(select(table))).all()) for table in (OAuthClientRow, OAuthCodeRow)]
+        rows.append(repr((await session.exec(select(RefreshTokenRow))).all()))
+
+    for secret in (registered["client_secret"], code, issued["refresh_token"], issued["access_token"]):
+        assert secret not in "".join(rows)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["javascript:alert(1)", "data:text/html,x", "http://chat.example/callback", "https://chat.example/#x"],
+)
+async def test_a_redirect_uri_that_cannot_be_trusted_is_not_registered(
+    http: httpx2.AsyncClient, uri: str
+) -> None:
+    response = await register(http, redirect_uris=[uri])
+
+    assert response.status_code == 400
+    assert response.json()["error"] == "invalid_redirect_uri"
+
+
+@pytest.mark.parametrize(
+    "uri", ["cursor://anysphere.cursor-mcp/oauth/callback", "https://chat.example/callback"]
+)
+async def test_applications_and_web_sites_can_register(http: httpx2.AsyncClient, uri: str) -> None:
+    assert (await register(http, redirect_uris=[uri])).status_code == 201
+
+
+async def test_a_program_on_this_machine_may_listen_on_any_port(application: Application) -> None:
+    uri = "http://127.0.0.1:61001/callback"
+    code = await application.code(redirect_uri=uri)
+    response = await application.redeem(code, redirect_uri=uri)
+
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"redirect_uri": "http://127.0.0.1:45678/other"},
+        {"redirect_uri": "https://evil.example/callback"},
+        {"redirect_uri": "http://localhost.evil.example/callback"},
+        {"client_id": "nobody"},
+    ],
+)
+async def test_a_request_with_a_wrong_client_or_redirect_gets_a_page_and_no_redirect(
+    application: Application, http: httpx2.AsyncClient, changed: dict[str, str]
+) -> None:
+    response = await http.get(application.question(**changed))
+
+    assert response.status_code == 400
+    assert response.headers["content-type"].startswith("text/html")
+    assert "cannot continue" in response.text
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"code_challenge": None}, "invalid_request"),
+        ({"code_challenge_method": "plain"}, "invalid_request"),
+        ({"response_type": "token"}, "unsupported_response_type"),
+        ({"scope": "admin"}, "invalid_scope"),
+        ({"resource": "https://other.example/mcp"}, "invalid_target"),
+    ],
+)
+async def test_other_mistakes_are_told_to_the_client_with_state_and_issuer(
+    application: Application, http: httpx2.AsyncClient, changed: dict[str, str | None], error: str
+) -> None:
+    response = await http.get(application.question(**changed))
+    told = parse_qs(urlsplit(response.headers["location"]).query)
+
+    assert response.headers["location"].startswith(REDIRECT_URI)
+    assert told["error"] == [error]
+    assert told["state"] == ["st-1"]
+    assert told["iss"] == [application.byline.url]
+
+
+async def test_a_no_is_told_to_the_client_and_can_be_given_once(application: Application) -> None:
+    async with Browser(stop_at=REDIRECT_URI) as browser:
+        await application.byline.signed_in(browser, "alice")
+        question = await browser.open(application.question())
+        declined = await question.form(submit="Decline")
+        again = await question.form(submit="Allow")
+
+    assert answer(declined) == {"error": "access_denied", "state": "st-1", "iss": application.byline.url}
+    assert again.status == 410
+
+
+async def test_a_yes_carries_code_state_and_issuer(application: Application) -> None:
+    async with Browser(stop_at=REDIRECT_URI) as browser:
+        await application.byline.signed_in(browser, "alice")
+        page = await (await browser.open(application.question())).form(submit="Allow")
+
+    assert set(answer(page)) == {"code", "state", "iss"}
+    assert answer(page)["iss"] == application.byline.url
+
+
+async def test_a_yes_that_another_site_sends_is_refused(
+    application: Application, http: httpx2.AsyncClient
+) -> None:
+    async with Browser(stop_at=REDIRECT_URI) as browser:
+        await application.byline.signed_in(browser, "alice")
+        question = await browser.open(application.question())
+        forged = await browser._client.post(question.url, data={"decision": "allow", "csrf_token": "guessed"})
+
+    assert forged.status_code == 403
+
+
+async def test_the_question_cannot_be_framed_and_escapes_what_the_client_calls_itself(
+    byline: Byline, http: httpx2.AsyncClient
+) -> None:
+    registered = (await register(http, client_name="<script>alert(1)</script>")).json()
+    async with Browser() as browser:
+        await byline.signed_in(browser, "alice")
+        page = await browser.open(Application(byline, http, registered).question())
+        headers = (await browser._client.get(page.url)).headers
+
+    assert "<script" not in page.text
+    assert "&lt;script&gt;" in page.text
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+async def test_a_code_is_worth_tokens_once_and_its_second_use_revokes_them(application: Application) -> None:
+    code = await application.code()
+    first = await application.redeem(code)
+    second = await application.redeem(code)
+    refreshed = await application.refresh(first.json()["refresh_token"])
+
+    assert first.status_code == 200
+    assert second.json()["error"] == "invalid_grant"
+    assert refreshed.json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    ("changed", "error"),
+    [
+        ({"code_verifier": "x" * 48}, "invalid_grant"),
+        ({"redirect_uri": "http://127.0.0.1:1/callback"}, "invalid_request"),
+        ({"resource": "https://other.example/mcp"}, "invalid_target"),
+    ],
+)
+async def test_a_code_is_bound_to_verifier_redirect_and_resource(
+    application: Application, changed: dict[str, str], error: str
+) -> None:
+    response = await application.redeem(await application.code(), **changed)
+
+    assert response.status_code == 400
+    assert response.json()["error"] == error
+
+
+async def test_a_code_is_worth_nothing_to_another_client(
+    application: Application, http: httpx2.AsyncClient
+) -> None:
+    other = Application(application.byline, http, (await register(http)).json(), application.verifier)
+    response = await other.redeem(await application.code())
+
+    assert response.json()["error"] == "invalid_grant"
+
+
+async def test_a_refresh_token_rotates_and_a_copied_one_ends_the_family(application: Application) -> None:
+    first = await application.tokens()
+    second = (await application.refresh(first["refresh_token"])).raise_for_status().json()
+    copied = await application.refresh(first["refresh_token"])
+    newest = await application.refresh(second["refresh_token"])
+
+    assert second["refresh_token"] != first["refresh_token"]
+    assert copied.json()["error"] == "invalid_grant"
+    assert newest.json()["error"] == "invalid_grant"
+
+
+async def test_of_two_refreshes_at_once_one_is_answered(application: Application) -> None:
+    issued = await application.tokens()
+    both = await asyncio.gather(*(application.refresh(issued["refresh_token"]) for _ in range(2)))
+
+    assert sorted(response.status_code for response in both) == [200, 400]
+
+
+@pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
+async def test_revoking_either_token_ends_the_family(
+    application: Application, http: httpx2.AsyncClient, kind: str
+) -> None:
+    issued = await application.tokens()
+    revoked = await http.post("/revoke", data={"token": issued[kind], "client_id": application.id})
+    refreshed = await application.refresh(issued["refresh_token"])
+
+    assert revoked.status_code == 200
+    assert refreshed.json()["error"] == "invalid_grant"
+
+
+async def test_a_deactivated_persons_tokens_stop_working_at_once(application: Application) -> None:
+    byline, issued = application.byline, await application.tokens("bob")
+    (bob,) = await byline.services.principals.named("Bob Baker")
+    before = await byline.whoami(issued["access_token"])
+    await byline.services.principals.set_active(bob.id, active=False)
+    after = await byline.whoami(issued["access_token"])
+    refreshed = await application.refresh(issued["refresh_token"])
+
+    assert before.json()["principal"] == bob.id
+    assert after.status_code == 401
+    assert "resource_metadata=" in after.headers["www-authenticate"]
+    assert refreshed.json()["error"] == "invalid_grant"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"aud": "https://other.example/mcp"}, {"iss": "https://other.example"}, {"exp": 1}, {"sub": "nobody"}],
+)
+async def test_a_token_for_another_server_person_or_time_is_not_taken(
+    application: Application, changed: dict[str, Any]
+) -> None:
+    byline, issued = application.byline, await application.tokens()
+    claims = await byline.services.keys.verify(issued["access_token"], "at+jwt")
+    forged = await byline.services.keys.sign({**claims, **changed}, "at+jwt")
+    whole = await byline.services.keys.sign(claims, "at+jwt")
+
+    assert (await byline.whoami(whole)).status_code == 200
+    assert (await byline.whoami(forged)).status_code == 401
+
+
+async def test_a_signed_identity_is_no_access_token(application: Application) -> None:
+    byline, issued = application.byline, await application.tokens()
+    claims = await byline.services.keys.verify(issued["access_token"], "at+jwt")
+    identity = await byline.services.keys.sign(claims, IDENTITY_TYPE)
+
+    assert (await byline.whoami(identity)).status_code == 401
+    assert (await byline.whoami("a.b.c")).status_code == 401

@@ -1,0 +1,298 @@
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from engine.authorization.requests import AuthorizationRequest, ParkedAction
+from engine.connections.catalogue import Connection
+from engine.db.database import now
+from engine.db.tables import AuthorizationRequestRow
+from engine.identity.model import Actor, Identity, Principal
+from engine.wire import IDENTITY_TYPE
+from examples.browser import Browser, Page
+from tests.foreign.process import free_port
+from tests.pages import Byline, serving
+from tests.sandbox import Running, running
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Byline's pages, a CRM to connect, and Alice, for whom a tool waits."""
+
+    byline: Byline
+    crm: Running
+    alice: Principal
+
+    async def asked(self, connection: str = "crm") -> AuthorizationRequest:
+        """Let an action of Alice's park, and give the request that it made."""
+        declared = await self.byline.services.catalogue.get(connection)
+        identity = Identity(
+            principal_id=self.alice.id,
+            issuer=self.alice.issuer,
+            subject=self.alice.subject,
+            name=self.alice.name,
+            actor=Actor("mcp_client", "chat", "Chat"),
+            trigger="mcp",
+            root="run-1",
+            tool="resolve_billing_dispute",
+            call="call-1",
+        )
+        await self.byline.services.keys.sign(identity.claims(), IDENTITY_TYPE)
+        parked = ParkedAction("workflow-1", "run-of-workflow-1", connection)
+        required = await self.byline.services.authorization.require(
+            identity, declared, declared.scopes, parked, run_id="run-1"
+        )
+        assert required is not None
+        request = await self.byline.services.authorization.get(required.request)
+        assert request is not None
+        return request
+
+    async def state(self, request: AuthorizationRequest) -> str:
+        found = await self.byline.services.authorization.get(request.id)
+        assert found is not None
+        return found.state
+
+    def link(self, request: AuthorizationRequest) -> str:
+        return f"{self.byline.url}/connect/{request.id}"
+
+    async def at_crm(self, page: Page) -> Page:
+        """Sign in at the CRM as Alice."""
+        assert page.url.startswith(self.crm.url)
+        return await page.form(submit="Sign in", username=self.crm.account("alice"), password="alice-crm")
+
+    async def refusals(self) -> list[dict[str, Any]]:
+        """What the trail says of refused authorizations."""
+        return [
+            line.event
+            for line in await self.byline.services.trail.find()
+            if line.kind == "authorization.refused"
+        ]
+
+
+def declared(name: str, title: str, crm: Running) -> Connection:
+    paths = crm.system.oauth
+    return Connection.model_validate(
+        {
+            "name": name,
+            "title": title,
+            "system": "salesforce",
+            "mode": "user",
+            "base_url": crm.url,
+            "scopes": ["api", "refresh_token"],
+            "client_id": "byline",
+            "client_secret": {"env": "CRM_CLIENT_SECRET"},
+            "provider": {
+                "issuer": crm.url,
+                "authorization_endpoint": crm.url + paths.authorize,
+                "token_endpoint": crm.url + paths.tokens,
+                "userinfo_endpoint": crm.url + paths.userinfo,
+            },
+        }
+    )
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    port = free_port()
+    callback = f"http://127.0.0.1:{port}/oauth/callback"
+    with running("crm", tmp_path / "crm.db", "--redirect-uri", callback) as crm:
+        async with serving(tmp_path, port=port, environment={"CRM_CLIENT_SECRET": crm.secret}) as byline:
+            connections = [declared("crm", "Acme CRM", crm), declared("archive", "Acme Archive", crm)]
+            await byline.services.catalogue.declare(connections)
+            async with Browser() as browser:
+                await byline.signed_in(browser, "alice")
+            (alice,) = await byline.services.principals.named("Alice Liddell")
+            yield Stage(byline, crm, alice)
+
+
+async def test_the_link_asks_who_is_there_first_and_then_says_what_is_asked(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        page = await browser.open(stage.link(request))
+        before = page.text
+        page = await page.form(submit="Sign in", username="alice", password="alice-demo")
+
+    assert "Acme CRM" not in before
+    assert page.url == stage.link(request)
+    for part in ("Connect Acme CRM?", "salesforce", "<code>api</code>", "<code>refresh_token</code>", "UTC"):
+        assert part in page.text
+
+
+async def test_who_continues_signs_in_at_the_provider_and_the_grant_is_stored(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await (await browser.open(stage.link(request))).form(submit="Continue")
+        page = await (await stage.at_crm(page)).form(submit="Allow")
+        again = await browser.open(stage.link(request))
+
+    connection = await stage.byline.services.catalogue.get("crm")
+    credential = await stage.byline.services.grants.credential(connection, stage.alice.id)
+    assert page.url == stage.link(request)
+    assert "Acme CRM is connected" in page.text
+    assert "You can go back to your chat" in page.text
+    assert "Acme CRM is connected" in again.text
+    assert await stage.state(request) == "granted"
+    assert credential is not None
+    assert credential.account
+
+
+async def test_the_result_leads_to_the_other_sign_ins_that_wait(stage: Stage) -> None:
+    request, other = await stage.asked(), await stage.asked("archive")
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await (await browser.open(stage.link(request))).form(submit="Continue")
+        page = await (await stage.at_crm(page)).form(submit="Allow")
+        front = await browser.open(f"{stage.byline.url}/")
+
+    assert "1 more sign-in is waiting" in page.text
+    assert f'<a href="/connect/{other.id}">Acme Archive</a>' in page.text
+    assert "1 sign-in is waiting" in front.text
+    assert f'<a href="/connect/{other.id}">Acme Archive</a>' in front.text
+
+
+async def test_who_declines_is_not_sent_to_the_provider(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await (await browser.open(stage.link(request))).form(submit="Decline")
+
+    assert "You declined Acme CRM" in page.text
+    assert await stage.state(request) == "denied"
+
+
+async def test_a_no_at_the_provider_is_a_no(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await (await browser.open(stage.link(request))).form(submit="Continue")
+        page = await (await stage.at_crm(page)).form(submit="Deny")
+
+    assert "You declined" in page.text
+    assert await stage.state(request) == "denied"
+
+
+async def test_somebody_else_is_refused_told_who_they_are_and_recorded(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "bob")
+        page = await browser.open(stage.link(request))
+        signed_out = await page.form(submit="Sign out")
+
+    (refusal,) = await stage.refusals()
+    assert page.status == 403
+    assert "signed in as <strong>Bob Baker" in page.text
+    assert "Alice" not in page.text
+    assert "Acme" not in page.text
+    assert f"next=%2Fconnect%2F{request.id}" in signed_out.text
+    assert refusal["principal"]["name"] == "Bob Baker"
+    assert refusal["request_id"] == request.id
+    assert await stage.state(request) == "open"
+
+
+async def test_somebody_else_cannot_answer_by_sending_the_form_themselves(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        page = await stage.byline.signed_in(browser, "bob")
+        token = page.text.split('name="csrf_token" value="')[1].split('"')[0]
+        answers = [
+            await browser._client.post(stage.link(request), data={"csrf_token": token, "decision": decision})
+            for decision in ("continue", "decline")
+        ]
+
+    assert [answer.status_code for answer in answers] == [403, 403]
+    assert len(await stage.refusals()) == 2
+    assert await stage.state(request) == "open"
+
+
+async def test_a_form_from_another_site_answers_nothing(stage: Stage) -> None:
+    request = await stage.asked()
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        answer = await browser._client.post(stage.link(request), data={"decision": "decline"})
+
+    assert answer.status_code == 403
+    assert await stage.state(request) == "open"
+
+
+async def test_a_callback_carried_to_another_persons_browser_connects_nobody(stage: Stage) -> None:
+    request = await stage.asked()
+    callback = f"{stage.byline.url}/oauth/callback"
+    async with Browser(stop_at=callback) as hers, Browser() as his, Browser() as nobodys:
+        await stage.byline.signed_in(hers, "alice")
+        page = await (await hers.open(stage.link(request))).form(submit="Continue")
+        page = await (await stage.at_crm(page)).form(submit="Allow")
+        await stage.byline.signed_in(his, "bob")
+        carried = await his.open(page.url)
+        unknown = await nobodys.open(page.url)
+
+    assert page.url.startswith(callback)
+    assert carried.status == 400
+    assert "somebody else or in another browser" in carried.text
+    assert unknown.status == 403
+    assert await stage.state(request) == "open"
+
+
+async def test_a_callback_is_worth_something_once(stage: Stage) -> None:
+    request = await stage.asked()
+    callback = f"{stage.byline.url}/oauth/callback"
+    async with Browser(stop_at=callback) as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await (await browser.open(stage.link(request))).form(submit="Continue")
+        page = await (await stage.at_crm(page)).form(submit="Allow")
+        first = await browser._client.get(page.url)
+        second = await browser._client.get(page.url)
+
+    assert first.status_code == 303
+    assert first.headers["location"] == f"/connect/{request.id}"
+    assert second.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "query", ["", "code=x", "state=x", "state=x&code=y&error=z", "state=x&state=y&code=z", "state=&code=y"]
+)
+async def test_a_malformed_callback_is_told_in_words(stage: Stage, query: str) -> None:
+    async with httpx2.AsyncClient() as client:
+        response = await client.get(f"{stage.byline.url}/oauth/callback?{query}")
+
+    assert response.status_code == 400
+    assert "This answer cannot be read" in response.text
+    assert response.headers["referrer-policy"] == "no-referrer"
+
+
+async def test_a_link_that_nobody_made_is_unknown(stage: Stage) -> None:
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await browser.open(f"{stage.byline.url}/connect/nothing")
+
+    assert page.status == 404
+    assert "Call the tool again" in page.text
+
+
+async def test_an_expired_link_says_so_and_asks_nothing(stage: Stage) -> None:
+    request = await stage.asked()
+    past = update(AuthorizationRequestRow).where(col(AuthorizationRequestRow.id) == request.id)
+    async with stage.byline.services.database.writing() as session:
+        await session.exec(past.values(expires_at=now() - timedelta(seconds=1)))
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await browser.open(stage.link(request))
+
+    assert page.status == 410
+    assert "too old" in page.text
+    assert "Continue" not in page.text
+
+
+async def test_the_front_page_tells_anybody_how_to_add_byline(stage: Stage) -> None:
+    await stage.asked()
+    async with Browser() as browser:
+        page = await browser.open(f"{stage.byline.url}/")
+
+    assert f"claude mcp add --transport http byline {stage.byline.url}/mcp" in page.text
+    assert "Acme CRM" not in page.text

@@ -1,0 +1,167 @@
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx2
+import pytest
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from pydantic import SecretStr
+
+from engine.settings import IssuerSettings
+from examples.browser import Browser
+from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.foreign.process import free_port
+from tests.pages import Byline, serving
+
+RESOURCE = "https://byline.example/mcp"
+CHAT_CALLBACK = "http://127.0.0.1:45678/callback"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Byline, with a provider that others wrote as its sign-in."""
+
+    byline: Byline
+    provider: OidcProvider
+
+    async def access_token(self, person: str, **resource: str) -> dict[str, str]:
+        """What the provider issues to a chat client that a person signs in to."""
+        verifier = secrets.token_urlsafe(48)
+        async with (
+            AsyncOAuth2Client(
+                "chat",
+                "chat-secret",
+                redirect_uri=CHAT_CALLBACK,
+                scope="openid",
+                code_challenge_method="S256",
+            ) as client,
+            Browser(stop_at=CHAT_CALLBACK) as browser,
+        ):
+            url, _ = client.create_authorization_url(
+                f"{self.provider.issuer}/auth", code_verifier=verifier, **resource
+            )
+            page = await self.provider.let_in(await browser.open(url), person)
+            code = dict(parse_qsl(urlsplit(page.url).query))["code"]
+            tokens: dict[str, str] = await client.fetch_token(
+                f"{self.provider.issuer}/token", code=code, code_verifier=verifier, **resource
+            )
+        return tokens
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    port = free_port()
+    clients = (
+        Client("byline", "byline-secret", (f"http://127.0.0.1:{port}/sign-in/callback",)),
+        Client("chat", "chat-secret", (CHAT_CALLBACK,)),
+    )
+    with oidc_provider(tmp_path, clients, ("mcp",)) as provider:
+        issuer = IssuerSettings(
+            issuer=provider.issuer,
+            audience=RESOURCE,
+            client_id="byline",
+            client_secret=SecretStr("byline-secret"),
+        )
+        async with serving(tmp_path, port=port, issuer=issuer) as byline:
+            yield Stage(byline, provider)
+
+
+async def test_a_person_signs_in_at_the_external_issuer_and_goes_on(stage: Stage) -> None:
+    async with Browser() as browser:
+        page = await browser.open(f"{stage.byline.url}/connect/unknown")
+        page = await stage.provider.let_in(page, "alice")
+
+    alice = await stage.byline.services.principals.find(stage.provider.issuer, "alice")
+    assert page.url == f"{stage.byline.url}/connect/unknown"
+    assert "Signed in as <strong>Alice Example" in page.text
+    assert alice is not None
+    assert alice.name == "Alice Example"
+
+
+async def test_signing_out_lets_somebody_else_sign_in(stage: Stage) -> None:
+    async with Browser() as browser:
+        page = await stage.provider.let_in(await browser.open(f"{stage.byline.url}/sign-in"), "alice")
+        await page.form(submit="Sign out")
+        page = await browser.open(f"{stage.byline.url}/sign-in?afresh=1")
+        page = await stage.provider.let_in(page, "bob")
+
+    assert "Signed in as <strong>Bob Example" in page.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "code=guessed&state=guessed",
+        "error=access_denied&state=guessed",
+        "",
+    ],
+)
+async def test_an_answer_that_nobody_asked_for_signs_nobody_in(stage: Stage, answer: str) -> None:
+    async with httpx2.AsyncClient(base_url=stage.byline.url) as client:
+        alone = await client.get(f"/sign-in/callback?{answer}")
+        await client.get("/sign-in")
+        begun = await client.get(f"/sign-in/callback?{answer}")
+        page = await client.get("/")
+
+    assert alone.status_code == begun.status_code == 400
+    assert "Signed in as" not in page.text
+
+
+async def test_an_answer_from_another_issuer_signs_nobody_in(stage: Stage) -> None:
+    async with httpx2.AsyncClient(base_url=stage.byline.url) as client:
+        sent = dict(parse_qsl(urlsplit((await client.get("/sign-in")).headers["location"]).query))
+        parameters = {"code": "guessed", "state": sent["state"], "iss": "https://evil.example"}
+        refused = await client.get("/sign-in/callback", params=parameters)
+
+    assert sent["code_challenge_method"] == "S256"
+    assert sent["nonce"]
+    assert refused.status_code == 400
+    assert "did not come from" in refused.text
+
+
+async def test_a_deactivated_person_is_told_so_although_the_issuer_vouches_for_them(stage: Stage) -> None:
+    bob = await stage.byline.services.principals.resolve(stage.provider.issuer, "bob", "Bob Example")
+    await stage.byline.services.principals.set_active(bob.id, active=False)
+    async with Browser() as browser:
+        page = await stage.provider.let_in(await browser.open(f"{stage.byline.url}/sign-in"), "bob")
+
+    assert page.status == 403
+    assert "was deactivated" in page.text
+
+
+async def test_the_issuers_access_tokens_for_this_server_are_taken(stage: Stage) -> None:
+    tokens = await stage.access_token("alice", resource=RESOURCE)
+    taken = await stage.byline.whoami(tokens["access_token"])
+    alice = await stage.byline.services.principals.find(stage.provider.issuer, "alice")
+
+    assert alice is not None
+    assert taken.json()["principal"] == alice.id
+    assert taken.json()["client"] == "chat"
+
+
+async def test_the_issuers_other_tokens_are_not_taken(stage: Stage) -> None:
+    for_another = await stage.access_token("alice", resource="https://other.example/mcp")
+    for_itself = await stage.access_token("alice")
+    sent = [for_another["access_token"], for_itself["access_token"], for_itself["id_token"]]
+
+    assert [(await stage.byline.whoami(token)).status_code for token in sent] == [401, 401, 401]
+
+
+async def test_clients_are_sent_to_the_external_issuer_and_the_built_in_server_is_off(stage: Stage) -> None:
+    async with httpx2.AsyncClient(base_url=stage.byline.url) as client:
+        resource = await client.get("/.well-known/oauth-protected-resource/mcp")
+        gone = [await client.get(path) for path in ("/.well-known/oauth-authorization-server", "/authorize")]
+
+    assert resource.json()["authorization_servers"] == [stage.provider.issuer]
+    assert [response.status_code for response in gone] == [404, 404]
+
+
+async def test_an_issuer_that_does_not_answer_is_told_in_words(tmp_path: Path) -> None:
+    issuer = IssuerSettings(issuer=f"http://127.0.0.1:{free_port()}", audience=RESOURCE, client_id="byline")
+    async with serving(tmp_path, issuer=issuer) as byline, httpx2.AsyncClient() as client:
+        response = await client.get(f"{byline.url}/sign-in")
+
+    assert response.status_code == 503
+    assert "does not answer" in response.text

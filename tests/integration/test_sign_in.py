@@ -1,0 +1,153 @@
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlmodel import select
+
+from engine.db.tables import BrowserSessionRow, PersonRow
+from examples.browser import Browser
+from tests.pages import Byline, serving
+
+
+@pytest.fixture
+async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
+    async with serving(tmp_path) as running:
+        yield running
+
+
+async def test_a_person_signs_in_and_goes_on_to_where_they_wanted_to(byline: Byline) -> None:
+    async with Browser() as browser:
+        page = await byline.signed_in(browser, "alice", "/connect/unknown")
+
+    assert page.url == f"{byline.url}/connect/unknown"
+    assert "Signed in as <strong>Alice" in page.text
+
+
+@pytest.mark.parametrize(
+    ("username", "password"), [("alice", "wrong"), ("nobody", "alice-demo"), ("alice", "")]
+)
+async def test_a_wrong_password_and_an_unknown_person_are_told_the_same(
+    byline: Byline, username: str, password: str
+) -> None:
+    async with Browser() as browser:
+        page = await browser.open(f"{byline.url}/sign-in")
+        page = await page.form(submit="Sign in", username=username, password=password)
+
+    assert page.status == 401
+    assert "The username or the password is wrong." in page.text
+    assert "Signed in as" not in page.text
+
+
+async def test_passwords_are_kept_as_argon2_hashes(byline: Byline) -> None:
+    async with byline.services.database.reading() as session:
+        people = (await session.exec(select(PersonRow))).all()
+
+    assert {person.username for person in people} >= {"alice", "bob"}
+    assert all(person.password_hash.startswith("$argon2id$") for person in people)
+
+
+async def test_signing_in_changes_the_session_so_that_a_planted_one_is_worth_nothing(byline: Byline) -> None:
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        before = await client.get("/sign-in")
+        planted = client.cookies["byline"]
+        token = before.text.split('name="csrf_token" value="')[1].split('"')[0]
+        form = {"csrf_token": token, "username": "alice", "password": "alice-demo", "next": "/"}
+        after = await client.post("/sign-in", data=form)
+        signed_in = client.cookies["byline"]
+    async with httpx2.AsyncClient(base_url=byline.url, cookies={"byline": planted}) as thief:
+        page = await thief.get("/")
+
+    assert after.status_code == 303
+    assert signed_in != planted
+    assert "Signed in as" not in page.text
+
+
+async def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites_and_only_its_hash_is_kept(
+    byline: Byline,
+) -> None:
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        response = await client.get("/sign-in")
+        cookie = client.cookies["byline"]
+    async with byline.services.database.reading() as session:
+        rows = (await session.exec(select(BrowserSessionRow))).all()
+
+    flags = response.headers["set-cookie"].lower()
+    assert "httponly" in flags
+    assert "samesite=lax" in flags
+    assert cookie not in repr(rows)
+
+
+async def test_behind_https_the_cookie_belongs_to_this_host_alone(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, public_url="https://byline.example") as byline,
+        httpx2.AsyncClient() as client,
+    ):
+        response = await client.get(f"{byline.url}/sign-in")
+
+    cookie = response.headers["set-cookie"]
+    assert cookie.startswith("__Host-byline=")
+    assert "; Secure" in cookie
+    assert "; Path=/" in cookie
+    assert "Domain" not in cookie
+
+
+async def test_a_form_without_the_sessions_own_token_is_refused(byline: Byline) -> None:
+    form = {"csrf_token": "guessed", "username": "alice", "password": "alice-demo", "next": "/"}
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        await client.get("/sign-in")
+        response = await client.post("/sign-in", data=form)
+        page = await client.get("/")
+
+    assert response.status_code == 403
+    assert "Signed in as" not in page.text
+
+
+async def test_a_sign_in_leads_to_no_other_site(byline: Byline) -> None:
+    async with Browser() as browser:
+        page = await byline.signed_in(browser, "alice", "https://evil.example/")
+
+    assert page.url == f"{byline.url}/"
+
+
+async def test_a_deactivated_person_is_told_so_and_not_signed_in(byline: Byline) -> None:
+    async with Browser() as browser, Browser() as other:
+        await byline.signed_in(browser, "bob")
+        (bob,) = await byline.services.principals.named("Bob Baker")
+        await byline.services.principals.set_active(bob.id, active=False)
+        refused = await byline.signed_in(other, "bob")
+        earlier = await browser.open(f"{byline.url}/")
+
+    assert refused.status == 403
+    assert "was deactivated" in refused.text
+    assert "Signed in as" not in earlier.text
+
+
+async def test_signing_out_ends_the_session_on_the_server(byline: Byline) -> None:
+    async with httpx2.AsyncClient(base_url=byline.url) as client, Browser() as browser:
+        page = await byline.signed_in(browser, "alice")
+        client.cookies.update(browser._client.cookies)
+        page = await page.form(submit="Sign out")
+        after = await client.get("/")
+
+    assert page.status == 200
+    assert "signed out" in page.text
+    assert "Signed in as" not in after.text
+
+
+async def test_every_page_forbids_scripts_and_frames(byline: Byline) -> None:
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        pages = [await client.get(path) for path in ("/", "/sign-in", "/oauth/callback")]
+        styles = await client.get("/static/byline.css")
+
+    for page in pages:
+        policy = page.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert "form-action 'self'" in policy
+        assert "unsafe" not in policy
+        assert page.headers["referrer-policy"] == "no-referrer"
+        assert "<script" not in page.text
+        assert "style=" not in page.text
+    assert styles.status_code == 200
+    assert styles.headers["content-type"].startswith("text/css")

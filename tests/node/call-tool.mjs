@@ -1,0 +1,28 @@
+// Calls one tool with the TypeScript client and prints what happens as JSON lines; it opens no link itself.
+import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
+
+const { url, token, tool, arguments: args, elicitation } = JSON.parse(process.argv[2]);
+const say = (line) => console.log(JSON.stringify(line));
+
+const client = new Client(
+  { name: 'byline-tests', version: '1.0.0' },
+  {
+    capabilities: elicitation ? { elicitation: { url: {} } } : {},
+    versionNegotiation: { mode: 'auto' },
+  },
+);
+if (elicitation) {
+  client.setRequestHandler('elicitation/create', ({ params }) => {
+    say({ open: params.url, message: params.message });
+    return { action: 'accept' };
+  });
+}
+
+await client.connect(
+  new StreamableHTTPClientTransport(new URL(url), {
+    requestInit: { headers: { Authorization: `Bearer ${token}` } },
+  }),
+);
+say({ protocol: client.getNegotiatedProtocolVersion() });
+say({ result: await client.callTool({ name: tool, arguments: args }, { timeout: 120_000 }) });
+await client.close();

@@ -1,0 +1,106 @@
+"""Serves Byline's pages, authorization server and a stand-in for `/mcp` over real HTTP and SQLite, without Temporal."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+
+from engine.db.migrate import upgrade
+from engine.services import Services, open_services
+from engine.settings import DatabaseSettings, GatewaySettings, IssuerSettings, Settings, VaultSettings
+from examples.browser import Browser, Page
+from gateway.authorization_server.endpoints import authorization_server
+from gateway.bearer import NAME_CLAIM, PRINCIPAL_CLAIM, bearer_tokens
+from gateway.connect import connect_pages
+from gateway.console import console
+from gateway.demo_people import DEMO_PEOPLE
+from gateway.pages import assets
+from gateway.protected_resource import metadata_address, protected_resource
+from gateway.sign_in import seed_demo_people, sign_in_pages
+
+PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
+
+
+@dataclass(frozen=True)
+class Byline:
+    """A running gateway's pages."""
+
+    url: str
+    services: Services
+
+    async def signed_in(self, browser: Browser, username: str, path: str = "/") -> Page:
+        """Open a path that asks for a sign-in, and sign in."""
+        page = await browser.open(f"{self.url}/sign-in?next={path}")
+        return await page.form(submit="Sign in", username=username, password=PASSWORDS[username])
+
+    async def whoami(self, access_token: str) -> httpx2.Response:
+        """What `/mcp` makes of a bearer token."""
+        async with httpx2.AsyncClient() as client:
+            return await client.get(f"{self.url}/mcp", headers={"Authorization": f"Bearer {access_token}"})
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path,
+    *,
+    port: int = 0,
+    public_url: str | None = None,
+    issuer: IssuerSettings | None = None,
+    environment: Mapping[str, str] | None = None,
+    **gateway: Any,
+) -> AsyncIterator[Byline]:
+    """Hold the pages up at a port of 127.0.0.1."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        database = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
+        await asyncio.to_thread(upgrade, database)
+        settings = Settings(
+            database=DatabaseSettings(url=database),
+            vault=VaultSettings(keyring_file=folder / "keyring.json"),
+            gateway=GatewaySettings(public_url=public_url or url, demo_people=True, issuer=issuer, **gateway),
+        )
+        async with open_services(settings, environment or {}) as services:
+            await seed_demo_people(services)
+            async with _served(_application(services), listener):
+                yield Byline(url, services)
+
+
+def _application(services: Services) -> FastAPI:
+    application = FastAPI()
+    for router in (sign_in_pages, authorization_server, protected_resource, connect_pages, console):
+        application.include_router(router(services))
+    application.include_router(assets())
+    tokens = bearer_tokens(services)
+    challenge = f'Bearer resource_metadata="{metadata_address(services.settings)}"'
+
+    @application.get("/mcp")
+    async def whoami(request: Request) -> JSONResponse:
+        token = await tokens.verify_token(request.headers.get("authorization", "").removeprefix("Bearer "))
+        if token is None or token.claims is None:
+            return JSONResponse({}, 401, {"WWW-Authenticate": challenge})
+        who = {"principal": token.claims[PRINCIPAL_CLAIM], "name": token.claims[NAME_CLAIM]}
+        return JSONResponse({**who, "scopes": token.scopes, "client": token.client_id})
+
+    return application
+
+
+@asynccontextmanager
+async def _served(application: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,53 @@
+import sys
+from importlib.metadata import version
+
+import pytest
+
+from gateway.cli import main
+
+
+def ran(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> object:
+    """Run `byline` and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["byline", *arguments])
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("BYLINE_GATEWAY__PORT", "eighty", "BYLINE_GATEWAY__PORT: Input should be a valid integer"),
+        ("BYLINE_VAULT__KEYRINGS", "k", "BYLINE_VAULT__KEYRINGS: there is no such setting"),
+        (
+            "BYLINE_MODULES",
+            "workflows",
+            "BYLINE_MODULES: write JSON, since this setting is a list or a group",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_told_by_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    variable: str,
+    value: str,
+    message: str,
+) -> None:
+    assert ran(monkeypatch, "worker", **{variable: value}) == 2
+    assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_failure_that_was_foreseen_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ran(monkeypatch, "ready", "ftp://somewhere") == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "ftp://somewhere cannot be asked: write http://host:port/path or temporal://host:port/namespace/queue"
+    ]
+
+
+def test_the_release_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ran(monkeypatch, "version") == 0
+    assert capsys.readouterr().out.strip() == version("byline")

