@@ -14,6 +14,7 @@ from engine.connections.catalogue import Catalogue, Connection
 from engine.connections.grants import Grants
 from engine.connections.oauth import OAuthClient
 from engine.db.database import Database
+from engine.db.migrate import require_current
 from engine.identity.principals import Principals
 from engine.identity.runs import Runs
 from engine.identity.signing import SigningKeys
@@ -52,6 +53,7 @@ async def open_services(
 ) -> AsyncIterator[Services]:
     """Everything a process needs; `environment` is where connections find the client secrets that they refer to."""
     database = Database(settings.database)
+    await require_current(database)
     keyring = Keyring(settings.vault)
     vault = Vault(keyring)
     keys = SigningKeys(database, vault)

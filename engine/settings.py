@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -83,7 +84,7 @@ class Settings(BaseSettings):
     modules: tuple[str, ...] = ("workflows", "activities")
     connections_file: Path | None = None
     wait_limit: timedelta = Field(default=timedelta(days=7), le=timedelta(days=366))
-    log_level: str = "INFO"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="after")
     def _one_keyring(self) -> "Settings":

@@ -1,17 +1,23 @@
 """`byline keys`, `byline vault` and `byline people`: what an administrator does from a shell, each a few words and an answer."""
 
+import os
 from typing import Annotated
 
 import typer
 import uvloop
 
+from engine.audit.trail import AuditEvent
+from engine.connections.catalogue import SHARED
+from engine.connections.grants import Grant
 from engine.errors import SettingsInvalid
-from engine.services import open_services
+from engine.identity.model import Principal
+from engine.services import Services, open_services
 from engine.settings import Settings
 from gateway.people import People
 
 keys = typer.Typer(help="The keys that sign identities, tokens and the trail.", no_args_is_help=True)
 vault = typer.Typer(help="The master keys that seal every secret.", no_args_is_help=True)
+grants = typer.Typer(help="What people granted, and its removal.", no_args_is_help=True)
 people = typer.Typer(
     help="The people of the built-in sign-in, and everybody who has acted.", no_args_is_help=True
 )
@@ -22,7 +28,7 @@ def rotate_key() -> None:
     """Sign with a new key from now on; earlier ones go on verifying."""
 
     async def rotate() -> str:
-        async with open_services(Settings()) as services:
+        async with open_services(Settings(), os.environ) as services:
             return await services.keys.rotate()
 
     typer.echo(f"Key {uvloop.run(rotate())} signs from now on.")
@@ -35,7 +41,7 @@ def retire_key(
     """Refuse what this key signed, also in runs that are parked; every process does so within 30 seconds."""
 
     async def retire() -> bool:
-        async with open_services(Settings()) as services:
+        async with open_services(Settings(), os.environ) as services:
             return await services.keys.retire(kid)
 
     if not uvloop.run(retire()):
@@ -49,7 +55,7 @@ def rotate_vault() -> None:
     """Make a new master key and seal every secret with it, while everything runs; may be interrupted and repeated."""
 
     async def rotate() -> tuple[str, int]:
-        async with open_services(Settings()) as services:
+        async with open_services(Settings(), os.environ) as services:
             key_id = services.keyring.rotate()
             return key_id, await services.grants.reseal() + await services.keys.reseal()
 
@@ -64,7 +70,7 @@ def retire_vault() -> None:
     """Drop all master keys but the newest, once no secret needs them."""
 
     async def retire() -> list[str]:
-        async with open_services(Settings()) as services:
+        async with open_services(Settings(), os.environ) as services:
             await services.grants.reseal()
             await services.keys.reseal()
             return services.keyring.retire()
@@ -81,7 +87,7 @@ def add_person(
     """Add a person to the built-in sign-in."""
 
     async def add() -> bool:
-        async with open_services(Settings()) as services:
+        async with open_services(Settings(), os.environ) as services:
             return await People(services.database).add(username, name, password)
 
     if not uvloop.run(add()):
@@ -103,17 +109,60 @@ def activate_person(name: Annotated[str, typer.Argument(help="name or subject")]
 
 
 def _set_active(name: str, *, active: bool) -> None:
-    async def change() -> int:
-        async with open_services(Settings()) as services:
-            known = await services.principals.named(name)
-            if len(known) == 1:
-                await services.principals.set_active(known[0].id, active=active)
-            return len(known)
+    async def change() -> None:
+        async with open_services(Settings(), os.environ) as services:
+            await services.principals.set_active((await _one_person(services, name)).id, active=active)
 
-    count = uvloop.run(change())
-    if count != 1:
-        msg = (
-            f"{count} people are known as '{name}': give the subject of exactly one who has signed in before."
-        )
-        raise SettingsInvalid(msg)
+    uvloop.run(change())
     typer.echo(f"{name} is {'active' if active else 'not active'} now.")
+
+
+@grants.command("list")
+def list_grants(
+    name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")],
+) -> None:
+    """Show what somebody granted: connection, upstream account and scopes, never a token."""
+
+    async def find() -> list[Grant]:
+        async with open_services(Settings(), os.environ) as services:
+            holder = name if name == SHARED else (await _one_person(services, name)).id
+            return await services.grants.of(holder)
+
+    found = uvloop.run(find())
+    for grant in found:
+        typer.echo(
+            f"{grant.connection}  {grant.account}  {' '.join(grant.scopes)}  since {grant.created_at:%Y-%m-%d}"
+        )
+    if not found:
+        typer.echo(f"{name} has granted nothing.")
+
+
+@grants.command("remove")
+def remove_grant(
+    name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")], connection: str
+) -> None:
+    """Forget a grant and revoke it upstream; the next action that needs it asks again."""
+
+    async def remove() -> bool:
+        async with open_services(Settings(), os.environ) as services:
+            declared = await services.catalogue.get(connection)
+            person = None if name == SHARED else await _one_person(services, name)
+            removed = await services.grants.remove(declared, SHARED if person is None else person.id)
+            if removed:
+                await services.trail.append(
+                    AuditEvent(kind="grant.removed", principal=person, connection=connection)
+                )
+            return removed
+
+    if not uvloop.run(remove()):
+        msg = f"{name} has no grant on connection '{connection}'."
+        raise SettingsInvalid(msg)
+    typer.echo(f"The grant of {name} on {connection} is gone.")
+
+
+async def _one_person(services: Services, name: str) -> Principal:
+    known = await services.principals.named(name)
+    if len(known) != 1:
+        msg = f"{len(known)} people are known as '{name}': give the subject of exactly one who has signed in before."
+        raise SettingsInvalid(msg)
+    return known[0]

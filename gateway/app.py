@@ -1,8 +1,8 @@
-"""The gateway process: one application of pages, OAuth endpoints and MCP, over services opened once."""
+"""The gateway: one application of pages, OAuth endpoints and MCP, over services opened once."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import AnyHttpUrl
-from starlette.routing import BaseRoute, Mount
+from starlette.applications import Starlette
 
 from engine.authorization.delivery import Delivery
 from engine.connections.catalogue import read_connections
@@ -34,39 +34,44 @@ from gateway.runs import Runs
 from gateway.sign_in import seed_demo_people, sign_in_pages
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The application; it opens its services when it starts and closes them when it stops."""
+@asynccontextmanager
+async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[FastAPI]:
+    """The application with all that it needs open; to be served without a lifespan of its own.
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        registry = Registry(settings.modules)
-        temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
-        async with open_services(settings) as services:
-            await _declare_connections(services)
-            if settings.gateway.demo_people:
-                await seed_demo_people(services)
-            for router in (
-                sign_in_pages(services),
-                connect_pages(services),
-                console(services),
-                protected_resource(services),
-                assets(),
-            ):
-                app.include_router(router)
-            if settings.gateway.issuer is None:
-                app.include_router(authorization_server(services))
-            server = mcp_server(services, registry, Runs(services, temporal, registry))
-            app.router.routes.extend(_mcp_routes(server, services))
-            delivery = asyncio.create_task(Delivery(services.authorization, temporal).run())
-            async with server.session_manager.run():
-                yield
-            delivery.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await delivery
+    Raises the BylineError that says what to do where Temporal, the database or a file is not as settings say.
+    """
+    registry = Registry(settings.modules)
+    temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
+    async with open_services(settings, environment) as services:
+        await _declare_connections(services)
+        if settings.gateway.demo_people:
+            await seed_demo_people(services)
+        server = mcp_server(services, registry, Runs(services, temporal, registry))
+        app = _application(services, server)
+        delivery = asyncio.create_task(Delivery(services.authorization, temporal).run())
+        async with server.session_manager.run():
+            yield app
+        delivery.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await delivery
 
-    app = FastAPI(title="Byline", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+def _application(services: Services, server: Server[Any]) -> FastAPI:
+    app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, _problem)
-    app.add_api_route("/healthz", _health, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/healthz", _health, methods=["GET"])
+    for router in (
+        sign_in_pages(services),
+        connect_pages(services),
+        console(services),
+        protected_resource(services),
+        assets(),
+    ):
+        app.include_router(router)
+    if services.settings.gateway.issuer is None:
+        app.include_router(authorization_server(services))
+    # Last, because a mount at the root takes every path that is left.
+    app.mount("/", _mcp_endpoint(server, services))
     return app
 
 
@@ -95,12 +100,12 @@ async def _declare_connections(services: Services) -> None:
         await services.catalogue.declare(read_connections(path, services.environment))
 
 
-def _mcp_routes(server: Server[Any], services: Services) -> list[BaseRoute]:
+def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
     """The MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
     settings = services.settings
     origin = AnyHttpUrl(settings.public_url)
     issuer = settings.gateway.issuer
-    application = server.streamable_http_app(
+    return server.streamable_http_app(
         streamable_http_path=MCP_PATH,
         token_verifier=bearer_tokens(services),
         auth=AuthSettings(
@@ -115,7 +120,6 @@ def _mcp_routes(server: Server[Any], services: Services) -> list[BaseRoute]:
             allowed_origins=[settings.public_url],
         ),
     )
-    return [Mount("/", application)]
 
 
 def _authority(url: AnyHttpUrl) -> str:

@@ -1,6 +1,7 @@
 """`byline audit`: who did what, to which record, as whom, and what the upstream said; and the proof that it is unaltered."""
 
 import json
+import os
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -73,7 +74,7 @@ async def _find(
     limit: int,
 ) -> list[Line]:
     system, record_id = _record(record)
-    async with open_services(Settings()) as services:
+    async with open_services(Settings(), os.environ) as services:
         found: list[Line] = []
         for principal_id in await _principal_ids(services, principal):
             found += await services.trail.find(
@@ -93,7 +94,7 @@ async def _prove(noted: str | None) -> Proof:
     if noted is not None and not (seq.isdigit() and digest):
         msg = "--noted takes what `byline audit verify` printed as head: seq:hash"
         raise SettingsInvalid(msg)
-    async with open_services(Settings()) as services:
+    async with open_services(Settings(), os.environ) as services:
         return await verify_trail(
             services.database, services.keys, noted=(int(seq), digest) if noted else None
         )

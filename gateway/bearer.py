@@ -82,7 +82,7 @@ class ExternalTokens(TokenVerifier):
 def _accepted(token: str, claims: dict[str, Any], resource: str, principal: Principal) -> AccessToken | None:
     if not principal.active:
         return None
-    scope = claims.get("scope", claims.get("scp", ""))
+    scope = claims.get("scope") or claims.get("scp") or ""
     return AccessToken(
         token=token,
         client_id=str(claims.get("client_id") or claims.get("azp") or "unknown"),

@@ -17,6 +17,7 @@ from pydantic_settings import SettingsError
 
 from engine.errors import BylineError
 from engine.settings import Settings
+from engine.telemetry import configure_logging
 from gateway import administration_commands, audit_commands
 from gateway.demo_people import DEMO_PEOPLE
 from gateway.embedded import COMPOSE_FILE, DATA, Stack
@@ -34,8 +35,7 @@ app.add_typer(audit_commands.app, name="audit")
 app.add_typer(administration_commands.keys, name="keys")
 app.add_typer(administration_commands.vault, name="vault")
 app.add_typer(administration_commands.people, name="people")
-
-_CLOSE_WITHIN = 5
+app.add_typer(administration_commands.grants, name="grants")
 
 
 @app.command()
@@ -51,22 +51,9 @@ def dev(
 @app.command()
 def gateway() -> None:
     """Serve MCP, the sign-in pages and the console."""
-    import uvicorn
+    from gateway.server import serve
 
-    from gateway.app import create_app
-
-    settings = Settings()
-    uvicorn.run(
-        create_app(settings),
-        host=settings.gateway.host,
-        port=settings.gateway.port,
-        log_level=settings.log_level.lower(),
-        # A request line holds codes and states, so none is logged.
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_CLOSE_WITHIN,
-    )
+    uvloop.run(serve(_configured(), os.environ))
 
 
 @app.command()
@@ -74,7 +61,7 @@ def worker() -> None:
     """Run workflows and actions."""
     from engine.worker import run_worker
 
-    uvloop.run(run_worker(Settings()))
+    uvloop.run(run_worker(_configured()))
 
 
 @app.command()
@@ -117,6 +104,12 @@ def main() -> None:
     except BylineError as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
+
+
+def _configured() -> Settings:
+    settings = Settings()
+    configure_logging(settings.log_level)
+    return settings
 
 
 async def _dev(data: Path, file: Path) -> None:

@@ -2,11 +2,12 @@
 
 from typing import Any, Final
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
 
 from engine.services import Services
 from engine.settings import Settings
+from gateway.cross_origin import cross_origin
 
 MCP_PATH: Final = "/mcp"
 SCOPE: Final = "mcp"
@@ -37,9 +38,10 @@ def protected_resource(services: Services) -> APIRouter:
     if issuer is None:
         document["scopes_supported"] = [SCOPE]
 
-    async def metadata() -> JSONResponse:
-        return JSONResponse(document, headers={"Access-Control-Allow-Origin": "*"})
+    async def metadata(request: Request) -> Response:
+        del request
+        return JSONResponse(document)
 
     for path in (f"{METADATA_PATH}{MCP_PATH}", METADATA_PATH):
-        router.add_api_route(path, metadata, methods=["GET"])
+        router.routes.append(cross_origin(path, "GET", metadata))
     return router

@@ -3,15 +3,16 @@
 import asyncio
 from datetime import timedelta
 
-from pydantic import BaseModel, Field
-from temporalio import workflow
-
 from activities.salesforce import Account, read_account
 from activities.stripe import Invoice, list_invoices
 from activities.zendesk import Ticket, TicketUpdate, read_ticket, update_ticket
 from engine.sdk import tool
+from pydantic import BaseModel, Field
+from temporalio import workflow
 
-_STEP = timedelta(seconds=60)
+# One attempt, and all attempts of a step together; waiting for a person counts in neither.
+_ATTEMPT = timedelta(seconds=60)
+_STEP = timedelta(minutes=10)
 
 
 class BillingDispute(BaseModel):
@@ -77,7 +78,12 @@ class GatherEvidenceWorkflow:
         account, invoices, ticket = await asyncio.gather(
             workflow.execute_child_workflow(LookUpAccountWorkflow.run, dispute.account_id),
             workflow.execute_child_workflow(CrossReferenceBillingWorkflow.run, dispute.customer_id),
-            workflow.execute_activity(read_ticket, dispute.ticket_id, start_to_close_timeout=_STEP),
+            workflow.execute_activity(
+                read_ticket,
+                dispute.ticket_id,
+                start_to_close_timeout=_ATTEMPT,
+                schedule_to_close_timeout=_STEP,
+            ),
         )
         if account.billing_customer_id != dispute.customer_id:
             msg = (
@@ -94,7 +100,9 @@ class LookUpAccountWorkflow:
     @workflow.run
     async def run(self, account_id: str) -> Account:
         """Read the account."""
-        return await workflow.execute_activity(read_account, account_id, start_to_close_timeout=_STEP)
+        return await workflow.execute_activity(
+            read_account, account_id, start_to_close_timeout=_ATTEMPT, schedule_to_close_timeout=_STEP
+        )
 
 
 @workflow.defn(name="cross_reference_billing")
@@ -104,7 +112,9 @@ class CrossReferenceBillingWorkflow:
     @workflow.run
     async def run(self, customer_id: str) -> list[Invoice]:
         """Return the invoices that were paid more than once, or all where none was."""
-        invoices = await workflow.execute_activity(list_invoices, customer_id, start_to_close_timeout=_STEP)
+        invoices = await workflow.execute_activity(
+            list_invoices, customer_id, start_to_close_timeout=_ATTEMPT, schedule_to_close_timeout=_STEP
+        )
         return [invoice for invoice in invoices if invoice.overpaid] or invoices
 
 
@@ -115,7 +125,9 @@ class AnswerTicketWorkflow:
     @workflow.run
     async def run(self, answer: TicketUpdate) -> Ticket:
         """Update the ticket."""
-        return await workflow.execute_activity(update_ticket, answer, start_to_close_timeout=_STEP)
+        return await workflow.execute_activity(
+            update_ticket, answer, start_to_close_timeout=_ATTEMPT, schedule_to_close_timeout=_STEP
+        )
 
 
 def _resolution(evidence: Evidence) -> Resolution:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
@@ -14,6 +14,9 @@ from engine.db.database import Database, now
 from engine.db.tables import ConnectionRow
 from engine.errors import ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid
 from engine.interpolation import interpolate
+
+SHARED: Final = "shared"
+"""The holder of every service grant."""
 
 _REFRESH_SECONDS = 5.0
 
@@ -90,7 +93,7 @@ class Connection(Declaration):
 
     def holder(self, principal_id: str) -> str:
         """Who holds the grant that this principal's actions use: the principal, or the service itself."""
-        return principal_id if self.mode == "user" else "shared"
+        return principal_id if self.mode == "user" else SHARED
 
 
 def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connection]:

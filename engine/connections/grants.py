@@ -14,7 +14,7 @@ from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from engine.connections.catalogue import Connection
+from engine.connections.catalogue import SHARED, Connection
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
@@ -39,6 +39,16 @@ class Credential:
 
     def __repr__(self) -> str:
         return f"Credential(grant_id={self.grant_id!r}, account={self.account!r}, version={self.version})"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a holder consented to on a connection."""
+
+    connection: str
+    account: str
+    scopes: tuple[str, ...]
+    created_at: datetime
 
 
 class Grants:
@@ -114,6 +124,13 @@ class Grants:
         await self._client(connection).revoke(self._tokens(row))
         return True
 
+    async def of(self, holder: str) -> list[Grant]:
+        """Every grant of a holder that is in force."""
+        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
+        async with self._database.reading() as session:
+            rows = (await session.exec(query.order_by(GrantRow.connection))).all()
+        return [Grant(row.connection, row.account, tuple(row.scopes.split()), row.created_at) for row in rows]
+
     async def reseal(self) -> int:
         """Seal every grant with the current master key, one short transaction each; return how many were not yet."""
         async with self._database.reading() as session:
@@ -140,12 +157,12 @@ class Grants:
         except TokenRefused as error:
             msg = f"The shared connection '{connection.name}' cannot sign in: {error}"
             raise ConnectionMisconfigured(msg) from None
-        row = self._row(connection, "shared", tokens, f"{connection.client_id} (shared)")
+        row = self._row(connection, SHARED, tokens, f"{connection.client_id} (shared)")
         try:
             async with self._database.writing() as session:
                 session.add(row)
         except IntegrityError:
-            return await self._in_force(connection, "shared")
+            return await self._in_force(connection, SHARED)
         return row
 
     async def _renew(self, connection: Connection, row: GrantRow) -> GrantRow | None:

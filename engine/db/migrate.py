@@ -4,6 +4,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from engine.db.database import Database
+from engine.errors import SettingsInvalid
 
 _PACKAGED = Path(__file__).parent.parent / "migrations"
 _CHECKOUT = Path(__file__).parent.parent.parent / "migrations"
@@ -16,6 +22,21 @@ def config(url: str) -> Config:
     alembic.set_main_option("script_location", str(scripts))
     alembic.attributes["url"] = url
     return alembic
+
+
+async def require_current(database: Database) -> None:
+    """Raise SettingsInvalid where the database does not have this release's schema."""
+    needed = ScriptDirectory.from_config(config("")).get_current_head()
+    try:
+        async with database.reading() as session:
+            found = (
+                await session.execute(text("SELECT version_num FROM alembic_version"))
+            ).scalar_one_or_none()
+    except DBAPIError:
+        found = None
+    if found != needed:
+        msg = f"The database has schema {found or 'none'} and this release needs {needed}: run `byline migrate`."
+        raise SettingsInvalid(msg)
 
 
 def upgrade(url: str, revision: str = "head") -> None:

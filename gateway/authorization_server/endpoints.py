@@ -2,7 +2,6 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
@@ -14,19 +13,16 @@ from mcp.server.auth.handlers.revoke import RevocationHandler
 from mcp.server.auth.handlers.token import TokenHandler
 from mcp.server.auth.middleware.client_auth import ClientAuthenticator
 from mcp.server.auth.provider import construct_redirect_uri
-from mcp.server.auth.routes import cors_middleware
 from mcp.server.auth.settings import ClientRegistrationOptions
-from mcp.server.transport_security import RequestBodyLimitMiddleware
-from starlette.routing import Route
 from starlette.types import Message
 
 from engine.services import Services
 from gateway.authorization_server.consent_page import ConsentPage
 from gateway.authorization_server.provider import CONSENT_PATH, Provider
+from gateway.cross_origin import cross_origin
 from gateway.pages import notice
 from gateway.protected_resource import SCOPE
 
-_LARGEST_BODY = 64 * 1024
 _AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
@@ -35,10 +31,11 @@ def authorization_server(services: Services) -> APIRouter:
     """Its key set; and all of its endpoints where no external issuer is set to do their work."""
     router = APIRouter(include_in_schema=False)
 
-    async def key_set() -> JSONResponse:
-        return JSONResponse(await services.keys.jwks(), headers={"Access-Control-Allow-Origin": "*"})
+    async def key_set(request: Request) -> Response:
+        del request
+        return JSONResponse(await services.keys.jwks())
 
-    router.add_api_route("/.well-known/jwks.json", key_set, methods=["GET"])
+    router.routes.append(cross_origin("/.well-known/jwks.json", "GET", key_set))
     if services.settings.gateway.issuer is None:
         Endpoints(services).add_to(router)
     return router
@@ -60,23 +57,18 @@ class Endpoints:
         self._consent = ConsentPage(services)
 
     def add_to(self, router: APIRouter) -> None:
-        """Mount every endpoint; pages in a browser may call all but the two that a person sees."""
+        """Mount every endpoint; chat clients in a browser may call all but what a person sees."""
         router.add_api_route("/authorize", self.authorize, methods=["GET"])
         router.add_api_route(f"{CONSENT_PATH}{{question}}", self._consent.ask, methods=["GET"])
         router.add_api_route(f"{CONSENT_PATH}{{question}}", self._consent.answer, methods=["POST"])
-        metadata = cors_middleware(self.metadata, ["GET", "OPTIONS"])
-        path = "/.well-known/oauth-authorization-server"
-        router.routes.append(Route(path, metadata, methods=["GET", "OPTIONS"]))
-        posts: dict[str, Callable[[Request], Awaitable[Response]]] = {
-            "/register": self._registration.handle,
-            "/token": self.token,
-            "/revoke": self.revoke,
-        }
-        for path, handler in posts.items():
-            endpoint = RequestBodyLimitMiddleware(
-                cors_middleware(handler, ["POST", "OPTIONS"]), _LARGEST_BODY
-            )
-            router.routes.append(Route(path, endpoint, methods=["POST", "OPTIONS"]))
+        router.routes.extend(
+            [
+                cross_origin("/.well-known/oauth-authorization-server", "GET", self.metadata),
+                cross_origin("/register", "POST", self._registration.handle),
+                cross_origin("/token", "POST", self.token),
+                cross_origin("/revoke", "POST", self.revoke),
+            ]
+        )
 
     async def metadata(self, request: Request) -> Response:
         """RFC 8414."""

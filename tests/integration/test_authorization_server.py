@@ -175,6 +175,36 @@ async def test_the_metadata_says_what_the_server_does(byline: Byline, http: http
         assert resource["authorization_servers"] == [byline.url]
 
 
+@pytest.mark.parametrize(
+    ("path", "method"),
+    [
+        ("/.well-known/oauth-protected-resource/mcp", "GET"),
+        ("/.well-known/oauth-authorization-server", "GET"),
+        ("/register", "POST"),
+        ("/token", "POST"),
+    ],
+)
+async def test_a_chat_client_in_a_browser_may_ask_from_its_own_origin(
+    http: httpx2.AsyncClient, path: str, method: str
+) -> None:
+    asked = {
+        "Origin": "https://chat.example",
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization, content-type, mcp-protocol-version",
+    }
+    response = await http.options(path, headers=asked)
+
+    assert response.status_code == 200
+    assert response.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-credentials" not in response.headers
+
+
+async def test_a_page_that_knows_a_session_is_closed_to_other_origins(http: httpx2.AsyncClient) -> None:
+    response = await http.get("/authorize", headers={"Origin": "https://chat.example"})
+
+    assert "access-control-allow-origin" not in response.headers
+
+
 async def test_an_access_token_is_an_rfc_9068_jwt_that_the_published_keys_verify(
     application: Application, http: httpx2.AsyncClient
 ) -> None:
@@ -332,9 +362,7 @@ async def test_a_yes_carries_code_state_and_issuer(application: Application) -> 
     assert answer(page)["iss"] == application.byline.url
 
 
-async def test_a_yes_that_another_site_sends_is_refused(
-    application: Application, http: httpx2.AsyncClient
-) -> None:
+async def test_a_yes_that_another_site_sends_is_refused(application: Application) -> None:
     async with Browser(stop_at=REDIRECT_URI) as browser:
         await application.byline.signed_in(browser, "alice")
         question = await browser.open(application.question())
