@@ -19,7 +19,10 @@ A message holds neither a secret nor a body that an upstream sent.
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+UNFIT: Final = (ValueError, LookupError, ArithmeticError)
+"""What Python raises over data that does not fit: it would not fit another time either, so whatever met it fails for good."""
 
 
 class BylineError(Exception):

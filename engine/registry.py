@@ -92,14 +92,23 @@ def _put(known: dict[str, Any], name: str, found: object) -> None:
 def _modules(names: tuple[str, ...]) -> Iterator[ModuleType]:
     """Each named module, and where it is a package, all within it."""
     for name in (*names, *(point.value for point in entry_points(group=ENTRY_POINT_GROUP))):
-        try:
-            module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            msg = f"There is no module '{name}': install it where Byline runs, or correct BYLINE_MODULES."
-            raise SettingsInvalid(msg) from error
+        module = _imported(name)
         yield module
         for within in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{name}."):
-            yield importlib.import_module(within.name)
+            yield _imported(within.name)
+
+
+def _imported(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if name == error.name or name.startswith(f"{error.name}."):
+            msg = f"There is no module '{name}': install it where Byline runs, or correct BYLINE_MODULES."
+        else:
+            msg = (
+                f"Module '{name}' imports '{error.name}', which is not there: install that where Byline runs."
+            )
+        raise SettingsInvalid(msg) from error
 
 
 def _tool(definition: "workflow._Definition", declaration: ToolDeclaration) -> Tool:

@@ -1,8 +1,7 @@
 """Opens and closes every long-lived object of a process, once, in one place."""
 
-import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import httpx2
@@ -48,26 +47,28 @@ class Services:
 
 
 @asynccontextmanager
-async def open_services(
-    settings: Settings, environment: Mapping[str, str] = os.environ
-) -> AsyncIterator[Services]:
+async def open_services(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Services]:
     """Everything a process needs; `environment` is where connections find the client secrets that they refer to."""
-    database = Database(settings.database)
-    await require_current(database)
-    keyring = Keyring(settings.vault)
-    vault = Vault(keyring)
-    keys = SigningKeys(database, vault)
-    runs = Runs(database)
-    catalogue = Catalogue(database)
+    async with AsyncExitStack() as closing:
+        database = Database(settings.database)
+        closing.push_async_callback(database.close)
+        await require_current(database)
+        keyring = Keyring(settings.vault)
+        vault = Vault(keyring)
+        keys = SigningKeys(database, vault)
+        principals, runs = Principals(database), Runs(database)
+        catalogue = Catalogue(database)
 
-    def client(connection: Connection) -> OAuthClient:
-        return OAuthClient(connection, environment)
+        def client(connection: Connection) -> OAuthClient:
+            return OAuthClient(connection, environment)
 
-    grants = Grants(database, vault, client)
-    trail = Trail(database, keys)
-    requests = AuthorizationRequests(database, runs, grants, trail, settings.wait_limit)
-    redirect_uri = f"{settings.public_url}/oauth/callback"
-    async with httpx2.AsyncClient(timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False) as http:
+        grants = Grants(database, vault, client)
+        trail = Trail(database, keys)
+        requests = AuthorizationRequests(database, principals, runs, grants, trail, settings.wait_limit)
+        redirect_uri = f"{settings.public_url}/oauth/callback"
+        http = httpx2.AsyncClient(timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False)
+        await closing.enter_async_context(http)
+        closing.push_async_callback(trail.close)
         yield Services(
             settings=settings,
             environment=environment,
@@ -75,7 +76,7 @@ async def open_services(
             keyring=keyring,
             vault=vault,
             keys=keys,
-            principals=Principals(database),
+            principals=principals,
             runs=runs,
             identities=IdentityVerifier(keys, runs),
             catalogue=catalogue,
@@ -85,5 +86,3 @@ async def open_services(
             consent=Consent(database, vault, catalogue, grants, requests, trail, client, redirect_uri),
             http=http,
         )
-        await trail.close()
-    await database.close()

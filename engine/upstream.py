@@ -32,7 +32,7 @@ _NOT_FOUND = frozenset({404, 410})
 
 @dataclass(frozen=True, slots=True)
 class ActionContext:
-    """One attempt of one action, after its identity was verified."""
+    """One attempt of one action, its identity verified; after a wait (`waited`) attempts count from one again."""
 
     identity: Identity
     run_id: str
@@ -41,6 +41,7 @@ class ActionContext:
     connection: Connection
     attempt: int
     parked: ParkedAction
+    waited: bool = False
 
 
 class Upstream:
@@ -242,7 +243,7 @@ class Upstream:
     async def _refuse_if_left_open(self, key: str | None) -> None:
         """A worker that died between request and answer leaves an intent open: sending again could act twice."""
         if (
-            self._context.attempt > 1
+            (self._context.attempt > 1 or self._context.waited)
             and key is not None
             and await self._trail.is_open(self._context.run_id, key)
         ):

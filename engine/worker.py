@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 
 import structlog
@@ -19,7 +19,7 @@ from temporalio.worker import (
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from engine.errors import BylineError
+from engine.errors import UNFIT, BylineError
 from engine.interceptors.activity import ActivityGuard
 from engine.interceptors.roots import Roots
 from engine.interceptors.workflow import workflow_interceptor
@@ -30,7 +30,7 @@ from engine.temporal import connect, ensure_search_attributes
 from engine.wire import WITHDRAW_ACTIVITY
 
 # Data that does not fit fails a run for good; a mistake in code waits for the next deployment, as Temporal has it.
-_FINAL = (BylineError, ValueError, LookupError, ArithmeticError)
+_FINAL = (BylineError, *UNFIT)
 _OUTSIDE_SANDBOX = ("engine", "pydantic", "pydantic_core", "httpx2", "structlog")
 
 log = structlog.get_logger()
@@ -74,7 +74,7 @@ def build_worker(settings: Settings, services: Services, temporal: Client, regis
     )
 
 
-async def run_worker(settings: Settings) -> None:
+async def run_worker(settings: Settings, environment: Mapping[str, str]) -> None:
     """Work until SIGTERM or SIGINT; actions under way get the settings' time to finish."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -82,7 +82,10 @@ async def run_worker(settings: Settings) -> None:
     registry = Registry(settings.modules)
     temporal = await connect(settings.temporal)
     await ensure_search_attributes(temporal)
-    async with open_services(settings) as services, build_worker(settings, services, temporal, registry):
+    async with (
+        open_services(settings, environment) as services,
+        build_worker(settings, services, temporal, registry),
+    ):
         log.info("worker_ready", tools=sorted(registry.tools), task_queue=settings.temporal.task_queue)
         await stop.wait()
 

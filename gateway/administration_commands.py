@@ -1,6 +1,5 @@
 """`byline keys`, `byline vault` and `byline people`: what an administrator does from a shell, each a few words and an answer."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -11,8 +10,9 @@ from engine.connections.catalogue import SHARED
 from engine.connections.grants import Grant
 from engine.errors import SettingsInvalid
 from engine.identity.model import Principal
-from engine.services import Services, open_services
-from engine.settings import Settings
+from engine.services import Services
+from gateway.authorization_server.clients import Clients
+from gateway.cli_services import services_here
 from gateway.people import People
 
 keys = typer.Typer(help="The keys that sign identities, tokens and the trail.", no_args_is_help=True)
@@ -28,7 +28,7 @@ def rotate_key() -> None:
     """Sign with a new key from now on; earlier ones go on verifying."""
 
     async def rotate() -> str:
-        async with open_services(Settings(), os.environ) as services:
+        async with services_here() as services:
             return await services.keys.rotate()
 
     typer.echo(f"Key {uvloop.run(rotate())} signs from now on.")
@@ -41,7 +41,7 @@ def retire_key(
     """Refuse what this key signed, also in runs that are parked; every process does so within 30 seconds."""
 
     async def retire() -> bool:
-        async with open_services(Settings(), os.environ) as services:
+        async with services_here() as services:
             return await services.keys.retire(kid)
 
     if not uvloop.run(retire()):
@@ -55,9 +55,8 @@ def rotate_vault() -> None:
     """Make a new master key and seal every secret with it, while everything runs; may be interrupted and repeated."""
 
     async def rotate() -> tuple[str, int]:
-        async with open_services(Settings(), os.environ) as services:
-            key_id = services.keyring.rotate()
-            return key_id, await services.grants.reseal() + await services.keys.reseal()
+        async with services_here() as services:
+            return services.keyring.rotate(), await _resealed(services)
 
     key_id, count = uvloop.run(rotate())
     typer.echo(
@@ -70,12 +69,32 @@ def retire_vault() -> None:
     """Drop all master keys but the newest, once no secret needs them."""
 
     async def retire() -> list[str]:
-        async with open_services(Settings(), os.environ) as services:
-            await services.grants.reseal()
-            await services.keys.reseal()
+        async with services_here() as services:
+            await _resealed(services)
             return services.keyring.retire()
 
     typer.echo(f"Dropped: {', '.join(uvloop.run(retire())) or 'none, there was only one'}.")
+
+
+@vault.command("reseal")
+def reseal_vault() -> None:
+    """Seal every secret with the newest master key: after a rotation was interrupted, or BYLINE_VAULT__KEYRING changed."""
+
+    async def reseal() -> int:
+        async with services_here() as services:
+            return await _resealed(services)
+
+    typer.echo(f"{uvloop.run(reseal())} secrets were still sealed with an older key.")
+
+
+async def _resealed(services: Services) -> int:
+    """Whatever the vault seals, in every table that keeps sealed secrets."""
+    return (
+        await services.grants.reseal()
+        + await services.keys.reseal()
+        + await services.consent.reseal()
+        + await Clients(services).reseal()
+    )
 
 
 @people.command("add")
@@ -87,7 +106,7 @@ def add_person(
     """Add a person to the built-in sign-in."""
 
     async def add() -> bool:
-        async with open_services(Settings(), os.environ) as services:
+        async with services_here() as services:
             return await People(services.database).add(username, name, password)
 
     if not uvloop.run(add()):
@@ -110,7 +129,7 @@ def activate_person(name: Annotated[str, typer.Argument(help="name or subject")]
 
 def _set_active(name: str, *, active: bool) -> None:
     async def change() -> None:
-        async with open_services(Settings(), os.environ) as services:
+        async with services_here() as services:
             await services.principals.set_active((await _one_person(services, name)).id, active=active)
 
     uvloop.run(change())
@@ -124,7 +143,7 @@ def list_grants(
     """Show what somebody granted: connection, upstream account and scopes, never a token."""
 
     async def find() -> list[Grant]:
-        async with open_services(Settings(), os.environ) as services:
+        async with services_here() as services:
             holder = name if name == SHARED else (await _one_person(services, name)).id
             return await services.grants.of(holder)
 
@@ -144,7 +163,7 @@ def remove_grant(
     """Forget a grant and revoke it upstream; the next action that needs it asks again."""
 
     async def remove() -> bool:
-        async with open_services(Settings(), os.environ) as services:
+        async with services_here() as services:
             declared = await services.catalogue.get(connection)
             person = None if name == SHARED else await _one_person(services, name)
             removed = await services.grants.remove(declared, SHARED if person is None else person.id)

@@ -64,12 +64,11 @@ def _application(services: Services, server: Server[Any]) -> FastAPI:
         sign_in_pages(services),
         connect_pages(services),
         console(services),
+        authorization_server(services),
         protected_resource(services),
         assets(),
     ):
         app.include_router(router)
-    if services.settings.gateway.issuer is None:
-        app.include_router(authorization_server(services))
     # Last, because a mount at the root takes every path that is left.
     app.mount("/", _mcp_endpoint(server, services))
     return app

@@ -1,18 +1,17 @@
 """`byline audit`: who did what, to which record, as whom, and what the upstream said; and the proof that it is unaltered."""
 
 import json
-import os
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 import uvloop
 
-from engine.audit.trail import Line
+from engine.audit.trail import Line, Trail
 from engine.audit.verify import Proof, verify_trail
 from engine.errors import SettingsInvalid
-from engine.services import Services, open_services
-from engine.settings import Settings
+from engine.services import Services
+from gateway.cli_services import services_here
 
 app = typer.Typer(help="Ask the trail, or prove it.", invoke_without_command=True)
 
@@ -35,11 +34,7 @@ def audit(
     if context.invoked_subcommand is not None:
         return
     lines = uvloop.run(_find(record, principal, run, _utc(since), _utc(until), limit))
-    shown = [
-        line
-        for line in _without_answered_intents(lines)
-        if not writes or line.event.get("method") not in {None, *_READS}
-    ]
+    shown = [line for line in lines if not writes or line.event.get("method") not in {None, *_READS}]
     for line in shown:
         typer.echo(
             json.dumps({"seq": line.seq, "time": line.time.isoformat(), "kind": line.kind, **line.event})
@@ -74,7 +69,7 @@ async def _find(
     limit: int,
 ) -> list[Line]:
     system, record_id = _record(record)
-    async with open_services(Settings(), os.environ) as services:
+    async with services_here() as services:
         found: list[Line] = []
         for principal_id in await _principal_ids(services, principal):
             found += await services.trail.find(
@@ -86,7 +81,7 @@ async def _find(
                 until=until,
                 limit=limit,
             )
-    return sorted(found, key=lambda line: line.seq)
+        return await _without_answered_intents(services.trail, sorted(found, key=lambda line: line.seq))
 
 
 async def _prove(noted: str | None) -> Proof:
@@ -94,7 +89,7 @@ async def _prove(noted: str | None) -> Proof:
     if noted is not None and not (seq.isdigit() and digest):
         msg = "--noted takes what `byline audit verify` printed as head: seq:hash"
         raise SettingsInvalid(msg)
-    async with open_services(Settings(), os.environ) as services:
+    async with services_here() as services:
         return await verify_trail(
             services.database, services.keys, noted=(int(seq), digest) if noted else None
         )
@@ -121,9 +116,13 @@ def _utc(instant: datetime | None) -> datetime | None:
     return instant if instant is None or instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
-def _without_answered_intents(lines: list[Line]) -> list[Line]:
+async def _without_answered_intents(trail: Trail, lines: list[Line]) -> list[Line]:
     """An outcome repeats its intent, so an intent is only shown where nothing is known of its outcome."""
     answered = {line.event.get("intent") for line in lines}
+    intents = [line for line in lines if line.kind == "action.intended"]
+    # What was asked for may leave out the outcome of an intent that it shows.
+    for run_id in {str(intent.event.get("run_id")) for intent in intents if intent.seq not in answered}:
+        answered |= {line.event.get("intent") for line in await trail.find(run_id=run_id, limit=None)}
     return [line for line in lines if line.kind != "action.intended" or line.seq not in answered]
 
 
@@ -132,7 +131,7 @@ def _told(line: Line) -> str:
     principal, actor = event.get("principal", {}), event.get("actor", {})
     facts = {
         "who": f"{principal['name']} ({principal['sub']} at {principal['iss']})" if principal else None,
-        "through": f"{actor['kind']} {actor['name']}, by {event.get('trigger')}" if actor else None,
+        "through": f"{actor['name']} ({actor['kind']} {actor['id']}), by {event.get('trigger')}" if actor else None,
         "did": " ".join(str(event[name]) for name in ("action", "method", "resource") if event.get(name))
         or None,
         "record": f"{event['system']}:{event['record_id']}" if event.get("record_id") else None,

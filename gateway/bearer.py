@@ -1,6 +1,6 @@
 """Bearer tokens at `/mcp`: only ones issued for this server, to a principal who is still active, are taken."""
 
-from typing import Any
+from typing import Any, Final
 
 from joserfc.errors import ClaimError
 from joserfc.jwt import JWTClaimsRegistry
@@ -14,11 +14,17 @@ from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.openid import Issuer, display_name
 from gateway.protected_resource import resource_identifier
 
-PRINCIPAL_CLAIM = "byline_principal"
-NAME_CLAIM = "name"
+CLIENT_NAME_CLAIM: Final = "client_name"
 
 
-def bearer_tokens(services: Services) -> TokenVerifier:
+class PersonalToken(AccessToken):
+    """An access token together with the principal that it was issued to, and what the client calls itself."""
+
+    principal: Principal
+    client_name: str
+
+
+def bearer_tokens(services: Services) -> "BuiltInTokens | ExternalTokens":
     """The verifier for the sign-in that settings choose."""
     issuer = services.settings.gateway.issuer
     return BuiltInTokens(services) if issuer is None else ExternalTokens(services, issuer)
@@ -39,7 +45,7 @@ class BuiltInTokens(TokenVerifier):
             client_id={"essential": True},
         )
 
-    async def verify_token(self, token: str) -> AccessToken | None:
+    async def verify_token(self, token: str) -> PersonalToken | None:
         """The token with its principal, or None."""
         try:
             claims = await self._keys.verify(token, ACCESS_TOKEN_TYPE)
@@ -61,7 +67,7 @@ class ExternalTokens(TokenVerifier):
         self._principals = services.principals
         self._resource = resource_identifier(services.settings)
 
-    async def verify_token(self, token: str) -> AccessToken | None:
+    async def verify_token(self, token: str) -> PersonalToken | None:
         """The token with its principal, created when first seen, or None; raises UpstreamUnavailable without keys."""
         try:
             verified = await self._issuer.verified(token, audience=self._audience)
@@ -79,16 +85,21 @@ class ExternalTokens(TokenVerifier):
         return kind == ACCESS_TOKEN_TYPE or (kind == "jwt" and not self._only_typed)
 
 
-def _accepted(token: str, claims: dict[str, Any], resource: str, principal: Principal) -> AccessToken | None:
+def _accepted(
+    token: str, claims: dict[str, Any], resource: str, principal: Principal
+) -> PersonalToken | None:
     if not principal.active:
         return None
     scope = claims.get("scope") or claims.get("scp") or ""
-    return AccessToken(
+    client_id = str(claims.get("client_id") or claims.get("azp") or "unknown")
+    return PersonalToken(
         token=token,
-        client_id=str(claims.get("client_id") or claims.get("azp") or "unknown"),
+        client_id=client_id,
+        client_name=str(claims.get(CLIENT_NAME_CLAIM) or client_id),
         scopes=scope.split() if isinstance(scope, str) else [str(each) for each in scope],
         expires_at=int(claims["exp"]),
         resource=resource,
         subject=claims["sub"],
-        claims={"iss": claims["iss"], PRINCIPAL_CLAIM: principal.id, NAME_CLAIM: principal.name},
+        claims={"iss": claims["iss"]},
+        principal=principal,
     )

@@ -61,7 +61,7 @@ def worker() -> None:
     """Run workflows and actions."""
     from engine.worker import run_worker
 
-    uvloop.run(run_worker(_configured()))
+    uvloop.run(run_worker(_configured(), os.environ))
 
 
 @app.command()

@@ -53,7 +53,8 @@ class ConnectPage:
         except ConnectionUnknown as error:
             return notice("This connection is gone", str(error), status=410, session=session)
         if asked.is_open:
-            return _question(session, asked, connection)
+            tools = await self._services.authorization.waiting_tools(asked.id)
+            return _question(session, asked, connection, tools)
         others = await self._services.authorization.open_for(session.principal.id)
         return await self._answered(session, asked, connection, others)
 
@@ -171,13 +172,16 @@ async def waiting_links(services: Services, requests: list[AuthorizationRequest]
     ]
 
 
-def _question(session: BrowserSession, asked: AuthorizationRequest, connection: Connection) -> Response:
+def _question(
+    session: BrowserSession, asked: AuthorizationRequest, connection: Connection, tools: list[str]
+) -> Response:
     return page(
         "connect.html",
         title=f"Connect {connection.title}?",
         session=session,
         asked=asked,
         connection=connection,
+        tools=tools,
         provider=connection.provider.authorization_endpoint.host,
         leads_away=True,
     )

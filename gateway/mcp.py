@@ -31,7 +31,7 @@ from engine.errors import ArgumentsInvalid, BylineError, IdentityMissing
 from engine.identity.model import Actor, Principal
 from engine.registry import Registry, Tool
 from engine.services import Services
-from gateway.bearer import PRINCIPAL_CLAIM
+from gateway.bearer import PersonalToken
 from gateway.errors import mcp_code
 from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
@@ -83,7 +83,7 @@ class Tools:
             return _failure(error.code, str(error))
 
     async def _call(self, context: _Context, params: CallToolRequestParams) -> _Answer:
-        caller = await self._caller()
+        caller = _caller()
         arguments = params.arguments or {}
         if params.request_state is not None:
             state = RequestState.model_validate_json(params.request_state)
@@ -93,8 +93,9 @@ class Tools:
             state = RequestState(run=await self._collected(arguments, caller), told=[], round=0)
             state.told = await self._told(state.run)
         else:
-            state = RequestState(run=await self._runs.call(params.name, arguments, caller), told=[], round=0)
-            if not _can_elicit(context):
+            serving = await self._runs.call(params.name, arguments, caller)
+            state = RequestState(run=serving.run_id, told=[], round=0)
+            if serving.rejoined and not _can_elicit(context):
                 state.told = await self._told(state.run)
         outcome = await self._runs.outcome(state.run, within=self._patience, told=state.told)
         return await self._answer(context, outcome, state)
@@ -171,16 +172,6 @@ class Tools:
     def _link(self, request: AuthorizationRequest) -> str:
         return f"{self._services.settings.public_url}/connect/{request.id}"
 
-    async def _caller(self) -> Caller:
-        token = get_access_token()
-        principal = (
-            await self._services.principals.get((token.claims or {})[PRINCIPAL_CLAIM]) if token else None
-        )
-        if token is None or principal is None:
-            msg = "The call carries no bearer token of a person known here."
-            raise IdentityMissing(msg)
-        return Caller(principal, Actor(kind="mcp_client", id=token.client_id, name=token.client_id), "mcp")
-
 
 def mcp_server(services: Services, registry: Registry, runs: Runs) -> Server[Any]:
     """The low-level server, its request state sealed with keys that every gateway derives alike."""
@@ -225,6 +216,15 @@ def _listed(tool: Tool) -> ListedTool:
             open_world_hint=True,
         ),
     )
+
+
+def _caller() -> Caller:
+    token = get_access_token()
+    if not isinstance(token, PersonalToken):
+        msg = "The call carries no bearer token of a person known here."
+        raise IdentityMissing(msg)
+    actor = Actor(kind="mcp_client", id=token.client_id, name=token.client_name)
+    return Caller(token.principal, actor, "mcp")
 
 
 def _can_elicit(context: _Context) -> bool:

@@ -93,6 +93,14 @@ class Caller:
     trigger: TriggerKind
 
 
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The run that serves a call; `rejoined` where an earlier call began it."""
+
+    run_id: str
+    rejoined: bool
+
+
 class Runs:
     """The gateway's side of every run."""
 
@@ -102,8 +110,8 @@ class Runs:
         self._registry = registry
         self._waits = _WaitWatch(services.authorization)
 
-    async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> str:
-        """The id of the run that serves this call: the one that the same call began and still owes an answer, or a new one.
+    async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> Serving:
+        """The run that serves this call: the one that the same call began and still owes an answer, or a new one.
 
         Raises ToolUnknown, ArgumentsInvalid or TemporalUnreachable.
         """
@@ -112,8 +120,8 @@ class Runs:
         call = call_digest(name, arguments)
         earlier = await self._services.runs.unanswered(caller.principal.id, call)
         if earlier is not None and await self._is_worth_attaching(earlier):
-            return earlier
-        return await self._start(tool, given, call, caller)
+            return Serving(earlier, rejoined=True)
+        return Serving(await self._start(tool, given, call, caller), rejoined=False)
 
     async def owned(self, run_id: str, principal: Principal) -> str:
         """The tool of a run; raises RunUnknown unless the run is this principal's."""

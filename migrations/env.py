@@ -1,18 +1,16 @@
 """Runs the migrations on SQLite or PostgreSQL through the product's own asynchronous drivers."""
 
 import asyncio
-from pathlib import Path
 
 from alembic import context
 from sqlalchemy import Connection
-from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlmodel import SQLModel
 
 from engine.db import tables
+from engine.db.database import connecting, database_url, make_room
 
-_METADATA = SQLModel.metadata
-_URL = make_url(context.config.attributes["url"])
+_METADATA = tables.AuditEventRow.metadata
+_URL = database_url(context.config.attributes["url"])
 
 
 def _migrate(connection: Connection) -> None:
@@ -27,14 +25,16 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    assert tables.AuditEventRow.metadata is _METADATA
-    if _URL.database and _URL.drivername.startswith("sqlite"):
-        Path(_URL.database).parent.mkdir(parents=True, exist_ok=True)
+    make_room(_URL)
     database = create_async_engine(_URL)
-    async with database.connect() as connection:
+    with connecting(_URL):
+        connection = await database.connect()
+    try:
         await connection.run_sync(_migrate)
         await connection.commit()
-    await database.dispose()
+    finally:
+        await connection.close()
+        await database.dispose()
 
 
 asyncio.run(_run())

@@ -3,11 +3,14 @@
 import asyncio
 import hashlib
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import insert
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -131,7 +134,7 @@ class Trail:
         run_id: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
-        limit: int = 1000,
+        limit: int | None = 1000,
     ) -> list[Line]:
         """The newest lines that fit every condition given, oldest first."""
         query = select(AuditEventRow).order_by(col(AuditEventRow.seq).desc()).limit(limit)
@@ -155,7 +158,7 @@ class Trail:
         """Whether a request with this key was about to leave and nothing is known of its outcome."""
         lines = [
             line
-            for line in await self.find(run_id=run_id)
+            for line in await self.find(run_id=run_id, limit=None)
             if line.event.get("idempotency_key") == idempotency_key
         ]
         answered = {line.event.get("intent") for line in lines}
@@ -173,45 +176,56 @@ class Trail:
     async def _write_pending(self) -> None:
         while self._pending:
             batch, self._pending = self._pending, []
-            try:
-                first = await self._write(batch)
-            except Exception as error:  # noqa: BLE001 -- whoever waits for the append is told, whatever went wrong
+            await self._settle(batch)
+
+    async def _settle(self, batch: list[_Pending]) -> None:
+        try:
+            first = await self._write(batch)
+        except Exception as error:  # noqa: BLE001 -- whoever waits for the append is told, whatever went wrong
+            if len(batch) > 1 and isinstance(error, IntegrityError | DataError):
+                # What one of them brought is refused: the others only shared its transaction.
                 for pending in batch:
-                    if not pending.done.done():
-                        pending.done.set_exception(error)
-            else:
-                for seq, pending in enumerate(batch, first):
-                    if not pending.done.done():
-                        pending.done.set_result(seq)
+                    await self._settle([pending])
+                return
+            for pending in batch:
+                if not pending.done.done():
+                    pending.done.set_exception(error)
+        else:
+            for seq, pending in enumerate(batch, first):
+                if not pending.done.done():
+                    pending.done.set_result(seq)
 
     async def _write(self, batch: list[_Pending]) -> int:
+        # Before the transaction, since a key that is still to be made needs one of its own.
+        sign = await self._keys.bytes_signer()
         async with self._database.writing() as session:
             head = await _locked_head(session)
             first = head.seq + 1
             for pending in batch:
                 session.add_all(pending.rows)
-            lines = [await self._chained(head, pending.event) for pending in batch]
-            await session.execute(insert(AuditEventRow), lines)
+            lines = [_chained(head, each.event, sign) for each in batch]
+            await session.exec(insert(AuditEventRow), params=lines)
             session.add(head)
         return first
 
-    async def _chained(self, head: AuditHeadRow, event: AuditEvent) -> dict[str, Any]:
-        time, document = now(), event.document()
-        previous = head.hash
-        head.seq += 1
-        head.hash = chained_hash(head.seq, time, event.kind, document, previous)
-        kid, signature = await self._keys.sign_bytes(bytes.fromhex(head.hash))
-        return {
-            "seq": head.seq,
-            "time": time,
-            "kind": event.kind,
-            **index_columns(document),
-            "event": document,
-            "previous_hash": previous,
-            "hash": head.hash,
-            "kid": kid,
-            "signature": signature,
-        }
+
+def _chained(head: AuditHeadRow, event: AuditEvent, sign: Callable[[bytes], tuple[str, bytes]]) -> dict[str, Any]:
+    time, document = now(), event.document()
+    previous = head.hash
+    head.seq += 1
+    head.hash = chained_hash(head.seq, time, event.kind, document, previous)
+    kid, signature = sign(bytes.fromhex(head.hash))
+    return {
+        "seq": head.seq,
+        "time": time,
+        "kind": event.kind,
+        **index_columns(document),
+        "event": document,
+        "previous_hash": previous,
+        "hash": head.hash,
+        "kid": kid,
+        "signature": signature,
+    }
 
 
 def chained_hash(seq: int, time: datetime, kind: str, document: dict[str, Any], previous: str) -> str:
@@ -235,9 +249,11 @@ def index_columns(document: dict[str, Any]) -> dict[str, Any]:
 async def _locked_head(session: AsyncSession) -> AuditHeadRow:
     head = await session.get(AuditHeadRow, 1, with_for_update=True)
     if head is None:
-        head = AuditHeadRow(id=1, seq=0, hash=GENESIS)
-        session.add(head)
-        await session.flush()
+        # Another process may write the first line at this moment: whoever comes second waits here and takes its head.
+        with suppress(IntegrityError):
+            async with session.begin_nested():
+                session.add(AuditHeadRow(id=1, seq=0, hash=GENESIS))
+        head = await session.get_one(AuditHeadRow, 1, with_for_update=True)
     return head
 
 

@@ -36,25 +36,54 @@ async def verify_trail(
     A trail cut off at its end looks like a shorter one, unless a head `noted` earlier (sequence number and hash)
     is held against it.
     """
-    problems: list[str] = []
-    lines, previous_seq, previous_hash = 0, 0, GENESIS
-    noted_hash: str | None = None
-    async for row in _rows(database):
-        lines += 1
-        if row.seq != previous_seq + 1:
-            problems.append(f"line {previous_seq + 1}: missing (the next one is {row.seq})")
-        problems.extend(f"line {row.seq}: {problem}" for problem in await _problems(row, previous_hash, keys))
-        if noted is not None and row.seq == noted[0]:
-            noted_hash = row.hash
-        previous_seq, previous_hash = row.seq, row.hash
+    walk = _Walk(keys, None if noted is None else noted[0])
+    head_seq, head_hash, promised, readable = 0, GENESIS, 0, True
+    # Lines may be appended meanwhile: the head is read after them, and what it is ahead by is looked for once more.
+    while readable and walk.seq >= promised:
+        promised = head_seq
+        try:
+            async for row in _rows(database, after=walk.seq if walk.lines else None):
+                await walk.take(row)
+        except ValueError:
+            readable = False
+            walk.problems.append(f"a line after {walk.seq} cannot be read as one, so it and the rest are unproven")
+        head_seq, head_hash = await _head(database)
+        if head_seq <= walk.seq:
+            break
+    if (head_seq, head_hash) != (walk.seq, walk.hash):
+        walk.problems.append(f"the head says {head_seq} lines, the last one found is {walk.seq}")
+    if noted is not None and walk.noted_hash != noted[1]:
+        walk.problems.append(f"line {noted[0]} is not the one noted")
+    return Proof(walk.lines, head_seq, head_hash, tuple(walk.problems))
+
+
+class _Walk:
+    """The way along the chain so far, and what was wrong on it."""
+
+    def __init__(self, keys: SigningKeys, noted_seq: int | None) -> None:
+        self._keys = keys
+        self._noted_seq = noted_seq
+        self.noted_hash: str | None = None
+        self.lines = 0
+        self.seq = 0
+        self.hash = GENESIS
+        self.problems: list[str] = []
+
+    async def take(self, row: AuditEventRow) -> None:
+        """Go on to the next line."""
+        self.lines += 1
+        if row.seq != self.seq + 1:
+            self.problems.append(f"line {self.seq + 1}: missing (the next one is {row.seq})")
+        self.problems += [f"line {row.seq}: {found}" for found in await _problems(row, self.hash, self._keys)]
+        if row.seq == self._noted_seq:
+            self.noted_hash = row.hash
+        self.seq, self.hash = row.seq, row.hash
+
+
+async def _head(database: Database) -> tuple[int, str]:
     async with database.reading() as session:
         head = await session.get(AuditHeadRow, 1)
-    head_seq, head_hash = (head.seq, head.hash) if head is not None else (0, GENESIS)
-    if (head_seq, head_hash) != (previous_seq, previous_hash):
-        problems.append(f"the head says {head_seq} lines, the last one found is {previous_seq}")
-    if noted is not None and noted_hash != noted[1]:
-        problems.append(f"line {noted[0]} is not the one noted")
-    return Proof(lines, head_seq, head_hash, tuple(problems))
+    return (0, GENESIS) if head is None else (head.seq, head.hash)
 
 
 async def _problems(row: AuditEventRow, previous_hash: str, keys: SigningKeys) -> list[str]:
@@ -65,20 +94,16 @@ async def _problems(row: AuditEventRow, previous_hash: str, keys: SigningKeys) -
         found.append("was edited")
     elif not await keys.verify_bytes(row.kid, row.signature, bytes.fromhex(row.hash)):
         found.append("is not signed by a key of this installation")
-    if any(getattr(row, name) != value for name, value in index_columns(row.event).items()):
+    elif any(getattr(row, name) != value for name, value in index_columns(row.event).items()):
         found.append("its searchable columns were edited")
     return found
 
 
-async def _rows(database: Database) -> AsyncIterator[AuditEventRow]:
-    after = 0
+async def _rows(database: Database, *, after: int | None) -> AsyncIterator[AuditEventRow]:
     while True:
-        query = (
-            select(AuditEventRow)
-            .where(AuditEventRow.seq > after)
-            .order_by(col(AuditEventRow.seq))
-            .limit(_PAGE)
-        )
+        query = select(AuditEventRow).order_by(col(AuditEventRow.seq)).limit(_PAGE)
+        if after is not None:
+            query = query.where(AuditEventRow.seq > after)
         async with database.reading() as session:
             page = (await session.exec(query)).all()
         for row in page:

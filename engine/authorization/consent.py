@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
@@ -84,6 +85,22 @@ class Consent:
                 )
             )
             raise
+
+    async def reseal(self) -> int:
+        """Seal every verifier that may still be needed with the current master key; return how many were not yet."""
+        pending = select(AuthorizationAttemptRow).where(
+            col(AuthorizationAttemptRow.used_at).is_(None), col(AuthorizationAttemptRow.expires_at) > now()
+        )
+        changed = 0
+        async with self._database.writing() as session:
+            for attempt in (await session.exec(pending.with_for_update())).all():
+                if not self._vault.is_current(attempt.sealed_verifier):
+                    bound_to = _bound_to(attempt.state_hash)
+                    verifier = self._vault.open(attempt.sealed_verifier, bound_to)
+                    attempt.sealed_verifier = self._vault.seal(verifier, bound_to)
+                    session.add(attempt)
+                    changed += 1
+        return changed
 
     async def _complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,6 +23,7 @@ from engine.errors import (
     AuthorizationRequired,
 )
 from engine.identity.model import Identity, Principal
+from engine.identity.principals import Principals
 from engine.identity.runs import Runs
 
 _WAITERS = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
@@ -69,9 +69,16 @@ class AuthorizationRequests:
     """Owner of the tables of authorization requests and waiters."""
 
     def __init__(
-        self, database: Database, runs: Runs, grants: Grants, trail: Trail, wait_limit: timedelta
+        self,
+        database: Database,
+        principals: Principals,
+        runs: Runs,
+        grants: Grants,
+        trail: Trail,
+        wait_limit: timedelta,
     ) -> None:
         self._database = database
+        self._principals = principals
         self._runs = runs
         self._grants = grants
         self._trail = trail
@@ -95,29 +102,23 @@ class AuthorizationRequests:
         A grant counts as come where it has the `needed` scopes and is not `refused_grant`, one that the upstream refused.
         """
         wanted = " ".join(sorted(scopes))
-        while True:
-            try:
-                async with self._database.writing() as session:
-                    row = await self._open_row(session, identity.principal_id, connection.name, wanted)
-                    # The request row is locked before the grant is looked for: an answer commits both at once, so
-                    # either this sees the request open and joins it, or it sees the grant.
-                    if await self._grants.covers(
-                        session, connection, identity.principal_id, needed, besides=refused_grant
-                    ):
-                        return None
-                    is_new = row is None
-                    expires_at = now() + (connection.wait_limit or self._wait_limit)
-                    if row is None:
-                        row = _request_row(identity.principal_id, connection.name, wanted, expires_at)
-                    row.expires_at = max(expires_at, row.expires_at)
-                    session.add(row)
-                    await session.flush()
-                    waiter = await _join(session, row.id, identity, parked, run_id, expires_at)
-                    await self._runs.parked(session, run_id)
-            except IntegrityError:
-                # Another process opened the same request first: join that one.
-                continue
-            break
+        async with self._database.writing() as session:
+            # Asking and answering take turns, so that an answer either finds this waiter or leaves its grant to be seen.
+            await self._principals.hold(session, identity.principal_id)
+            if await self._grants.covers(
+                session, connection, identity.principal_id, needed, besides=refused_grant
+            ):
+                return None
+            row = await self._open_row(session, identity.principal_id, connection.name, wanted)
+            is_new = row is None
+            expires_at = now() + (connection.wait_limit or self._wait_limit)
+            if row is None:
+                row = _request_row(identity.principal_id, connection.name, wanted, expires_at)
+            row.expires_at = max(expires_at, row.expires_at)
+            session.add(row)
+            await session.flush()
+            waiter = await _join(session, row.id, identity, parked, run_id, expires_at)
+            await self._runs.parked(session, run_id)
         if is_new:
             event = AuditEvent(
                 kind="authorization.requested",
@@ -140,7 +141,7 @@ class AuthorizationRequests:
     async def check_answer(self, waiter_id: str, *, timed_out: bool, identity: Identity) -> None:
         """What became of a wait: returns where the action may try again, raises the AuthorizationEnded that fits otherwise."""
         async with self._database.writing() as session:
-            row = await session.get(WaiterRow, waiter_id)
+            row = await session.get(WaiterRow, waiter_id, with_for_update=True)
             if row is None:
                 return
             request = await session.get_one(AuthorizationRequestRow, row.request_id)
@@ -184,6 +185,13 @@ class AuthorizationRequests:
         async with self._database.reading() as session:
             return [_request(row) for row in (await session.exec(query)).all()]
 
+    async def waiting_tools(self, request_id: str) -> list[str]:
+        """The tools whose runs wait for this answer."""
+        query = select(WaiterRow.run_id).where(WaiterRow.request_id == request_id, WaiterRow.outcome == "waiting")
+        async with self._database.reading() as session:
+            run_ids = set((await session.exec(query)).all())
+        return await self._runs.tools(run_ids)
+
     async def awaited_by(self, run_id: str) -> list[AuthorizationRequest]:
         """What a run and all its descendants wait for."""
         query = (
@@ -222,14 +230,11 @@ class AuthorizationRequests:
     ) -> None:
         """Store the grant, close every request that it answers and owe each waiter its wake-up, all in one transaction."""
         async with self._database.writing() as session:
-            same_question = (
-                select(AuthorizationRequestRow)
-                .where(
-                    AuthorizationRequestRow.principal_id == principal.id,
-                    AuthorizationRequestRow.connection == connection.name,
-                    AuthorizationRequestRow.state == "open",
-                )
-                .with_for_update()
+            await self._principals.hold(session, principal.id)
+            same_question = select(AuthorizationRequestRow).where(
+                AuthorizationRequestRow.principal_id == principal.id,
+                AuthorizationRequestRow.connection == connection.name,
+                AuthorizationRequestRow.state == "open",
             )
             rows = (await session.exec(same_question)).all()
             grant_id = await self._grants.store(session, connection, principal.id, tokens, account)
@@ -254,7 +259,8 @@ class AuthorizationRequests:
     async def deny(self, request_id: str, principal: Principal) -> bool:
         """Close an open request with a no; False where it is not open any more."""
         async with self._database.writing() as session:
-            row = await session.get(AuthorizationRequestRow, request_id, with_for_update=True)
+            await self._principals.hold(session, principal.id)
+            row = await session.get(AuthorizationRequestRow, request_id)
             if row is None or row.state != "open" or row.principal_id != principal.id:
                 return False
             await _answer(session, row, "denied")
@@ -304,15 +310,11 @@ class AuthorizationRequests:
     async def _open_row(
         self, session: AsyncSession, principal_id: str, connection: str, scopes: str
     ) -> AuthorizationRequestRow | None:
-        query = (
-            select(AuthorizationRequestRow)
-            .where(
-                AuthorizationRequestRow.principal_id == principal_id,
-                AuthorizationRequestRow.connection == connection,
-                AuthorizationRequestRow.scopes == scopes,
-                AuthorizationRequestRow.state == "open",
-            )
-            .with_for_update()
+        query = select(AuthorizationRequestRow).where(
+            AuthorizationRequestRow.principal_id == principal_id,
+            AuthorizationRequestRow.connection == connection,
+            AuthorizationRequestRow.scopes == scopes,
+            AuthorizationRequestRow.state == "open",
         )
         row = (await session.exec(query)).one_or_none()
         if row is not None and row.expires_at <= now():

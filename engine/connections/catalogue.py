@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
 from sqlmodel import select
 
 from engine.db.database import Database, now
 from engine.db.tables import ConnectionRow
 from engine.errors import ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid
-from engine.interpolation import interpolate
+from engine.interpolation import InterpolationFailed, interpolate
 
 SHARED: Final = "shared"
 """The holder of every service grant."""
@@ -96,14 +96,20 @@ class Connection(Declaration):
         return principal_id if self.mode == "user" else SHARED
 
 
+_CONNECTIONS = TypeAdapter(dict[str, Connection])
+
+
 def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connection]:
     """The connections of a YAML file, `${VARIABLE}` filled in; raises SettingsInvalid that names what is wrong where."""
     try:
         document = interpolate(yaml.safe_load(path.read_text()), environment)
-        declared = document["connections"]
-        return [Connection.model_validate({"name": name, **body}) for name, body in declared.items()]
+        declared = {name: {"name": name, **body} for name, body in document["connections"].items()}
+        return list(_CONNECTIONS.validate_python(declared).values())
     except OSError as error:
         msg = f"Cannot read the connections file {path}: set BYLINE_CONNECTIONS_FILE to one that exists."
+        raise SettingsInvalid(msg) from error
+    except InterpolationFailed as error:
+        msg = f"The connections file {path} cannot be filled in: {error}."
         raise SettingsInvalid(msg) from error
     except ValidationError as error:
         problems = "; ".join(
@@ -125,9 +131,16 @@ class Catalogue:
         self._read_at = float("-inf")
 
     async def declare(self, connections: list[Connection]) -> None:
-        """Put these connections into the database, over earlier ones of the same name."""
+        """Put these connections into the database, over earlier ones of the same name; a mode is set once."""
         async with self._database.writing() as session:
             for connection in connections:
+                earlier = await session.get(ConnectionRow, connection.name)
+                if earlier is not None and earlier.declaration["mode"] != connection.mode:
+                    msg = (
+                        f"Connection '{connection.name}' was declared as {earlier.declaration['mode']}, and a mode is "
+                        f"set once: declare the {connection.mode} one under another name."
+                    )
+                    raise SettingsInvalid(msg)
                 declaration = connection.model_dump(mode="json")
                 await session.merge(
                     ConnectionRow(name=connection.name, declaration=declaration, updated_at=now())

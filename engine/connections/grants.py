@@ -18,7 +18,7 @@ from engine.connections.catalogue import SHARED, Connection
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
-from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
+from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
 from engine.vault.vault import Vault
 
 _RENEW_BEFORE = timedelta(seconds=30)
@@ -71,7 +71,7 @@ class Grants:
     async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
         """A newer credential than `used`, which the upstream refused; None where it cannot be renewed."""
         row = await self._in_force(connection, connection.holder(principal_id))
-        if row is not None and row.version == used.version:
+        if row is not None and (row.id, row.version) == (used.grant_id, used.version):
             row = await self._renew(connection, row)
         return None if row is None else self._credential(row)
 
@@ -140,7 +140,8 @@ class Grants:
             if self._vault.is_current(stale.sealed_tokens):
                 continue
             async with self._database.writing() as session:
-                row = await session.get(GrantRow, stale.id)
+                # Locked, so that tokens which are being renewed at this moment are not overwritten with older ones.
+                row = await session.get(GrantRow, stale.id, with_for_update=True)
                 if row is not None and not self._vault.is_current(row.sealed_tokens):
                     row.sealed_tokens = self._seal(row, self._tokens(row))
                     session.add(row)
@@ -168,15 +169,17 @@ class Grants:
     async def _renew(self, connection: Connection, row: GrantRow) -> GrantRow | None:
         """Renew once, however many ask in however many processes: one takes the lease, the others wait for its result."""
         deadline = now() + _LEASE
+        current: GrantRow | None = row
         while now() < deadline:
-            if await self._take_lease(row):
-                return await self._renew_leased(connection, row)
-            await asyncio.sleep(_LEASE_POLL_SECONDS)
-            current = await self._by_id(row.id)
             if current is None or current.revoked_at is not None:
                 return await self._in_force(connection, row.holder)
             if current.version != row.version:
                 return current
+            if _is_free(current) and await self._take_lease(current):
+                # A token endpoint that rotates has spent the old token: its answer is kept even if nobody waits for it.
+                return await asyncio.shield(self._renew_leased(connection, current))
+            await asyncio.sleep(_LEASE_POLL_SECONDS)
+            current = await self._by_id(row.id)
         msg = (
             f"The tokens of connection '{connection.name}' are being renewed elsewhere and are not done yet."
         )
@@ -199,31 +202,32 @@ class Grants:
         return result.rowcount == 1
 
     async def _renew_leased(self, connection: Connection, row: GrantRow) -> GrantRow | None:
-        tokens = self._tokens(row)
-        client = self._client(connection)
         try:
-            if tokens.refresh_token is not None:
-                fresh = await client.refresh(tokens)
-            elif connection.mode == "shared":
-                fresh = await client.client_credentials()
-            else:
-                await self._revoke_row(row.id)
-                return None
+            fresh = await self._fresh_tokens(connection, row)
         except TokenRefused as error:
             if error.error != "invalid_grant":
                 await self._release(row.id)
                 msg = f"Connection '{connection.name}' cannot renew its tokens: {error}"
                 raise ConnectionMisconfigured(msg) from None
-            await self._revoke_row(row.id)
-            return None
-        except UpstreamUnavailable:
+            fresh = None
+        except BylineError:
             await self._release(row.id)
             raise
+        if fresh is None:
+            await self._revoke_row(row.id)
+            return None
         return await self._replace_tokens(row.id, fresh)
+
+    async def _fresh_tokens(self, connection: Connection, row: GrantRow) -> Tokens | None:
+        tokens = self._tokens(row)
+        client = self._client(connection)
+        if tokens.refresh_token is not None:
+            return await client.refresh(tokens)
+        return await client.client_credentials() if connection.mode == "shared" else None
 
     async def _replace_tokens(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
         async with self._database.writing() as session:
-            row = await session.get(GrantRow, grant_id)
+            row = await session.get(GrantRow, grant_id, with_for_update=True)
             if row is None or row.revoked_at is not None:
                 return None
             row.sealed_tokens = self._seal(row, tokens)
@@ -282,6 +286,10 @@ def _in_force(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
     return select(GrantRow).where(
         GrantRow.holder == holder, GrantRow.connection == connection.name, col(GrantRow.revoked_at).is_(None)
     )
+
+
+def _is_free(row: GrantRow) -> bool:
+    return row.refreshing_until is None or row.refreshing_until < now()
 
 
 def _bound_to(row: GrantRow) -> str:

@@ -1,14 +1,16 @@
 """The application database: SQLite or PostgreSQL behind two verbs, `reading` and `writing`; it holds no query."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -28,11 +30,12 @@ class Database:
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self._engine = _open(settings)
+        self.url = self._engine.url
         self.is_sqlite = self._engine.dialect.name == "sqlite"
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session for queries only."""
+        """A session for queries only, each of which sees what is committed when it runs."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             yield session
 
@@ -52,19 +55,48 @@ class Database:
         await self._engine.dispose()
 
 
-def _open(settings: DatabaseSettings) -> AsyncEngine:
+def database_url(text: str) -> URL:
+    """The address in BYLINE_DATABASE__URL; raises SettingsInvalid where no database of a kind known here is named."""
     try:
-        url = make_url(settings.url)
+        url = make_url(text)
     except ArgumentError as error:
         msg = "BYLINE_DATABASE__URL is not a database URL: write sqlite+aiosqlite:///path or postgresql+asyncpg://…"
         raise SettingsInvalid(msg) from error
     if url.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
         msg = f"BYLINE_DATABASE__URL names '{url.drivername}': use sqlite+aiosqlite:///path or postgresql+asyncpg://…"
         raise SettingsInvalid(msg)
+    return url
+
+
+@contextmanager
+def connecting(url: URL) -> Iterator[None]:
+    """Tell a failure to connect, which is all that may happen inside, as the SettingsInvalid that it is."""
+    try:
+        yield
+    except (OSError, DBAPIError, asyncpg.PostgresError) as error:
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        msg = f"The database {url} cannot be reached ({reason}): start it, or correct BYLINE_DATABASE__URL."
+        raise SettingsInvalid(msg) from error
+
+
+def make_room(url: URL) -> None:
+    """Make the folder of a SQLite file; raises SettingsInvalid where the file could not be written."""
+    if url.drivername != "sqlite+aiosqlite" or not url.database or url.database == ":memory:":
+        return
+    path = Path(url.database)
+    with connecting(url):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError("it is a folder")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise PermissionError("it may not be written")
+
+
+def _open(settings: DatabaseSettings) -> AsyncEngine:
+    url = database_url(settings.url)
+    make_room(url)
     if url.drivername == "postgresql+asyncpg":
         return create_async_engine(url, pool_size=settings.pool_size, pool_pre_ping=True)
-    if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     database = create_async_engine(url, pool_size=settings.pool_size)
     event.listen(database.sync_engine, "connect", _prepare_sqlite)
     event.listen(database.sync_engine, "begin", _begin_sqlite)
@@ -87,5 +119,6 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     # The sqlite3 module would begin lazily and upgrade a read lock, which fails at once when another writer is there.
-    writes = connection.get_execution_options().get("byline_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    # A query needs no transaction around it, and beginning one costs as much as the query.
+    if connection.get_execution_options().get("byline_write", False):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

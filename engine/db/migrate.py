@@ -8,7 +8,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from engine.db.database import Database
+from engine.db.database import Database, connecting
 from engine.errors import SettingsInvalid
 
 _PACKAGED = Path(__file__).parent.parent / "migrations"
@@ -19,7 +19,8 @@ def config(url: str) -> Config:
     """Alembic's configuration for this database; scripts come with the wheel, or from the checkout."""
     scripts = _PACKAGED if _PACKAGED.exists() else _CHECKOUT
     alembic = Config()
-    alembic.set_main_option("script_location", str(scripts))
+    # Alembic reads its options through configparser, to which a percent sign is an interpolation.
+    alembic.set_main_option("script_location", str(scripts).replace("%", "%%"))
     alembic.attributes["url"] = url
     return alembic
 
@@ -27,13 +28,14 @@ def config(url: str) -> Config:
 async def require_current(database: Database) -> None:
     """Raise SettingsInvalid where the database does not have this release's schema."""
     needed = ScriptDirectory.from_config(config("")).get_current_head()
-    try:
-        async with database.reading() as session:
-            found = (
-                await session.execute(text("SELECT version_num FROM alembic_version"))
-            ).scalar_one_or_none()
-    except DBAPIError:
-        found = None
+    async with database.reading() as session:
+        with connecting(database.url):
+            connection = await session.connection()
+        try:
+            result = await connection.execute(text("SELECT version_num FROM alembic_version"))
+            found = result.scalar_one_or_none()
+        except DBAPIError:
+            found = None
     if found != needed:
         msg = f"The database has schema {found or 'none'} and this release needs {needed}: run `byline migrate`."
         raise SettingsInvalid(msg)

@@ -54,7 +54,7 @@ class PrincipalRow(SQLModel, table=True):
 
 
 class PersonRow(SQLModel, table=True):
-    """A person of the built-in sign-in. Owner: gateway.sign_in."""
+    """A person of the built-in sign-in. Owner: gateway.people."""
 
     __tablename__ = "person"
 
@@ -201,7 +201,7 @@ class WaiterRow(SQLModel, table=True):
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
-    """One round trip to a provider's consent page, keyed by the hash of its `state`. Owner: engine.authorization.attempts."""
+    """One round trip to a provider's consent page, keyed by the hash of its `state`. Owner: engine.authorization.consent."""
 
     __tablename__ = "authorization_attempt"
 

@@ -4,6 +4,7 @@ import uuid
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, now
 from engine.db.tables import PrincipalRow
@@ -45,6 +46,13 @@ class Principals:
         async with self._database.reading() as session:
             row = await session.get(PrincipalRow, principal_id)
         return None if row is None else _principal(row)
+
+    async def hold(self, session: AsyncSession, principal_id: str) -> None:
+        """Keep every other transaction that holds this principal waiting until the caller's ends."""
+        # SQLite has one writer at a time as it is; elsewhere rows may still refer to the principal meanwhile.
+        await session.exec(
+            select(PrincipalRow.id).where(PrincipalRow.id == principal_id).with_for_update(key_share=True)
+        )
 
     async def named(self, name: str) -> list[Principal]:
         """Everybody whose name or subject is `name`."""

@@ -1,5 +1,6 @@
 """Which runs exist, whose they are, and which Temporal run each is bound to; it starts none."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -50,6 +51,12 @@ class Runs:
         async with self._database.reading() as session:
             row = await session.get(RunRow, run_id)
         return None if row is None else Run(row.id, row.principal_id, row.tool, row.started_at)
+
+    async def tools(self, run_ids: Collection[str]) -> list[str]:
+        """The tools of these runs, each once."""
+        query = select(RunRow.tool).where(col(RunRow.id).in_(run_ids)).distinct().order_by(RunRow.tool)
+        async with self._database.reading() as session:
+            return list((await session.exec(query)).all())
 
     async def unanswered(self, principal_id: str, call: str) -> str | None:
         """The run that the same call of this principal began, that has waited, and whose outcome nobody was told yet."""

@@ -1,9 +1,11 @@
 """Ed25519 keys that sign identities, access tokens and the trail; private keys lie in the database, sealed by the vault."""
 
+import asyncio
 import json
 import secrets
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,7 @@ class SigningKeys:
         self._signer: _Signer | None = None
         self._verifiers: dict[str, _Verifier] = {}
         self._read_at = float("-inf")
+        self._creating = asyncio.Lock()
 
     async def sign(self, claims: dict[str, Any], typ: str) -> str:
         """A compact EdDSA JWS (RFC 8037, RFC 9864) of the claims and the time of signing, with `typ` in its header."""
@@ -72,7 +75,7 @@ class SigningKeys:
                 raise IdentityForged(msg)
             verified = jws.deserialize_compact(token, verifier.jwk, algorithms=[_ALGORITHM])
             claims = json.loads(verified.payload)
-        except (JoseError, ValueError) as error:
+        except (JoseError, ValueError, RecursionError) as error:
             msg = "The identity's signature does not hold."
             raise IdentityForged(msg) from error
         if not isinstance(claims, dict):
@@ -80,10 +83,10 @@ class SigningKeys:
             raise IdentityForged(msg)
         return claims
 
-    async def sign_bytes(self, message: bytes) -> tuple[str, bytes]:
-        """The id of the signing key, and its Ed25519 signature of `message`."""
+    async def bytes_signer(self) -> Callable[[bytes], tuple[str, bytes]]:
+        """A function that gives the id of the signing key and its Ed25519 signature of a message, touching no database."""
         signer = await self._current()
-        return signer.kid, signer.private.sign(message)
+        return lambda message: (signer.kid, signer.private.sign(message))
 
     async def verify_bytes(self, kid: str, signature: bytes, message: bytes) -> bool:
         """Whether the key signed `message`; a retired key still vouches for what it signed."""
@@ -110,12 +113,9 @@ class SigningKeys:
         """Make a new key, which signs from now on; the older ones go on verifying. Returns its id."""
         kid = secrets.token_hex(8)
         private = Ed25519PrivateKey.generate()
-        row = SigningKeyRow(
-            kid=kid,
-            public_key=private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw),
-            sealed_private_key=self._vault.seal(private.private_bytes_raw(), _bound_to(kid)),
-            created_at=now(),
-        )
+        public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        sealed = self._vault.seal(private.private_bytes_raw(), _bound_to(kid, public))
+        row = SigningKeyRow(kid=kid, public_key=public, sealed_private_key=sealed, created_at=now())
         async with self._database.writing() as session:
             session.add(row)
         await self._read()
@@ -140,8 +140,9 @@ class SigningKeys:
         async with self._database.writing() as session:
             for row in (await session.exec(select(SigningKeyRow))).all():
                 if not self._vault.is_current(row.sealed_private_key):
-                    secret = self._vault.open(row.sealed_private_key, _bound_to(row.kid))
-                    row.sealed_private_key = self._vault.seal(secret, _bound_to(row.kid))
+                    bound_to = _bound_to(row.kid, row.public_key)
+                    secret = self._vault.open(row.sealed_private_key, bound_to)
+                    row.sealed_private_key = self._vault.seal(secret, bound_to)
                     session.add(row)
                     changed += 1
         return changed
@@ -149,15 +150,16 @@ class SigningKeys:
     async def _current(self) -> _Signer:
         if self._signer is None or time.monotonic() - self._read_at > _REFRESH_SECONDS:
             await self._read()
-        if self._signer is None:
+        while self._signer is None:
             await self._create_first()
-        if self._signer is None:
-            msg = "There is no signing key."
-            raise IdentityForged(msg)
         return self._signer
 
     async def _create_first(self) -> None:
-        await self.rotate()
+        # Two processes that start on a new database may each make a key: both are in force, and the newer one signs.
+        async with self._creating:
+            await self._read()
+            if self._signer is None:
+                await self.rotate()
 
     async def _verifier(self, kid: str) -> _Verifier | None:
         if kid not in self._verifiers or time.monotonic() - self._read_at > _REFRESH_SECONDS:
@@ -166,8 +168,10 @@ class SigningKeys:
 
     async def _read(self) -> None:
         async with self._database.reading() as session:
-            newest_first = select(SigningKeyRow).order_by(col(SigningKeyRow.created_at).desc())
-            rows = (await session.exec(newest_first)).all()
+            newest_first = (col(SigningKeyRow.created_at).desc(), col(SigningKeyRow.kid))
+            rows = (await session.exec(select(SigningKeyRow).order_by(*newest_first))).all()
+        # Every key is opened, since the seal is what proves it: who can only write to the table cannot add one.
+        opened = {row.kid: self._open(row) for row in rows}
         self._verifiers = {
             row.kid: _Verifier(
                 Ed25519PublicKey.from_public_bytes(row.public_key),
@@ -177,18 +181,18 @@ class SigningKeys:
             for row in rows
         }
         signing = next((row for row in rows if row.retired_at is None), None)
-        if signing is not None and (self._signer is None or self._signer.kid != signing.kid):
-            self._signer = self._open(signing)
+        if signing is not None:
+            self._signer = opened[signing.kid]
         self._read_at = time.monotonic()
 
     def _open(self, row: SigningKeyRow) -> _Signer:
-        secret = self._vault.open(row.sealed_private_key, _bound_to(row.kid))
+        secret = self._vault.open(row.sealed_private_key, _bound_to(row.kid, row.public_key))
         jwk = OKPKey.import_key({**_jwk_members(row.public_key), "d": _base64url(secret)})
         return _Signer(row.kid, Ed25519PrivateKey.from_private_bytes(secret), jwk)
 
 
-def _bound_to(kid: str) -> str:
-    return f"signing_key:{kid}"
+def _bound_to(kid: str, public_key: bytes) -> str:
+    return f"signing_key:{kid}:{public_key.hex()}"
 
 
 def _base64url(data: bytes) -> str:

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from temporalio import activity
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
@@ -11,7 +12,7 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 from engine.actions import definition_of, enter_action
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import ParkedAction
-from engine.errors import AuthorizationRequired, BylineError, IdentityRefused, RateLimited
+from engine.errors import UNFIT, AuthorizationRequired, BylineError, IdentityRefused, RateLimited
 from engine.identity.model import Identity
 from engine.identity.runs import RootRun
 from engine.interceptors.headers import read, read_text
@@ -35,13 +36,15 @@ class ActivityGuard(ActivityInboundInterceptor):
         self._temporal = temporal
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- Temporal's names
-        """Verify, sign in, run; a BylineError leaves as the Temporal failure of its code."""
+        """Verify, sign in, run; a BylineError leaves as the Temporal failure of its code, unfit data as a final one."""
         try:
             identity, root = await self._verified(input)
             await self._enter(input, identity, root)
             return await super().execute_activity(input)
         except BylineError as error:
             raise as_failure(error) from None
+        except UNFIT as error:
+            raise ApplicationError(_told(error), type=type(error).__name__, non_retryable=True) from None
 
     async def _verified(self, input: ExecuteActivityInput) -> tuple[Identity, RootRun]:  # noqa: A002
         info = activity.info()
@@ -83,6 +86,7 @@ class ActivityGuard(ActivityInboundInterceptor):
             connection=await services.catalogue.get(definition.connection),
             attempt=info.attempt,
             parked=ParkedAction(info.workflow_id or "", run_id, key),
+            waited=waited is not None,
         )
         running = Upstream(context, services.http, services.grants, services.authorization, services.trail)
         await running.credential()
@@ -102,6 +106,16 @@ def as_failure(error: BylineError) -> ApplicationError:
         if isinstance(error, AuthorizationRequired)
         else ApplicationErrorCategory.UNSPECIFIED,
     )
+
+
+def _told(error: Exception) -> str:
+    """What to say of unfit data; pydantic would quote it, and it may be an upstream's body."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    problems = (
+        f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)
+    )
+    return f"{error.title} does not fit: {'; '.join(problems)}."
 
 
 def _chain(input: ExecuteActivityInput) -> tuple[str, ...]:  # noqa: A002

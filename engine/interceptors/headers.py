@@ -21,7 +21,7 @@ def read(headers: Mapping[str, Payload], name: str) -> Any:
         return None
     try:
         return json.loads(payload.data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -87,6 +87,7 @@ class _Waits:
         """Wait until told to look again; False where the time ran out first."""
         self._parked[wait.waiter] = wait
         self._show()
+        # Not by `finally`: a workflow that a stopping worker drops is closed where no workflow may be touched.
         try:
             await workflow.wait_condition(
                 lambda: wait.waiter in self._told,
@@ -94,13 +95,18 @@ class _Waits:
                 timeout_summary=f"consent on {wait.connection} expires",
             )
         except TimeoutError:
+            self._end(wait)
             return False
-        else:
-            return True
-        finally:
-            self._told.discard(wait.waiter)
-            self._parked.pop(wait.waiter, None)
-            self._show()
+        except asyncio.CancelledError:
+            self._end(wait)
+            raise
+        self._end(wait)
+        return True
+
+    def _end(self, wait: _Wait) -> None:
+        self._told.discard(wait.waiter)
+        self._parked.pop(wait.waiter, None)
+        self._show()
 
     def _show(self) -> None:
         awaiting = sorted({wait.connection for wait in self._parked.values()})
@@ -173,7 +179,7 @@ class _Outbound(WorkflowOutboundInterceptor):
         while True:
             try:
                 return await handle
-            except ActivityError as error:
+            except (ActivityError, ApplicationError) as error:
                 wait = _wait_for(error)
                 if wait is None:
                     raise
@@ -205,8 +211,9 @@ def _inherited() -> dict[str, Payload]:
     return headers
 
 
-def _wait_for(error: ActivityError) -> _Wait | None:
-    cause = error.cause
+def _wait_for(error: ActivityError | ApplicationError) -> _Wait | None:
+    # The failure of a local activity comes without an ActivityError around it.
+    cause = error.cause if isinstance(error, ActivityError) else error
     if (
         not isinstance(cause, ApplicationError)
         or cause.type != AuthorizationRequired.code

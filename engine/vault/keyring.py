@@ -1,9 +1,14 @@
 """The master keys, by id: the first seals, all of them open; it never writes over a keyring it did not read."""
 
+import fcntl
 import json
 import os
+import re
 import secrets
+import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -12,7 +17,9 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from engine.errors import SettingsInvalid
 from engine.settings import VaultSettings
 
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _KEY_BYTES = 32
+_SETTLED_SECONDS = 60.0
 
 
 class Keyring:
@@ -23,11 +30,14 @@ class Keyring:
 
     def __init__(self, settings: VaultSettings) -> None:
         self._settings = settings
+        self._read_as: tuple[int, int] | None = None
         self._keys = self._load()
 
     @property
     def current(self) -> tuple[str, bytes]:
-        """The id and the bytes of the key that seals."""
+        """The id and the bytes of the key that seals; a file that another process rotated is read again first."""
+        if self._read_as != self._stamp():
+            self._keys = self._load()
         return next(iter(self._keys.items()))
 
     def key(self, key_id: str) -> bytes | None:
@@ -46,18 +56,24 @@ class Keyring:
     def rotate(self) -> str:
         """Put a new key in front of the file, so that it seals from now on; return its id."""
         path = self._file("rotate")
-        fresh = {_new_id(): secrets.token_bytes(_KEY_BYTES), **self._load()}
-        _write(path, fresh)
-        self._keys = fresh
+        with _alone(path):
+            _write(path, {_new_id(): secrets.token_bytes(_KEY_BYTES), **self._load()})
         return self.current[0]
 
     def retire(self) -> list[str]:
-        """Drop every key but the current one from the file; only safe once all rows are sealed with it."""
+        """Drop every key but the current one from the file; only safe once all rows are sealed with it.
+
+        Refused within a minute of a rotation, since a secret sealed just before it may not be stored yet.
+        """
         path = self._file("retire")
-        keys = self._load()
-        current = next(iter(keys))
-        _write(path, {current: keys[current]})
-        self._keys = {current: keys[current]}
+        with _alone(path):
+            keys = self._load()
+            current = next(iter(keys))
+            if len(keys) > 1 and time.time() < path.stat().st_mtime + _SETTLED_SECONDS:
+                msg = f"the keyring {path} was rotated less than a minute ago: retire the older keys a little later"
+                raise SettingsInvalid(msg)
+            _write(path, {current: keys[current]})
+        self._keys = self._load()
         return [key_id for key_id in keys if key_id != current]
 
     def _file(self, verb: str) -> Path:
@@ -76,7 +92,15 @@ class Keyring:
         if path.stat().st_mode & 0o077:
             msg = f"the keyring {path} can be read by others: run chmod 600 on it"
             raise SettingsInvalid(msg)
+        self._read_as = self._stamp()
         return _parse(path.read_text(), str(path))
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """What another version of the file would differ in; None for a keyring from the environment."""
+        if self._settings.keyring is not None:
+            return None
+        found = self._file("read").stat()
+        return found.st_ino, found.st_mtime_ns
 
 
 def _new_id() -> str:
@@ -92,12 +116,26 @@ def _parse(text: str, source: str) -> dict[str, bytes]:
     if not keys or any(len(key) != _KEY_BYTES for key in keys.values()):
         msg = f"{source} needs at least one key, each of {_KEY_BYTES} bytes"
         raise SettingsInvalid(msg)
+    if not all(isinstance(key_id, str) and _ID.fullmatch(key_id) for key_id in keys):
+        msg = f"{source} names a key otherwise than by 1 to 64 letters, digits, dots, dashes and underscores"
+        raise SettingsInvalid(msg)
     return keys
 
 
 def _text(keys: dict[str, bytes]) -> bytes:
     entries = [{"id": key_id, "key": urlsafe_b64encode(key).decode()} for key_id, key in keys.items()]
     return json.dumps({"keys": entries}, indent=1).encode()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold off every other process that changes the keyring: of two that wrote at once, one's key would be lost."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def _create(path: Path, keys: dict[str, bytes]) -> None:

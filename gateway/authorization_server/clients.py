@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import InvalidRedirectUriError, OAuthClientInformationFull
 from pydantic import AnyUrl
+from sqlmodel import select
 from typing_extensions import override
 
 from engine.db.database import now
@@ -73,6 +74,21 @@ class Clients:
             metadata[_SEALED_SECRET] = b64encode(sealed).decode()
         async with self._database.writing() as session:
             session.add(OAuthClientRow(client_id=client.client_id, metadata_=metadata, created_at=now()))
+
+
+    async def reseal(self) -> int:
+        """Seal every client's secret with the current master key; return how many were not yet."""
+        changed = 0
+        async with self._database.writing() as session:
+            for row in (await session.exec(select(OAuthClientRow).with_for_update())).all():
+                sealed = row.metadata_.get(_SEALED_SECRET)
+                if sealed is not None and not self._vault.is_current(b64decode(sealed)):
+                    bound_to = _bound_to(row.client_id)
+                    fresh = self._vault.seal(self._vault.open(b64decode(sealed), bound_to), bound_to)
+                    row.metadata_ = {**row.metadata_, _SEALED_SECRET: b64encode(fresh).decode()}
+                    session.add(row)
+                    changed += 1
+        return changed
 
 
 def _problem(uri: AnyUrl) -> str | None:

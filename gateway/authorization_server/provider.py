@@ -158,6 +158,4 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         self, client: OAuthClientInformationFull, principal: Principal, scopes: list[str], family: str
     ) -> OAuthToken:
         with_refresh = "refresh_token" in client.grant_types
-        return await self._tokens.issue(
-            principal, client.client_id, scopes, family, with_refresh=with_refresh
-        )
+        return await self._tokens.issue(principal, client, scopes, family, with_refresh=with_refresh)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from mcp.shared.auth import OAuthToken
+from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
 from sqlmodel import col
 
@@ -21,6 +21,7 @@ from engine.errors import IdentityForged
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
+from gateway.bearer import CLIENT_NAME_CLAIM
 from gateway.protected_resource import resource_identifier
 
 _REFRESH_LIFE = timedelta(days=30)
@@ -52,14 +53,21 @@ class Tokens:
         self._life = services.settings.gateway.access_token_life
 
     async def issue(
-        self, principal: Principal, client_id: str, scopes: Sequence[str], family: str, *, with_refresh: bool
+        self,
+        principal: Principal,
+        client: OAuthClientInformationFull,
+        scopes: Sequence[str],
+        family: str,
+        *,
+        with_refresh: bool,
     ) -> OAuthToken:
         """An access token for the principal and, where wanted, the family's next refresh token."""
         claims = {
             "iss": self._issuer,
             "sub": principal.subject,
             "aud": self._resource,
-            "client_id": client_id,
+            "client_id": client.client_id,
+            CLIENT_NAME_CLAIM: client.client_name or client.client_id,
             "scope": " ".join(scopes),
             "exp": int(time.time()) + self._life,
             _FAMILY_CLAIM: family,
@@ -68,7 +76,7 @@ class Tokens:
             access_token=await self._keys.sign(claims, ACCESS_TOKEN_TYPE),
             expires_in=self._life,
             scope=" ".join(scopes),
-            refresh_token=await self._next(principal.id, client_id, scopes, family) if with_refresh else None,
+            refresh_token=await self._next(principal.id, client.client_id, scopes, family) if with_refresh else None,
         )
 
     async def find(self, token: str) -> Refresh | None:

@@ -1,0 +1,17 @@
+"""What a process says of itself on standard output; request lines and bodies of HTTP clients are never part of it."""
+
+import logging
+
+import structlog
+
+# At INFO these name the URL of each request, whose query may hold a code or a state.
+_QUIET = ("httpx2", "httpcore2", "authlib")
+
+
+def configure_logging(level: str) -> None:
+    """Log at this level and above, one line an event."""
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    threshold = logging.getLevelNamesMapping()[level]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(threshold))

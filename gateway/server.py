@@ -1,0 +1,27 @@
+"""The gateway process: serves the application until SIGTERM or SIGINT; it logs no request line, which may hold a code."""
+
+from collections.abc import Mapping
+
+import uvicorn
+
+from engine.settings import Settings
+from gateway.app import open_app
+
+_CLOSE_WITHIN_SECONDS = 5
+
+
+async def serve(settings: Settings, environment: Mapping[str, str]) -> None:
+    """Open the application, then listen; what cannot be opened is raised before anything listens."""
+    async with open_app(settings, environment) as app:
+        config = uvicorn.Config(
+            app,
+            host=settings.gateway.host,
+            port=settings.gateway.port,
+            log_level=settings.log_level.lower(),
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="off",
+            timeout_graceful_shutdown=_CLOSE_WITHIN_SECONDS,
+        )
+        await uvicorn.Server(config).serve()
