@@ -52,35 +52,44 @@ class Person:
     links: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     has_signed_in: asyncio.Event = field(default_factory=asyncio.Event)
     tokens: _Memory = field(default_factory=_Memory)
+    decision: Literal["accept", "decline", "cancel"] = "accept"
 
     async def sign_in(self, url: str) -> str:
         """Let a chat client in: sign in at Byline, agree, and return the address that leads back to the client."""
-        page = await self._signed_in(await self.browser.open(url))
+        page = await self.open(url)
         page = await page.form(submit="Allow")
         return page.url
 
+    async def open(self, url: str) -> Page:
+        """Open one of Byline's pages, and sign in where that is asked for."""
+        page = await self.browser.open(url)
+        if "/sign-in" in page.url:
+            return await page.form(submit="Sign in", username=self.username, password=self.password)
+        return page
+
     async def connect(self, link: str) -> Page:
         """Open a link that the chat client showed and consent at the upstream; returns the page it ends on."""
-        page = await self._signed_in(await self.browser.open(link))
+        page = await self.open(link)
         page = await page.form(submit="Continue")
         username, password = self.upstream_accounts[urlsplit(page.url).netloc]
         if 'name="password"' in page.text:
             page = await page.form(submit="Sign in", username=username, password=password)
         return await page.form(submit="Allow")
 
-    async def _signed_in(self, page: Page) -> Page:
-        if "/sign-in" in page.url:
-            return await page.form(submit="Sign in", username=self.username, password=self.password)
-        return page
-
 
 @asynccontextmanager
 async def chat(
-    person: Person, url: str, *, elicitation: bool = True, mode: Literal["auto", "legacy"] = "auto"
+    person: Person,
+    url: str,
+    *,
+    elicitation: bool = True,
+    mode: Literal["auto", "legacy"] = "auto",
+    transport: httpx2.AsyncBaseTransport | None = None,
 ) -> AsyncIterator[Client]:
     """An MCP client of this person, signed in by OAuth discovery, registration and PKCE.
 
-    A link that it is asked to open goes to `person.links`; the client goes on once `person.has_signed_in` is set.
+    A link that it is asked to open goes to `person.links`; the client goes on with `person.decision` once
+    `person.has_signed_in` is set.
     """
 
     async def redirect(address: str) -> None:
@@ -96,7 +105,7 @@ async def chat(
         assert isinstance(params, ElicitRequestURLParams)
         await person.links.put(params.url)
         await person.has_signed_in.wait()
-        return ElicitResult(action="accept")
+        return ElicitResult(action=person.decision)
 
     answer: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
 
@@ -112,8 +121,9 @@ async def chat(
     )
     auth = OAuthClientProvider(url, metadata, person.tokens, redirect_handler=redirect, callback_handler=back)
     options: dict[str, Any] = {"elicitation_callback": elicit} if elicitation else {}
+    sending = transport or httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
     async with (
-        httpx2.AsyncClient(auth=auth, timeout=120, limits=httpx2.Limits(max_keepalive_connections=0)) as http,
+        httpx2.AsyncClient(auth=auth, timeout=120, transport=sending) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode, **options) as client,
     ):
         yield client

@@ -1,0 +1,1 @@
+"""Composite tools on Kinto, for Byline."""
