@@ -18,7 +18,7 @@ from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, IssuerSettings, Settings, VaultSettings
 from examples.browser import Browser, Page
 from gateway.authorization_server.endpoints import authorization_server
-from gateway.bearer import NAME_CLAIM, PRINCIPAL_CLAIM, bearer_tokens
+from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.console import console
 from gateway.demo_people import DEMO_PEOPLE
@@ -84,9 +84,9 @@ def _application(services: Services) -> FastAPI:
     @application.get("/mcp")
     async def whoami(request: Request) -> JSONResponse:
         token = await tokens.verify_token(request.headers.get("authorization", "").removeprefix("Bearer "))
-        if token is None or token.claims is None:
+        if token is None:
             return JSONResponse({}, 401, {"WWW-Authenticate": challenge})
-        who = {"principal": token.claims[PRINCIPAL_CLAIM], "name": token.claims[NAME_CLAIM]}
+        who = {"principal": token.principal.id, "name": token.principal.name}
         return JSONResponse({**who, "scopes": token.scopes, "client": token.client_id})
 
     return application

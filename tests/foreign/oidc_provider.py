@@ -3,8 +3,10 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from joserfc.jwk import RSAKey
 
 from examples.browser import Page
 from tests.foreign.node import NODE, SCRIPTS
@@ -31,9 +33,10 @@ class Client:
 
 @dataclass(frozen=True)
 class OidcProvider:
-    """A running provider with the people alice and bob."""
+    """A running provider with the people alice and bob, and the key that it signs with."""
 
     issuer: str
+    key: RSAKey = field(repr=False)
 
     async def let_in(self, page: Page, person: str) -> Page:
         """Sign in and consent as this person, until the provider sends the browser elsewhere."""
@@ -51,10 +54,16 @@ def oidc_provider(
 ) -> Iterator[OidcProvider]:
     """Start a provider; an access token asked for with a `resource` is a JWT for it, with these scopes."""
     port = free_port()
-    asked = {"port": port, "clients": [client.metadata() for client in clients], "scopes": scopes}
+    key = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
+    asked = {
+        "port": port,
+        "clients": [client.metadata() for client in clients],
+        "scopes": scopes,
+        "key": key.as_dict(private=True),
+    }
     with running(
         [str(NODE), str(SCRIPTS / "oidc-provider.mjs"), json.dumps(asked)],
         log=folder / "oidc-provider.log",
         port=port,
     ):
-        yield OidcProvider(f"http://127.0.0.1:{port}")
+        yield OidcProvider(f"http://127.0.0.1:{port}", key)

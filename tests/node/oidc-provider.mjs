@@ -1,20 +1,19 @@
 // Runs the certified OpenID provider for tests, where alice and bob can sign in with any password; it keeps no data.
-import { generateKeyPairSync, randomBytes } from 'node:crypto';
+import { randomBytes } from 'node:crypto';
 import Provider from 'oidc-provider';
 
-const { port, clients, scopes } = JSON.parse(process.argv[2]);
+const { port, clients, scopes, key } = JSON.parse(process.argv[2]);
 const people = new Map([
   ['alice', 'Alice Example'],
   ['bob', 'Bob Example'],
 ]);
-const { privateKey } = generateKeyPairSync('rsa', { modulusLength: 2048 });
 
 const provider = new Provider(`http://127.0.0.1:${port}`, {
   clients,
   scopes: ['openid', 'offline_access', ...scopes],
   claims: { openid: ['sub'], profile: ['name'], email: ['email', 'email_verified'] },
   cookies: { keys: [randomBytes(32).toString('hex')] },
-  jwks: { keys: [privateKey.export({ format: 'jwk' })] },
+  jwks: { keys: [key] },
   pkce: { required: () => true },
   rotateRefreshToken: true,
   issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),

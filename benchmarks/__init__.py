@@ -1,0 +1,1 @@
+"""Byline measured beside raw Temporal; it measures, and changes nothing."""

@@ -1,0 +1,75 @@
+"""The benchmarks' command line: runs the suites, prints their figures as Markdown, and records them on request.
+
+python -m benchmarks [--only SUITE]… [--record]
+"""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from benchmarks import action, call, park, settings, wake
+from benchmarks.figures import Section
+from benchmarks.machine import described
+
+_DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+
+class Suite(StrEnum):
+    """What can be measured by itself."""
+
+    CALL = "call"
+    ACTION = "action"
+    WAKE = "wake"
+    PARK = "park"
+    SETTINGS = "settings"
+
+
+_MEASURES: dict[Suite, Callable[[], Awaitable[Section]]] = {
+    Suite.CALL: call.measure,
+    Suite.ACTION: action.measure,
+    Suite.WAKE: wake.measure,
+    Suite.PARK: park.measure,
+    Suite.SETTINGS: settings.measure,
+}
+
+
+def main(
+    only: Annotated[list[Suite] | None, typer.Option(help="Run this suite; may be given again.")] = None,
+    record: Annotated[bool, typer.Option(help="Put the figures into docs/benchmarks.md.")] = False,  # noqa: FBT002
+) -> None:
+    """Measure Byline beside raw Temporal."""
+    uvloop.run(_run(only or list(Suite), record=record))
+
+
+async def _run(suites: list[Suite], *, record: bool) -> None:
+    for suite in suites:
+        where = f"Measured on {described()}."
+        section = await _MEASURES[suite]()
+        section.say(where)
+        print(section.markdown(), flush=True)
+        print(flush=True)
+        if record:
+            await asyncio.to_thread(_put, suite, section.markdown())
+
+
+def _put(suite: Suite, figures: str) -> None:
+    """Replace what stands between the marks of this suite."""
+    begin, end = f"<!-- figures of {suite} -->", f"<!-- end of {suite} -->"
+    text, put = re.subn(
+        f"{begin}.*{end}",
+        lambda _: f"{begin}\n{figures}\n{end}",
+        _DOCUMENT.read_text(encoding="utf-8"),
+        flags=re.DOTALL,
+    )
+    assert put == 1, f"{_DOCUMENT} has no place for the figures of {suite}"
+    _DOCUMENT.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,9 @@
+"""Byline's side of the measured write: an action on the upstream that stands for every other."""
+
+from engine.sdk import action, upstream
+
+
+@action("bench.write", connection="bench", scopes=("write",))
+async def write(name: str) -> None:
+    """Write once under this name."""
+    await upstream().request("POST", f"/things/{name}", record=f"thing/{name}")

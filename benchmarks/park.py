@@ -1,0 +1,153 @@
+"""A thousand parked runs: what each holds in memory, and how long all take to finish once people have consented."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from benchmarks.arms import Arms, fresh
+from benchmarks.figures import Section, goal
+from benchmarks.interleaving import each
+from benchmarks.machine import resident_kilobytes
+from benchmarks.people import People, Person, people_of
+from benchmarks.plain import PlainParked, Work
+from benchmarks.wake import Waiters, Waiting, parked
+
+_RUNS = 1000
+_WARM_UP = 50
+_AT_ONCE = 40
+_GOAL = 1.2
+
+
+@dataclass
+class Found:
+    """One arm's figures: kilobytes for a run by process, seconds until all are parked, and until all are done."""
+
+    held: Mapping[str, float]
+    parking: float
+    draining: float
+
+
+async def measure() -> Section:
+    """Each arm on a fresh server of its own."""
+    raw = await _raw()
+    byline, one_principal = await _byline()
+    return _section(raw, byline, one_principal)
+
+
+async def _raw() -> Found:
+    async with fresh() as arms:
+        worker = await arms.plain_worker()
+        pids = {"worker": worker.pid, **arms.pids("temporal")}
+        await _wake_raw(arms, await _park_raw(arms, _WARM_UP))
+        before = _held(pids)
+        began = time.monotonic()
+        names = await _park_raw(arms, _RUNS)
+        parking = time.monotonic() - began
+        held = _more(before, _held(pids), _RUNS)
+        began = time.monotonic()
+        await _wake_raw(arms, names)
+        return Found(held, parking, time.monotonic() - began)
+
+
+async def _park_raw(arms: Arms, runs: int) -> list[str]:
+    names = [str(uuid.uuid4()) for _ in range(runs)]
+
+    async def park(name: str) -> None:
+        work = Work(name, 1)
+        await arms.temporal.start_workflow(PlainParked.run, work, id=name, task_queue="plain")
+        await parked(arms, name)
+
+    await each(names, park, at_once=_AT_ONCE)
+    return names
+
+
+async def _wake_raw(arms: Arms, names: list[str]) -> None:
+    async def wake(name: str) -> None:
+        await arms.temporal.get_workflow_handle(name).signal(PlainParked.wake)
+
+    await each(names, wake, at_once=_AT_ONCE)
+    await _all_arrived(arms, names)
+
+
+async def _byline() -> tuple[Found, Found]:
+    async with AsyncExitStack() as opened:
+        arms = await opened.enter_async_context(fresh())
+        await arms.byline()
+        people = await opened.enter_async_context(people_of(arms.stack))
+        waiters = Waiters(arms, people, arms.stack.mcp_url)
+        await _one_consent_each(arms, waiters, await _park(waiters, people, _WARM_UP))
+        pids = arms.pids("worker", "gateway", "temporal")
+
+        async def found(principal: Person | None) -> Found:
+            before, began = _held(pids), time.monotonic()
+            waiting = await _park(waiters, people, _RUNS, principal)
+            parking, held = time.monotonic() - began, _more(before, _held(pids), _RUNS)
+            began = time.monotonic()
+            await _one_consent_each(arms, waiters, waiting)
+            return Found(held, parking, time.monotonic() - began)
+
+        return await found(None), await found(await people.new())
+
+
+async def _park(
+    waiters: Waiters, people: People, runs: int, principal: Person | None = None
+) -> list[Waiting]:
+    waiting: list[Waiting] = []
+    persons = [principal] * runs if principal else [await people.new() for _ in range(runs)]
+
+    async def park(person: Person) -> None:
+        waiting.append(await waiters.park(person))
+
+    await each(persons, park, at_once=_AT_ONCE)
+    return waiting
+
+
+async def _one_consent_each(arms: Arms, waiters: Waiters, waiting: list[Waiting]) -> None:
+    """Every person consents once, however many of their runs wait."""
+    await each({each.link: each for each in waiting}.values(), waiters.consent, at_once=_AT_ONCE)
+    await _all_arrived(arms, [each.name for each in waiting])
+
+
+async def _all_arrived(arms: Arms, names: list[str]) -> None:
+    await asyncio.gather(*(arms.arrivals(name) for name in names))
+
+
+def _held(pids: Mapping[str, int]) -> dict[str, int]:
+    return {name: resident_kilobytes(pid) for name, pid in pids.items()}
+
+
+def _more(before: Mapping[str, int], after: Mapping[str, int], runs: int) -> dict[str, float]:
+    return {name: (after[name] - before[name]) / runs for name in after}
+
+
+def _section(raw: Found, byline: Found, one_principal: Found) -> Section:
+    section = Section(f"{_RUNS:,} parked runs")
+    section.table(
+        ["", "worker KB a run", "gateway KB a run", "server KB a run", "parking s", "draining s", "× raw"],
+        [
+            [
+                name,
+                found.held["worker"],
+                found.held.get("gateway", "–"),
+                found.held["temporal"],
+                found.parking,
+                found.draining,
+                found.draining / raw.draining,
+            ]
+            for name, found in (
+                ("raw Temporal, one signal each", raw),
+                (f"Byline, {_RUNS:,} people with one consent each", byline),
+                (f"Byline, one person with {_RUNS:,} waiting runs, one consent", one_principal),
+            )
+        ],
+    )
+    ratio = (byline.held["worker"] + byline.held["gateway"]) / raw.held["worker"]
+    section.say(
+        goal(ratio, _GOAL, f"Worker and gateway hold {ratio:.2f} × what a raw worker holds for a parked run")
+    )
+    drain = byline.draining / raw.draining
+    section.say(goal(drain, _GOAL, f"Draining takes {drain:.2f} × raw Temporal's time"))
+    return section

@@ -1,0 +1,94 @@
+"""The people of the benchmarks: they hold real access tokens and browser sessions, and consent at the real callback."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+from fastapi import Request
+from mcp.shared.auth import OAuthClientInformationFull
+
+from engine.identity.model import Principal
+from engine.services import Services, open_services
+from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSettings
+from gateway.authorization_server.tokens import Tokens
+from gateway.embedded import Stack
+from gateway.protected_resource import SCOPE
+from gateway.sessions import NewSession, Sessions
+
+_CHAT = OAuthClientInformationFull(client_id="bench", redirect_uris=None)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody signed in, in a chat client and in a browser."""
+
+    principal: Principal
+    token: str
+    browser: NewSession
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A callback: when the browser sent it and when it was answered, on the monotonic clock."""
+
+    sent: float
+    answered: float
+
+
+class People:
+    """Makes people, and answers for them."""
+
+    def __init__(self, services: Services, http: httpx2.AsyncClient) -> None:
+        self._services = services
+        self._http = http
+        self._sessions = Sessions(services)
+        self._numbers = count(1)
+
+    async def new(self) -> Person:
+        """Somebody who never consented to anything."""
+        name = f"person-{next(self._numbers)}"
+        issuer = self._services.settings.public_url
+        principal = await self._services.principals.resolve(issuer, name, name)
+        browser = await self._sessions.begin(Request({"type": "http", "headers": []}), principal)
+        return Person(principal, await self._token(principal), browser)
+
+    async def _token(self, principal: Principal) -> str:
+        issued = await Tokens(self._services).issue(principal, _CHAT, [SCOPE], "bench", with_refresh=False)
+        return issued.access_token
+
+    async def consent(self, person: Person, link: str) -> Answered:
+        """Say yes to the request behind a link: the upstream sends the browser straight back to the callback."""
+        request = await self._services.authorization.get(link.rpartition("/")[2])
+        assert request is not None, "the gateway handed out a link to nothing"
+        leads_to = await self._services.consent.begin(request, person.browser.session.id)
+        state = parse_qs(urlsplit(leads_to).query)["state"][0]
+        sent = time.monotonic()
+        answer = await self._http.get(
+            f"{self._services.settings.public_url}/oauth/callback",
+            params={"state": state, "code": "bench"},
+            headers={"Cookie": f"byline={person.browser.cookie}"},
+        )
+        answered = time.monotonic()
+        assert answer.status_code == 303, f"the callback was refused: {answer.status_code} {answer.text}"
+        return Answered(sent, answered)
+
+
+@asynccontextmanager
+async def people_of(stack: Stack, gateway_url: str | None = None) -> AsyncIterator[People]:
+    """The people of a stack, who go to its gateway, or to another one with the same database."""
+    has = stack.services["gateway"].environment
+    settings = Settings(
+        database=DatabaseSettings(url=has["BYLINE_DATABASE__URL"]),
+        vault=VaultSettings(keyring_file=Path(has["BYLINE_VAULT__KEYRING_FILE"])),
+        gateway=GatewaySettings(public_url=gateway_url or stack.gateway_url),
+    )
+    async with (
+        open_services(settings, stack.environment("gateway")) as services,
+        httpx2.AsyncClient(timeout=60.0, trust_env=False) as http,
+    ):
+        yield People(services, http)

@@ -1,0 +1,68 @@
+"""The raw side: workflows that know nothing of Byline; what the same work costs on Temporal alone."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio import workflow
+
+WRITE = "plain.write"
+
+_ATTEMPT = timedelta(seconds=30)
+
+
+@dataclass
+class Work:
+    """So many writes, one after the other, under one name."""
+
+    name: str
+    writes: int
+
+
+@dataclass
+class Done:
+    """How many were made."""
+
+    writes: int
+
+
+@workflow.defn(name="plain_noop")
+class PlainNoop:
+    """Do nothing."""
+
+    @workflow.run
+    async def run(self) -> Done:
+        """Return at once."""
+        return Done(0)
+
+
+@workflow.defn(name="plain_writes")
+class PlainWrites:
+    """Write to the upstream."""
+
+    @workflow.run
+    async def run(self, work: Work) -> Done:
+        """Write one after the other."""
+        for _ in range(work.writes):
+            await workflow.execute_activity(WRITE, work.name, start_to_close_timeout=_ATTEMPT)
+        return Done(work.writes)
+
+
+@workflow.defn(name="plain_parked")
+class PlainParked:
+    """Wait to be woken, then write."""
+
+    def __init__(self) -> None:
+        self._woken = False
+
+    @workflow.run
+    async def run(self, work: Work) -> Done:
+        """Wait for the signal; with no writes to make, that is all."""
+        await workflow.wait_condition(lambda: self._woken)
+        for _ in range(work.writes):
+            await workflow.execute_activity(WRITE, work.name, start_to_close_timeout=_ATTEMPT)
+        return Done(work.writes)
+
+    @workflow.signal
+    def wake(self) -> None:
+        """End the wait."""
+        self._woken = True

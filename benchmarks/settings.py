@@ -1,0 +1,156 @@
+"""The settings that matter, each measured against what else it could be; what is varied is one thing at a time."""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from signal import SIGKILL
+from tempfile import TemporaryDirectory
+
+from benchmarks.arms import Arms, fresh
+from benchmarks.call import noop, raw_noop
+from benchmarks.figures import Section
+from benchmarks.interleaving import Arm, take_turns
+from benchmarks.mcp_clients import connections, lean
+from benchmarks.people import people_of
+from benchmarks.plain import PlainParked, Work
+from benchmarks.plain_worker import Options
+from benchmarks.wake import parked
+from gateway.embedded import COMPOSE_FILE
+
+_ROUNDS = 12
+_BLOCK = 5
+_STEPS = 3
+_GATEWAY_ON_ASYNCIO = """
+import asyncio, os
+from engine.settings import Settings
+from gateway.server import serve
+print("ready", flush=True)
+asyncio.run(serve(Settings(), os.environ))
+"""
+_DYNAMIC_CONFIG = "--dynamic-config-value"
+_COLUMNS = (
+    "",
+    "no-op p50 ms",
+    "no-op p95 ms",
+    f"{_STEPS} steps p50 ms",
+    "CPU ms a no-op",
+    f"CPU ms {_STEPS} steps",
+)
+_VARIANTS = {
+    "as Byline runs (sandbox, uvloop, 1,000 cached, 5 fixed pollers)": Options(),
+    "without the workflow sandbox": Options(sandbox=False),
+    "asyncio's own loop": Options(uvloop=False),
+    "no cached workflows": Options(cached_workflows=0),
+    "autoscaling pollers": Options(autoscaling=True),
+}
+
+
+async def measure() -> Section:
+    """Dynamic configuration, worker, gateway, sticky timeout."""
+    section = Section("The settings")
+    for part in (_dynamic_config, _worker, _gateway, _sticky_timeout):
+        await part(section)
+    return section
+
+
+async def _dynamic_config(section: Section) -> None:
+    async with AsyncExitStack() as opened:
+        folder = Path(opened.enter_context(TemporaryDirectory()))
+        bare = folder / COMPOSE_FILE.name
+        lines = COMPOSE_FILE.read_text().splitlines(keepends=True)
+        bare.write_text("".join(line for line in lines if _DYNAMIC_CONFIG not in line))
+        rows = []
+        for name, file in (
+            ("dynamic config as in the stack's file", COMPOSE_FILE),
+            ("Temporal's defaults", bare),
+        ):
+            arms = await opened.enter_async_context(fresh(file))
+            worker = await arms.plain_worker()
+            rows.append((name, arms, "plain", worker.pid))
+        await _compare(section, rows)
+
+
+async def _worker(section: Section) -> None:
+    async with fresh() as arms:
+        rows = []
+        for number, (name, options) in enumerate(_VARIANTS.items()):
+            worker = await arms.plain_worker(f"plain-{number}", options)
+            rows.append((name, arms, f"plain-{number}", worker.pid))
+        await _compare(section, rows)
+
+
+async def _compare(section: Section, rows: list[tuple[str, Arms, str, int]]) -> None:
+    """Raw workers, each on its queue, at nothing and at some steps."""
+    noops = [Arm(name, raw_noop(arms, queue), {"worker": pid}) for name, arms, queue, pid in rows]
+    steps = [Arm(name, _steps(arms, queue), {"worker": pid}) for name, arms, queue, pid in rows]
+    await take_turns([*noops, *steps], rounds=_ROUNDS, block=_BLOCK, warm_up=5)
+    section.table(
+        _COLUMNS,
+        [
+            [
+                one.name,
+                one.samples.p50,
+                one.samples.p95,
+                more.samples.p50,
+                one.cpu_each()["worker"],
+                more.cpu_each()["worker"],
+            ]
+            for one, more in zip(noops, steps, strict=True)
+        ],
+    )
+
+
+def _steps(arms: Arms, queue: str) -> Callable[[], Awaitable[object]]:
+    async def work() -> None:
+        await arms.temporal.execute_workflow(
+            "plain_writes", Work("steps", _STEPS), id=str(uuid.uuid4()), task_queue=queue
+        )
+
+    return work
+
+
+async def _gateway(section: Section) -> None:
+    """The gateway on both event loops: two gateways of one stack, in turns."""
+    async with AsyncExitStack() as opened:
+        arms = await opened.enter_async_context(fresh())
+        await arms.byline()
+        http = await opened.enter_async_context(connections())
+        url, program = await arms.second_gateway(_GATEWAY_ON_ASYNCIO)
+        rows = []
+        for name, origin, pid in (
+            ("the gateway on uvloop", arms.stack.gateway_url, arms.stack.pid("gateway")),
+            ("the gateway on asyncio's own loop", url, program.pid),
+        ):
+            people = await opened.enter_async_context(people_of(arms.stack, origin))
+            call = lean(http, f"{origin}/mcp", (await people.new()).token)
+            rows.append(Arm(name, noop(call), {"gateway": pid}))
+        await take_turns(rows, rounds=_ROUNDS, block=_BLOCK)
+    section.table(
+        ["", "tools/call p50 ms", "tools/call p95 ms", "CPU ms a call"],
+        [[arm.name, arm.samples.p50, arm.samples.p95, arm.cpu_each()["gateway"]] for arm in rows],
+    )
+
+
+async def _sticky_timeout(section: Section) -> None:
+    """A run parked on a worker that is killed: how long after its signal another worker completes it."""
+    rows = []
+    async with fresh() as arms:
+        for name, options in (
+            ("sticky timeout 1 s, as Byline runs", Options(sticky_timeout=1.0)),
+            ("sticky timeout 10 s, Temporal's default", Options(sticky_timeout=10.0)),
+        ):
+            queue = f"sticky-{options.sticky_timeout:.0f}"
+            worker, run_id = await arms.plain_worker(queue, options), str(uuid.uuid4())
+            run = await arms.temporal.start_workflow(
+                PlainParked.run, Work("sticky", 0), id=run_id, task_queue=queue
+            )
+            await parked(arms, run_id)
+            await worker.stop(SIGKILL)
+            await arms.plain_worker(queue, options)
+            began = time.monotonic()
+            await run.signal(PlainParked.wake)
+            await run.result()
+            rows.append([name, time.monotonic() - began])
+    section.table(["", "seconds from signal to completion after SIGKILL"], rows)

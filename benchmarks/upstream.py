@@ -1,0 +1,78 @@
+"""The upstream of both sides, a process of its own: it notes when each write arrives, and consents to everything.
+
+python -m benchmarks.upstream
+"""
+
+import asyncio
+import secrets
+import socket
+import time
+from collections import defaultdict
+
+import uvicorn
+import uvloop
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+
+class Arrivals:
+    """When each name was written, by the machine's one monotonic clock."""
+
+    def __init__(self) -> None:
+        self._times: defaultdict[str, list[float]] = defaultdict(list)
+        self._came = asyncio.Condition()
+
+    async def note(self, request: Request) -> Response:
+        """POST /things/{name}."""
+        self._times[request.path_params["name"]].append(time.monotonic())
+        async with self._came:
+            self._came.notify_all()
+        return Response(status_code=204)
+
+    async def tell(self, request: Request) -> Response:
+        """GET /arrivals/{name}?count=n: when they came, as soon as so many have."""
+        name, count = request.path_params["name"], int(request.query_params["count"])
+        async with self._came:
+            await self._came.wait_for(lambda: len(self._times[name]) >= count)
+        return JSONResponse(self._times[name])
+
+
+async def token(request: Request) -> Response:
+    """POST /token (RFC 6749 section 5.1)."""
+    del request
+    return JSONResponse(
+        {
+            "access_token": secrets.token_urlsafe(24),
+            "token_type": "Bearer",
+            "expires_in": 86_400,
+            "scope": "write",
+        }
+    )
+
+
+async def userinfo(request: Request) -> Response:
+    """GET /userinfo."""
+    del request
+    return JSONResponse({"sub": "bench"})
+
+
+async def main() -> None:
+    """Serve on a free port, and tell it."""
+    arrivals = Arrivals()
+    app = Starlette(
+        routes=[
+            Route("/things/{name}", arrivals.note, methods=["POST"]),
+            Route("/arrivals/{name}", arrivals.tell),
+            Route("/token", token, methods=["POST"]),
+            Route("/userinfo", userinfo),
+        ]
+    )
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+        print("ready", listening.getsockname()[1], flush=True)
+        await uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).serve([listening])
+
+
+if __name__ == "__main__":
+    uvloop.run(main())

@@ -1,0 +1,168 @@
+"""From a consent's callback to the upstream request of the run that waited for it, also after the worker was killed."""
+
+import asyncio
+import os
+import time
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from signal import SIGKILL
+
+from benchmarks.arms import Arms, fresh
+from benchmarks.figures import Samples, Section, goal
+from benchmarks.mcp_clients import connections, lean
+from benchmarks.people import Answered, People, Person, people_of
+from benchmarks.plain import PlainParked, Work
+
+_ROUNDS = 40
+_RUNS_OF_THE_DEAD = 5
+_GOAL = 1.5
+_GOAL_AFTER_SIGKILL = 2.0
+
+
+@dataclass
+class Waiting:
+    """A run that waits for a person."""
+
+    name: str
+    person: Person
+    link: str
+
+
+class Waiters:
+    """Parks runs on Byline, each for a person of its own, and wakes them."""
+
+    def __init__(self, arms: Arms, people: People, http_url: str) -> None:
+        self._arms = arms
+        self._people = people
+        self._url = http_url
+
+    async def park(self, person: Person | None = None) -> Waiting:
+        """A run that has told its caller that it waits."""
+        person = person or await self._people.new()
+        name = str(uuid.uuid4())
+        async with connections() as http:
+            asked = await lean(http, self._url, person.token)("writes", {"name": name, "writes": 1})
+        return Waiting(name, person, asked["links"][0]["url"])
+
+    async def consent(self, waiting: Waiting) -> Answered:
+        """The person says yes."""
+        return await self._people.consent(waiting.person, waiting.link)
+
+    async def wake(self, waiting: Waiting) -> tuple[Answered, float]:
+        """The callback, and when the upstream was written to."""
+        answered = await self.consent(waiting)
+        (acted,) = await self._arms.arrivals(waiting.name)
+        return answered, acted
+
+
+@dataclass
+class _Waking:
+    completion: Samples = field(default_factory=Samples)
+    plain_write: Samples = field(default_factory=Samples)
+    from_answer: Samples = field(default_factory=Samples)
+    from_sending: Samples = field(default_factory=Samples)
+
+
+async def measure() -> Section:
+    """One server; a parked run of each kind is woken in every round."""
+    found = _Waking()
+    async with AsyncExitStack() as opened:
+        arms = await opened.enter_async_context(fresh())
+        await arms.byline()
+        await arms.plain_worker()
+        people = await opened.enter_async_context(people_of(arms.stack))
+        waiters = Waiters(arms, people, arms.stack.mcp_url)
+        for _ in range(5):
+            await _round(arms, waiters, _Waking())
+        for _ in range(_ROUNDS):
+            await _round(arms, waiters, found)
+        after_kill = await _after_sigkill(arms, waiters)
+        restarted = await _restarted(arms, waiters)
+    return _section(found, after_kill, restarted)
+
+
+async def _round(arms: Arms, waiters: Waiters, found: _Waking) -> None:
+    for writes, samples in ((0, found.completion), (1, found.plain_write)):
+        name = str(uuid.uuid4())
+        run = await arms.temporal.start_workflow(
+            PlainParked.run, Work(name, writes), id=name, task_queue="plain"
+        )
+        await parked(arms, name)
+        began = time.monotonic()
+        await run.signal(PlainParked.wake)
+        await run.result()
+        acted = (await arms.arrivals(name))[0] if writes else time.monotonic()
+        samples.add(acted - began)
+    answered, acted = await waiters.wake(await waiters.park())
+    found.from_answer.add(acted - answered.answered)
+    found.from_sending.add(acted - answered.sent)
+
+
+async def parked(arms: Arms, workflow_id: str) -> None:
+    """Return once a raw run has done its first task and has none under way."""
+    run = arms.temporal.get_workflow_handle(workflow_id)
+    while True:
+        described = (await run.describe()).raw_description
+        if described.workflow_execution_info.history_length >= 4 and not described.HasField(
+            "pending_workflow_task"
+        ):
+            return
+        await asyncio.sleep(0.01)
+
+
+async def _after_sigkill(arms: Arms, waiters: Waiters) -> float:
+    """The slowest of some runs that parked on a worker which was killed, once another one works in its place."""
+    waiting = [await waiters.park() for _ in range(_RUNS_OF_THE_DEAD)]
+    await arms.stack.kill("worker")
+    await arms.stack.start("worker")
+    await arms.stack.wait_ready("worker")
+    woken = await asyncio.gather(*(waiters.wake(each) for each in waiting))
+    return max(acted - answered.answered for answered, acted in woken)
+
+
+async def _restarted(arms: Arms, waiters: Waiters) -> float:
+    """A consent that is answered just after the only worker was killed, which the stack starts again by itself."""
+    waiting = await waiters.park()
+    os.kill(arms.stack.pid("worker"), SIGKILL)
+    answered, acted = await waiters.wake(waiting)
+    return acted - answered.answered
+
+
+def _section(found: _Waking, after_kill: float, restarted: float) -> Section:
+    section = Section("Waking a parked run")
+    reference = found.completion
+    section.table(
+        ["", "n", "p50 ms", "p95 ms", "× raw p50", "× raw p95"],
+        [
+            [
+                name,
+                len(samples),
+                samples.p50,
+                samples.p95,
+                samples.p50 / reference.p50,
+                samples.p95 / reference.p95,
+            ]
+            for name, samples in (
+                ("raw Temporal: signal to completion", found.completion),
+                ("raw Temporal: signal to a plain activity's request", found.plain_write),
+                ("Byline: callback answered to the action's request", found.from_answer),
+                ("Byline: callback sent to the action's request", found.from_sending),
+            )
+        ],
+    )
+    ratio = found.from_answer.p95 / reference.p95
+    section.say(goal(ratio, _GOAL, f"A consent's run acts within {ratio:.2f} × raw Temporal's p95"))
+    section.say(
+        goal(
+            after_kill,
+            _GOAL_AFTER_SIGKILL,
+            f"After its worker was killed and another one works, the slowest of {_RUNS_OF_THE_DEAD} runs acts "
+            f"{after_kill:.2f} s after its callback",
+        )
+    )
+    section.say(
+        f"Where the only worker is killed just before the callback and started again by the stack, {restarted:.2f} s, "
+        "most of them the start of a Python process."
+    )
+    return section

@@ -1,0 +1,92 @@
+"""Every test of the data layer runs on a SQLite file and on a real PostgreSQL server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from engine.db.migrate import upgrade
+from engine.identity.model import Principal
+from engine.services import Services, open_services
+from engine.settings import DatabaseSettings, Settings, VaultSettings
+from tests.data.commands import Commands
+from tests.foreign.postgres import Postgres, postgres_server
+
+Opener = Callable[[], Awaitable[Services]]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a database without tables."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
+        return
+    server: Postgres = request.getfixturevalue("postgres")
+    async with server.database() as address:
+        yield address
+
+
+@pytest.fixture
+async def address(empty_database: str) -> str:
+    """The address of a database with the current schema."""
+    await asyncio.to_thread(upgrade, empty_database)
+    return empty_database
+
+
+@pytest.fixture
+def keyring_file(tmp_path: Path) -> Path:
+    return tmp_path / "keyring.json"
+
+
+@pytest.fixture
+def environment() -> Mapping[str, str]:
+    """Where connections find their client secrets."""
+    return {}
+
+
+@pytest.fixture
+async def another_process(
+    address: str, keyring_file: Path, environment: Mapping[str, str]
+) -> AsyncIterator[Opener]:
+    """Opens the services as one more process would: its own pool, its own memory, the same database and keyring."""
+    settings = Settings(
+        database=DatabaseSettings(url=address), vault=VaultSettings(keyring_file=keyring_file)
+    )
+    async with AsyncExitStack() as opened:
+        yield lambda: opened.enter_async_context(open_services(settings, environment))
+
+
+@pytest.fixture
+async def services(another_process: Opener) -> Services:
+    return await another_process()
+
+
+@pytest.fixture
+async def other(another_process: Opener) -> Services:
+    """The services of a second process."""
+    return await another_process()
+
+
+@pytest.fixture
+async def alice(services: Services) -> Principal:
+    return await services.principals.resolve("https://people.example", "alice", "Alice Adams")
+
+
+@pytest.fixture
+async def bob(services: Services) -> Principal:
+    return await services.principals.resolve("https://people.example", "bob", "Bob Baker")
+
+
+@pytest.fixture
+def commands(address: str, keyring_file: Path) -> Commands:
+    return Commands(
+        {"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING_FILE": str(keyring_file)}, keyring_file.parent
+    )

@@ -1,0 +1,413 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import asdict, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from engine.connections.catalogue import Connection
+from engine.connections.grants import Credential
+from engine.connections.oauth import Tokens
+from engine.db.database import now
+from engine.db.tables import GrantRow
+from engine.errors import ConnectionMisconfigured, UpstreamUnavailable, VaultSealBroken
+from engine.identity.model import Principal
+from engine.services import Services
+from tests.data.samples import connection, tokens
+from tests.foreign.process import free_port
+from tests.sandbox import Running, running
+
+SECRET = {"env": "BILLING_CLIENT_SECRET"}
+
+
+@pytest.fixture(scope="module")
+def billing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running("billing", tmp_path_factory.mktemp("billing") / "billing.db") as system:
+        yield system
+
+
+@pytest.fixture
+def environment(billing: Running) -> Mapping[str, str]:
+    return {"BILLING_CLIENT_SECRET": billing.secret}
+
+
+@pytest.fixture
+def hers(billing: Running) -> Connection:
+    """A connection that people sign in to themselves."""
+    return connection(url=billing.url, client_secret=SECRET)
+
+
+@pytest.fixture
+def shared(billing: Running) -> Connection:
+    """A connection that the service signs in to."""
+    return connection("ledger", url=billing.url, mode="shared", client_secret=SECRET)
+
+
+async def stored(services: Services, connection: Connection, principal: Principal, issued: Tokens) -> None:
+    async with services.database.writing() as session:
+        await services.grants.store(session, connection, principal.id, issued, "alice@acme.example")
+
+
+async def expire(services: Services) -> None:
+    async with services.database.writing() as session:
+        await session.exec(update(GrantRow).values(expires_at=now() - timedelta(minutes=1)))
+
+
+async def leases(services: Services) -> list[Any]:
+    async with services.database.reading() as session:
+        return list((await session.exec(select(GrantRow.refreshing_until))).all())
+
+
+@pytest.fixture
+async def signed_in(services: Services, alice: Principal, hers: Connection, billing: Running) -> Tokens:
+    """Alice's tokens from the billing system, stored as her grant."""
+    issued = await billing.tokens("alice", "read_only")
+    granted = Tokens(issued["access_token"], issued["refresh_token"], issued["expires_at"], ("read_only",))
+    await stored(services, hers, alice, granted)
+    return granted
+
+
+async def test_a_grant_yields_its_token_until_it_is_about_to_expire(
+    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+) -> None:
+    asked = len(billing.requests("token"))
+    found = await services.grants.credential(hers, alice.id)
+
+    assert found is not None
+    assert found.access_token == signed_in.access_token
+    assert (found.account, found.scopes) == ("alice@acme.example", ("read_only",))
+    assert len(billing.requests("token")) == asked
+
+
+async def test_what_may_be_logged_of_a_credential_holds_no_token(
+    services: Services, alice: Principal, hers: Connection, signed_in: Tokens
+) -> None:
+    found = await services.grants.credential(hers, alice.id)
+
+    assert signed_in.access_token not in repr(found)
+    assert signed_in.access_token not in str(found)
+
+
+async def test_no_token_lies_open_in_the_database(services: Services, signed_in: Tokens) -> None:
+    async with services.database.reading() as session:
+        row = (await session.exec(select(GrantRow))).one()
+
+    for token in (signed_in.access_token, str(signed_in.refresh_token)):
+        assert token not in str(row.model_dump(exclude={"sealed_tokens"}))
+        assert token.encode() not in row.sealed_tokens
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_hundred_actions_in_two_processes_renew_an_expired_token_once(
+    services: Services, other: Services, alice: Principal, hers: Connection, billing: Running
+) -> None:
+    await expire(services)
+    asked = len(billing.requests("token"))
+    found = await asyncio.gather(
+        *(process.grants.credential(hers, alice.id) for process in (services, other) for _ in range(50))
+    )
+
+    assert len(billing.requests("token")) == asked + 1
+    assert len({credential.access_token for credential in found if credential is not None}) == 1
+    assert None not in found
+    assert all(credential.version == 2 for credential in found if credential is not None)
+    assert billing.get("/v1/invoices", found[0].access_token if found[0] else None).status_code == 200
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_hundred_actions_whose_token_the_upstream_refused_renew_it_once(
+    services: Services, other: Services, alice: Principal, hers: Connection, billing: Running
+) -> None:
+    used = await services.grants.credential(hers, alice.id)
+    assert used is not None
+    asked = len(billing.requests("token"))
+    found = await asyncio.gather(
+        *(process.grants.renewed(hers, alice.id, used) for process in (services, other) for _ in range(50))
+    )
+
+    assert len(billing.requests("token")) == asked + 1
+    assert {credential.version for credential in found if credential is not None} == {2}
+
+
+async def test_a_new_consent_meanwhile_is_not_taken_for_the_token_that_was_refused(
+    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+) -> None:
+    used = await services.grants.credential(hers, alice.id)
+    assert used is not None
+    await stored(services, hers, alice, replace(signed_in, access_token="of-the-new-consent"))
+    asked = len(billing.requests("token"))
+    found = await services.grants.renewed(hers, alice.id, used)
+
+    assert found is not None
+    assert found.access_token == "of-the-new-consent"
+    assert len(billing.requests("token")) == asked
+
+
+async def test_a_renewal_goes_on_though_the_action_that_began_it_was_cancelled(
+    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+) -> None:
+    await expire(services)
+    asked = len(billing.requests("token"))
+    billing.fault(on="token", hang_seconds=1)
+    action = asyncio.create_task(services.grants.credential(hers, alice.id))
+    async with asyncio.timeout(30):
+        while len(billing.requests("token")) == asked:
+            await asyncio.sleep(0.01)
+    action.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await action
+    found = await services.grants.credential(hers, alice.id)
+
+    assert found is not None
+    assert found.version == 2
+    assert found.access_token != signed_in.access_token
+    assert len(billing.requests("token")) == asked + 1
+
+
+async def test_a_grant_that_was_taken_back_upstream_is_none(
+    services: Services, alice: Principal, hers: Connection, billing: Running
+) -> None:
+    await stored(services, hers, alice, tokens(life=-60, refresh_token="unknown there"))
+
+    assert await services.grants.credential(hers, alice.id) is None
+    asked = len(billing.requests("token"))
+    assert await services.grants.credential(hers, alice.id) is None
+    assert len(billing.requests("token")) == asked
+
+
+async def test_an_expired_token_that_nothing_can_renew_is_none(
+    services: Services, alice: Principal, hers: Connection
+) -> None:
+    await stored(services, hers, alice, tokens(life=-60))
+
+    assert await services.grants.credential(hers, alice.id) is None
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_token_endpoint_that_fails_leaves_the_grant_for_another_try(
+    services: Services, alice: Principal, hers: Connection, billing: Running
+) -> None:
+    await expire(services)
+    billing.fault(on="token", status=503)
+
+    with pytest.raises(UpstreamUnavailable):
+        await services.grants.credential(hers, alice.id)
+
+    assert await leases(services) == [None]
+    assert await services.grants.credential(hers, alice.id) is not None
+
+
+async def test_a_token_endpoint_that_is_down_leaves_the_grant_for_another_try(
+    services: Services, alice: Principal
+) -> None:
+    gone = connection(url=f"http://127.0.0.1:{free_port()}", client_secret=SECRET)
+    await stored(services, gone, alice, tokens(life=-60, refresh_token="r"))
+
+    with pytest.raises(UpstreamUnavailable, match="does not answer"):
+        await services.grants.credential(gone, alice.id)
+    assert await leases(services) == [None]
+
+
+async def test_a_client_secret_that_is_wrong_is_the_administrators_to_mend_and_costs_no_grant(
+    services: Services, alice: Principal, hers: Connection
+) -> None:
+    wrong = hers.model_copy(update={"client_id": "somebody else"})
+    await stored(services, wrong, alice, tokens(life=-60, refresh_token="r"))
+
+    with pytest.raises(ConnectionMisconfigured, match="invalid_client"):
+        await services.grants.credential(wrong, alice.id)
+    assert await leases(services) == [None]
+
+
+async def test_a_client_secret_that_is_missing_is_told_and_holds_nobody_up(
+    services: Services, alice: Principal, billing: Running
+) -> None:
+    unset = connection(url=billing.url, client_secret={"env": "UNSET_SECRET"})
+    await stored(services, unset, alice, tokens(life=-60, refresh_token="r"))
+
+    with pytest.raises(ConnectionMisconfigured, match="set UNSET_SECRET"):
+        await services.grants.credential(unset, alice.id)
+    assert await leases(services) == [None]
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_process_that_died_while_it_renewed_holds_the_others_up_only_as_long_as_its_lease(
+    services: Services, alice: Principal, hers: Connection
+) -> None:
+    await expire(services)
+    async with services.database.writing() as session:
+        await session.exec(update(GrantRow).values(refreshing_until=now() - timedelta(seconds=1)))
+
+    found = await services.grants.credential(hers, alice.id)
+    assert found is not None
+    assert found.version == 2
+
+
+async def test_a_removed_grant_is_gone_here_and_revoked_upstream(
+    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+) -> None:
+    assert billing.get("/v1/invoices", signed_in.access_token).status_code == 200
+
+    assert await services.grants.remove(hers, alice.id)
+
+    assert await services.grants.credential(hers, alice.id) is None
+    assert billing.get("/v1/invoices", signed_in.access_token).status_code == 401
+    assert not await services.grants.remove(hers, alice.id)
+
+
+async def test_a_new_consent_takes_the_place_of_the_one_before(
+    services: Services, alice: Principal, hers: Connection
+) -> None:
+    await stored(services, hers, alice, tokens())
+    newer = tokens("read_only", "read_write")
+    await stored(services, hers, alice, newer)
+    found = await services.grants.credential(hers, alice.id)
+
+    assert found is not None
+    assert found.access_token == newer.access_token
+    assert await services.grants.scopes_held(hers, alice.id) == ("read_only", "read_write")
+
+
+async def test_a_shared_connection_signs_in_as_the_service_once_for_everybody(
+    services: Services,
+    other: Services,
+    alice: Principal,
+    bob: Principal,
+    shared: Connection,
+    billing: Running,
+) -> None:
+    hers = await services.grants.credential(shared, alice.id)
+    his = await other.grants.credential(shared, bob.id)
+
+    assert hers is not None
+    assert his == hers
+    assert hers.account == "byline (shared)"
+    assert billing.requests("token")[-1]["grant_type"] == "client_credentials"
+    assert billing.get("/v1/invoices", hers.access_token).status_code == 200
+
+
+async def test_two_processes_that_sign_in_to_a_shared_connection_at_once_use_one_grant(
+    services: Services, other: Services, alice: Principal, shared: Connection
+) -> None:
+    found = await asyncio.gather(
+        *(process.grants.credential(shared, alice.id) for process in (services, other) for _ in range(5))
+    )
+
+    assert len({credential.grant_id for credential in found if credential is not None}) == 1
+
+
+async def test_an_expired_shared_token_is_renewed_once_by_signing_in_again(
+    services: Services, other: Services, alice: Principal, shared: Connection, billing: Running
+) -> None:
+    await services.grants.credential(shared, alice.id)
+    await expire(services)
+    asked = len(billing.requests("token"))
+    found = await asyncio.gather(
+        *(process.grants.credential(shared, alice.id) for process in (services, other) for _ in range(10))
+    )
+
+    assert {credential.version for credential in found if credential is not None} == {2}
+    assert len(billing.requests("token")) == asked + 1
+
+
+HOLDERS = ("alice", "bob", "carol", "shared")
+NAMES = ("crm", "billing", "support")
+
+
+@pytest.fixture
+async def people(services: Services) -> AsyncIterator[dict[str, Principal]]:
+    """People by subject; one has the name that the service's own grants are held under."""
+    yield {
+        subject: await services.principals.resolve("https://people.example", subject, subject)
+        for subject in HOLDERS
+    }
+
+
+@given(
+    consents=st.lists(st.tuples(st.sampled_from(HOLDERS), st.sampled_from(NAMES)), max_size=6),
+    services_own=st.sets(st.sampled_from(NAMES)),
+    asked=st.tuples(st.sampled_from(HOLDERS), st.sampled_from(NAMES)),
+)
+@settings(
+    max_examples=25,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+async def test_a_connection_of_people_never_yields_the_grant_of_another_or_of_the_service(
+    services: Services,
+    people: dict[str, Principal],
+    consents: list[tuple[str, str]],
+    services_own: set[str],
+    asked: tuple[str, str],
+) -> None:
+    async with services.database.writing() as session:
+        await session.exec(update(GrantRow).where(col(GrantRow.revoked_at).is_(None)).values(revoked_at=now()))
+    for name in services_own:
+        await stored(services, connection(name, mode="shared"), people["alice"], tokens())
+    given: dict[tuple[str, str], str] = {}
+    for subject, name in consents:
+        granted = tokens()
+        await stored(services, connection(name), people[subject], granted)
+        given[subject, name] = granted.access_token
+
+    subject, name = asked
+    found = await services.grants.credential(connection(name), people[subject].id)
+
+    assert (found.access_token if found is not None else None) == given.get(asked)
+
+
+async def test_a_grant_moved_to_another_holder_or_connection_in_the_database_does_not_open(
+    services: Services, alice: Principal, bob: Principal, hers: Connection
+) -> None:
+    await stored(services, hers, alice, tokens())
+    async with services.database.writing() as session:
+        await session.exec(update(GrantRow).values(holder=bob.id))
+
+    with pytest.raises(VaultSealBroken, match="belongs to another row"):
+        await services.grants.credential(hers, bob.id)
+
+
+async def test_tokens_copied_from_anothers_grant_do_not_open(
+    services: Services, alice: Principal, bob: Principal, hers: Connection
+) -> None:
+    await stored(services, hers, alice, tokens())
+    await stored(services, hers, bob, tokens())
+    async with services.database.writing() as session:
+        rows = {row.holder: row for row in (await session.exec(select(GrantRow))).all()}
+        rows[bob.id].sealed_tokens = rows[alice.id].sealed_tokens
+        session.add(rows[bob.id])
+
+    with pytest.raises(VaultSealBroken, match="belongs to another row"):
+        await services.grants.credential(hers, bob.id)
+
+
+async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
+    services: Services, other: Services, alice: Principal, hers: Connection
+) -> None:
+    await stored(services, hers, alice, tokens())
+    async with services.database.reading() as session:
+        grant_id = (await session.exec(select(GrantRow.id))).one()
+    for _ in range(10):
+        services.keyring.rotate()
+        newer = tokens()
+        await asyncio.gather(services.grants._replace_tokens(grant_id, newer), other.grants.reseal())
+        found = await services.grants.credential(hers, alice.id)
+        assert found is not None
+        assert found.access_token == newer.access_token
+
+
+def test_tokens_are_stored_in_a_form_that_outlives_a_release() -> None:
+    assert json.dumps(asdict(Tokens("a", "r", 1.5, ("x", "y")))) == (
+        '{"access_token": "a", "refresh_token": "r", "expires_at": 1.5, "scopes": ["x", "y"]}'
+    )
+
+
+def test_a_credential_names_everything_but_its_token() -> None:
+    assert "secret" not in repr(Credential("g", "account", ("s",), "f", 1, "secret"))

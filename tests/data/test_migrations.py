@@ -1,0 +1,135 @@
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from alembic import command
+from sqlalchemy import Connection, inspect
+
+from engine.db.database import Database
+from engine.db.migrate import config, downgrade, upgrade
+from engine.db.tables import SQLModel
+from engine.errors import SettingsInvalid
+from engine.services import open_services
+from engine.settings import DatabaseSettings, Settings, VaultSettings
+from tests.data.commands import Commands
+from tests.foreign.postgres import Postgres
+from tests.foreign.process import free_port
+
+
+async def tables(address: str) -> set[str]:
+    def names(connection: Connection) -> Iterable[str]:
+        return inspect(connection).get_table_names()
+
+    database = Database(DatabaseSettings(url=address))
+    async with database.reading() as session:
+        found = await (await session.connection()).run_sync(names)
+    await database.close()
+    return set(found)
+
+
+async def test_an_empty_database_gets_every_table(empty_database: str) -> None:
+    await asyncio.to_thread(upgrade, empty_database)
+
+    assert await tables(empty_database) == {*SQLModel.metadata.tables, "alembic_version"}
+
+
+async def test_the_migrations_and_the_models_describe_one_schema(address: str) -> None:
+    await asyncio.to_thread(command.check, config(address))
+
+
+async def test_the_schema_goes_down_and_up_again(address: str) -> None:
+    await asyncio.to_thread(downgrade, address, "base")
+    down = await tables(address)
+    await asyncio.to_thread(upgrade, address)
+
+    assert down == {"alembic_version"}
+    await asyncio.to_thread(command.check, config(address))
+
+
+async def test_a_database_that_is_there_already_stays_as_it_is(address: str) -> None:
+    before = await tables(address)
+    await asyncio.to_thread(upgrade, address)
+
+    assert await tables(address) == before
+
+
+async def test_a_database_without_the_schema_is_told_and_not_used(
+    empty_database: str, keyring_file: Path
+) -> None:
+    settings = Settings(
+        database=DatabaseSettings(url=empty_database), vault=VaultSettings(keyring_file=keyring_file)
+    )
+    with pytest.raises(SettingsInvalid, match="run `byline migrate`"):
+        async with open_services(settings, {}):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("nonsense", "BYLINE_DATABASE__URL is not a database URL"),
+        ("mysql://root@127.0.0.1/byline", "BYLINE_DATABASE__URL names 'mysql'"),
+    ],
+)
+def test_an_address_that_names_no_known_database_is_told(address: str, told: str) -> None:
+    with pytest.raises(SettingsInvalid, match=told):
+        upgrade(address)
+
+
+def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
+    address = f"postgresql+asyncpg://byline:hidden@127.0.0.1:{free_port()}/byline"
+
+    with pytest.raises(SettingsInvalid, match="cannot be reached") as told:
+        upgrade(address)
+
+    assert "hidden" not in str(told.value)
+
+
+def test_a_server_that_refuses_the_password_is_told(postgres: Postgres) -> None:
+    with pytest.raises(SettingsInvalid, match=r"cannot be reached \(password authentication failed"):
+        upgrade(postgres.url("postgres").replace(postgres.password, "guessed"))
+
+
+def test_a_path_that_is_no_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"cannot be reached \(it is a folder\)"):
+        upgrade(f"sqlite+aiosqlite:///{tmp_path}")
+
+
+async def test_services_tell_of_a_server_that_does_not_answer(keyring_file: Path) -> None:
+    address = f"postgresql+asyncpg://byline:hidden@127.0.0.1:{free_port()}/byline"
+    settings = Settings(
+        database=DatabaseSettings(url=address), vault=VaultSettings(keyring_file=keyring_file)
+    )
+    with pytest.raises(SettingsInvalid, match="cannot be reached"):
+        async with open_services(settings, {}):
+            pass
+
+
+def test_a_percent_sign_in_the_path_of_the_scripts_is_a_percent_sign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = tmp_path / "100%s" / "migrations"
+    scripts.mkdir(parents=True)
+    monkeypatch.setattr("engine.db.migrate._PACKAGED", scripts)
+
+    assert config("").get_main_option("script_location") == str(scripts)
+
+
+async def test_the_command_migrates_and_every_other_command_asks_for_it(
+    empty_database: str, keyring_file: Path
+) -> None:
+    environment = {
+        "BYLINE_DATABASE__URL": empty_database,
+        "BYLINE_VAULT__KEYRING_FILE": str(keyring_file),
+    }
+    byline = Commands(environment, keyring_file.parent)
+    before = await byline("audit")
+    migrated = await byline("migrate")
+    after = await byline("audit")
+
+    assert before.code == 1
+    assert "run `byline migrate`" in before.err
+    assert "Traceback" not in before.err
+    assert migrated.code == 0, migrated.err
+    assert after.out == "The trail has nothing that fits.\n"

@@ -1,0 +1,70 @@
+"""Reads the repository's Markdown as a reader would: its blocks, its tables, its links; it judges none of them."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md")))
+
+_FENCE = re.compile(r"^```(\S+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_CODE = re.compile(r"`([^`]+)`")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the file that it shows where it names one, and its text."""
+
+    language: str
+    file: str | None
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    """Every fenced block of a page."""
+    return [Block(*found) for found in _FENCE.findall(page.read_text())]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
+def links(page: Path) -> list[str]:
+    """Where a page's links lead."""
+    return _LINK.findall(prose(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which GitHub knows a page's headings."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in _HEADING.findall(prose(page))
+    }
+
+
+def table(page: Path, first: str) -> dict[str, list[str]]:
+    """The rows of the table whose first column is called `first`, by what that column holds."""
+    lines = iter(page.read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"| {first} |"):
+            next(lines)
+            return dict(_rows(lines))
+    msg = f"{page} has no table that begins with a column '{first}'"
+    raise LookupError(msg)
+
+
+def code(text: str) -> list[str]:
+    """What a text sets in code."""
+    return _CODE.findall(text)
+
+
+def _rows(lines: Iterator[str]) -> Iterator[tuple[str, list[str]]]:
+    for line in lines:
+        if not line.startswith("|"):
+            return
+        name, *cells = (cell.strip() for cell in line.strip("|").split(" | "))
+        yield name.strip("` "), cells

@@ -1,0 +1,118 @@
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from _pytest.mark import ParameterSet
+
+from engine.connections.catalogue import Connection
+from engine.interpolation import interpolate
+from tests.docs.command_line import parse
+from tests.docs.markdown import PAGES, ROOT, Block, anchors, blocks, links, prose
+from tests.docs.variables import VARIABLES
+
+BLOCKS = {
+    f"{page.relative_to(ROOT)}-{place}": block for page in PAGES for place, block in enumerate(blocks(page))
+}
+LANGUAGES = {"sh", "json", "yaml", "toml", "python", "mermaid", "text"}
+PROGRAMS = {"byline", "claude", "export", "make", "npx", ".venv/bin/byline", ".venv/bin/pip"}
+EXAMPLE = ROOT / "examples" / "kinto_notes"
+
+
+def written_in(language: str) -> list[ParameterSet]:
+    return [pytest.param(block, id=place) for place, block in BLOCKS.items() if block.language == language]
+
+
+def commands(block: Block) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in block.text.splitlines()]
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_a_block_that_names_a_file_shows_what_is_in_it(block: Block) -> None:
+    assert block.language in LANGUAGES
+    assert block.language != "python" or block.file
+    if block.file:
+        assert block.text in (ROOT / block.file).read_text()
+
+
+def test_the_readme_shows_every_file_of_the_example_whole() -> None:
+    shown = {block.file: block.text for block in blocks(ROOT / "README.md") if block.file}
+    there = {
+        str(path.relative_to(ROOT)): path.read_text()
+        for path in EXAMPLE.rglob("*")
+        if path.suffix in {".py", ".toml", ".yml"} and path.name != "__init__.py"
+    }
+
+    assert shown == there
+
+
+@pytest.mark.parametrize("block", written_in("sh"))
+def test_a_command_that_is_shown_exists_and_takes_what_it_is_given(block: Block) -> None:
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    for words in commands(block):
+        assert words[0] in PROGRAMS
+        if words[0] == "make":
+            assert words[1] in targets
+        if words[0].endswith("byline"):
+            parse(words[1:])
+
+
+@pytest.mark.parametrize("block", written_in("json"))
+def test_json_that_is_shown_is_json(block: Block) -> None:
+    json.loads(block.text)
+
+
+@pytest.mark.parametrize("block", written_in("yaml"))
+def test_a_connection_that_is_shown_can_be_declared(block: Block) -> None:
+    document: dict[str, Any] = interpolate(yaml.safe_load(block.text), _AnyVariable())
+    for name, body in document["connections"].items():
+        Connection.model_validate({"name": name, **body})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_leads_somewhere(page: Path) -> None:
+    for link in links(page):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_setting_that_is_named_exists(page: Path) -> None:
+    named = set(re.findall(r"BYLINE_[A-Z_]+", page.read_text()))
+
+    assert named <= VARIABLES.keys()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_file_of_the_house_that_is_named_exists(page: Path) -> None:
+    rooms = "engine|gateway|workflows|activities|examples|tests|migrations|benchmarks|docs"
+    named = re.findall(rf"`((?:{rooms})/[\w./-]*)`", prose(page))
+
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").rglob("*.md")), ids=lambda path: path.name)
+def test_every_page_can_be_reached_from_the_readme(path: Path) -> None:
+    reached, ahead = set[Path](), [ROOT / "README.md"]
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        found = ((page.parent / link.partition("#")[0]).resolve() for link in links(page) if ".md" in link)
+        ahead.extend(target for target in found if target.exists() and target not in reached)
+
+    assert path in reached or path.name == "benchmarks.md"
+
+
+class _AnyVariable(dict[str, str]):
+    """An environment in which everything is set to an address."""
+
+    def get(self, key: str, default: Any = None) -> Any:
+        del default
+        return f"https://{key.lower().replace('_', '-')}.example.com"

@@ -1,0 +1,160 @@
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+
+import pytest
+from pydantic import BaseModel
+
+from engine import errors, sdk, wire
+from engine.audit.trail import AuditEvent
+from engine.connections.catalogue import Connection, Provider
+from engine.identity.model import Actor, Identity
+from engine.upstream import Upstream
+from examples.sandbox.__main__ import SYSTEMS
+from gateway.demo_people import DEMO_PEOPLE
+from gateway.errors import http_status, mcp_code
+from tests.docs.command_line import COMMANDS
+from tests.docs.markdown import ROOT, code, table
+from tests.docs.variables import VARIABLES
+
+REFERENCE = ROOT / "docs" / "reference"
+SOURCES = [path.read_text() for room in ("engine", "gateway") for path in (ROOT / room).rglob("*.py")]
+
+
+def tree(kind: type[errors.BylineError] = errors.BylineError) -> Iterator[type[errors.BylineError]]:
+    for below in kind.__subclasses__():
+        if below.__module__ == errors.__name__:
+            yield below
+            yield from tree(below)
+
+
+def test_every_setting_is_told_with_its_default() -> None:
+    told = table(REFERENCE / "settings.md", "variable")
+
+    assert {name: cells[0] for name, cells in told.items()} == VARIABLES
+
+
+@pytest.mark.parametrize(("section", "model"), [("Connection", Connection), ("Provider", Provider)])
+def test_every_key_of_a_declaration_is_told_with_whether_it_is_required(
+    section: str, model: type[BaseModel]
+) -> None:
+    page = (REFERENCE / "connections.md").read_text()
+    rows = re.findall(
+        r"^\| `(\w+)` \| (yes|no) \|", page.split(f"## {section}\n")[1].split("\n## ")[0], re.MULTILINE
+    )
+    required = {name: field.is_required() for name, field in model.model_fields.items() if name != "name"}
+
+    assert {name: told == "yes" for name, told in rows} == required
+
+
+def test_every_command_is_told_as_it_tells_itself() -> None:
+    told = table(REFERENCE / "command-line.md", "command")
+    said = {name: inspect.cleandoc(command.help or "").splitlines()[0] for name, command in COMMANDS.items()}
+
+    assert {name: f"{cells[0]}." for name, cells in told.items()} == said
+
+
+def test_every_option_of_the_audit_command_is_told_as_it_tells_itself() -> None:
+    told = table(REFERENCE / "command-line.md", "option")
+    options = [each for each in COMMANDS["byline audit"].params if each.param_type_name == "option"]
+
+    assert {name: cells[0] for name, cells in told.items()} == {
+        each.opts[0]: getattr(each, "help", None) for each in options
+    }
+
+
+def test_the_sdk_is_told_whole() -> None:
+    assert set(table(REFERENCE / "sdk.md", "name")) == set(sdk.__all__)
+
+
+def test_every_method_and_parameter_of_an_upstream_is_told() -> None:
+    told = table(REFERENCE / "sdk.md", "method")
+    methods = {
+        name: [each for each in inspect.signature(method).parameters if each != "self"]
+        for name, method in inspect.getmembers(Upstream, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+    assert {name.partition("(")[0]: re.findall(r"\w+", name.partition("(")[2]) for name in told} == methods
+
+
+def test_every_kind_of_audit_event_that_is_written_is_told() -> None:
+    written = {
+        kind for source in SOURCES for kind in re.findall(r'(?:kind=|_record\()"([a-z]+\.[a-z]+)"', source)
+    }
+
+    assert set(table(REFERENCE / "audit.md", "kind")) == written
+
+
+def test_every_field_of_an_audit_event_is_told() -> None:
+    actor = Actor(kind="schedule", id="a", name="a")
+    identity = Identity("p", "i", "s", "n", actor, "schedule", root="r", tool="t", call="c")
+    names = AuditEvent(kind="tool.called", identity=identity).document().keys()
+    own = {field.name for field in fields(AuditEvent)} - {"kind", "identity"}
+
+    assert set(table(REFERENCE / "audit.md", "field")) == {*names, *own}
+
+
+def test_every_verdict_is_told() -> None:
+    source = (ROOT / "engine" / "upstream.py").read_text()
+    written = set(re.findall(r'verdict="(\w+)"', source))
+    judged = source.split("def _verdict")[1].split("\ndef ")[0]
+    written |= set(re.findall(r'return "(\w+)"|\d+: "(\w+)"|"(\w+)" if|else "(\w+)"|, "(\w+)"\)', judged))
+
+    assert set(table(REFERENCE / "audit.md", "verdict")) == {
+        word for found in written for word in ([found] if isinstance(found, str) else found) if word
+    }
+
+
+def test_every_wire_name_is_told() -> None:
+    told = table(REFERENCE / "wire-names.md", "constant")
+
+    assert {name: code(cells[0])[0] for name, cells in told.items()} == {
+        name: value for name, value in vars(wire).items() if name.isupper()
+    }
+
+
+def test_every_error_is_told_as_every_edge_tells_it() -> None:
+    told = table(REFERENCE / "errors.md", "code")
+    rows = {}
+    for kind in tree():
+        error = kind.__new__(kind)
+        answer = mcp_code(error)
+        meaning = (inspect.getdoc(kind) or "").splitlines()[0].rstrip(".")
+        retried = "yes" if kind.retryable else "no"
+        rows[kind.code] = [
+            meaning,
+            retried,
+            str(http_status(error)),
+            "result" if answer is None else str(answer),
+        ]
+
+    assert told == rows
+
+
+def test_every_end_of_a_run_that_is_no_error_of_ours_is_told() -> None:
+    page = (REFERENCE / "errors.md").read_text()
+    ends = re.findall(
+        r'"(run_[a-z_]+)"', "".join(re.findall(r"Failed\(.*", (ROOT / "gateway/runs.py").read_text()))
+    )
+
+    assert set(ends) == set(re.findall(r"^\| `(run_(?!unknown)\w+)` \|", page, re.MULTILINE))
+
+
+def test_the_tutorial_tells_the_accounts_that_the_sandbox_has() -> None:
+    told = table(ROOT / "docs" / "tutorial.md", "system")
+    accounts = {
+        name: [
+            word for person in system.people if person.password for word in (person.username, person.password)
+        ]
+        for name, system in SYSTEMS.items()
+    }
+
+    assert {name.lower(): code(" ".join(cells)) for name, cells in told.items()} == accounts
+
+
+def test_the_tutorial_tells_the_people_who_can_sign_in() -> None:
+    page = (ROOT / "docs" / "tutorial.md").read_text()
+
+    assert f"`{DEMO_PEOPLE[0].username}` with the password `{DEMO_PEOPLE[0].password}`" in page

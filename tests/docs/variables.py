@@ -1,0 +1,34 @@
+"""Every environment variable that settings understand, with its default as the documentation writes it."""
+
+import json
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from engine.settings import Settings
+
+
+def _group(field: FieldInfo) -> type[BaseModel] | None:
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _variables(model: type[BaseModel], prefix: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        variable = f"{prefix}{name.upper()}"
+        group = _group(field)
+        found |= {variable: _written(field)} if group is None else _variables(group, f"{variable}__")
+    return found
+
+
+def _written(field: FieldInfo) -> str:
+    if field.is_required() or field.default is None:
+        return "–"
+    plain: Any = to_jsonable_python(field.default)
+    return f"`{plain if isinstance(plain, str) else json.dumps(plain, separators=(',', ':'))}`"
+
+
+VARIABLES = _variables(Settings, "BYLINE_")

@@ -1,0 +1,39 @@
+"""One request of protocol 2026-07-28, written by hand: what no client does, such as repeating or altering request state."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import httpx2
+
+VERSION = "2026-07-28"
+ENVELOPE = {
+    "io.modelcontextprotocol/protocolVersion": VERSION,
+    "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"url": {}}},
+}
+
+
+async def call_tool(
+    url: str, token: str | None, tool: str, arguments: Mapping[str, Any], **more: Any
+) -> httpx2.Response:
+    """Send one round of a tool call."""
+    headers = {
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": VERSION,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": tool,
+    }
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    params = {"name": tool, "arguments": arguments, "_meta": ENVELOPE, **more}
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    async with httpx2.AsyncClient(timeout=60) as http:
+        return await http.post(url, json=body, headers=headers)
+
+
+def answer(response: httpx2.Response) -> dict[str, Any]:
+    """The JSON-RPC answer, also where it came as an event stream."""
+    if response.headers["content-type"].startswith("text/event-stream"):
+        data = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+        return dict(json.loads(data[-1]))
+    return dict(response.json())

@@ -1,0 +1,237 @@
+import asyncio
+import base64
+import hmac
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+import pytest
+import pytest_asyncio
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+from typing_extensions import override
+
+from examples.browser import Page
+from examples.chat import Person, chat
+from gateway.embedded import Stack
+from tests.e2e.rounds import call_tool
+from tests.e2e.world import BUILDER, BYLINE, COLLECT, TOOL, installed, link, output, said
+from tests.foreign.kinto import Kinto, kinto_server, user
+from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+
+RECORD = "crm/accounts/acme"
+PATH = "/buckets/crm/collections/accounts/records/acme"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Byline as nothing but a resource server of a provider that others wrote, at which people sign in to Kinto too."""
+
+    stack: Stack
+    provider: OidcProvider
+    kinto: Kinto
+
+    def claims(self, **changed: object) -> dict[str, Any]:
+        """What the provider says of Alice in a token for this gateway, but for what is changed."""
+        now = int(time.time())
+        return {
+            "iss": self.provider.issuer,
+            "aud": self.stack.mcp_url,
+            "sub": "alice",
+            "client_id": "a chat client",
+            "iat": now - 900,
+            "exp": now + 600,
+            "jti": secrets.token_hex(8),
+            **changed,
+        }
+
+    def signed(self, claims: dict[str, Any], key: RSAKey | None = None) -> str:
+        """A token as the provider signs it, or as somebody with another key would."""
+        header = {"alg": "RS256", "typ": "at+jwt", "kid": self.provider.key.kid}
+        return jwt.encode(header, claims, key or self.provider.key)
+
+    async def call(self, token: str) -> httpx2.Response:
+        """What the gateway makes of a token."""
+        return await call_tool(self.stack.mcp_url, token, COLLECT, {"run_id": "none"})
+
+
+@dataclass(kw_only=True)
+class Visitor(Person):
+    """Somebody whom Byline knows through the provider alone."""
+
+    provider: OidcProvider
+
+    @override
+    async def sign_in(self, url: str) -> str:
+        assert url.startswith(f"{self.provider.issuer}/")
+        return (await self.open(url)).url
+
+    @override
+    async def open(self, url: str) -> Page:
+        return await self.provider.let_in(await self.browser.open(url), self.username)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
+    folder = tmp_path_factory.mktemp("external")
+    of_sign_in, of_kinto = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": await installed(BUILDER, folder / "site"),
+        "BYLINE_CONNECTIONS_FILE": str(BUILDER / "connections.yml"),
+        "KINTO_CLIENT_SECRET": of_kinto,
+    }
+    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+        clients = (
+            Client("byline-sign-in", of_sign_in, (f"{stack.gateway_url}/sign-in/callback",)),
+            Client("byline", of_kinto, (f"{stack.gateway_url}/oauth/callback",)),
+        )
+        with (
+            oidc_provider(folder, clients, ["mcp"]) as provider,
+            kinto_server(folder, provider.issuer) as kinto,
+        ):
+            kinto.add_collection("crm", "accounts")
+            environment |= {
+                "BYLINE_GATEWAY__ISSUER__ISSUER": provider.issuer,
+                "BYLINE_GATEWAY__ISSUER__AUDIENCE": stack.mcp_url,
+                "BYLINE_GATEWAY__ISSUER__CLIENT_ID": "byline-sign-in",
+                "BYLINE_GATEWAY__ISSUER__CLIENT_SECRET": of_sign_in,
+                "KINTO_URL": kinto.url,
+                "KINTO_ISSUER": provider.issuer,
+            }
+            for name in BYLINE:
+                await stack.start(name)
+                await stack.wait_ready(name)
+            yield Stage(stack, provider, kinto)
+
+
+async def test_a_person_of_the_provider_is_discovered_signed_in_and_obeyed(stage: Stage) -> None:
+    stage.kinto.add_record(PATH, {}, writers=["alice"])
+    alice = Visitor("alice", "", provider=stage.provider)
+    async with chat(alice, stage.stack.mcp_url) as client, asyncio.TaskGroup() as group:
+        calling = group.create_task(client.call_tool(TOOL, {"record": RECORD, "note": "pays on time"}))
+        question = await alice.open(await link(alice))
+        page = await stage.provider.let_in(await question.form(submit="Continue"), "alice")
+        alice.has_signed_in.set()
+
+    trail = (sys.executable, "-m", "gateway.cli", "audit", "--record", f"kinto:record/{RECORD}", "--writes")
+    told = await output(trail, stage.stack.environment("gateway"))
+    assert alice.tokens.tokens is not None
+    issued = jwt.decode(alice.tokens.tokens.access_token, stage.provider.key).claims
+    assert (issued["iss"], issued["aud"]) == (stage.provider.issuer, stage.stack.mcp_url)
+    assert "Signed in as <strong>" in question.text
+    assert "Kinto is connected" in page.text
+    assert said(calling.result()) == {"record": RECORD, "notes": ["pays on time"]}
+    assert stage.kinto.history(PATH)[0]["user_id"] == user("alice")
+    assert f"(alice at {stage.provider.issuer})" in told
+    assert "account    alice" in told
+
+
+async def test_a_link_that_another_person_of_the_provider_opens_is_refused(stage: Stage) -> None:
+    stage.kinto.add_record(PATH, {}, writers=["alice"])
+    bob = Visitor("bob", "", provider=stage.provider)
+    async with chat(bob, stage.stack.mcp_url, elicitation=False) as client:
+        waits = said(await client.call_tool(TOOL, {"record": RECORD, "note": "x"}))
+    somebody_else = Visitor("alice", "", provider=stage.provider)
+    page = await somebody_else.open(waits["links"][0]["url"])
+
+    assert page.status == 403
+    assert "This link was made for somebody else" in page.text
+
+
+async def test_the_provider_alone_issues_tokens(stage: Stage) -> None:
+    refused = await call_tool(stage.stack.mcp_url, None, COLLECT, {})
+    place = f"{stage.stack.gateway_url}/.well-known/oauth-protected-resource/mcp"
+    async with httpx2.AsyncClient(base_url=stage.stack.gateway_url) as http:
+        metadata = (await http.get(place)).json()
+        built_in = [
+            (await http.get(path)).status_code
+            for path in ("/.well-known/oauth-authorization-server", "/authorize", "/sign-in?next=/")
+        ]
+        registered = await http.post("/register", json={"redirect_uris": ["http://127.0.0.1:1/"]})
+
+    assert refused.status_code == 401
+    assert f'resource_metadata="{place}"' in refused.headers["www-authenticate"]
+    assert metadata["resource"] == stage.stack.mcp_url
+    assert metadata["authorization_servers"] == [stage.provider.issuer]
+    assert built_in == [404, 404, 303]
+    assert registered.status_code == 404
+
+
+async def test_a_token_that_the_provider_signed_for_this_gateway_is_taken(stage: Stage) -> None:
+    taken = await stage.call(stage.signed(stage.claims()))
+    among_others = await stage.call(
+        stage.signed(stage.claims(aud=["https://other.example", stage.stack.mcp_url]))
+    )
+
+    assert (taken.status_code, among_others.status_code) == (200, 200)
+    assert "You have no run" in taken.text
+
+
+def _without(claim: str) -> Callable[[Stage], str]:
+    def sign(stage: Stage) -> str:
+        claims = stage.claims()
+        del claims[claim]
+        return stage.signed(claims)
+
+    return sign
+
+
+def _by_hand(header: dict[str, str], claims: dict[str, Any], secret: bytes | None) -> str:
+    """A token that no sensible library writes."""
+    parts = [json.dumps(part).encode() for part in (header, claims)]
+    body = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    signature = b"" if secret is None else hmac.digest(secret, body, "sha256")
+    return f"{body.decode()}.{base64.urlsafe_b64encode(signature).rstrip(b'=').decode()}"
+
+
+def _with_the_public_key_as_secret(stage: Stage) -> str:
+    key = stage.provider.key
+    return _by_hand({"alg": "HS256", "typ": "at+jwt", "kid": key.kid}, stage.claims(), key.as_pem(private=False))
+
+
+def _unsigned(stage: Stage) -> str:
+    return _by_hand({"alg": "none", "typ": "at+jwt", "kid": stage.provider.key.kid}, stage.claims(), None)
+
+
+def _altered(stage: Stage) -> str:
+    header, _, signature = stage.signed(stage.claims()).split(".")
+    _, claims, _ = stage.signed(stage.claims(sub="bob")).split(".")
+    return f"{header}.{claims}.{signature}"
+
+
+def _of_the_built_in_server(stage: Stage) -> str:
+    return stage.signed(stage.claims(iss=stage.stack.gateway_url))
+
+
+REFUSED: dict[str, Callable[[Stage], str]] = {
+    "made for another server": lambda stage: stage.signed(stage.claims(aud="https://other.example/mcp")),
+    "made for the origin": lambda stage: stage.signed(stage.claims(aud=stage.stack.gateway_url)),
+    "made for a client": lambda stage: stage.signed(stage.claims(aud="byline-sign-in")),
+    "expired": lambda stage: stage.signed(stage.claims(exp=int(time.time()) - 120)),
+    "not valid yet": lambda stage: stage.signed(stage.claims(nbf=int(time.time()) + 600)),
+    "another issuer's": lambda stage: stage.signed(stage.claims(iss="https://evil.example")),
+    "the built-in issuer's": _of_the_built_in_server,
+    "another key's": lambda stage: stage.signed(stage.claims(), RSAKey.generate_key(2048)),
+    "signed with the public key as a secret": _with_the_public_key_as_secret,
+    "not signed": _unsigned,
+    "altered": _altered,
+    "for nobody": _without("sub"),
+    "for no server": _without("aud"),
+    "for ever": _without("exp"),
+    "no token at all": lambda _: "invented",
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_a_token_is_refused_that_is(kind: str, stage: Stage) -> None:
+    refused = await stage.call(REFUSED[kind](stage))
+
+    assert refused.status_code == 401
+    assert 'error="invalid_token"' in refused.headers["www-authenticate"]

@@ -1,0 +1,114 @@
+"""Stands between Byline and its upstreams, passes everything on, and remembers every secret that went by."""
+
+import asyncio
+import base64
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+import httpx2
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+SECRET_FIELDS = frozenset(
+    {"access_token", "client_secret", "code", "code_verifier", "id_token", "password", "refresh_token"}
+)
+HOP_BY_HOP = frozenset({"connection", "content-encoding", "content-length", "host", "transfer-encoding"})
+
+
+@dataclass
+class Secrets:
+    """What nobody but the two ends of a request may ever know, by what it is called on the wire."""
+
+    known: dict[str, str] = field(default_factory=dict)
+
+    def hear(self, request: httpx2.Request, response: httpx2.Response) -> None:
+        """Take the secrets out of a request and its answer, both read to their end."""
+        scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            self.known[credential] = "bearer token"
+        elif scheme.lower() == "basic":
+            self.known[credential] = "basic credential"
+            _, _, secret = base64.b64decode(credential).decode().partition(":")
+            self.known[unquote_plus(secret)] = "client_secret"
+        if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+            self.take(dict(parse_qsl(request.content.decode())))
+        if response.headers.get("content-type", "").startswith("application/json"):
+            said = response.json()
+            if isinstance(said, dict):
+                self.take(said)
+
+    def take(self, fields: Mapping[str, Any]) -> None:
+        """Remember those fields that are secrets."""
+        self.known |= {
+            value: name for name, value in fields.items() if name in SECRET_FIELDS and isinstance(value, str)
+        }
+
+
+class Listening(httpx2.AsyncBaseTransport):
+    """A client's transport that remembers the secrets that it carries."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._secrets = secrets
+        self._wire = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        response = await self._wire.handle_async_request(request)
+        await request.aread()
+        await response.aread()
+        self._secrets.hear(request, response)
+        return response
+
+    async def aclose(self) -> None:
+        await self._wire.aclose()
+
+
+class Wiretap:
+    """The application that passes what comes to `/name/…` on to the upstream of that name."""
+
+    def __init__(self, upstreams: Mapping[str, str], secrets: Secrets, client: httpx2.AsyncClient) -> None:
+        self._upstreams = upstreams
+        self._secrets = secrets
+        self._client = client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        came = Request(scope, receive)
+        _, name, path = came.url.path.split("/", 2)
+        headers = {name: value for name, value in came.headers.items() if name not in HOP_BY_HOP}
+        request = self._client.build_request(
+            came.method,
+            f"{self._upstreams[name]}/{path}",
+            params=came.url.query or None,
+            headers=headers,
+            content=await came.body(),
+        )
+        response = await self._client.send(request)
+        self._secrets.hear(request, response)
+        kept = {name: value for name, value in response.headers.items() if name not in HOP_BY_HOP}
+        await Response(response.content, response.status_code, kept)(scope, receive, send)
+
+
+class _Server(uvicorn.Server):
+    def capture_signals(self) -> AbstractContextManager[None]:
+        """Leave Ctrl-C to the test run."""
+        return nullcontext()
+
+
+@asynccontextmanager
+async def tapped(upstreams: Mapping[str, str], secrets: Secrets) -> AsyncIterator[str]:
+    """The address under which each upstream is reached by its name."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        async with httpx2.AsyncClient(timeout=60) as client:
+            tap = Wiretap(upstreams, secrets, client)
+            server = _Server(uvicorn.Config(tap, log_level="warning", lifespan="off"))
+            serving = asyncio.create_task(server.serve(sockets=[listener]))
+            try:
+                yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                await serving

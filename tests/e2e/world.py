@@ -1,0 +1,213 @@
+"""A running Byline with a builder's own package, on Kinto and the sandbox, and newcomers who use it."""
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcp.client.client import Client as McpClient
+from mcp_types import CallToolResult
+from sqlmodel import col, select
+from temporalio.client import Client as TemporalClient
+
+from engine.db.database import Database
+from engine.db.tables import PersonRow, PrincipalRow, RunRow
+from engine.settings import DatabaseSettings
+from examples.browser import Page
+from examples.chat import Person, chat
+from gateway.embedded import COMPOSE_FILE, Stack
+from gateway.people import People
+from tests.e2e.wiretap import Secrets, tapped
+from tests.foreign.kinto import Kinto, kinto_server, user
+from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+
+ROOT = COMPOSE_FILE.parent
+BUILDER = ROOT / "examples" / "kinto_notes"
+SANDBOX = ROOT / "examples" / "sandbox" / "connections.yml"
+TOOL, COLLECT = "annotate_record", "byline_collect"
+BYLINE = ("temporal", "migrate", "worker", "gateway")
+UPSTREAMS = ("crm", "billing", "support")
+PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class World:
+    """All of it, and everything secret that its upstreams were told."""
+
+    stack: Stack
+    provider: OidcProvider
+    kinto: Kinto
+    database: Database
+    secrets: Secrets
+
+    async def newcomer(self, name: str) -> Person:
+        """Somebody who can sign in to Byline and has connected nothing yet."""
+        who = Person(f"{name}-{secrets.token_hex(3)}", secrets.token_urlsafe(12))
+        await People(self.database).add(who.username, f"{name.title()} {who.username[-6:]}", who.password)
+        return who
+
+    async def token(self, who: Person) -> str:
+        """A bearer token for an MCP client of this person."""
+        async with chat(who, self.stack.mcp_url):
+            assert who.tokens.tokens is not None
+            return who.tokens.tokens.access_token
+
+    async def consent(self, who: Person, link: str, account: str) -> Page:
+        """Open a link and let Byline use this account on Kinto."""
+        page = await (await who.open(link)).form(submit="Continue")
+        return await self.provider.let_in(page, account)
+
+    def record(self, *, writers: Sequence[str] = ("alice",), readers: Sequence[str] = ()) -> str:
+        """A new record, as `annotate_record` names it."""
+        name = secrets.token_hex(4)
+        self.kinto.add_record(
+            f"/buckets/crm/collections/accounts/records/{name}",
+            {"tier": "silver"},
+            readers=readers,
+            writers=writers,
+        )
+        return f"crm/accounts/{name}"
+
+    def changes(self, record: str) -> list[dict[str, Any]]:
+        """What Kinto says of who changed a record, oldest first."""
+        bucket, collection, name = record.split("/")
+        history = self.kinto.history(f"/buckets/{bucket}/collections/{collection}/records/{name}")
+        return [entry for entry in reversed(history) if entry["action"] == "update"]
+
+    def authors(self, record: str) -> list[str]:
+        """The accounts that changed a record, according to Kinto, oldest first."""
+        accounts = {user(name): name for name in ("alice", "bob")}
+        return [accounts[entry["user_id"]] for entry in self.changes(record)]
+
+    async def runs(self, who: Person) -> list[str]:
+        """Every run of this person, oldest first; Temporal knows each and no other."""
+        query = (
+            select(RunRow.id, PrincipalRow.name)
+            .join(PrincipalRow, col(PrincipalRow.id) == RunRow.principal_id)
+            .join(PersonRow, col(PersonRow.subject) == PrincipalRow.subject)
+            .where(PersonRow.username == who.username)
+            .order_by(col(RunRow.started_at))
+        )
+        async with self.database.reading() as session:
+            rows = (await session.exec(query)).all()
+        temporal = await self.temporal()
+        for name in {name for _, name in rows}:
+            async with asyncio.timeout(PATIENCE):
+                mine = f"BylinePrincipal = '{name}' AND BylineTool IS NOT NULL"
+                while (await temporal.count_workflows(mine)).count != len(rows):
+                    await asyncio.sleep(0.1)
+        return [run for run, _ in rows]
+
+    async def temporal(self) -> TemporalClient:
+        """A client of the Temporal server."""
+        return await TemporalClient.connect(self.stack.temporal_address, namespace="byline")
+
+    async def byline(self, *arguments: str) -> str:
+        """What the command line answers."""
+        command = (sys.executable, "-m", "gateway.cli", *arguments)
+        return await output(command, self.stack.environment("gateway"))
+
+    async def audit(self, *arguments: str) -> list[dict[str, Any]]:
+        """Lines of the trail."""
+        return [json.loads(line) for line in (await self.byline("audit", "--json", *arguments)).splitlines()]
+
+    async def restart(self, *services: str) -> None:
+        """Start services that were killed, and return when they are ready."""
+        for name in services:
+            await self.stack.start(name)
+            await self.stack.wait_ready(name)
+
+
+async def link(who: Person) -> str:
+    """The next link that this person's chat client is shown."""
+    async with asyncio.timeout(PATIENCE):
+        return await who.links.get()
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():
+            await asyncio.sleep(0.05)
+
+
+async def outcome(client: McpClient, run_id: str) -> dict[str, Any]:
+    """What a run that nobody need sign in for any more ends with, collected however often that takes."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            told = said(await client.call_tool(COLLECT, {"run_id": run_id}))
+            if "status" not in told:
+                return told
+
+
+def said(result: CallToolResult) -> dict[str, Any]:
+    """The structured content of a tool's result."""
+    assert isinstance(result.structured_content, dict), result
+    return result.structured_content
+
+
+async def output(command: Sequence[str], environment: dict[str, str], at: Path = ROOT) -> str:
+    """What a command says when all goes well."""
+    process = await asyncio.create_subprocess_exec(
+        *command, env=environment, cwd=at, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    told, complaints = await process.communicate()
+    assert process.returncode == 0, complaints.decode()
+    return told.decode()
+
+
+async def installed(package: Path, site: Path) -> str:
+    """Install a package, without what it depends on, into a folder of its own; the PYTHONPATH that adds it."""
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index")
+    await output([*pip, "--no-deps", "--no-build-isolation", "--target", str(site), str(package)], {**os.environ})
+    return str(site)
+
+
+@asynccontextmanager
+async def running_world(folder: Path) -> AsyncIterator[World]:
+    """Start it: the sandbox's systems, the builder's package by its entry point, and a wiretap on every upstream."""
+    heard = Secrets()
+    client_secret = secrets.token_urlsafe(24)
+    connections = folder / "connections.yml"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": await installed(BUILDER, folder / "site"),
+        "BYLINE_CONNECTIONS_FILE": str(connections),
+        "BYLINE_GATEWAY__ANSWER_WITHIN": "4",
+        "KINTO_CLIENT_SECRET": client_secret,
+    }
+    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+        client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
+        upstreams = {name: f"http://127.0.0.1:{stack.variables[f'{name.upper()}_PORT']}" for name in UPSTREAMS}
+        with oidc_provider(folder, [client]) as provider, kinto_server(folder, provider.issuer) as kinto:
+            kinto.add_collection("crm", "accounts")
+            upstreams |= {"kinto": kinto.url, "provider": provider.issuer}
+            async with tapped(upstreams, heard) as tap:
+                connections.write_text(_declared(tap))
+                environment |= {"KINTO_URL": f"{tap}/kinto", "KINTO_ISSUER": provider.issuer}
+                await stack.up()
+                database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
+                yield World(stack, provider, kinto, database, heard)
+                await database.close()
+
+
+def _declared(tap: str) -> str:
+    """The connections of sandbox and builder, with all that Byline itself asks upstreams going through the tap."""
+    sandbox, builder = SANDBOX.read_text(), (BUILDER / "connections.yml").read_text()
+    text = sandbox + builder.partition("connections:\n")[2]
+    for name in UPSTREAMS:
+        text = _through(text, f"${{{name.upper()}_URL}}", f"{tap}/{name}")
+    return _through(text, "${KINTO_ISSUER}", f"{tap}/provider")
+
+
+def _through(text: str, origin: str, tap: str) -> str:
+    asked_by_byline = r"(base_url|token_endpoint|revocation_endpoint|userinfo_endpoint): "
+    return re.sub(asked_by_byline + re.escape(origin), rf"\1: {tap}", text)

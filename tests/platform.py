@@ -1,0 +1,339 @@
+"""Byline's engine at work for tests: a real Temporal server, a real worker, real sandbox systems, and people who consent."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from google.protobuf.duration_pb2 import Duration
+from sqlmodel import select
+from temporalio.api.common.v1 import Header, Payload, Payloads, WorkflowType
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from engine.audit.trail import AuditEvent
+from engine.authorization.delivery import Delivery
+from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import read_connections
+from engine.connections.oauth import Tokens
+from engine.db.migrate import upgrade
+from engine.db.tables import WaiterRow
+from engine.identity.model import Actor, Identity, Principal, TriggerKind
+from engine.identity.runs import run_row
+from engine.interceptors.client import IdentityClientInterceptor
+from engine.registry import Registry
+from engine.services import Services, open_services
+from engine.settings import DatabaseSettings, GatewaySettings, Settings, TemporalSettings, VaultSettings
+from engine.temporal import connect
+from engine.wire import IDENTITY_TYPE
+from engine.worker import build_worker
+from examples.browser import Browser
+from gateway.compose import ComposeFile
+from gateway.embedded import COMPOSE_FILE
+from gateway.readiness import is_ready
+from gateway.runs import Awaiting, Caller, Outcome, Runs
+from tests.sandbox import CALLBACK, ROOT, Running
+
+NORTHWIND = "001D000000IRFmaIAP"
+CONTOSO = "001D000000IqhSLIAZ"
+DISPUTE = 35436
+CONNECTIONS = ROOT / "examples/sandbox/connections.yml"
+MODULES = ("workflows", "activities", "tests.tools")
+NAMESPACE = "byline"
+DEADLINE = 60.0
+
+CHAT = Actor("mcp_client", "chat", "Chat")
+
+
+@asynccontextmanager
+async def temporal_server() -> AsyncIterator[str]:
+    """The address of a Temporal server with the namespace, search attributes and dynamic configuration of the Compose file."""
+    compose = ComposeFile(COMPOSE_FILE)
+    command = compose.services(compose.variables)["temporal"].command
+    chosen = [flag for flag in command if flag.startswith(("--search-attribute=", "--dynamic-config-value="))]
+    environment = await WorkflowEnvironment.start_local(
+        namespace=NAMESPACE,
+        dev_server_existing_path=str(Path(sys.executable).parent / "temporal"),
+        dev_server_extra_args=chosen,
+        dev_server_startup_timeout=timedelta(seconds=DEADLINE),
+    )
+    async with environment:
+        yield environment.client.service_client.config.target_host
+
+
+@dataclass
+class Platform:
+    """One Byline installation on a database and task queue of its own; workers and delivery run where a test says so."""
+
+    settings: Settings
+    environment: Mapping[str, str]
+    services: Services
+    temporal: Client
+    registry: Registry
+    runs: Runs
+    systems: Mapping[str, Running]
+    alice: Principal
+    bob: Principal
+    earlier: dict[str, int] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def working(self, task_queue: str | None = None, **services: Any) -> AsyncIterator[None]:
+        """Have a worker in this process; `services` take the place of the platform's own."""
+        queue = task_queue or self.settings.temporal.task_queue
+        temporal = self.settings.temporal.model_copy(update={"task_queue": queue})
+        settings = self.settings.model_copy(update={"temporal": temporal})
+        async with build_worker(
+            settings, replace(self.services, **services), self.temporal, self.registry
+        ):
+            yield
+
+    @asynccontextmanager
+    async def delivering(self) -> AsyncIterator[None]:
+        """Deliver wake-ups, as a gateway does."""
+        delivery = asyncio.create_task(Delivery(self.services.authorization, self.temporal).run())
+        try:
+            yield
+        finally:
+            delivery.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await delivery
+
+    @asynccontextmanager
+    async def worker_process(self, task_queue: str | None = None) -> AsyncIterator[subprocess.Popen[bytes]]:
+        """Have a worker in a process of its own, once it polls."""
+        queue = task_queue or self.settings.temporal.task_queue
+        since = datetime.now(UTC)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gateway.cli", "worker"],
+            cwd=ROOT,
+            env={**os.environ, **self.environment, **_variables(self.settings, queue)},
+        )
+        try:
+            await until(
+                lambda: is_ready(f"temporal://{self.settings.temporal.address}/{NAMESPACE}/{queue}", since=since)
+            )
+            yield process
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+
+    async def start(self, tool: str, arguments: Mapping[str, Any], principal: Principal) -> str:
+        """Call a tool as somebody, and give the run's id."""
+        return (await self.runs.call(tool, arguments, Caller(principal, CHAT, "mcp"))).run_id
+
+    async def outcome(self, run_id: str) -> Outcome:
+        """How a run ends, whatever it waits for on the way."""
+        told: set[str] = set()
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                outcome = await self.runs.outcome(run_id, within=DEADLINE, told=told)
+                if not isinstance(outcome, Awaiting):
+                    return outcome
+                told |= {request.id for request in outcome.requests}
+
+    async def asked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
+        """What the run asks its principal, once it has asked this many questions."""
+
+        async def has_asked() -> bool:
+            return len(await self.services.authorization.awaited_by(run_id)) == questions
+
+        await until(has_asked)
+        return await self.services.authorization.awaited_by(run_id)
+
+    async def parked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
+        """As `asked`, once the root workflow itself has also begun to wait."""
+        requests = await self.asked(run_id, questions)
+
+        async def waits() -> bool:
+            return await self.awaiting(run_id) is not None
+
+        await until(waits)
+        return requests
+
+    async def awaiting(self, workflow_id: str) -> list[str] | None:
+        """The connections that a workflow says it waits for."""
+        description = await self.temporal.get_workflow_handle(workflow_id).describe()
+        found = description.search_attributes.get("BylineAwaiting")
+        return None if not found else [str(connection) for connection in found]
+
+    async def consent(self, request: AuthorizationRequest, principal: Principal) -> None:
+        """Let the principal answer with yes at the upstream's own sign-in page."""
+        await self.answer(request, principal, "Allow", by=self.services)
+
+    async def answer(
+        self, request: AuthorizationRequest, principal: Principal, button: str, *, by: Services
+    ) -> None:
+        """Play the round trip to the upstream's consent page, and take the answer to the services of a gateway."""
+        system, session = self.systems[request.connection], secrets.token_urlsafe()
+        address = await by.consent.begin(request, session)
+        async with Browser(stop_at=CALLBACK) as browser:
+            page = await browser.open(address)
+            page = await page.form(
+                submit="Sign in",
+                username=system.account(principal.subject),
+                password=f"{principal.subject}-{system.system.name}",
+            )
+            page = await page.form(submit=button)
+        await by.consent.complete(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
+
+    async def grant(self, connection: str, principal: Principal, scope: str | None = None) -> Tokens:
+        """Give a principal a grant before anything asks for it, with tokens that the upstream issued."""
+        declared = await self.services.catalogue.get(connection)
+        asked = scope or " ".join(declared.scopes)
+        issued = await self.systems[connection].tokens(principal.subject, asked)
+        tokens = Tokens.from_response(issued, tuple(asked.split()))
+        account = self.systems[connection].account(principal.subject)
+        async with self.services.database.writing() as session:
+            await self.services.grants.store(session, declared, principal.id, tokens, account)
+        return tokens
+
+    async def redeclare(self, connection: str, **changes: object) -> None:
+        """Declare a connection otherwise."""
+        declared = await self.services.catalogue.get(connection)
+        await self.services.catalogue.declare([declared.model_copy(update=changes)])
+
+    async def identity(
+        self, principal: Principal, root: str, tool: str, trigger: TriggerKind = "command"
+    ) -> Identity:
+        """The identity of a run that no gateway started."""
+        return Identity(
+            principal_id=principal.id,
+            issuer=principal.issuer,
+            subject=principal.subject,
+            name=principal.name,
+            actor=CHAT,
+            trigger=trigger,
+            root=root,
+            tool=tool,
+            call=secrets.token_hex(8),
+        )
+
+    async def signed(self, identity: Identity) -> str:
+        """The signed header of an identity."""
+        return await self.services.keys.sign(identity.claims(), IDENTITY_TYPE)
+
+    async def register(self, identity: Identity) -> None:
+        """Register the run of an identity, as the gateway does when it starts one."""
+        called = AuditEvent(kind="tool.called", identity=identity, run_id=identity.root)
+        await self.services.trail.append(called, run_row(identity))
+
+    async def start_past_the_gateway(
+        self, workflow: str, argument: object, *, run_id: str, headers: Mapping[str, Payload]
+    ) -> None:
+        """Start a workflow as anybody could who reaches the Temporal server, with whatever headers they like."""
+        payloads = await self.temporal.data_converter.encode([argument])
+        await self.temporal.workflow_service.start_workflow_execution(
+            StartWorkflowExecutionRequest(
+                namespace=NAMESPACE,
+                workflow_id=run_id,
+                workflow_type=WorkflowType(name=workflow),
+                task_queue=TaskQueue(name=self.settings.temporal.task_queue),
+                input=Payloads(payloads=payloads),
+                header=Header(fields=headers),
+                request_id=secrets.token_hex(16),
+                workflow_task_timeout=Duration(seconds=10),
+            )
+        )
+
+    async def history(self, workflow_id: str) -> list[HistoryEvent]:
+        """Everything that happened to a workflow."""
+        history = await self.temporal.get_workflow_handle(workflow_id).fetch_history()
+        return list(history.events)
+
+    async def count(self, workflow_id: str, kind: EventType.ValueType) -> int:
+        """How often something happened to a workflow."""
+        return sum(event.event_type == kind for event in await self.history(workflow_id))
+
+    async def headers(self, workflow_id: str) -> dict[str, Payload]:
+        """The headers that a workflow was started with, as anybody can read them in its history."""
+        started = (await self.history(workflow_id))[0].workflow_execution_started_event_attributes
+        return dict(started.header.fields)
+
+    async def waiters(self, run_id: str) -> list[WaiterRow]:
+        """Every wait of a run, as stored."""
+        async with self.services.database.reading() as session:
+            return list((await session.exec(select(WaiterRow).where(WaiterRow.run_id == run_id))).all())
+
+    async def trail(self, kind: str, run_id: str | None = None) -> list[dict[str, Any]]:
+        """The events of a kind, of one run or of all."""
+        lines = await self.services.trail.find(run_id=run_id, limit=10_000)
+        return [line.event for line in lines if line.kind == kind]
+
+    def requests(self, system: str, kind: str = "api") -> list[dict[str, Any]]:
+        """What a system was asked since this platform was opened."""
+        seen = self.systems[system].requests(kind)
+        return [request for request in seen if request["id"] > self.earlier[f"{system} {kind}"]]
+
+
+@asynccontextmanager
+async def open_platform(
+    folder: Path, temporal_address: str, systems: Mapping[str, Running]
+) -> AsyncIterator[Platform]:
+    """A platform with the sandbox's connections declared and two people known; nothing works or delivers yet."""
+    url = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
+    await asyncio.to_thread(upgrade, url)
+    environment = {f"{name.upper()}_URL": system.url for name, system in systems.items()}
+    environment |= {f"{name.upper()}_CLIENT_SECRET": system.secret for name, system in systems.items()}
+    settings = Settings(
+        database=DatabaseSettings(url=url),
+        temporal=TemporalSettings(
+            address=temporal_address, namespace=NAMESPACE, task_queue=f"q-{secrets.token_hex(6)}"
+        ),
+        vault=VaultSettings(keyring_file=folder / "keyring.json"),
+        gateway=GatewaySettings(public_url=CALLBACK.removesuffix("/oauth/callback")),
+        modules=MODULES,
+    )
+    temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
+    registry = Registry(settings.modules)
+    async with open_services(settings, environment) as services:
+        await services.catalogue.declare(read_connections(CONNECTIONS, environment))
+        issuer = "https://id.example"
+        yield Platform(
+            settings=settings,
+            environment=environment,
+            services=services,
+            temporal=temporal,
+            registry=registry,
+            runs=Runs(services, temporal, registry),
+            systems=systems,
+            alice=await services.principals.resolve(issuer, "alice", "Alice Liddell"),
+            bob=await services.principals.resolve(issuer, "bob", "Bob Baker"),
+            earlier={
+                f"{name} {kind}": max((request["id"] for request in system.requests(kind)), default=0)
+                for name, system in systems.items()
+                for kind in ("api", "token")
+            },
+        )
+
+
+async def until(holds: Callable[[], Any], seconds: float = DEADLINE) -> None:
+    """Wait for something to become true, with a deadline."""
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+def _variables(settings: Settings, task_queue: str) -> dict[str, str]:
+    """The settings as a process of its own reads them."""
+    return {
+        "BYLINE_DATABASE__URL": settings.database.url,
+        "BYLINE_TEMPORAL__ADDRESS": settings.temporal.address,
+        "BYLINE_TEMPORAL__NAMESPACE": settings.temporal.namespace,
+        "BYLINE_TEMPORAL__TASK_QUEUE": task_queue,
+        "BYLINE_VAULT__KEYRING_FILE": str(settings.vault.keyring_file),
+        "BYLINE_MODULES": '["workflows", "activities", "tests.tools"]',
+    }

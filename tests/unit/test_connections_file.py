@@ -1,0 +1,74 @@
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from engine.connections.catalogue import read_connections
+from engine.errors import SettingsInvalid
+
+WHOLE = """
+connections:
+  tracker:
+    title: Acme Tracker
+    system: jira
+    mode: user
+    base_url: https://tracker.example.com
+    client_id: byline
+    client_secret: {env: TRACKER_SECRET}
+    wait_limit: P30D
+    provider:
+      issuer: ${ISSUER}
+      authorization_endpoint: ${ISSUER}/authorize
+      token_endpoint: ${ISSUER}/token
+"""
+ISSUER = {"ISSUER": "https://sign-in.example.com"}
+
+
+def told(text: str, folder: Path, environment: dict[str, str]) -> str:
+    """What is said of a connections file that cannot be used."""
+    path = folder / "connections.yml"
+    path.write_text(text)
+    with pytest.raises(SettingsInvalid) as refused:
+        read_connections(path, environment)
+    return str(refused.value)
+
+
+def test_a_declaration_is_read_with_its_variables_filled_in(tmp_path: Path) -> None:
+    path = tmp_path / "connections.yml"
+    path.write_text(WHOLE)
+    (tracker,) = read_connections(path, ISSUER)
+
+    assert tracker.name == "tracker"
+    assert tracker.provider.issuer == "https://sign-in.example.com"
+    assert tracker.wait_limit == timedelta(days=30)
+
+
+def test_a_variable_that_nobody_set_is_named_with_its_place(tmp_path: Path) -> None:
+    assert "connections.tracker.provider.issuer: the variable ISSUER is not set" in told(WHOLE, tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("instead_of", "written", "message"),
+    [
+        ("mode: user", "mode: everyone", "tracker.mode: Input should be 'user' or 'shared'"),
+        ("title: Acme Tracker", "name_of_it: x", "tracker.title: Field required"),
+        ("title: Acme Tracker", "name_of_it: x", "tracker.name_of_it: Extra inputs are not permitted"),
+        ("client_secret: {env: TRACKER_SECRET}", "client_secret: open-to-all", "tracker.client_secret: "),
+        ("{env: TRACKER_SECRET}", "{env: A, file: b}", "name either env or file"),
+        ("wait_limit: P30D", "wait_limit: P3000D", "tracker.wait_limit: "),
+        ("connections:", "connection:", "is not YAML with a mapping `connections:`"),
+        ("connections:", "connections: [", "is not YAML with a mapping `connections:`"),
+    ],
+)
+def test_a_mistake_in_a_declaration_is_named_with_its_place(
+    instead_of: str, written: str, message: str, tmp_path: Path
+) -> None:
+    said = told(WHOLE.replace(instead_of, written), tmp_path, ISSUER)
+
+    assert message in said
+    assert "open-to-all" not in said
+
+
+def test_a_file_that_is_not_there_is_told_with_the_setting_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="set BYLINE_CONNECTIONS_FILE"):
+        read_connections(tmp_path / "nowhere.yml", {})
