@@ -1,4 +1,6 @@
-"""Actions on a Salesforce organisation through its REST API, version 63.0; it reads and writes nothing but what is asked."""
+"""Actions on a Salesforce organisation through its REST API, version 63.0; it does nothing but what is asked."""
+
+from urllib.parse import quote
 
 from pydantic import BaseModel
 
@@ -18,6 +20,7 @@ class Account(BaseModel):
 @action("salesforce.read_account", connection="crm", scopes=("api",))
 async def read_account(account_id: str) -> Account:
     """Read one account (sObject Rows: `GET …/sobjects/Account/{id}`)."""
-    response = await upstream().get(f"{_OBJECTS}/Account/{account_id}", record=f"account/{account_id}")
+    path = f"{_OBJECTS}/Account/{quote(account_id, safe='')}"
+    response = await upstream().get(path, record=f"account/{account_id}")
     found = response.json()
     return Account(id=found["Id"], name=found["Name"], billing_customer_id=found.get("Stripe_Customer_Id__c"))

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Final
 
 UNFIT: Final = (ValueError, LookupError, ArithmeticError)
-"""What Python raises over data that does not fit: it would not fit another time either, so whatever met it fails for good."""
+"""What Python raises over data that does not fit: it would not fit another time either, so it fails for good."""
 
 
 class BylineError(Exception):

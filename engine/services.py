@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
@@ -66,7 +67,11 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         trail = Trail(database, keys)
         requests = AuthorizationRequests(database, principals, runs, grants, trail, settings.wait_limit)
         redirect_uri = f"{settings.public_url}/oauth/callback"
-        http = httpx2.AsyncClient(timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False)
+        # All people share this client, so it keeps no cookie: one person's session would travel with another's request.
+        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        http = httpx2.AsyncClient(
+            timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False, cookies=no_cookies
+        )
         await closing.enter_async_context(http)
         closing.push_async_callback(trail.close)
         yield Services(

@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+LONGEST_WAIT: Final = timedelta(days=366)
 
 
 class Group(BaseModel):
@@ -83,7 +85,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     modules: tuple[str, ...] = ("workflows", "activities")
     connections_file: Path | None = None
-    wait_limit: timedelta = Field(default=timedelta(days=7), le=timedelta(days=366))
+    wait_limit: timedelta = Field(default=timedelta(days=7), le=LONGEST_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="after")

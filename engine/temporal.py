@@ -49,7 +49,7 @@ async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor
 
 
 async def ensure_search_attributes(client: Client) -> None:
-    """Register the search attributes that are missing; raises SettingsInvalid that names them where that is not allowed."""
+    """Register the search attributes that are missing; raises SettingsInvalid that names them where it may not."""
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)
@@ -60,7 +60,8 @@ async def ensure_search_attributes(client: Client) -> None:
             await client.operator_service.add_search_attributes(request)
     except RPCError as error:
         msg = (
-            f"Cannot register Byline's search attributes in namespace '{client.namespace}' ({error.message}): create the "
+            f"Cannot register Byline's search attributes in namespace '{client.namespace}' ({error.message}): "
+            "create the "
             f"namespace, and add {', '.join(_ATTRIBUTES)} as `Keyword` ({AWAITING_ATTRIBUTE} as `KeywordList`)."
         )
         raise SettingsInvalid(msg) from error

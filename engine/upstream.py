@@ -5,11 +5,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from urllib.parse import unquote
 
 import httpx2
 
 from engine.actions import ActionDefinition
-from engine.audit.trail import AuditEvent, Trail
+from engine.audit.trail import SAFE_METHODS, AuditEvent, Trail, Verdict
 from engine.authorization.requests import AuthorizationRequests, ParkedAction
 from engine.connections.catalogue import Connection
 from engine.connections.grants import Credential, Grants
@@ -24,10 +25,11 @@ from engine.errors import (
 )
 from engine.identity.model import Identity
 
-_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+_IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
 _CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
 _NOT_FOUND = frozenset({404, 410})
+_LONGEST_PATIENCE = 86_400.0
+_SEPARATOR = re.compile(r"[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class ActionContext:
 
 class Upstream:
     """The upstream system of the running action's connection; paths are relative to the connection's base URL.
+
+    A path that would lead elsewhere than it reads (`..`, `?`, `#`, a backslash) is refused with a ValueError, since an
+    argument may have brought it; one that may hold a slash belongs in `urllib.parse.quote(…, safe="")`.
 
     Every method raises the UpstreamFailed that fits an answer outside 2xx, and AuthorizationRequired where the
     person has to sign in, or to consent to more, before the request can be made.
@@ -95,12 +100,16 @@ class Upstream:
         connection = self._context.connection
         if idempotent is None:
             idempotent = method in _IDEMPOTENT or connection.idempotency_keys
+        if record is not None and not record.isprintable():
+            msg = "The name of the record that this action touches holds characters that cannot be shown."
+            raise ValueError(msg)
+        address = _joined(str(connection.base_url), path)
         key = self._next_key(method)
         if not idempotent:
-            await self._refuse_if_left_open(key)
+            await self._refuse_to_repeat(key)
         request = self._http.build_request(
             method,
-            _joined(str(connection.base_url), path),
+            address,
             params=params,
             json=json,
             data=data,
@@ -136,7 +145,10 @@ class Upstream:
     ) -> None:
         context = self._context
         if context.connection.mode == "shared":
-            msg = f"The shared account of '{context.connection.name}' lacks what this action needs: {' '.join(sorted(scopes))}."
+            lacking = " ".join(sorted(scopes))
+            msg = (
+                f"The shared account of '{context.connection.name}' lacks what this action needs: {lacking}."
+            )
             raise PermissionDenied(msg)
         required = await self._requests.require(
             context.identity,
@@ -170,12 +182,15 @@ class Upstream:
             await self._trail.append(replace(ended, verdict="unreachable", error=type(error).__name__))
             msg = f"{self._context.connection.title} cannot be reached."
             raise UpstreamUnavailable(msg) from None
-        except httpx2.TransportError as error:
+        except httpx2.HTTPError as error:
             await self._trail.append(replace(ended, verdict="no_answer", error=type(error).__name__))
             raise self._no_answer(idempotent=idempotent) from None
-        if created is not None and response.is_success:
-            ended = replace(ended, record_id=created(response))
-        await self._trail.append(replace(ended, status=response.status_code, verdict=_verdict(response)))
+        ended = replace(ended, status=response.status_code, verdict=_verdict(response))
+        try:
+            if created is not None and response.is_success:
+                ended = replace(ended, record_id=str(created(response)))
+        finally:
+            await self._trail.append(ended)
         return response
 
     async def _judged(self, response: httpx2.Response, credential: Credential) -> httpx2.Response:
@@ -225,7 +240,7 @@ class Upstream:
             mode=context.connection.mode,
             system=context.connection.system,
             method=request.method,
-            resource=request.url.path,
+            resource=request.url.raw_path.partition(b"?")[0].decode(),
             record_id=record,
             idempotency_key=key,
             grant_id=credential.grant_id,
@@ -235,19 +250,21 @@ class Upstream:
         )
 
     def _next_key(self, method: str) -> str | None:
-        if method in _SAFE:
+        if method in SAFE_METHODS:
             return None
         self._writes += 1
         return self._context.parked.key if self._writes == 1 else f"{self._context.parked.key}.{self._writes}"
 
-    async def _refuse_if_left_open(self, key: str | None) -> None:
-        """A worker that died between request and answer leaves an intent open: sending again could act twice."""
+    async def _refuse_to_repeat(self, key: str | None) -> None:
+        """An attempt may end, by a killed worker or a failure, after its request took effect: again would act twice."""
         if (
             (self._context.attempt > 1 or self._context.waited)
             and key is not None
-            and await self._trail.is_open(self._context.run_id, key)
+            and await self._trail.may_have_acted(self._context.run_id, key)
         ):
-            raise self._no_answer(idempotent=False)
+            title = self._context.connection.title
+            msg = f"{title} may have made this change already, in an attempt that was cut short: look before you repeat it."
+            raise OutcomeUnknown(msg)
 
     def _no_answer(self, *, idempotent: bool) -> UpstreamFailed:
         title = self._context.connection.title
@@ -259,17 +276,32 @@ class Upstream:
 
 
 def _joined(base_url: str, path: str) -> str:
-    return f"{base_url.rstrip('/')}/{path.lstrip('/')}"
+    steps = _SEPARATOR.split(unquote(path))
+    address = f"{base_url.rstrip('/')}/{path.lstrip('/')}"
+    if not {".", ".."}.isdisjoint(steps) or not {"?", "#", "\\"}.isdisjoint(path):
+        msg = "The path of this request would lead elsewhere than it reads: check what the action was given."
+        raise ValueError(msg)
+    try:
+        httpx2.URL(address)
+    except httpx2.InvalidURL as error:
+        msg = "The path of this request is too long, or holds characters that no address may hold."
+        raise ValueError(msg) from error
+    return address
 
 
-def _verdict(response: httpx2.Response) -> str:
+def _verdict(response: httpx2.Response) -> Verdict:
     if response.is_success:
         return "allowed"
     if response.is_server_error:
         return "failed"
     if response.status_code == httpx2.codes.FORBIDDEN:
         return "insufficient_scope" if _is_scope_challenge(response) else "denied"
-    named = {401: "unauthenticated", 404: "not_found", 410: "not_found", 429: "rate_limited"}
+    named: dict[int, Verdict] = {
+        401: "unauthenticated",
+        404: "not_found",
+        410: "not_found",
+        429: "rate_limited",
+    }
     return named.get(response.status_code, "rejected")
 
 
@@ -288,9 +320,11 @@ def _missing_scopes(response: httpx2.Response, credential: Credential) -> set[st
 def _retry_after(response: httpx2.Response) -> float | None:
     """Seconds to wait, from either form of Retry-After (RFC 9110 section 10.2.3)."""
     value = response.headers.get("Retry-After", "")
-    if value.isdigit():
-        return float(value)
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        named = parsedate_to_datetime(value) - datetime.now(UTC)
+        seconds = named.total_seconds()
     except (TypeError, ValueError):
-        return None
+        if not (value.isascii() and value.isdecimal()):
+            return None
+        seconds = float(value)
+    return min(max(0.0, seconds), _LONGEST_PATIENCE)

@@ -1,4 +1,4 @@
-"""`byline keys`, `byline vault` and `byline people`: what an administrator does from a shell, each a few words and an answer."""
+"""What an administrator does from a shell: keys, vault, grants and people, each command a few words and an answer."""
 
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from engine.connections.catalogue import SHARED
 from engine.connections.grants import Grant
 from engine.errors import SettingsInvalid
 from engine.identity.model import Principal
+from engine.identity.signing import SigningKey
 from engine.services import Services
 from gateway.authorization_server.clients import Clients
 from gateway.cli_services import services_here
@@ -21,6 +22,19 @@ grants = typer.Typer(help="What people granted, and its removal.", no_args_is_he
 people = typer.Typer(
     help="The people of the built-in sign-in, and everybody who has acted.", no_args_is_help=True
 )
+
+
+@keys.command("list")
+def list_keys() -> None:
+    """Show the keys, newest first: the first one in force signs, all in force verify."""
+
+    async def find() -> list[SigningKey]:
+        async with services_here() as services:
+            return await services.keys.all()
+
+    for key in uvloop.run(find()):
+        state = "in force" if key.retired_at is None else f"retired {key.retired_at:%Y-%m-%d %H:%M} UTC"
+        typer.echo(f"{key.kid}  made {key.created_at:%Y-%m-%d %H:%M} UTC  {state}")
 
 
 @keys.command("rotate")
@@ -78,7 +92,7 @@ def retire_vault() -> None:
 
 @vault.command("reseal")
 def reseal_vault() -> None:
-    """Seal every secret with the newest master key: after a rotation was interrupted, or BYLINE_VAULT__KEYRING changed."""
+    """Seal every secret with the newest master key: after an interrupted rotation, or a new BYLINE_VAULT__KEYRING."""
 
     async def reseal() -> int:
         async with services_here() as services:
@@ -165,6 +179,10 @@ def remove_grant(
     async def remove() -> bool:
         async with services_here() as services:
             declared = await services.catalogue.get(connection)
+            if (declared.mode == "shared") != (name == SHARED):
+                whose = "a person" if name == SHARED else "`shared`"
+                msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
+                raise SettingsInvalid(msg)
             person = None if name == SHARED else await _one_person(services, name)
             removed = await services.grants.remove(declared, SHARED if person is None else person.id)
             if removed:

@@ -1,4 +1,4 @@
-"""`byline audit`: who did what, to which record, as whom, and what the upstream said; and the proof that it is unaltered."""
+"""`byline audit`: who did what, to which record, as whom, what the upstream said, and the proof that it is unaltered."""
 
 import json
 from datetime import UTC, datetime
@@ -14,8 +14,6 @@ from engine.services import Services
 from gateway.cli_services import services_here
 
 app = typer.Typer(help="Ask the trail, or prove it.", invoke_without_command=True)
-
-_READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @app.callback()
@@ -33,15 +31,14 @@ def audit(
     """Answer by record, by person, by run and by time."""
     if context.invoked_subcommand is not None:
         return
-    lines = uvloop.run(_find(record, principal, run, _utc(since), _utc(until), limit))
-    shown = [line for line in lines if not writes or line.event.get("method") not in {None, *_READS}]
-    for line in shown:
+    lines = uvloop.run(_find(record, principal, run, _utc(since), _utc(until), limit, writes_only=writes))
+    for line in lines:
         typer.echo(
             json.dumps({"seq": line.seq, "time": line.time.isoformat(), "kind": line.kind, **line.event})
             if as_json
             else _told(line)
         )
-    if not shown and not as_json:
+    if not lines and not as_json:
         typer.echo("The trail has nothing that fits.")
 
 
@@ -67,6 +64,8 @@ async def _find(
     since: datetime | None,
     until: datetime | None,
     limit: int,
+    *,
+    writes_only: bool,
 ) -> list[Line]:
     system, record_id = _record(record)
     async with services_here() as services:
@@ -79,6 +78,7 @@ async def _find(
                 run_id=run,
                 since=since,
                 until=until,
+                writes_only=writes_only,
                 limit=limit,
             )
         return await _without_answered_intents(services.trail, sorted(found, key=lambda line: line.seq))
@@ -131,7 +131,9 @@ def _told(line: Line) -> str:
     principal, actor = event.get("principal", {}), event.get("actor", {})
     facts = {
         "who": f"{principal['name']} ({principal['sub']} at {principal['iss']})" if principal else None,
-        "through": f"{actor['name']} ({actor['kind']} {actor['id']}), by {event.get('trigger')}" if actor else None,
+        "through": f"{actor['name']} ({actor['kind']} {actor['id']}), by {event.get('trigger')}"
+        if actor
+        else None,
         "did": " ".join(str(event[name]) for name in ("action", "method", "resource") if event.get(name))
         or None,
         "record": f"{event['system']}:{event['record_id']}" if event.get("record_id") else None,

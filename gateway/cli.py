@@ -31,6 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+_SIGN_INS = "byline.sign-ins"
+
 app.add_typer(audit_commands.app, name="audit")
 app.add_typer(administration_commands.keys, name="keys")
 app.add_typer(administration_commands.vault, name="vault")
@@ -124,15 +126,23 @@ async def _dev(data: Path, file: Path) -> None:
 
 
 def _welcome(stack: Stack) -> str:
-    people = ", ".join(f"{person.username} with password {person.password}" for person in DEMO_PEOPLE)
+    people = ", ".join(f"{person.username} / {person.password}" for person in DEMO_PEOPLE)
+    upstreams = "".join(
+        f"  at {name:<11}{service.labels[_SIGN_INS]}\n"
+        for name, service in stack.services.items()
+        if _SIGN_INS in service.labels
+    )
     return f"""
 Byline is ready. Ctrl-C stops everything.
 
   MCP           {stack.mcp_url}
   console       {stack.gateway_url}
   Temporal UI   {stack.temporal_ui_url}
-  sign in as    {people}
 
+Sign-ins, as name / password:
+  at byline     {people}
+{upstreams}
+Add it to a chat client:
   claude mcp add --transport http byline {stack.mcp_url}
 """
 

@@ -41,6 +41,7 @@ class Service(_Part):
     entrypoint: Argv = ()
     command: Argv
     environment: Mapping[str, Text] = Field(default_factory=dict)
+    labels: Mapping[str, Text] = Field(default_factory=dict)
     healthcheck: HealthCheck | None = None
     depends_on: Mapping[str, Dependency] = Field(default_factory=dict)
     restart: Literal["no", "unless-stopped"] = "no"

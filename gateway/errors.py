@@ -7,6 +7,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 from engine import errors
 
 HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
+    errors.BylineError: 500,
     errors.SettingsInvalid: 500,
     errors.IdentityRefused: 401,
     errors.AuthorizationRequired: 409,
@@ -24,6 +25,7 @@ HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
 
 # A tool's own failure is a result that the model reads; only what concerns the request itself is a protocol error.
 MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
+    errors.BylineError: INTERNAL_ERROR,
     errors.SettingsInvalid: INTERNAL_ERROR,
     errors.IdentityRefused: None,
     errors.AuthorizationRequired: None,

@@ -31,6 +31,7 @@ from engine.errors import ArgumentsInvalid, BylineError, IdentityMissing
 from engine.identity.model import Actor, Principal
 from engine.registry import Registry, Tool
 from engine.services import Services
+from engine.settings import LONGEST_WAIT
 from gateway.bearer import PersonalToken
 from gateway.errors import mcp_code
 from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
@@ -136,9 +137,10 @@ class Tools:
         ]
         listed = "\n".join(f"- {link['question']} {link['url']}" for link in links)
         text = (
-            f"NOT FINISHED: the run waits for the user to sign in.\nShow the user these links and ask them to open each one:\n"
-            f"{listed}\nThe run goes on by itself as soon as they have signed in. Then call `{COLLECT}` with run_id "
-            f'"{run_id}" for the outcome, or call this tool again with the same arguments: it will not be started twice.'
+            "NOT FINISHED: the run waits for the user to sign in.\n"
+            f"Show the user these links and ask them to open each one:\n{listed}\n"
+            f"The run goes on by itself as soon as they have signed in. Then call `{COLLECT}` with run_id "
+            f'"{run_id}" for the outcome, or call this tool again with the same arguments: it is not started twice.'
         )
         pending = {"status": "authorization_required", "run_id": run_id, "links": links}
         # Marked as an error because a client checks a success against the tool's output schema, which this is not.
@@ -162,7 +164,7 @@ class Tools:
         return run_id
 
     async def _told(self, run_id: str) -> list[str]:
-        """What the caller has heard of already: a repeated call gives the person time instead of the same links at once."""
+        """What the caller heard of already: a repeated call gives the person time instead of the same links at once."""
         return [request.id for request in await self._services.authorization.awaited_by(run_id)]
 
     async def _question(self, request: AuthorizationRequest) -> str:
@@ -185,7 +187,7 @@ def mcp_server(services: Services, registry: Registry, runs: Runs) -> Server[Any
         get_tool_input_schema=schemas.get,
     )
     security = RequestStateSecurity(
-        keys=services.keyring.derived("mcp request state"), ttl=services.settings.wait_limit.total_seconds()
+        keys=services.keyring.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
     )
     server.middleware.append(RequestStateBoundary(security, default_audience=services.settings.public_url))
     return server

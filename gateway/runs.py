@@ -1,4 +1,4 @@
-"""Starts runs, attaches callers to the run they began before, and waits for what becomes of it; it speaks no protocol."""
+"""Starts runs, attaches callers to the run they began before, and waits for its outcome; it speaks no protocol."""
 
 import asyncio
 import contextlib
@@ -132,7 +132,7 @@ class Runs:
         return run.tool
 
     async def outcome(self, run_id: str, *, within: float, told: Collection[str] = ()) -> Outcome:
-        """What becomes of a run within some seconds; a wait for requests that the caller was `told` of does not count."""
+        """What becomes of a run within some seconds; a wait that the caller was `told` of already does not count."""
         result = asyncio.create_task(self._result(run_id))
         try:
             async with self._waits.watch(run_id, told) as waits:
@@ -222,7 +222,7 @@ class _Watched:
 
 
 class _WaitWatch:
-    """Notices, with one query for all calls in flight, which of them wait for something their caller was not told of."""
+    """Notices, by one query for all calls in flight, which of them wait for something their caller was not told of."""
 
     def __init__(self, requests: AuthorizationRequests) -> None:
         self._requests = requests

@@ -1,4 +1,4 @@
-"""The gateway process: serves the application until SIGTERM or SIGINT; it logs no request line, which may hold a code."""
+"""The gateway process: serves the application until told to stop; it logs no request line, which may hold a code."""
 
 from collections.abc import Mapping
 

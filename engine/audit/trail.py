@@ -7,9 +7,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, Literal, Protocol, cast
 
-from sqlalchemy import insert
+from sqlalchemy import ColumnElement, insert
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlmodel import SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -20,17 +20,40 @@ from engine.identity.model import Identity, Principal
 from engine.identity.signing import SigningKeys
 
 GENESIS = "0" * 64
+SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
+"""The methods that only read (RFC 9110 section 9.2.1)."""
+
+Kind = Literal[
+    "tool.called",
+    "action.intended",
+    "action.ended",
+    "action.refused",
+    "authorization.requested",
+    "authorization.granted",
+    "authorization.denied",
+    "authorization.expired",
+    "authorization.refused",
+    "grant.removed",
+]
+Verdict = Literal[
+    "allowed",
+    "denied",
+    "insufficient_scope",
+    "unauthenticated",
+    "not_found",
+    "rejected",
+    "rate_limited",
+    "failed",
+    "unreachable",
+    "no_answer",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One line of the trail. `intent` is the line that an outcome answers; a field that does not apply stays None.
+    """One line of the trail. `intent` is the line that an outcome answers; a field that does not apply stays None."""
 
-    Kinds: `tool.called`, `action.intended`, `action.ended`, `action.refused`, `authorization.requested`,
-    `authorization.granted`, `authorization.denied`, `authorization.expired`, `authorization.refused`, `grant.removed`.
-    """
-
-    kind: str
+    kind: Kind
     identity: Identity | None = None
     principal: Principal | None = None
     run_id: str | None = None
@@ -51,7 +74,7 @@ class AuditEvent:
     request_id: str | None = None
     intent: int | None = None
     status: int | None = None
-    verdict: str | None = None
+    verdict: Verdict | None = None
     error: str | None = None
     message: str | None = None
 
@@ -108,6 +131,13 @@ class _Pending:
     done: "asyncio.Future[int]"
 
 
+class Recorder(Protocol):
+    """Writes events in a transaction of the caller's."""
+
+    async def __call__(self, session: AsyncSession, *events: AuditEvent) -> int:
+        """Return the first event's sequence number."""
+
+
 class Trail:
     """Owner of the tables of the trail. Appends that meet share one transaction."""
 
@@ -125,6 +155,24 @@ class Trail:
             self._writer = asyncio.create_task(self._write_pending())
         return await pending.done
 
+    async def recorder(self) -> "Recorder":
+        """A function that writes events as the last statement of the caller's transaction, giving the first number.
+
+        It is asked for before the transaction, since a signing key that is still to be made needs one of its own.
+        """
+        sign = await self._keys.bytes_signer()
+
+        async def record(session: AsyncSession, *events: AuditEvent) -> int:
+            head = await _locked_head(session)
+            first = head.seq + 1
+            await session.exec(
+                insert(AuditEventRow), params=[_chained(head, event, sign) for event in events]
+            )
+            session.add(head)
+            return first
+
+        return record
+
     async def find(
         self,
         *,
@@ -134,9 +182,10 @@ class Trail:
         run_id: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        writes_only: bool = False,
         limit: int | None = 1000,
     ) -> list[Line]:
-        """The newest lines that fit every condition given, oldest first."""
+        """The newest lines that fit every condition given, oldest first; `writes_only` leaves out what only reads."""
         query = select(AuditEventRow).order_by(col(AuditEventRow.seq).desc()).limit(limit)
         if system is not None:
             query = query.where(AuditEventRow.system == system)
@@ -150,21 +199,23 @@ class Trail:
             query = query.where(col(AuditEventRow.time) >= since)
         if until is not None:
             query = query.where(col(AuditEventRow.time) < until)
+        if writes_only:
+            method = cast("ColumnElement[Any]", AuditEventRow.event)["method"].as_string()
+            query = query.where(method.not_in(SAFE_METHODS))
         async with self._database.reading() as session:
             rows = (await session.exec(query)).all()
         return [_line(row) for row in reversed(rows)]
 
-    async def is_open(self, run_id: str, idempotency_key: str) -> bool:
-        """Whether a request with this key was about to leave and nothing is known of its outcome."""
+    async def may_have_acted(self, run_id: str, idempotency_key: str) -> bool:
+        """Whether a request with this key took effect, or was about to leave and nothing is known of its outcome."""
         lines = [
             line
             for line in await self.find(run_id=run_id, limit=None)
             if line.event.get("idempotency_key") == idempotency_key
         ]
-        answered = {line.event.get("intent") for line in lines}
-        unknown = {line.event["intent"] for line in lines if line.event.get("verdict") == "no_answer"}
+        answered = {line.event.get("intent"): line.event.get("verdict", "no_answer") for line in lines}
         return any(
-            line.kind == "action.intended" and (line.seq not in answered or line.seq in unknown)
+            line.kind == "action.intended" and answered.get(line.seq, "no_answer") in {"no_answer", "allowed"}
             for line in lines
         )
 
@@ -196,20 +247,16 @@ class Trail:
                     pending.done.set_result(seq)
 
     async def _write(self, batch: list[_Pending]) -> int:
-        # Before the transaction, since a key that is still to be made needs one of its own.
-        sign = await self._keys.bytes_signer()
+        record = await self.recorder()
         async with self._database.writing() as session:
-            head = await _locked_head(session)
-            first = head.seq + 1
             for pending in batch:
                 session.add_all(pending.rows)
-            lines = [_chained(head, each.event, sign) for each in batch]
-            await session.exec(insert(AuditEventRow), params=lines)
-            session.add(head)
-        return first
+            return await record(session, *(pending.event for pending in batch))
 
 
-def _chained(head: AuditHeadRow, event: AuditEvent, sign: Callable[[bytes], tuple[str, bytes]]) -> dict[str, Any]:
+def _chained(
+    head: AuditHeadRow, event: AuditEvent, sign: Callable[[bytes], tuple[str, bytes]]
+) -> dict[str, Any]:
     time, document = now(), event.document()
     previous = head.hash
     head.seq += 1
@@ -262,4 +309,13 @@ def _line(row: AuditEventRow) -> Line:
 
 
 def _json(value: object) -> object:
-    return list(value) if isinstance(value, tuple) else value
+    """A value as every database can store it: a text may come from an upstream, and be none."""
+    match value:
+        case str():
+            return value.replace("\0", "?").encode(errors="replace").decode()
+        case tuple():
+            return [_json(item) for item in value]
+        case dict():
+            return {key: _json(item) for key, item in value.items()}
+        case _:
+            return value

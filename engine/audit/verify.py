@@ -46,7 +46,9 @@ async def verify_trail(
                 await walk.take(row)
         except ValueError:
             readable = False
-            walk.problems.append(f"a line after {walk.seq} cannot be read as one, so it and the rest are unproven")
+            walk.problems.append(
+                f"a line after {walk.seq} cannot be read as one, so it and the rest are unproven"
+            )
         head_seq, head_hash = await _head(database)
         if head_seq <= walk.seq:
             break

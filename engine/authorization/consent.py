@@ -1,4 +1,4 @@
-"""The round trip to a provider's consent page and back: only the person who was asked, in the browser they were asked in."""
+"""The round trip to a provider's consent page: only the person who was asked, in the browser they were asked in."""
 
 import hashlib
 import secrets
@@ -46,7 +46,7 @@ class Consent:
         self._redirect_uri = redirect_uri
 
     async def begin(self, request: AuthorizationRequest, session: str) -> str:
-        """The consent page to send this browser `session` to; a step-up asks for the missing scopes and keeps those held."""
+        """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held."""
         connection = await self._catalogue.get(request.connection)
         state, code_verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         attempt = AuthorizationAttemptRow(
@@ -120,7 +120,7 @@ class Consent:
             msg = f"You declined access to {connection.title}."
             raise AuthorizationDenied(msg)
         if "error" in parameters or not parameters.get("code"):
-            msg = f"{connection.title} did not sign you in. Open the link again; if it goes on, tell your administrator."
+            msg = f"{connection.title} did not sign you in. Open the link again, or tell your administrator."
             raise AuthorizationRefused(msg)
         if not request.is_open and request.state != "granted":
             msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."

@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
 from sqlalchemy import update
 from sqlmodel import col, select
@@ -61,8 +62,6 @@ class WakeUp:
 
     waiter: str
     workflow_id: str
-    workflow_run_id: str
-    due_at: datetime
 
 
 class AuthorizationRequests:
@@ -84,7 +83,7 @@ class AuthorizationRequests:
         self._trail = trail
         self._wait_limit = wait_limit
         self.owed = asyncio.Event()
-        """Set whenever waiters of this process are owed a wake-up, so that delivery need not wait for its next sweep."""
+        """Set when waiters are owed a wake-up by this process, so that delivery need not wait for its next sweep."""
 
     async def require(
         self,
@@ -97,13 +96,14 @@ class AuthorizationRequests:
         needed: Collection[str] = (),
         refused_grant: str | None = None,
     ) -> AuthorizationRequired | None:
-        """Join the open request for this principal, connection and scopes, or open it; None where the grant came meanwhile.
+        """Join the open request for this principal, connection and scopes, or open it; None where the grant is there.
 
-        A grant counts as come where it has the `needed` scopes and is not `refused_grant`, one that the upstream refused.
+        A grant counts where it has the `needed` scopes and is not `refused_grant`, one that the upstream refused.
         """
         wanted = " ".join(sorted(scopes))
+        record = await self._trail.recorder()
         async with self._database.writing() as session:
-            # Asking and answering take turns, so that an answer either finds this waiter or leaves its grant to be seen.
+            # Asking and answering take turns, so that an answer finds this waiter or leaves its grant to be seen.
             await self._principals.hold(session, identity.principal_id)
             if await self._grants.covers(
                 session, connection, identity.principal_id, needed, besides=refused_grant
@@ -119,17 +119,10 @@ class AuthorizationRequests:
             await session.flush()
             waiter = await _join(session, row.id, identity, parked, run_id, expires_at)
             await self._runs.parked(session, run_id)
-        if is_new:
-            event = AuditEvent(
-                kind="authorization.requested",
-                identity=identity,
-                run_id=run_id,
-                connection=connection.name,
-                mode=connection.mode,
-                scopes=tuple(wanted.split()),
-                request_id=row.id,
-            )
-            await self._trail.append(event)
+            if is_new:
+                await record(
+                    session, _event("authorization.requested", row, identity=identity, run_id=run_id)
+                )
         return AuthorizationRequired(
             waiter=waiter.id,
             request=row.id,
@@ -139,19 +132,19 @@ class AuthorizationRequests:
         )
 
     async def check_answer(self, waiter_id: str, *, timed_out: bool, identity: Identity) -> None:
-        """What became of a wait: returns where the action may try again, raises the AuthorizationEnded that fits otherwise."""
+        """Return where the action that waited may try again; raises the AuthorizationEnded that fits otherwise."""
+        record = await self._trail.recorder()
         async with self._database.writing() as session:
             row = await session.get(WaiterRow, waiter_id, with_for_update=True)
-            if row is None:
+            if row is None or row.principal_id != identity.principal_id:
                 return
             request = await session.get_one(AuthorizationRequestRow, row.request_id)
-            expired_now = row.outcome == "waiting" and timed_out
-            if expired_now:
+            if row.outcome == "waiting" and timed_out:
                 row.outcome = "expired"
                 session.add(row)
+                expired = _event("authorization.expired", request, identity=identity, run_id=row.run_id)
+                await record(session, expired)
         what = f"connection '{request.connection}'"
-        if expired_now:
-            await self._record("authorization.expired", request, identity=identity, run_id=row.run_id)
         if row.outcome == "expired":
             msg = f"{identity.name} did not sign in to {what} in time. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
@@ -187,7 +180,9 @@ class AuthorizationRequests:
 
     async def waiting_tools(self, request_id: str) -> list[str]:
         """The tools whose runs wait for this answer."""
-        query = select(WaiterRow.run_id).where(WaiterRow.request_id == request_id, WaiterRow.outcome == "waiting")
+        query = select(WaiterRow.run_id).where(
+            WaiterRow.request_id == request_id, WaiterRow.outcome == "waiting"
+        )
         async with self._database.reading() as session:
             run_ids = set((await session.exec(query)).all())
         return await self._runs.tools(run_ids)
@@ -209,7 +204,7 @@ class AuthorizationRequests:
         return [_request(row) for row in sorted(rows, key=lambda row: row.created_at)]
 
     async def awaited_in(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
-        """For each of these runs that waits, the requests it waits for and since when: one query for all calls in flight."""
+        """For each of these runs that waits, the requests it waits for and since when, by one query for all."""
         query = select(WaiterRow.run_id, WaiterRow.request_id, WaiterRow.created_at).where(
             col(WaiterRow.run_id).in_(run_ids), WaiterRow.outcome == "waiting"
         )
@@ -228,7 +223,8 @@ class AuthorizationRequests:
         tokens: Tokens,
         account: str,
     ) -> None:
-        """Store the grant, close every request that it answers and owe each waiter its wake-up, all in one transaction."""
+        """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction."""
+        record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
             same_question = select(AuthorizationRequestRow).where(
@@ -241,9 +237,7 @@ class AuthorizationRequests:
             for row in rows:
                 if row.id == request.id or set(row.scopes.split()) <= set(tokens.scopes):
                     await _answer(session, row, "granted")
-        self.owed.set()
-        await self._trail.append(
-            AuditEvent(
+            granted = AuditEvent(
                 kind="authorization.granted",
                 principal=principal,
                 connection=connection.name,
@@ -254,18 +248,20 @@ class AuthorizationRequests:
                 grant_id=grant_id,
                 request_id=request.id,
             )
-        )
+            await record(session, granted)
+        self.owed.set()
 
     async def deny(self, request_id: str, principal: Principal) -> bool:
         """Close an open request with a no; False where it is not open any more."""
+        record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
             row = await session.get(AuthorizationRequestRow, request_id)
             if row is None or row.state != "open" or row.principal_id != principal.id:
                 return False
             await _answer(session, row, "denied")
+            await record(session, _event("authorization.denied", row, principal=principal))
         self.owed.set()
-        await self._record("authorization.denied", row, principal=principal)
         return True
 
     async def withdraw(self, waiter_ids: Sequence[str]) -> None:
@@ -287,11 +283,7 @@ class AuthorizationRequests:
         )
         async with self._database.reading() as session:
             rows = (await session.exec(query)).all()
-        return [
-            WakeUp(row.id, row.workflow_id, row.workflow_run_id, row.due_at)
-            for row in rows
-            if row.due_at is not None
-        ]
+        return [WakeUp(row.id, row.workflow_id) for row in rows]
 
     async def delivered(self, waiter_ids: Sequence[str]) -> None:
         """Owe these waiters nothing more."""
@@ -323,27 +315,6 @@ class AuthorizationRequests:
             await session.flush()
             return None
         return row
-
-    async def _record(
-        self,
-        kind: str,
-        row: AuthorizationRequestRow,
-        *,
-        identity: Identity | None = None,
-        principal: Principal | None = None,
-        run_id: str | None = None,
-    ) -> None:
-        scopes = tuple(row.scopes.split())
-        event = AuditEvent(
-            kind=kind,
-            identity=identity,
-            principal=principal,
-            run_id=run_id,
-            connection=row.connection,
-            scopes=scopes,
-            request_id=row.id,
-        )
-        await self._trail.append(event)
 
 
 async def _join(
@@ -380,6 +351,25 @@ async def _answer(session: AsyncSession, row: AuthorizationRequestRow, outcome: 
         update(WaiterRow)
         .where(col(WaiterRow.request_id) == row.id, col(WaiterRow.outcome) == "waiting")
         .values(outcome=outcome, due_at=now())
+    )
+
+
+def _event(
+    kind: Literal["authorization.requested", "authorization.denied", "authorization.expired"],
+    row: AuthorizationRequestRow,
+    *,
+    identity: Identity | None = None,
+    principal: Principal | None = None,
+    run_id: str | None = None,
+) -> AuditEvent:
+    return AuditEvent(
+        kind=kind,
+        identity=identity,
+        principal=principal,
+        run_id=run_id,
+        connection=row.connection,
+        scopes=tuple(row.scopes.split()),
+        request_id=row.id,
     )
 
 

@@ -1,4 +1,4 @@
-"""The connections: declared in a file, kept in the database, each marked once as `user` or `shared`; secrets stay references."""
+"""The connections: declared in a file, kept in the database, each `user` or `shared`; secrets stay references."""
 
 import time
 from collections.abc import Mapping
@@ -14,6 +14,7 @@ from engine.db.database import Database, now
 from engine.db.tables import ConnectionRow
 from engine.errors import ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid
 from engine.interpolation import InterpolationFailed, interpolate
+from engine.settings import LONGEST_WAIT
 
 SHARED: Final = "shared"
 """The holder of every service grant."""
@@ -89,7 +90,7 @@ class Connection(Declaration):
     client_id: str
     client_secret: SecretReference | None = None
     idempotency_keys: bool = False
-    wait_limit: timedelta | None = Field(default=None, gt=timedelta(0), le=timedelta(days=366))
+    wait_limit: timedelta | None = Field(default=None, gt=timedelta(0), le=LONGEST_WAIT)
 
     def holder(self, principal_id: str) -> str:
         """Who holds the grant that this principal's actions use: the principal, or the service itself."""
@@ -100,7 +101,7 @@ _CONNECTIONS = TypeAdapter(dict[str, Connection])
 
 
 def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connection]:
-    """The connections of a YAML file, `${VARIABLE}` filled in; raises SettingsInvalid that names what is wrong where."""
+    """The connections of a YAML file, variables filled in; raises SettingsInvalid that says what is wrong where."""
     try:
         document = interpolate(yaml.safe_load(path.read_text()), environment)
         declared = {name: {"name": name, **body} for name, body in document["connections"].items()}

@@ -1,4 +1,4 @@
-"""The grants: whose tokens an action may use, and their life; a `user` connection only ever yields its principal's own."""
+"""The grants: whose tokens an action may use, and their life; a `user` connection yields its principal's own alone."""
 
 import asyncio
 import hashlib
@@ -60,7 +60,7 @@ class Grants:
         self._client = client
 
     async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
-        """The credential that this principal's actions use on this connection, renewed if about to expire; None where there is none."""
+        """The credential of this principal's actions on this connection, renewed if about to expire, or None."""
         row = await self._in_force(connection, connection.holder(principal_id))
         if row is None and connection.mode == "shared":
             row = await self._obtain_shared(connection)
@@ -107,7 +107,7 @@ class Grants:
         *,
         besides: str | None,
     ) -> bool:
-        """Whether a grant in force, other than `besides`, has all these scopes, seen from within the caller's transaction."""
+        """Whether a grant in force, other than `besides`, has all these scopes, seen from the caller's transaction."""
         row = (await session.exec(_in_force(connection, connection.holder(principal_id)))).one_or_none()
         return row is not None and row.id != besides and set(scopes) <= set(row.scopes.split())
 
@@ -167,7 +167,7 @@ class Grants:
         return row
 
     async def _renew(self, connection: Connection, row: GrantRow) -> GrantRow | None:
-        """Renew once, however many ask in however many processes: one takes the lease, the others wait for its result."""
+        """Renew once, however many ask in however many processes: one takes the lease, the others wait for it."""
         deadline = now() + _LEASE
         current: GrantRow | None = row
         while now() < deadline:

@@ -1,4 +1,4 @@
-"""Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides nothing about whose grant is used."""
+"""Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides not whose grant is used."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -38,7 +38,10 @@ class Tokens:
     def from_response(
         cls, token: Mapping[str, Any], asked: tuple[str, ...], previous: "Tokens | None" = None
     ) -> "Tokens":
-        """Read a token response (RFC 6749 section 5.1): a scope left out is the one asked for, a refresh token not replaced stays."""
+        """Read a token response (RFC 6749 section 5.1).
+
+        A scope left out is the one asked for, and a refresh token that is not replaced stays.
+        """
         scope = token.get("scope")
         scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
         refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
@@ -111,7 +114,8 @@ class OAuthClient:
             endpoint = str(self._provider.userinfo_endpoint)
             response = await client.request("GET", endpoint, headers=headers, withhold_token=True)
         if not response.is_success:
-            msg = f"Connection '{self._connection.name}' does not tell whose account it is (userinfo: {response.status_code})."
+            status = response.status_code
+            msg = f"Connection '{self._connection.name}' does not tell whose account it is (userinfo: {status})."
             raise ConnectionMisconfigured(msg)
         claims = response.json()
         return str(claims.get(self._provider.account_claim) or claims.get("sub") or "")
@@ -142,5 +146,6 @@ class OAuthClient:
             msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
             raise UpstreamUnavailable(msg, status=error.response.status_code) from None
         except (httpx2.TransportError, ValueError) as error:
-            msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({type(error).__name__})."
+            reason = type(error).__name__
+            msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
             raise UpstreamUnavailable(msg) from None

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from engine.db import sqlite
 from engine.errors import SettingsInvalid
 from engine.settings import DatabaseSettings
 
@@ -97,7 +98,8 @@ def _open(settings: DatabaseSettings) -> AsyncEngine:
     make_room(url)
     if url.drivername == "postgresql+asyncpg":
         return create_async_engine(url, pool_size=settings.pool_size, pool_pre_ping=True)
-    database = create_async_engine(url, pool_size=settings.pool_size)
+    connect = {"async_creator_fn": sqlite.connect}
+    database = create_async_engine(url, pool_size=settings.pool_size, connect_args=connect)
     event.listen(database.sync_engine, "connect", _prepare_sqlite)
     event.listen(database.sync_engine, "begin", _begin_sqlite)
     return database

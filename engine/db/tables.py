@@ -49,7 +49,6 @@ class PrincipalRow(SQLModel, table=True):
     subject: str
     name: str
     active: bool = True
-    administrator: bool = False
     created_at: datetime = _instant()
 
 
@@ -201,7 +200,7 @@ class WaiterRow(SQLModel, table=True):
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
-    """One round trip to a provider's consent page, keyed by the hash of its `state`. Owner: engine.authorization.consent."""
+    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.authorization.consent."""
 
     __tablename__ = "authorization_attempt"
 
@@ -261,7 +260,7 @@ class OAuthClientRow(SQLModel, table=True):
 
 
 class OAuthCodeRow(SQLModel, table=True):
-    """An authorization request at the built-in server, and later its code, by hash. Owner: gateway.authorization_server."""
+    """An authorization request at the built-in server, later its code by hash. Owner: gateway.authorization_server."""
 
     __tablename__ = "oauth_code"
 
@@ -275,7 +274,7 @@ class OAuthCodeRow(SQLModel, table=True):
 
 
 class RefreshTokenRow(SQLModel, table=True):
-    """A refresh token of the built-in server, by hash; reuse revokes its family. Owner: gateway.authorization_server."""
+    """A refresh token of the built-in server, by hash; reuse ends its family. Owner: gateway.authorization_server."""
 
     __tablename__ = "refresh_token"
     __table_args__ = (Index("refresh_token_family", "family"),)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-TriggerKind = Literal["mcp", "rest", "schedule", "webhook", "command"]
-ActorKind = Literal["mcp_client", "api_client", "schedule", "webhook"]
+TriggerKind = Literal["mcp", "schedule"]
+ActorKind = Literal["mcp_client", "schedule"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,6 @@ class Principal:
     subject: str
     name: str
     active: bool = True
-    administrator: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class Identity:
         try:
             body = token.split(".")[1]
             return cls.from_claims(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
-        except (IndexError, ValueError, KeyError, TypeError):
+        except (IndexError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
 

@@ -18,10 +18,12 @@ class Principals:
         self._database = database
 
     async def resolve(self, issuer: str, subject: str, name: str) -> Principal:
-        """The principal of an issuer's verified statement, created when first seen."""
+        """The principal of an issuer's verified statement, created when first seen, under the name it gives now."""
         found = await self.find(issuer, subject)
-        if found is not None:
+        if found is not None and (found.name == name or name == subject):
             return found
+        if found is not None:
+            return await self._renamed(found, name)
         row = PrincipalRow(id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=now())
         try:
             async with self._database.writing() as session:
@@ -32,6 +34,13 @@ class Principals:
             if found is None:
                 raise
             return found
+        return _principal(row)
+
+    async def _renamed(self, principal: Principal, name: str) -> Principal:
+        async with self._database.writing() as session:
+            row = await session.get_one(PrincipalRow, principal.id)
+            row.name = name
+            session.add(row)
         return _principal(row)
 
     async def find(self, issuer: str, subject: str) -> Principal | None:
@@ -72,4 +81,4 @@ class Principals:
 
 
 def _principal(row: PrincipalRow) -> Principal:
-    return Principal(row.id, row.issuer, row.subject, row.name, row.active, row.administrator)
+    return Principal(row.id, row.issuer, row.subject, row.name, row.active)

@@ -59,7 +59,7 @@ class Runs:
             return list((await session.exec(query)).all())
 
     async def unanswered(self, principal_id: str, call: str) -> str | None:
-        """The run that the same call of this principal began, that has waited, and whose outcome nobody was told yet."""
+        """The run that the same call of this principal began, that waited, and whose outcome nobody was told yet."""
         query = (
             select(RunRow.id)
             .where(
@@ -110,7 +110,7 @@ class Runs:
         return Standing(principal_active=active, registered=registered is not None, first_run_id=first_run_id)
 
     async def bind(self, root: RootRun) -> str | None:
-        """Bind a run to the first Temporal run that acts for it; returns the one it is bound to, first come, once only."""
+        """Bind a run to the first Temporal run that acts for it, once and for all; returns the one it is bound to."""
         bind = (
             update(RunRow)
             .where(col(RunRow.id) == root.workflow_id, col(RunRow.first_run_id).is_(None))

@@ -1,4 +1,4 @@
-"""Ed25519 keys that sign identities, access tokens and the trail; private keys lie in the database, sealed by the vault."""
+"""Ed25519 keys that sign identities, access tokens and the trail; no private key lies outside the vault's seal."""
 
 import asyncio
 import json
@@ -7,6 +7,7 @@ import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -39,6 +40,15 @@ class _Verifier:
     public: Ed25519PublicKey
     jwk: OKPKey
     retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """What may be told of a key."""
+
+    kid: str
+    created_at: datetime
+    retired_at: datetime | None
 
 
 class SigningKeys:
@@ -84,7 +94,7 @@ class SigningKeys:
         return claims
 
     async def bytes_signer(self) -> Callable[[bytes], tuple[str, bytes]]:
-        """A function that gives the id of the signing key and its Ed25519 signature of a message, touching no database."""
+        """A function that gives the signing key's id and its Ed25519 signature of a message, and asks no database."""
         signer = await self._current()
         return lambda message: (signer.kid, signer.private.sign(message))
 
@@ -109,6 +119,13 @@ class SigningKeys:
         ]
         return {"keys": keys}
 
+    async def all(self) -> list[SigningKey]:
+        """Every key, newest first."""
+        newest_first = select(SigningKeyRow).order_by(col(SigningKeyRow.created_at).desc())
+        async with self._database.reading() as session:
+            rows = (await session.exec(newest_first)).all()
+        return [SigningKey(row.kid, row.created_at, row.retired_at) for row in rows]
+
     async def rotate(self) -> str:
         """Make a new key, which signs from now on; the older ones go on verifying. Returns its id."""
         kid = secrets.token_hex(8)
@@ -122,7 +139,7 @@ class SigningKeys:
         return kid
 
     async def retire(self, kid: str) -> bool:
-        """Refuse, from now on, what this key signed; False where no such key is in force, or it is the one that signs."""
+        """Refuse, from now on, what this key signed; False where it is not in force, or is the one that signs."""
         if kid == (await self._current()).kid:
             return False
         async with self._database.writing() as session:

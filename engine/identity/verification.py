@@ -1,4 +1,4 @@
-"""Decides whether an action carries a name: signature, binding to its run, principal still active; there is no other way in."""
+"""Decides whether an action carries a name: signature, binding to its run, principal active; no other way leads in."""
 
 import re
 

@@ -28,9 +28,9 @@ class ActivityGuard(ActivityInboundInterceptor):
     """Wraps every activity of a worker."""
 
     def __init__(
-        self, next: ActivityInboundInterceptor, services: Services, roots: Roots, temporal: Client
+        self, inner: ActivityInboundInterceptor, services: Services, roots: Roots, temporal: Client
     ) -> None:
-        super().__init__(next)
+        super().__init__(inner)
         self._services = services
         self._roots = roots
         self._temporal = temporal

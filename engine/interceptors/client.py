@@ -1,4 +1,4 @@
-"""Stamps the signed identity on everything that a client starts, signals or schedules; without one it stamps nothing."""
+"""Stamps the signed identity on all that a client starts, signals or schedules; without one it stamps nothing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Carries identity from a workflow to all it starts, and parks an action that waits for a person; no tool's code knows."""
+"""Carries identity from a workflow to all it starts, and parks actions that wait for a person; no tool's code knows."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -140,7 +140,8 @@ class _Outbound(WorkflowOutboundInterceptor):
         return self._see_through(lambda more: start(replace(input, headers={**headers, **more})))
 
     async def start_child_workflow(
-        self, input: StartChildWorkflowInput
+        self,
+        input: StartChildWorkflowInput,  # noqa: A002
     ) -> workflow.ChildWorkflowHandle[Any, Any]:
         input.headers = {**input.headers, **_inherited()}
         return await super().start_child_workflow(input)

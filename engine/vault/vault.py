@@ -1,4 +1,4 @@
-"""Seals secrets with AES-256-GCM, each bound to the row it belongs to; it never sees a database or a token's meaning."""
+"""Seals secrets with AES-256-GCM, each bound to the row it belongs to; it sees no database and no token's meaning."""
 
 import secrets
 

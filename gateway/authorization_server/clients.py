@@ -75,7 +75,6 @@ class Clients:
         async with self._database.writing() as session:
             session.add(OAuthClientRow(client_id=client.client_id, metadata_=metadata, created_at=now()))
 
-
     async def reseal(self) -> int:
         """Seal every client's secret with the current master key; return how many were not yet."""
         changed = 0

@@ -76,7 +76,9 @@ class Tokens:
             access_token=await self._keys.sign(claims, ACCESS_TOKEN_TYPE),
             expires_in=self._life,
             scope=" ".join(scopes),
-            refresh_token=await self._next(principal.id, client.client_id, scopes, family) if with_refresh else None,
+            refresh_token=await self._next(principal.id, client.client_id, scopes, family)
+            if with_refresh
+            else None,
         )
 
     async def find(self, token: str) -> Refresh | None:
