@@ -24,6 +24,7 @@ from gateway.surroundings import LOOPBACK
 _ROOT = Path(__file__).parent.parent
 _PATIENCE = httpx2.Timeout(300.0)
 _ASK_EVERY = 0.1
+_START_WITHIN = 60.0
 _AS_BYLINE = Options()
 
 
@@ -93,8 +94,9 @@ class Arms:
         own = {"BYLINE_GATEWAY__PORT": str(port), "BYLINE_GATEWAY__PUBLIC_URL": url}
         started = await Program.start("-c", program, environment=self.stack.environment("gateway") | own)
         self._programs.push_async_callback(started.stop)
-        while not await is_ready(f"{url}/healthz"):  # noqa: ASYNC110 - another process sets no event of this one
-            await asyncio.sleep(_ASK_EVERY)
+        async with asyncio.timeout(_START_WITHIN):
+            while not await is_ready(f"{url}/healthz"):  # noqa: ASYNC110 - another process sets no event of this one
+                await asyncio.sleep(_ASK_EVERY)
         return url, started
 
     def pids(self, *services: str) -> dict[str, int]:

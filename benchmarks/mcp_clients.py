@@ -1,5 +1,6 @@
 """Two MCP clients on kept connections: the `mcp` package's own, and one that sends only what the protocol asks."""
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
@@ -47,7 +48,7 @@ def lean(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
             "params": {"name": tool, "arguments": arguments, "_meta": _META},
         }
         answer = await http.post(url, headers={**headers, "Mcp-Name": tool}, json=body)
-        found: dict[str, Any] = answer.raise_for_status().json()["result"]["structuredContent"]
+        found: dict[str, Any] = _message(answer.raise_for_status())["result"]["structuredContent"]
         return found
 
     return call
@@ -64,6 +65,13 @@ async def packaged(url: str, token: str | None = None) -> AsyncIterator[Call]:
             return found
 
         yield call
+
+
+def _message(answer: httpx2.Response) -> Any:
+    """The answer, which comes as an event of a stream where the call took long."""
+    if answer.headers["content-type"].startswith("text/event-stream"):
+        return json.loads(answer.text.rpartition("data: ")[2])
+    return answer.json()
 
 
 def _authorization(token: str | None) -> dict[str, str]:

@@ -1,15 +1,14 @@
-"""Byline's engine at work for tests: a real Temporal server, a real worker, real sandbox systems, and people who consent."""
+"""Byline's engine at work for tests: a real Temporal server, worker and sandbox, and people who consent."""
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
-import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,7 +60,7 @@ CHAT = Actor("mcp_client", "chat", "Chat")
 
 @asynccontextmanager
 async def temporal_server() -> AsyncIterator[str]:
-    """The address of a Temporal server with the namespace, search attributes and dynamic configuration of the Compose file."""
+    """The address of a Temporal server with search attributes and dynamic configuration as in the Compose file."""
     compose = ComposeFile(COMPOSE_FILE)
     command = compose.services(compose.variables)["temporal"].command
     chosen = [flag for flag in command if flag.startswith(("--search-attribute=", "--dynamic-config-value="))]
@@ -77,7 +76,7 @@ async def temporal_server() -> AsyncIterator[str]:
 
 @dataclass
 class Platform:
-    """One Byline installation on a database and task queue of its own; workers and delivery run where a test says so."""
+    """An installation with a database and task queue of its own; workers and delivery run where a test says so."""
 
     settings: Settings
     environment: Mapping[str, str]
@@ -88,17 +87,17 @@ class Platform:
     systems: Mapping[str, Running]
     alice: Principal
     bob: Principal
-    earlier: dict[str, int] = field(default_factory=dict)
+    opened: datetime
 
     @asynccontextmanager
     async def working(self, task_queue: str | None = None, **services: Any) -> AsyncIterator[None]:
         """Have a worker in this process; `services` take the place of the platform's own."""
         queue = task_queue or self.settings.temporal.task_queue
-        temporal = self.settings.temporal.model_copy(update={"task_queue": queue})
+        # The sandbox costs more than all the rest; replays and the workers of their own processes run in it.
+        cheap = {"task_queue": queue, "workflow_sandbox": False}
+        temporal = self.settings.temporal.model_copy(update=cheap)
         settings = self.settings.model_copy(update={"temporal": temporal})
-        async with build_worker(
-            settings, replace(self.services, **services), self.temporal, self.registry
-        ):
+        async with build_worker(settings, replace(self.services, **services), self.temporal, self.registry):
             yield
 
     @asynccontextmanager
@@ -113,23 +112,30 @@ class Platform:
                 await delivery
 
     @asynccontextmanager
-    async def worker_process(self, task_queue: str | None = None) -> AsyncIterator[subprocess.Popen[bytes]]:
+    async def worker_process(
+        self, task_queue: str | None = None
+    ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Have a worker in a process of its own, once it polls."""
         queue = task_queue or self.settings.temporal.task_queue
         since = datetime.now(UTC)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "gateway.cli", "worker"],
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "gateway.cli", "worker"),
             cwd=ROOT,
             env={**os.environ, **self.environment, **_variables(self.settings, queue)},
         )
+        polled = f"temporal://{self.settings.temporal.address}/{NAMESPACE}/{queue}"
+
+        async def polls() -> bool:
+            assert process.returncode is None, "the worker ended instead of starting"
+            return await is_ready(polled, since=since)
+
         try:
-            await until(
-                lambda: is_ready(f"temporal://{self.settings.temporal.address}/{NAMESPACE}/{queue}", since=since)
-            )
+            await until(polls)
             yield process
         finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
     async def start(self, tool: str, arguments: Mapping[str, Any], principal: Principal) -> str:
         """Call a tool as somebody, and give the run's id."""
@@ -206,9 +212,7 @@ class Platform:
         declared = await self.services.catalogue.get(connection)
         await self.services.catalogue.declare([declared.model_copy(update=changes)])
 
-    async def identity(
-        self, principal: Principal, root: str, tool: str, trigger: TriggerKind = "command"
-    ) -> Identity:
+    def identity(self, principal: Principal, root: str, tool: str, trigger: TriggerKind = "mcp") -> Identity:
         """The identity of a run that no gateway started."""
         return Identity(
             principal_id=principal.id,
@@ -276,7 +280,7 @@ class Platform:
     def requests(self, system: str, kind: str = "api") -> list[dict[str, Any]]:
         """What a system was asked since this platform was opened."""
         seen = self.systems[system].requests(kind)
-        return [request for request in seen if request["id"] > self.earlier[f"{system} {kind}"]]
+        return [request for request in seen if datetime.fromisoformat(request["time"]) > self.opened]
 
 
 @asynccontextmanager
@@ -312,11 +316,7 @@ async def open_platform(
             systems=systems,
             alice=await services.principals.resolve(issuer, "alice", "Alice Liddell"),
             bob=await services.principals.resolve(issuer, "bob", "Bob Baker"),
-            earlier={
-                f"{name} {kind}": max((request["id"] for request in system.requests(kind)), default=0)
-                for name, system in systems.items()
-                for kind in ("api", "token")
-            },
+            opened=datetime.now(UTC),
         )
 
 
@@ -335,5 +335,5 @@ def _variables(settings: Settings, task_queue: str) -> dict[str, str]:
         "BYLINE_TEMPORAL__NAMESPACE": settings.temporal.namespace,
         "BYLINE_TEMPORAL__TASK_QUEUE": task_queue,
         "BYLINE_VAULT__KEYRING_FILE": str(settings.vault.keyring_file),
-        "BYLINE_MODULES": '["workflows", "activities", "tests.tools"]',
+        "BYLINE_MODULES": json.dumps(settings.modules),
     }

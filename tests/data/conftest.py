@@ -88,5 +88,6 @@ async def bob(services: Services) -> Principal:
 @pytest.fixture
 def commands(address: str, keyring_file: Path) -> Commands:
     return Commands(
-        {"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING_FILE": str(keyring_file)}, keyring_file.parent
+        {"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING_FILE": str(keyring_file)},
+        keyring_file.parent,
     )

@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import Any
@@ -321,9 +321,9 @@ NAMES = ("crm", "billing", "support")
 
 
 @pytest.fixture
-async def people(services: Services) -> AsyncIterator[dict[str, Principal]]:
+async def people(services: Services) -> dict[str, Principal]:
     """People by subject; one has the name that the service's own grants are held under."""
-    yield {
+    return {
         subject: await services.principals.resolve("https://people.example", subject, subject)
         for subject in HOLDERS
     }
@@ -348,7 +348,9 @@ async def test_a_connection_of_people_never_yields_the_grant_of_another_or_of_th
     asked: tuple[str, str],
 ) -> None:
     async with services.database.writing() as session:
-        await session.exec(update(GrantRow).where(col(GrantRow.revoked_at).is_(None)).values(revoked_at=now()))
+        await session.exec(
+            update(GrantRow).where(col(GrantRow.revoked_at).is_(None)).values(revoked_at=now())
+        )
     for name in services_own:
         await stored(services, connection(name, mode="shared"), people["alice"], tokens())
     given: dict[tuple[str, str], str] = {}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import Connection, inspect
+from sqlmodel import SQLModel
 
 from engine.db.database import Database
 from engine.db.migrate import config, downgrade, upgrade
-from engine.db.tables import SQLModel
 from engine.errors import SettingsInvalid
 from engine.services import open_services
 from engine.settings import DatabaseSettings, Settings, VaultSettings

@@ -332,7 +332,7 @@ async def test_a_row_that_is_refused_takes_its_line_with_it(services: Services) 
 
 async def test_a_line_that_is_refused_takes_its_rows_with_it(services: Services) -> None:
     with pytest.raises(IntegrityError):
-        await services.trail.append(replace(EVENT, kind=cast("str", None)), person("a"))
+        await services.trail.append(replace(EVENT, kind=cast("Any", None)), person("a"))
 
     assert await people(services) == 0
 
@@ -377,29 +377,37 @@ async def test_the_trail_answers_by_record_by_person_by_run_and_by_time(
     assert await seqs(record_id="ticket/3") == []
 
 
-async def test_an_intent_is_open_until_its_outcome_is_known(services: Services) -> None:
+async def test_an_intent_may_have_acted_until_its_outcome_is_known(services: Services) -> None:
     trail, intended = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
-    assert not await trail.is_open("run-1", "key-1")
+    assert not await trail.may_have_acted("run-1", "key-1")
 
     seq = await trail.append(intended)
-    assert await trail.is_open("run-1", "key-1")
-    assert not await trail.is_open("run-1", "key-2")
-    assert not await trail.is_open("run-2", "key-1")
+    assert await trail.may_have_acted("run-1", "key-1")
+    assert not await trail.may_have_acted("run-1", "key-2")
+    assert not await trail.may_have_acted("run-2", "key-1")
 
+    await trail.append(replace(intended, kind="action.ended", intent=seq, verdict="denied"))
+    assert not await trail.may_have_acted("run-1", "key-1")
+
+
+async def test_a_request_that_was_allowed_has_acted(services: Services) -> None:
+    trail, intended = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
+    seq = await trail.append(intended)
     await trail.append(replace(intended, kind="action.ended", intent=seq, verdict="allowed"))
-    assert not await trail.is_open("run-1", "key-1")
+
+    assert await trail.may_have_acted("run-1", "key-1")
 
 
-async def test_an_intent_whose_answer_was_lost_stays_open(services: Services) -> None:
+async def test_an_intent_whose_answer_was_lost_may_have_acted(services: Services) -> None:
     trail, intended = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
     seq = await trail.append(intended)
     await trail.append(replace(intended, kind="action.ended", intent=seq, verdict="no_answer"))
 
-    assert await trail.is_open("run-1", "key-1")
+    assert await trail.may_have_acted("run-1", "key-1")
 
 
 async def test_an_open_intent_is_found_however_much_was_written_since(services: Services) -> None:
     await services.trail.append(replace(EVENT, kind="action.intended", idempotency_key="key-1"))
     await asyncio.gather(*(services.trail.append(EVENT) for _ in range(1100)))
 
-    assert await services.trail.is_open("run-1", "key-1")
+    assert await services.trail.may_have_acted("run-1", "key-1")

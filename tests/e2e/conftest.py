@@ -1,4 +1,4 @@
-"""The one running Byline that the end-to-end tests share; what a test does there, it does with its own people and records."""
+"""The running Byline that the end-to-end tests share; each test brings its own people and records."""
 
 import inspect
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""One request of protocol 2026-07-28, written by hand: what no client does, such as repeating or altering request state."""
+"""Sends single requests of protocol 2026-07-28, so that a test can do what no client does; it drives no rounds."""
 
 import json
 from collections.abc import Mapping
@@ -34,6 +34,6 @@ async def call_tool(
 def answer(response: httpx2.Response) -> dict[str, Any]:
     """The JSON-RPC answer, also where it came as an event stream."""
     if response.headers["content-type"].startswith("text/event-stream"):
-        data = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
-        return dict(json.loads(data[-1]))
+        *_, last = (line for line in response.text.splitlines() if line.startswith("data: "))
+        return dict(json.loads(last.removeprefix("data: ")))
     return dict(response.json())

@@ -21,7 +21,7 @@ from examples.browser import Page
 from examples.chat import Person, chat
 from gateway.embedded import Stack
 from tests.e2e.rounds import call_tool
-from tests.e2e.world import BUILDER, BYLINE, COLLECT, TOOL, installed, link, output, said
+from tests.e2e.world import BUILDER, BYLINE, COLLECT, TOOL, installed, link, output, own_ports, said
 from tests.foreign.kinto import Kinto, kinto_server, user
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 
@@ -83,6 +83,7 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     of_sign_in, of_kinto = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
     environment = {
         **os.environ,
+        **own_ports(),
         "PYTHONPATH": await installed(BUILDER, folder / "site"),
         "BYLINE_CONNECTIONS_FILE": str(BUILDER / "connections.yml"),
         "KINTO_CLIENT_SECRET": of_kinto,
@@ -183,7 +184,7 @@ def _without(claim: str) -> Callable[[Stage], str]:
     return sign
 
 
-def _by_hand(header: dict[str, str], claims: dict[str, Any], secret: bytes | None) -> str:
+def _by_hand(header: dict[str, str | None], claims: dict[str, Any], secret: bytes | None) -> str:
     """A token that no sensible library writes."""
     parts = [json.dumps(part).encode() for part in (header, claims)]
     body = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
@@ -193,7 +194,9 @@ def _by_hand(header: dict[str, str], claims: dict[str, Any], secret: bytes | Non
 
 def _with_the_public_key_as_secret(stage: Stage) -> str:
     key = stage.provider.key
-    return _by_hand({"alg": "HS256", "typ": "at+jwt", "kid": key.kid}, stage.claims(), key.as_pem(private=False))
+    return _by_hand(
+        {"alg": "HS256", "typ": "at+jwt", "kid": key.kid}, stage.claims(), key.as_pem(private=False)
+    )
 
 
 def _unsigned(stage: Stage) -> str:

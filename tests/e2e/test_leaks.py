@@ -12,11 +12,12 @@ from mcp_types import CallToolResult
 
 from examples.chat import Person, chat
 from examples.demo import ACCOUNT, CUSTOMER, TICKET, person
-from tests.e2e.wiretap import Listening, Secrets
+from tests.e2e.wiretap import SECRET_FIELDS, Listening, Secrets
 from tests.e2e.world import COLLECT, TOOL, UPSTREAMS, World, link, said
 
 DISPUTE = {"account_id": ACCOUNT, "customer_id": CUSTOMER, "ticket_id": TICKET}
 SHORTEST = 8
+PLANTED = "planted in plain"
 
 
 def forms(secret: str) -> set[bytes]:
@@ -35,39 +36,35 @@ def forms(secret: str) -> set[bytes]:
 class Haystack:
     """Everything that Byline and Temporal keep or say, by where it is kept or said."""
 
-    pieces: dict[str, list[bytes]] = field(default_factory=dict)
+    pieces: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def add_text(self, place: str, text: str) -> None:
+        self.pieces.append((place, text.encode()))
 
     def add_file(self, path: Path) -> None:
-        self.pieces.setdefault(path.name, []).append(path.read_bytes())
+        self.pieces.append((path.name, path.read_bytes()))
 
     def add_cells(self, database: Path) -> None:
         """Every value of every row, since a long one lies scattered over the pages of its file."""
         connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            values = (value for row in connection.execute(f'SELECT * FROM "{table}"') for value in row)
-            self.pieces.setdefault(f"{database.name}: {table}", []).extend(
-                value if isinstance(value, bytes) else str(value).encode() for value in values if value is not None
-            )
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            for row in connection.execute(f'SELECT * FROM "{table}"'):
+                values = (value if isinstance(value, bytes) else str(value).encode() for value in row)
+                self.pieces.append((f"{database.name}: {table}", b"\n".join(values)))
         connection.close()
 
-    def add_text(self, place: str, text: str) -> None:
-        self.pieces.setdefault(place, []).append(text.encode())
-
-    def places(self, secret: str) -> list[str]:
+    def places(self, secret: str) -> set[str]:
         """Where a secret lies open."""
         wanted = forms(secret)
-        return sorted(
-            {place for place, pieces in self.pieces.items() for piece in pieces for form in wanted if form in piece}
-        )
+        return {place for place, piece in self.pieces if any(form in piece for form in wanted)}
 
 
 def test_the_search_finds_what_is_hidden_in_base64_at_any_offset() -> None:
     for before in range(4):
         for after in range(4):
             hidden = base64.b64encode(b"x" * before + b"the secret of Alice" + b"y" * after)
-            haystack = Haystack({"here": [b"..." + hidden + b"..."]})
-            assert haystack.places("the secret of Alice") == ["here"]
+            haystack = Haystack([("here", b"..." + hidden + b"...")])
+            assert haystack.places("the secret of Alice") == {"here"}
 
 
 async def fault(world: World, system: str, **trouble: object) -> None:
@@ -109,7 +106,7 @@ async def story(world: World, heard: Secrets) -> tuple[list[CallToolResult], lis
         results.append(await client.call_tool(COLLECT, {"run_id": said(results[-1])["run_id"]}))
     async with chat(carol, world.stack.mcp_url, transport=Listening(heard)) as client:
         async with asyncio.TaskGroup() as group:
-            calling = group.create_task(client.call_tool(TOOL, {"record": record, "note": "planted-in-plain"}))
+            calling = group.create_task(client.call_tool(TOOL, {"record": record, "note": PLANTED}))
             await world.consent(carol, await link(carol), "alice")
             carol.has_signed_in.set()
         results.append(calling.result())
@@ -138,20 +135,10 @@ async def test_no_secret_of_a_whole_story_lies_open_anywhere(world: World) -> No
     haystack.add_text("audit", await world.byline("audit"))
     haystack.add_text("audit", await world.byline("audit", "--json"))
 
-    kinds = set(heard.known.values())
-    assert kinds >= {
-        "access_token",
-        "bearer token",
-        "basic credential",
-        "client_secret",
-        "code",
-        "code_verifier",
-        "id_token",
-        "refresh_token",
-    }
+    assert set(heard.known.values()) == {*SECRET_FIELDS - {"password"}, "basic credential"}
     assert {place for value in secret_values for place in haystack.places(value)} == set()
 
     # The same search finds what is no secret, in every kind of place: it cannot pass by looking at nothing.
-    assert {"MCP result", "temporal.db: history_node"} <= set(haystack.places("planted-in-plain"))
-    assert {"audit", "byline.db: audit_event", "temporal.db: history_node"} <= set(haystack.places(ACCOUNT))
+    assert {"MCP result", "temporal.db: history_node"} <= haystack.places(PLANTED)
+    assert {"audit", "byline.db: audit_event", "temporal.db: history_node"} <= haystack.places(ACCOUNT)
     assert "gateway.log" in haystack.places("Uvicorn running")

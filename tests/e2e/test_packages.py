@@ -8,7 +8,7 @@ from pathlib import Path
 from examples.chat import Person, chat
 from gateway.demo_people import DEMO_PEOPLE
 from gateway.embedded import COMPOSE_FILE, Stack
-from tests.e2e.world import BUILDER, BYLINE, ROOT, TOOL, World, installed, link, output, said
+from tests.e2e.world import BUILDER, BYLINE, ROOT, TOOL, World, installed, link, output, own_ports, said
 from tests.foreign.kinto import kinto_server
 from tests.foreign.oidc_provider import Client, oidc_provider
 
@@ -41,6 +41,7 @@ async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path) ->
     client_secret = secrets.token_urlsafe(24)
     environment = {
         **os.environ,
+        **own_ports(),
         "PYTHONPATH": str(site),
         "BYLINE_CONNECTIONS_FILE": str(BUILDER / "connections.yml"),
         "BYLINE_MODULES": '["workflows", "activities", "kinto_notes"]',

@@ -34,7 +34,9 @@ async def test_another_persons_run_cannot_be_collected(world: World) -> None:
     alice, mallory, record = await world.newcomer("alice"), await world.newcomer("mallory"), world.record()
     run, _ = await parked(world, alice, record)
     async with chat(mallory, world.stack.mcp_url) as client:
-        refused = [await client.call_tool(COLLECT, {"run_id": each}) for each in (run, "annotate_record-none")]
+        refused = [
+            await client.call_tool(COLLECT, {"run_id": each}) for each in (run, "annotate_record-none")
+        ]
 
     assert [said(result)["error"] for result in refused] == ["run_unknown", "run_unknown"]
     assert said(refused[0])["message"] == f"You have no run '{run}'."

@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
@@ -31,7 +31,7 @@ class Secrets:
         """Take the secrets out of a request and its answer, both read to their end."""
         scheme, _, credential = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            self.known[credential] = "bearer token"
+            self.known[credential] = "access_token"
         elif scheme.lower() == "basic":
             self.known[credential] = "basic credential"
             _, _, secret = base64.b64decode(credential).decode().partition(":")
@@ -94,9 +94,10 @@ class Wiretap:
 
 
 class _Server(uvicorn.Server):
-    def capture_signals(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
         """Leave Ctrl-C to the test run."""
-        return nullcontext()
+        yield
 
 
 @asynccontextmanager

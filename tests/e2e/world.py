@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import re
 import secrets
 import subprocess
@@ -23,11 +24,13 @@ from engine.db.tables import PersonRow, PrincipalRow, RunRow
 from engine.settings import DatabaseSettings
 from examples.browser import Page
 from examples.chat import Person, chat
+from gateway.compose import ComposeFile
 from gateway.embedded import COMPOSE_FILE, Stack
 from gateway.people import People
 from tests.e2e.wiretap import Secrets, tapped
 from tests.foreign.kinto import Kinto, kinto_server, user
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.foreign.process import listens
 
 ROOT = COMPOSE_FILE.parent
 BUILDER = ROOT / "examples" / "kinto_notes"
@@ -164,10 +167,20 @@ async def output(command: Sequence[str], environment: dict[str, str], at: Path =
     return told.decode()
 
 
+def own_ports() -> dict[str, str]:
+    """A port for each service, away from the usual ones, which whoever else works on this machine would take."""
+    names = [name for name in ComposeFile(COMPOSE_FILE).variables if name.endswith("_PORT")]
+    # Below the ephemeral range, so that no outgoing connection takes the port of a service that was killed.
+    free = (port for port in random.sample(range(20_000, 32_000), 1_000) if not listens(port))
+    return {name: str(port) for name, port in zip(names, free, strict=False)}
+
+
 async def installed(package: Path, site: Path) -> str:
     """Install a package, without what it depends on, into a folder of its own; the PYTHONPATH that adds it."""
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index")
-    await output([*pip, "--no-deps", "--no-build-isolation", "--target", str(site), str(package)], {**os.environ})
+    await output(
+        [*pip, "--no-deps", "--no-build-isolation", "--target", str(site), str(package)], {**os.environ}
+    )
     return str(site)
 
 
@@ -179,6 +192,7 @@ async def running_world(folder: Path) -> AsyncIterator[World]:
     connections = folder / "connections.yml"
     environment = {
         **os.environ,
+        **own_ports(),
         "PYTHONPATH": await installed(BUILDER, folder / "site"),
         "BYLINE_CONNECTIONS_FILE": str(connections),
         "BYLINE_GATEWAY__ANSWER_WITHIN": "4",
@@ -186,7 +200,9 @@ async def running_world(folder: Path) -> AsyncIterator[World]:
     }
     async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
         client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
-        upstreams = {name: f"http://127.0.0.1:{stack.variables[f'{name.upper()}_PORT']}" for name in UPSTREAMS}
+        upstreams = {
+            name: f"http://127.0.0.1:{stack.variables[f'{name.upper()}_PORT']}" for name in UPSTREAMS
+        }
         with oidc_provider(folder, [client]) as provider, kinto_server(folder, provider.issuer) as kinto:
             kinto.add_collection("crm", "accounts")
             upstreams |= {"kinto": kinto.url, "provider": provider.issuer}

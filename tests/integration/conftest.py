@@ -1,4 +1,4 @@
-"""One Temporal server and three sandbox systems for all integration tests that ask for them; each has its own platform."""
+"""One Temporal server and three sandbox systems for all tests that ask for them; each has its own platform."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack

@@ -144,7 +144,7 @@ async def test_a_child_that_temporal_starts_again_keeps_the_name(platform: Platf
 async def test_a_root_that_temporal_starts_again_keeps_the_name(platform: Platform) -> None:
     await platform.grant("crm", platform.alice)
     run = "retried-root"
-    identity = await platform.identity(platform.alice, run, "read_at_second_attempt")
+    identity = platform.identity(platform.alice, run, "read_at_second_attempt")
     await platform.register(identity)
 
     with acting_as(await platform.signed(identity)):
@@ -163,7 +163,7 @@ async def test_a_root_that_temporal_starts_again_keeps_the_name(platform: Platfo
 async def test_every_firing_of_a_schedule_acts_in_the_name_of_its_owner(platform: Platform) -> None:
     await platform.grant("crm", platform.alice)
     root = f"nightly-{platform.settings.temporal.task_queue}"
-    identity = await platform.identity(platform.alice, root, "read_once", "schedule")
+    identity = platform.identity(platform.alice, root, "read_once", "schedule")
     with acting_as(await platform.signed(identity)):
         schedule = await platform.temporal.create_schedule(
             root,

@@ -1,4 +1,4 @@
-"""Holds the worker to refusing every action without a good name: nothing leaves for the upstream, and the trail says why."""
+"""Holds the worker to refusing every action without a good name: no request leaves, and the trail says why."""
 
 import json
 import secrets
@@ -112,7 +112,7 @@ async def test_a_header_copied_into_a_second_execution_of_the_same_run_opens_not
 
 async def test_an_identity_of_a_run_that_was_never_registered_opens_nothing(platform: Platform) -> None:
     await platform.grant("crm", platform.alice)
-    identity = await platform.identity(platform.alice, "unregistered-1", "read_once")
+    identity = platform.identity(platform.alice, "unregistered-1", "read_once")
 
     await with_header(platform, identity.root, payload_of(await platform.signed(identity)))
 
@@ -172,7 +172,7 @@ def encoded(part: dict[str, Any]) -> str:
 )
 async def test_a_forged_header_opens_nothing(platform: Platform, forger: Forger) -> None:
     await platform.grant("crm", platform.alice)
-    identity = await platform.identity(platform.alice, f"forged-{secrets.token_hex(4)}", "read_once")
+    identity = platform.identity(platform.alice, f"forged-{secrets.token_hex(4)}", "read_once")
     await platform.register(identity)
 
     await with_header(platform, identity.root, payload_of(await forger(platform, identity)))
@@ -180,32 +180,28 @@ async def test_a_forged_header_opens_nothing(platform: Platform, forger: Forger)
     await refused(platform, identity.root, IdentityForged)
 
 
-@pytest.mark.parametrize(
-    ("header", "error"),
-    [
-        (payload_of("Alice Liddell"), IdentityForged),
-        (payload_of("a.b.c"), IdentityForged),
-        (payload_of("…"), IdentityForged),
-        (payload_of("W10.W10.W10"), IdentityForged),
-        (payload_of("bnVsbA.bnVsbA."), IdentityForged),
-        (payload_of("." * 40_000), IdentityForged),
-        (payload_of(f"{urlsafe_b64encode(b'[' * 3000).decode()}.e30.e30"), IdentityForged),
-        (payload_of({"sub": "alice"}), IdentityMissing),
-        (Payload(data=b"\xff\xfe\x00"), IdentityMissing),
-        (Payload(metadata={"encoding": b"binary/encrypted"}, data=b"[" * 5000), IdentityMissing),
-    ],
-    ids=range(10),
-)
-async def test_garbage_in_the_header_opens_nothing(
-    platform: Platform, header: Payload, error: type[BylineError]
-) -> None:
+GARBAGE = [
+    (payload_of("Alice Liddell"), IdentityForged),
+    (payload_of("a.b.c"), IdentityForged),
+    (payload_of("…"), IdentityForged),
+    (payload_of("W10.W10.W10"), IdentityForged),
+    (payload_of("bnVsbA.bnVsbA."), IdentityForged),
+    (payload_of("." * 40_000), IdentityForged),
+    (payload_of(f"{urlsafe_b64encode(b'[' * 3000).decode()}.e30.e30"), IdentityForged),
+    (payload_of({"sub": "alice"}), IdentityMissing),
+    (Payload(data=b"\xff\xfe\x00"), IdentityMissing),
+    (Payload(metadata={"encoding": b"binary/encrypted"}, data=b"[" * 5000), IdentityMissing),
+]
+
+
+async def test_garbage_in_the_header_opens_nothing(platform: Platform) -> None:
     await platform.grant("crm", platform.alice)
-    identity = await platform.identity(platform.alice, f"garbage-{secrets.token_hex(4)}", "read_once")
-    await platform.register(identity)
 
-    await with_header(platform, identity.root, header)
-
-    await refused(platform, identity.root, error)
+    for number, (header, error) in enumerate(GARBAGE):
+        identity = platform.identity(platform.alice, f"garbage-{number}", "read_once")
+        await platform.register(identity)
+        await with_header(platform, identity.root, header)
+        await refused(platform, identity.root, error)
 
 
 async def test_who_is_deactivated_while_a_run_waits_does_nothing_any_more(platform: Platform) -> None:

@@ -1,4 +1,4 @@
-"""Composite tools that read an account in the CRM, each on another way through Temporal; none knows whose account it uses."""
+"""Composite tools that read an account in the CRM, each on another way through Temporal; none knows a person."""
 
 import asyncio
 from datetime import timedelta
@@ -23,7 +23,7 @@ class Reading(BaseModel):
 
 
 class Journey(BaseModel):
-    """How far to go before reading: runs to continue as new, levels of children, and where the actions are worked on."""
+    """How far to go before reading: runs to continue as new, levels of children, and where actions are worked on."""
 
     account_id: str
     levels: int = 0
@@ -154,9 +154,7 @@ class ReadAccountThenTicket:
     async def run(self, following: Following) -> Ticket:
         """Read both."""
         await workflow.execute_activity(read_account, following.account_id, start_to_close_timeout=_STEP)
-        return await workflow.execute_activity(
-            read_ticket, following.ticket_id, start_to_close_timeout=_STEP
-        )
+        return await workflow.execute_activity(read_ticket, following.ticket_id, start_to_close_timeout=_STEP)
 
 
 @tool(title="Read when told", read_only=True)

@@ -1,0 +1,226 @@
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from mcp.shared.auth import OAuthClientInformationFull
+from pydantic import AnyUrl
+from sqlmodel import select
+
+from engine.authorization.requests import AuthorizationRequest, ParkedAction
+from engine.db.tables import AuthorizationAttemptRow, GrantRow, OAuthClientRow, SigningKeyRow
+from engine.errors import AuthorizationRefused, SettingsInvalid, UpstreamUnavailable, VaultSealBroken
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.wire import IDENTITY_TYPE
+from gateway.authorization_server.clients import Clients
+from tests.data.commands import Commands
+from tests.data.conftest import Opener
+from tests.data.samples import connection, identity_of, tokens
+from tests.foreign.process import free_port
+
+NAMES = tuple(f"system-{number}" for number in range(4))
+CLIENT = OAuthClientInformationFull(
+    client_id="chat", client_secret="of-the-client", redirect_uris=[AnyUrl("http://127.0.0.1/callback")]
+)
+
+
+async def fill(services: Services, principal: Principal) -> dict[str, str]:
+    """Seal something in every table that keeps secrets; gives the access token of each connection."""
+    issued = {name: tokens() for name in NAMES}
+    async with services.database.writing() as session:
+        for name, granted in issued.items():
+            await services.grants.store(session, connection(name), principal.id, granted, "alice")
+    await services.keys.sign({}, IDENTITY_TYPE)
+    await Clients(services).register(CLIENT)
+    return {name: granted.access_token for name, granted in issued.items()}
+
+
+async def read(services: Services, principal: Principal) -> dict[str, str]:
+    found = {name: await services.grants.credential(connection(name), principal.id) for name in NAMES}
+    return {name: credential.access_token for name, credential in found.items() if credential is not None}
+
+
+async def stale(services: Services) -> int:
+    """How many secrets are not sealed with the newest key."""
+    async with services.database.reading() as session:
+        sealed = [row.sealed_tokens for row in (await session.exec(select(GrantRow))).all()]
+        sealed += [row.sealed_private_key for row in (await session.exec(select(SigningKeyRow))).all()]
+        sealed += [row.sealed_verifier for row in (await session.exec(select(AuthorizationAttemptRow))).all()]
+    return sum(not services.vault.is_current(each) for each in sealed)
+
+
+async def begun(services: Services, principal: Principal) -> tuple[AuthorizationRequest, str]:
+    """A sign-in that is under way; gives the request, and the state that the provider would send back."""
+    asking = connection("asking", url=f"http://127.0.0.1:{free_port()}")
+    await services.catalogue.declare([asking])
+    required = await services.authorization.require(
+        identity_of(principal), asking, asking.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
+    )
+    assert required is not None
+    request = await services.authorization.get(required.request)
+    assert request is not None
+    address = await services.consent.begin(request, "browser")
+    return request, parse_qs(urlsplit(address).query)["state"][0]
+
+
+@pytest.fixture
+def a_minute_later(keyring_file: Path) -> Callable[[], None]:
+    def later() -> None:
+        os.utime(keyring_file, (time.time() - 61, time.time() - 61))
+
+    return later
+
+
+async def test_secrets_are_sealed_with_a_new_key_while_a_process_that_knows_only_the_old_one_runs(
+    services: Services, alice: Principal, commands: Commands, another_process: Opener
+) -> None:
+    granted = await fill(services, alice)
+    assert await read(services, alice) == granted
+    rotated = await commands("vault", "rotate")
+
+    assert rotated.code == 0, rotated.err
+    assert rotated.out.startswith("6 secrets are sealed with master key ")
+    assert await read(services, alice) == granted
+    assert await read(await another_process(), alice) == granted
+    assert await stale(services) == 0
+
+
+async def test_a_process_that_knew_only_the_old_key_seals_with_the_new_one(
+    services: Services, other: Services, alice: Principal
+) -> None:
+    await fill(services, alice)
+    key_id = other.keyring.rotate()
+    granted = await fill_again(services, alice)
+
+    assert services.keyring.current[0] == key_id
+    assert await read(other, alice) == granted
+
+
+async def fill_again(services: Services, principal: Principal) -> dict[str, str]:
+    issued = {name: tokens() for name in NAMES}
+    async with services.database.writing() as session:
+        for name, granted in issued.items():
+            await services.grants.store(session, connection(name), principal.id, granted, "alice")
+    return {name: granted.access_token for name, granted in issued.items()}
+
+
+async def test_a_reseal_that_was_interrupted_is_finished_by_the_next(
+    services: Services, alice: Principal, commands: Commands
+) -> None:
+    granted = await fill(services, alice)
+    services.keyring.rotate()
+    interrupted = asyncio.create_task(services.grants.reseal())
+    async with asyncio.timeout(30):
+        while await stale(services) == len(NAMES) + 1:
+            await asyncio.sleep(0)
+    interrupted.cancel()
+    await asyncio.gather(interrupted, return_exceptions=True)
+    assert await read(services, alice) == granted
+
+    told = await commands.answer("vault", "reseal")
+
+    assert "secrets were still sealed with an older key" in told
+    assert await stale(services) == 0
+    assert await read(services, alice) == granted
+    assert (await commands.answer("vault", "reseal")).startswith("0 secrets")
+
+
+async def test_the_older_keys_go_once_nothing_needs_them(
+    services: Services,
+    alice: Principal,
+    commands: Commands,
+    another_process: Opener,
+    a_minute_later: Callable[[], None],
+) -> None:
+    granted = await fill(services, alice)
+    old = services.keyring.current[0]
+    signed = await services.keys.sign({}, IDENTITY_TYPE)
+    await commands.answer("vault", "rotate")
+    a_minute_later()
+    retired = await commands.answer("vault", "retire")
+    fresh = await another_process()
+
+    assert retired.startswith(f"Dropped: {old}")
+    assert fresh.keyring.key(old) is None
+    assert await read(fresh, alice) == granted
+    assert await fresh.keys.verify(signed, IDENTITY_TYPE)
+    client = await Clients(fresh).get("chat")
+    assert client is not None
+    assert client.client_secret == "of-the-client"
+    assert "there was only one" in await commands.answer("vault", "retire")
+
+
+async def test_older_keys_are_kept_as_long_as_something_sealed_with_them_may_be_on_its_way(
+    services: Services, alice: Principal, commands: Commands
+) -> None:
+    await fill(services, alice)
+    await commands.answer("vault", "rotate")
+    with pytest.raises(SettingsInvalid, match="rotated less than a minute ago"):
+        await commands.answer("vault", "retire")
+
+    assert await read(services, alice)
+
+
+async def test_a_sign_in_that_is_under_way_survives_a_rotation_and_the_end_of_the_older_keys(
+    services: Services,
+    alice: Principal,
+    commands: Commands,
+    another_process: Opener,
+    a_minute_later: Callable[[], None],
+) -> None:
+    _, state = await begun(services, alice)
+    await commands.answer("vault", "rotate")
+    a_minute_later()
+    await commands.answer("vault", "retire")
+    fresh = await another_process()
+
+    # The code is taken to the provider, which is where this test has nothing more to show.
+    with pytest.raises(UpstreamUnavailable):
+        await fresh.consent.complete({"state": state, "code": "c"}, alice, "browser")
+    with pytest.raises(AuthorizationRefused, match="used already"):
+        await fresh.consent.complete({"state": state, "code": "c"}, alice, "browser")
+
+
+async def test_a_verifier_moved_to_another_sign_in_does_not_open(
+    services: Services, alice: Principal
+) -> None:
+    request, _ = await begun(services, alice)
+    address = await services.consent.begin(request, "browser")
+    state = parse_qs(urlsplit(address).query)["state"][0]
+    async with services.database.writing() as session:
+        one, two = (await session.exec(select(AuthorizationAttemptRow))).all()
+        one.sealed_verifier, two.sealed_verifier = two.sealed_verifier, one.sealed_verifier
+        session.add_all([one, two])
+
+    with pytest.raises(VaultSealBroken):
+        await services.consent.complete({"state": state, "code": "c"}, alice, "browser")
+
+
+async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
+    await Clients(services).register(CLIENT)
+    async with services.database.reading() as session:
+        row = (await session.exec(select(OAuthClientRow))).one()
+
+    assert "of-the-client" not in str(row.metadata_)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda commands: commands.answer("vault", "rotate"),
+        lambda commands: commands.answer("vault", "retire"),
+    ],
+)
+async def test_a_keyring_from_the_environment_is_changed_there(
+    address: str, tmp_path: Path, act: Callable[[Commands], Awaitable[str]]
+) -> None:
+    keyring = '{"keys": [{"id": "one", "key": "' + "A" * 43 + '="}]}'
+    commands = Commands({"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING": keyring}, tmp_path)
+
+    with pytest.raises(SettingsInvalid, match="change the variable itself"):
+        await act(commands)
+    assert (await commands.answer("vault", "reseal")).startswith("0 secrets")

@@ -1,0 +1,220 @@
+"""Attacks a running worker from both sides: by what a caller asks for, and by what a hostile upstream answers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import pytest
+from pydantic import HttpUrl
+from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
+
+from engine.audit.verify import verify_trail
+from engine.errors import AuthorizationExpired
+from engine.identity.model import Principal
+from gateway.runs import Failed, Finished, Outcome
+from tests.platform import CONTOSO, NORTHWIND, Platform, until
+
+ACCOUNT = b'{"Id": "1", "Name": "Northwind"}'
+
+
+def answer(body: bytes = ACCOUNT, *headers: str, status: int = 200) -> bytes:
+    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+@dataclass
+class Hostile:
+    """A server that keeps to no rules: it answers with the bytes it was given, and remembers what it was sent."""
+
+    url: str = ""
+    answers: list[bytes] = field(default_factory=list)
+    heard: list[str] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        self.heard.append(head)
+        writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
+        await writer.drain()
+        writer.close()
+
+    @property
+    def targets(self) -> list[str]:
+        return [head.split(" ", 2)[1] for head in self.heard]
+
+
+@asynccontextmanager
+async def hostile() -> AsyncIterator[Hostile]:
+    server = Hostile(answers=[answer()])
+    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
+    async with listener:
+        yield server
+
+
+@pytest.fixture
+async def crm(platform: Platform) -> AsyncIterator[Hostile]:
+    """The hostile server in the place of the CRM, on which both people have grants."""
+    for principal in (platform.alice, platform.bob):
+        await platform.grant("crm", principal)
+    async with hostile() as server:
+        await platform.redeclare("crm", base_url=HttpUrl(server.url))
+        yield server
+
+
+async def read(platform: Platform, account_id: str, principal: Principal) -> tuple[str, Outcome]:
+    run = await platform.start("read_once", {"account_id": account_id}, principal)
+    return run, await platform.outcome(run)
+
+
+async def test_a_cookie_that_one_persons_answer_sets_is_not_sent_in_anothers_name(
+    platform: Platform, crm: Hostile
+) -> None:
+    crm.answers = [answer(ACCOUNT, "Set-Cookie: session=of-alice; Path=/")]
+
+    await read(platform, NORTHWIND, platform.alice)
+    await read(platform, NORTHWIND, platform.bob)
+
+    assert len(crm.heard) == 2
+    assert [head for head in crm.heard if "cookie" in head.lower()] == []
+
+
+@pytest.mark.parametrize(
+    "account_id",
+    ["../Contact/003", "..", ".", "x/../../Contact/003", "x?fields=Secret", "x#", "..\\Contact", "x/Contacts"],
+)
+async def test_an_argument_reaches_no_other_resource_than_the_one_the_action_names(
+    platform: Platform, crm: Hostile, account_id: str
+) -> None:
+    run, _ = await read(platform, account_id, platform.alice)
+
+    for target in crm.targets:
+        before, _, last = target.rpartition("/")
+        assert before == "/services/data/v63.0/sobjects/Account"
+        assert last not in {"", ".", ".."}
+        assert "?" not in target
+    assert [event["resource"] for event in await platform.trail("action.intended", run)] == crm.targets
+
+
+@pytest.mark.parametrize("account_id", ["x\n  verdict    allowed", "x\x1b[2J", "x\x00", "x" * 70_000])
+async def test_an_argument_that_no_request_can_carry_fails_once_and_for_good(
+    platform: Platform, crm: Hostile, account_id: str
+) -> None:
+    run, outcome = await read(platform, account_id, platform.alice)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "ValueError"
+    assert crm.heard == []
+    assert await platform.trail("action.intended", run) == []
+
+
+@pytest.mark.parametrize(
+    "unreadable",
+    [
+        answer(b"not gzip", "Content-Encoding: gzip"),
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"",
+    ],
+    ids=["garbage", "another protocol", "nothing"],
+)
+async def test_an_answer_that_cannot_be_read_leaves_its_mark_in_the_trail(
+    platform: Platform, crm: Hostile, unreadable: bytes
+) -> None:
+    crm.answers = [unreadable, answer()]
+
+    run, outcome = await read(platform, NORTHWIND, platform.alice)
+
+    assert isinstance(outcome, Finished)
+    verdicts = [event["verdict"] for event in await platform.trail("action.ended", run)]
+    assert len(verdicts) == 2
+    assert verdicts[1] == "allowed"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"not JSON",
+        b'{"id": "\\u0000"}',
+        b'{"id": "\\ud800"}',
+        b'{"id": "n\\n  verdict    denied"}',
+        b'{"id": ["a", "b"]}',
+    ],
+    ids=range(6),
+)
+async def test_whatever_an_upstream_calls_a_new_record_it_is_made_once_and_in_the_trail(
+    platform: Platform, crm: Hostile, body: bytes
+) -> None:
+    crm.answers = [answer(body, status=201)]
+
+    run = await platform.start("create_note", {"text": "…"}, platform.alice)
+    await platform.outcome(run)
+
+    (intended,) = await platform.trail("action.intended", run)
+    (ended,) = await platform.trail("action.ended", run)
+    assert len(crm.heard) == 1
+    assert ended["status"] == 201
+    assert ended["verdict"] == "allowed"
+    assert ended["account"] == intended["account"]
+    assert (await verify_trail(platform.services.database, platform.services.keys)).holds
+
+
+@pytest.mark.parametrize("patience", [b"\xb2", b"9" * 400, b"99999999999999", b"Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
+    platform: Platform, crm: Hostile, patience: bytes
+) -> None:
+    crm.answers = [answer(b"", status=429).replace(b"Connection:", b"Retry-After: " + patience + b"\r\nConnection:")]
+    run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
+
+    async def failed() -> bool:
+        (pending,) = (await described(platform, run)).pending_activities or (None,)
+        return pending is not None and bool(pending.last_failure.message)
+
+    await until(failed)
+    (pending,) = (await described(platform, run)).pending_activities
+    assert pending.last_failure.application_failure_info.type == "rate_limited"
+    assert pending.next_attempt_schedule_time.ToDatetime() < datetime.now() + timedelta(days=1, hours=1)
+    await platform.temporal.get_workflow_handle(run).terminate()
+
+
+async def described(platform: Platform, run: str) -> DescribeWorkflowExecutionResponse:
+    return (await platform.temporal.get_workflow_handle(run).describe()).raw_description
+
+
+async def test_a_redirect_is_not_followed_and_carries_no_token_along(platform: Platform, crm: Hostile) -> None:
+    async with hostile() as elsewhere:
+        crm.answers = [answer(b"", f"Location: {elsewhere.url}", status=307)]
+        _, outcome = await read(platform, NORTHWIND, platform.alice)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "request_rejected"
+    assert elsewhere.heard == []
+
+
+async def test_what_an_upstream_says_in_refusal_is_neither_told_nor_recorded(
+    platform: Platform, crm: Hostile
+) -> None:
+    crm.answers = [answer(b'{"message": "planted-in-the-body"}', "X-Error: planted-in-a-header", status=403)]
+
+    run, outcome = await read(platform, NORTHWIND, platform.alice)
+
+    history = await platform.history(run)
+    assert isinstance(outcome, Failed)
+    assert "planted" not in f"{outcome}{await platform.trail('action.ended', run)}{history}"
+
+
+async def test_a_wait_of_somebody_else_is_not_ended_by_naming_it(platform: Platform) -> None:
+    run = await platform.start("read_once", {"account_id": CONTOSO}, platform.bob)
+    await platform.parked(run)
+    (waiter,) = await platform.waiters(run)
+    alice = platform.identity(platform.alice, "some-run", "read_once")
+
+    await platform.services.authorization.check_answer(waiter.id, timed_out=True, identity=alice)
+
+    (after,) = await platform.waiters(run)
+    assert after.outcome == "waiting"
+    assert await platform.trail("authorization.expired") == []
+    bob = platform.identity(platform.bob, run, "read_once")
+    with pytest.raises(AuthorizationExpired):
+        await platform.services.authorization.check_answer(waiter.id, timed_out=True, identity=bob)

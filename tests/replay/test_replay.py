@@ -1,0 +1,100 @@
+"""Holds today's code to going on with runs that earlier code began: what was recorded replays as it was."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+from temporalio import workflow
+from temporalio.client import Client, WorkflowHistory
+from temporalio.contrib.pydantic import pydantic_data_converter
+from temporalio.worker import Interceptor, Replayer
+
+from activities.salesforce import Account
+from engine.db.migrate import upgrade
+from engine.registry import Registry
+from engine.services import open_services
+from engine.settings import DatabaseSettings, Settings, VaultSettings
+from engine.worker import _FINAL, BylineInterceptor, _runner
+from tests.platform import MODULES
+from tests.tools.reading import Reading
+
+HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
+SETTINGS = Settings(modules=MODULES)
+REGISTRY = Registry(SETTINGS.modules)
+
+recorded = pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+waited = pytest.mark.parametrize(
+    "path",
+    [path for path in HISTORIES if "byline.look_again" in path.read_text()],
+    ids=lambda path: path.stem,
+)
+
+
+@workflow.defn(name="read_once", sandboxed=False)
+class ReadOnceAfterANap:
+    @workflow.run
+    async def run(self, reading: Reading) -> Account:
+        await workflow.sleep(1)
+        return Account(id=reading.account_id, name="", billing_customer_id=None)
+
+
+@pytest.fixture
+async def interceptor(tmp_path: Path) -> AsyncIterator[BylineInterceptor]:
+    """What a worker puts around its workflows; a replay asks neither database nor server for anything."""
+    url = f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
+    await asyncio.to_thread(upgrade, url)
+    settings = SETTINGS.model_copy(
+        update={
+            "database": DatabaseSettings(url=url),
+            "vault": VaultSettings(keyring_file=tmp_path / "keyring.json"),
+        }
+    )
+    nowhere = await Client.connect("127.0.0.1:1", lazy=True)
+    async with open_services(settings, {}) as services:
+        yield BylineInterceptor(services, nowhere)
+
+
+async def replay(path: Path, workflows: Sequence[type], *interceptors: Interceptor) -> None:
+    replayer = Replayer(
+        workflows=workflows,
+        interceptors=interceptors,
+        data_converter=pydantic_data_converter,
+        workflow_runner=_runner(SETTINGS),
+        workflow_failure_exception_types=_FINAL,
+    )
+    await replayer.replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+
+
+@recorded
+async def test_what_was_recorded_goes_on_with_the_code_of_today(
+    path: Path, interceptor: BylineInterceptor
+) -> None:
+    await replay(path, list(REGISTRY.workflows.values()), interceptor)
+
+
+@waited
+async def test_what_waited_could_not_go_on_without_the_interceptors(path: Path) -> None:
+    with pytest.raises(workflow.NondeterminismError):
+        await replay(path, list(REGISTRY.workflows.values()))
+
+
+async def test_a_tool_that_does_otherwise_than_before_is_found(interceptor: BylineInterceptor) -> None:
+    (path,) = [path for path in HISTORIES if path.name.startswith("denied-")]
+
+    with pytest.raises(workflow.NondeterminismError):
+        await replay(path, [ReadOnceAfterANap], interceptor)
+
+
+def test_every_workflow_that_comes_with_byline_was_recorded() -> None:
+    ours = {name for name, found in REGISTRY.workflows.items() if found.__module__.startswith("workflows.")}
+
+    assert ours <= {path.stem.split("-")[2] for path in HISTORIES}
+
+
+def test_a_history_tells_nothing_of_the_machine_that_recorded_it() -> None:
+    for path in HISTORIES:
+        text = path.read_text()
+        assert "stackTrace" not in text
+        assert str(Path.home()) not in text
+        assert "site-packages" not in text

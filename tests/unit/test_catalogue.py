@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from engine.connections.catalogue import Connection, SecretReference, read_connections
+from engine.errors import ConnectionMisconfigured
+
+ROOT = Path(__file__).parents[2]
+ADDRESSES = {f"{name}_URL": f"https://{name.lower()}.example" for name in ("CRM", "BILLING", "SUPPORT")}
+
+
+def declared() -> dict[str, Connection]:
+    found = read_connections(ROOT / "examples/sandbox/connections.yml", ADDRESSES)
+    return {connection.name: connection for connection in found}
+
+
+def test_the_sandbox_declares_its_three_systems_each_reached_as_the_person_who_asked() -> None:
+    assert {(name, each.system, each.mode) for name, each in declared().items()} == {
+        ("crm", "salesforce", "user"),
+        ("billing", "stripe", "user"),
+        ("support", "zendesk", "user"),
+    }
+
+
+def test_a_declaration_survives_its_way_through_the_database() -> None:
+    for each in declared().values():
+        assert Connection.model_validate(each.model_dump(mode="json")) == each
+
+
+def test_a_connection_of_people_is_held_by_each_and_a_shared_one_by_the_service() -> None:
+    crm = declared()["crm"]
+
+    assert crm.holder("p-1") == "p-1"
+    assert crm.model_copy(update={"mode": "shared"}).holder("p-1") == "shared"
+
+
+def test_a_secret_is_read_from_where_the_declaration_says(tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text("of-the-file\n")
+
+    assert (
+        SecretReference(env="CRM_SECRET").read({"CRM_SECRET": "of-the-environment"}) == "of-the-environment"
+    )
+    assert SecretReference(file=file).read({}) == "of-the-file"
+
+
+@pytest.mark.parametrize("empty", [{}, {"CRM_SECRET": ""}])
+def test_a_secret_that_is_not_there_is_told_by_its_place(empty: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConnectionMisconfigured, match="set CRM_SECRET"):
+        SecretReference(env="CRM_SECRET").read(empty)
+    with pytest.raises(ConnectionMisconfigured, match=f"set {tmp_path / 'nowhere'}"):
+        SecretReference(file=tmp_path / "nowhere").read(empty)
+
+
+def test_a_secret_has_one_place() -> None:
+    with pytest.raises(ValidationError, match="name either env or file"):
+        SecretReference()
+    with pytest.raises(ValidationError, match="name either env or file"):
+        SecretReference(env="CRM_SECRET", file=Path("secret"))
+
+
+def test_a_secret_cannot_be_written_into_the_declaration() -> None:
+    crm = declared()["crm"].model_dump(mode="json")
+    for inline in ("open-to-all", {"value": "open-to-all"}):
+        with pytest.raises(ValidationError):
+            Connection.model_validate({**crm, "client_secret": inline})

@@ -1,0 +1,77 @@
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from engine import errors
+from engine.connections.oauth import TokenRefused
+from engine.errors import AuthorizationRequired, BylineError, RateLimited, UpstreamFailed
+from gateway.errors import HTTP_STATUS, MCP_CODE, http_status, mcp_code
+
+
+def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from below(child)
+
+
+def sample(kind: type[BylineError]) -> BylineError:
+    if kind is AuthorizationRequired:
+        return AuthorizationRequired(waiter="w", request="r", connection="c", principal="p", expires_at=0.0)
+    if kind is RateLimited:
+        return RateLimited("m", retry_after=1.0)
+    if kind is TokenRefused:
+        return TokenRefused("c", "invalid_grant")
+    return kind("m")
+
+
+TREE = [kind for kind in below(BylineError) if kind.__module__ == errors.__name__]
+EVERY: list[type[BylineError]] = [BylineError, *below(BylineError)]
+
+
+def test_every_error_stands_in_the_drawing_of_the_tree() -> None:
+    drawn = re.findall(r"[A-Z]\w+[a-z]", str(errors.__doc__).partition("BylineError")[2].partition("\n\n")[0])
+
+    assert sorted(drawn) == sorted(kind.__name__ for kind in TREE)
+
+
+def test_every_code_is_one_errors_alone() -> None:
+    codes = [kind.code for kind in EVERY]
+
+    assert len(set(codes)) == len(codes)
+    assert all("code" in vars(kind) for kind in EVERY)
+
+
+@pytest.mark.parametrize("kind", TREE)
+def test_every_error_has_its_entry_at_each_edge(kind: type[BylineError]) -> None:
+    ancestors = set(kind.__mro__) - {BylineError}
+
+    assert ancestors & set(HTTP_STATUS)
+    assert ancestors & set(MCP_CODE)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_every_error_can_be_told_at_each_edge(kind: type[BylineError]) -> None:
+    assert 400 <= http_status(sample(kind)) < 600
+    assert mcp_code(sample(kind)) in {None, -32602, -32603}
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_every_error_says_something_and_has_details_that_cross_a_wire(kind: type[BylineError]) -> None:
+    error = sample(kind)
+
+    assert str(error)
+    assert all(isinstance(value, str | float | int | None) for value in error.details.values())
+
+
+def test_only_what_may_go_well_later_is_retried() -> None:
+    assert {kind.code for kind in EVERY if kind.retryable} == {
+        "rate_limited",
+        "temporal_unreachable",
+        "upstream_unavailable",
+    }
+
+
+def test_an_upstreams_failure_knows_its_status() -> None:
+    assert UpstreamFailed("m", status=418).details == {"status": 418}
+    assert RateLimited("m", retry_after=2.0).details == {"status": 429}

@@ -1,0 +1,68 @@
+"""Holds an identity to saying the same after every journey, and garbage to being told from a statement."""
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.identity.model import Actor, Identity, call_digest
+
+ALICE = Identity(
+    principal_id="p-1",
+    issuer="https://id.example",
+    subject="alice",
+    name="Alice Liddell",
+    actor=Actor("mcp_client", "chat", "Chat"),
+    trigger="mcp",
+    root="run-1",
+    tool="read_once",
+    call="c-1",
+)
+
+
+def token(claims: object) -> str:
+    body = base64.urlsafe_b64encode(json.dumps(claims).encode()).rstrip(b"=").decode()
+    return f"e30.{body}.e30"
+
+
+def test_an_identity_comes_back_from_its_claims_as_it_was() -> None:
+    assert Identity.from_claims(json.loads(json.dumps(ALICE.claims()))) == ALICE
+
+
+def test_a_token_tells_its_label_without_being_verified() -> None:
+    assert Identity.unverified(token(ALICE.claims())) == ALICE
+
+
+@pytest.mark.parametrize("left_out", sorted(ALICE.claims()))
+def test_a_statement_that_lacks_a_part_is_none(left_out: str) -> None:
+    claims = {name: value for name, value in ALICE.claims().items() if name != left_out}
+
+    assert Identity.unverified(token(claims)) is None
+
+
+@given(st.text() | st.text().map(lambda text: f"e30.{text}.e30"))
+def test_whatever_text_stands_in_its_place_is_no_identity(text: str) -> None:
+    assert Identity.unverified(text) is None
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
+def test_whatever_json_stands_in_its_place_is_no_identity(value: object) -> None:
+    assert Identity.unverified(token(value)) is None
+
+
+def test_a_statement_nested_without_end_is_no_identity() -> None:
+    assert Identity.unverified(f"e30.{base64.urlsafe_b64encode(b'[' * 3000).decode()}.e30") is None
+
+
+def test_a_call_is_known_again_by_what_it_says_and_not_by_how() -> None:
+    assert call_digest("read", {"a": 1, "b": "ü"}) == call_digest("read", {"b": "ü", "a": 1})
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [("write", {"a": 1}), ("read", {"a": "1"}), ("read", {"a": 1, "b": None}), ("read", {})],
+)
+def test_another_tool_or_another_argument_is_another_call(tool: str, arguments: dict[str, object]) -> None:
+    assert call_digest(tool, arguments) != call_digest("read", {"a": 1})

@@ -1,0 +1,184 @@
+import json
+import subprocess
+import sys
+from base64 import urlsafe_b64encode
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from engine.errors import SettingsInvalid
+from engine.settings import VaultSettings
+from engine.vault.keyring import Keyring
+
+KEY = urlsafe_b64encode(bytes(32)).decode()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "secrets" / "keyring.json"
+
+
+def ring(path: Path) -> Keyring:
+    return Keyring(VaultSettings(keyring_file=path))
+
+
+def written(text: str) -> Keyring:
+    """A keyring from the environment."""
+    return Keyring(VaultSettings(keyring_file=None, keyring=SecretStr(text)))
+
+
+def ids(path: Path) -> list[str]:
+    return [entry["id"] for entry in json.loads(path.read_text())["keys"]]
+
+
+def together(program: str, path: Path, processes: int = 4) -> Sequence[str]:
+    """Run a program in several processes at once, each of which waits for the others to be ready."""
+    prologue = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from engine.settings import VaultSettings\n"
+        "from engine.vault.keyring import Keyring\n"
+        "print(flush=True)\n"
+        "sys.stdin.readline()\n"
+        "ring = Keyring(VaultSettings(keyring_file=Path(sys.argv[1])))\n"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", prologue + program, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(processes)
+    ]
+    for process in started:
+        assert process.stdout is not None
+        process.stdout.readline()
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=60)[0].strip() for process in started]
+
+
+def test_a_keyring_is_made_on_the_first_start_for_its_owner_alone(path: Path) -> None:
+    made = ring(path)
+
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert len(made.current[1]) == 32
+    assert ring(path).current == made.current
+    assert [file.name for file in path.parent.iterdir()] == ["keyring.json"]
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o660, 0o666, 0o601])
+def test_a_keyring_that_others_can_reach_is_refused(path: Path, mode: int) -> None:
+    ring(path)
+    path.chmod(mode)
+
+    with pytest.raises(SettingsInvalid, match="can be read by others: run chmod 600"):
+        ring(path)
+
+
+def test_processes_that_start_at_once_use_one_keyring(path: Path) -> None:
+    keys = together("print(*ring.current)", path)
+
+    assert len(set(keys)) == 1
+    assert keys[0].split()[0] == ids(path)[0]
+
+
+def test_processes_that_rotate_at_once_lose_none_of_their_keys(path: Path) -> None:
+    first = ring(path).current[0]
+    made = together("print(*(ring.rotate() for _ in range(5)))", path)
+
+    assert set(ids(path)) == {first, *" ".join(made).split()}
+    assert len(ids(path)) == 21
+
+
+def test_a_rotation_puts_a_new_key_in_front_and_keeps_the_older_ones(path: Path) -> None:
+    mine = ring(path)
+    first = mine.current
+    second = mine.rotate()
+
+    assert mine.current[0] == second != first[0]
+    assert mine.key(first[0]) == first[1]
+    assert ids(path) == [second, first[0]]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_rotation_by_another_process_is_seen_at_once(path: Path) -> None:
+    mine, theirs = ring(path), ring(path)
+    kept = mine.current
+    made = theirs.rotate()
+
+    assert mine.current == theirs.current
+    assert mine.current[0] == made
+    assert mine.key(kept[0]) == kept[1]
+
+
+def test_a_key_that_another_process_made_is_found_by_its_id(path: Path) -> None:
+    mine, theirs = ring(path), ring(path)
+    made = theirs.rotate()
+
+    assert mine.key(made) == theirs.current[1]
+    assert mine.key("unknown") is None
+
+
+def test_a_key_of_a_purpose_follows_from_each_master_key_and_is_none_of_them(path: Path) -> None:
+    mine = ring(path)
+    (one,) = mine.derived("sessions")
+    mine.rotate()
+
+    assert mine.derived("sessions")[1:] == [one]
+    assert one not in {mine.key(key_id) for key_id in ids(path)}
+    assert mine.derived("others")[1] != one
+    assert ring(path).derived("sessions") == mine.derived("sessions")
+
+
+def test_a_keyring_comes_from_the_environment_as_well() -> None:
+    keys = [{"id": "two", "key": KEY}, {"id": "one", "key": KEY}]
+    mine = written(json.dumps({"keys": keys}))
+
+    assert mine.current == ("two", bytes(32))
+    assert mine.key("one") == bytes(32)
+
+
+@pytest.mark.parametrize("change", ["rotate", "retire"])
+def test_a_keyring_from_the_environment_is_changed_there(change: str) -> None:
+    mine = written(json.dumps({"keys": [{"id": "one", "key": KEY}]}))
+
+    with pytest.raises(
+        SettingsInvalid, match=f"cannot {change} a keyring that comes from BYLINE_VAULT__KEYRING"
+    ):
+        getattr(mine, change)()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no json",
+        "[]",
+        "{}",
+        '{"keys": 5}',
+        '{"keys": []}',
+        '{"keys": [{"id": "one"}]}',
+        '{"keys": [{"id": "one", "key": "c2hvcnQ="}]}',
+        '{"keys": [{"id": "one", "key": 5}]}',
+        json.dumps({"keys": [{"id": "", "key": KEY}]}),
+        json.dumps({"keys": [{"id": 5, "key": KEY}]}),
+        json.dumps({"keys": [{"id": "x" * 300, "key": KEY}]}),
+        json.dumps({"keys": [{"id": "schlüssel", "key": KEY}]}),
+    ],
+)
+def test_what_is_no_keyring_is_refused_and_not_repeated(text: str, path: Path) -> None:
+    path.parent.mkdir()
+    path.touch(mode=0o600)
+    path.write_text(text)
+    with pytest.raises(SettingsInvalid, match=r"^BYLINE_VAULT__KEYRING ") as told:
+        written(text)
+    with pytest.raises(SettingsInvalid, match=str(path)):
+        ring(path)
+
+    assert KEY not in str(told.value)

@@ -1,0 +1,128 @@
+from datetime import UTC, datetime
+
+from engine import sdk, wire
+from engine.audit.trail import AuditEvent, chained_hash
+from engine.errors import BylineError
+from engine.identity.model import Actor, Identity, Principal, call_digest
+from tests.unit.test_errors import below
+
+ALICE = Principal("p-1", "https://people.example", "alice", "Alice Adams")
+IDENTITY = Identity(
+    principal_id="p-1",
+    issuer="https://people.example",
+    subject="alice",
+    name="Alice Adams",
+    actor=Actor("mcp_client", "chat", "Chat"),
+    trigger="mcp",
+    root="run-1",
+    tool="resolve_billing_dispute",
+    call="call-1",
+)
+
+
+def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
+    assert {name: value for name, value in vars(wire).items() if name.isupper()} == {
+        "IDENTITY_HEADER": "byline-identity",
+        "CHAIN_HEADER": "byline-chain",
+        "ACTION_HEADER": "byline-action",
+        "WAITER_HEADER": "byline-waiter",
+        "LOOK_AGAIN_SIGNAL": "byline.look_again",
+        "WITHDRAW_ACTIVITY": "byline.withdraw",
+        "PRINCIPAL_ATTRIBUTE": "BylinePrincipal",
+        "TOOL_ATTRIBUTE": "BylineTool",
+        "TRIGGER_ATTRIBUTE": "BylineTrigger",
+        "RUN_ATTRIBUTE": "BylineRun",
+        "AWAITING_ATTRIBUTE": "BylineAwaiting",
+        "IDENTITY_TYPE": "byline-identity+jws",
+        "ACCESS_TOKEN_TYPE": "at+jwt",
+        "ENTRY_POINT_GROUP": "byline.modules",
+    }
+
+
+def test_what_builders_import_is_what_it_was() -> None:
+    assert sdk.__all__ == ["action", "tool", "upstream"]
+    assert all(hasattr(sdk, name) for name in sdk.__all__)
+
+
+def test_every_error_code_is_what_it_was() -> None:
+    assert {kind.code for kind in below(BylineError)} == {
+        "arguments_invalid",
+        "authorization_cancelled",
+        "authorization_denied",
+        "authorization_ended",
+        "authorization_expired",
+        "authorization_refused",
+        "authorization_required",
+        "connection_misconfigured",
+        "connection_unknown",
+        "identity_forged",
+        "identity_misplaced",
+        "identity_missing",
+        "identity_refused",
+        "outcome_unknown",
+        "permission_denied",
+        "principal_inactive",
+        "rate_limited",
+        "record_not_found",
+        "request_rejected",
+        "run_unknown",
+        "settings_invalid",
+        "temporal_unreachable",
+        "token_refused",
+        "tool_unknown",
+        "upstream_failed",
+        "upstream_unavailable",
+        "vault_seal_broken",
+    }
+
+
+def test_the_claims_of_an_identity_are_what_they_were() -> None:
+    claims = {
+        "sub": "p-1",
+        "principal": {"iss": "https://people.example", "sub": "alice", "name": "Alice Adams"},
+        "act": {"sub": "chat", "kind": "mcp_client", "name": "Chat"},
+        "trigger": "mcp",
+        "root": "run-1",
+        "tool": "resolve_billing_dispute",
+        "call": "call-1",
+    }
+
+    assert IDENTITY.claims() == claims
+    assert Identity.from_claims(claims) == IDENTITY
+
+
+def test_a_line_of_the_trail_is_written_as_it_was() -> None:
+    event = AuditEvent(kind="action.ended", identity=IDENTITY, run_id="run-1", chain=("a", "b"), status=200)
+
+    assert event.document() == {
+        "principal": {
+            "id": "p-1",
+            "iss": "https://people.example",
+            "sub": "alice",
+            "name": "Alice Adams",
+        },
+        "actor": {"kind": "mcp_client", "id": "chat", "name": "Chat"},
+        "trigger": "mcp",
+        "tool": "resolve_billing_dispute",
+        "run_id": "run-1",
+        "chain": ["a", "b"],
+        "status": 200,
+    }
+    assert AuditEvent(kind="authorization.denied", principal=ALICE).document() == {
+        "principal": {"id": "p-1", "iss": "https://people.example", "sub": "alice", "name": "Alice Adams"}
+    }
+
+
+def test_a_line_of_the_trail_is_hashed_as_it_was() -> None:
+    time = datetime(2026, 11, 24, 12, 30, 15, 250, tzinfo=UTC)
+
+    assert chained_hash(7, time, "action.ended", {"b": ["é", None], "a": 1}, "0" * 64) == (
+        "0f9c17c6523540c277fe9bb6849cfd1a30407f98fc3558bfa6bfbaee3620d31e"
+    )
+
+
+def test_a_call_is_known_again_as_it_was() -> None:
+    assert call_digest("greet", {"name": "Zoë", "age": 5}) == call_digest("greet", {"age": 5, "name": "Zoë"})
+    assert call_digest("greet", {"name": "Zoë"}) == (
+        "7fd85be7ff4e225f402dca48af829a47183355f112109be25ff575e8fb2aecd1"
+    )
