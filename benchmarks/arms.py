@@ -16,10 +16,10 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from benchmarks.plain_worker import Options
-from gateway import child
-from gateway.embedded import COMPOSE_FILE, Stack
-from gateway.readiness import is_ready
-from gateway.surroundings import LOOPBACK
+from gateway.embedded import child
+from gateway.embedded.readiness import is_ready
+from gateway.embedded.stack import COMPOSE_FILE, Stack
+from gateway.embedded.surroundings import LOOPBACK
 
 _ROOT = Path(__file__).parent.parent
 _PATIENCE = httpx2.Timeout(300.0)

@@ -16,7 +16,7 @@ from engine.identity.model import Principal
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSettings
 from gateway.authorization_server.tokens import Tokens
-from gateway.embedded import Stack
+from gateway.embedded.stack import Stack
 from gateway.protected_resource import SCOPE
 from gateway.sessions import NewSession, Sessions
 

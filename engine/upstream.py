@@ -263,7 +263,7 @@ class Upstream:
             and await self._trail.may_have_acted(self._context.run_id, key)
         ):
             title = self._context.connection.title
-            msg = f"{title} may have made this change already, in an attempt that was cut short: look before you repeat it."
+            msg = f"{title} may have made this change already, in an attempt cut short: look before you repeat it."
             raise OutcomeUnknown(msg)
 
     def _no_answer(self, *, idempotent: bool) -> UpstreamFailed:

@@ -18,10 +18,10 @@ from pydantic_settings import SettingsError
 from engine.errors import BylineError
 from engine.settings import Settings
 from engine.telemetry import configure_logging
-from gateway import administration_commands, audit_commands
+from gateway.commands import administration, audit
 from gateway.demo_people import DEMO_PEOPLE
-from gateway.embedded import COMPOSE_FILE, DATA, Stack
-from gateway.readiness import is_ready
+from gateway.embedded.readiness import is_ready
+from gateway.embedded.stack import COMPOSE_FILE, DATA, Stack
 
 app = typer.Typer(
     name="byline",
@@ -33,11 +33,11 @@ app = typer.Typer(
 
 _SIGN_INS = "byline.sign-ins"
 
-app.add_typer(audit_commands.app, name="audit")
-app.add_typer(administration_commands.keys, name="keys")
-app.add_typer(administration_commands.vault, name="vault")
-app.add_typer(administration_commands.people, name="people")
-app.add_typer(administration_commands.grants, name="grants")
+app.add_typer(audit.app, name="audit")
+app.add_typer(administration.keys, name="keys")
+app.add_typer(administration.vault, name="vault")
+app.add_typer(administration.people, name="people")
+app.add_typer(administration.grants, name="grants")
 
 
 @app.command()

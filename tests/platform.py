@@ -41,9 +41,9 @@ from engine.temporal import connect
 from engine.wire import IDENTITY_TYPE
 from engine.worker import build_worker
 from examples.browser import Browser
-from gateway.compose import ComposeFile
-from gateway.embedded import COMPOSE_FILE
-from gateway.readiness import is_ready
+from gateway.embedded.compose import ComposeFile
+from gateway.embedded.readiness import is_ready
+from gateway.embedded.stack import COMPOSE_FILE
 from gateway.runs import Awaiting, Caller, Outcome, Runs
 from tests.sandbox import CALLBACK, ROOT, Running
 

@@ -1,8 +1,9 @@
 """The application database: SQLite or PostgreSQL behind two verbs, `reading` and `writing`; it holds no query."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Database:
         self._engine = _open(settings)
         self.url = self._engine.url
         self.is_sqlite = self._engine.dialect.name == "sqlite"
+        self._turn: asyncio.Lock | nullcontext[None] = asyncio.Lock() if self.is_sqlite else nullcontext()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -44,9 +46,10 @@ class Database:
     async def writing(self) -> AsyncIterator[AsyncSession]:
         """One transaction, committed at the end of the block and rolled back on any error.
 
-        On SQLite it takes the write lock at once, so that what it reads cannot change under it.
+        On SQLite it takes the write lock at once, so that what it reads cannot change under it. The writers of a
+        process take turns: SQLite lets some of its waiters starve, and all of them would hold a connection meanwhile.
         """
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
+        async with self._turn, AsyncSession(self._engine, expire_on_commit=False) as session:
             await session.connection(execution_options={"byline_write": True})
             yield session
             await session.commit()

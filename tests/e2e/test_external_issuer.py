@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from examples.browser import Page
 from examples.chat import Person, chat
-from gateway.embedded import Stack
+from gateway.embedded.stack import Stack
 from tests.e2e.rounds import call_tool
 from tests.e2e.world import BUILDER, BYLINE, COLLECT, TOOL, installed, link, output, own_ports, said
 from tests.foreign.kinto import Kinto, kinto_server, user

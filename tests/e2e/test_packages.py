@@ -7,7 +7,7 @@ from pathlib import Path
 
 from examples.chat import Person, chat
 from gateway.demo_people import DEMO_PEOPLE
-from gateway.embedded import COMPOSE_FILE, Stack
+from gateway.embedded.stack import COMPOSE_FILE, Stack
 from tests.e2e.world import BUILDER, BYLINE, ROOT, TOOL, World, installed, link, output, own_ports, said
 from tests.foreign.kinto import kinto_server
 from tests.foreign.oidc_provider import Client, oidc_provider

@@ -24,8 +24,8 @@ from engine.db.tables import PersonRow, PrincipalRow, RunRow
 from engine.settings import DatabaseSettings
 from examples.browser import Page
 from examples.chat import Person, chat
-from gateway.compose import ComposeFile
-from gateway.embedded import COMPOSE_FILE, Stack
+from gateway.embedded.compose import ComposeFile
+from gateway.embedded.stack import COMPOSE_FILE, Stack
 from gateway.people import People
 from tests.e2e.wiretap import Secrets, tapped
 from tests.foreign.kinto import Kinto, kinto_server, user

@@ -82,7 +82,16 @@ async def test_a_cookie_that_one_persons_answer_sets_is_not_sent_in_anothers_nam
 
 @pytest.mark.parametrize(
     "account_id",
-    ["../Contact/003", "..", ".", "x/../../Contact/003", "x?fields=Secret", "x#", "..\\Contact", "x/Contacts"],
+    [
+        "../Contact/003",
+        "..",
+        ".",
+        "x/../../Contact/003",
+        "x?fields=Secret",
+        "x#",
+        "..\\Contact",
+        "x/Contacts",
+    ],
 )
 async def test_an_argument_reaches_no_other_resource_than_the_one_the_action_names(
     platform: Platform, crm: Hostile, account_id: str
@@ -160,11 +169,15 @@ async def test_whatever_an_upstream_calls_a_new_record_it_is_made_once_and_in_th
     assert (await verify_trail(platform.services.database, platform.services.keys)).holds
 
 
-@pytest.mark.parametrize("patience", [b"\xb2", b"9" * 400, b"99999999999999", b"Fri, 31 Dec 9999 23:59:59 GMT"])
+@pytest.mark.parametrize(
+    "patience", [b"\xb2", b"9" * 400, b"99999999999999", b"Fri, 31 Dec 9999 23:59:59 GMT"]
+)
 async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
     platform: Platform, crm: Hostile, patience: bytes
 ) -> None:
-    crm.answers = [answer(b"", status=429).replace(b"Connection:", b"Retry-After: " + patience + b"\r\nConnection:")]
+    crm.answers = [
+        answer(b"", status=429).replace(b"Connection:", b"Retry-After: " + patience + b"\r\nConnection:")
+    ]
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
 
     async def failed() -> bool:
@@ -182,7 +195,9 @@ async def described(platform: Platform, run: str) -> DescribeWorkflowExecutionRe
     return (await platform.temporal.get_workflow_handle(run).describe()).raw_description
 
 
-async def test_a_redirect_is_not_followed_and_carries_no_token_along(platform: Platform, crm: Hostile) -> None:
+async def test_a_redirect_is_not_followed_and_carries_no_token_along(
+    platform: Platform, crm: Hostile
+) -> None:
     async with hostile() as elsewhere:
         crm.answers = [answer(b"", f"Location: {elsewhere.url}", status=307)]
         _, outcome = await read(platform, NORTHWIND, platform.alice)

@@ -11,8 +11,8 @@ import pytest
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
-from gateway.embedded import COMPOSE_FILE, Stack, StackFailed
-from gateway.readiness import is_ready
+from gateway.embedded.readiness import is_ready
+from gateway.embedded.stack import COMPOSE_FILE, Stack, StackFailed
 
 SITE = """
 import http.server, pathlib, sys
@@ -127,7 +127,7 @@ async def test_services_start_after_what_they_depend_on(file: Path, tmp_path: Pa
 async def test_nothing_outlives_a_stack_that_is_killed(file: Path, tmp_path: Path) -> None:
     program = """
 import asyncio, os, pathlib, sys
-from gateway.embedded import Stack
+from gateway.embedded.stack import Stack
 
 async def main():
     async with Stack(pathlib.Path(sys.argv[2]), environment=os.environ, file=pathlib.Path(sys.argv[1])) as stack:

@@ -11,9 +11,9 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from engine import wire
 from engine.errors import SettingsInvalid
 from engine.settings import Settings
-from gateway.compose import ComposeFile
-from gateway.embedded import COMPOSE_FILE
-from gateway.surroundings import DataDirectory, chosen
+from gateway.embedded.compose import ComposeFile
+from gateway.embedded.stack import COMPOSE_FILE
+from gateway.embedded.surroundings import DataDirectory, chosen
 
 SERVICES = {"temporal", "migrate", "worker", "gateway", "crm", "billing", "support"}
 

@@ -13,7 +13,7 @@ from engine.identity.model import Principal
 from engine.identity.signing import SigningKey
 from engine.services import Services
 from gateway.authorization_server.clients import Clients
-from gateway.cli_services import services_here
+from gateway.commands.services import services_here
 from gateway.people import People
 
 keys = typer.Typer(help="The keys that sign identities, tokens and the trail.", no_args_is_help=True)

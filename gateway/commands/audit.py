@@ -1,4 +1,4 @@
-"""`byline audit`: who did what, to which record, as whom, what the upstream said, and the proof that it is unaltered."""
+"""`byline audit`: who did what, to which record, as whom, what the upstream said; and proof that it is unaltered."""
 
 import json
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from engine.audit.trail import Line, Trail
 from engine.audit.verify import Proof, verify_trail
 from engine.errors import SettingsInvalid
 from engine.services import Services
-from gateway.cli_services import services_here
+from gateway.commands.services import services_here
 
 app = typer.Typer(help="Ask the trail, or prove it.", invoke_without_command=True)
 

@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from engine.errors import BylineError
-from gateway import child
-from gateway.compose import Argv, ComposeFile, Service
-from gateway.readiness import is_ready
-from gateway.surroundings import LOOPBACK, DataDirectory, chosen
+from gateway.embedded import child
+from gateway.embedded.compose import Argv, ComposeFile, Service
+from gateway.embedded.readiness import is_ready
+from gateway.embedded.surroundings import LOOPBACK, DataDirectory, chosen
 
-COMPOSE_FILE = Path(__file__).parent.parent / "temporal-dev.yml"
+COMPOSE_FILE = Path(__file__).parent.parent.parent / "temporal-dev.yml"
 DATA = Path(".byline")
 
 _ASK_EVERY = 0.1

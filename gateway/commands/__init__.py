@@ -1,0 +1,1 @@
+"""What `byline` offers besides starting a part of the stack."""

@@ -1,0 +1,1 @@
+"""The stack of `temporal-dev.yml` as processes of this machine."""
