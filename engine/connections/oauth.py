@@ -1,8 +1,10 @@
 """Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides not whose grant is used."""
 
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import httpx2
@@ -132,6 +134,7 @@ class OAuthClient:
             token_endpoint_auth_method=method,
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
+            verify=_authorities(),
             **options,
         )
 
@@ -149,3 +152,9 @@ class OAuthClient:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
             raise UpstreamUnavailable(msg) from None
+
+
+@cache
+def _authorities() -> ssl.SSLContext:
+    """The certificate authorities to trust, read once, since reading them takes longer than a request."""
+    return httpx2.create_ssl_context(trust_env=False)

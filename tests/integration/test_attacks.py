@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import HttpUrl
@@ -187,7 +187,7 @@ async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
     await until(failed)
     (pending,) = (await described(platform, run)).pending_activities
     assert pending.last_failure.application_failure_info.type == "rate_limited"
-    assert pending.next_attempt_schedule_time.ToDatetime() < datetime.now() + timedelta(days=1, hours=1)
+    assert pending.next_attempt_schedule_time.ToDatetime(UTC) < datetime.now(UTC) + timedelta(days=1, hours=1)
     await platform.temporal.get_workflow_handle(run).terminate()
 
 
