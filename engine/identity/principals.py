@@ -20,10 +20,9 @@ class Principals:
     async def resolve(self, issuer: str, subject: str, name: str) -> Principal:
         """The principal of an issuer's verified statement, created when first seen, under the name it gives now."""
         found = await self.find(issuer, subject)
-        if found is not None and (found.name == name or name == subject):
-            return found
         if found is not None:
-            return await self._renamed(found, name)
+            # A statement without a name repeats the subject, which is no reason to forget a name.
+            return found if name in {found.name, subject} else await self._renamed(found, name)
         row = PrincipalRow(id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=now())
         try:
             async with self._database.writing() as session:
