@@ -18,6 +18,8 @@ from engine.errors import ArgumentsInvalid, SettingsInvalid, ToolUnknown
 from engine.tools import ToolDeclaration, declaration_of
 from engine.wire import ENTRY_POINT_GROUP
 
+# Temporal refuses payloads beyond 2 MB, and every child and action takes its part of these into its own.
+_LARGEST_ARGUMENTS = 1_000_000
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
@@ -40,8 +42,12 @@ class Tool:
                 msg = f"{self.name} takes no arguments."
                 raise ArgumentsInvalid(msg)
             return []
+        text = json.dumps(given)
+        if len(text) > _LARGEST_ARGUMENTS:
+            msg = f"The arguments of {self.name} are too large: {_LARGEST_ARGUMENTS:,} characters of JSON are the most."
+            raise ArgumentsInvalid(msg)
         try:
-            return [self.input_type.validate_json(json.dumps(given), strict=True)]
+            return [self.input_type.validate_json(text, strict=True)]
         except ValidationError as error:
             problems = "; ".join(
                 f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}"

@@ -10,9 +10,14 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
-from mcp.server.transport_security import TransportSecuritySettings
+from mcp.server.transport_security import (
+    DEFAULT_MAX_REQUEST_BODY_SIZE,
+    RequestBodyLimitMiddleware,
+    TransportSecuritySettings,
+)
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
+from starlette.middleware.exceptions import ExceptionMiddleware
 
 from engine.authorization.delivery import Delivery
 from engine.connections.catalogue import read_connections
@@ -47,7 +52,7 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
         if settings.gateway.demo_people:
             await seed_demo_people(services)
         server = mcp_server(services, registry, Runs(services, temporal, registry))
-        app = _application(services, server)
+        app = application(services, server)
         delivery = asyncio.create_task(Delivery(services.authorization, temporal).run())
         async with server.session_manager.run():
             yield app
@@ -56,9 +61,11 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
             await delivery
 
 
-def _application(services: Services, server: Server[Any]) -> FastAPI:
+def application(services: Services, server: Server[Any]) -> FastAPI:
+    """Every route, over services and a server that the caller opens and closes."""
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, _problem)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=DEFAULT_MAX_REQUEST_BODY_SIZE)
     app.add_api_route("/healthz", _health, methods=["GET"])
     for router in (
         sign_in_pages(services),
@@ -104,7 +111,7 @@ def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
     settings = services.settings
     origin = AnyHttpUrl(settings.public_url)
     issuer = settings.gateway.issuer
-    return server.streamable_http_app(
+    endpoint = server.streamable_http_app(
         streamable_http_path=MCP_PATH,
         token_verifier=bearer_tokens(services),
         auth=AuthSettings(
@@ -119,6 +126,9 @@ def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
             allowed_origins=[settings.public_url],
         ),
     )
+    # Outside the check of bearer tokens, which may find that the issuer does not answer.
+    endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: _problem})
+    return endpoint
 
 
 def _authority(url: AnyHttpUrl) -> str:

@@ -157,7 +157,7 @@ class Tools:
 
     async def _collected(self, arguments: Mapping[str, Any], caller: Caller) -> str:
         run_id = arguments.get("run_id")
-        if not isinstance(run_id, str) or len(arguments) != 1:
+        if not isinstance(run_id, str) or not run_id.isprintable() or len(arguments) != 1:
             msg = f"{COLLECT} takes one argument, run_id: the id that an earlier call gave."
             raise ArgumentsInvalid(msg)
         await self._runs.owned(run_id, caller.principal)

@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Final, Literal, Protocol, cast
 
-from sqlalchemy import ColumnElement, insert
+from sqlalchemy import ColumnElement, insert, update
 from sqlalchemy.exc import DataError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -20,6 +21,12 @@ from engine.identity.model import Identity, Principal
 from engine.identity.signing import SigningKeys
 
 GENESIS = "0" * 64
+
+_THE_HEAD = col(AuditHeadRow.id) == 1
+_LOCK_HEAD = select(AuditHeadRow.seq, AuditHeadRow.hash).where(_THE_HEAD).with_for_update()
+_MOVE_HEAD = update(AuditHeadRow).where(_THE_HEAD)
+_APPEND = insert(AuditEventRow)
+
 SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 """The methods that only read (RFC 9110 section 9.2.1)."""
 
@@ -125,6 +132,12 @@ class Line:
 
 
 @dataclass(slots=True)
+class _Head:
+    seq: int
+    hash: str
+
+
+@dataclass(slots=True)
 class _Pending:
     event: AuditEvent
     rows: tuple[SQLModel, ...]
@@ -163,12 +176,13 @@ class Trail:
         sign = await self._keys.bytes_signer()
 
         async def record(session: AsyncSession, *events: AuditEvent) -> int:
-            head = await _locked_head(session)
+            await session.flush()
+            # On the connection itself: what the session would do around each statement takes longer than all of them.
+            connection = await session.connection()
+            head = await _locked_head(connection)
             first = head.seq + 1
-            await session.exec(
-                insert(AuditEventRow), params=[_chained(head, event, sign) for event in events]
-            )
-            session.add(head)
+            await connection.execute(_APPEND, [_chained(head, event, sign) for event in events])
+            await connection.execute(_MOVE_HEAD, {"seq": head.seq, "hash": head.hash})
             return first
 
         return record
@@ -254,9 +268,7 @@ class Trail:
             return await record(session, *(pending.event for pending in batch))
 
 
-def _chained(
-    head: AuditHeadRow, event: AuditEvent, sign: Callable[[bytes], tuple[str, bytes]]
-) -> dict[str, Any]:
+def _chained(head: _Head, event: AuditEvent, sign: Callable[[bytes], tuple[str, bytes]]) -> dict[str, Any]:
     time, document = now(), event.document()
     previous = head.hash
     head.seq += 1
@@ -293,15 +305,15 @@ def index_columns(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _locked_head(session: AsyncSession) -> AuditHeadRow:
-    head = await session.get(AuditHeadRow, 1, with_for_update=True)
-    if head is None:
+async def _locked_head(connection: AsyncConnection) -> _Head:
+    found = (await connection.execute(_LOCK_HEAD)).one_or_none()
+    if found is None:
         # Another process may write the first line at this moment: whoever comes second waits here and takes its head.
         with suppress(IntegrityError):
-            async with session.begin_nested():
-                session.add(AuditHeadRow(id=1, seq=0, hash=GENESIS))
-        head = await session.get_one(AuditHeadRow, 1, with_for_update=True)
-    return head
+            async with connection.begin_nested():
+                await connection.execute(insert(AuditHeadRow), {"id": 1, "seq": 0, "hash": GENESIS})
+        found = (await connection.execute(_LOCK_HEAD)).one()
+    return _Head(found.seq, found.hash)
 
 
 def _line(row: AuditEventRow) -> Line:

@@ -115,6 +115,10 @@ class Consent:
         if expected is not None and parameters.get("iss") != expected:
             msg = f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
             raise AuthorizationRefused(msg)
+        if expected is None and "iss" in parameters:
+            # It may be the answer of another provider (RFC 9207 section 2.4).
+            msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
+            raise AuthorizationRefused(msg)
         if parameters.get("error") == "access_denied":
             await self._requests.deny(request.id, principal)
             msg = f"You declined access to {connection.title}."

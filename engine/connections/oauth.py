@@ -1,9 +1,11 @@
 """Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides not whose grant is used."""
 
+import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,8 @@ from engine.connections.catalogue import Connection
 from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
 
 _TIMEOUT_SECONDS = 15.0
+_ERROR = re.compile(r"[a-z_]{1,40}")
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC).timestamp()
 
 
 class TokenRefused(BylineError):
@@ -42,12 +46,19 @@ class Tokens:
     ) -> "Tokens":
         """Read a token response (RFC 6749 section 5.1).
 
-        A scope left out is the one asked for, and a refresh token that is not replaced stays.
+        A scope left out is the one asked for, and a refresh token that is not replaced stays. Raises ValueError for
+        what is no token response.
         """
-        scope = token.get("scope")
-        scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
+        access, expires_at, scope = token.get("access_token"), token.get("expires_at"), token.get("scope")
         refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
-        return cls(str(token["access_token"]), refresh, token.get("expires_at"), scopes)
+        if not (access and isinstance(access, str) and isinstance(refresh, str | None)):
+            msg = "there is no token in it"
+            raise ValueError(msg)
+        if expires_at is not None and not 0 <= expires_at < _END_OF_TIME:
+            msg = "it expires at no time that there is"
+            raise ValueError(msg)
+        scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
+        return cls(access, refresh, expires_at, scopes)
 
 
 class OAuthClient:
@@ -77,20 +88,20 @@ class OAuthClient:
         """Tokens for an authorization code."""
         async with self._calling(redirect_uri=redirect_uri) as client:
             token = await client.fetch_token(self._token_endpoint, code=code, code_verifier=code_verifier)
-        return Tokens.from_response(token, asked)
+            return Tokens.from_response(token, asked)
 
     async def refresh(self, tokens: Tokens) -> Tokens:
         """New tokens for a refresh token."""
         async with self._calling() as client:
             token = await client.refresh_token(self._token_endpoint, refresh_token=tokens.refresh_token)
-        return Tokens.from_response(token, tokens.scopes, previous=tokens)
+            return Tokens.from_response(token, tokens.scopes, previous=tokens)
 
     async def client_credentials(self) -> Tokens:
         """Tokens of the service itself (RFC 6749 section 4.4), for a `shared` connection."""
         asked = self._connection.scopes
         async with self._calling(scope=" ".join(asked)) as client:
             token = await client.fetch_token(self._token_endpoint, grant_type="client_credentials")
-        return Tokens.from_response(token, asked)
+            return Tokens.from_response(token, asked)
 
     async def revoke(self, tokens: Tokens) -> bool:
         """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
@@ -115,11 +126,11 @@ class OAuthClient:
             headers = {"Authorization": f"Bearer {tokens.access_token}"}
             endpoint = str(self._provider.userinfo_endpoint)
             response = await client.request("GET", endpoint, headers=headers, withhold_token=True)
-        if not response.is_success:
+            claims = response.json() if response.is_success else None
+        if not isinstance(claims, dict):
             status = response.status_code
             msg = f"Connection '{self._connection.name}' does not tell whose account it is (userinfo: {status})."
             raise ConnectionMisconfigured(msg)
-        claims = response.json()
         return str(claims.get(self._provider.account_claim) or claims.get("sub") or "")
 
     @property
@@ -144,11 +155,14 @@ class OAuthClient:
             async with self._client(**options) as client:
                 yield client
         except OAuthError as error:
-            raise TokenRefused(self._connection.name, str(error.error or "unknown_error")) from None
+            # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
+            code = str(error.error)
+            known = code if _ERROR.fullmatch(code) else "unknown_error"
+            raise TokenRefused(self._connection.name, known) from None
         except httpx2.HTTPStatusError as error:
             msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
             raise UpstreamUnavailable(msg, status=error.response.status_code) from None
-        except (httpx2.TransportError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError, TypeError) as error:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
             raise UpstreamUnavailable(msg) from None

@@ -100,9 +100,13 @@ def _open(settings: DatabaseSettings) -> AsyncEngine:
     url = database_url(settings.url)
     make_room(url)
     if url.drivername == "postgresql+asyncpg":
-        return create_async_engine(url, pool_size=settings.pool_size, pool_pre_ping=True)
+        return create_async_engine(
+            url, pool_size=settings.pool_size, pool_pre_ping=True, hide_parameters=True
+        )
     connect = {"async_creator_fn": sqlite.connect}
-    database = create_async_engine(url, pool_size=settings.pool_size, connect_args=connect)
+    database = create_async_engine(
+        url, pool_size=settings.pool_size, connect_args=connect, hide_parameters=True
+    )
     event.listen(database.sync_engine, "connect", _prepare_sqlite)
     event.listen(database.sync_engine, "begin", _begin_sqlite)
     return database

@@ -63,7 +63,10 @@ class Principals:
         )
 
     async def named(self, name: str) -> list[Principal]:
-        """Everybody whose name or subject is `name`."""
+        """Whose id is `name`, or else everybody whose name or subject it is."""
+        by_id = await self.get(name)
+        if by_id is not None:
+            return [by_id]
         query = select(PrincipalRow).where((PrincipalRow.name == name) | (PrincipalRow.subject == name))
         async with self._database.reading() as session:
             return [_principal(row) for row in (await session.exec(query)).all()]

@@ -49,6 +49,7 @@ class ActivityGuard(ActivityInboundInterceptor):
     async def _verified(self, input: ExecuteActivityInput) -> tuple[Identity, RootRun]:  # noqa: A002
         info = activity.info()
         token = read_text(input.headers, IDENTITY_HEADER)
+        root = None
         try:
             root = await self._roots.of(info, self._temporal)
             return await self._services.identities.verify(token, root), root
@@ -56,7 +57,7 @@ class ActivityGuard(ActivityInboundInterceptor):
             await self._services.trail.append(
                 AuditEvent(
                     kind="action.refused",
-                    run_id=info.workflow_id,
+                    run_id=info.workflow_id if root is None else root.workflow_id,
                     chain=_chain(input),
                     action=info.activity_type,
                     attempt=info.attempt,

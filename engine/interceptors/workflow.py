@@ -170,7 +170,10 @@ class _Outbound(WorkflowOutboundInterceptor):
     ) -> workflow.ActivityHandle[Any]:
         """Start an action at once, and see it through however often it has to wait for a person."""
         handle = start({})
-        return cast("workflow.ActivityHandle[Any]", asyncio.create_task(self._result(handle, start)))
+        seeing = asyncio.create_task(self._result(handle, start))
+        # Cancelled before its first step, a task never runs and so could not pass the cancellation on.
+        seeing.add_done_callback(lambda ended: ended.cancelled() and handle.cancel())
+        return cast("workflow.ActivityHandle[Any]", seeing)
 
     async def _result(
         self,

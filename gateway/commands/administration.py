@@ -13,6 +13,7 @@ from engine.identity.model import Principal
 from engine.identity.signing import SigningKey
 from engine.services import Services
 from gateway.authorization_server.clients import Clients
+from gateway.commands.plain import plain
 from gateway.commands.services import services_here
 from gateway.people import People
 
@@ -130,13 +131,13 @@ def add_person(
 
 
 @people.command("deactivate")
-def deactivate_person(name: Annotated[str, typer.Argument(help="name or subject")]) -> None:
+def deactivate_person(name: Annotated[str, typer.Argument(help="a person's name, subject or id")]) -> None:
     """Stop somebody: their next action is refused, also in runs that are under way or parked."""
     _set_active(name, active=False)
 
 
 @people.command("activate")
-def activate_person(name: Annotated[str, typer.Argument(help="name or subject")]) -> None:
+def activate_person(name: Annotated[str, typer.Argument(help="a person's name, subject or id")]) -> None:
     """Let somebody act again."""
     _set_active(name, active=True)
 
@@ -164,7 +165,8 @@ def list_grants(
     found = uvloop.run(find())
     for grant in found:
         typer.echo(
-            f"{grant.connection}  {grant.account}  {' '.join(grant.scopes)}  since {grant.created_at:%Y-%m-%d}"
+            f"{grant.connection}  {plain(grant.account)}  {plain(' '.join(grant.scopes))}  "
+            f"since {grant.created_at:%Y-%m-%d}"
         )
     if not found:
         typer.echo(f"{name} has granted nothing.")
@@ -200,6 +202,10 @@ def remove_grant(
 async def _one_person(services: Services, name: str) -> Principal:
     known = await services.principals.named(name)
     if len(known) != 1:
-        msg = f"{len(known)} people are known as '{name}': give the subject of exactly one who has signed in before."
+        # A name is what its bearer makes it, so that only the id tells two people apart for certain.
+        found = "".join(
+            f"\n  {one.id}  {plain(f'{one.name} ({one.subject} at {one.issuer})')}" for one in known
+        )
+        msg = f"{len(known)} people who have signed in are known as '{name}': give the id of one.{found}"
         raise SettingsInvalid(msg)
     return known[0]

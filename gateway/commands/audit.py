@@ -11,6 +11,7 @@ from engine.audit.trail import Line, Trail
 from engine.audit.verify import Proof, verify_trail
 from engine.errors import SettingsInvalid
 from engine.services import Services
+from gateway.commands.plain import plain
 from gateway.commands.services import services_here
 
 app = typer.Typer(help="Ask the trail, or prove it.", invoke_without_command=True)
@@ -151,7 +152,9 @@ def _told(line: Line) -> str:
         "said": event.get("message"),
     }
     head = f"{line.time:%Y-%m-%d %H:%M:%S} UTC  {line.kind}  (line {line.seq})"
-    return "\n".join([head, *(f"  {name:<11}{value}" for name, value in facts.items() if value)]) + "\n"
+    return (
+        "\n".join([head, *(f"  {name:<11}{plain(value)}" for name, value in facts.items() if value)]) + "\n"
+    )
 
 
 def _verdict(line: Line) -> str | None:

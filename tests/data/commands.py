@@ -7,10 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from typer.testing import CliRunner
-
-from gateway.cli import app
-
 PROGRAM = Path(sys.executable).with_name("byline")
 
 
@@ -31,11 +27,16 @@ class Commands:
     folder: Path
 
     async def answer(self, *arguments: str) -> str:
-        """Run a command within this process, which is quicker, and give what it says; its error is raised."""
-        result = await asyncio.to_thread(CliRunner().invoke, app, arguments, env=self.environment)
-        if result.exception is not None:
-            raise result.exception
-        return result.stdout
+        """Run a command that goes well, and give what it says."""
+        ended = await self(*arguments)
+        assert ended.code == 0, ended.err
+        return ended.out
+
+    async def refusal(self, *arguments: str) -> str:
+        """Run a command that is refused as foreseen, and give what it says of that."""
+        ended = await self(*arguments)
+        assert (ended.code, ended.out) == (1, ""), ended
+        return ended.err
 
     async def __call__(self, *arguments: str) -> Ended:
         """Run a command in a process of its own."""

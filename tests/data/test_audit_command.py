@@ -8,8 +8,7 @@ from sqlmodel import col
 
 from engine.audit.trail import AuditEvent
 from engine.db.tables import AuditEventRow
-from engine.errors import SettingsInvalid
-from engine.identity.model import Principal
+from engine.identity.model import Actor, Principal
 from engine.services import Services
 from tests.data.commands import Commands
 from tests.data.samples import identity_of
@@ -146,7 +145,29 @@ async def test_a_broken_trail_is_told_line_by_line_and_fails(
     assert proven.err == "line 2: was edited\n"
 
 
-@pytest.mark.parametrize("noted", ["12", "x:abc", ":abc", "12:"])
+@pytest.mark.parametrize("noted", ["12", "x:abc", "12:"])
 async def test_a_noted_head_that_is_none_is_told(commands: Commands, noted: str) -> None:
-    with pytest.raises(SettingsInvalid, match="--noted takes what `byline audit verify` printed as head"):
-        await commands.answer("audit", "verify", "--noted", noted)
+    told = await commands.refusal("audit", "verify", "--noted", noted)
+
+    assert told.startswith("--noted takes what `byline audit verify` printed as head")
+
+
+async def test_what_strangers_name_writes_no_line_of_its_own_and_moves_no_cursor(
+    services: Services, alice: Principal, commands: Commands
+) -> None:
+    forged = "\n  verdict    denied\x1b[2J\u202e"
+    actor = Actor(kind="mcp_client", id="chat", name=f"Chat{forged}")
+    identity = replace(identity_of(alice), actor=actor, name=f"Alice{forged}")
+    named = {"account": f"alice{forged}", "record_id": f"ticket/1{forged}", "resource": f"/1{forged}"}
+    event = replace(INTENT, identity=identity, scopes=(forged,), chain=(forged,), **named)
+    intent = await services.trail.append(event)
+    await services.trail.append(
+        replace(event, kind="action.ended", intent=intent, verdict="allowed", message=f"said{forged}")
+    )
+
+    told = await commands.answer("audit", "--principal", alice.id)
+
+    assert told.count("verdict    ") == 1 + told.count(r"\n  verdict    denied\x1b[2J\u202e")
+    assert [line for line in told.splitlines() if line.startswith("  verdict")] == ["  verdict    allowed"]
+    assert "\x1b" not in told
+    assert "\u202e" not in told

@@ -1,7 +1,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,7 +12,7 @@ from sqlmodel import select
 
 from engine.authorization.requests import AuthorizationRequest, ParkedAction
 from engine.db.tables import AuthorizationAttemptRow, GrantRow, OAuthClientRow, SigningKeyRow
-from engine.errors import AuthorizationRefused, SettingsInvalid, UpstreamUnavailable, VaultSealBroken
+from engine.errors import AuthorizationRefused, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.wire import IDENTITY_TYPE
@@ -159,9 +159,7 @@ async def test_older_keys_are_kept_as_long_as_something_sealed_with_them_may_be_
 ) -> None:
     await fill(services, alice)
     await commands.answer("vault", "rotate")
-    with pytest.raises(SettingsInvalid, match="rotated less than a minute ago"):
-        await commands.answer("vault", "retire")
-
+    assert "rotated less than a minute ago" in await commands.refusal("vault", "retire")
     assert await read(services, alice)
 
 
@@ -208,19 +206,10 @@ async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
     assert "of-the-client" not in str(row.metadata_)
 
 
-@pytest.mark.parametrize(
-    "act",
-    [
-        lambda commands: commands.answer("vault", "rotate"),
-        lambda commands: commands.answer("vault", "retire"),
-    ],
-)
-async def test_a_keyring_from_the_environment_is_changed_there(
-    address: str, tmp_path: Path, act: Callable[[Commands], Awaitable[str]]
-) -> None:
+async def test_a_keyring_from_the_environment_is_changed_there(address: str, tmp_path: Path) -> None:
     keyring = '{"keys": [{"id": "one", "key": "' + "A" * 43 + '="}]}'
     commands = Commands({"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING": keyring}, tmp_path)
 
-    with pytest.raises(SettingsInvalid, match="change the variable itself"):
-        await act(commands)
+    for change in ("rotate", "retire"):
+        assert "change the variable itself" in await commands.refusal("vault", change)
     assert (await commands.answer("vault", "reseal")).startswith("0 secrets")

@@ -1,19 +1,34 @@
 """Attacks a running worker from both sides: by what a caller asks for, and by what a hostile upstream answers."""
 
 import asyncio
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+import httpx2
 import pytest
 from pydantic import HttpUrl
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
 from engine.audit.verify import verify_trail
-from engine.errors import AuthorizationExpired
+from engine.connections.oauth import OAuthClient, Tokens
+from engine.errors import (
+    ArgumentsInvalid,
+    AuthorizationExpired,
+    AuthorizationRefused,
+    BylineError,
+    UpstreamUnavailable,
+)
 from engine.identity.model import Principal
+from engine.settings import IssuerSettings
+from gateway.app import application
+from gateway.mcp import mcp_server
 from gateway.runs import Failed, Finished, Outcome
+from tests.foreign.process import free_port
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 
 ACCOUNT = b'{"Id": "1", "Name": "Northwind"}'
@@ -233,3 +248,129 @@ async def test_a_wait_of_somebody_else_is_not_ended_by_naming_it(platform: Platf
     bob = platform.identity(platform.bob, run, "read_once")
     with pytest.raises(AuthorizationExpired):
         await platform.services.authorization.check_answer(waiter.id, timed_out=True, identity=bob)
+
+
+async def provided(platform: Platform, provider: Hostile) -> OAuthClient:
+    """Byline as the client of a hostile sign-in service."""
+    crm = await platform.services.catalogue.get("crm")
+    endpoints = {"token_endpoint": HttpUrl(provider.url), "userinfo_endpoint": HttpUrl(provider.url)}
+    connection = crm.model_copy(update={"provider": crm.provider.model_copy(update=endpoints)})
+    return OAuthClient(connection, platform.environment)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"null",
+        b'"planted"',
+        b'{"access_token": ""}',
+        b'{"access_token": {"planted": 1}}',
+        b'{"access_token": "planted", "refresh_token": ["planted"]}',
+        b'{"access_token": "planted", "expires_in": "planted"}',
+        b'{"access_token": "planted", "expires_in": 1e300}',
+        b'{"access_token": "planted", "expires_at": "planted"}',
+        b'{"access_token": "planted", "expires_at": -1}',
+        b'{"error": "planted \\u001b[2J"}',
+        b'{"error": {"planted": 1}}',
+    ],
+    ids=range(14),
+)
+async def test_a_sign_in_service_that_answers_nonsense_is_told_of_and_not_quoted(
+    idle: Platform, body: bytes
+) -> None:
+    async with hostile() as provider:
+        provider.answers = [answer(body, "Content-Type: application/json")]
+        client = await provided(idle, provider)
+
+        with pytest.raises(BylineError) as refused:
+            await client.refresh(Tokens("old", "old", None, ()))
+
+    assert "planted" not in str(refused.value)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'"planted"', b"null"])
+async def test_an_account_that_cannot_be_read_is_no_account(idle: Platform, body: bytes) -> None:
+    async with hostile() as provider:
+        provider.answers = [answer(body, "Content-Type: application/json")]
+        client = await provided(idle, provider)
+
+        with pytest.raises(BylineError):
+            await client.account(Tokens("planted", None, None, ()))
+
+
+async def test_a_garbled_answer_of_a_sign_in_service_is_one_to_try_again(idle: Platform) -> None:
+    async with hostile() as provider:
+        provider.answers = [answer(b"garbage", "Content-Encoding: gzip")]
+        client = await provided(idle, provider)
+
+        with pytest.raises(UpstreamUnavailable):
+            await client.refresh(Tokens("old", "old", None, ()))
+
+
+async def test_arguments_too_large_for_a_run_are_refused_before_it_begins(idle: Platform) -> None:
+    with pytest.raises(ArgumentsInvalid, match="too large"):
+        await idle.start("read_once", {"account_id": NORTHWIND, "label": "x" * 3_000_000}, idle.alice)
+
+    assert await idle.trail("tool.called") == []
+
+
+async def test_what_a_database_refuses_is_told_without_what_it_was_given(idle: Platform) -> None:
+    async with idle.services.database.reading() as session:
+        with pytest.raises(DBAPIError) as refused:
+            connection = await session.connection()
+            await connection.execute(text("SELECT * FROM nowhere WHERE a = :a"), {"a": "planted"})
+
+    assert "planted" not in str(refused.value)
+
+
+@asynccontextmanager
+async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.AsyncClient]:
+    """Somebody at the door of a gateway with these settings."""
+    settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
+    services = replace(idle.services, settings=settings)
+    server = mcp_server(services, idle.registry, idle.runs)
+    app = application(services, server)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        server.session_manager.run(),
+        httpx2.AsyncClient(transport=transport, base_url=settings.public_url) as http,
+    ):
+        yield http
+
+
+async def test_an_issuer_that_does_not_answer_is_no_fault_of_the_token_nor_of_byline(idle: Platform) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    issuer = IssuerSettings(issuer=nowhere, audience="byline", client_id="byline")
+    header = urlsafe_b64encode(b'{"alg": "RS256", "kid": "1"}').decode().rstrip("=")
+
+    async with gateway(idle, issuer=issuer) as http:
+        answered = await http.post("/mcp", headers={"Authorization": f"Bearer {header}.e30.AA"}, json={})
+
+    assert answered.status_code == 503
+    assert answered.json()["type"] == "urn:byline:error:upstream_unavailable"
+
+
+async def test_a_form_without_end_is_not_read_to_its_end(idle: Platform) -> None:
+    async with gateway(idle) as http:
+        await http.get("/sign-in")
+        answered = await http.post("/sign-in", data={"username": "x" * 5_000_000})
+
+    assert answered.status_code == 413
+
+
+async def test_an_answer_that_names_its_issuer_is_not_taken_for_one_of_a_provider_that_names_none(
+    platform: Platform,
+) -> None:
+    run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
+    (request,) = await platform.parked(run)
+    crm = await platform.services.catalogue.get("crm")
+    await platform.redeclare("crm", provider=crm.provider.model_copy(update={"issuer": None}))
+
+    with pytest.raises(AuthorizationRefused, match="set `issuer`"):
+        await platform.consent(request, platform.alice)
+
+    assert platform.requests("crm", "token") == []
+    assert await platform.services.grants.of(platform.alice.id) == []

@@ -214,6 +214,18 @@ async def test_who_is_deactivated_while_a_run_waits_does_nothing_any_more(platfo
     assert "Alice Liddell is not active" in await refused(platform, run, PrincipalInactive)
 
 
+async def test_a_refusal_deep_in_a_run_is_in_the_trail_of_that_run(platform: Platform) -> None:
+    run = await platform.start("read_at_every_level", {"account_id": NORTHWIND, "levels": 2}, platform.alice)
+    (request,) = await platform.asked(run)
+
+    await platform.services.principals.set_active(platform.alice.id, active=False)
+    await platform.consent(request, platform.alice)
+
+    await refused(platform, run, PrincipalInactive)
+    (event,) = await platform.trail("action.refused", run)
+    assert [step.partition(":")[0] for step in event["chain"]] == ["read_at_every_level"] * 3
+
+
 async def test_a_signing_key_that_was_retired_while_a_run_waits_lets_it_do_nothing_any_more(
     platform: Platform,
 ) -> None:

@@ -172,6 +172,15 @@ async def test_a_cancelled_run_waits_for_nothing_any_more(platform: Platform) ->
     assert platform.requests("crm") == []
 
 
+async def test_an_action_that_is_taken_back_before_it_began_is_not_done(platform: Platform) -> None:
+    await platform.grant("crm", platform.alice)
+
+    run = await platform.start("think_better_of_it", READ, platform.alice)
+
+    assert await platform.outcome(run) == Finished({"names": []})
+    assert platform.requests("crm") == []
+
+
 async def test_a_cancelled_run_takes_the_waits_of_its_children_along(platform: Platform) -> None:
     run = await platform.start("read_at_every_level", {**READ, "levels": 2}, platform.alice)
     await platform.asked(run)

@@ -1,6 +1,7 @@
 """Composite tools that read an account in the CRM, each on another way through Temporal; none knows a person."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 
 from pydantic import BaseModel
@@ -66,6 +67,22 @@ class ReadOnce:
     async def run(self, reading: Reading) -> Account:
         """Read it."""
         return await workflow.execute_activity(read_account, reading.account_id, start_to_close_timeout=_STEP)
+
+
+@tool(title="Think better of it", read_only=True)
+@workflow.defn(name="think_better_of_it")
+class ThinkBetterOfIt:
+    """Starts to read and takes it back at once."""
+
+    @workflow.run
+    async def run(self, reading: Reading) -> Names:
+        """Cancel before anything could have happened."""
+        handle = workflow.start_activity(read_account, reading.account_id, start_to_close_timeout=_STEP)
+        handle.cancel()
+        with suppress(asyncio.CancelledError):
+            await handle
+        await workflow.sleep(timedelta(milliseconds=10))
+        return Names(names=[])
 
 
 @tool(title="Read at every level", read_only=True)

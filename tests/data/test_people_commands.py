@@ -1,0 +1,22 @@
+import pytest
+
+from engine.errors import SettingsInvalid
+from engine.identity.model import Principal
+from engine.services import Services
+from tests.data.commands import Commands
+
+
+async def test_who_takes_anothers_name_or_subject_for_their_own_name_keeps_nobody_from_being_stopped(
+    services: Services, alice: Principal, commands: Commands
+) -> None:
+    for name in (alice.name, alice.subject, alice.id):
+        await services.principals.resolve("https://elsewhere.example", f"mallory as {name}", name)
+
+    for ambiguous in (alice.name, alice.subject):
+        with pytest.raises(SettingsInvalid, match=alice.id):
+            await commands.answer("people", "deactivate", ambiguous)
+    await commands.answer("people", "deactivate", alice.id)
+
+    stopped = await services.principals.get(alice.id)
+    assert stopped is not None
+    assert not stopped.active
