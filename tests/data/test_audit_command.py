@@ -158,8 +158,15 @@ async def test_what_strangers_name_writes_no_line_of_its_own_and_moves_no_cursor
     forged = "\n  verdict    denied\x1b[2J\u202e"
     actor = Actor(kind="mcp_client", id="chat", name=f"Chat{forged}")
     identity = replace(identity_of(alice), actor=actor, name=f"Alice{forged}")
-    named = {"account": f"alice{forged}", "record_id": f"ticket/1{forged}", "resource": f"/1{forged}"}
-    event = replace(INTENT, identity=identity, scopes=(forged,), chain=(forged,), **named)
+    event = replace(
+        INTENT,
+        identity=identity,
+        chain=(forged,),
+        resource=f"/1{forged}",
+        record_id=f"ticket/1{forged}",
+        account=f"alice{forged}",
+        scopes=(forged,),
+    )
     intent = await services.trail.append(event)
     await services.trail.append(
         replace(event, kind="action.ended", intent=intent, verdict="allowed", message=f"said{forged}")

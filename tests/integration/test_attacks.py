@@ -319,8 +319,8 @@ async def test_arguments_too_large_for_a_run_are_refused_before_it_begins(idle: 
 
 async def test_what_a_database_refuses_is_told_without_what_it_was_given(idle: Platform) -> None:
     async with idle.services.database.reading() as session:
+        connection = await session.connection()
         with pytest.raises(DBAPIError) as refused:
-            connection = await session.connection()
             await connection.execute(text("SELECT * FROM nowhere WHERE a = :a"), {"a": "planted"})
 
     assert "planted" not in str(refused.value)
