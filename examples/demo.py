@@ -100,10 +100,8 @@ async def _link(who: Person, calling: "asyncio.Task[CallToolResult]") -> str:
     raise StoryWentWrong(f"the tool answered before it asked for all sign-ins: {_text(calling.result())}")
 
 
-class StoryWentWrong(BylineError):
+class StoryWentWrong(Exception):
     """What happened is not what Byline promises."""
-
-    code = "story_went_wrong"
 
 
 async def ask_who_changed(stack: Stack) -> str:
@@ -175,7 +173,7 @@ async def main() -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except BylineError as error:
+    except (StoryWentWrong, BylineError) as error:
         sys.exit(f"the story went wrong: {error}")
     except (asyncio.CancelledError, KeyboardInterrupt):
         with contextlib.suppress(BrokenPipeError):
