@@ -52,8 +52,7 @@ async def _run(suites: list[Suite], *, record: bool) -> None:
         where = f"Measured on {described()}."
         section = await _MEASURES[suite]()
         section.say(where)
-        print(section.markdown(), flush=True)
-        print(flush=True)
+        print(f"## {section.title}\n\n{section.markdown()}\n", flush=True)
         if record:
             await asyncio.to_thread(_put, suite, section.markdown())
 
@@ -63,7 +62,7 @@ def _put(suite: Suite, figures: str) -> None:
     begin, end = f"<!-- figures of {suite} -->", f"<!-- end of {suite} -->"
     text, put = re.subn(
         f"{begin}.*{end}",
-        lambda _: f"{begin}\n{figures}\n{end}",
+        lambda _: f"{begin}\n\n{figures}\n\n{end}",
         _DOCUMENT.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )

@@ -35,7 +35,7 @@ class Samples:
 
 @dataclass
 class Section:
-    """What one suite found: a heading, tables and sentences, in order."""
+    """What one suite found: tables and sentences, in order, under a title."""
 
     title: str
     parts: list[str] = field(default_factory=list)
@@ -50,8 +50,8 @@ class Section:
         self.parts.append(sentence)
 
     def markdown(self) -> str:
-        """The whole section."""
-        return "\n\n".join([f"## {self.title}", *self.parts])
+        """What stands under the title."""
+        return "\n\n".join(self.parts)
 
 
 def goal(value: float, limit: float, text: str) -> str:

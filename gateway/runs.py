@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from sqlalchemy.exc import SQLAlchemyError
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import (
     SearchAttributeKey,
@@ -248,7 +249,7 @@ class _WaitWatch:
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
             if not self._watched:
                 return
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, SQLAlchemyError):
                 for run_id, awaited in (await self._requests.awaited_in(list(self._watched))).items():
                     for watched in self._watched.get(run_id, ()):
                         new = [since for request, since in awaited.items() if request not in watched.told]
