@@ -71,7 +71,9 @@ async def main() -> None:
     )
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         print("ready", listening.getsockname()[1], flush=True)
-        await uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).serve([listening])
+        await uvicorn.Server(
+            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+        ).serve([listening])
 
 
 if __name__ == "__main__":
