@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 from engine import sdk, wire
 from engine.audit.trail import AuditEvent, chained_hash
 from engine.errors import BylineError
+from gateway.embedded.stack import StackFailed
 from engine.identity.model import Actor, Identity, Principal, call_digest
 from tests.unit.test_errors import below
 
@@ -45,6 +46,7 @@ def test_what_builders_import_is_what_it_was() -> None:
 
 
 def test_every_error_code_is_what_it_was() -> None:
+    assert StackFailed in below(BylineError)
     assert {kind.code for kind in below(BylineError)} == {
         "arguments_invalid",
         "authorization_cancelled",
@@ -67,6 +69,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "request_rejected",
         "run_unknown",
         "settings_invalid",
+        "stack_failed",
         "temporal_unreachable",
         "token_refused",
         "tool_unknown",
