@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 from engine import sdk, wire
 from engine.audit.trail import AuditEvent, chained_hash
 from engine.errors import BylineError
-from gateway.embedded.stack import StackFailed
 from engine.identity.model import Actor, Identity, Principal, call_digest
+from gateway.embedded.stack import StackFailed
 from tests.unit.test_errors import below
 
 ALICE = Principal("p-1", "https://people.example", "alice", "Alice Adams")
