@@ -21,7 +21,7 @@ from examples.browser import Browser, Page
 _REDIRECT = "http://127.0.0.1:9/back-to-the-client"
 
 
-class _Memory(TokenStorage):
+class Memory(TokenStorage):
     """A client's tokens for as long as it runs."""
 
     def __init__(self) -> None:
@@ -29,15 +29,19 @@ class _Memory(TokenStorage):
         self.client: OAuthClientInformationFull | None = None
 
     async def get_tokens(self) -> OAuthToken | None:
+        """The tokens, once there are any."""
         return self.tokens
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
+        """Keep new tokens."""
         self.tokens = tokens
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
+        """The registration, once there is one."""
         return self.client
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
+        """Keep the registration."""
         self.client = client_info
 
 
@@ -51,7 +55,7 @@ class Person:
     browser: Browser = field(default_factory=lambda: Browser(stop_at=_REDIRECT))
     links: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     has_signed_in: asyncio.Event = field(default_factory=asyncio.Event)
-    tokens: _Memory = field(default_factory=_Memory)
+    tokens: Memory = field(default_factory=Memory)
     decision: Literal["accept", "decline", "cancel"] = "accept"
 
     async def sign_in(self, url: str) -> str:

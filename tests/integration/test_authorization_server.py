@@ -12,12 +12,10 @@ import httpx2
 import pytest
 from joserfc import jwt
 from joserfc.jwk import KeySet
-from mcp.client.auth import OAuthClientProvider, TokenStorage
+from mcp.client.auth import OAuthClientProvider
 from mcp.shared.auth import (
     AuthorizationCodeResult,
-    OAuthClientInformationFull,
     OAuthClientMetadata,
-    OAuthToken,
 )
 from pydantic import AnyUrl
 from sqlmodel import select
@@ -25,6 +23,7 @@ from sqlmodel import select
 from engine.db.tables import OAuthClientRow, OAuthCodeRow, RefreshTokenRow
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser, Page
+from examples.chat import Memory
 from tests.pages import Byline, serving
 
 REDIRECT_URI = "http://127.0.0.1:45678/callback"
@@ -34,26 +33,6 @@ REDIRECT_URI = "http://127.0.0.1:45678/callback"
 async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
     async with serving(tmp_path) as running:
         yield running
-
-
-@dataclass
-class Memory(TokenStorage):
-    """What an MCP client remembers."""
-
-    tokens: OAuthToken | None = None
-    client: OAuthClientInformationFull | None = None
-
-    async def get_tokens(self) -> OAuthToken | None:
-        return self.tokens
-
-    async def set_tokens(self, tokens: OAuthToken) -> None:
-        self.tokens = tokens
-
-    async def get_client_info(self) -> OAuthClientInformationFull | None:
-        return self.client
-
-    async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        self.client = client_info
 
 
 @dataclass
