@@ -13,7 +13,8 @@
     │   ├── PermissionDenied · RecordNotFound · RequestRejected
     │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
     ├── VaultSealBroken
-    └── ToolUnknown · ArgumentsInvalid · RunUnknown · TemporalUnreachable
+    ├── ToolUnknown · ArgumentsInvalid · NotAllowed · KeyReused
+    └── RunUnknown · TemporalUnreachable
 
 A message holds neither a secret nor a body that an upstream sent.
 """
@@ -218,6 +219,18 @@ class ArgumentsInvalid(BylineError):
     """The arguments do not fit the tool's input schema."""
 
     code = "arguments_invalid"
+
+
+class NotAllowed(BylineError):
+    """The caller's role, or the scope of their token, does not reach this far; the message says what would."""
+
+    code = "not_allowed"
+
+
+class KeyReused(BylineError):
+    """The idempotency key was used before, for a call with another tool or other arguments."""
+
+    code = "key_reused"
 
 
 class RunUnknown(BylineError):

@@ -16,9 +16,11 @@ from engine.connections.oauth import OAuthClient
 from engine.db.database import Database
 from engine.db.migrate import require_current
 from engine.identity.principals import Principals
+from engine.identity.roles import Roles
 from engine.identity.runs import Runs
 from engine.identity.signing import SigningKeys
 from engine.identity.verification import IdentityVerifier
+from engine.policy import Policy, read_policy
 from engine.settings import Settings
 from engine.vault.keyring import Keyring
 from engine.vault.vault import Vault
@@ -37,6 +39,8 @@ class Services:
     vault: Vault
     keys: SigningKeys
     principals: Principals
+    roles: Roles
+    policy: Policy
     runs: Runs
     identities: IdentityVerifier
     catalogue: Catalogue
@@ -57,7 +61,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         keyring = Keyring(settings.vault)
         vault = Vault(keyring)
         keys = SigningKeys(database, vault)
-        principals, runs = Principals(database), Runs(database)
+        principals, roles, runs = Principals(database), Roles(database), Runs(database)
         catalogue = Catalogue(database)
 
         def client(connection: Connection) -> OAuthClient:
@@ -82,6 +86,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             vault=vault,
             keys=keys,
             principals=principals,
+            roles=roles,
+            policy=Policy(read_policy(settings.policy_file), roles),
             runs=runs,
             identities=IdentityVerifier(keys, runs),
             catalogue=catalogue,

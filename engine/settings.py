@@ -85,6 +85,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     modules: tuple[str, ...] = ("workflows", "activities")
     connections_file: Path | None = None
+    policy_file: Path | None = None
     wait_limit: timedelta = Field(default=timedelta(days=7), le=LONGEST_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

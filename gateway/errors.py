@@ -20,6 +20,8 @@ HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
     errors.VaultSealBroken: 500,
     errors.ToolUnknown: 404,
     errors.ArgumentsInvalid: 422,
+    errors.NotAllowed: 403,
+    errors.KeyReused: 422,
     errors.RunUnknown: 404,
     errors.TemporalUnreachable: 503,
 }
@@ -39,6 +41,8 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
     errors.VaultSealBroken: INTERNAL_ERROR,
     errors.ToolUnknown: INVALID_PARAMS,
     errors.ArgumentsInvalid: None,
+    errors.NotAllowed: None,
+    errors.KeyReused: None,
     errors.RunUnknown: None,
     errors.TemporalUnreachable: None,
 }

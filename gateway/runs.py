@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import (
     SearchAttributeKey,
@@ -21,6 +21,7 @@ from temporalio.exceptions import (
     ApplicationError,
     CancelledError,
     TerminatedError,
+    WorkflowAlreadyStartedError,
 )
 from temporalio.exceptions import (
     TimeoutError as WorkflowTimedOut,
@@ -34,6 +35,8 @@ from engine.errors import (
     AuthorizationCancelled,
     AuthorizationDenied,
     AuthorizationExpired,
+    KeyReused,
+    NotAllowed,
     RunUnknown,
     TemporalUnreachable,
 )
@@ -92,6 +95,8 @@ class Caller:
     principal: Principal
     actor: Actor
     trigger: TriggerKind
+    tools: frozenset[str] | None = None
+    """The tools that the caller's token is good for; None where for all that the principal may call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,22 @@ class Serving:
 
     run_id: str
     rejoined: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    tool: Tool
+    given: list[Any]
+    digest: str
+    caller: Caller
+    key: str | None
+    retry_of: str | None
+
+    def identity(self, run_id: str) -> Identity:
+        caller = self.caller
+        return Identity.of(
+            caller.principal, caller.actor, caller.trigger, root=run_id, tool=self.tool.name, call=self.digest
+        )
 
 
 class Runs:
@@ -111,18 +132,29 @@ class Runs:
         self._registry = registry
         self._waits = _WaitWatch(services.authorization)
 
-    async def call(self, name: str, arguments: Mapping[str, Any], caller: Caller) -> Serving:
+    async def call(
+        self,
+        name: str,
+        arguments: Mapping[str, Any],
+        caller: Caller,
+        *,
+        key: str | None = None,
+        retry_of: str | None = None,
+    ) -> Serving:
         """The run that serves this call: the one that the same call began and still owes an answer, or a new one.
 
-        Raises ToolUnknown, ArgumentsInvalid or TemporalUnreachable.
+        With an idempotency key, the same call is the one with the same key. Raises ToolUnknown, NotAllowed,
+        ArgumentsInvalid, KeyReused or TemporalUnreachable.
         """
         tool = self._registry.tool(name)
-        given = tool.arguments(arguments)
-        call = call_digest(name, arguments)
-        earlier = await self._services.runs.unanswered(caller.principal.id, call)
-        if earlier is not None and await self._is_worth_attaching(earlier):
+        await self._allow(name, caller)
+        call = _Call(tool, tool.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
+        if key is not None:
+            return await self._once(call)
+        earlier = await self._services.runs.unanswered(caller.principal.id, call.digest)
+        if earlier is not None and retry_of is None and await self._is_worth_attaching(earlier):
             return Serving(earlier, rejoined=True)
-        return Serving(await self._start(tool, given, call, caller), rejoined=False)
+        return Serving(await self._begin(call), rejoined=False)
 
     async def owned(self, run_id: str, principal: Principal) -> str:
         """The tool of a run; raises RunUnknown unless the run is this principal's."""
@@ -153,41 +185,61 @@ class Runs:
         """The caller has been told the outcome."""
         await self._services.runs.answered(run_id)
 
-    async def _start(self, tool: Tool, given: list[Any], call: str, caller: Caller) -> str:
-        run_id = f"{tool.name}-{secrets.token_urlsafe(16)}"
-        principal = caller.principal
-        identity = Identity(
-            principal_id=principal.id,
-            issuer=principal.issuer,
-            subject=principal.subject,
-            name=principal.name,
-            actor=caller.actor,
-            trigger=caller.trigger,
-            root=run_id,
-            tool=tool.name,
-            call=call,
-        )
-        token = await self._services.keys.sign(identity.claims(), IDENTITY_TYPE)
+    async def _allow(self, tool: str, caller: Caller) -> None:
+        if caller.tools is not None and tool not in caller.tools:
+            msg = f"This token does not reach {tool}. Make one that does, or sign in."
+            raise NotAllowed(msg)
+        await self._services.policy.require(caller.principal, tool)
+
+    async def _once(self, call: "_Call") -> Serving:
+        """The run of an idempotency key, begun now where it is new, and started now where an earlier try could not."""
+        assert call.key is not None  # noqa: S101 -- only calls with a key come here
+        known = await self._services.runs.by_key(call.caller.principal.id, call.key)
+        if known is None:
+            try:
+                return Serving(await self._begin(call), rejoined=False)
+            except IntegrityError:
+                # The same call came twice at once, and the other one was first.
+                known = await self._services.runs.by_key(call.caller.principal.id, call.key)
+                if known is None:
+                    raise
+        if known.call != call.digest:
+            msg = (
+                "This idempotency key belongs to another call. Use a new key for a call with other arguments."
+            )
+            raise KeyReused(msg)
+        if not known.acted:
+            with contextlib.suppress(WorkflowAlreadyStartedError):
+                await self._start(call, call.identity(known.id))
+        return Serving(known.id, rejoined=True)
+
+    async def _begin(self, call: "_Call") -> str:
+        identity = call.identity(f"{call.tool.name}-{secrets.token_urlsafe(16)}")
+        row = run_row(identity, idempotency_key=call.key, retry_of=call.retry_of)
         await self._services.trail.append(
-            AuditEvent(kind="tool.called", identity=identity, run_id=run_id), run_row(identity)
+            AuditEvent(kind="tool.called", identity=identity, run_id=identity.root), row
         )
+        await self._start(call, identity)
+        return identity.root
+
+    async def _start(self, call: "_Call", identity: Identity) -> None:
+        token = await self._services.keys.sign(identity.claims(), IDENTITY_TYPE)
         try:
             with acting_as(token):
                 await self._temporal.start_workflow(
-                    tool.name,
-                    args=given,
-                    id=run_id,
+                    call.tool.name,
+                    args=call.given,
+                    id=identity.root,
                     task_queue=self._services.settings.temporal.task_queue,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     search_attributes=_search_attributes(identity),
-                    static_summary=f"{tool.declaration.title}, for {principal.name}",
+                    static_summary=f"{call.tool.declaration.title}, for {identity.name}",
                 )
         except RPCError as error:
             if error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
                 raise
             msg = "The workflow engine does not answer, so the tool was not started. Try again in a moment."
             raise TemporalUnreachable(msg) from error
-        return run_id
 
     async def _is_worth_attaching(self, run_id: str) -> bool:
         """False for a run whose wait ended without a grant, or that Temporal forgot: its caller wants a new one."""

@@ -32,6 +32,9 @@ SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 
 Kind = Literal[
     "tool.called",
+    "run.refused",
+    "run.cancelled",
+    "run.terminated",
     "action.intended",
     "action.ended",
     "action.refused",
@@ -41,6 +44,27 @@ Kind = Literal[
     "authorization.expired",
     "authorization.refused",
     "grant.removed",
+    "question.asked",
+    "question.answered",
+    "question.declined",
+    "question.expired",
+    "schedule.created",
+    "schedule.changed",
+    "schedule.paused",
+    "schedule.resumed",
+    "schedule.offered",
+    "schedule.transferred",
+    "schedule.deleted",
+    "token.created",
+    "token.exchanged",
+    "token.revoked",
+    "webhook.created",
+    "webhook.changed",
+    "webhook.refused",
+    "webhook.deleted",
+    "role.given",
+    "role.taken",
+    "service.created",
 ]
 Verdict = Literal[
     "allowed",
@@ -79,6 +103,8 @@ class AuditEvent:
     account: str | None = None
     scopes: tuple[str, ...] | None = None
     request_id: str | None = None
+    object_id: str | None = None
+    role: str | None = None
     intent: int | None = None
     status: int | None = None
     verdict: Verdict | None = None
@@ -103,6 +129,7 @@ class AuditEvent:
                     "iss": who.issuer,
                     "sub": who.subject,
                     "name": who.name,
+                    "kind": who.kind,
                 },
                 "actor": {"kind": who.actor.kind, "id": who.actor.id, "name": who.actor.name},
                 "trigger": who.trigger,
@@ -116,6 +143,7 @@ class AuditEvent:
                     "iss": person.issuer,
                     "sub": person.subject,
                     "name": person.name,
+                    "kind": person.kind,
                 }
             }
         return {}

@@ -138,7 +138,7 @@ class AuthorizationRequests:
             row = await session.get(WaiterRow, waiter_id, with_for_update=True)
             if row is None or row.principal_id != identity.principal_id:
                 return
-            request = await session.get_one(AuthorizationRequestRow, row.request_id)
+            request = await session.get_one(AuthorizationRequestRow, row.awaits)
             if row.outcome == "waiting" and timed_out:
                 row.outcome = "expired"
                 session.add(row)
@@ -170,7 +170,7 @@ class AuthorizationRequests:
                 AuthorizationRequestRow.state == "open",
                 col(AuthorizationRequestRow.expires_at) > now(),
                 col(AuthorizationRequestRow.id).in_(
-                    select(WaiterRow.request_id).where(WaiterRow.outcome == "waiting")
+                    select(WaiterRow.awaits).where(WaiterRow.outcome == "waiting")
                 ),
             )
             .order_by(col(AuthorizationRequestRow.created_at))
@@ -180,9 +180,7 @@ class AuthorizationRequests:
 
     async def waiting_tools(self, request_id: str) -> list[str]:
         """The tools whose runs wait for this answer."""
-        query = select(WaiterRow.run_id).where(
-            WaiterRow.request_id == request_id, WaiterRow.outcome == "waiting"
-        )
+        query = select(WaiterRow.run_id).where(WaiterRow.awaits == request_id, WaiterRow.outcome == "waiting")
         async with self._database.reading() as session:
             run_ids = set((await session.exec(query)).all())
         return await self._runs.tools(run_ids)
@@ -191,7 +189,7 @@ class AuthorizationRequests:
         """What a run and all its descendants wait for."""
         query = (
             select(AuthorizationRequestRow)
-            .join(WaiterRow, col(WaiterRow.request_id) == AuthorizationRequestRow.id)
+            .join(WaiterRow, col(WaiterRow.awaits) == AuthorizationRequestRow.id)
             .where(
                 WaiterRow.run_id == run_id,
                 WaiterRow.outcome == "waiting",
@@ -205,7 +203,7 @@ class AuthorizationRequests:
 
     async def awaited_in(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
         """For each of these runs that waits, the requests it waits for and since when, by one query for all."""
-        query = select(WaiterRow.run_id, WaiterRow.request_id, WaiterRow.created_at).where(
+        query = select(WaiterRow.run_id, WaiterRow.awaits, WaiterRow.created_at).where(
             col(WaiterRow.run_id).in_(run_ids), WaiterRow.outcome == "waiting"
         )
         found: dict[str, dict[str, datetime]] = {}
@@ -331,7 +329,7 @@ async def _join(
     if row is None:
         row = WaiterRow(
             id=waiter_id,
-            request_id=request_id,
+            awaits=request_id,
             principal_id=identity.principal_id,
             run_id=run_id,
             workflow_id=parked.workflow_id,
@@ -349,7 +347,7 @@ async def _answer(session: AsyncSession, row: AuthorizationRequestRow, outcome: 
     session.add(row)
     await session.exec(
         update(WaiterRow)
-        .where(col(WaiterRow.request_id) == row.id, col(WaiterRow.outcome) == "waiting")
+        .where(col(WaiterRow.awaits) == row.id, col(WaiterRow.outcome) == "waiting")
         .values(outcome=outcome, due_at=now())
     )
 

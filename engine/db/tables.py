@@ -39,7 +39,7 @@ def _instant(*, nullable: bool = False) -> Any:
 
 
 class PrincipalRow(SQLModel, table=True):
-    """A person known by their issuer and subject. Owner: engine.identity.principals."""
+    """A person or a service known by issuer and subject. Owner: engine.identity.principals."""
 
     __tablename__ = "principal"
     __table_args__ = (Index("principal_issuer_subject", "issuer", "subject", unique=True),)
@@ -48,8 +48,19 @@ class PrincipalRow(SQLModel, table=True):
     issuer: str
     subject: str
     name: str
+    kind: str = Field(default="person", sa_column_kwargs={"server_default": "person"})
     active: bool = True
     created_at: datetime = _instant()
+
+
+class RoleRow(SQLModel, table=True):
+    """A role that a principal has. Owner: engine.identity.roles."""
+
+    __tablename__ = "principal_role"
+    __table_args__ = (Index("principal_role_role", "role"),)
+
+    principal_id: str = Field(primary_key=True, foreign_key="principal.id")
+    role: str = Field(primary_key=True)
 
 
 class PersonRow(SQLModel, table=True):
@@ -83,6 +94,8 @@ class RunRow(SQLModel, table=True):
 
     __tablename__ = "run"
     __table_args__ = (
+        Index("run_newest", "principal_id", "started_at", "id"),
+        Index("run_idempotency", "principal_id", "idempotency_key", unique=True),
         Index(
             "run_unanswered",
             "principal_id",
@@ -94,11 +107,13 @@ class RunRow(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     first_run_id: str | None = None
-    principal_id: str = Field(foreign_key="principal.id", index=True)
+    principal_id: str = Field(foreign_key="principal.id")
     tool: str
     call: str
     trigger: str
     actor: str
+    idempotency_key: str | None = None
+    retry_of: str | None = None
     started_at: datetime = _instant()
     parked_at: datetime | None = _instant(nullable=True)
     answered_at: datetime | None = _instant(nullable=True)
@@ -172,12 +187,49 @@ class AuthorizationRequestRow(SQLModel, table=True):
     answered_at: datetime | None = _instant(nullable=True)
 
 
+class QuestionRow(SQLModel, table=True):
+    """What a run asks a person, or everybody with a role, and their answer. Owner: engine.questions.questions.
+
+    `principal_id` is whose run asks. Without `role` they answer themselves; with it, somebody else who has that role.
+    """
+
+    __tablename__ = "question"
+    __table_args__ = (
+        Index("question_run", "run_id"),
+        Index(
+            "question_open",
+            "principal_id",
+            "role",
+            sqlite_where=text("state = 'open'"),
+            postgresql_where=text("state = 'open'"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    role: str | None = None
+    run_id: str
+    message: str
+    answer_schema: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    state: str = "open"
+    answer: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True), nullable=True)
+    )
+    answered_by: str | None = None
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+    answered_at: datetime | None = _instant(nullable=True)
+
+
 class WaiterRow(SQLModel, table=True):
-    """A parked action, and the wake-up it is owed (the outbox). Owner: engine.authorization.requests."""
+    """A parked action, and the wake-up it is owed (the outbox). Owner: engine.waiting.waiters.
+
+    It waits for an authorization request or for a question: `awaits` is the id of either.
+    """
 
     __tablename__ = "waiter"
     __table_args__ = (
-        Index("waiter_request", "request_id"),
+        Index("waiter_awaits", "awaits", "outcome"),
         Index("waiter_run", "run_id", "outcome"),
         Index(
             "waiter_due",
@@ -188,7 +240,7 @@ class WaiterRow(SQLModel, table=True):
     )
 
     id: str = Field(primary_key=True)
-    request_id: str = Field(foreign_key="authorization_request.id")
+    awaits: str
     principal_id: str
     run_id: str
     workflow_id: str
@@ -301,3 +353,80 @@ class BrowserSessionRow(SQLModel, table=True):
     data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
+
+
+class ApiTokenRow(SQLModel, table=True):
+    """A token that acts as its owner, by hash. Owner: engine.identity.api_tokens.
+
+    `tools` is None where it may call every tool that its owner may.
+    """
+
+    __tablename__ = "api_token"
+    __table_args__ = (Index("api_token_owner", "principal_id", "created_at"),)
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    name: str
+    secret_hash: str = Field(unique=True)
+    tools: list[str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+    last_used_at: datetime | None = _instant(nullable=True)
+    revoked_at: datetime | None = _instant(nullable=True)
+
+
+class ScheduleRow(SQLModel, table=True):
+    """Who calls which tool with what, by the clock; when is Temporal's to know. Owner: engine.schedules.schedules.
+
+    The row's id is the id of the Temporal schedule. `offered_to` is who may take it over, once they consent.
+    """
+
+    __tablename__ = "schedule"
+    __table_args__ = (Index("schedule_owner", "principal_id", "created_at"),)
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    name: str
+    tool: str
+    arguments: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    timing: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    paused_because: str | None = None
+    offered_to: str | None = None
+    version: int = 1
+    created_at: datetime = _instant()
+    updated_at: datetime = _instant()
+
+
+class WebhookRow(SQLModel, table=True):
+    """An inbound endpoint that calls one tool as one principal. Owner: engine.webhooks.webhooks."""
+
+    __tablename__ = "webhook"
+    __table_args__ = (Index("webhook_principal", "principal_id", "created_at"),)
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    name: str
+    tool: str
+    scheme: str
+    sealed_secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    mapping: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    tolerance_seconds: int = 300
+    active: bool = True
+    version: int = 1
+    created_at: datetime = _instant()
+    updated_at: datetime = _instant()
+
+
+class NotificationChannelRow(SQLModel, table=True):
+    """Where a person wants to be told, and of what. Owner: engine.notifications.channels."""
+
+    __tablename__ = "notification_channel"
+    __table_args__ = (Index("notification_channel_principal", "principal_id"),)
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    kind: str
+    label: str
+    sealed_address: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    events: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = _instant()

@@ -7,19 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-TriggerKind = Literal["mcp", "schedule"]
-ActorKind = Literal["mcp_client", "schedule"]
+PrincipalKind = Literal["person", "service"]
+TriggerKind = Literal["mcp", "rest", "schedule", "webhook"]
+ActorKind = Literal["mcp_client", "api_client", "api_token", "schedule", "webhook"]
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A person, known by the issuer that signs them in and its name for them (OIDC `iss` and `sub`)."""
+    """Whose work it is, known by the issuer that signs them in and its name for them (OIDC `iss` and `sub`).
+
+    A person, or a service: a machine that an administrator made known and that nobody signs in as.
+    """
 
     id: str
     issuer: str
     subject: str
     name: str
     active: bool = True
+    kind: PrincipalKind = "person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,8 @@ class Actor:
 class Identity:
     """The statement that binds a principal, an actor and a trigger to one root run.
 
-    `root` is the root workflow's id; for a schedule it is the id that each firing's workflow id begins with. `call`
-    is the digest of tool and arguments, by which a repeated call finds the run that it began.
+    `root` is the root workflow's id. `call` is the digest of tool and arguments, by which a repeated call finds the
+    run that it began.
     """
 
     principal_id: str
@@ -48,12 +53,31 @@ class Identity:
     root: str
     tool: str
     call: str
+    kind: PrincipalKind = "person"
+
+    @classmethod
+    def of(
+        cls, principal: Principal, actor: Actor, trigger: TriggerKind, *, root: str, tool: str, call: str
+    ) -> "Identity":
+        """The identity of one run of a tool."""
+        return cls(
+            principal_id=principal.id,
+            issuer=principal.issuer,
+            subject=principal.subject,
+            name=principal.name,
+            kind=principal.kind,
+            actor=actor,
+            trigger=trigger,
+            root=root,
+            tool=tool,
+            call=call,
+        )
 
     def claims(self) -> dict[str, Any]:
         """The JWT claims that are signed."""
         return {
             "sub": self.principal_id,
-            "principal": {"iss": self.issuer, "sub": self.subject, "name": self.name},
+            "principal": {"iss": self.issuer, "sub": self.subject, "name": self.name, "kind": self.kind},
             "act": {"sub": self.actor.id, "kind": self.actor.kind, "name": self.actor.name},
             "trigger": self.trigger,
             "root": self.root,
@@ -70,6 +94,7 @@ class Identity:
             issuer=principal["iss"],
             subject=principal["sub"],
             name=principal["name"],
+            kind=principal.get("kind", "person"),
             actor=Actor(kind=act["kind"], id=act["sub"], name=act["name"]),
             trigger=claims["trigger"],
             root=claims["root"],

@@ -1,6 +1,7 @@
-"""The people Byline knows, by issuer and subject; it signs nobody in."""
+"""The people and services Byline knows, by issuer and subject; it signs nobody in."""
 
 import uuid
+from typing import cast
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
@@ -8,7 +9,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, now
 from engine.db.tables import PrincipalRow
-from engine.identity.model import Principal
+from engine.identity.model import Principal, PrincipalKind
 
 
 class Principals:
@@ -83,4 +84,4 @@ class Principals:
 
 
 def _principal(row: PrincipalRow) -> Principal:
-    return Principal(row.id, row.issuer, row.subject, row.name, row.active)
+    return Principal(row.id, row.issuer, row.subject, row.name, row.active, cast("PrincipalKind", row.kind))

@@ -1,7 +1,7 @@
 """Which runs exist, whose they are, and which Temporal run each is bound to; it starts none."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from sqlalchemy import update
@@ -40,6 +40,15 @@ class Run:
     started_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class KeyedRun:
+    """A run that an idempotency key stands for, the digest of the call that began it, and whether it ever acted."""
+
+    id: str
+    call: str
+    acted: bool
+
+
 class Runs:
     """Owner of the table of runs."""
 
@@ -51,6 +60,15 @@ class Runs:
         async with self._database.reading() as session:
             row = await session.get(RunRow, run_id)
         return None if row is None else Run(row.id, row.principal_id, row.tool, row.started_at)
+
+    async def by_key(self, principal_id: str, idempotency_key: str) -> KeyedRun | None:
+        """The run that this principal's call with this idempotency key began."""
+        query = select(RunRow.id, RunRow.call, col(RunRow.first_run_id).is_not(None)).where(
+            RunRow.principal_id == principal_id, RunRow.idempotency_key == idempotency_key
+        )
+        async with self._database.reading() as session:
+            found = (await session.exec(query)).one_or_none()
+        return None if found is None else KeyedRun(*found)
 
     async def tools(self, run_ids: Collection[str]) -> list[str]:
         """The tools of these runs, each once."""
@@ -126,16 +144,24 @@ class Runs:
         async with self._database.writing() as session:
             row = await session.get(RunRow, root.workflow_id)
             if row is None:
-                row = run_row(identity, run_id=root.workflow_id, first_run_id=root.first_run_id)
+                row = run_row(replace(identity, root=root.workflow_id), first_run_id=root.first_run_id)
                 session.add(row)
         return row.first_run_id
 
 
-def run_row(identity: Identity, *, run_id: str | None = None, first_run_id: str | None = None) -> RunRow:
+def run_row(
+    identity: Identity,
+    *,
+    first_run_id: str | None = None,
+    idempotency_key: str | None = None,
+    retry_of: str | None = None,
+) -> RunRow:
     """The row that registers the run of this identity."""
     return RunRow(
-        id=run_id or identity.root,
+        id=identity.root,
         first_run_id=first_run_id,
+        idempotency_key=idempotency_key,
+        retry_of=retry_of,
         principal_id=identity.principal_id,
         tool=identity.tool,
         call=identity.call,

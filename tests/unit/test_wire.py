@@ -61,6 +61,8 @@ def test_every_error_code_is_what_it_was() -> None:
         "identity_misplaced",
         "identity_missing",
         "identity_refused",
+        "key_reused",
+        "not_allowed",
         "outcome_unknown",
         "permission_denied",
         "principal_inactive",
@@ -82,7 +84,12 @@ def test_every_error_code_is_what_it_was() -> None:
 def test_the_claims_of_an_identity_are_what_they_were() -> None:
     claims = {
         "sub": "p-1",
-        "principal": {"iss": "https://people.example", "sub": "alice", "name": "Alice Adams"},
+        "principal": {
+            "iss": "https://people.example",
+            "sub": "alice",
+            "name": "Alice Adams",
+            "kind": "person",
+        },
         "act": {"sub": "chat", "kind": "mcp_client", "name": "Chat"},
         "trigger": "mcp",
         "root": "run-1",
@@ -91,6 +98,13 @@ def test_the_claims_of_an_identity_are_what_they_were() -> None:
     }
 
     assert IDENTITY.claims() == claims
+    assert Identity.from_claims(claims) == IDENTITY
+
+
+def test_an_identity_that_was_signed_before_services_were_known_is_a_persons() -> None:
+    claims = IDENTITY.claims()
+    del claims["principal"]["kind"]
+
     assert Identity.from_claims(claims) == IDENTITY
 
 
@@ -103,6 +117,7 @@ def test_a_line_of_the_trail_is_written_as_it_was() -> None:
             "iss": "https://people.example",
             "sub": "alice",
             "name": "Alice Adams",
+            "kind": "person",
         },
         "actor": {"kind": "mcp_client", "id": "chat", "name": "Chat"},
         "trigger": "mcp",
@@ -112,7 +127,13 @@ def test_a_line_of_the_trail_is_written_as_it_was() -> None:
         "status": 200,
     }
     assert AuditEvent(kind="authorization.denied", principal=ALICE).document() == {
-        "principal": {"id": "p-1", "iss": "https://people.example", "sub": "alice", "name": "Alice Adams"}
+        "principal": {
+            "id": "p-1",
+            "iss": "https://people.example",
+            "sub": "alice",
+            "name": "Alice Adams",
+            "kind": "person",
+        }
     }
 
 

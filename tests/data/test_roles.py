@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import pytest
+
+from engine.errors import NotAllowed, SettingsInvalid
+from engine.identity.model import Principal
+from engine.policy import Policy, read_policy
+from engine.services import Services
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Path:
+    path = tmp_path / "policy.yml"
+    path.write_text("tools:\n  refund:\n    roles: [finance, lead]\n  close_books:\n    roles: []\n")
+    return path
+
+
+async def test_a_role_is_given_once_and_taken_once(services: Services, alice: Principal) -> None:
+    assert await services.roles.give(alice.id, "finance")
+    assert not await services.roles.give(alice.id, "finance")
+    assert await services.roles.of(alice.id) == {"finance"}
+
+    assert await services.roles.take(alice.id, "finance")
+    assert not await services.roles.take(alice.id, "finance")
+    assert await services.roles.of(alice.id) == frozenset()
+
+
+async def test_who_was_deactivated_is_asked_for_nothing_by_their_role(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    await services.roles.give(alice.id, "finance")
+    await services.roles.give(bob.id, "finance")
+    await services.principals.set_active(bob.id, active=False)
+
+    assert await services.roles.holders("finance") == [alice.id]
+
+
+async def test_a_tool_that_the_policy_names_takes_one_of_its_roles(
+    services: Services, alice: Principal, bob: Principal, rules: Path
+) -> None:
+    policy = Policy(read_policy(rules), services.roles)
+    await services.roles.give(alice.id, "lead")
+
+    assert await policy.allowed(alice, ["greet", "refund", "close_books"]) == ["greet", "refund"]
+    assert await policy.allowed(bob, ["greet", "refund"]) == ["greet"]
+    with pytest.raises(NotAllowed, match="the policy asks for the role finance or lead"):
+        await policy.require(bob, "refund")
+
+
+async def test_who_loses_the_role_loses_the_tool(
+    services: Services, alice: Principal, other: Services, rules: Path
+) -> None:
+    await services.roles.give(alice.id, "lead")
+    await other.roles.take(alice.id, "lead")
+
+    assert await Policy(read_policy(rules), services.roles).allowed(alice, ["refund"]) == []
+
+
+async def test_without_a_policy_everybody_may_call_everything(services: Services, bob: Principal) -> None:
+    assert await services.policy.allowed(bob, ["refund"]) == ["refund"]
+
+
+@pytest.mark.parametrize(
+    "text", ["tools: [refund]", "tools: {refund: {role: lead}}", "tools: {", "rules: {}"]
+)
+def test_a_policy_that_cannot_be_read_is_told_with_its_file(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "policy.yml"
+    path.write_text(text)
+
+    with pytest.raises(SettingsInvalid, match=r"BYLINE_POLICY_FILE .*policy\.yml"):
+        read_policy(path)
