@@ -1,0 +1,59 @@
+"""Which request bodies the API reads: JSON, and not without end; what they say is each route's business."""
+
+from http import HTTPStatus
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gateway.api.problems import problem
+
+LARGEST_BODY: Final = 2 * 1024 * 1024
+WRITING: Final = frozenset({"POST", "PUT", "PATCH"})
+
+
+class JsonBodies:
+    """Refuses what is too large (413) or no JSON (415), before anything else is done."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, and pass it on or refuse it."""
+        if scope["type"] != "http" or scope["method"] not in WRITING:
+            await self._app(scope, receive, send)
+            return
+        body = await _read(receive)
+        if body is None:
+            detail = f"The body is larger than {LARGEST_BODY:,} bytes."
+            refused = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
+            await refused(scope, receive, send)
+            return
+        if body and not _is_json(Headers(scope=scope).get("content-type", "")):
+            detail = "Send the body as application/json."
+            refused = problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "media_type_unsupported", detail)
+            await refused(scope, receive, send)
+            return
+        unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self._app(scope, replay, send)
+
+
+async def _read(receive: Receive) -> bytes | None:
+    """The whole body; None for one that is too large, of which no more is kept."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > LARGEST_BODY:
+            return None
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return bytes(body)
+
+
+def _is_json(content_type: str) -> bool:
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))

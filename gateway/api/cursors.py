@@ -1,0 +1,73 @@
+"""Pages of a list that grows; a cursor is sealed, so that only what was given out comes back."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Annotated, Final, Generic, TypeVar
+
+from fastapi import Query
+from pydantic import BaseModel, Field
+
+from engine.vault.keyring import Keyring
+from gateway.api.problems import Refused
+
+T = TypeVar("T")
+
+Position = Sequence[str | int]
+"""The sort key of the last item of a page, as JSON holds it."""
+
+_MAC_BYTES: Final = 16
+
+Limit = Annotated[int, Query(ge=1, le=200, description="The most items on a page.")]
+After = Annotated[
+    str | None,
+    Query(max_length=1000, description="`next_cursor` of the page before; leave it out for the first."),
+]
+
+
+class Page(BaseModel, Generic[T]):
+    """Some items, and the way to those after them."""
+
+    items: list[T]
+    next_cursor: str | None = Field(description="Send it as `after` for the next page; null on the last one.")
+
+
+class Cursors:
+    """Seals and opens the cursors of one list."""
+
+    def __init__(self, keyring: Keyring, of: str) -> None:
+        self._keyring = keyring
+        self._purpose = f"api cursor {of}"
+
+    def seal(self, position: Position) -> str:
+        """The cursor of a position."""
+        body = json.dumps(list(position), separators=(",", ":")).encode()
+        mac = _mac(self._keyring.derived(self._purpose)[0], body)
+        return base64.urlsafe_b64encode(mac + body).decode().rstrip("=")
+
+    def open(self, cursor: str | None) -> Position | None:
+        """The position of a cursor, None for the first page; raises Refused for one that is none of this list's."""
+        if cursor is None:
+            return None
+        try:
+            sealed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        except ValueError:
+            sealed = b""
+        mac, body = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
+        if not any(hmac.compare_digest(mac, _mac(key, body)) for key in self._keyring.derived(self._purpose)):
+            detail = "This cursor belongs to no page of this list. Start again without one."
+            raise Refused(HTTPStatus.BAD_REQUEST, "cursor_invalid", detail)
+        position: Position = json.loads(body)
+        return position
+
+    def page(self, items: list[T], positions: Sequence[Position], limit: int) -> Page[T]:
+        """A page of at most `limit` items from a query that asked for one more, with the position of each."""
+        is_last = len(items) <= limit
+        return Page(items=items[:limit], next_cursor=None if is_last else self.seal(positions[limit - 1]))
+
+
+def _mac(key: bytes, body: bytes) -> bytes:
+    return hmac.digest(key, body, hashlib.sha256)[:_MAC_BYTES]

@@ -1,0 +1,58 @@
+"""Changes that lose no other: a strong ETag from a row's version, and the If-Match that a change brings (RFC 9110)."""
+
+import re
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Final
+
+from fastapi import Depends, Header, Response
+
+from gateway.api.problems import Refused
+
+_TAGS: Final = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """Which versions a change is meant for; None for whichever there is."""
+
+    versions: frozenset[int] | None
+
+    def check(self, version: int) -> int:
+        """The version to change, as a condition of the update; raises Refused where it is not the one meant."""
+        if self.versions is not None and version not in self.versions:
+            raise stale()
+        return version
+
+
+def tag(response: Response, version: int) -> None:
+    """Put the ETag of a version on an answer."""
+    response.headers["ETag"] = f'"{version}"'
+
+
+def stale() -> Refused:
+    """What is raised where somebody else changed it first: also by an update that found another version."""
+    detail = "It was changed since you read it. Read it again, and send its ETag in If-Match."
+    return Refused(HTTPStatus.PRECONDITION_FAILED, "precondition_failed", detail)
+
+
+async def _if_match(
+    if_match: Annotated[
+        str | None,
+        Header(description="The ETag of what you read and now change. A change without it is refused."),
+    ] = None,
+) -> Precondition:
+    if if_match is None:
+        detail = "Send the ETag of what you change in If-Match, so that no other change is lost."
+        raise Refused(HTTPStatus.PRECONDITION_REQUIRED, "precondition_required", detail)
+    if if_match.strip() == "*":
+        return Precondition(None)
+    # Weak tags never match here (RFC 9110 section 13.1.1), and a tag that is no version of ours matches nothing.
+    strong = [tag for weak, tag in _TAGS.findall(if_match) if not weak]
+    return Precondition(
+        frozenset(int(tag) for tag in strong if tag.isascii() and tag.isdecimal() and len(tag) < 10)
+    )
+
+
+IfMatch = Annotated[Precondition, Depends(_if_match)]
+"""The precondition of a change: `async def change(precondition: IfMatch, …)`; add `problems(412, 428)` to the route."""

@@ -1,0 +1,184 @@
+"""One run followed as server-sent events: its lines of the trail by number, its progress, and how it ended."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Header
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+
+from engine.audit.trail import Line, Trail
+from engine.errors import TemporalUnreachable
+from engine.identity.runs import Run
+from engine.services import Services
+from gateway.api.callers import Calling
+from gateway.api.problems import problems
+from gateway.api.runs import RunId
+from gateway.run_states import Progress, RunState, RunStates, progress_of
+from gateway.runs import Caller, Runs
+
+_LOOK_EVERY_SECONDS: Final = 0.25
+_ASK_EVERY_SECONDS: Final = 2.0
+_LINES_AT_ONCE: Final = 200
+
+LastEventId = Annotated[
+    str | None,
+    Header(
+        alias="Last-Event-ID",
+        pattern=r"^[0-9]{1,18}$",
+        description="The `id` of the last event that was seen: the stream goes on after it.",
+    ),
+]
+
+
+class RunEvent(BaseModel):
+    """A line of the trail; its `seq` is the event's `id`, and its `kind` the event's type."""
+
+    seq: int
+    time: datetime
+    kind: str
+    event: dict[str, Any]
+
+
+def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
+    """`/runs/{run_id}/events`."""
+    router = APIRouter(tags=["runs"])
+    growth = _Growth(services.trail)
+
+    # What a follower holds is let go when its request ends, however that comes about.
+    async def follow(run_id: RunId, caller: Calling) -> AsyncIterator[_Follower]:
+        run = await runs.owned(run_id, caller)
+        ended = asyncio.create_task(_end(runs, run.id))
+        try:
+            async with growth.watched() as grown:
+                yield _Follower(run, caller, services.trail, states, ended, grown)
+        finally:
+            ended.cancel()
+
+    @router.get(
+        "/runs/{run_id}/events",
+        summary="Follow one of your runs as server-sent events",
+        response_class=EventSourceResponse,
+        responses=problems(404, 422),
+    )
+    async def follow_run(
+        follower: Annotated[_Follower, Depends(follow)], last_event_id: LastEventId = None
+    ) -> AsyncIterator[ServerSentEvent]:
+        """Lines of the audit trail by their kind, `progress`, and at last `ended` with the state of the run."""
+        async for event in follower.events(after=int(last_event_id or 0)):
+            yield event
+
+    return router
+
+
+class _Growth:
+    """Notices, by one query for all who follow a run, that the trail grew."""
+
+    def __init__(self, trail: Trail) -> None:
+        self._trail = trail
+        self._watching: set[asyncio.Event] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[asyncio.Event]:
+        """An event that is set whenever there are new lines."""
+        grown = asyncio.Event()
+        self._watching.add(grown)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+        try:
+            yield grown
+        finally:
+            self._watching.discard(grown)
+
+    async def _look(self) -> None:
+        seen = 0
+        while self._watching:
+            with contextlib.suppress(OSError, SQLAlchemyError):
+                last = await self._trail.last()
+                if last != seen:
+                    seen = last
+                    for grown in self._watching:
+                        grown.set()
+            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+
+class _Follower:
+    """Whoever follows one run, and what they were told."""
+
+    def __init__(
+        self,
+        run: Run,
+        caller: Caller,
+        trail: Trail,
+        states: RunStates,
+        ended: "asyncio.Task[None]",
+        grown: asyncio.Event,
+    ) -> None:
+        self._run = run
+        self._caller = caller
+        self._trail = trail
+        self._states = states
+        self._ended = ended
+        self._grown = grown
+
+    async def events(self, after: int) -> AsyncIterator[ServerSentEvent]:
+        """Everything after a line, until the run ended."""
+        told: Progress | None = None
+        while True:
+            self._grown.clear()
+            # Asked first: what a run wrote before it ended is then among the lines.
+            is_over = self._ended.done()
+            while lines := await self._trail.following(self._run.id, after, _LINES_AT_ONCE):
+                for line in lines:
+                    yield _told(line)
+                after = lines[-1].seq
+            progress = await self._progress()
+            if progress is not None and progress != told:
+                told = progress
+                yield ServerSentEvent(event="progress", data=progress)
+            if is_over:
+                break
+            await self._something()
+        yield ServerSentEvent(event="ended", data=await self._state())
+
+    async def _something(self) -> None:
+        grown = asyncio.create_task(self._grown.wait())
+        try:
+            await asyncio.wait(
+                {grown, self._ended}, timeout=_ASK_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            grown.cancel()
+
+    async def _progress(self) -> Progress | None:
+        try:
+            description = await self._states.described(self._run.id)
+        except TemporalUnreachable:
+            return None
+        return None if description is None else await progress_of(description)
+
+    async def _state(self) -> RunState:
+        while True:
+            with contextlib.suppress(TemporalUnreachable):
+                return await self._states.of(self._run, self._caller.principal)
+            await asyncio.sleep(_ASK_EVERY_SECONDS)
+
+
+async def _end(runs: Runs, run_id: str) -> None:
+    """Return once the run ended, however often Temporal does not answer meanwhile."""
+    while True:
+        with contextlib.suppress(TemporalUnreachable):
+            await runs.result(run_id)
+            return
+        await asyncio.sleep(_ASK_EVERY_SECONDS)
+
+
+def _told(line: Line) -> ServerSentEvent:
+    event = RunEvent(seq=line.seq, time=line.time, kind=line.kind, event=line.event)
+    return ServerSentEvent(event=line.kind, id=str(line.seq), data=event)

@@ -1,0 +1,118 @@
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from jsonschema import Draft202012Validator
+from openapi_pydantic import OpenAPI
+
+from engine.identity.roles import ADMINISTRATOR
+from engine.registry import Registry
+from gateway.api.router import api
+from gateway.runs import Runs
+from tests.docs.markdown import ROOT, table
+from tests.platform import NORTHWIND, Platform
+from tests.rest import serving
+
+ALLOWED_SECONDS = 300
+# What the schema of a schedule could be varied in is more than all the rest; its fuzzing is enough.
+CONFIGURATION = """
+[[operations]]
+include-path-regex = "^/runs/"
+parameters = {{ run_id = "{run}" }}
+
+[[operations]]
+include-path-regex = "^/(schedules|webhooks)"
+include-method-regex = "POST|PUT|PATCH"
+phases.coverage.enabled = false
+"""
+
+
+async def test_the_document_is_openapi_3_1_and_every_reference_in_it_leads_somewhere(
+    idle: Platform,
+) -> None:
+    async with serving(idle) as rest, httpx2.AsyncClient(base_url=rest.url) as nobody:
+        answer = await nobody.get("/api/v1/openapi.json")
+
+    document = answer.json()
+    assert answer.status_code == 200
+    assert document["openapi"].startswith("3.1.")
+    OpenAPI.model_validate(document)
+    components = document["components"]["schemas"]
+    assert set(references(document)) <= {f"#/components/schemas/{name}" for name in components}
+    for schema in components.values():
+        Draft202012Validator.check_schema(schema)
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert all(operation["security"] == [{"bearer": []}] for operation in operations(document))
+    assert {f"/tools/{tool}/runs" for tool in idle.registry.tools} <= set(document["paths"])
+
+
+async def test_every_operation_is_told_in_the_reference(idle: Platform) -> None:
+    document = api(idle.services, idle.registry, idle.runs, idle.temporal).openapi()
+    own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle.registry.tools}
+    offered = {
+        f"{method.upper()} {own.get(path, path)}"
+        for path, operations in document["paths"].items()
+        for method in operations
+    }
+
+    assert set(table(ROOT / "docs" / "reference" / "rest-api.md", "operation")) == offered
+
+
+async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
+    platform: Platform, tmp_path: Path
+) -> None:
+    # Tools without appetite: what an API answers does not depend on how many children a run starts.
+    registry = Registry(("workflows", "activities", "tests.tools.creating"))
+    runs = Runs(platform.services, platform.temporal, registry)
+    report = tmp_path / "report.txt"
+    async with serving(replace(platform, registry=registry, runs=runs)) as rest:
+        person = await rest.person("alice", "Alice")
+        await platform.grant("crm", person)
+        await platform.services.roles.give(person.id, ADMINISTRATOR)
+        run = await platform.start("read_once", {"account_id": NORTHWIND}, person)
+        await platform.outcome(run)
+        (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(run=run))
+        with report.open("wb") as told:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{rest.url}/api/v1/openapi.json"),
+                *("--header", f"Authorization: Bearer {await rest.token(person)}"),
+                *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5"),
+                *("--seed", "1", "--generation-deterministic", "--continue-on-failure", "--no-shrink"),
+                *("--exclude-checks", "positive_data_acceptance", "--no-color", "--request-timeout", "30"),
+                cwd=tmp_path,
+                env=dict(os.environ),
+                stdout=told,
+                stderr=told,
+            )
+            try:
+                async with asyncio.timeout(ALLOWED_SECONDS):
+                    await process.wait()
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+
+    assert process.returncode == 0, report.read_text()
+
+
+def references(part: Any) -> Iterator[str]:
+    match part:
+        case {"$ref": str(reference), **rest}:
+            yield reference
+            yield from references(rest)
+        case dict():
+            for value in part.values():
+                yield from references(value)
+        case list():
+            for value in part:
+                yield from references(value)
+
+
+def operations(document: Any) -> Iterator[Any]:
+    for path in document["paths"].values():
+        yield from path.values()
