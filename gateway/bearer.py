@@ -1,83 +1,191 @@
-"""Bearer tokens at `/mcp`: only ones issued for this server, to a principal who is still active, are taken."""
+"""Bearer tokens at `/mcp` and at the API: only ones made for that resource and a principal still active are taken."""
 
+import base64
+import contextlib
+import json
 from typing import Any, Final
 
 from joserfc.errors import ClaimError
 from joserfc.jwt import JWTClaimsRegistry
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 
+from engine.callers.api_tokens import PREFIX, ApiTokens, bearer_actor
 from engine.errors import IdentityForged
-from engine.identity.model import Principal
+from engine.identity.model import Actor, ActorKind, Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
 from engine.wire import ACCESS_TOKEN_TYPE
-from gateway.openid import Issuer, display_name
-from gateway.protected_resource import resource_identifier
+from gateway.authorization_server.clients import Clients
+from gateway.openid import Issuer, VerifiedToken, display_name
+from gateway.protected_resource import MCP_PATH, SCOPE, resource_identifier
 
 CLIENT_NAME_CLAIM: Final = "client_name"
+ACT_CLAIM: Final = "act"
 
 
 class PersonalToken(AccessToken):
-    """An access token together with the principal that it was issued to, and what the client calls itself."""
+    """A token together with the principal it acts as, what acts with it, and the tools it is good for (None for all).
+
+    `in_person` where its bearer signed in for it, which no API token and no back end did.
+    """
 
     principal: Principal
-    client_name: str
+    actor: Actor
+    tools: frozenset[str] | None = None
+    in_person: bool
 
 
-def bearer_tokens(services: Services) -> "BuiltInTokens | ExternalTokens":
-    """The verifier for the sign-in that settings choose."""
+class BearerTokens(TokenVerifier):
+    """Every kind of token that one resource takes, each by the one verifier that knows it."""
+
+    def __init__(
+        self, api_tokens: "PersonalApiTokens", own: "OwnTokens", external: "ExternalTokens | None"
+    ) -> None:
+        self._api_tokens = api_tokens
+        self._own = own
+        self._external = external
+
+    async def verify_token(self, token: str) -> PersonalToken | None:
+        """The token with its principal, or None."""
+        if token.startswith(PREFIX):
+            return await self._api_tokens.verify_token(token)
+        # What a token says of its issuer only chooses who verifies it, which includes its issuer.
+        if self._external is None or claimed_issuer(token) == self._own.issuer:
+            return await self._own.verify_token(token)
+        return await self._external.verify_token(token)
+
+
+def bearer_tokens(services: Services, path: str = MCP_PATH) -> BearerTokens:
+    """The verifier of one resource, for the sign-in that settings choose."""
     issuer = services.settings.gateway.issuer
-    return BuiltInTokens(services) if issuer is None else ExternalTokens(services, issuer)
+    resource = resource_identifier(services.settings, path)
+    client: ActorKind = "mcp_client" if path == MCP_PATH else "api_client"
+    return BearerTokens(
+        PersonalApiTokens(services.api_tokens, resource),
+        OwnTokens(services, resource, client),
+        None if issuer is None else ExternalTokens(services, issuer, resource, client),
+    )
 
 
-class BuiltInTokens(TokenVerifier):
-    """Tokens that the built-in authorization server signed; a check costs one query."""
+def claimed_issuer(token: str) -> object:
+    """The issuer that a token names, unverified."""
+    try:
+        body = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (IndexError, ValueError, RecursionError):
+        return None
+    return claims.get("iss") if isinstance(claims, dict) else None
 
-    def __init__(self, services: Services) -> None:
+
+class PersonalApiTokens(TokenVerifier):
+    """Tokens that people made for themselves, and administrators for services; good at every resource here."""
+
+    def __init__(self, tokens: ApiTokens, resource: str) -> None:
+        self._tokens = tokens
+        self._resource = resource
+
+    async def verify_token(self, token: str) -> PersonalToken | None:
+        """The token with its owner, or None."""
+        verified = await self._tokens.verify(token)
+        if verified is None:
+            return None
+        api_token, owner = verified
+        return PersonalToken(
+            token=token,
+            client_id=api_token.id,
+            scopes=[SCOPE],
+            expires_at=int(api_token.expires_at.timestamp()),
+            resource=self._resource,
+            subject=owner.subject,
+            claims={"iss": owner.issuer},
+            principal=owner,
+            actor=bearer_actor(api_token),
+            tools=api_token.tools,
+            in_person=False,
+        )
+
+
+class OwnTokens(TokenVerifier):
+    """Tokens that the built-in authorization server signed.
+
+    For people who signed in here, where people do, and for back ends that act for a user (RFC 8693), whoever signed
+    that user in.
+    """
+
+    def __init__(self, services: Services, resource: str, client: ActorKind) -> None:
+        self.issuer: Final = services.settings.public_url
         self._keys = services.keys
         self._principals = services.principals
-        self._resource = resource_identifier(services.settings)
+        self._clients = Clients(services)
+        self._signs_people_in = services.settings.gateway.issuer is None
+        self._resource = resource
+        self._client = client
         self._claims = JWTClaimsRegistry(
-            iss={"essential": True, "value": services.settings.public_url},
-            aud={"essential": True, "value": self._resource},
+            iss={"essential": True, "value": self.issuer},
+            aud={"essential": True, "value": resource},
             sub={"essential": True},
             exp={"essential": True},
             client_id={"essential": True},
         )
 
     async def verify_token(self, token: str) -> PersonalToken | None:
-        """The token with its principal, or None."""
+        """The token with its principal, or None; a check costs one query, and two for a back end's token."""
         try:
             claims = await self._keys.verify(token, ACCESS_TOKEN_TYPE)
             self._claims.validate(claims)
         except (IdentityForged, ClaimError):
             return None
+        if ACT_CLAIM in claims:
+            return await self._exchanged(token, claims)
+        if not self._signs_people_in:
+            return None
         principal = await self._principals.find(claims["iss"], claims["sub"])
-        return None if principal is None else _accepted(token, claims, self._resource, principal)
+        actor = _client_of(claims, self._client)
+        return _accepted(token, claims, self._resource, principal, actor, in_person=True)
+
+    async def _exchanged(self, token: str, claims: dict[str, Any]) -> PersonalToken | None:
+        """A back end's token, whose `sub` is a principal's id; it ends with the registration of the back end."""
+        act = claims[ACT_CLAIM]
+        if not isinstance(act, dict) or act.get("sub") != claims["client_id"]:
+            return None
+        client = await self._clients.get(claims["client_id"])
+        if client is None or client.backend is None:
+            return None
+        principal = await self._principals.get(claims["sub"])
+        actor = Actor(kind="api_client", id=client.client_id, name=client.title)
+        return _accepted(token, claims, self._resource, principal, actor, in_person=False)
 
 
 class ExternalTokens(TokenVerifier):
     """Tokens of the issuer that settings name; keys are read again only when they are old or one is unknown."""
 
-    def __init__(self, services: Services, settings: IssuerSettings) -> None:
+    def __init__(
+        self, services: Services, settings: IssuerSettings, resource: str, client: ActorKind
+    ) -> None:
         self._issuer = Issuer(settings, services.http)
-        self._audience = settings.audience
+        # An issuer that knows resource indicators (RFC 8707) names the resource that the client asked for.
+        self._audiences = dict.fromkeys((settings.audience, resource))
         # An ID token has the client as its audience. Where access tokens have the same one, only their type differs.
         self._only_typed = settings.audience == settings.client_id
         self._principals = services.principals
-        self._resource = resource_identifier(services.settings)
+        self._resource = resource
+        self._client = client
 
     async def verify_token(self, token: str) -> PersonalToken | None:
         """The token with its principal, created when first seen, or None; raises UpstreamUnavailable without keys."""
-        try:
-            verified = await self._issuer.verified(token, audience=self._audience)
-        except IdentityForged:
-            return None
-        if not self._is_access_token(verified.header.get("typ")):
+        verified = await self._verified(token)
+        if verified is None or not self._is_access_token(verified.header.get("typ")):
             return None
         claims = dict(verified.claims)
         principal = await self._principals.resolve(claims["iss"], claims["sub"], display_name(claims))
-        return _accepted(token, claims, self._resource, principal)
+        actor = _client_of(claims, self._client)
+        return _accepted(token, claims, self._resource, principal, actor, in_person=ACT_CLAIM not in claims)
+
+    async def _verified(self, token: str) -> VerifiedToken | None:
+        for audience in self._audiences:
+            with contextlib.suppress(IdentityForged):
+                return await self._issuer.verified(token, audience=audience)
+        return None
 
     def _is_access_token(self, typ: object) -> bool:
         # RFC 9068 section 4 asks for this type; many issuers still write JWT, or nothing.
@@ -85,21 +193,37 @@ class ExternalTokens(TokenVerifier):
         return kind == ACCESS_TOKEN_TYPE or (kind == "jwt" and not self._only_typed)
 
 
+def _client_of(claims: dict[str, Any], kind: ActorKind) -> Actor:
+    client_id = _client_id(claims)
+    return Actor(kind=kind, id=client_id, name=str(claims.get(CLIENT_NAME_CLAIM) or client_id))
+
+
+def _client_id(claims: dict[str, Any]) -> str:
+    return str(claims.get("client_id") or claims.get("azp") or "unknown")
+
+
 def _accepted(
-    token: str, claims: dict[str, Any], resource: str, principal: Principal
+    token: str,
+    claims: dict[str, Any],
+    resource: str,
+    principal: Principal | None,
+    actor: Actor,
+    *,
+    in_person: bool,
 ) -> PersonalToken | None:
-    if not principal.active:
+    # Nobody signs in as a service, whatever a token says.
+    if principal is None or not principal.active or principal.kind != "person":
         return None
     scope = claims.get("scope") or claims.get("scp") or ""
-    client_id = str(claims.get("client_id") or claims.get("azp") or "unknown")
     return PersonalToken(
         token=token,
-        client_id=client_id,
-        client_name=str(claims.get(CLIENT_NAME_CLAIM) or client_id),
+        client_id=_client_id(claims),
         scopes=scope.split() if isinstance(scope, str) else [str(each) for each in scope],
         expires_at=int(claims["exp"]),
         resource=resource,
-        subject=claims["sub"],
-        claims={"iss": claims["iss"]},
+        subject=principal.subject,
+        claims={"iss": principal.issuer},
         principal=principal,
+        actor=actor,
+        in_person=in_person,
     )

@@ -1,4 +1,4 @@
-"""The page on which a person lets an MCP client act for them; it names the client and asks every time."""
+"""The page on which a person lets a client act for them; it names the client and asks every time."""
 
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ from engine.services import Services
 from gateway.authorization_server.clients import Client, Clients
 from gateway.authorization_server.codes import Asked, Codes
 from gateway.pages import notice, page, stale_form
+from gateway.protected_resource import API_PATH, resource_identifier
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
@@ -25,6 +26,7 @@ class ConsentPage:
         self._clients = Clients(services)
         self._codes = Codes(services.database)
         self._issuer = services.settings.public_url
+        self._api = resource_identifier(services.settings, API_PATH)
 
     async def ask(self, request: Request, question: str) -> Response:
         """GET /authorize/{question}."""
@@ -34,7 +36,7 @@ class ConsentPage:
         asked, client = await self._asked(question)
         if asked is None or client is None:
             return _over(session)
-        return _page(session, session.principal, asked, client)
+        return self._page(session, session.principal, asked, client)
 
     async def answer(self, request: Request, question: str) -> Response:
         """POST /authorize/{question}."""
@@ -51,6 +53,22 @@ class ConsentPage:
         declined = await self._codes.decline(asked.id)
         return self._redirect(asked, error="access_denied") if declined else _over(session)
 
+    def _page(self, session: BrowserSession, principal: Principal, asked: Asked, client: Client) -> Response:
+        target = urlsplit(str(asked.parameters.redirect_uri))
+        return page(
+            "consent.html",
+            title=f"Let {client.title} act for you?",
+            session=session,
+            principal=principal,
+            client=client.title,
+            goes_to=target.hostname
+            if target.scheme in {"http", "https"}
+            else f"the application of {target.scheme}:",
+            is_this_computer=target.hostname in _THIS_COMPUTER,
+            reaches_api=asked.parameters.resource == self._api,
+            leads_away=True,
+        )
+
     async def _asked(self, question: str) -> tuple[Asked | None, Client | None]:
         asked = await self._codes.asked(question)
         return asked, None if asked is None else await self._clients.get(asked.client_id)
@@ -61,22 +79,6 @@ class ConsentPage:
             str(parameters.redirect_uri), **outcome, state=parameters.state, iss=self._issuer
         )
         return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
-
-
-def _page(session: BrowserSession, principal: Principal, asked: Asked, client: Client) -> Response:
-    target = urlsplit(str(asked.parameters.redirect_uri))
-    return page(
-        "consent.html",
-        title=f"Let {client.title} act for you?",
-        session=session,
-        principal=principal,
-        client=client.title,
-        goes_to=target.hostname
-        if target.scheme in {"http", "https"}
-        else f"the application of {target.scheme}:",
-        is_this_computer=target.hostname in _THIS_COMPUTER,
-        leads_away=True,
-    )
 
 
 def _over(session: BrowserSession) -> Response:

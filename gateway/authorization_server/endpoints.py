@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64decode
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
@@ -17,7 +18,9 @@ from mcp.server.auth.settings import ClientRegistrationOptions
 from starlette.types import Message
 
 from engine.services import Services
+from gateway.authorization_server.clients import TOKEN_EXCHANGE
 from gateway.authorization_server.consent_page import ConsentPage
+from gateway.authorization_server.exchange import TokenExchange, is_token_exchange
 from gateway.authorization_server.provider import CONSENT_PATH, Provider
 from gateway.cross_origin import cross_origin
 from gateway.pages import notice
@@ -28,7 +31,7 @@ _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 def authorization_server(services: Services) -> APIRouter:
-    """Its key set; and all of its endpoints where no external issuer is set to do their work."""
+    """Its key set and token exchange; and all of its endpoints where no external issuer is set to do their work."""
     router = APIRouter(include_in_schema=False)
 
     async def key_set(request: Request) -> Response:
@@ -36,18 +39,22 @@ def authorization_server(services: Services) -> APIRouter:
         return JSONResponse(await services.keys.jwks())
 
     router.routes.append(cross_origin("/.well-known/jwks.json", "GET", key_set))
+    exchange = TokenExchange(services)
     if services.settings.gateway.issuer is None:
-        Endpoints(services).add_to(router)
+        Endpoints(services, exchange).add_to(router)
+    else:
+        router.routes.append(cross_origin("/token", "POST", _only(exchange)))
     return router
 
 
 class Endpoints:
     """OAuth 2.1 with dynamic registration, PKCE, resource indicators and `iss` (RFC 9207)."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, exchange: TokenExchange) -> None:
         provider = Provider(services)
         authenticator = ClientAuthenticator(provider)
         self._provider = provider
+        self._exchange = exchange
         self._issuer = services.settings.public_url
         self._authorization = AuthorizationHandler(provider)
         self._token = TokenHandler(provider, authenticator)
@@ -83,7 +90,7 @@ class Endpoints:
             "scopes_supported": [SCOPE],
             "response_types_supported": ["code"],
             "response_modes_supported": ["query"],
-            "grant_types_supported": ["authorization_code", "refresh_token"],
+            "grant_types_supported": ["authorization_code", "refresh_token", TOKEN_EXCHANGE],
             "token_endpoint_auth_methods_supported": _AUTH_METHODS,
             "revocation_endpoint_auth_methods_supported": _AUTH_METHODS,
             "code_challenge_methods_supported": ["S256"],
@@ -108,6 +115,8 @@ class Endpoints:
         form = await _form(request)
         if form is None:
             return _invalid_request()
+        if is_token_exchange(form):
+            return await self._exchange.answer(request, form)
         if not self._provider.serves(form.get("resource")):
             error = {
                 "error": "invalid_target",
@@ -123,6 +132,24 @@ class Endpoints:
             return _invalid_request()
         # The handler insists on this field, which a public client or one with Basic authentication does not send.
         return _challenged(await self._revocation.handle(_sending(request, {"client_secret": "", **form})))
+
+
+def _only(exchange: TokenExchange) -> Callable[[Request], Awaitable[Response]]:
+    """The token endpoint where an external issuer signs people in: it serves back ends, and nobody else."""
+
+    async def token(request: Request) -> Response:
+        form = await _form(request)
+        if form is None:
+            return _invalid_request()
+        if not is_token_exchange(form):
+            text = (
+                "Tokens come from the issuer that signs people in. Here, back ends exchange them (RFC 8693)."
+            )
+            told = {"error": "unsupported_grant_type", "error_description": text}
+            return JSONResponse(told, 400, _NO_STORE)
+        return await exchange.answer(request, form)
+
+    return token
 
 
 async def _form(request: Request) -> dict[str, str] | None:

@@ -17,7 +17,7 @@ from engine.services import Services
 from gateway.authorization_server.clients import Client, Clients
 from gateway.authorization_server.codes import Code, Codes
 from gateway.authorization_server.tokens import Refresh, Tokens
-from gateway.protected_resource import SCOPE, resource_identifier
+from gateway.protected_resource import API_PATH, MCP_PATH, SCOPE, resource_identifier
 
 CONSENT_PATH = "/authorize/"
 
@@ -48,7 +48,8 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         self._codes = Codes(services.database)
         self._tokens = Tokens(services)
         self._principals = services.principals
-        self._resource = resource_identifier(services.settings)
+        self._default = resource_identifier(services.settings, MCP_PATH)
+        self._resources = (self._default, resource_identifier(services.settings, API_PATH))
 
     @override
     async def get_client(self, client_id: str) -> Client | None:
@@ -61,8 +62,8 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
     @override
     async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
         if not self.serves(params.resource):
-            raise AuthorizeError("invalid_target", f"The only resource here is {self._resource}.")
-        params.resource = self._resource
+            raise AuthorizeError("invalid_target", f"The resources here are {' and '.join(self._resources)}.")
+        params.resource = self._named(params.resource)
         params.scopes = params.scopes or [SCOPE]
         return f"{CONSENT_PATH}{await self._codes.ask(client.client_id, params)}"
 
@@ -98,7 +99,9 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
             await self._tokens.revoke(code.id)
             raise TokenError("invalid_grant", "The authorization code was used before.")
         principal = await self._active(code.principal_id)
-        return await self._issue(client, principal, authorization_code.scopes, code.id)
+        return await self._issue(
+            client, principal, authorization_code.scopes, code.id, code.parameters.resource
+        )
 
     @override
     async def load_refresh_token(
@@ -115,7 +118,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
             client_id=refresh.client_id,
             scopes=list(refresh.scopes),
             expires_at=int(refresh.expires_at.timestamp()),
-            resource=self._resource,
+            resource=self._named(refresh.resource),
             record=refresh,
         )
 
@@ -128,7 +131,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         if not await self._tokens.use(refresh):
             await self._tokens.revoke(refresh.family)
             raise TokenError("invalid_grant", "The refresh token was used before.")
-        return await self._issue(client, principal, scopes, refresh.family)
+        return await self._issue(client, principal, scopes, refresh.family, refresh.resource)
 
     @override
     async def load_access_token(self, token: str) -> IssuedAccessToken | None:
@@ -146,7 +149,10 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
 
     def serves(self, resource: str | None) -> bool:
         """Whether a resource indicator (RFC 8707) names this server, or leaves it open."""
-        return resource is None or resource.removesuffix("/") == self._resource
+        return self._named(resource) in self._resources
+
+    def _named(self, resource: str | None) -> str:
+        return self._default if resource is None else resource.removesuffix("/")
 
     async def _active(self, principal_id: str) -> Principal:
         principal = await self._principals.get(principal_id)
@@ -155,7 +161,14 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         return principal
 
     async def _issue(
-        self, client: OAuthClientInformationFull, principal: Principal, scopes: list[str], family: str
+        self,
+        client: OAuthClientInformationFull,
+        principal: Principal,
+        scopes: list[str],
+        family: str,
+        resource: str | None,
     ) -> OAuthToken:
         with_refresh = "refresh_token" in client.grant_types
-        return await self._tokens.issue(principal, client, scopes, family, with_refresh=with_refresh)
+        return await self._tokens.issue(
+            principal, client, scopes, family, resource=self._named(resource), with_refresh=with_refresh
+        )

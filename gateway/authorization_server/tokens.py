@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
-from sqlmodel import col
+from sqlmodel import col, select
 
 from engine.db.database import now
 from engine.db.tables import RefreshTokenRow
@@ -22,10 +22,9 @@ from engine.identity.model import Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.bearer import CLIENT_NAME_CLAIM
-from gateway.protected_resource import resource_identifier
 
 _REFRESH_LIFE = timedelta(days=30)
-_FAMILY_CLAIM = "sid"
+FAMILY_CLAIM = "sid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +36,7 @@ class Refresh:
     client_id: str
     principal_id: str
     scopes: tuple[str, ...]
+    resource: str | None
     expires_at: datetime
     used: bool
     revoked: bool
@@ -49,7 +49,6 @@ class Tokens:
         self._database = services.database
         self._keys = services.keys
         self._issuer = services.settings.public_url
-        self._resource = resource_identifier(services.settings)
         self._life = services.settings.gateway.access_token_life
 
     async def issue(
@@ -59,24 +58,25 @@ class Tokens:
         scopes: Sequence[str],
         family: str,
         *,
+        resource: str,
         with_refresh: bool,
     ) -> OAuthToken:
         """An access token for the principal and, where wanted, the family's next refresh token."""
         claims = {
             "iss": self._issuer,
             "sub": principal.subject,
-            "aud": self._resource,
+            "aud": resource,
             "client_id": client.client_id,
             CLIENT_NAME_CLAIM: client.client_name or client.client_id,
             "scope": " ".join(scopes),
             "exp": int(time.time()) + self._life,
-            _FAMILY_CLAIM: family,
+            FAMILY_CLAIM: family,
         }
         return OAuthToken(
             access_token=await self._keys.sign(claims, ACCESS_TOKEN_TYPE),
             expires_in=self._life,
             scope=" ".join(scopes),
-            refresh_token=await self._next(principal.id, client.client_id, scopes, family)
+            refresh_token=await self._next(principal.id, client.client_id, scopes, family, resource)
             if with_refresh
             else None,
         )
@@ -93,6 +93,7 @@ class Tokens:
             client_id=row.client_id,
             principal_id=row.principal_id,
             scopes=tuple(row.scopes.split()),
+            resource=row.resource,
             expires_at=row.expires_at,
             used=row.used_at is not None,
             revoked=row.revoked_at is not None,
@@ -121,15 +122,25 @@ class Tokens:
         async with self._database.writing() as session:
             await session.exec(revoke.values(revoked_at=now()))
 
+    async def is_revoked(self, family: str) -> bool:
+        """Whether what came of this consent was revoked, by its client or because something came a second time."""
+        revoked = select(RefreshTokenRow.token_hash).where(
+            RefreshTokenRow.family == family, col(RefreshTokenRow.revoked_at).is_not(None)
+        )
+        async with self._database.reading() as session:
+            return (await session.exec(revoked.limit(1))).first() is not None
+
     async def family(self, access_token: str) -> tuple[str, str] | None:
         """The family and client of an access token that this server signed."""
         try:
             claims = await self._keys.verify(access_token, ACCESS_TOKEN_TYPE)
         except IdentityForged:
             return None
-        return str(claims.get(_FAMILY_CLAIM)), str(claims.get("client_id"))
+        return str(claims.get(FAMILY_CLAIM)), str(claims.get("client_id"))
 
-    async def _next(self, principal_id: str, client_id: str, scopes: Sequence[str], family: str) -> str:
+    async def _next(
+        self, principal_id: str, client_id: str, scopes: Sequence[str], family: str, resource: str
+    ) -> str:
         token = secrets.token_urlsafe(32)
         row = RefreshTokenRow(
             token_hash=_digest(token),
@@ -137,7 +148,7 @@ class Tokens:
             client_id=client_id,
             principal_id=principal_id,
             scopes=" ".join(scopes),
-            resource=self._resource,
+            resource=resource,
             expires_at=now() + _REFRESH_LIFE,
         )
         async with self._database.writing() as session:
