@@ -11,15 +11,23 @@ from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
 from engine.actions import definition_of, enter_action
 from engine.audit.trail import AuditEvent
-from engine.authorization.requests import ParkedAction
-from engine.errors import UNFIT, AuthorizationRequired, BylineError, IdentityRefused, RateLimited
+from engine.errors import UNFIT, BylineError, IdentityRefused, PersonRequired, RateLimited
 from engine.identity.model import Identity
 from engine.identity.runs import RootRun
 from engine.interceptors.headers import read, read_text
 from engine.interceptors.roots import Roots
+from engine.questions.questions import Place, enter_place
 from engine.services import Services
 from engine.upstream import ActionContext, Upstream
-from engine.wire import ACTION_HEADER, CHAIN_HEADER, IDENTITY_HEADER, WAITER_HEADER
+from engine.waiting.waiters import ParkedAction
+from engine.wire import (
+    ACTION_HEADER,
+    ASK_ACTIVITY,
+    CHAIN_HEADER,
+    ENROLL_ACTIVITY,
+    IDENTITY_HEADER,
+    WAITER_HEADER,
+)
 
 _BENIGN = ApplicationErrorCategory.BENIGN
 
@@ -38,9 +46,21 @@ class ActivityGuard(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- Temporal's names
         """Verify, sign in, run; a BylineError leaves as the Temporal failure of its code, unfit data as a final one."""
         try:
+            if activity.info().activity_type == ENROLL_ACTIVITY:
+                # What a firing is given its identity by is the one step that can have none.
+                return await super().execute_activity(input)
             identity, root = await self._verified(input)
-            await self._enter(input, identity, root)
-            return await super().execute_activity(input)
+            try:
+                await self._enter(input, identity, root)
+                return await super().execute_activity(input)
+            except PersonRequired as required:
+                required.notify = await self._services.notifier.wait_begun(
+                    awaits=required.awaits,
+                    waiter=required.waiter,
+                    asked=required.asked,
+                    identity=identity,
+                )
+                raise
         except BylineError as error:
             raise as_failure(error) from None
         except UNFIT as error:
@@ -68,17 +88,23 @@ class ActivityGuard(ActivityInboundInterceptor):
             raise
 
     async def _enter(self, input: ExecuteActivityInput, identity: Identity, root: RootRun) -> None:  # noqa: A002
+        services, info = self._services, activity.info()
         definition = definition_of(input.fn)
+        run_id = info.workflow_run_id or ""
+        key = read_text(input.headers, ACTION_HEADER) or f"{run_id}:{info.activity_id}"
+        parked = ParkedAction(info.workflow_id or "", run_id, key)
+        waited = read(input.headers, WAITER_HEADER)
+        if info.activity_type == ASK_ACTIVITY:
+            waits = waited if isinstance(waited, dict) else {}
+            enter_place(
+                Place(identity, root.workflow_id, parked, waits.get("id"), bool(waits.get("timed_out")))
+            )
         if definition is None:
             return
-        services, info = self._services, activity.info()
-        waited = read(input.headers, WAITER_HEADER)
         if isinstance(waited, dict):
             await services.authorization.check_answer(
                 str(waited.get("id")), timed_out=bool(waited.get("timed_out")), identity=identity
             )
-        run_id = info.workflow_run_id or ""
-        key = read_text(input.headers, ACTION_HEADER) or f"{run_id}:{info.activity_id}"
         context = ActionContext(
             identity=identity,
             run_id=root.workflow_id,
@@ -86,7 +112,7 @@ class ActivityGuard(ActivityInboundInterceptor):
             definition=definition,
             connection=await services.catalogue.get(definition.connection),
             attempt=info.attempt,
-            parked=ParkedAction(info.workflow_id or "", run_id, key),
+            parked=parked,
             waited=waited is not None,
         )
         running = Upstream(context, services.http, services.grants, services.authorization, services.trail)
@@ -103,9 +129,7 @@ def as_failure(error: BylineError) -> ApplicationError:
         type=error.code,
         non_retryable=not error.retryable,
         next_retry_delay=None if delay is None else timedelta(seconds=delay),
-        category=_BENIGN
-        if isinstance(error, AuthorizationRequired)
-        else ApplicationErrorCategory.UNSPECIFIED,
+        category=_BENIGN if isinstance(error, PersonRequired) else ApplicationErrorCategory.UNSPECIFIED,
     )
 
 

@@ -1,17 +1,14 @@
-"""Stamps the signed identity on all that a client starts, signals or schedules; without one it stamps nothing."""
+"""Stamps the signed identity on all that a client starts or signals; a schedule's firings are given their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 from temporalio.api.common.v1 import Payload
 from temporalio.client import (
-    CreateScheduleInput,
     Interceptor,
     OutboundInterceptor,
-    ScheduleActionStartWorkflow,
-    ScheduleHandle,
     SignalWorkflowInput,
     StartWorkflowInput,
     StartWorkflowUpdateWithStartInput,
@@ -20,15 +17,16 @@ from temporalio.client import (
 )
 
 from engine.interceptors.headers import payload_of
-from engine.wire import IDENTITY_HEADER
+from engine.wire import IDENTITY_HEADER, NOTIFY_HEADER
 
-_acting: ContextVar[str | None] = ContextVar("byline_acting", default=None)
+_acting: ContextVar[Mapping[str, Payload]] = ContextVar("byline_acting")
 
 
 @contextmanager
-def acting_as(token: str) -> Iterator[None]:
-    """Within this block, the client's calls carry this signed identity."""
-    previous = _acting.set(token)
+def acting_as(token: str, *, notify: Sequence[str] = ()) -> Iterator[None]:
+    """Within this block, the client's calls carry this signed identity; a run's end is told to channels `notify`."""
+    headers = {IDENTITY_HEADER: payload_of(token)}
+    previous = _acting.set({**headers, NOTIFY_HEADER: payload_of(list(notify))} if notify else headers)
     try:
         yield
     finally:
@@ -61,13 +59,6 @@ class _Outbound(OutboundInterceptor):
         input.headers = {**input.headers, **_stamp()}
         await super().signal_workflow(input)
 
-    async def create_schedule(self, input: CreateScheduleInput) -> ScheduleHandle:  # noqa: A002
-        action = input.schedule.action
-        if isinstance(action, ScheduleActionStartWorkflow):
-            action.headers = {**(action.headers or {}), **_stamp()}
-        return await super().create_schedule(input)
 
-
-def _stamp() -> dict[str, Payload]:
-    token = _acting.get()
-    return {} if token is None else {IDENTITY_HEADER: payload_of(token)}
+def _stamp() -> Mapping[str, Payload]:
+    return _acting.get({})

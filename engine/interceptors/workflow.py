@@ -1,18 +1,31 @@
 """Carries identity from a workflow to all it starts, and parks actions that wait for a person; no tool's code knows."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, NoReturn, cast
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
-from temporalio.common import RetryPolicy, SearchAttributeKey, SearchAttributeUpdate
-from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.common import (
+    RetryPolicy,
+    SearchAttributeKey,
+    SearchAttributeUpdate,
+    WorkflowIDReusePolicy,
+)
+from temporalio.exceptions import (
+    ActivityError,
+    ApplicationError,
+    WorkflowAlreadyStartedError,
+    is_cancelled_exception,
+)
 from temporalio.worker import (
     ContinueAsNewInput,
     ExecuteWorkflowInput,
+    HandleSignalInput,
+    HandleUpdateInput,
     SignalChildWorkflowInput,
     SignalExternalWorkflowInput,
     StartActivityInput,
@@ -22,17 +35,22 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
-from engine.errors import AuthorizationRequired
-from engine.identity.model import Identity
+from engine.errors import AnswerRequired, AuthorizationRequired, BylineError
 from engine.identity.runs import RootRun
-from engine.interceptors.headers import payload_of, read, read_text
+from engine.interceptors.carried import Carried
+from engine.interceptors.headers import payload_of, read
 from engine.interceptors.roots import Roots
+from engine.notifications.messages import Outcome
+from engine.notifications.workflow import Notice
 from engine.wire import (
     ACTION_HEADER,
     AWAITING_ATTRIBUTE,
     CHAIN_HEADER,
+    ENROLL_ACTIVITY,
     IDENTITY_HEADER,
     LOOK_AGAIN_SIGNAL,
+    NOTIFY_HEADER,
+    NOTIFY_WORKFLOW,
     PRINCIPAL_ATTRIBUTE,
     RUN_ATTRIBUTE,
     WAITER_HEADER,
@@ -49,8 +67,9 @@ def workflow_interceptor(roots: Roots) -> type[WorkflowInboundInterceptor]:
 
     class IdentityWorkflowInterceptor(WorkflowInboundInterceptor):
         def init(self, outbound: WorkflowOutboundInterceptor) -> None:
-            self._waits = _Waits()
-            super().init(_Outbound(outbound, self._waits))
+            self._carried = Carried()
+            self._waits = _Waits(self._carried)
+            super().init(_Outbound(outbound, self._waits, self._carried))
 
         async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:  # noqa: A002 -- Temporal's names
             info = workflow.info()
@@ -59,7 +78,19 @@ def workflow_interceptor(roots: Roots) -> type[WorkflowInboundInterceptor]:
             elif info.root is not None:
                 roots.inherit(info.run_id, info.root.run_id)
             workflow.set_signal_handler(LOOK_AGAIN_SIGNAL, self._waits.look_again)
-            return await super().execute_workflow(input)
+            await self._carried.enroll()
+            told = read(self._carried.headers, NOTIFY_HEADER) if info.parent is None else None
+            if not told:
+                return await super().execute_workflow(input)
+            return await _telling_the_end(super().execute_workflow(input), told)
+
+        async def handle_signal(self, input: HandleSignalInput) -> None:  # noqa: A002
+            await self._carried.named()
+            await super().handle_signal(input)
+
+        async def handle_update_handler(self, input: HandleUpdateInput) -> Any:  # noqa: A002
+            await self._carried.named()
+            return await super().handle_update_handler(input)
 
     return IdentityWorkflowInterceptor
 
@@ -67,21 +98,36 @@ def workflow_interceptor(roots: Roots) -> type[WorkflowInboundInterceptor]:
 @dataclass(frozen=True, slots=True)
 class _Wait:
     waiter: str
-    connection: str
+    what: str
+    """The connection to consent on; `question`; or `approval:` and the role that can give it."""
+    told: str
     expires_at: float
+    awaits: str
+    notify: tuple[str, ...]
 
 
 class _Waits:
     """What one workflow waits for, and which of its waits it was told to look at again."""
 
-    def __init__(self) -> None:
+    def __init__(self, carried: Carried) -> None:
+        self._carried = carried
         self._told: set[str] = set()
         self._parked: dict[str, _Wait] = {}
+        self._telling: set[asyncio.Task[None]] = set()
 
     def look_again(self, told: Any = None) -> None:
         """The wake-up: it carries no authority, so whatever it says only leads to another look at the vault."""
         if isinstance(told, dict):
             self._told.add(str(told.get("waiter")))
+
+    def tell(self, wait: _Wait) -> None:
+        """Have those who are asked told, while this workflow parks."""
+        info = workflow.info()
+        run = info.root.workflow_id if info.root is not None else info.workflow_id
+        notice = Notice("waiting", run, list(wait.notify), awaits=wait.awaits)
+        telling = asyncio.create_task(_tell(notice, wait.waiter))
+        self._telling.add(telling)
+        telling.add_done_callback(self._telling.discard)
 
     async def park(self, wait: _Wait) -> bool:
         """Wait until told to look again; False where the time ran out first."""
@@ -92,7 +138,7 @@ class _Waits:
             await workflow.wait_condition(
                 lambda: wait.waiter in self._told,
                 timeout=max(0.0, wait.expires_at - workflow.time()),
-                timeout_summary=f"consent on {wait.connection} expires",
+                timeout_summary=f"{wait.told} expires",
             )
         except TimeoutError:
             self._end(wait)
@@ -109,27 +155,34 @@ class _Waits:
         self._show()
 
     def _show(self) -> None:
-        awaiting = sorted({wait.connection for wait in self._parked.values()})
+        awaiting = sorted({wait.what for wait in self._parked.values()})
         updates: list[SearchAttributeUpdate[Any]] = [
             _AWAITING.value_set(awaiting) if awaiting else _AWAITING.value_unset()
         ]
-        identity = Identity.unverified(read_text(workflow.info().headers, IDENTITY_HEADER) or "")
+        identity = self._carried.identity
         if identity is not None and awaiting:
             updates += [_PRINCIPAL.value_set(identity.name), _RUN.value_set(identity.root)]
         workflow.upsert_search_attributes(updates)
-        waiting_for = identity.name if identity is not None else "somebody"
-        workflow.set_current_details(
-            f"Waiting for {waiting_for} to sign in: {', '.join(awaiting)}" if awaiting else ""
-        )
+        name = identity.name if identity is not None else "somebody"
+        told = ", ".join(sorted({wait.told for wait in self._parked.values()}))
+        workflow.set_current_details(f"In the name of {name}, waiting for: {told}" if told else "")
 
 
 class _Outbound(WorkflowOutboundInterceptor):
-    def __init__(self, next: WorkflowOutboundInterceptor, waits: _Waits) -> None:  # noqa: A002 -- Temporal's name
+    def __init__(
+        self,
+        next: WorkflowOutboundInterceptor,  # noqa: A002 -- Temporal's name
+        waits: _Waits,
+        carried: Carried,
+    ) -> None:
         super().__init__(next)
         self._waits = waits
+        self._carried = carried
         self._actions = 0
 
     def start_activity(self, input: StartActivityInput) -> workflow.ActivityHandle[Any]:  # noqa: A002
+        if input.activity == ENROLL_ACTIVITY:
+            return super().start_activity(input)
         start = super().start_activity
         headers = {**input.headers, **self._action_headers()}
         return self._see_through(lambda more: start(replace(input, headers={**headers, **more})))
@@ -143,27 +196,36 @@ class _Outbound(WorkflowOutboundInterceptor):
         self,
         input: StartChildWorkflowInput,  # noqa: A002
     ) -> workflow.ChildWorkflowHandle[Any, Any]:
-        input.headers = {**input.headers, **_inherited()}
+        input.headers = {**input.headers, **self._inherited()}
         return await super().start_child_workflow(input)
 
     async def signal_child_workflow(self, input: SignalChildWorkflowInput) -> None:  # noqa: A002
-        input.headers = {**input.headers, **_inherited()}
+        input.headers = {**input.headers, **self._inherited()}
         await super().signal_child_workflow(input)
 
     async def signal_external_workflow(self, input: SignalExternalWorkflowInput) -> None:  # noqa: A002
-        input.headers = {**input.headers, **_inherited()}
+        input.headers = {**input.headers, **self._inherited()}
         await super().signal_external_workflow(input)
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:  # noqa: A002
-        own = workflow.info().headers
-        kept = {name: own[name] for name in (IDENTITY_HEADER, CHAIN_HEADER) if name in own}
+        own = self._carried.headers
+        kept = {name: own[name] for name in (IDENTITY_HEADER, CHAIN_HEADER, NOTIFY_HEADER) if name in own}
         input.headers = {**input.headers, **kept}
         super().continue_as_new(input)
+
+    def _inherited(self) -> dict[str, Payload]:
+        """The identity of this workflow, never one that came with a signal, and the chain down to here."""
+        info, own = workflow.info(), self._carried.headers
+        chain = [*(read(own, CHAIN_HEADER) or []), f"{info.workflow_type}:{info.workflow_id}"]
+        headers = {CHAIN_HEADER: payload_of(chain)}
+        if IDENTITY_HEADER in own:
+            headers[IDENTITY_HEADER] = own[IDENTITY_HEADER]
+        return headers
 
     def _action_headers(self) -> dict[str, Payload]:
         self._actions += 1
         key = f"{workflow.info().run_id}:{self._actions}"
-        return {**_inherited(), ACTION_HEADER: payload_of(key)}
+        return {**self._inherited(), ACTION_HEADER: payload_of(key)}
 
     def _see_through(
         self, start: Callable[[Mapping[str, Payload]], workflow.ActivityHandle[Any]]
@@ -187,6 +249,8 @@ class _Outbound(WorkflowOutboundInterceptor):
                 wait = _wait_for(error)
                 if wait is None:
                     raise
+            if wait.notify:
+                self._waits.tell(wait)
             try:
                 told = await self._waits.park(wait)
             except asyncio.CancelledError:
@@ -205,24 +269,69 @@ class _Outbound(WorkflowOutboundInterceptor):
         )
 
 
-def _inherited() -> dict[str, Payload]:
-    """The identity this workflow was started with, never one that came with a signal, and the chain down to here."""
-    info = workflow.info()
-    chain = [*(read(info.headers, CHAIN_HEADER) or []), f"{info.workflow_type}:{info.workflow_id}"]
-    headers = {CHAIN_HEADER: payload_of(chain)}
-    if IDENTITY_HEADER in info.headers:
-        headers[IDENTITY_HEADER] = info.headers[IDENTITY_HEADER]
-    return headers
-
-
 def _wait_for(error: ActivityError | ApplicationError) -> _Wait | None:
     # The failure of a local activity comes without an ActivityError around it.
     cause = error.cause if isinstance(error, ActivityError) else error
-    if (
-        not isinstance(cause, ApplicationError)
-        or cause.type != AuthorizationRequired.code
-        or not cause.details
-    ):
+    if not isinstance(cause, ApplicationError) or not cause.details:
         return None
     details = cause.details[0]
-    return _Wait(details["waiter"], details["connection"], details["expires_at"])
+    if cause.type == AuthorizationRequired.code:
+        what, awaits = details["connection"], details["request"]
+        told = f"consent on {what}"
+    elif cause.type == AnswerRequired.code:
+        role, awaits = details["role"], details["question"]
+        what = "question" if role is None else f"approval:{role}"
+        told = "an answer" if role is None else f"approval by somebody with the role '{role}'"
+    else:
+        return None
+    notify = tuple(details.get("notify", ()))
+    return _Wait(details["waiter"], what, told, details["expires_at"], awaits, notify)
+
+
+async def _telling_the_end(running: Awaitable[Any], channels: list[str]) -> Any:
+    """Let a run go on to its end, have that told, and let the outcome through as it is."""
+    try:
+        value = await running
+    except asyncio.CancelledError:
+        # A worker that drops a workflow cancels its tasks as well, and then nothing may be begun.
+        if workflow.cancellation_reason() is not None:
+            await _tell_end(channels, "cancelled")
+        raise
+    except Exception as error:
+        # Anything else is a mistake in the code, which waits for the next deployment and ends nothing.
+        if workflow.is_failure_exception(error):
+            cancelled = workflow.cancellation_reason() is not None and is_cancelled_exception(error)
+            await _tell_end(channels, "cancelled" if cancelled else "failed", _code(error))
+        raise
+    await _tell_end(channels, "completed")
+    return value
+
+
+async def _tell_end(channels: list[str], outcome: Outcome, code: str | None = None) -> None:
+    run = workflow.info().workflow_id
+    await _tell(Notice("ended", run, channels, outcome=outcome, code=code), f"{run}:ended")
+
+
+async def _tell(notice: Notice, once: str) -> None:
+    """Begin to tell channels, apart from this workflow, which returns as soon as the server knows."""
+    with suppress(WorkflowAlreadyStartedError):
+        await workflow.start_child_workflow(
+            NOTIFY_WORKFLOW,
+            notice,
+            id=f"{NOTIFY_WORKFLOW}:{once}",
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+            cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
+        )
+
+
+def _code(error: BaseException) -> str | None:
+    """The code of the outermost failure that says what happened."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ApplicationError):
+            return cause.type
+        if isinstance(cause, BylineError):
+            return cause.code
+        cause = cause.__cause__
+    return None

@@ -19,6 +19,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHistory
 
 from engine.errors import AuthorizationDenied
+from engine.schedules.schedules import Plan, Schedules
+from engine.schedules.timing import Timing
 from tests.platform import DISPUTE, NORTHWIND, Platform, open_platform, temporal_server, until
 from tests.sandbox import SYSTEMS, running
 
@@ -84,6 +86,69 @@ async def cancelled(platform: Platform) -> str:
     return run
 
 
+async def told(platform: Platform) -> str:
+    """A run whose person chose to be told of it, at an address that nobody may call."""
+    nowhere = "https://127.0.0.1:9/"
+    await platform.services.notifier.add(platform.alice, "slack", nowhere, ["chat_waiting", "chat_ended"])
+    return await answered(platform, await platform.start("read_once", READ, platform.alice))
+
+
+async def asking(platform: Platform) -> str:
+    """A run whose child asks its person and goes on with the answer."""
+    run = await platform.start("choose_in_a_child", {"name": "Nort"}, platform.alice)
+    await platform.services.questions.answer(
+        await question(platform, run), platform.alice, {"account": "Contoso"}
+    )
+    await platform.outcome(run)
+    return run
+
+
+async def refused(platform: Platform) -> str:
+    """A run that somebody who may decide says no to."""
+    await platform.services.roles.give(platform.bob.id, "refund-approver")
+    run = await platform.start("refund", {"amount": 5, "to": "Acme"}, platform.alice)
+    await platform.services.questions.decline(await question(platform, run), platform.bob)
+    await platform.outcome(run)
+    return run
+
+
+async def unanswered(platform: Platform) -> str:
+    """A run that goes on without an answer."""
+    run = await platform.start("choose_or_go_on", {"name": "Nort", "seconds": 2}, platform.alice)
+    await platform.outcome(run)
+    return run
+
+
+async def question(platform: Platform, run: str) -> str:
+    """The id of what a run asks, once its workflows wait for the answer."""
+
+    async def waits() -> bool:
+        waiters = await platform.services.waiters.waiting(run)
+        return bool(waiters) and bool(await platform.awaiting(waiters[0].workflow_id))
+
+    await until(waits)
+    return (await platform.services.questions.awaited_by(run))[0].id
+
+
+async def fired(platform: Platform) -> str:
+    """A run that a schedule began, which waits for its owner and goes on as new."""
+    schedules = Schedules(platform.services, platform.temporal)
+    journey = {**READ, "levels": 1, "continued": 1}
+    tool = platform.registry.tool("read_at_every_level")
+    plan = Plan("Daily", tool, journey, Timing(cron=("@daily",)))
+    schedule = await schedules.create(plan, platform.alice)
+    await schedules.trigger(schedule.id, platform.alice)
+
+    async def has_fired() -> bool:
+        dial = await schedules.read(schedule)
+        return dial is not None and bool(dial.recent)
+
+    await until(has_fired)
+    dial = await schedules.read(schedule)
+    assert dial is not None
+    return await answered(platform, dial.recent[0].run_id)
+
+
 STORIES: tuple[Callable[[Platform], Awaitable[str]], ...] = (
     parked,
     finished,
@@ -92,6 +157,11 @@ STORIES: tuple[Callable[[Platform], Awaitable[str]], ...] = (
     denied,
     expired,
     cancelled,
+    told,
+    asking,
+    refused,
+    unanswered,
+    fired,
 )
 
 

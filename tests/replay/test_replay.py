@@ -1,6 +1,7 @@
 """Holds today's code to going on with runs that earlier code began: what was recorded replays as it was."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from temporalio.worker import Interceptor, Replayer
 
 from activities.salesforce import Account
 from engine.db.migrate import upgrade
+from engine.notifications.workflow import NotifyWorkflow
 from engine.registry import Registry
 from engine.services import open_services
 from engine.settings import DatabaseSettings, Settings, VaultSettings
@@ -22,6 +24,7 @@ from tests.tools.reading import Reading
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 SETTINGS = Settings(modules=MODULES)
 REGISTRY = Registry(SETTINGS.modules)
+WORKFLOWS = [*REGISTRY.workflows.values(), NotifyWorkflow]
 
 recorded = pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 waited = pytest.mark.parametrize(
@@ -63,20 +66,22 @@ async def replay(path: Path, workflows: Sequence[type], *interceptors: Intercept
         workflow_runner=_runner(SETTINGS),
         workflow_failure_exception_types=_FINAL,
     )
-    await replayer.replay_workflow(WorkflowHistory.from_json(path.stem, path.read_text()))
+    history = json.loads(path.read_text())
+    own_id = history["events"][0]["workflowExecutionStartedEventAttributes"]["workflowId"]
+    await replayer.replay_workflow(WorkflowHistory.from_json(own_id, history))
 
 
 @recorded
 async def test_what_was_recorded_goes_on_with_the_code_of_today(
     path: Path, interceptor: BylineInterceptor
 ) -> None:
-    await replay(path, list(REGISTRY.workflows.values()), interceptor)
+    await replay(path, WORKFLOWS, interceptor)
 
 
 @waited
 async def test_what_waited_could_not_go_on_without_the_interceptors(path: Path) -> None:
     with pytest.raises(workflow.NondeterminismError):
-        await replay(path, list(REGISTRY.workflows.values()))
+        await replay(path, WORKFLOWS)
 
 
 async def test_a_tool_that_does_otherwise_than_before_is_found(interceptor: BylineInterceptor) -> None:

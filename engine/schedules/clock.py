@@ -1,0 +1,194 @@
+"""Temporal's side of schedules: it keeps the time and starts the tool; in whose name is not its business."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from temporalio.api.schedule.v1 import SchedulePatch, TriggerImmediatelyRequest
+from temporalio.api.workflowservice.v1 import PatchScheduleRequest
+from temporalio.client import (
+    Client,
+    Schedule,
+    ScheduleActionExecutionStartWorkflow,
+    ScheduleActionStartWorkflow,
+    ScheduleAlreadyRunningError,
+    ScheduleBackfill,
+    ScheduleState,
+    ScheduleUpdate,
+    ScheduleUpdateInput,
+)
+from temporalio.service import RPCError, RPCStatusCode
+
+from engine.errors import SchedulePaused, TemporalUnreachable, TimingInvalid
+from engine.schedules.timing import Period, Timing, overlap_policy
+
+UNKNOWN_TO_TEMPORAL: Final = "Temporal does not know this schedule. Resume it to set it up again."
+
+_LOOKS: Final = 20
+_LOOK_EVERY_SECONDS: Final = 0.05
+_SILENT: Final = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """What Temporal is told of a schedule: when to start which tool, with what; `paused` holds why, where it is."""
+
+    id: str
+    tool: str
+    given: tuple[Any, ...]
+    timing: Timing
+    title: str
+    paused: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One time that a schedule fired: when it should have, when it did, and the run that began."""
+
+    scheduled_at: datetime
+    started_at: datetime
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """What Temporal says of a schedule at this moment."""
+
+    paused: bool
+    note: str | None
+    next: tuple[datetime, ...]
+    recent: tuple[Firing, ...]
+    skipped: int
+    missed: int
+
+
+class Clock:
+    """Schedules of one namespace that start tools on one task queue."""
+
+    def __init__(self, temporal: Client, task_queue: str) -> None:
+        self._temporal = temporal
+        self._task_queue = task_queue
+
+    async def put(self, alarm: Alarm) -> None:
+        """Have Temporal keep this schedule as it is here, whether or not it knew it; raises TimingInvalid."""
+        wanted = self._schedule(alarm)
+
+        def replace(known: ScheduleUpdateInput) -> ScheduleUpdate:
+            # Temporal pauses by itself after a failure, where the timing says so; that only `resume` takes back.
+            if alarm.paused is None:
+                wanted.state = known.description.schedule.state
+            return ScheduleUpdate(wanted)
+
+        async with _answering():
+            try:
+                await self._temporal.create_schedule(alarm.id, wanted)
+            except ScheduleAlreadyRunningError:
+                await self._temporal.get_schedule_handle(alarm.id).update(replace)
+
+    async def pause(self, schedule_id: str, because: str) -> None:
+        """Start nothing more by the clock; of a schedule that Temporal does not know, nothing is started anyway."""
+        async with _answering(), _known():
+            await self._temporal.get_schedule_handle(schedule_id).pause(note=because)
+
+    async def resume(self, schedule_id: str) -> None:
+        """Go by the clock again, and return once Temporal says so too, which it does a moment later."""
+        handle = self._temporal.get_schedule_handle(schedule_id)
+        async with _answering():
+            await handle.unpause(note="")
+            for _ in range(_LOOKS):
+                if not (await handle.describe()).schedule.state.paused:
+                    break
+                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+
+    async def forget(self, schedule_id: str) -> None:
+        """Have Temporal forget the schedule; runs that it started go on."""
+        async with _answering(), _known():
+            await self._temporal.get_schedule_handle(schedule_id).delete()
+
+    async def trigger(self, schedule_id: str, moment: datetime) -> None:
+        """Fire now, under the name of this moment."""
+        # The SDK's own call leaves the moment to the server.
+        at_once = TriggerImmediatelyRequest()
+        at_once.scheduled_time.FromDatetime(moment)
+        request = PatchScheduleRequest(
+            namespace=self._temporal.namespace,
+            schedule_id=schedule_id,
+            patch=SchedulePatch(trigger_immediately=at_once),
+            identity=self._temporal.identity,
+            request_id=str(uuid.uuid4()),
+        )
+        async with _answering():
+            await self._temporal.workflow_service.patch_schedule(request)
+
+    async def backfill(self, schedule_id: str, period: Period) -> None:
+        """Fire for every time in the period, as if it were that time."""
+        overlap = None if period.overlap is None else overlap_policy(period.overlap)
+        async with _answering():
+            await self._temporal.get_schedule_handle(schedule_id).backfill(
+                ScheduleBackfill(period.starts_at, period.ends_at, overlap)
+            )
+
+    async def read(self, schedule_id: str) -> Dial | None:
+        """What Temporal says of the schedule; None where it knows none of this id."""
+        async with _answering():
+            try:
+                described = await self._temporal.get_schedule_handle(schedule_id).describe()
+            except RPCError as error:
+                if error.status != RPCStatusCode.NOT_FOUND:
+                    raise
+                return None
+        info, state = described.info, described.schedule.state
+        recent = tuple(
+            Firing(result.scheduled_at, result.started_at, result.action.workflow_id)
+            for result in reversed(info.recent_actions)
+            if isinstance(result.action, ScheduleActionExecutionStartWorkflow)
+        )
+        return Dial(
+            paused=state.paused,
+            note=state.note or None,
+            next=tuple(info.next_action_times),
+            recent=recent,
+            skipped=info.num_actions_skipped_overlap,
+            missed=info.num_actions_missed_catchup_window,
+        )
+
+    def _schedule(self, alarm: Alarm) -> Schedule:
+        return Schedule(
+            action=ScheduleActionStartWorkflow(
+                alarm.tool,
+                args=alarm.given,
+                id=alarm.id,
+                task_queue=self._task_queue,
+                static_summary=alarm.title,
+            ),
+            spec=alarm.timing.spec(),
+            policy=alarm.timing.policy(),
+            state=ScheduleState(note=alarm.paused, paused=alarm.paused is not None),
+        )
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[None]:
+    try:
+        yield
+    except RPCError as error:
+        if error.status == RPCStatusCode.INVALID_ARGUMENT:
+            raise TimingInvalid(f"Temporal does not take this timing: {error.message}") from error
+        if error.status == RPCStatusCode.NOT_FOUND:
+            raise SchedulePaused(UNKNOWN_TO_TEMPORAL) from error
+        if error.status not in _SILENT:
+            raise
+        raise TemporalUnreachable("The workflow engine does not answer. Try again in a moment.") from error
+
+
+@asynccontextmanager
+async def _known() -> AsyncIterator[None]:
+    try:
+        yield
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise

@@ -1,0 +1,92 @@
+"""Schedules as people are shown them: what is on record, with what Temporal says of it now; it changes neither."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from engine.schedules.clock import UNKNOWN_TO_TEMPORAL
+from engine.schedules.records import Schedule
+from engine.schedules.schedules import Schedules
+from engine.schedules.timing import Timing
+from engine.services import Services
+
+
+class Somebody(BaseModel):
+    """A principal."""
+
+    id: str
+    name: str
+
+
+class FiringShown(BaseModel):
+    """One time that a schedule fired."""
+
+    scheduled_at: datetime
+    started_at: datetime
+    run_id: str
+
+
+class ScheduleShown(BaseModel):
+    """A schedule, and what Temporal says of it now."""
+
+    id: str
+    name: str
+    tool: str
+    arguments: dict[str, Any]
+    timing: Timing
+    owner: Somebody = Field(description="Whose grants its firings act with.")
+    offered_to: Somebody | None = Field(description="Who owns it once they accept.")
+    paused: bool
+    paused_because: str | None
+    next_firings: list[datetime]
+    recent_firings: list[FiringShown] = Field(description="The last ten at most, newest first.")
+    skipped: int = Field(description="Times that passed without a firing, as an earlier one was not over.")
+    missed: int = Field(description="Times that passed while Temporal was down, and are too long ago.")
+    created_at: datetime
+    updated_at: datetime
+
+
+class ScheduleViews:
+    """Schedules as people are shown them."""
+
+    def __init__(self, services: Services, schedules: Schedules) -> None:
+        self._principals = services.principals
+        self._schedules = schedules
+
+    async def of(self, schedules: Sequence[Schedule]) -> list[ScheduleShown]:
+        """Each with what Temporal says of it, asked for all at once."""
+        return list(await asyncio.gather(*(self._shown(schedule) for schedule in schedules)))
+
+    async def _shown(self, schedule: Schedule) -> ScheduleShown:
+        dial = await self._schedules.read(schedule)
+        note = UNKNOWN_TO_TEMPORAL if dial is None else dial.note if dial.paused else None
+        because = schedule.paused_because or note
+        return ScheduleShown(
+            id=schedule.id,
+            name=schedule.name,
+            tool=schedule.tool,
+            arguments=dict(schedule.arguments),
+            timing=schedule.timing,
+            owner=await self._somebody(schedule.principal_id),
+            offered_to=None if schedule.offered_to is None else await self._somebody(schedule.offered_to),
+            paused=schedule.paused_because is not None or dial is None or dial.paused,
+            paused_because=because,
+            next_firings=[] if dial is None or because else list(dial.next),
+            recent_firings=[]
+            if dial is None
+            else [
+                FiringShown(scheduled_at=each.scheduled_at, started_at=each.started_at, run_id=each.run_id)
+                for each in dial.recent
+            ],
+            skipped=0 if dial is None else dial.skipped,
+            missed=0 if dial is None else dial.missed,
+            created_at=schedule.created_at,
+            updated_at=schedule.updated_at,
+        )
+
+    async def _somebody(self, principal_id: str) -> Somebody:
+        principal = await self._principals.get(principal_id)
+        return Somebody(id=principal_id, name=principal_id if principal is None else principal.name)
