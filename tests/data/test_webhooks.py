@@ -1,0 +1,119 @@
+"""Holds the table of webhooks to its promises on every database."""
+
+from datetime import timedelta
+
+import pytest
+from sqlmodel import select
+
+from engine.audit.verify import verify_trail
+from engine.db.tables import WebhookRow
+from engine.errors import VaultSealBroken, WebhookUnknown
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.webhooks.mapping import DeliveryMapping
+from engine.webhooks.webhooks import Changes, Made
+from tests.data.commands import Commands
+from tests.senders import GITHUB
+
+MAPPING = DeliveryMapping.model_validate(
+    {
+        "arguments": {
+            "a": {"pointer": "/a"},
+            "b": {"pointer": "/b", "default": None},
+            "c": {"constant": [1]},
+        },
+        "conditions": [{"pointer": "/type", "equals": ["made"]}],
+    }
+)
+
+
+async def made(services: Services, by: Principal, name: str = "Hook", secret: str | None = None) -> Made:
+    return await services.webhooks.create(
+        by, by, name=name, tool="tool", scheme="github", mapping=MAPPING, secret=secret
+    )
+
+
+async def test_a_webhook_reads_back_as_it_was_made_in_every_process(
+    services: Services, other: Services, alice: Principal
+) -> None:
+    new = await made(services, alice)
+
+    webhook, in_force = await other.webhooks.receiving(new.webhook.id)
+
+    assert webhook == new.webhook
+    assert webhook.mapping == MAPPING
+    assert in_force == [new.secret]
+
+
+async def test_a_list_goes_on_where_it_stopped(services: Services, alice: Principal, bob: Principal) -> None:
+    names = [f"Hook {number}" for number in range(5)]
+    for name in names:
+        await made(services, alice, name)
+    await made(services, bob)
+
+    first = await services.webhooks.reachable(alice, limit=3)
+    place = (first[-1].created_at, first[-1].id)
+    rest = await services.webhooks.reachable(alice, limit=3, after=place)
+
+    assert [one.name for one in (*first, *rest)] == names[::-1]
+
+
+async def test_of_two_changes_to_one_version_the_second_finds_it_gone(
+    services: Services, other: Services, alice: Principal
+) -> None:
+    webhook = (await made(services, alice)).webhook
+
+    first = await services.webhooks.change(alice, webhook, Changes(name="First"))
+
+    assert first is not None
+    assert (first.name, first.version, first.mapping) == ("First", 2, MAPPING)
+    assert await other.webhooks.change(alice, webhook, Changes(active=False)) is None
+    assert await other.webhooks.rotate(alice, webhook, timedelta()) is None
+    assert not await other.webhooks.delete(alice, webhook)
+    assert await other.webhooks.delete(alice, first)
+    with pytest.raises(WebhookUnknown):
+        await services.webhooks.receiving(webhook.id)
+    assert (await verify_trail(services.database, services.keys)).holds
+
+
+async def test_two_secrets_are_in_force_for_a_while_and_never_three(
+    services: Services, alice: Principal
+) -> None:
+    webhook = (await made(services, alice, secret=GITHUB)).webhook
+
+    once = await services.webhooks.rotate(alice, webhook, timedelta(hours=1))
+    assert once is not None
+    assert (await services.webhooks.receiving(webhook.id))[1] == [once.secret, GITHUB]
+    twice = await services.webhooks.rotate(alice, once.webhook, timedelta(hours=1))
+    assert twice is not None
+    assert (await services.webhooks.receiving(webhook.id))[1] == [twice.secret, once.secret]
+    last = await services.webhooks.rotate(alice, twice.webhook, timedelta())
+    assert last is not None
+    assert (await services.webhooks.receiving(webhook.id))[1] == [last.secret]
+
+
+async def test_a_secret_is_sealed_anew_when_the_vault_is(
+    services: Services, alice: Principal, commands: Commands
+) -> None:
+    webhook = (await made(services, alice, secret=GITHUB)).webhook
+    await commands.answer("vault", "rotate")
+
+    async with services.database.reading() as session:
+        sealed = (await session.exec(select(WebhookRow))).one().sealed_secret
+    assert services.vault.is_current(sealed)
+    assert GITHUB.encode() not in sealed
+    assert (await services.webhooks.receiving(webhook.id))[1] == [GITHUB]
+
+
+@pytest.mark.parametrize("changed", ["principal_id", "tool", "scheme"])
+async def test_a_secret_opens_for_no_other_principal_tool_or_scheme(
+    services: Services, alice: Principal, bob: Principal, changed: str
+) -> None:
+    webhook = (await made(services, alice)).webhook
+    async with services.database.writing() as session:
+        row = await session.get_one(WebhookRow, webhook.id)
+        setattr(row, changed, bob.id if changed == "principal_id" else "stripe")
+        session.add(row)
+
+    with pytest.raises(VaultSealBroken):
+        await services.webhooks.receiving(webhook.id)

@@ -1,0 +1,186 @@
+"""Holds a mapping to saying beforehand what cannot work, and at a delivery what is missing, by its pointer."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from engine.errors import DeliveryUnfit, WebhookInvalid
+from engine.registry import Registry
+from engine.webhooks.mapping import DeliveryMapping, event_id_at, read_body
+from gateway.api.webhooks import NewWebhook
+from tests.docs.markdown import ROOT, blocks
+
+
+class Refund(BaseModel):
+    charge: str = Field(pattern="^ch_")
+    amount: int = Field(ge=1)
+    note: str = ""
+
+
+INPUT = TypeAdapter(Refund)
+BODY = {
+    "type": "charge.disputed",
+    "data": {"object": {"charge": "ch_1", "amount": 12, "a/b": "slash", "m~n": "tilde", "none": None}},
+    "lines": [{"id": 7}],
+}
+
+
+def mapping(conditions: Any = (), event_id: Any = None, **arguments: Any) -> DeliveryMapping:
+    return DeliveryMapping.model_validate(
+        {"arguments": arguments, "conditions": list(conditions), "event_id": event_id}
+    )
+
+
+def at(pointer: str, **default: Any) -> dict[str, Any]:
+    return {"pointer": pointer, **default}
+
+
+CHARGE, AMOUNT = at("/data/object/charge"), at("/data/object/amount")
+
+
+def test_arguments_come_from_the_body_from_defaults_and_from_constants() -> None:
+    declared = mapping(charge=CHARGE, amount=at("/nowhere", default=5), note={"constant": "by a webhook"})
+    declared.require_fit(INPUT.json_schema(), INPUT)
+
+    assert declared.call(BODY) == {"charge": "ch_1", "amount": 5, "note": "by a webhook"}
+
+
+@pytest.mark.parametrize(
+    ("pointer", "value"),
+    [
+        ("/data/object/a~1b", "slash"),
+        ("/data/object/m~0n", "tilde"),
+        ("/lines/0/id", 7),
+        ("/data/object/none", None),
+        ("", BODY),
+    ],
+)
+def test_a_pointer_finds_what_rfc_6901_says(pointer: str, value: object) -> None:
+    assert mapping(note=at(pointer, default="default")).call(BODY) == {"note": value}
+
+
+@pytest.mark.parametrize(
+    "pointer", ["/data/nothing", "/lines/1", "/lines/-", "/lines/01", "/type/0", "/data/object/none/x"]
+)
+def test_a_pointer_that_finds_nothing_is_named(pointer: str) -> None:
+    declared = mapping(charge=at(pointer), amount=at("/no/amount"), note=CHARGE)
+
+    with pytest.raises(DeliveryUnfit) as refused:
+        declared.call(BODY)
+
+    assert f"nothing at {pointer} for 'charge'; nothing at /no/amount for 'amount'." in str(refused.value)
+    assert "ch_1" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"charge": CHARGE}, "the argument 'amount' comes from nowhere"),
+        ({"charge": CHARGE, "amount": AMOUNT, "sum": AMOUNT}, "the tool has no argument 'sum'"),
+        ({"charge": CHARGE, "amount": {"constant": 0}}, "amount: Input should be greater than"),
+        ({"charge": CHARGE, "amount": {"constant": "12"}}, "amount: Input should be a valid integer"),
+        ({"charge": at("/x", default=None), "amount": AMOUNT}, "charge: Input should be a valid string"),
+    ],
+)
+def test_a_mapping_that_cannot_fit_its_tool_is_refused_with_the_reason(
+    arguments: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(WebhookInvalid, match=reason):
+        mapping(**arguments).require_fit(INPUT.json_schema(), INPUT)
+
+
+def test_a_tool_without_arguments_takes_none() -> None:
+    nothing: dict[str, Any] = {"type": "object", "properties": {}}
+    mapping().require_fit(nothing, None)
+
+    with pytest.raises(WebhookInvalid, match="the tool has no argument 'charge'"):
+        mapping(charge=CHARGE).require_fit(nothing, None)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        at("data/object"),
+        at("/bad~escape"),
+        at("/\ud800"),
+        {"constant": float("nan")},
+        {"constant": ["\ud800"]},
+        {"pointer": "/x", "constant": 1},
+        {"pointer": "/x", "fallback": 1},
+        {},
+    ],
+)
+def test_what_is_no_declaration_is_refused_when_it_is_made(argument: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        mapping(charge=argument)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "is_meant"),
+    [
+        ([], True),
+        ([("/type", ["charge.refunded", "charge.disputed"])], True),
+        ([("/type", ["charge.refunded"])], False),
+        ([("/type", ["charge.disputed"]), ("/lines/0/id", [8])], False),
+        ([("/not/there", [None])], False),
+        ([("/data/object/none", [None])], True),
+        ([("/lines/0/id", [True])], False),
+    ],
+)
+def test_a_delivery_is_meant_where_every_condition_holds(
+    conditions: list[tuple[str, list[object]]], *, is_meant: bool
+) -> None:
+    declared = mapping([{"pointer": pointer, "equals": values} for pointer, values in conditions])
+
+    assert declared.is_meant(BODY) == is_meant
+
+
+def test_a_declaration_reads_back_as_it_was_stored() -> None:
+    declared = mapping(
+        [{"pointer": "/type", "equals": ["a"]}],
+        "/id",
+        charge=CHARGE,
+        amount=at("/x", default=None),
+        note={"constant": None},
+    )
+
+    assert DeliveryMapping.model_validate(declared.model_dump(mode="json")) == declared
+
+
+def test_the_declaration_that_the_documentation_shows_fits_the_tool_that_it_names() -> None:
+    (shown,) = [block for block in blocks(ROOT / "docs/how-to/webhooks.md") if block.language == "json"]
+    new = NewWebhook.model_validate_json(shown.text)
+    tool = Registry(("workflows",)).tool(new.tool)
+
+    new.mapping.require_fit(tool.input_schema, tool.input_type)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"no json",
+        b'"text"',
+        b"12",
+        b"{} {}",
+        b'{"a": NaN}',
+        b'{"a": "\xff"}',
+        b"[" * 100_000,
+        b'{"a": "\\ud800"}',
+    ],
+)
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    with pytest.raises(DeliveryUnfit, match="not a JSON object"):
+        read_body(body)
+
+
+@pytest.mark.parametrize(("body", "name"), [({"id": "evt_1"}, "evt_1"), ({"id": 12}, "12")])
+def test_an_event_is_known_by_a_text_or_a_number(body: object, name: str) -> None:
+    assert event_id_at(body, "/id") == name
+
+
+@pytest.mark.parametrize("found", [None, True, "", "a\0b", "x" * 256, {}, 1.5])
+def test_what_names_no_event_is_refused(found: object) -> None:
+    with pytest.raises(DeliveryUnfit):
+        event_id_at({"id": found}, "/id")
