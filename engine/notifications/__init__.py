@@ -1,0 +1,1 @@
+"""Notes to people: that a run waits for them, and that it ended."""

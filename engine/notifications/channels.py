@@ -1,0 +1,188 @@
+"""Where people want to be told, and of what; addresses stay in the vault, and it sends nothing itself."""
+
+import base64
+import json
+import secrets
+import uuid
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Final, Literal, cast, get_args
+
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, func, select
+
+from engine.audit.trail import AuditEvent, Trail
+from engine.db.database import Database, now
+from engine.db.tables import NotificationChannelRow, NotificationRow
+from engine.errors import ArgumentsInvalid, ChannelUnknown
+from engine.identity.model import Principal, TriggerKind
+from engine.vault.vault import Vault
+
+ChannelKind = Literal["email", "slack", "webhook"]
+Event = Literal["waiting", "ended", "chat_waiting", "chat_ended"]
+
+EVENTS: Final = get_args(Event)
+MOST_CHANNELS: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """One place where one person is told; `label` shows enough of the address to know it again, and no more."""
+
+    id: str
+    principal_id: str
+    kind: ChannelKind
+    label: str
+    events: tuple[Event, ...]
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """An address in the clear, for the moment of sending; `secret` signs what a webhook is sent."""
+
+    address: str
+    secret: str | None = None
+
+
+def event_of(what: Literal["waiting", "ended"], trigger: TriggerKind) -> Event:
+    """The event that a person chooses: a call from a chat has its person before it, who hears of it there."""
+    return cast("Event", f"chat_{what}" if trigger == "mcp" else what)
+
+
+class Channels:
+    """Owner of the tables of notification channels and of notes that are owed."""
+
+    def __init__(self, database: Database, vault: Vault, trail: Trail) -> None:
+        self._database = database
+        self._vault = vault
+        self._trail = trail
+
+    async def add(
+        self, principal: Principal, kind: ChannelKind, address: str, label: str, events: Collection[Event]
+    ) -> tuple[Channel, Destination]:
+        """Add a channel; a webhook's secret is in the answer and is never shown again."""
+        secret = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}" if kind == "webhook" else None
+        destination = Destination(address, secret)
+        row = NotificationChannelRow(
+            id=str(uuid.uuid4()),
+            principal_id=principal.id,
+            kind=kind,
+            label=label,
+            sealed_address=b"",
+            events=_chosen(events),
+            created_at=now(),
+        )
+        row.sealed_address = self._vault.seal(json.dumps(asdict(destination)).encode(), _bound_to(row))
+        record = await self._trail.recorder()
+        count = select(func.count()).where(NotificationChannelRow.principal_id == principal.id)
+        async with self._database.writing() as session:
+            if (await session.exec(count)).one() >= MOST_CHANNELS:
+                msg = f"{MOST_CHANNELS} channels are the most. Remove one first."
+                raise ArgumentsInvalid(msg)
+            session.add(row)
+            await record(session, AuditEvent(kind="channel.added", principal=principal, object_id=row.id))
+        return _channel(row), destination
+
+    async def of(self, principal_id: str) -> list[Channel]:
+        """Every channel of a person, oldest first."""
+        query = (
+            select(NotificationChannelRow)
+            .where(NotificationChannelRow.principal_id == principal_id)
+            .order_by(col(NotificationChannelRow.created_at), col(NotificationChannelRow.id))
+        )
+        async with self._database.reading() as session:
+            return [_channel(row) for row in (await session.exec(query)).all()]
+
+    async def owned(self, channel_id: str, principal: Principal) -> Channel:
+        """The channel with this id; raises ChannelUnknown unless it is this person's."""
+        async with self._database.reading() as session:
+            row = await session.get(NotificationChannelRow, channel_id)
+        if row is None or row.principal_id != principal.id:
+            raise _unknown(channel_id)
+        return _channel(row)
+
+    async def remove(self, channel_id: str, principal: Principal) -> None:
+        """Forget a channel; what was under way to it is dropped. Raises ChannelUnknown unless it is this person's."""
+        record = await self._trail.recorder()
+        async with self._database.writing() as session:
+            row = await session.get(NotificationChannelRow, channel_id)
+            if row is None or row.principal_id != principal.id:
+                raise _unknown(channel_id)
+            await session.delete(row)
+            await record(
+                session, AuditEvent(kind="channel.removed", principal=principal, object_id=channel_id)
+            )
+
+    async def open(self, channel_id: str) -> tuple[Channel, Destination] | None:
+        """A channel with its address in the clear; None where it was removed."""
+        async with self._database.reading() as session:
+            row = await session.get(NotificationChannelRow, channel_id)
+        return None if row is None else (_channel(row), self._destination(row))
+
+    async def listening(self, principal_ids: Collection[str], event: Event) -> list[str]:
+        """The ids of the channels on which these people want to be told of this."""
+        query = (
+            select(NotificationChannelRow.id, NotificationChannelRow.events)
+            .where(col(NotificationChannelRow.principal_id).in_(principal_ids))
+            .order_by(NotificationChannelRow.id)
+        )
+        async with self._database.reading() as session:
+            return [channel for channel, events in (await session.exec(query)).all() if event in events]
+
+    async def owe(self, notes: Iterable[str], owed_by: str) -> list[str]:
+        """Of these notes, the ones that nobody else owes already: each is told once, however often it is asked for."""
+        return [note for note in notes if await self._is_owed_by(note, owed_by)]
+
+    async def reseal(self) -> int:
+        """Seal every address with the current master key; return how many were not yet."""
+        changed = 0
+        async with self._database.writing() as session:
+            for row in (await session.exec(select(NotificationChannelRow).with_for_update())).all():
+                if not self._vault.is_current(row.sealed_address):
+                    plain = self._vault.open(row.sealed_address, _bound_to(row))
+                    row.sealed_address = self._vault.seal(plain, _bound_to(row))
+                    session.add(row)
+                    changed += 1
+        return changed
+
+    async def _is_owed_by(self, note: str, owed_by: str) -> bool:
+        if (known := await self._owed_by(note)) is not None:
+            return known == owed_by
+        try:
+            async with self._database.writing() as session:
+                session.add(NotificationRow(id=note, owed_by=owed_by, created_at=now()))
+        except IntegrityError:
+            # Somebody asked at this very moment, and was first.
+            return await self._owed_by(note) == owed_by
+        return True
+
+    async def _owed_by(self, note: str) -> str | None:
+        async with self._database.reading() as session:
+            row = await session.get(NotificationRow, note)
+        return None if row is None else row.owed_by
+
+    def _destination(self, row: NotificationChannelRow) -> Destination:
+        return Destination(**json.loads(self._vault.open(row.sealed_address, _bound_to(row))))
+
+
+def _chosen(events: Collection[str]) -> list[str]:
+    unknown = sorted(set(events) - set(EVENTS))
+    if unknown or not events:
+        msg = f"Choose one or more of {', '.join(EVENTS)}."
+        raise ArgumentsInvalid(msg)
+    return [event for event in EVENTS if event in events]
+
+
+def _unknown(channel_id: str) -> ChannelUnknown:
+    return ChannelUnknown(f"You have no channel '{channel_id}'.")
+
+
+def _bound_to(row: NotificationChannelRow) -> str:
+    return f"notification_channel:{row.id}:{row.principal_id}:{row.kind}"
+
+
+def _channel(row: NotificationChannelRow) -> Channel:
+    kind, events = cast("ChannelKind", row.kind), cast("list[Event]", row.events)
+    return Channel(row.id, row.principal_id, kind, row.label, tuple(events), row.created_at)

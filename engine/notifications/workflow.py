@@ -1,0 +1,64 @@
+"""The workflow that tells channels of a wait or an end, apart from the run it tells of; it decides nothing."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+
+from engine.notifications.messages import Outcome
+from engine.wire import NOTIFY_ACTIVITY, NOTIFY_WORKFLOW
+
+_PATIENCE = RetryPolicy(
+    initial_interval=timedelta(seconds=1), backoff_coefficient=2, maximum_interval=timedelta(minutes=30)
+)
+_ONE_TRY = timedelta(minutes=1)
+_LONGEST = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What happened to a run, and the channels that are told: ids alone, which name nobody and open nothing."""
+
+    event: Literal["waiting", "ended"]
+    run: str
+    channels: list[str]
+    awaits: str | None = None
+    outcome: Outcome | None = None
+    code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """One note for one channel; `at` in seconds since the epoch."""
+
+    notice: Notice
+    channel: str
+    at: float
+
+
+@workflow.defn(name=NOTIFY_WORKFLOW)
+class NotifyWorkflow:
+    """Delivers to every channel on its own, each for up to a day."""
+
+    @workflow.run
+    async def run(self, notice: Notice) -> None:
+        """Deliver; fails where a channel could not be reached, which stops nobody."""
+        at = workflow.time()
+        told = await asyncio.gather(
+            *(self._deliver(Owed(notice, channel, at)) for channel in notice.channels), return_exceptions=True
+        )
+        failures = [each for each in told if isinstance(each, BaseException)]
+        if failures:
+            raise failures[0]
+
+    async def _deliver(self, owed: Owed) -> None:
+        await workflow.execute_activity(
+            NOTIFY_ACTIVITY,
+            owed,
+            start_to_close_timeout=_ONE_TRY,
+            schedule_to_close_timeout=_LONGEST,
+            retry_policy=_PATIENCE,
+        )
