@@ -1,98 +1,48 @@
-"""The command line, `byline`: each command builds its part from the environment and runs it, and holds no logic."""
+"""The command line, `byline`: puts the commands together and tells how they ended; what they do is in their modules."""
 
-import asyncio
-import contextlib
-import os
 import re
-import signal
 import sys
-from importlib.metadata import version as installed_version
-from pathlib import Path
-from typing import Annotated
+from collections.abc import Callable, Sequence
 
 import typer
-import uvloop
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from engine.errors import BylineError
-from engine.settings import Settings
-from engine.telemetry import configure_logging
-from gateway.commands import administration, audit
-from gateway.demo_people import DEMO_PEOPLE
-from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import COMPOSE_FILE, DATA, Stack
+from gateway.client.failures import CommandFailed
+from gateway.commands import call, connections, runs, schedules, signing_in, tokens, tools
+from gateway.commands.plain import plain
 
-app = typer.Typer(
-    name="byline",
-    help="Durable composite MCP tools in which every action carries a name.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-
-_SIGN_INS = "byline.sign-ins"
-
-app.add_typer(audit.app, name="audit")
-app.add_typer(administration.keys, name="keys")
-app.add_typer(administration.vault, name="vault")
-app.add_typer(administration.people, name="people")
-app.add_typer(administration.grants, name="grants")
+_WORK = "Work with tools"
+_RUN = "Run and administer"
+_SETTINGS = frozenset({"Settings", "ClientSettings"})
 
 
-@app.command()
-def dev(
-    data: Annotated[Path, typer.Option(help="Where the stack keeps its databases, secrets and logs.")] = DATA,
-    file: Annotated[Path, typer.Option(help="The Compose file that says what the stack is.")] = COMPOSE_FILE,
-) -> None:
-    """Start the whole stack on this machine and stay until Ctrl-C."""
-    with contextlib.suppress(asyncio.CancelledError):
-        uvloop.run(_dev(data, file))
-
-
-@app.command()
-def gateway() -> None:
-    """Serve MCP, the sign-in pages and the console."""
-    from gateway.server import serve
-
-    uvloop.run(serve(_configured(), os.environ))
-
-
-@app.command()
-def worker() -> None:
-    """Run workflows and actions."""
-    from engine.worker import run_worker
-
-    uvloop.run(run_worker(_configured(), os.environ))
-
-
-@app.command()
-def migrate() -> None:
-    """Bring the application database to this release's schema."""
-    from engine.db.migrate import upgrade
-
-    upgrade(Settings().database.url)
-
-
-@app.command()
-def ready(
-    url: Annotated[str, typer.Argument(help="http://host:port/path or temporal://host:port/namespace/queue")],
-) -> None:
-    """Exit with 0 if a part of the stack is ready and with 1 if not."""
-    raise typer.Exit(0 if uvloop.run(is_ready(url)) else 1)
-
-
-@app.command()
-def version() -> None:
-    """Print the release."""
-    typer.echo(installed_version("byline"))
+def commands(words: Sequence[str] = ()) -> typer.Typer:
+    """All commands, or at least the one that is meant where the words after `byline` begin with its name."""
+    app = typer.Typer(
+        name="byline",
+        help="Durable composite MCP tools in which every action carries a name.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    meant = _work_with_tools(app)
+    if not words or words[0] not in meant:
+        _run_and_administer(app)
+    return app
 
 
 def main() -> None:
     """Run a command; an expected failure is told in one line, and wrong settings exit with 2."""
     try:
-        app()
+        commands(sys.argv[1:])()
     except ValidationError as error:
+        if error.title not in _SETTINGS:
+            typer.echo(
+                "The gateway answered in words that this release does not know. Are both up to date?",
+                err=True,
+            )
+            sys.exit(1)
         for problem in error.errors():
             what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
             typer.echo(f"{_variable(problem['loc'])}: {what}" if problem["loc"] else what, err=True)
@@ -103,48 +53,59 @@ def main() -> None:
         where = _variable((field[1],)) if field else str(error)
         typer.echo(f"{where}: write JSON, since this setting is a list or a group", err=True)
         sys.exit(2)
+    except CommandFailed as error:
+        # Some of it may be a server's own words.
+        typer.echo(plain(error), err=True)
+        sys.exit(error.exit_code)
     except BylineError as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
 
 
-def _configured() -> Settings:
-    settings = Settings()
-    configure_logging(settings.log_level)
-    return settings
+def _work_with_tools(app: typer.Typer) -> frozenset[str]:
+    """Add the commands that talk to a gateway, and return their names."""
+    single: dict[str, Callable[..., object]] = {
+        "login": signing_in.login,
+        "logout": signing_in.logout,
+        "whoami": signing_in.whoami,
+        "tools": tools.tools,
+        "call": call.call,
+    }
+    groups = {
+        "runs": runs.app,
+        "schedules": schedules.app,
+        "connections": connections.app,
+        "tokens": tokens.app,
+    }
+    for name, command in single.items():
+        app.command(name, rich_help_panel=_WORK)(command)
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel=_WORK)
+    return frozenset({*single, *groups})
 
 
-async def _dev(data: Path, file: Path) -> None:
-    this = asyncio.current_task()
-    assert this is not None  # noqa: S101 - a coroutine always runs in a task
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    async with Stack(data, environment=os.environ, file=file, say=typer.echo) as stack:
-        await stack.up()
-        typer.echo(_welcome(stack))
-        await asyncio.Event().wait()
+def _run_and_administer(app: typer.Typer) -> None:
+    """Add the commands that are Byline itself, which takes long to load: nobody waits for it who only calls a tool."""
+    from gateway.commands import administration, audit, machines, new, people, processes
 
-
-def _welcome(stack: Stack) -> str:
-    people = ", ".join(f"{person.username} / {person.password}" for person in DEMO_PEOPLE)
-    upstreams = "".join(
-        f"  at {name:<11}{service.labels[_SIGN_INS]}\n"
-        for name, service in stack.services.items()
-        if _SIGN_INS in service.labels
+    single: tuple[Callable[..., object], ...] = (
+        processes.dev,
+        processes.gateway,
+        processes.worker,
+        processes.migrate,
+        processes.ready,
+        processes.version,
+        new.new,
     )
-    return f"""
-Byline is ready. Ctrl-C stops everything.
-
-  MCP           {stack.mcp_url}
-  console       {stack.gateway_url}
-  Temporal UI   {stack.temporal_ui_url}
-
-Sign-ins, as name / password:
-  at byline     {people}
-{upstreams}
-Add it to a chat client:
-  claude mcp add --transport http byline {stack.mcp_url}
-"""
+    for command in single:
+        app.command(rich_help_panel=_RUN)(command)
+    app.add_typer(audit.app, name="audit", rich_help_panel=_RUN)
+    app.add_typer(administration.keys, name="keys", rich_help_panel=_RUN)
+    app.add_typer(administration.vault, name="vault", rich_help_panel=_RUN)
+    app.add_typer(people.app, name="people", rich_help_panel=_RUN)
+    app.add_typer(machines.services, name="services", rich_help_panel=_RUN)
+    app.add_typer(machines.clients, name="clients", rich_help_panel=_RUN)
+    app.add_typer(administration.grants, name="grants", rich_help_panel=_RUN)
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

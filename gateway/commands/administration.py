@@ -1,4 +1,4 @@
-"""What an administrator does from a shell: keys, vault, grants and people, each command a few words and an answer."""
+"""What an administrator does from a shell: keys, vault and grants, each command a few words and an answer."""
 
 from typing import Annotated
 
@@ -9,20 +9,16 @@ from engine.audit.trail import AuditEvent
 from engine.connections.catalogue import SHARED
 from engine.connections.grants import Grant
 from engine.errors import SettingsInvalid
-from engine.identity.model import Principal
 from engine.identity.signing import SigningKey
 from engine.services import Services
 from gateway.authorization_server.clients import Clients
+from gateway.commands.people import one_person
 from gateway.commands.plain import plain
 from gateway.commands.services import services_here
-from gateway.people import People
 
 keys = typer.Typer(help="The keys that sign identities, tokens and the trail.", no_args_is_help=True)
 vault = typer.Typer(help="The master keys that seal every secret.", no_args_is_help=True)
 grants = typer.Typer(help="What people granted, and its removal.", no_args_is_help=True)
-people = typer.Typer(
-    help="The people of the built-in sign-in, and everybody who has acted.", no_args_is_help=True
-)
 
 
 @keys.command("list")
@@ -108,47 +104,10 @@ async def _resealed(services: Services) -> int:
         await services.grants.reseal()
         + await services.keys.reseal()
         + await services.consent.reseal()
+        + await services.channels.reseal()
         + await Clients(services).reseal()
+        + await services.webhooks.reseal()
     )
-
-
-@people.command("add")
-def add_person(
-    username: str,
-    name: Annotated[str, typer.Option(prompt=True)],
-    password: Annotated[str, typer.Option(prompt=True, hide_input=True, confirmation_prompt=True)],
-) -> None:
-    """Add a person to the built-in sign-in."""
-
-    async def add() -> bool:
-        async with services_here() as services:
-            return await People(services.database).add(username, name, password)
-
-    if not uvloop.run(add()):
-        msg = f"There is a '{username}' already."
-        raise SettingsInvalid(msg)
-    typer.echo(f"{name} can sign in as {username}.")
-
-
-@people.command("deactivate")
-def deactivate_person(name: Annotated[str, typer.Argument(help="a person's name, subject or id")]) -> None:
-    """Stop somebody: their next action is refused, also in runs that are under way or parked."""
-    _set_active(name, active=False)
-
-
-@people.command("activate")
-def activate_person(name: Annotated[str, typer.Argument(help="a person's name, subject or id")]) -> None:
-    """Let somebody act again."""
-    _set_active(name, active=True)
-
-
-def _set_active(name: str, *, active: bool) -> None:
-    async def change() -> None:
-        async with services_here() as services:
-            await services.principals.set_active((await _one_person(services, name)).id, active=active)
-
-    uvloop.run(change())
-    typer.echo(f"{name} is {'active' if active else 'not active'} now.")
 
 
 @grants.command("list")
@@ -159,7 +118,7 @@ def list_grants(
 
     async def find() -> list[Grant]:
         async with services_here() as services:
-            holder = name if name == SHARED else (await _one_person(services, name)).id
+            holder = name if name == SHARED else (await one_person(services, name)).id
             return await services.grants.of(holder)
 
     found = uvloop.run(find())
@@ -185,7 +144,7 @@ def remove_grant(
                 whose = "a person" if name == SHARED else "`shared`"
                 msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
                 raise SettingsInvalid(msg)
-            person = None if name == SHARED else await _one_person(services, name)
+            person = None if name == SHARED else await one_person(services, name)
             removed = await services.grants.remove(declared, SHARED if person is None else person.id)
             if removed:
                 await services.trail.append(
@@ -197,15 +156,3 @@ def remove_grant(
         msg = f"{name} has no grant on connection '{connection}'."
         raise SettingsInvalid(msg)
     typer.echo(f"The grant of {name} on {connection} is gone.")
-
-
-async def _one_person(services: Services, name: str) -> Principal:
-    known = await services.principals.named(name)
-    if len(known) != 1:
-        # A name is what its bearer makes it, so that only the id tells two people apart for certain.
-        found = "".join(
-            f"\n  {one.id}  {plain(f'{one.name} ({one.subject} at {one.issuer})')}" for one in known
-        )
-        msg = f"{len(known)} people who have signed in are known as '{name}': give the id of one.{found}"
-        raise SettingsInvalid(msg)
-    return known[0]

@@ -1,6 +1,7 @@
 """`byline audit`: who did what, to which record, as whom, what the upstream said; and proof that it is unaltered."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -129,12 +130,11 @@ async def _without_answered_intents(trail: Trail, lines: list[Line]) -> list[Lin
 
 def _told(line: Line) -> str:
     event = line.event
-    principal, actor = event.get("principal", {}), event.get("actor", {})
+    principal, actor, by = event.get("principal", {}), event.get("actor", {}), event.get("by", {})
     facts = {
         "who": f"{principal['name']} ({principal['sub']} at {principal['iss']})" if principal else None,
-        "through": f"{actor['name']} ({actor['kind']} {actor['id']}), by {event.get('trigger')}"
-        if actor
-        else None,
+        "through": _actor(actor, event.get("trigger")) if actor else None,
+        "by": f"{by['name']} ({by['sub']} at {by['iss']})" if by else None,
         "did": " ".join(str(event[name]) for name in ("action", "method", "resource") if event.get(name))
         or None,
         "record": f"{event['system']}:{event['record_id']}" if event.get("record_id") else None,
@@ -155,6 +155,11 @@ def _told(line: Line) -> str:
     return (
         "\n".join([head, *(f"  {name:<11}{plain(value)}" for name, value in facts.items() if value)]) + "\n"
     )
+
+
+def _actor(actor: Mapping[str, str], trigger: str | None) -> str:
+    told = f"{actor['name']} ({actor['kind']} {actor['id']})"
+    return told if trigger is None else f"{told}, by {trigger}"
 
 
 def _verdict(line: Line) -> str | None:

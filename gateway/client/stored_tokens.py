@@ -1,0 +1,107 @@
+"""What is kept of a sign-in at one gateway: readable by its owner alone, changed by one process at a time."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from platformdirs import user_config_path
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gateway.client.failures import Refused, WrongUse
+from gateway.client.settings import origin
+
+
+class Registration(BaseModel):
+    """The program as a client of an authorization server (RFC 7591), so that it registers once."""
+
+    model_config = ConfigDict(frozen=True)
+
+    issuer: str
+    client_id: str
+
+
+class SignIn(BaseModel):
+    """Somebody's tokens and where to renew them; `expires_at` in seconds since the epoch. `repr` hides the tokens."""
+
+    model_config = ConfigDict(frozen=True)
+
+    client_id: str
+    token_endpoint: str
+    revocation_endpoint: str | None
+    resource: str
+    access_token: str = Field(repr=False)
+    refresh_token: str | None = Field(repr=False)
+    expires_at: float | None
+
+
+class Kept(BaseModel):
+    """All that is kept of one gateway."""
+
+    model_config = ConfigDict(frozen=True)
+
+    registration: Registration | None = None
+    sign_in: SignIn | None = None
+
+
+class StoredTokens:
+    """The file of one gateway in the person's configuration folder."""
+
+    def __init__(self, gateway: str, folder: Path | None = None) -> None:
+        self._folder = folder or user_config_path("byline")
+        self._path = self._folder / f"{quote(gateway, safe='')}.json"
+
+    def read(self) -> Kept:
+        """What is kept now."""
+        try:
+            return Kept.model_validate_json(self._path.read_bytes())
+        except FileNotFoundError:
+            return Kept()
+        except (OSError, ValidationError) as error:
+            msg = f"{self._path} cannot be read: remove it, and sign in again with `byline login`."
+            raise Refused(msg) from error
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from changing the file: a refresh token works once, so only one may spend it."""
+        self._make_folder()
+        with self._path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def write(self, kept: Kept) -> None:
+        """Put this in the place of what was kept; the file is whole at every moment."""
+        self._make_folder()
+        _replace(self._path, kept.model_dump_json(indent=2))
+
+    def choose(self, gateway: str) -> None:
+        """Let later commands call this gateway where nothing else is said."""
+        self._make_folder()
+        _replace(self._folder / "gateway", gateway)
+
+    def _make_folder(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            msg = (
+                f"The folder {self._folder} cannot be made ({error.strerror}): sign in where there is a home folder,"
+                " or set BYLINE_TOKEN."
+            )
+            raise WrongUse(msg) from error
+
+
+def chosen_gateway(folder: Path | None = None) -> str | None:
+    """The gateway that somebody signed in to last."""
+    try:
+        return origin(((folder or user_config_path("byline")) / "gateway").read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_suffix(f".{os.getpid()}")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)

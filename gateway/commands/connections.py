@@ -1,0 +1,43 @@
+"""`byline connections`: which systems tools act on in your name, and what you granted on each."""
+
+from typing import Annotated
+
+import typer
+
+from gateway.commands.columns import print_columns
+from gateway.commands.connected import AsJson, gateway_here, print_json
+from gateway.commands.plain import plain
+
+app = typer.Typer(help="Your accounts at other systems, which tools use.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_connections(*, as_json: AsJson = False) -> None:
+    """List every connection, with what you granted on it."""
+    with gateway_here() as gateway:
+        found = gateway.items("connections")
+    if as_json:
+        print_json({"items": found})
+        return
+    rows = [
+        (each["name"], each["title"], each["mode"], *_told(each["mode"], each["grant"])) for each in found
+    ]
+    print_columns(rows, otherwise="No connection is declared.")
+
+
+@app.command()
+def disconnect(
+    connection: Annotated[str, typer.Argument(help="a connection's name")],
+) -> None:
+    """Give up your grant: it is forgotten here and revoked there; the next tool that needs it asks again."""
+    with gateway_here() as gateway:
+        gateway.delete("connections", connection, "grant")
+    typer.echo(f"Your grant on {plain(connection)} is gone.")
+
+
+def _told(mode: str, grant: dict[str, object] | None) -> tuple[object, ...]:
+    if grant is None:
+        return ("one account for everybody" if mode == "shared" else "not connected", "", "")
+    scopes = grant["scopes"]
+    words = " ".join(map(str, scopes)) if isinstance(scopes, list) else ""
+    return (grant["account"] or "connected", f"since {str(grant['since'])[:10]}", words)
