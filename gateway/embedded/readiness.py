@@ -1,11 +1,11 @@
 """Whether a part of the stack is ready, asked of the part itself; it waits for nothing and changes nothing.
 
 http://host:port/path                  answers with a success
-temporal://host:port/namespace/queue   a worker polls this task queue
+temporal://host:port/namespace/queue   a worker polls this task queue; with ?build_id=…, one of this version
 """
 
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 from temporalio.api.enums.v1 import TaskQueueType
@@ -45,6 +45,7 @@ async def _answers(url: str) -> bool:
 async def _is_polled(url: str, since: datetime) -> bool:
     parts = urlsplit(url)
     namespace, _, queue = parts.path.strip("/").partition("/")
+    builds = parse_qs(parts.query).get("build_id", [])
     try:
         client = await Client.connect(parts.netloc, namespace=namespace)
         for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
@@ -52,7 +53,11 @@ async def _is_polled(url: str, since: datetime) -> bool:
                 namespace=namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
             )
             answer = await client.workflow_service.describe_task_queue(request, timeout=_ANSWER_WITHIN)
-            if any(poller.last_access_time.ToDatetime(tzinfo=UTC) >= since for poller in answer.pollers):
+            if any(
+                poller.last_access_time.ToDatetime(tzinfo=UTC) >= since
+                and (not builds or poller.deployment_options.build_id in builds)
+                for poller in answer.pollers
+            ):
                 return True
     except (RPCError, RuntimeError):
         return False
