@@ -3,12 +3,15 @@
 import asyncio
 from datetime import timedelta
 
-from activities.salesforce import Account, read_account
-from activities.stripe import Invoice, list_invoices
-from activities.zendesk import Ticket, TicketUpdate, read_ticket, update_ticket
 from engine.sdk import tool
 from pydantic import BaseModel, Field
 from temporalio import workflow
+
+# Without this, each run would read these modules again; no code of theirs runs in a workflow.
+with workflow.unsafe.imports_passed_through():
+    from activities.salesforce import Account, read_account
+    from activities.stripe import Invoice, list_invoices
+    from activities.zendesk import Ticket, TicketUpdate, read_ticket, update_ticket
 
 # One attempt, and all attempts of a step together; waiting for a person counts in neither.
 _ATTEMPT = timedelta(seconds=60)

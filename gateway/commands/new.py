@@ -1,0 +1,73 @@
+"""`byline new`: makes a package for a builder from the one in gateway/starter; it overwrites nothing."""
+
+import importlib.util
+import keyword
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engine.errors import SettingsInvalid
+
+_STARTER = Path(__file__).parent.parent / "starter" / "my-tools"
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+# The tool's name begins with the package's, and a tool's name has 64 characters at most.
+_LONGEST = 40
+_TAKEN = frozenset({"byline", "tests"})
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="the package's name: lower-case words joined by hyphens")],
+    directory: Annotated[Path, typer.Option(help="The folder to make it in.")] = Path(),
+) -> None:
+    """Make a package with a tool, its test and its README."""
+    made = make_package(name, directory)
+    typer.echo(
+        f"""Made {made}. Next, in the environment where Byline is installed:
+
+  pip install --no-deps --no-build-isolation --editable {made}
+  pytest {made}
+
+{made / "README.md"} says how to run it."""
+    )
+
+
+def make_package(name: str, directory: Path) -> Path:
+    """Make the package `name` below `directory` and return its folder; raises SettingsInvalid where it may not."""
+    module = _module(name)
+    folder = directory / name
+    if folder.exists():
+        msg = f"{folder} is there already: choose another name, or another place with --directory."
+        raise SettingsInvalid(msg)
+    try:
+        for source in sorted(path for path in _STARTER.rglob("*") if _belongs(path)):
+            target = folder / str(source.relative_to(_STARTER)).replace("my_tools", module)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = source.read_text(encoding="utf-8").replace("my-tools", name).replace("my_tools", module)
+            target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        msg = f"Cannot write {error.filename} ({error.strerror}): choose another place with --directory."
+        raise SettingsInvalid(msg) from error
+    return folder
+
+
+def _belongs(path: Path) -> bool:
+    """Whether a file is part of the starter; what interpreters and checkers leave beside it is not."""
+    hidden = any(part.startswith(("__pycache__", ".")) for part in path.relative_to(_STARTER).parts)
+    return path.is_file() and not hidden
+
+
+def _module(name: str) -> str:
+    """The import name of a package; raises SettingsInvalid for a name that could not be installed or imported."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST:
+        msg = (
+            f"'{name}' is no name for a package: write lower-case words joined by hyphens, such as my-tools, "
+            f"with {_LONGEST} characters at most."
+        )
+        raise SettingsInvalid(msg)
+    module = name.replace("-", "_")
+    if keyword.iskeyword(module) or module in _TAKEN or importlib.util.find_spec(module) is not None:
+        msg = f"'{module}' means something else here already: choose another name, such as {name}-tools."
+        raise SettingsInvalid(msg)
+    return module

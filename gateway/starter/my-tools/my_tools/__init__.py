@@ -1,0 +1,1 @@
+"""Composite tools for Byline."""

@@ -1,0 +1,59 @@
+"""Runs the tool as Byline would; the support system is a function that answers."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from gateway.testing import Failed, Finished, Outcome, workbench
+from httpx2 import Request, Response
+
+CONNECTIONS = Path(__file__).parents[1] / "connections.yml"
+TOOL = "my_tools_add_note"
+TICKET = 35436
+
+
+class Support:
+    """A support system with one ticket; it keeps what it was asked to note."""
+
+    def __init__(self) -> None:
+        self.comments: list[dict[str, object]] = []
+
+    def __call__(self, request: Request) -> Response:
+        """Answer as Zendesk does."""
+        assert request.method == "PUT"
+        if request.url.path != f"/api/v2/tickets/{TICKET}.json":
+            return Response(404, json={"error": "RecordNotFound"})
+        self.comments.append(json.loads(request.content)["ticket"]["comment"])
+        return Response(200, json={"ticket": {"id": TICKET, "status": "open"}})
+
+
+async def _noted(support: Support, *tickets: int) -> tuple[list[Outcome], list[str]]:
+    """The outcome of a note on each ticket, and the records that the trail names."""
+    async with workbench(
+        "my_tools",
+        connections=CONNECTIONS,
+        environment={"SUPPORT_URL": "https://support.example.com"},
+        upstream=support,
+    ) as bench:
+        notes = [{"ticket_id": id_, "text": "Calls back"} for id_ in tickets]
+        outcomes = [await bench.call(TOOL, note) for note in notes]
+        lines = await bench.trail()
+    assert all(line["principal"]["name"] == "Alice Liddell" for line in lines)
+    return outcomes, [f"{line['record_id']} {line['verdict']}" for line in lines]
+
+
+def test_a_note_is_added_for_colleagues_only_and_in_the_name_of_who_asked() -> None:
+    """One call that the support system allows, and one for a ticket it does not have."""
+    support = Support()
+
+    outcomes, trail = asyncio.run(_noted(support, TICKET, 404))
+
+    assert support.comments == [{"body": "Calls back", "public": False}]
+    assert outcomes == [
+        Finished({"ticket_id": TICKET, "status": "open"}),
+        Failed(
+            "record_not_found",
+            "Support has no such record, or hides it from alice.",
+        ),
+    ]
+    assert trail == [f"ticket/{TICKET} allowed", "ticket/404 not_found"]
