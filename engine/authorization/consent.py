@@ -10,6 +10,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.authorization.standing_in import StandingIn
 from engine.connections.catalogue import Catalogue, Connection
 from engine.connections.grants import Grants
 from engine.connections.oauth import OAuthClient, TokenRefused
@@ -32,6 +33,7 @@ class Consent:
         catalogue: Catalogue,
         grants: Grants,
         requests: AuthorizationRequests,
+        standing_in: StandingIn,
         trail: Trail,
         client: Callable[[Connection], OAuthClient],
         redirect_uri: str,
@@ -41,6 +43,7 @@ class Consent:
         self._catalogue = catalogue
         self._grants = grants
         self._requests = requests
+        self._standing_in = standing_in
         self._trail = trail
         self._client = client
         self._redirect_uri = redirect_uri
@@ -63,7 +66,7 @@ class Consent:
         scopes = dict.fromkeys(
             (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
         )
-        return self._client(connection).authorization_url(
+        return await self._client(connection).authorization_url(
             redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
         )
 
@@ -72,6 +75,7 @@ class Consent:
     ) -> AuthorizationRequest:
         """Take the provider's answer: exchange the code, store the grant, owe the waiters their wake-up.
 
+        `principal` is who came back: the one who was asked, or an administrator who answers for a service.
         Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another provider (RFC 9207),
         or not from the browser and person that it was begun for; AuthorizationDenied where the person said no; and
         AuthorizationExpired where nobody waits any more. Refusals are in the trail.
@@ -105,14 +109,18 @@ class Consent:
     async def _complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str
     ) -> AuthorizationRequest:
-        attempt, code_verifier = await self._take_attempt(parameters.get("state", ""), principal, session)
+        attempt, asked_principal, code_verifier = await self._take_attempt(
+            parameters.get("state", ""), principal, session
+        )
+        by = None if asked_principal.id == principal.id else principal
         request = await self._requests.get(attempt.request_id)
         if request is None:
             msg = "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
             raise AuthorizationRefused(msg)
         connection = await self._catalogue.get(request.connection)
         expected = connection.provider.issuer
-        if expected is not None and parameters.get("iss") != expected:
+        absent = None if connection.provider.iss_required else expected
+        if expected is not None and parameters.get("iss", absent) != expected:
             msg = f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
             raise AuthorizationRefused(msg)
         if expected is None and "iss" in parameters:
@@ -120,7 +128,7 @@ class Consent:
             msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
             raise AuthorizationRefused(msg)
         if parameters.get("error") == "access_denied":
-            await self._requests.deny(request.id, principal)
+            await self._requests.deny(request.id, asked_principal, by=by)
             msg = f"You declined access to {connection.title}."
             raise AuthorizationDenied(msg)
         if "error" in parameters or not parameters.get("code"):
@@ -131,7 +139,7 @@ class Consent:
             raise AuthorizationExpired(msg)
         client = self._client(connection)
         asked = tuple(
-            dict.fromkeys((*await self._grants.scopes_held(connection, principal.id), *request.scopes))
+            dict.fromkeys((*await self._grants.scopes_held(connection, asked_principal.id), *request.scopes))
         )
         try:
             tokens = await client.exchange(
@@ -143,24 +151,26 @@ class Consent:
         except TokenRefused as error:
             msg = f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
             raise AuthorizationRefused(msg) from None
-        await self._requests.grant(request, connection, principal, tokens, await client.account(tokens))
+        account = await client.account(tokens)
+        await self._requests.grant(request, connection, asked_principal, tokens, account, by=by)
         return request
 
     async def _take_attempt(
         self, state: str, principal: Principal, session: str
-    ) -> tuple[AuthorizationAttemptRow, str]:
+    ) -> tuple[AuthorizationAttemptRow, Principal, str]:
         state_hash = _digest(state)
         async with self._database.writing() as database_session:
             attempt = await _unused(database_session, state_hash)
             if attempt is None:
                 msg = "This sign-in is not known, is too old or was used already. Open the link again."
                 raise AuthorizationRefused(msg)
-            if attempt.principal_id != principal.id or attempt.session_hash != _digest(session):
+            asked = await self._standing_in.asked(attempt.principal_id, principal)
+            if asked is None or attempt.session_hash != _digest(session):
                 msg = "This sign-in was begun by somebody else or in another browser."
                 raise AuthorizationRefused(msg)
             attempt.used_at = now()
             database_session.add(attempt)
-        return attempt, self._vault.open(attempt.sealed_verifier, _bound_to(state_hash)).decode()
+        return attempt, asked, self._vault.open(attempt.sealed_verifier, _bound_to(state_hash)).decode()
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

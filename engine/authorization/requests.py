@@ -1,13 +1,11 @@
-"""Open questions to people and who waits for the answer; it shows no page, sends no signal and holds no token."""
+"""What people are asked to consent to, and their answers; it shows no page, sends no signal and holds no token."""
 
-import asyncio
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -26,8 +24,7 @@ from engine.errors import (
 from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
 from engine.identity.runs import Runs
-
-_WAITERS = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
+from engine.waiting.waiters import ParkedAction, Waiters
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +44,8 @@ class AuthorizationRequest:
         return self.state == "open" and self.expires_at > now()
 
 
-@dataclass(frozen=True, slots=True)
-class ParkedAction:
-    """The place that an answer wakes: a workflow run, and the action in it that waits."""
-
-    workflow_id: str
-    workflow_run_id: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class WakeUp:
-    """A signal that a waiter is owed."""
-
-    waiter: str
-    workflow_id: str
-
-
 class AuthorizationRequests:
-    """Owner of the tables of authorization requests and waiters."""
+    """Owner of the table of authorization requests."""
 
     def __init__(
         self,
@@ -73,6 +53,7 @@ class AuthorizationRequests:
         principals: Principals,
         runs: Runs,
         grants: Grants,
+        waiters: Waiters,
         trail: Trail,
         wait_limit: timedelta,
     ) -> None:
@@ -80,10 +61,9 @@ class AuthorizationRequests:
         self._principals = principals
         self._runs = runs
         self._grants = grants
+        self._waiters = waiters
         self._trail = trail
         self._wait_limit = wait_limit
-        self.owed = asyncio.Event()
-        """Set when waiters are owed a wake-up by this process, so that delivery need not wait for its next sweep."""
 
     async def require(
         self,
@@ -117,8 +97,9 @@ class AuthorizationRequests:
             row.expires_at = max(expires_at, row.expires_at)
             session.add(row)
             await session.flush()
-            waiter = await _join(session, row.id, identity, parked, run_id, expires_at)
-            await self._runs.parked(session, run_id)
+            waiter = await self._waiters.join(
+                session, row.id, identity, parked, run_id=run_id, expires_at=expires_at
+            )
             if is_new:
                 await record(
                     session, _event("authorization.requested", row, identity=identity, run_id=run_id)
@@ -135,23 +116,22 @@ class AuthorizationRequests:
         """Return where the action that waited may try again; raises the AuthorizationEnded that fits otherwise."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
-            row = await session.get(WaiterRow, waiter_id, with_for_update=True)
-            if row is None or row.principal_id != identity.principal_id:
+            again = await self._waiters.looked_again(session, waiter_id, identity, timed_out=timed_out)
+            if again is None:
                 return
-            request = await session.get_one(AuthorizationRequestRow, row.awaits)
-            if row.outcome == "waiting" and timed_out:
-                row.outcome = "expired"
-                session.add(row)
-                expired = _event("authorization.expired", request, identity=identity, run_id=row.run_id)
+            waiter, ran_out = again
+            request = await session.get_one(AuthorizationRequestRow, waiter.awaits)
+            if ran_out:
+                expired = _event("authorization.expired", request, identity=identity, run_id=waiter.run_id)
                 await record(session, expired)
         what = f"connection '{request.connection}'"
-        if row.outcome == "expired":
+        if waiter.outcome == "expired":
             msg = f"{identity.name} did not sign in to {what} in time. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
-        if row.outcome == "denied":
+        if waiter.outcome == "denied":
             msg = f"{identity.name} declined to let this run use {what}."
             raise AuthorizationDenied(msg)
-        if row.outcome == "cancelled":
+        if waiter.outcome == "cancelled":
             msg = f"The wait for {what} was cancelled."
             raise AuthorizationCancelled(msg)
 
@@ -180,10 +160,7 @@ class AuthorizationRequests:
 
     async def waiting_tools(self, request_id: str) -> list[str]:
         """The tools whose runs wait for this answer."""
-        query = select(WaiterRow.run_id).where(WaiterRow.awaits == request_id, WaiterRow.outcome == "waiting")
-        async with self._database.reading() as session:
-            run_ids = set((await session.exec(query)).all())
-        return await self._runs.tools(run_ids)
+        return await self._runs.tools(await self._waiters.runs_awaiting(request_id))
 
     async def awaited_by(self, run_id: str) -> list[AuthorizationRequest]:
         """What a run and all its descendants wait for."""
@@ -201,18 +178,6 @@ class AuthorizationRequests:
             rows = (await session.exec(query)).all()
         return [_request(row) for row in sorted(rows, key=lambda row: row.created_at)]
 
-    async def awaited_in(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
-        """For each of these runs that waits, the requests it waits for and since when, by one query for all."""
-        query = select(WaiterRow.run_id, WaiterRow.awaits, WaiterRow.created_at).where(
-            col(WaiterRow.run_id).in_(run_ids), WaiterRow.outcome == "waiting"
-        )
-        found: dict[str, dict[str, datetime]] = {}
-        async with self._database.reading() as session:
-            for run_id, request_id, created_at in (await session.exec(query)).all():
-                requests = found.setdefault(run_id, {})
-                requests[request_id] = max(created_at, requests.get(request_id, created_at))
-        return found
-
     async def grant(
         self,
         request: AuthorizationRequest,
@@ -220,8 +185,13 @@ class AuthorizationRequests:
         principal: Principal,
         tokens: Tokens,
         account: str,
+        *,
+        by: Principal | None = None,
     ) -> None:
-        """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction."""
+        """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction.
+
+        `by` is the administrator who answered for a service.
+        """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
@@ -234,10 +204,11 @@ class AuthorizationRequests:
             grant_id = await self._grants.store(session, connection, principal.id, tokens, account)
             for row in rows:
                 if row.id == request.id or set(row.scopes.split()) <= set(tokens.scopes):
-                    await _answer(session, row, "granted")
+                    await self._answer(session, row, "granted")
             granted = AuditEvent(
                 kind="authorization.granted",
                 principal=principal,
+                by=by,
                 connection=connection.name,
                 mode=connection.mode,
                 system=connection.system,
@@ -247,55 +218,26 @@ class AuthorizationRequests:
                 request_id=request.id,
             )
             await record(session, granted)
-        self.owed.set()
+        self._waiters.owed.set()
 
-    async def deny(self, request_id: str, principal: Principal) -> bool:
-        """Close an open request with a no; False where it is not open any more."""
+    async def deny(self, request_id: str, principal: Principal, *, by: Principal | None = None) -> bool:
+        """Close an open request with a no, `by` an administrator for a service; False where it is not open any more."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
             row = await session.get(AuthorizationRequestRow, request_id)
             if row is None or row.state != "open" or row.principal_id != principal.id:
                 return False
-            await _answer(session, row, "denied")
-            await record(session, _event("authorization.denied", row, principal=principal))
-        self.owed.set()
+            await self._answer(session, row, "denied")
+            await record(session, _event("authorization.denied", row, principal=principal, by=by))
+        self._waiters.owed.set()
         return True
 
-    async def withdraw(self, waiter_ids: Sequence[str]) -> None:
-        """Forget waits whose workflow was cancelled."""
-        async with self._database.writing() as session:
-            await session.exec(
-                update(WaiterRow)
-                .where(col(WaiterRow.id).in_(waiter_ids), col(WaiterRow.outcome) == "waiting")
-                .values(outcome="cancelled")
-            )
-
-    async def wake_ups(self, limit: int) -> list[WakeUp]:
-        """The wake-ups that are owed now, oldest first."""
-        query = (
-            select(WaiterRow)
-            .where(col(WaiterRow.due_at) <= now())
-            .order_by(col(WaiterRow.due_at))
-            .limit(limit)
-        )
-        async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
-        return [WakeUp(row.id, row.workflow_id) for row in rows]
-
-    async def delivered(self, waiter_ids: Sequence[str]) -> None:
-        """Owe these waiters nothing more."""
-        await self._set_due(waiter_ids, None)
-
-    async def postpone(self, waiter_ids: Sequence[str], until: datetime) -> None:
-        """Try these wake-ups again later."""
-        await self._set_due(waiter_ids, until)
-
-    async def _set_due(self, waiter_ids: Sequence[str], due_at: datetime | None) -> None:
-        async with self._database.writing() as session:
-            await session.exec(
-                update(WaiterRow).where(col(WaiterRow.id).in_(waiter_ids)).values(due_at=due_at)
-            )
+    async def _answer(self, session: AsyncSession, row: AuthorizationRequestRow, outcome: str) -> None:
+        row.state = outcome
+        row.answered_at = now()
+        session.add(row)
+        await self._waiters.answer(session, row.id, outcome)
 
     async def _open_row(
         self, session: AsyncSession, principal_id: str, connection: str, scopes: str
@@ -315,55 +257,20 @@ class AuthorizationRequests:
         return row
 
 
-async def _join(
-    session: AsyncSession,
-    request_id: str,
-    identity: Identity,
-    parked: ParkedAction,
-    run_id: str,
-    expires_at: datetime,
-) -> WaiterRow:
-    # The id follows from the place that waits, so that a retried attempt finds its waiter instead of adding one.
-    waiter_id = str(uuid.uuid5(_WAITERS, f"{request_id}:{parked.workflow_run_id}:{parked.key}"))
-    row = await session.get(WaiterRow, waiter_id)
-    if row is None:
-        row = WaiterRow(
-            id=waiter_id,
-            awaits=request_id,
-            principal_id=identity.principal_id,
-            run_id=run_id,
-            workflow_id=parked.workflow_id,
-            workflow_run_id=parked.workflow_run_id,
-            created_at=now(),
-            expires_at=expires_at,
-        )
-        session.add(row)
-    return row
-
-
-async def _answer(session: AsyncSession, row: AuthorizationRequestRow, outcome: str) -> None:
-    row.state = outcome
-    row.answered_at = now()
-    session.add(row)
-    await session.exec(
-        update(WaiterRow)
-        .where(col(WaiterRow.awaits) == row.id, col(WaiterRow.outcome) == "waiting")
-        .values(outcome=outcome, due_at=now())
-    )
-
-
 def _event(
     kind: Literal["authorization.requested", "authorization.denied", "authorization.expired"],
     row: AuthorizationRequestRow,
     *,
     identity: Identity | None = None,
     principal: Principal | None = None,
+    by: Principal | None = None,
     run_id: str | None = None,
 ) -> AuditEvent:
     return AuditEvent(
         kind=kind,
         identity=identity,
         principal=principal,
+        by=by,
         run_id=run_id,
         connection=row.connection,
         scopes=tuple(row.scopes.split()),

@@ -1,4 +1,4 @@
-"""Delivers the wake-ups that waiters are owed, from the database, so that a crash after the grant loses none."""
+"""Delivers the wake-ups that waiters are owed, from the database, so that a crash after the answer loses none."""
 
 import asyncio
 from datetime import timedelta
@@ -9,8 +9,8 @@ from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from engine.authorization.requests import AuthorizationRequests, WakeUp
 from engine.db.database import now
+from engine.waiting.waiters import Waiters, WakeUp
 from engine.wire import LOOK_AGAIN_SIGNAL
 
 _SWEEP_SECONDS = 1.0
@@ -24,14 +24,14 @@ log = structlog.get_logger()
 class Delivery:
     """Sends each owed wake-up; sending one twice does no harm, since Temporal drops a repeated request id."""
 
-    def __init__(self, requests: AuthorizationRequests, temporal: Client) -> None:
-        self._requests = requests
+    def __init__(self, waiters: Waiters, temporal: Client) -> None:
+        self._waiters = waiters
         self._temporal = temporal
 
     async def run(self) -> None:
         """Deliver until cancelled; a database or Temporal outage delays delivery and loses nothing."""
         while True:
-            self._requests.owed.clear()
+            self._waiters.owed.clear()
             try:
                 while await self.deliver_due() == _BATCH:
                     pass
@@ -39,13 +39,13 @@ class Delivery:
                 log.warning("wake_ups_delayed", error=type(error).__name__)
             try:
                 async with asyncio.timeout(_SWEEP_SECONDS):
-                    await self._requests.owed.wait()
+                    await self._waiters.owed.wait()
             except TimeoutError:
                 continue
 
     async def deliver_due(self) -> int:
         """Send every wake-up that is due, up to a batch; returns how many were due."""
-        due = await self._requests.wake_ups(_BATCH)
+        due = await self._waiters.wake_ups(_BATCH)
         if not due:
             return 0
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -53,9 +53,9 @@ class Delivery:
         done = [wake_up.waiter for wake_up, ok in zip(due, sent, strict=True) if ok]
         failed = [wake_up.waiter for wake_up, ok in zip(due, sent, strict=True) if not ok]
         if done:
-            await self._requests.delivered(done)
+            await self._waiters.delivered(done)
         if failed:
-            await self._requests.postpone(failed, now() + _PATIENCE)
+            await self._waiters.postpone(failed, now() + _PATIENCE)
         return len(due)
 
     async def _send(self, wake_up: WakeUp, gate: asyncio.Semaphore) -> bool:

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
 
-from engine.authorization.requests import AuthorizationRequest, ParkedAction
+from engine.authorization.requests import AuthorizationRequest
 from engine.db.database import now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
 from engine.errors import (
@@ -19,6 +19,7 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.waiting.waiters import ParkedAction
 from tests.data.samples import connection, identity_of, tokens
 
 DECLARED = connection(scopes=("read", "write"))
@@ -118,7 +119,7 @@ async def test_a_grant_wakes_everybody_who_waits(
     required = [await asked(services, alice, number) for number in range(5)]
     await consent(other, alice, await request_of(services, required[0]))
 
-    due = await services.authorization.wake_ups(100)
+    due = await services.waiters.wake_ups(100)
     assert {wake_up.waiter for wake_up in due} == {each.waiter for each in required if each is not None}
     assert {wake_up.workflow_id for wake_up in due} == {f"workflow-{number}" for number in range(5)}
     assert [row.state for row in await requests(services)] == ["granted"]
@@ -128,14 +129,14 @@ async def test_a_grant_wakes_everybody_who_waits(
 async def test_a_wake_up_is_owed_until_it_was_delivered(services: Services, alice: Principal) -> None:
     required = await asked(services, alice)
     await consent(services, alice, await request_of(services, required))
-    (due,) = await services.authorization.wake_ups(100)
+    (due,) = await services.waiters.wake_ups(100)
 
-    await services.authorization.postpone([due.waiter], now() + timedelta(minutes=1))
-    assert await services.authorization.wake_ups(100) == []
-    await services.authorization.postpone([due.waiter], now())
-    assert len(await services.authorization.wake_ups(100)) == 1
-    await services.authorization.delivered([due.waiter])
-    assert await services.authorization.wake_ups(100) == []
+    await services.waiters.postpone([due.waiter], now() + timedelta(minutes=1))
+    assert await services.waiters.wake_ups(100) == []
+    await services.waiters.postpone([due.waiter], now())
+    assert len(await services.waiters.wake_ups(100)) == 1
+    await services.waiters.delivered([due.waiter])
+    assert await services.waiters.wake_ups(100) == []
 
 
 async def test_a_grant_answers_every_question_that_its_scopes_cover_and_no_other(
@@ -149,7 +150,7 @@ async def test_a_grant_answers_every_question_that_its_scopes_cover_and_no_other
 
     assert whole is not None
     assert part is not None
-    assert {due.waiter for due in await services.authorization.wake_ups(100)} == {whole.waiter, part.waiter}
+    assert {due.waiter for due in await services.waiters.wake_ups(100)} == {whole.waiter, part.waiter}
     assert (await request_of(services, more)).is_open
     assert (await request_of(services, his)).is_open
 
@@ -208,7 +209,7 @@ async def test_no_wake_up_is_lost_between_asking_and_consenting(
         found = {row.id: row for row in await waiters(services)}
 
         assert [found[waiter].outcome for waiter in waiting] == ["granted"] * len(waiting)
-        assert waiting <= {due.waiter for due in await services.authorization.wake_ups(1000)}
+        assert waiting <= {due.waiter for due in await services.waiters.wake_ups(1000)}
 
 
 async def test_a_consent_given_again_finds_who_began_to_wait_meanwhile(
@@ -220,7 +221,7 @@ async def test_a_consent_given_again_finds_who_began_to_wait_meanwhile(
         await services.grants.remove(BILLING, alice.id)
         required, _ = await asyncio.gather(asked(services, alice, number), consent(other, alice, request))
         if required is not None:
-            assert required.waiter in {due.waiter for due in await services.authorization.wake_ups(1000)}
+            assert required.waiter in {due.waiter for due in await services.waiters.wake_ups(1000)}
 
 
 async def test_a_no_wakes_everybody_who_waits_and_ends_each_wait(
@@ -231,7 +232,7 @@ async def test_a_no_wakes_everybody_who_waits_and_ends_each_wait(
 
     assert await other.authorization.deny(request.id, alice)
 
-    assert len(await services.authorization.wake_ups(100)) == 5
+    assert len(await services.waiters.wake_ups(100)) == 5
     for each in required:
         assert each is not None
         with pytest.raises(AuthorizationDenied, match="Alice Adams declined"):
@@ -330,12 +331,12 @@ async def test_a_wait_that_was_withdrawn_is_owed_nothing_and_asked_of_nobody(
 ) -> None:
     required = await asked(services, alice)
     assert required is not None
-    await services.authorization.withdraw([required.waiter])
+    await services.waiters.withdraw([required.waiter])
 
     assert await services.authorization.open_for(alice.id) == []
     assert await services.authorization.awaited_by("run-1") == []
     await consent(services, alice, await request_of(services, required))
-    assert await services.authorization.wake_ups(100) == []
+    assert await services.waiters.wake_ups(100) == []
     with pytest.raises(AuthorizationCancelled):
         await services.authorization.check_answer(
             required.waiter, timed_out=False, identity=identity_of(alice)
@@ -351,7 +352,7 @@ async def test_what_a_person_and_a_run_wait_for_is_known(
 
     assert [each.id for each in await services.authorization.open_for(alice.id)] == [request.id]
     assert request.id in {each.id for each in await services.authorization.awaited_by("run-1")}
-    assert request.id in (await services.authorization.awaited_in(["run-1", "run-2"]))["run-1"]
+    assert request.id in (await services.waiters.awaited_in(["run-1", "run-2"]))["run-1"]
     assert request.scopes == ("read", "write")
 
 

@@ -1,0 +1,1 @@
+"""What runs ask people, and what people answer."""

@@ -1,0 +1,113 @@
+"""How a tool asks a person mid-run and waits for the answer; safe to import from workflow code.
+
+The activity `byline.ask` stores the question and parks until it is answered. Never ask for a secret: questions and
+answers are in the run's history.
+"""
+
+import json
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from temporalio import workflow
+from temporalio.common import RetryPolicy
+from temporalio.exceptions import ActivityError, ApplicationError
+
+from engine.errors import (
+    AnswerInvalid,
+    ApprovalDenied,
+    ApprovalExpired,
+    QuestionCancelled,
+    QuestionDeclined,
+    QuestionExpired,
+)
+from engine.questions.schemas import flat_schema
+from engine.wire import ASK_ACTIVITY
+
+T = TypeVar("T")
+
+_ENDED: Final = frozenset(
+    kind.code
+    for kind in (QuestionDeclined, QuestionExpired, QuestionCancelled, ApprovalDenied, ApprovalExpired)
+)
+_ONE_TRY: Final = timedelta(seconds=30)
+_PATIENCE: Final = RetryPolicy(maximum_interval=timedelta(seconds=30))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `byline.ask` is given. Without `role` the run's principal is asked; `timeout` is in seconds."""
+
+    message: str
+    answer_schema: dict[str, Any]
+    role: str | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """Who answered."""
+
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What `byline.ask` returns: the fields of the answer, and who gave it."""
+
+    content: dict[str, Any]
+    by: Person
+
+
+async def ask(message: str, answer: type[T], *, timeout: timedelta | None = None) -> T:  # noqa: ASYNC109 -- a wait of days, told to the person
+    """Ask the person for whom this run acts, and wait, free of cost, until they answer.
+
+    `answer` is a flat pydantic model or dataclass: strings, numbers, booleans, and choices among strings. Raises a
+    final ApplicationError of type `question_declined` or `question_expired`. Without `timeout` the question stays open
+    as long as BYLINE_WAIT_LIMIT says.
+    """
+    adapter = TypeAdapter(answer)
+    answered = await _ask(Asked(message, flat_schema(adapter, answer.__name__), timeout=_seconds(timeout)))
+    try:
+        return adapter.validate_json(json.dumps(answered.content))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'answer'}: {each['msg']}"
+            for each in error.errors(include_url=False, include_input=False)
+        )
+        msg = f"The answer does not fit {answer.__name__}: {problems}."
+        raise ApplicationError(msg, type=AnswerInvalid.code, non_retryable=True) from None
+
+
+async def approval(message: str, *, role: str, timeout: timedelta | None = None) -> Person:  # noqa: ASYNC109 -- as above
+    """Wait until somebody else who has the role says yes; returns who did.
+
+    Never the person for whom this run acts, even where they have the role, and never a service. Raises a final
+    ApplicationError of type `approval_denied` or `approval_expired`.
+    """
+    nothing = {"type": "object", "properties": {}, "required": []}
+    return (await _ask(Asked(message, nothing, role=role, timeout=_seconds(timeout)))).by
+
+
+async def _ask(asked: Asked) -> Answered:
+    try:
+        answered: Answered = await workflow.execute_activity(
+            ASK_ACTIVITY,
+            asked,
+            result_type=Answered,
+            start_to_close_timeout=_ONE_TRY,
+            retry_policy=_PATIENCE,
+            summary=asked.message[:200],
+        )
+    except ActivityError as error:
+        cause = error.cause
+        if isinstance(cause, ApplicationError) and cause.type in _ENDED:
+            raise ApplicationError(cause.message, type=cause.type, non_retryable=True) from error
+        raise
+    return answered
+
+
+def _seconds(timeout: timedelta | None) -> float | None:
+    return None if timeout is None else timeout.total_seconds()

@@ -1,0 +1,293 @@
+"""Holds questions to one answer each, from whom they are put to, in one transaction with whoever waits."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
+from engine.db.database import now
+from engine.db.tables import PrincipalRow, QuestionRow
+from engine.errors import (
+    AnswerInvalid,
+    AnswerRequired,
+    ApprovalDenied,
+    ApprovalExpired,
+    NotAllowed,
+    QuestionCancelled,
+    QuestionClosed,
+    QuestionDeclined,
+    QuestionExpired,
+    QuestionUnknown,
+)
+from engine.identity.model import Principal
+from engine.questions.asking import Answered, Asked, Person
+from engine.questions.questions import Place, Question
+from engine.services import Services
+from engine.waiting.waiters import ParkedAction
+from tests.data.samples import identity_of
+
+ROLE = "refund-approver"
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"account": {"type": "string", "enum": ["Northwind", "Contoso"]}},
+    "required": ["account"],
+}
+CHOICE = Asked("Which one?", SCHEMA)
+REFUND = Asked("Refund 500 EUR?", {"type": "object", "properties": {}, "required": []}, role=ROLE)
+
+
+def place(asker: Principal, number: int = 1, waiter: str | None = None, *, timed_out: bool = False) -> Place:
+    parked = ParkedAction(f"workflow-{number}", f"run-of-workflow-{number}", "action")
+    return Place(identity_of(asker), "run-1", parked, waiter, timed_out)
+
+
+async def asked(
+    services: Services, asker: Principal, what: Asked = CHOICE, number: int = 1
+) -> AnswerRequired:
+    with pytest.raises(AnswerRequired) as required:
+        await services.questions.ask(place(asker, number), what)
+    return required.value
+
+
+async def answered(
+    services: Services, asker: Principal, required: AnswerRequired, what: Asked = CHOICE
+) -> Answered:
+    return await services.questions.ask(place(asker, waiter=required.waiter), what)
+
+
+async def question_of(services: Services, required: AnswerRequired) -> Question:
+    question = await services.questions.get(required.awaits)
+    assert question is not None
+    return question
+
+
+async def kinds(services: Services) -> list[str]:
+    return [line.kind for line in await services.trail.find()]
+
+
+async def test_a_repeated_attempt_finds_its_question_and_its_wait(
+    services: Services, alice: Principal
+) -> None:
+    first, again = await asked(services, alice), await asked(services, alice)
+
+    assert again.details == first.details
+    assert len(await services.questions.open_for(alice)) == 1
+    assert await kinds(services) == ["question.asked"]
+
+
+async def test_an_answer_wakes_the_place_that_asked_and_is_there_for_it(
+    services: Services, other: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+    await other.questions.answer(required.awaits, alice, {"account": "Contoso"})
+
+    (due,) = await services.waiters.wake_ups(10)
+    found = await answered(services, alice, required)
+    assert (due.waiter, due.workflow_id) == (required.waiter, "workflow-1")
+    assert found == Answered({"account": "Contoso"}, Person(alice.id, alice.name))
+    assert await answered(services, alice, required) == found
+    assert await services.questions.open_for(alice) == []
+    assert await kinds(services) == ["question.asked", "question.answered"]
+
+
+async def test_an_answer_that_comes_before_the_attempt_has_reported_its_question_is_found_by_the_next(
+    services: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+    await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+
+    assert (await services.questions.ask(place(alice), CHOICE)).content == {"account": "Contoso"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ({}, "account: this is missing"),
+        ({"account": None}, "account: this is missing"),
+        ({"account": "Fabrikam"}, "account: this should be one of: Northwind, Contoso"),
+        ({"account": 7}, "account: this should be text"),
+        ({"account": "Contoso", "more": 1}, "more: this was not asked for"),
+    ],
+)
+async def test_an_answer_that_does_not_fit_is_refused_and_leaves_the_question_open(
+    services: Services, alice: Principal, answer: dict[str, Any], problem: str
+) -> None:
+    required = await asked(services, alice)
+
+    with pytest.raises(AnswerInvalid, match=problem):
+        await services.questions.answer(required.awaits, alice, answer)
+
+    assert (await question_of(services, required)).is_open
+    assert await services.waiters.wake_ups(10) == []
+
+
+async def test_a_no_is_told_as_one(services: Services, alice: Principal) -> None:
+    required = await asked(services, alice)
+    await services.questions.decline(required.awaits, alice)
+
+    assert len(await services.waiters.wake_ups(10)) == 1
+    with pytest.raises(QuestionDeclined, match=f"{alice.name} declined to answer"):
+        await answered(services, alice, required)
+    assert await kinds(services) == ["question.asked", "question.declined"]
+
+
+async def test_a_question_ends_with_the_time_of_the_run_that_asks(
+    services: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+
+    for _ in range(2):
+        with pytest.raises(QuestionExpired):
+            await services.questions.ask(place(alice, waiter=required.waiter, timed_out=True), CHOICE)
+    with pytest.raises(QuestionClosed):
+        await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+    assert await kinds(services) == ["question.asked", "question.expired"]
+
+
+async def test_a_question_whose_time_is_over_is_not_answered_even_before_its_run_has_noticed(
+    services: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+    past = now() - timedelta(seconds=1)
+    async with services.database.writing() as session:
+        await session.exec(update(QuestionRow).values(expires_at=past))
+
+    with pytest.raises(QuestionClosed, match="too late"):
+        await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+    assert await services.questions.open_for(alice) == []
+
+
+async def test_an_answer_that_came_in_time_counts_where_the_timer_ran_out_meanwhile(
+    services: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+    await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+
+    late = place(alice, waiter=required.waiter, timed_out=True)
+    assert (await services.questions.ask(late, CHOICE)).content == {"account": "Contoso"}
+
+
+async def test_a_wait_that_was_withdrawn_leaves_a_question_that_nobody_can_answer(
+    services: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+    await services.waiters.withdraw([required.waiter])
+
+    assert (await question_of(services, required)).state == "cancelled"
+    assert await services.questions.open_for(alice) == []
+    assert await services.questions.awaited_by("run-1") == []
+    with pytest.raises(QuestionClosed, match="does not wait"):
+        await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+    with pytest.raises(QuestionCancelled):
+        await answered(services, alice, required)
+
+
+async def test_a_question_of_ones_own_run_is_answered_by_nobody_else(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    required = await asked(services, alice)
+    await services.roles.give(bob.id, ROLE)
+
+    assert await services.questions.open_for(bob) == []
+    with pytest.raises(NotAllowed):
+        await services.questions.answer(required.awaits, bob, {"account": "Contoso"})
+    with pytest.raises(QuestionUnknown):
+        await services.questions.answer("unknown", bob, {})
+    (refused,) = [line.event for line in await services.trail.find() if line.kind == "question.refused"]
+    assert (refused["principal"]["name"], refused["object_id"]) == (bob.name, required.awaits)
+    assert (await question_of(services, required)).is_open
+
+
+async def test_an_approval_takes_somebody_else_who_has_the_role_now(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    await services.roles.give(alice.id, ROLE)
+    required = await asked(services, alice, REFUND)
+    assert await services.questions.open_for(alice) == []
+    with pytest.raises(NotAllowed, match="somebody else"):
+        await services.questions.answer(required.awaits, alice, {})
+    with pytest.raises(NotAllowed, match="Only people with the role"):
+        await services.questions.answer(required.awaits, bob, {})
+
+    await services.roles.give(bob.id, ROLE)
+    assert [each.id for each in await services.questions.open_for(bob)] == [required.awaits]
+    await services.roles.take(bob.id, ROLE)
+    with pytest.raises(NotAllowed):
+        await services.questions.answer(required.awaits, bob, {})
+
+    await services.roles.give(bob.id, ROLE)
+    await services.questions.answer(required.awaits, bob, {})
+    assert (await answered(services, alice, required, REFUND)).by == Person(bob.id, bob.name)
+    (event,) = [line.event for line in await services.trail.find() if line.kind == "question.answered"]
+    assert (event["principal"]["name"], event["role"], event["run_id"]) == (bob.name, ROLE, "run-1")
+
+
+@pytest.mark.parametrize("change", [{"kind": "service"}, {"active": False}], ids=["service", "deactivated"])
+async def test_no_service_and_nobody_who_was_deactivated_approves(
+    services: Services, alice: Principal, bob: Principal, change: dict[str, Any]
+) -> None:
+    await services.roles.give(bob.id, ROLE)
+    required = await asked(services, alice, REFUND)
+    async with services.database.writing() as session:
+        await session.exec(update(PrincipalRow).where(col(PrincipalRow.id) == bob.id).values(**change))
+
+    with pytest.raises(NotAllowed):
+        await services.questions.answer(required.awaits, bob, {})
+
+
+async def test_of_two_people_who_decide_at_once_one_does(
+    services: Services, other: Services, alice: Principal, bob: Principal
+) -> None:
+    carol = await services.principals.resolve("https://id.example", "carol", "Carol")
+    for approver in (bob, carol):
+        await services.roles.give(approver.id, ROLE)
+    required = await asked(services, alice, REFUND)
+
+    decisions = await asyncio.gather(
+        services.questions.answer(required.awaits, bob, {}),
+        other.questions.decline(required.awaits, carol),
+        return_exceptions=True,
+    )
+
+    (won,) = [each for each in decisions if isinstance(each, Question)]
+    (lost,) = [each for each in decisions if isinstance(each, BaseException)]
+    assert isinstance(lost, QuestionClosed)
+    assert len([kind for kind in await kinds(services) if kind != "question.asked"]) == 1
+    if won.state == "answered":
+        assert (await answered(services, alice, required, REFUND)).by.name == bob.name
+    else:
+        with pytest.raises(ApprovalDenied, match=f"Carol, who has the role '{ROLE}', said no"):
+            await answered(services, alice, required, REFUND)
+
+
+async def test_an_approval_that_nobody_gives_in_time_says_so(services: Services, alice: Principal) -> None:
+    required = await asked(services, alice, REFUND)
+
+    with pytest.raises(ApprovalExpired, match=f"Nobody with the role '{ROLE}'"):
+        await services.questions.ask(place(alice, waiter=required.waiter, timed_out=True), REFUND)
+
+
+async def test_everybody_who_can_decide_is_asked_and_the_one_who_asks_is_not(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    for principal in (alice, bob):
+        await services.roles.give(principal.id, ROLE)
+
+    assert (await asked(services, alice, REFUND)).asked == [bob.id]
+    assert (await asked(services, alice, CHOICE, number=2)).asked == [alice.id]
+
+
+async def test_somebody_elses_wait_does_not_end_a_question(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    mine = await asked(services, alice)
+    theirs = await asked(services, bob, number=2)
+
+    forged = place(alice, waiter=theirs.waiter, timed_out=True)
+    with pytest.raises(AnswerRequired):
+        await services.questions.ask(forged, CHOICE)
+    assert (await question_of(services, mine)).is_open
+    assert (await question_of(services, theirs)).is_open
