@@ -3,23 +3,35 @@
     BylineError
     ├── SettingsInvalid
     ├── IdentityRefused
-    │   ├── IdentityMissing · IdentityForged · IdentityMisplaced · PrincipalInactive
-    ├── AuthorizationRequired
+    │   ├── IdentityMissing · IdentityForged · IdentityMisplaced · PrincipalInactive · FiringRefused
+    ├── PersonRequired
+    │   ├── AuthorizationRequired · AnswerRequired
     ├── AuthorizationEnded
     │   ├── AuthorizationDenied · AuthorizationExpired · AuthorizationCancelled
     ├── AuthorizationRefused
+    ├── QuestionEnded
+    │   ├── QuestionDeclined · QuestionExpired · QuestionCancelled · ApprovalDenied · ApprovalExpired
+    ├── QuestionUnknown · QuestionClosed · AnswerInvalid
     ├── ConnectionUnknown · ConnectionMisconfigured
     ├── UpstreamFailed
     │   ├── PermissionDenied · RecordNotFound · RequestRejected
     │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
     ├── VaultSealBroken
+    ├── AddressRefused · ChannelUnknown · TooSoon
+    ├── WebhookUnknown · WebhookInvalid
+    ├── DeliveryRefused
+    │   └── DeliveryStale
+    ├── DeliveryUnfit
     ├── ToolUnknown · ArgumentsInvalid · NotAllowed · KeyReused
-    └── RunUnknown · TemporalUnreachable
+    ├── ApiTokenUnknown · ApiTokenInvalid · ServiceUnknown · NameTaken
+    ├── ScheduleUnknown · SchedulePaused · TimingInvalid
+    ├── RunUnknown · RunForgotten · RunEnded · RunUnfinished
+    └── TemporalUnreachable
 
 A message holds neither a secret nor a body that an upstream sent.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 UNFIT: Final = (ValueError, LookupError, ArithmeticError)
@@ -77,31 +89,75 @@ class PrincipalInactive(IdentityRefused):
     code = "principal_inactive"
 
 
-class AuthorizationRequired(BylineError):
-    """A person has to consent before the action can go on; the run parks until they did."""
+class FiringRefused(IdentityRefused):
+    """What a schedule began in Temporal is not what is on record: unknown, paused, altered, or begun twice."""
+
+    code = "firing_refused"
+
+
+class PersonRequired(BylineError):
+    """A person has to act before the action can go on; the run parks until they did."""
+
+    code = "person_required"
+
+    def __init__(
+        self, message: str, *, waiter: str, awaits: str, asked: Sequence[str], expires_at: float
+    ) -> None:
+        super().__init__(message)
+        self.waiter = waiter
+        self.awaits = awaits
+        """The id of the authorization request or of the question that is waited for."""
+        self.asked = asked
+        """The ids of the principals who can act."""
+        self.expires_at = expires_at
+        self.notify: Sequence[str] = ()
+        """The notification channels that are owed a note of this wait; ids, which name nobody."""
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What the workflow's interceptor needs to park; `expires_at` in seconds since the epoch."""
+        told = {"notify": list(self.notify)} if self.notify else {}
+        return {"waiter": self.waiter, "expires_at": self.expires_at, **told}
+
+
+class AuthorizationRequired(PersonRequired):
+    """A person has to consent before the action can go on."""
 
     code = "authorization_required"
 
     def __init__(
         self, *, waiter: str, request: str, connection: str, principal: str, expires_at: float
     ) -> None:
-        super().__init__(f"Waiting for consent on connection '{connection}'.")
-        self.waiter = waiter
+        msg = f"Waiting for consent on connection '{connection}'."
+        super().__init__(msg, waiter=waiter, awaits=request, asked=[principal], expires_at=expires_at)
         self.request = request
         self.connection = connection
         self.principal = principal
-        self.expires_at = expires_at
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What the workflow's interceptor needs to park; `expires_at` in seconds since the epoch."""
-        return {
-            "waiter": self.waiter,
-            "request": self.request,
-            "connection": self.connection,
-            "principal": self.principal,
-            "expires_at": self.expires_at,
-        }
+        """What parks, with the request and the connection that it is about."""
+        about = {"request": self.request, "connection": self.connection, "principal": self.principal}
+        return {**super().details, **about}
+
+
+class AnswerRequired(PersonRequired):
+    """A person has to answer the question that a run asks."""
+
+    code = "answer_required"
+
+    def __init__(
+        self, *, waiter: str, question: str, role: str | None, asked: Sequence[str], expires_at: float
+    ) -> None:
+        who = "an answer" if role is None else f"the approval of somebody with the role '{role}'"
+        msg = f"Waiting for {who}."
+        super().__init__(msg, waiter=waiter, awaits=question, asked=asked, expires_at=expires_at)
+        self.role = role
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What parks, with the question and the role that it is put to."""
+        return {**super().details, "question": self.awaits, "role": self.role}
 
 
 class AuthorizationEnded(BylineError):
@@ -132,6 +188,60 @@ class AuthorizationRefused(BylineError):
     """A sign-in at an upstream was refused by Byline: wrong person, stale or altered callback, failed exchange."""
 
     code = "authorization_refused"
+
+
+class QuestionEnded(BylineError):
+    """The wait for a person is over without an answer."""
+
+    code = "question_ended"
+
+
+class QuestionDeclined(QuestionEnded):
+    """The person would not answer."""
+
+    code = "question_declined"
+
+
+class QuestionExpired(QuestionEnded):
+    """The person did not answer in time."""
+
+    code = "question_expired"
+
+
+class QuestionCancelled(QuestionEnded):
+    """The step that asked was cancelled."""
+
+    code = "question_cancelled"
+
+
+class ApprovalDenied(QuestionEnded):
+    """Somebody who may approve said no."""
+
+    code = "approval_denied"
+
+
+class ApprovalExpired(QuestionEnded):
+    """Nobody who may approve answered in time."""
+
+    code = "approval_expired"
+
+
+class QuestionUnknown(BylineError):
+    """No question with this id is put to this person."""
+
+    code = "question_unknown"
+
+
+class QuestionClosed(BylineError):
+    """The question cannot be answered any more; the message says why."""
+
+    code = "question_closed"
+
+
+class AnswerInvalid(BylineError):
+    """The answer does not fit what was asked for; the message names each field."""
+
+    code = "answer_invalid"
 
 
 class ConnectionUnknown(BylineError):
@@ -209,6 +319,54 @@ class VaultSealBroken(BylineError):
     code = "vault_seal_broken"
 
 
+class AddressRefused(BylineError):
+    """An address that somebody gave is not one that Byline calls; the message says why."""
+
+    code = "address_refused"
+
+
+class ChannelUnknown(BylineError):
+    """No notification channel of this person has this id."""
+
+    code = "channel_unknown"
+
+
+class TooSoon(BylineError):
+    """What was done a moment ago may be done again only a little later; the message says when."""
+
+    code = "too_soon"
+
+
+class WebhookUnknown(BylineError):
+    """No webhook has this id, or it is somebody else's."""
+
+    code = "webhook_unknown"
+
+
+class WebhookInvalid(BylineError):
+    """A webhook cannot be as it was declared; the message says what does not fit."""
+
+    code = "webhook_invalid"
+
+
+class DeliveryRefused(BylineError):
+    """Nobody who has the webhook's secret signed this delivery."""
+
+    code = "delivery_refused"
+
+
+class DeliveryStale(DeliveryRefused):
+    """The delivery was signed too long ago, or for a time that is yet to come."""
+
+    code = "delivery_stale"
+
+
+class DeliveryUnfit(BylineError):
+    """A signed delivery does not hold what the webhook's mapping or its tool needs."""
+
+    code = "delivery_unfit"
+
+
 class ToolUnknown(BylineError):
     """No composite tool has this name."""
 
@@ -233,10 +391,70 @@ class KeyReused(BylineError):
     code = "key_reused"
 
 
+class ApiTokenUnknown(BylineError):
+    """The principal has no API token with this id."""
+
+    code = "api_token_unknown"
+
+
+class ApiTokenInvalid(BylineError):
+    """An API token cannot be as it was asked for; the message says what does not fit."""
+
+    code = "api_token_invalid"
+
+
+class ServiceUnknown(BylineError):
+    """No service has this name or id."""
+
+    code = "service_unknown"
+
+
+class NameTaken(BylineError):
+    """The name is another's already, or cannot be a name here."""
+
+    code = "name_taken"
+
+
+class ScheduleUnknown(BylineError):
+    """No schedule that this person may see has this id."""
+
+    code = "schedule_unknown"
+
+
+class SchedulePaused(BylineError):
+    """The schedule is paused, so that it does not fire; the message says why."""
+
+    code = "schedule_paused"
+
+
+class TimingInvalid(BylineError):
+    """The times at which a schedule should fire make no sense; the message says which."""
+
+    code = "timing_invalid"
+
+
 class RunUnknown(BylineError):
     """No run of this person has this id."""
 
     code = "run_unknown"
+
+
+class RunForgotten(BylineError):
+    """The workflow engine does not keep this run any more; what it did is in the trail."""
+
+    code = "run_forgotten"
+
+
+class RunEnded(BylineError):
+    """The run ended already, so there is nothing to stop."""
+
+    code = "run_ended"
+
+
+class RunUnfinished(BylineError):
+    """The run goes on; only one that ended can be tried again."""
+
+    code = "run_unfinished"
 
 
 class TemporalUnreachable(BylineError):

@@ -10,7 +10,11 @@ import httpx2
 from engine.audit.trail import Trail
 from engine.authorization.consent import Consent
 from engine.authorization.requests import AuthorizationRequests
+from engine.authorization.standing_in import StandingIn
+from engine.callers.api_tokens import ApiTokens
+from engine.callers.service_principals import ServicePrincipals
 from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
 from engine.connections.oauth import OAuthClient
 from engine.db.database import Database
@@ -20,10 +24,18 @@ from engine.identity.roles import Roles
 from engine.identity.runs import Runs
 from engine.identity.signing import SigningKeys
 from engine.identity.verification import IdentityVerifier
+from engine.notifications.channels import Channels
+from engine.notifications.mail import Mail
+from engine.notifications.notifier import Notifier
+from engine.notifications.posts import Posts
+from engine.outgoing import Outgoing
 from engine.policy import Policy, read_policy
+from engine.questions.questions import Questions
 from engine.settings import Settings
 from engine.vault.keyring import Keyring
 from engine.vault.vault import Vault
+from engine.waiting.waiters import Waiters
+from engine.webhooks.webhooks import Webhooks
 
 _UPSTREAM_TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 
@@ -41,13 +53,22 @@ class Services:
     principals: Principals
     roles: Roles
     policy: Policy
+    api_tokens: ApiTokens
+    service_principals: ServicePrincipals
     runs: Runs
     identities: IdentityVerifier
     catalogue: Catalogue
     grants: Grants
     trail: Trail
+    waiters: Waiters
     authorization: AuthorizationRequests
+    standing_in: StandingIn
     consent: Consent
+    questions: Questions
+    channels: Channels
+    notifier: Notifier
+    outgoing: Outgoing
+    webhooks: Webhooks
     http: httpx2.AsyncClient
 
 
@@ -64,12 +85,20 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         principals, roles, runs = Principals(database), Roles(database), Runs(database)
         catalogue = Catalogue(database)
 
+        outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
+        discovery = Discovery(outgoing)
+
         def client(connection: Connection) -> OAuthClient:
-            return OAuthClient(connection, environment)
+            return OAuthClient(connection, environment, discovery)
 
         grants = Grants(database, vault, client)
         trail = Trail(database, keys)
-        requests = AuthorizationRequests(database, principals, runs, grants, trail, settings.wait_limit)
+        waiters = Waiters(database, runs)
+        requests = AuthorizationRequests(
+            database, principals, runs, grants, waiters, trail, settings.wait_limit
+        )
+        questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
+        standing_in = StandingIn(principals, roles)
         redirect_uri = f"{settings.public_url}/oauth/callback"
         # All people share this client, so it keeps no cookie: one person's session would travel with another's request.
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
@@ -77,6 +106,20 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False, cookies=no_cookies
         )
         await closing.enter_async_context(http)
+        channels = Channels(database, vault, trail)
+        mail = Mail(settings.notifications, settings.public_url)
+        notifier = Notifier(
+            channels,
+            mail,
+            Posts(outgoing),
+            requests,
+            questions,
+            runs,
+            principals,
+            roles,
+            catalogue,
+            settings.public_url,
+        )
         closing.push_async_callback(trail.close)
         yield Services(
             settings=settings,
@@ -88,12 +131,23 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             principals=principals,
             roles=roles,
             policy=Policy(read_policy(settings.policy_file), roles),
+            api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
+            service_principals=ServicePrincipals(principals, trail, settings.public_url),
             runs=runs,
             identities=IdentityVerifier(keys, runs),
             catalogue=catalogue,
             grants=grants,
             trail=trail,
+            waiters=waiters,
             authorization=requests,
-            consent=Consent(database, vault, catalogue, grants, requests, trail, client, redirect_uri),
+            standing_in=standing_in,
+            consent=Consent(
+                database, vault, catalogue, grants, requests, standing_in, trail, client, redirect_uri
+            ),
+            questions=questions,
+            channels=channels,
+            notifier=notifier,
+            outgoing=outgoing,
+            webhooks=Webhooks(database, vault, principals, roles, trail),
             http=http,
         )

@@ -36,6 +36,18 @@ class TemporalSettings(Group):
     max_concurrent_activities: int = 100
     sticky_timeout: float = 1.0
     graceful_shutdown: float = 10.0
+    deployment_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    build_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+    @model_validator(mode="after")
+    def _whole_version(self) -> "TemporalSettings":
+        if (self.deployment_name is None) != (self.build_id is None):
+            msg = (
+                "set both BYLINE_TEMPORAL__DEPLOYMENT_NAME and BYLINE_TEMPORAL__BUILD_ID, which name this worker's "
+                "version together, or neither"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class VaultSettings(Group):
@@ -66,6 +78,32 @@ class GatewaySettings(Group):
     access_token_life: int = 3600
     session_life: int = 12 * 3600
     answer_within: float = 20.0
+    longest_api_token_life: timedelta = Field(default=timedelta(days=365), gt=timedelta())
+
+
+class NotificationSettings(Group):
+    """How notes leave by email; without a host, nobody can have them by email."""
+
+    smtp_host: str | None = None
+    smtp_port: int = 587
+    smtp_tls: Literal["starttls", "tls", "none"] = "starttls"
+    smtp_username: str | None = None
+    smtp_password: SecretStr | None = None
+    sender: str | None = None
+
+    @model_validator(mode="after")
+    def _with_a_sender(self) -> "NotificationSettings":
+        if self.smtp_host is not None and self.sender is None:
+            msg = "BYLINE_NOTIFICATIONS__SMTP_HOST needs BYLINE_NOTIFICATIONS__SENDER, the address that notes come from"
+            raise ValueError(msg)
+        return self
+
+
+class OutgoingSettings(Group):
+    """Which addresses that people give may be called: by default those of the public Internet, by HTTPS."""
+
+    allow_http: bool = False
+    allow_private: bool = False
 
 
 class Settings(BaseSettings):
@@ -83,6 +121,8 @@ class Settings(BaseSettings):
     temporal: TemporalSettings = TemporalSettings()
     vault: VaultSettings = VaultSettings()
     gateway: GatewaySettings = GatewaySettings()
+    notifications: NotificationSettings = NotificationSettings()
+    outgoing: OutgoingSettings = OutgoingSettings()
     modules: tuple[str, ...] = ("workflows", "activities")
     connections_file: Path | None = None
     policy_file: Path | None = None

@@ -3,16 +3,15 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from urllib.parse import unquote
 
 import httpx2
 
 from engine.actions import ActionDefinition
 from engine.audit.trail import SAFE_METHODS, AuditEvent, Trail, Verdict
-from engine.authorization.requests import AuthorizationRequests, ParkedAction
+from engine.authorization.requests import AuthorizationRequests
 from engine.connections.catalogue import Connection
+from engine.connections.dpop import nonce_asked, sign
 from engine.connections.grants import Credential, Grants
 from engine.errors import (
     OutcomeUnknown,
@@ -24,11 +23,12 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Identity
+from engine.outgoing import retry_after
+from engine.waiting.waiters import ParkedAction
 
 _IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
 _CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
 _NOT_FOUND = frozenset({404, 410})
-_LONGEST_PATIENCE = 86_400.0
 _SEPARATOR = re.compile(r"[/\\]")
 
 
@@ -116,9 +116,15 @@ class Upstream:
             headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
         )
         credential = await self.credential()
+        sign(request, credential.access_token, credential.proof_key)
         response = await self._send(request, credential, record, created, key, idempotent=idempotent)
+        nonce = None if credential.proof_key is None else nonce_asked(response)
+        if nonce is not None:
+            sign(request, credential.access_token, credential.proof_key, nonce=nonce)
+            response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             credential = await self._replaced(credential)
+            sign(request, credential.access_token, credential.proof_key, nonce=nonce)
             response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         return await self._judged(response, credential)
 
@@ -172,7 +178,6 @@ class Upstream:
         *,
         idempotent: bool,
     ) -> httpx2.Response:
-        request.headers["Authorization"] = f"Bearer {credential.access_token}"
         intended = self._intent(request, credential, record, key)
         seq = await self._trail.append(intended)
         ended = replace(intended, kind="action.ended", intent=seq)
@@ -218,7 +223,7 @@ class Upstream:
             raise RecordNotFound(msg, status=status)
         if status == httpx2.codes.TOO_MANY_REQUESTS:
             msg = f"{connection.title} asks to slow down."
-            raise RateLimited(msg, retry_after=_retry_after(response))
+            raise RateLimited(msg, retry_after=retry_after(response.headers))
         if response.is_server_error:
             msg = f"{connection.title} failed ({status})."
             raise UpstreamUnavailable(msg, status=status)
@@ -315,16 +320,3 @@ def _missing_scopes(response: httpx2.Response, credential: Credential) -> set[st
         return set()
     named = _CHALLENGE_SCOPE.search(response.headers["WWW-Authenticate"])
     return set(named.group(1).split()) - set(credential.scopes) if named else set()
-
-
-def _retry_after(response: httpx2.Response) -> float | None:
-    """Seconds to wait, from either form of Retry-After (RFC 9110 section 10.2.3)."""
-    value = response.headers.get("Retry-After", "")
-    try:
-        named = parsedate_to_datetime(value) - datetime.now(UTC)
-        seconds = named.total_seconds()
-    except (TypeError, ValueError):
-        if not (value.isascii() and value.isdecimal()):
-            return None
-        seconds = float(value)
-    return min(max(0.0, seconds), _LONGEST_PATIENCE)

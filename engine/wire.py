@@ -6,15 +6,23 @@ IDENTITY_HEADER: Final = "byline-identity"
 CHAIN_HEADER: Final = "byline-chain"
 ACTION_HEADER: Final = "byline-action"
 WAITER_HEADER: Final = "byline-waiter"
+NOTIFY_HEADER: Final = "byline-notify"
 
 LOOK_AGAIN_SIGNAL: Final = "byline.look_again"
 WITHDRAW_ACTIVITY: Final = "byline.withdraw"
+ASK_ACTIVITY: Final = "byline.ask"
+ENROLL_ACTIVITY: Final = "byline.enroll"
+NOTIFY_WORKFLOW: Final = "byline.notify"
+NOTIFY_ACTIVITY: Final = "byline.deliver_notification"
+
+PROGRESS_MEMO: Final = "byline_progress"
 
 PRINCIPAL_ATTRIBUTE: Final = "BylinePrincipal"
 TOOL_ATTRIBUTE: Final = "BylineTool"
 TRIGGER_ATTRIBUTE: Final = "BylineTrigger"
 RUN_ATTRIBUTE: Final = "BylineRun"
 AWAITING_ATTRIBUTE: Final = "BylineAwaiting"
+SCHEDULED_BY_ATTRIBUTE: Final = "TemporalScheduledById"
 
 IDENTITY_TYPE: Final = "byline-identity+jws"
 ACCESS_TOKEN_TYPE: Final = "at+jwt"

@@ -4,15 +4,18 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
+from typing import Any
 
 import structlog
 from temporalio import activity
 from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
 from temporalio.worker import (
     ActivityInboundInterceptor,
     Interceptor,
     UnsandboxedWorkflowRunner,
     Worker,
+    WorkerDeploymentConfig,
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
     WorkflowRunner,
@@ -23,11 +26,16 @@ from engine.errors import UNFIT, BylineError
 from engine.interceptors.activity import ActivityGuard
 from engine.interceptors.roots import Roots
 from engine.interceptors.workflow import workflow_interceptor
+from engine.notifications.workflow import NotifyWorkflow, Owed
+from engine.questions.asking import Answered, Asked
+from engine.questions.questions import current_place
 from engine.registry import Registry
+from engine.schedules.firing import Firings
+from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
-from engine.settings import Settings
+from engine.settings import Settings, TemporalSettings
 from engine.temporal import connect, ensure_search_attributes
-from engine.wire import WITHDRAW_ACTIVITY
+from engine.wire import ASK_ACTIVITY, ENROLL_ACTIVITY, NOTIFY_ACTIVITY, WITHDRAW_ACTIVITY
 
 # Data that does not fit fails a run for good; a mistake in code waits for the next deployment, as Temporal has it.
 _FINAL = (BylineError, *UNFIT)
@@ -62,10 +70,17 @@ def build_worker(settings: Settings, services: Services, temporal: Client, regis
     return Worker(
         temporal,
         task_queue=settings.temporal.task_queue,
-        workflows=list(registry.workflows.values()),
-        activities=[*registry.activities.values(), _withdraw(services)],
+        workflows=[*registry.workflows.values(), NotifyWorkflow],
+        activities=[
+            *registry.activities.values(),
+            _withdraw(services),
+            _ask(services),
+            _enroll(services, temporal),
+            _deliver(services, registry),
+        ],
         interceptors=[BylineInterceptor(services, temporal)],
         workflow_runner=_runner(settings),
+        deployment_config=_version(settings.temporal),
         workflow_failure_exception_types=_FINAL,
         max_cached_workflows=settings.temporal.max_cached_workflows,
         max_concurrent_activities=settings.temporal.max_concurrent_activities,
@@ -93,9 +108,50 @@ async def run_worker(settings: Settings, environment: Mapping[str, str]) -> None
 def _withdraw(services: Services) -> Callable[[str], Awaitable[None]]:
     @activity.defn(name=WITHDRAW_ACTIVITY)
     async def withdraw(waiter: str) -> None:
-        await services.authorization.withdraw([waiter])
+        await services.waiters.withdraw([waiter])
 
     return withdraw
+
+
+def _enroll(services: Services, temporal: Client) -> Callable[[], Awaitable[dict[str, Any]]]:
+    firings, roots = Firings(services, Schedules(services, temporal), temporal), Roots()
+
+    @activity.defn(name=ENROLL_ACTIVITY)
+    async def enroll() -> dict[str, Any]:
+        return await firings.enroll(await roots.of(activity.info(), temporal))
+
+    return enroll
+
+
+def _ask(services: Services) -> Callable[[Asked], Awaitable[Answered]]:
+    @activity.defn(name=ASK_ACTIVITY)
+    async def ask(asked: Asked) -> Answered:
+        return await services.questions.ask(current_place(), asked)
+
+    return ask
+
+
+def _deliver(services: Services, registry: Registry) -> Callable[[Owed], Awaitable[str]]:
+    def title(tool: str) -> str:
+        known = registry.tools.get(tool)
+        return tool if known is None else known.declaration.title
+
+    @activity.defn(name=NOTIFY_ACTIVITY)
+    async def deliver(owed: Owed) -> str:
+        return await services.notifier.deliver(owed, title)
+
+    return deliver
+
+
+def _version(settings: TemporalSettings) -> WorkerDeploymentConfig | None:
+    """The version that this worker serves: a run stays with the one it began on unless its workflow says otherwise."""
+    if settings.deployment_name is None or settings.build_id is None:
+        return None
+    return WorkerDeploymentConfig(
+        version=WorkerDeploymentVersion(settings.deployment_name, settings.build_id),
+        use_worker_versioning=True,
+        default_versioning_behavior=VersioningBehavior.PINNED,
+    )
 
 
 def _runner(settings: Settings) -> WorkflowRunner:

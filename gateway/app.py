@@ -1,4 +1,4 @@
-"""The gateway: one application of pages, OAuth endpoints and MCP, over services opened once."""
+"""The gateway: one application of pages, OAuth endpoints, REST and MCP, over services opened once."""
 
 import asyncio
 import contextlib
@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exception_handlers import http_exception_handler
+from fastapi.responses import Response
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import (
@@ -17,26 +18,43 @@ from mcp.server.transport_security import (
 )
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import Receive, Scope, Send
 
-from engine.authorization.delivery import Delivery
 from engine.connections.catalogue import read_connections
 from engine.errors import BylineError
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.registry import Registry
+from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
 from engine.temporal import connect
+from engine.waiting.delivery import Delivery
+from gateway.api.problems import domain_problem, framework_problem, nowhere
+from gateway.api.router import api
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
+from gateway.connections import connection_pages
 from gateway.console import console
-from gateway.errors import http_status
+from gateway.hooks import hooks
 from gateway.mcp import mcp_server
-from gateway.pages import assets
-from gateway.protected_resource import MCP_PATH, SCOPE, protected_resource, resource_identifier
+from gateway.notifications import notification_pages
+from gateway.pages import assets, nothing_here
+from gateway.protected_resource import (
+    API_PATH,
+    API_ROOT,
+    MCP_PATH,
+    SCOPE,
+    protected_resource,
+    resource_identifier,
+)
+from gateway.questions import question_pages
 from gateway.runs import Runs
+from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
+from gateway.tokens import token_pages
 
 
 @asynccontextmanager
@@ -51,9 +69,13 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
         await _declare_connections(services)
         if settings.gateway.demo_people:
             await seed_demo_people(services)
-        server = mcp_server(services, registry, Runs(services, temporal, registry))
-        app = application(services, server)
-        delivery = asyncio.create_task(Delivery(services.authorization, temporal).run())
+        runs = Runs(services, temporal, registry)
+        server = mcp_server(services, registry, runs)
+        rest = api(services, registry, runs, temporal)
+        schedules = schedule_pages(services, registry, Schedules(services, temporal))
+        mine = (schedules, token_pages(services, registry), connection_pages(services, registry))
+        app = application(services, server, rest, runs, *mine)
+        delivery = asyncio.create_task(Delivery(services.waiters, temporal).run())
         async with server.session_manager.run():
             yield app
         delivery.cancel()
@@ -61,21 +83,30 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
             await delivery
 
 
-def application(services: Services, server: Server[Any]) -> FastAPI:
-    """Every route, over services and a server that the caller opens and closes."""
+def application(
+    services: Services, server: Server[Any], rest: FastAPI, runs: Runs, *pages: APIRouter
+) -> FastAPI:
+    """Every route, over services and a server that the caller opens and closes; `pages` need more than these."""
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(BylineError, _problem)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=DEFAULT_MAX_REQUEST_BODY_SIZE)
+    app.add_exception_handler(BylineError, domain_problem)
+    app.add_exception_handler(HTTPException, _unanswered)
+    app.add_middleware(_BodyLimit, max_body_size=DEFAULT_MAX_REQUEST_BODY_SIZE)
     app.add_api_route("/healthz", _health, methods=["GET"])
     for router in (
         sign_in_pages(services),
         connect_pages(services),
+        question_pages(services),
         console(services),
+        notification_pages(services),
         authorization_server(services),
         protected_resource(services),
+        hooks(services, runs),
         assets(),
+        *pages,
     ):
         app.include_router(router)
+    app.mount(API_PATH, rest)
+    app.mount(API_ROOT, nowhere)
     # Last, because a mount at the root takes every path that is left.
     app.mount("/", _mcp_endpoint(server, services))
     return app
@@ -85,19 +116,26 @@ async def _health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _problem(request: Request, error: Exception) -> JSONResponse:
-    """Tell a domain error as problem details (RFC 9457)."""
-    del request
-    if not isinstance(error, BylineError):
+async def _unanswered(request: Request, error: Exception) -> Response:
+    # A path with a line break in it matches no mount, and so does not reach the API.
+    if request.url.path.startswith(f"{API_ROOT}/"):
+        return await framework_problem(request, error)
+    if not isinstance(error, HTTPException):
         raise error
-    status = http_status(error)
-    body = {
-        "type": f"urn:byline:error:{error.code}",
-        "title": error.code,
-        "status": status,
-        "detail": str(error),
-    }
-    return JSONResponse(body, status_code=status, media_type="application/problem+json")
+    # A browser says that it wants HTML; whatever else asks is a program.
+    if error.status_code in {404, 405} and "text/html" in request.headers.get("accept", ""):
+        return nothing_here(error.status_code)
+    return await http_exception_handler(request, error)
+
+
+class _BodyLimit(RequestBodyLimitMiddleware):
+    """Holds for all but the API, which tells it in its own words."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(f"{API_ROOT}/"):
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 async def _declare_connections(services: Services) -> None:
@@ -126,8 +164,9 @@ def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
             allowed_origins=[settings.public_url],
         ),
     )
+    endpoint.add_exception_handler(HTTPException, _unanswered)
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
-    endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: _problem})
+    endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
     return endpoint
 
 

@@ -54,7 +54,8 @@ class ConnectPage:
             return notice("This connection is gone", str(error), status=410, session=session)
         if asked.is_open:
             tools = await self._services.authorization.waiting_tools(asked.id)
-            return _question(session, asked, connection, tools)
+            holder = await self._services.standing_in.asked(asked.principal_id, session.principal)
+            return _question(session, asked, connection, tools, holder)
         others = await self._services.authorization.open_for(session.principal.id)
         return await self._answered(session, asked, connection, others)
 
@@ -74,7 +75,10 @@ class ConnectPage:
             except BylineError as error:
                 return notice("This connection does not work", str(error), status=503, session=session)
         elif asked.is_open:
-            await self._services.authorization.deny(asked.id, principal)
+            holder = await self._services.standing_in.asked(asked.principal_id, principal)
+            if holder is not None:
+                by = None if holder.id == principal.id else principal
+                await self._services.authorization.deny(asked.id, holder, by=by)
         return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
     async def _asked(
@@ -84,7 +88,7 @@ class ConnectPage:
         if request is None:
             text = f"This link is not known here. {_CALL_AGAIN}"
             return notice("Unknown link", text, status=404, session=session)
-        if request.principal_id != principal.id:
+        if await self._services.standing_in.asked(request.principal_id, principal) is None:
             event = AuditEvent(
                 kind="authorization.refused",
                 principal=principal,
@@ -173,7 +177,11 @@ async def waiting_links(services: Services, requests: list[AuthorizationRequest]
 
 
 def _question(
-    session: BrowserSession, asked: AuthorizationRequest, connection: Connection, tools: list[str]
+    session: BrowserSession,
+    asked: AuthorizationRequest,
+    connection: Connection,
+    tools: list[str],
+    holder: Principal | None,
 ) -> Response:
     return page(
         "connect.html",
@@ -182,6 +190,7 @@ def _question(
         asked=asked,
         connection=connection,
         tools=tools,
-        provider=connection.provider.authorization_endpoint.host,
+        service=holder.name if holder is not None and holder.kind == "service" else None,
+        provider=connection.provider.host,
         leads_away=True,
     )

@@ -5,10 +5,13 @@ import json
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from engine.identity.model import Principal
+from engine.identity.roles import ADMINISTRATOR
 from engine.services import Services
 from gateway.connect import waiting_links
 from gateway.pages import page
 from gateway.protected_resource import resource_identifier
+from gateway.questions import question_links
 from gateway.sessions import Sessions
 
 
@@ -22,18 +25,34 @@ def console(services: Services) -> APIRouter:
     async def front(request: Request) -> Response:
         session = await sessions.current(request)
         principal = None if session is None else session.principal
-        waiting = []
+        waiting, questions, for_services = [], [], []
         if principal is not None:
             waiting = await waiting_links(services, await services.authorization.open_for(principal.id))
+            for_services = await _for_services(services, principal)
+            questions = question_links(await services.questions.open_for(principal))
         return page(
             "console.html",
             title="Byline",
             session=session,
             principal=principal,
             waiting=waiting,
+            questions=questions,
+            for_services=for_services,
             address=address,
             vs_code=vs_code,
         )
 
     router.add_api_route("/", front, methods=["GET"])
     return router
+
+
+async def _for_services(services: Services, principal: Principal) -> list[tuple[str, str]]:
+    """What services wait for, where the principal is an administrator, who answers for them."""
+    if ADMINISTRATOR not in await services.roles.of(principal.id):
+        return []
+    waiting = []
+    for service in await services.service_principals.all():
+        open_ = await services.authorization.open_for(service.id)
+        links = await waiting_links(services, open_)
+        waiting += [(address, f"{title}, for {service.name}") for address, title in links]
+    return waiting

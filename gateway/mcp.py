@@ -12,10 +12,6 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
-    ElicitRequest,
-    ElicitRequestURLParams,
-    ElicitResult,
-    InputRequest,
     InputRequiredResult,
     ListToolsResult,
     PaginatedRequestParams,
@@ -23,16 +19,14 @@ from mcp_types import (
     ToolAnnotations,
 )
 from mcp_types import Tool as ListedTool
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel
 
-from engine.authorization.requests import AuthorizationRequest
 from engine.errors import ArgumentsInvalid, BylineError, IdentityMissing
-from engine.identity.model import Actor, Principal
 from engine.registry import Registry, Tool
 from engine.services import Services
 from engine.settings import LONGEST_WAIT
 from gateway.bearer import PersonalToken
+from gateway.elicitation import Elicitation, is_modern, modes
 from gateway.errors import mcp_code
 from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
@@ -65,12 +59,16 @@ class Tools:
         self._services = services
         self._registry = registry
         self._runs = runs
+        self._elicitation = Elicitation(services)
         self._patience = services.settings.gateway.answer_within
 
     async def listed(self, context: _Context, params: PaginatedRequestParams | None) -> ListToolsResult:
-        """Every tool, by name, and the one that collects outcomes."""
+        """Every tool that policy and token allow, by name, and the one that collects outcomes."""
         del context, params
-        listed = [_listed(tool) for _, tool in sorted(self._registry.tools.items())]
+        caller = _caller()
+        reached = sorted(name for name in self._registry.tools if caller.reaches(name))
+        allowed = await self._services.policy.allowed(caller.principal, reached)
+        listed = [_listed(self._registry.tools[name]) for name in allowed]
         return ListToolsResult(tools=[*listed, _COLLECT_TOOL])
 
     async def call(self, context: _Context, params: CallToolRequestParams) -> _Answer:
@@ -88,15 +86,17 @@ class Tools:
         arguments = params.arguments or {}
         if params.request_state is not None:
             state = RequestState.model_validate_json(params.request_state)
-            await self._runs.owned(state.run, caller.principal)
-            await self._decline(state, params.input_responses or {}, caller.principal)
+            await self._runs.owned(state.run, caller)
+            responses, can = params.input_responses or {}, modes(context)
+            if not await self._elicitation.take(state.told, responses, caller.principal, can):
+                state.round = _LAST_ROUND
         elif params.name == COLLECT:
             state = RequestState(run=await self._collected(arguments, caller), told=[], round=0)
             state.told = await self._told(state.run)
         else:
             serving = await self._runs.call(params.name, arguments, caller)
             state = RequestState(run=serving.run_id, told=[], round=0)
-            if serving.rejoined and not _can_elicit(context):
+            if serving.rejoined and not modes(context):
                 state.told = await self._told(state.run)
         outcome = await self._runs.outcome(state.run, within=self._patience, told=state.told)
         return await self._answer(context, outcome, state)
@@ -109,70 +109,32 @@ class Tools:
             case Failed(code, message):
                 await self._runs.answered(state.run)
                 return _failure(code, message)
-            case Awaiting(requests) if _can_elicit(context) and state.round < _LAST_ROUND:
-                return await self._ask(requests, state)
-            case Running() if _is_modern(context) and state.round < _LAST_ROUND:
+            case Running() if is_modern(context) and state.round < _LAST_ROUND:
                 return InputRequiredResult(request_state=_next(state, state.told))
-            case Awaiting(requests):
-                return await self._pending(state.run, requests)
+            case Awaiting():
+                return await self._ask(context, outcome, state)
             case Running():
                 return _still_running(state.run)
 
-    async def _ask(
-        self, requests: tuple[AuthorizationRequest, ...], state: RequestState
-    ) -> InputRequiredResult:
-        new = [request for request in requests if request.id not in state.told]
-        asked: dict[str, InputRequest] = {
-            request.id: ElicitRequest(
-                params=ElicitRequestURLParams(message=await self._question(request), url=self._link(request))
-            )
-            for request in new
-        }
-        told = [*state.told, *asked]
-        return InputRequiredResult(input_requests=asked or None, request_state=_next(state, told))
-
-    async def _pending(self, run_id: str, requests: tuple[AuthorizationRequest, ...]) -> CallToolResult:
-        links = [
-            {"question": await self._question(request), "url": self._link(request)} for request in requests
-        ]
-        listed = "\n".join(f"- {link['question']} {link['url']}" for link in links)
-        text = (
-            "NOT FINISHED: the run waits for the user to sign in.\n"
-            f"Show the user these links and ask them to open each one:\n{listed}\n"
-            f"The run goes on by itself as soon as they have signed in. Then call `{COLLECT}` with run_id "
-            f'"{run_id}" for the outcome, or call this tool again with the same arguments: it is not started twice.'
-        )
-        pending = {"status": "authorization_required", "run_id": run_id, "links": links}
-        # Marked as an error because a client checks a success against the tool's output schema, which this is not.
-        return CallToolResult(content=[TextContent(text=text)], structured_content=pending, is_error=True)
-
-    async def _decline(self, state: RequestState, responses: Mapping[str, Any], principal: Principal) -> None:
-        for request_id, response in responses.items():
-            if (
-                request_id in state.told
-                and isinstance(response, ElicitResult)
-                and response.action != "accept"
-            ):
-                await self._services.authorization.deny(request_id, principal)
+    async def _ask(self, context: _Context, awaiting: Awaiting, state: RequestState) -> _Answer:
+        asked = await self._elicitation.requests(awaiting, modes(context))
+        if not asked or state.round >= _LAST_ROUND:
+            return await self._elicitation.pending(state.run, awaiting, COLLECT)
+        new = {awaited: request for awaited, request in asked.items() if awaited not in state.told}
+        told = [*state.told, *(awaited for awaited in awaiting.ids if awaited not in state.told)]
+        return InputRequiredResult(input_requests=new or None, request_state=_next(state, told))
 
     async def _collected(self, arguments: Mapping[str, Any], caller: Caller) -> str:
         run_id = arguments.get("run_id")
         if not isinstance(run_id, str) or not run_id.isprintable() or len(arguments) != 1:
             msg = f"{COLLECT} takes one argument, run_id: the id that an earlier call gave."
             raise ArgumentsInvalid(msg)
-        await self._runs.owned(run_id, caller.principal)
+        await self._runs.owned(run_id, caller)
         return run_id
 
     async def _told(self, run_id: str) -> list[str]:
         """What the caller heard of already: a repeated call gives the person time instead of the same links at once."""
-        return [request.id for request in await self._services.authorization.awaited_by(run_id)]
-
-    async def _question(self, request: AuthorizationRequest) -> str:
-        connection = await self._services.catalogue.get(request.connection)
-        return f"Sign in to {connection.title} so that this can go on in your name."
-
-    def _link(self, request: AuthorizationRequest) -> str:
-        return f"{self._services.settings.public_url}/connect/{request.id}"
+        return [waiter.awaits for waiter in await self._services.waiters.waiting(run_id)]
 
 
 def mcp_server(services: Services, registry: Registry, runs: Runs) -> Server[Any]:
@@ -225,22 +187,7 @@ def _caller() -> Caller:
     if not isinstance(token, PersonalToken):
         msg = "The call carries no bearer token of a person known here."
         raise IdentityMissing(msg)
-    actor = Actor(kind="mcp_client", id=token.client_id, name=token.client_name)
-    return Caller(token.principal, actor, "mcp")
-
-
-def _can_elicit(context: _Context) -> bool:
-    capabilities = context.session.client_capabilities
-    declared = (
-        capabilities is not None
-        and capabilities.elicitation is not None
-        and capabilities.elicitation.url is not None
-    )
-    return declared and _is_modern(context)
-
-
-def _is_modern(context: _Context) -> bool:
-    return context.protocol_version in MODERN_PROTOCOL_VERSIONS
+    return Caller(token.principal, token.actor, "mcp", token.tools, token.in_person)
 
 
 def _next(state: RequestState, told: list[str]) -> str:

@@ -1,5 +1,6 @@
-"""The gateway as an OAuth protected resource: its identifier (RFC 8707) and where its tokens come from (RFC 9728)."""
+"""The gateway's two OAuth protected resources: identifiers (RFC 8707) and where tokens come from (RFC 9728)."""
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -10,27 +11,35 @@ from engine.settings import Settings
 from gateway.cross_origin import cross_origin
 
 MCP_PATH: Final = "/mcp"
+API_ROOT: Final = "/api"
+API_PATH: Final = f"{API_ROOT}/v1"
 SCOPE: Final = "mcp"
 METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
 
 
-def resource_identifier(settings: Settings) -> str:
-    """The address that MCP clients call, which is also the audience of their tokens."""
-    return f"{settings.public_url}{MCP_PATH}"
+def resource_identifier(settings: Settings, path: str = MCP_PATH) -> str:
+    """The address that clients call, which is also the audience of their tokens."""
+    return f"{settings.public_url}{path}"
 
 
-def metadata_address(settings: Settings) -> str:
+def metadata_address(settings: Settings, path: str = MCP_PATH) -> str:
     """Where a 401 sends clients: `WWW-Authenticate: Bearer resource_metadata="…"`."""
-    return f"{settings.public_url}{METADATA_PATH}{MCP_PATH}"
+    return f"{settings.public_url}{METADATA_PATH}{path}"
 
 
 def protected_resource(services: Services) -> APIRouter:
-    """The metadata at the address that belongs to `/mcp`, and at the root for clients that look only there."""
+    """The metadata of each resource, and that of `/mcp` also at the root for clients that look only there."""
     router = APIRouter(include_in_schema=False)
-    settings = services.settings
+    for path, resource in ((MCP_PATH, MCP_PATH), ("", MCP_PATH), (API_PATH, API_PATH)):
+        answer = _metadata(services.settings, resource)
+        router.routes.append(cross_origin(f"{METADATA_PATH}{path}", "GET", answer))
+    return router
+
+
+def _metadata(settings: Settings, path: str) -> Callable[[Request], Awaitable[Response]]:
     issuer = settings.gateway.issuer
     document: dict[str, Any] = {
-        "resource": resource_identifier(settings),
+        "resource": resource_identifier(settings, path),
         "authorization_servers": [settings.public_url if issuer is None else issuer.issuer],
         "bearer_methods_supported": ["header"],
         "resource_name": "Byline",
@@ -42,6 +51,4 @@ def protected_resource(services: Services) -> APIRouter:
         del request
         return JSONResponse(document)
 
-    for path in (f"{METADATA_PATH}{MCP_PATH}", METADATA_PATH):
-        router.routes.append(cross_origin(path, "GET", metadata))
-    return router
+    return metadata

@@ -29,22 +29,29 @@ from temporalio.exceptions import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from engine.audit.trail import AuditEvent
-from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.authorization.requests import AuthorizationRequest
 from engine.db.database import now
 from engine.errors import (
+    ApprovalDenied,
+    ApprovalExpired,
     AuthorizationCancelled,
     AuthorizationDenied,
     AuthorizationExpired,
     KeyReused,
     NotAllowed,
+    QuestionCancelled,
+    QuestionDeclined,
+    QuestionExpired,
     RunUnknown,
     TemporalUnreachable,
 )
 from engine.identity.model import Actor, Identity, Principal, TriggerKind, call_digest
-from engine.identity.runs import run_row
+from engine.identity.runs import Run, run_row
 from engine.interceptors.client import acting_as
+from engine.questions.questions import Question
 from engine.registry import Registry, Tool
 from engine.services import Services
+from engine.waiting.waiters import Waiters
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
 
 _PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
@@ -52,7 +59,19 @@ _TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
 _TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
 _RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
-_ENDED_WAITS = frozenset({AuthorizationDenied.code, AuthorizationExpired.code, AuthorizationCancelled.code})
+_ENDED_WAITS = frozenset(
+    ended.code
+    for ended in (
+        AuthorizationDenied,
+        AuthorizationExpired,
+        AuthorizationCancelled,
+        QuestionDeclined,
+        QuestionExpired,
+        QuestionCancelled,
+        ApprovalDenied,
+        ApprovalExpired,
+    )
+)
 _LOOK_EVERY_SECONDS = 0.1
 # Branches of a run that need sign-ins park within moments of each other: they are told together.
 _SETTLED = timedelta(seconds=0.4)
@@ -75,9 +94,15 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Awaiting:
-    """The run waits for its principal to answer these requests."""
+    """The run waits for its principal to consent to these requests, and for people to answer these questions."""
 
     requests: tuple[AuthorizationRequest, ...]
+    questions: tuple[Question, ...]
+
+    @property
+    def ids(self) -> list[str]:
+        """The id of each request and question."""
+        return [*(request.id for request in self.requests), *(question.id for question in self.questions)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +122,12 @@ class Caller:
     trigger: TriggerKind
     tools: frozenset[str] | None = None
     """The tools that the caller's token is good for; None where for all that the principal may call."""
+    in_person: bool = False
+    """Whether the principal themselves signed in for this; not so for API tokens, back ends, clocks and events."""
+
+    def reaches(self, tool: str) -> bool:
+        """Whether the caller's token is good for a tool; what the policy says is asked besides."""
+        return self.tools is None or tool in self.tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +161,7 @@ class Runs:
         self._services = services
         self._temporal = temporal
         self._registry = registry
-        self._waits = _WaitWatch(services.authorization)
+        self._waits = _WaitWatch(services.waiters)
 
     async def call(
         self,
@@ -147,7 +178,7 @@ class Runs:
         ArgumentsInvalid, KeyReused or TemporalUnreachable.
         """
         tool = self._registry.tool(name)
-        await self._allow(name, caller)
+        await self.allow(name, caller)
         call = _Call(tool, tool.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
         if key is not None:
             return await self._once(call)
@@ -156,17 +187,17 @@ class Runs:
             return Serving(earlier, rejoined=True)
         return Serving(await self._begin(call), rejoined=False)
 
-    async def owned(self, run_id: str, principal: Principal) -> str:
-        """The tool of a run; raises RunUnknown unless the run is this principal's."""
+    async def owned(self, run_id: str, caller: Caller) -> Run:
+        """A run; raises RunUnknown where it is not the caller's own, or its tool is beyond their token."""
         run = await self._services.runs.get(run_id)
-        if run is None or run.principal_id != principal.id:
+        if run is None or run.principal_id != caller.principal.id or not caller.reaches(run.tool):
             msg = f"You have no run '{run_id}'."
             raise RunUnknown(msg)
-        return run.tool
+        return run
 
     async def outcome(self, run_id: str, *, within: float, told: Collection[str] = ()) -> Outcome:
         """What becomes of a run within some seconds; a wait that the caller was `told` of already does not count."""
-        result = asyncio.create_task(self._result(run_id))
+        result = asyncio.create_task(self.result(run_id))
         try:
             async with self._waits.watch(run_id, told) as waits:
                 asked = asyncio.create_task(waits.wait())
@@ -178,15 +209,17 @@ class Runs:
                 return result.result()
         finally:
             result.cancel()
-        awaited = await self._services.authorization.awaited_by(run_id)
-        return Awaiting(tuple(awaited)) if awaited else Running()
+        requests = await self._services.authorization.awaited_by(run_id)
+        questions = await self._services.questions.awaited_by(run_id)
+        return Awaiting(tuple(requests), tuple(questions)) if requests or questions else Running()
 
     async def answered(self, run_id: str) -> None:
         """The caller has been told the outcome."""
         await self._services.runs.answered(run_id)
 
-    async def _allow(self, tool: str, caller: Caller) -> None:
-        if caller.tools is not None and tool not in caller.tools:
+    async def allow(self, tool: str, caller: Caller) -> None:
+        """Return where policy and token let the caller call the tool; raises NotAllowed."""
+        if not caller.reaches(tool):
             msg = f"This token does not reach {tool}. Make one that does, or sign in."
             raise NotAllowed(msg)
         await self._services.policy.require(caller.principal, tool)
@@ -208,9 +241,8 @@ class Runs:
                 "This idempotency key belongs to another call. Use a new key for a call with other arguments."
             )
             raise KeyReused(msg)
-        if not known.acted:
-            with contextlib.suppress(WorkflowAlreadyStartedError):
-                await self._start(call, call.identity(known.id))
+        if not known.begun:
+            await self._start(call, call.identity(known.id))
         return Serving(known.id, rejoined=True)
 
     async def _begin(self, call: "_Call") -> str:
@@ -224,8 +256,10 @@ class Runs:
 
     async def _start(self, call: "_Call", identity: Identity) -> None:
         token = await self._services.keys.sign(identity.claims(), IDENTITY_TYPE)
+        told = await self._services.notifier.end_listeners(identity.principal_id, identity.trigger)
         try:
-            with acting_as(token):
+            # Of a keyed call that comes twice at once, either may be first to start the run that both registered.
+            with acting_as(token, notify=told), contextlib.suppress(WorkflowAlreadyStartedError):
                 await self._temporal.start_workflow(
                     call.tool.name,
                     args=call.given,
@@ -251,10 +285,11 @@ class Runs:
             return False
         if description.close_time is None:
             return True
-        outcome = await self._result(run_id)
+        outcome = await self.result(run_id)
         return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAITS)
 
-    async def _result(self, run_id: str) -> Finished | Failed:
+    async def result(self, run_id: str) -> Finished | Failed:
+        """How a run ends, once it does."""
         try:
             return Finished(await self._temporal.get_workflow_handle(run_id).result())
         except WorkflowFailureError as error:
@@ -277,14 +312,14 @@ class _Watched:
 class _WaitWatch:
     """Notices, by one query for all calls in flight, which of them wait for something their caller was not told of."""
 
-    def __init__(self, requests: AuthorizationRequests) -> None:
-        self._requests = requests
+    def __init__(self, waiters: Waiters) -> None:
+        self._waiters = waiters
         self._watched: dict[str, list[_Watched]] = {}
         self._looking: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def watch(self, run_id: str, told: Collection[str]) -> AsyncIterator[asyncio.Event]:
-        """An event that is set once the run waits for a request not in `told`."""
+        """An event that is set once the run waits for something not in `told`."""
         watched = _Watched(frozenset(told))
         self._watched.setdefault(run_id, []).append(watched)
         if self._looking is None or self._looking.done():
@@ -302,9 +337,9 @@ class _WaitWatch:
             if not self._watched:
                 return
             with contextlib.suppress(OSError, SQLAlchemyError):
-                for run_id, awaited in (await self._requests.awaited_in(list(self._watched))).items():
+                for run_id, awaited in (await self._waiters.awaited_in(list(self._watched))).items():
                     for watched in self._watched.get(run_id, ()):
-                        new = [since for request, since in awaited.items() if request not in watched.told]
+                        new = [since for asked, since in awaited.items() if asked not in watched.told]
                         if new and max(new) < now() - _SETTLED:
                             watched.asked.set()
 

@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, now
 from engine.db.tables import AuditEventRow, AuditHeadRow
-from engine.identity.model import Identity, Principal
+from engine.identity.model import Actor, Identity, Principal
 from engine.identity.signing import SigningKeys
 
 GENESIS = "0" * 64
@@ -48,6 +48,7 @@ Kind = Literal[
     "question.answered",
     "question.declined",
     "question.expired",
+    "question.refused",
     "schedule.created",
     "schedule.changed",
     "schedule.paused",
@@ -65,6 +66,8 @@ Kind = Literal[
     "role.given",
     "role.taken",
     "service.created",
+    "channel.added",
+    "channel.removed",
 ]
 Verdict = Literal[
     "allowed",
@@ -82,11 +85,16 @@ Verdict = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One line of the trail. `intent` is the line that an outcome answers; a field that does not apply stays None."""
+    """One line of the trail; a field that does not apply stays None.
+
+    `intent` is the line that an outcome answers. `by` is who did it, where that is not the principal themselves.
+    """
 
     kind: Kind
     identity: Identity | None = None
     principal: Principal | None = None
+    actor: Actor | None = None
+    by: Principal | None = None
     run_id: str | None = None
     chain: tuple[str, ...] | None = None
     action: str | None = None
@@ -116,9 +124,10 @@ class AuditEvent:
         plain = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in {"kind", "identity", "principal"}
+            if field.name not in {"kind", "identity", "principal", "actor", "by"}
         }
-        return {key: _json(value) for key, value in {**self._names(), **plain}.items() if value is not None}
+        names = {**self._names(), "by": None if self.by is None else _who(self.by)}
+        return {key: _json(value) for key, value in {**names, **plain}.items() if value is not None}
 
     def _names(self) -> dict[str, Any]:
         if self.identity is not None:
@@ -131,22 +140,12 @@ class AuditEvent:
                     "name": who.name,
                     "kind": who.kind,
                 },
-                "actor": {"kind": who.actor.kind, "id": who.actor.id, "name": who.actor.name},
+                "actor": _through(who.actor),
                 "trigger": who.trigger,
                 "tool": who.tool,
             }
-        if self.principal is not None:
-            person = self.principal
-            return {
-                "principal": {
-                    "id": person.id,
-                    "iss": person.issuer,
-                    "sub": person.subject,
-                    "name": person.name,
-                    "kind": person.kind,
-                }
-            }
-        return {}
+        names = {} if self.principal is None else {"principal": _who(self.principal)}
+        return names if self.actor is None else {**names, "actor": _through(self.actor)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +247,40 @@ class Trail:
             rows = (await session.exec(query)).all()
         return [_line(row) for row in reversed(rows)]
 
+    async def last_use(self, principal_id: str, connection: str, since: datetime) -> Line | None:
+        """The newest action that a principal's run took through a connection, not before `since`."""
+        through = cast("ColumnElement[Any]", AuditEventRow.event)["connection"].as_string()
+        query = (
+            select(AuditEventRow)
+            .where(
+                AuditEventRow.principal_id == principal_id,
+                col(AuditEventRow.time) >= since,
+                AuditEventRow.kind == "action.intended",
+                through == connection,
+            )
+            .order_by(col(AuditEventRow.time).desc(), col(AuditEventRow.seq).desc())
+            .limit(1)
+        )
+        async with self._database.reading() as session:
+            row = (await session.exec(query)).one_or_none()
+        return None if row is None else _line(row)
+
+    async def following(self, run_id: str, after: int, limit: int) -> list[Line]:
+        """The lines of a run that come after a number, oldest first."""
+        query = (
+            select(AuditEventRow)
+            .where(AuditEventRow.run_id == run_id, col(AuditEventRow.seq) > after)
+            .order_by(col(AuditEventRow.seq))
+            .limit(limit)
+        )
+        async with self._database.reading() as session:
+            return [_line(row) for row in (await session.exec(query)).all()]
+
+    async def last(self) -> int:
+        """The number of the newest line; 0 where there is none."""
+        async with self._database.reading() as session:
+            return (await session.exec(select(AuditHeadRow.seq).where(_THE_HEAD))).one_or_none() or 0
+
     async def may_have_acted(self, run_id: str, idempotency_key: str) -> bool:
         """Whether a request with this key took effect, or was about to leave and nothing is known of its outcome."""
         lines = [
@@ -346,6 +379,20 @@ async def _locked_head(connection: AsyncConnection) -> _Head:
 
 def _line(row: AuditEventRow) -> Line:
     return Line(row.seq, row.time, row.kind, row.event)
+
+
+def _who(principal: Principal) -> dict[str, Any]:
+    return {
+        "id": principal.id,
+        "iss": principal.issuer,
+        "sub": principal.subject,
+        "name": principal.name,
+        "kind": principal.kind,
+    }
+
+
+def _through(actor: Actor) -> dict[str, Any]:
+    return {"kind": actor.kind, "id": actor.id, "name": actor.name}
 
 
 def _json(value: object) -> object:

@@ -356,7 +356,7 @@ class BrowserSessionRow(SQLModel, table=True):
 
 
 class ApiTokenRow(SQLModel, table=True):
-    """A token that acts as its owner, by hash. Owner: engine.identity.api_tokens.
+    """A token that acts as its owner, by hash. Owner: engine.callers.api_tokens.
 
     `tools` is None where it may call every tool that its owner may.
     """
@@ -376,13 +376,16 @@ class ApiTokenRow(SQLModel, table=True):
 
 
 class ScheduleRow(SQLModel, table=True):
-    """Who calls which tool with what, by the clock; when is Temporal's to know. Owner: engine.schedules.schedules.
+    """Who calls which tool with what, by the clock; when is Temporal's to know. Owner: engine.schedules.records.
 
     The row's id is the id of the Temporal schedule. `offered_to` is who may take it over, once they consent.
     """
 
     __tablename__ = "schedule"
-    __table_args__ = (Index("schedule_owner", "principal_id", "created_at"),)
+    __table_args__ = (
+        Index("schedule_owner", "principal_id", "created_at"),
+        Index("schedule_offered", "offered_to", "created_at"),
+    )
 
     id: str = Field(primary_key=True)
     principal_id: str = Field(foreign_key="principal.id")
@@ -392,6 +395,7 @@ class ScheduleRow(SQLModel, table=True):
     timing: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     paused_because: str | None = None
     offered_to: str | None = None
+    triggered_at: datetime | None = _instant(nullable=True)
     version: int = 1
     created_at: datetime = _instant()
     updated_at: datetime = _instant()
@@ -429,4 +433,17 @@ class NotificationChannelRow(SQLModel, table=True):
     label: str
     sealed_address: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     events: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    created_at: datetime = _instant()
+
+
+class NotificationRow(SQLModel, table=True):
+    """A note that is owed, so that it is owed once. Owner: engine.notifications.channels.
+
+    `owed_by` is what first asked for it: whoever asks again is told that it was them, and anybody else that it was not.
+    """
+
+    __tablename__ = "notification"
+
+    id: str = Field(primary_key=True)
+    owed_by: str
     created_at: datetime = _instant()

@@ -4,7 +4,7 @@ import uuid
 from typing import cast
 
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, now
@@ -69,6 +69,14 @@ class Principals:
         if by_id is not None:
             return [by_id]
         query = select(PrincipalRow).where((PrincipalRow.name == name) | (PrincipalRow.subject == name))
+        async with self._database.reading() as session:
+            return [_principal(row) for row in (await session.exec(query)).all()]
+
+    async def all(self, *, kind: PrincipalKind | None = None) -> list[Principal]:
+        """Everybody known, or all of a kind, by name."""
+        query = select(PrincipalRow).order_by(col(PrincipalRow.name), col(PrincipalRow.id))
+        if kind is not None:
+            query = query.where(PrincipalRow.kind == kind)
         async with self._database.reading() as session:
             return [_principal(row) for row in (await session.exec(query)).all()]
 

@@ -1,9 +1,11 @@
 """Which roles a principal has: an administrator gives and takes them; what a role allows is said elsewhere."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database
 from engine.db.tables import PrincipalRow, RoleRow
@@ -12,6 +14,9 @@ from engine.identity.model import Principal
 
 ADMINISTRATOR: Final = "administrator"
 """The one role that Byline itself knows: services, terminations, and whatever belongs to nobody in particular."""
+
+Note = Callable[[AsyncSession], Awaitable[object]]
+"""Writes a line of the trail in the transaction of what it tells of."""
 
 
 class Roles:
@@ -37,22 +42,49 @@ class Roles:
         async with self._database.reading() as session:
             return list((await session.exec(query)).all())
 
-    async def give(self, principal_id: str, role: str) -> bool:
-        """Give a role; False where they have it."""
+    async def all(self) -> dict[str, list[str]]:
+        """The roles of everybody who has one, by principal."""
+        found: dict[str, list[str]] = {}
+        async with self._database.reading() as session:
+            for row in (await session.exec(select(RoleRow).order_by(col(RoleRow.role)))).all():
+                found.setdefault(row.principal_id, []).append(row.role)
+        return found
+
+    async def has(self, session: AsyncSession, principal_id: str, role: str) -> bool:
+        """Whether an active person has this role, as the caller's transaction sees it; a service never does."""
+        query = (
+            select(RoleRow.principal_id)
+            .join(PrincipalRow, col(PrincipalRow.id) == RoleRow.principal_id)
+            .where(
+                RoleRow.principal_id == principal_id,
+                RoleRow.role == role,
+                col(PrincipalRow.active),
+                PrincipalRow.kind == "person",
+            )
+        )
+        return (await session.exec(query)).one_or_none() is not None
+
+    async def give(self, principal_id: str, role: str, note: Note | None = None) -> bool:
+        """Give a role, and note it in the same transaction; False where they have it."""
         try:
             async with self._database.writing() as session:
                 if await session.get(RoleRow, (principal_id, role)) is not None:
                     return False
                 session.add(RoleRow(principal_id=principal_id, role=role))
+                if note is not None:
+                    await note(session)
         except IntegrityError:
             return False
         return True
 
-    async def take(self, principal_id: str, role: str) -> bool:
-        """Take a role away; False where they do not have it."""
+    async def take(self, principal_id: str, role: str, note: Note | None = None) -> bool:
+        """Take a role away, and note it in the same transaction; False where they do not have it."""
         taken = delete(RoleRow).where(col(RoleRow.principal_id) == principal_id, col(RoleRow.role) == role)
         async with self._database.writing() as session:
-            return (await session.exec(taken)).rowcount > 0
+            was_there = (await session.exec(taken)).rowcount > 0
+            if was_there and note is not None:
+                await note(session)
+        return was_there
 
     async def require(self, principal: Principal, role: str) -> None:
         """Return where the principal has the role; raises NotAllowed."""

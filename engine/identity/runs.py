@@ -1,8 +1,9 @@
 """Which runs exist, whose they are, and which Temporal run each is bound to; it starts none."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
 
 from sqlalchemy import update
 from sqlmodel import col, select
@@ -10,7 +11,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, now
 from engine.db.tables import PrincipalRow, RunRow
-from engine.identity.model import Identity
+from engine.identity.model import Identity, TriggerKind
+
+# The shortest time for which Temporal keeps a run that ended.
+_REMEMBERED = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +41,24 @@ class Run:
     id: str
     principal_id: str
     tool: str
+    call: str
+    trigger: TriggerKind
+    actor: str
+    retry_of: str | None
     started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class KeyedRun:
-    """A run that an idempotency key stands for, the digest of the call that began it, and whether it ever acted."""
+    """A run that an idempotency key stands for, and the digest of the call that began it.
+
+    Without `begun` its start may have failed; a run that acted has begun, and one of long ago is begun no more, since
+    Temporal may have forgotten that it ran.
+    """
 
     id: str
     call: str
-    acted: bool
+    begun: bool
 
 
 class Runs:
@@ -59,11 +71,43 @@ class Runs:
         """The run with this id."""
         async with self._database.reading() as session:
             row = await session.get(RunRow, run_id)
-        return None if row is None else Run(row.id, row.principal_id, row.tool, row.started_at)
+        return None if row is None else _run(row)
+
+    async def of(
+        self,
+        principal_id: str,
+        *,
+        tools: Collection[str] | None = None,
+        trigger: TriggerKind | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: tuple[datetime, str] | None = None,
+        limit: int,
+    ) -> list[Run]:
+        """A principal's runs, newest first; `before` is the start and id of one that the list goes on after."""
+        query = select(RunRow).where(RunRow.principal_id == principal_id)
+        if tools is not None:
+            query = query.where(col(RunRow.tool).in_(tools))
+        if trigger is not None:
+            query = query.where(RunRow.trigger == trigger)
+        if since is not None:
+            query = query.where(col(RunRow.started_at) >= since)
+        if until is not None:
+            query = query.where(col(RunRow.started_at) < until)
+        if before is not None:
+            started_at, run_id = before
+            earlier = col(RunRow.started_at) < started_at
+            query = query.where(
+                earlier | ((col(RunRow.started_at) == started_at) & (col(RunRow.id) < run_id))
+            )
+        query = query.order_by(col(RunRow.started_at).desc(), col(RunRow.id).desc()).limit(limit)
+        async with self._database.reading() as session:
+            return [_run(row) for row in (await session.exec(query)).all()]
 
     async def by_key(self, principal_id: str, idempotency_key: str) -> KeyedRun | None:
         """The run that this principal's call with this idempotency key began."""
-        query = select(RunRow.id, RunRow.call, col(RunRow.first_run_id).is_not(None)).where(
+        acted, long_ago = col(RunRow.first_run_id).is_not(None), col(RunRow.started_at) < now() - _REMEMBERED
+        query = select(RunRow.id, RunRow.call, acted | long_ago).where(
             RunRow.principal_id == principal_id, RunRow.idempotency_key == idempotency_key
         )
         async with self._database.reading() as session:
@@ -139,14 +183,18 @@ class Runs:
             row = await session.get(RunRow, root.workflow_id)
         return None if row is None else row.first_run_id
 
-    async def register_firing(self, identity: Identity, root: RootRun) -> str | None:
-        """Register a run that a schedule began, which no gateway saw; returns the Temporal run it is bound to."""
-        async with self._database.writing() as session:
-            row = await session.get(RunRow, root.workflow_id)
-            if row is None:
-                row = run_row(replace(identity, root=root.workflow_id), first_run_id=root.first_run_id)
-                session.add(row)
-        return row.first_run_id
+
+def _run(row: RunRow) -> Run:
+    return Run(
+        id=row.id,
+        principal_id=row.principal_id,
+        tool=row.tool,
+        call=row.call,
+        trigger=cast("TriggerKind", row.trigger),
+        actor=row.actor,
+        retry_of=row.retry_of,
+        started_at=row.started_at,
+    )
 
 
 def run_row(

@@ -1,15 +1,10 @@
 """Decides whether an action carries a name: signature, binding to its run, principal active; no other way leads in."""
 
-import re
-
 from engine.errors import IdentityForged, IdentityMisplaced, IdentityMissing, PrincipalInactive
 from engine.identity.model import Identity
 from engine.identity.runs import RootRun, Runs
 from engine.identity.signing import SigningKeys
 from engine.wire import IDENTITY_TYPE
-
-# Temporal names each firing of a schedule after its action: `<workflow id>-2026-11-23T22:00:00Z`.
-_FIRING = re.compile(r"-\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d+)?Z")
 
 
 class IdentityVerifier:
@@ -28,8 +23,7 @@ class IdentityVerifier:
             )
             raise IdentityMissing(msg)
         identity = _identity(await self._keys.verify(token, IDENTITY_TYPE))
-        firing = identity.trigger == "schedule" and _is_firing_of(identity.root, root.workflow_id)
-        if identity.root != root.workflow_id and not firing:
+        if identity.root != root.workflow_id:
             msg = f"The identity was made for run '{identity.root}', not for '{root.workflow_id}'."
             raise IdentityMisplaced(msg)
         standing = await self._runs.standing(root.workflow_id, identity.principal_id)
@@ -39,8 +33,6 @@ class IdentityVerifier:
         bound_to = standing.first_run_id
         if standing.registered and bound_to is None:
             bound_to = await self._runs.bind(root)
-        if not standing.registered and firing:
-            bound_to = await self._runs.register_firing(identity, root)
         if bound_to != root.first_run_id:
             msg = f"The identity of run '{root.workflow_id}' belongs to an earlier or unregistered execution of it."
             raise IdentityMisplaced(msg)
@@ -53,10 +45,3 @@ def _identity(claims: dict[str, object]) -> Identity:
     except (KeyError, TypeError) as error:
         msg = "The identity's claims are not complete."
         raise IdentityForged(msg) from error
-
-
-def _is_firing_of(schedule_root: str, workflow_id: str) -> bool:
-    return (
-        workflow_id.startswith(schedule_root)
-        and _FIRING.fullmatch(workflow_id[len(schedule_root) :]) is not None
-    )

@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column("timing", sa.JSON(), nullable=False),
         sa.Column("paused_because", sa.String(), nullable=True),
         sa.Column("offered_to", sa.String(), nullable=True),
+        sa.Column("triggered_at", _INSTANT, nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", _INSTANT, nullable=False),
         sa.Column("updated_at", _INSTANT, nullable=False),
@@ -85,6 +86,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("schedule_owner", "schedule", ["principal_id", "created_at"])
+    op.create_index("schedule_offered", "schedule", ["offered_to", "created_at"])
     op.create_table(
         "webhook",
         sa.Column("id", sa.String(), nullable=False),
@@ -116,10 +118,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("notification_channel_principal", "notification_channel", ["principal_id"])
+    op.create_table(
+        "notification",
+        sa.Column("id", sa.String(), nullable=False),
+        sa.Column("owed_by", sa.String(), nullable=False),
+        sa.Column("created_at", _INSTANT, nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+    )
 
 
 def downgrade() -> None:
     """Take back; who waits for an answer to a question waits no more."""
+    op.drop_table("notification")
     for table, index in (
         ("notification_channel", "notification_channel_principal"),
         ("webhook", "webhook_principal"),
