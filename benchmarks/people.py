@@ -17,7 +17,7 @@ from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSettings
 from gateway.authorization_server.tokens import Tokens
 from gateway.embedded.stack import Stack
-from gateway.protected_resource import SCOPE
+from gateway.protected_resource import SCOPE, resource_identifier
 from gateway.sessions import NewSession, Sessions
 
 _CHAT = OAuthClientInformationFull(client_id="bench", redirect_uris=None)
@@ -58,7 +58,10 @@ class People:
         return Person(principal, await self._token(principal), browser)
 
     async def _token(self, principal: Principal) -> str:
-        issued = await Tokens(self._services).issue(principal, _CHAT, [SCOPE], "bench", with_refresh=False)
+        resource = resource_identifier(self._services.settings)
+        issued = await Tokens(self._services).issue(
+            principal, _CHAT, [SCOPE], "bench", resource=resource, with_refresh=False
+        )
         return issued.access_token
 
     async def consent(self, person: Person, link: str) -> Answered:

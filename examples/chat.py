@@ -13,7 +13,7 @@ from mcp.client.client import Client
 from mcp.client.context import ClientRequestContext
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
-from mcp_types import ElicitRequestParams, ElicitRequestURLParams, ElicitResult
+from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
 from pydantic import AnyUrl
 
 from examples.browser import Browser, Page
@@ -57,6 +57,8 @@ class Person:
     has_signed_in: asyncio.Event = field(default_factory=asyncio.Event)
     tokens: Memory = field(default_factory=Memory)
     decision: Literal["accept", "decline", "cancel"] = "accept"
+    forms: "asyncio.Queue[ElicitRequestFormParams]" = field(default_factory=asyncio.Queue)
+    enters: dict[str, str | int | float | bool | list[str] | None] = field(default_factory=dict)
 
     async def sign_in(self, url: str) -> str:
         """Let a chat client in: sign in at Byline, agree, and return the address that leads back to the client."""
@@ -81,20 +83,8 @@ class Person:
         return await page.form(submit="Allow")
 
 
-@asynccontextmanager
-async def chat(
-    person: Person,
-    url: str,
-    *,
-    elicitation: bool = True,
-    mode: Literal["auto", "legacy"] = "auto",
-    transport: httpx2.AsyncBaseTransport | None = None,
-) -> AsyncIterator[Client]:
-    """An MCP client of this person, signed in by OAuth discovery, registration and PKCE.
-
-    A link that it is asked to open goes to `person.links`; the client goes on with `person.decision` once
-    `person.has_signed_in` is set.
-    """
+def signing_in(person: Person, url: str) -> OAuthClientProvider:
+    """Sign a client of this person in at a resource, by OAuth discovery, registration and PKCE, once it is refused."""
 
     async def redirect(address: str) -> None:
         query = parse_qs(urlsplit(await person.sign_in(address)).query)
@@ -103,13 +93,6 @@ async def chat(
                 code=query["code"][0], state=query.get("state", [None])[0], iss=query.get("iss", [None])[0]
             )
         )
-
-    async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        del context
-        assert isinstance(params, ElicitRequestURLParams)
-        await person.links.put(params.url)
-        await person.has_signed_in.wait()
-        return ElicitResult(action=person.decision)
 
     answer: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
 
@@ -123,11 +106,39 @@ async def chat(
         response_types=["code"],
         token_endpoint_auth_method="none",
     )
-    auth = OAuthClientProvider(url, metadata, person.tokens, redirect_handler=redirect, callback_handler=back)
+    return OAuthClientProvider(url, metadata, person.tokens, redirect_handler=redirect, callback_handler=back)
+
+
+@asynccontextmanager
+async def chat(
+    person: Person,
+    url: str,
+    *,
+    elicitation: bool = True,
+    mode: Literal["auto", "legacy"] = "auto",
+    transport: httpx2.AsyncBaseTransport | None = None,
+) -> AsyncIterator[Client]:
+    """An MCP client of this person, signed in.
+
+    A link that it is asked to open goes to `person.links`; the client goes on with `person.decision` once
+    `person.has_signed_in` is set. A form that it is asked to show goes to `person.forms` and is filled in at once with
+    what the person `enters`.
+    """
+
+    async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
+        del context
+        if isinstance(params, ElicitRequestFormParams):
+            await person.forms.put(params)
+            accepts = person.decision == "accept"
+            return ElicitResult(action=person.decision, content=dict(person.enters) if accepts else None)
+        await person.links.put(params.url)
+        await person.has_signed_in.wait()
+        return ElicitResult(action=person.decision)
+
     options: dict[str, Any] = {"elicitation_callback": elicit} if elicitation else {}
     sending = transport or httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
     async with (
-        httpx2.AsyncClient(auth=auth, timeout=120, transport=sending) as http,
+        httpx2.AsyncClient(auth=signing_in(person, url), timeout=120, transport=sending) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode, **options) as client,
     ):
         yield client

@@ -24,6 +24,7 @@ from gateway.console import console
 from gateway.demo_people import DEMO_PEOPLE
 from gateway.pages import assets
 from gateway.protected_resource import metadata_address, protected_resource
+from gateway.questions import question_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
@@ -69,13 +70,20 @@ async def serving(
         )
         async with open_services(settings, environment or {}) as services:
             await seed_demo_people(services)
-            async with _served(_application(services), listener):
+            async with served(_application(services), listener):
                 yield Byline(url, services)
 
 
 def _application(services: Services) -> FastAPI:
     application = FastAPI()
-    for router in (sign_in_pages, authorization_server, protected_resource, connect_pages, console):
+    for router in (
+        sign_in_pages,
+        authorization_server,
+        protected_resource,
+        connect_pages,
+        question_pages,
+        console,
+    ):
         application.include_router(router(services))
     application.include_router(assets())
     tokens = bearer_tokens(services)
@@ -93,7 +101,8 @@ def _application(services: Services) -> FastAPI:
 
 
 @asynccontextmanager
-async def _served(application: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+async def served(application: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve an application at a port that is open already."""
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     async with asyncio.timeout(10):

@@ -25,7 +25,6 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from engine.audit.trail import AuditEvent
-from engine.authorization.delivery import Delivery
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import read_connections
 from engine.connections.oauth import Tokens
@@ -38,6 +37,7 @@ from engine.registry import Registry
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, TemporalSettings, VaultSettings
 from engine.temporal import connect
+from engine.waiting.delivery import Delivery
 from engine.wire import IDENTITY_TYPE
 from engine.worker import build_worker
 from examples.browser import Browser
@@ -103,7 +103,7 @@ class Platform:
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[None]:
         """Deliver wake-ups, as a gateway does."""
-        delivery = asyncio.create_task(Delivery(self.services.authorization, self.temporal).run())
+        delivery = asyncio.create_task(Delivery(self.services.waiters, self.temporal).run())
         try:
             yield
         finally:
@@ -113,17 +113,19 @@ class Platform:
 
     @asynccontextmanager
     async def worker_process(
-        self, task_queue: str | None = None
+        self, task_queue: str | None = None, **environment: str
     ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Have a worker in a process of its own, once it polls."""
+        """Have a worker in a process of its own, once it polls; `environment` says what is different about it."""
         queue = task_queue or self.settings.temporal.task_queue
         since = datetime.now(UTC)
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway.cli", "worker"),
             cwd=ROOT,
-            env={**os.environ, **self.environment, **_variables(self.settings, queue)},
+            env={**os.environ, **self.environment, **variables(self.settings, queue), **environment},
         )
         polled = f"temporal://{self.settings.temporal.address}/{NAMESPACE}/{queue}"
+        if build := environment.get("BYLINE_TEMPORAL__BUILD_ID"):
+            polled += f"?build_id={build}"
 
         async def polls() -> bool:
             assert process.returncode is None, "the worker ended instead of starting"
@@ -149,7 +151,7 @@ class Platform:
                 outcome = await self.runs.outcome(run_id, within=DEADLINE, told=told)
                 if not isinstance(outcome, Awaiting):
                     return outcome
-                told |= {request.id for request in outcome.requests}
+                told |= set(outcome.ids)
 
     async def asked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
         """What the run asks its principal, once it has asked this many questions."""
@@ -327,7 +329,7 @@ async def until(holds: Callable[[], Any], seconds: float = DEADLINE) -> None:
             await asyncio.sleep(0.02)
 
 
-def _variables(settings: Settings, task_queue: str) -> dict[str, str]:
+def variables(settings: Settings, task_queue: str) -> dict[str, str]:
     """The settings as a process of its own reads them."""
     return {
         "BYLINE_DATABASE__URL": settings.database.url,

@@ -412,4 +412,4 @@ def test_tokens_are_stored_in_a_form_that_outlives_a_release() -> None:
 
 
 def test_a_credential_names_everything_but_its_token() -> None:
-    assert "secret" not in repr(Credential("g", "account", ("s",), "f", 1, "secret"))
+    assert "secret" not in repr(Credential("g", "account", ("s",), "f", 1, "secret", None))

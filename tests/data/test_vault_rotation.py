@@ -10,11 +10,12 @@ from mcp.shared.auth import OAuthClientInformationFull
 from pydantic import AnyUrl
 from sqlmodel import select
 
-from engine.authorization.requests import AuthorizationRequest, ParkedAction
+from engine.authorization.requests import AuthorizationRequest
 from engine.db.tables import AuthorizationAttemptRow, GrantRow, OAuthClientRow, SigningKeyRow
 from engine.errors import AuthorizationRefused, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from gateway.authorization_server.clients import Clients
 from tests.data.commands import Commands

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gateway.cli import app
+from gateway.cli import commands
 
 
 def _leaves(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
@@ -18,7 +18,7 @@ def _leaves(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, Typer
             yield from _leaves(below, (*path, name))
 
 
-ROOT_COMMAND = typer.main.get_command(app)
+ROOT_COMMAND = typer.main.get_command(commands())
 COMMANDS = dict(_leaves(ROOT_COMMAND, ("byline",)))
 
 

@@ -19,7 +19,10 @@ BLOCKS = {
     f"{page.relative_to(ROOT)}-{place}": block for page in PAGES for place, block in enumerate(blocks(page))
 }
 LANGUAGES = {"sh", "json", "yaml", "toml", "python", "mermaid", "text"}
-PROGRAMS = {"byline", "claude", "export", "make", "npx", ".venv/bin/byline", ".venv/bin/pip"}
+PROGRAMS = {
+    *("byline", "claude", "export", "make", "npx", "pip", "pytest", "temporal"),
+    *(".venv/bin/byline", ".venv/bin/pip"),
+}
 EXAMPLE = ROOT / "examples" / "kinto_notes"
 
 

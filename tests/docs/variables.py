@@ -1,4 +1,4 @@
-"""Every environment variable that settings understand, with its default as the documentation writes it."""
+"""Every environment variable that any settings understand, with its default as the documentation writes it."""
 
 import json
 from typing import Any, get_args
@@ -8,6 +8,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from engine.settings import Settings
+from gateway.client.settings import ClientSettings
 
 
 def _group(field: FieldInfo) -> type[BaseModel] | None:
@@ -31,4 +32,4 @@ def _written(field: FieldInfo) -> str:
     return f"`{plain if isinstance(plain, str) else json.dumps(plain, separators=(',', ':'))}`"
 
 
-VARIABLES = _variables(Settings, "BYLINE_")
+VARIABLES = _variables(Settings, "BYLINE_") | _variables(ClientSettings, "BYLINE_")

@@ -1,7 +1,7 @@
 """Starts the certified OpenID provider from npm and signs its people in; it knows nothing of Byline."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,19 +15,21 @@ from tests.foreign.process import free_port, running
 
 @dataclass(frozen=True)
 class Client:
-    """A client that the provider knows from its start."""
+    """A client that the provider knows from its start; a public one, or one known by its key, has no secret."""
 
     id: str
     secret: str
     redirect_uris: tuple[str, ...]
+    more: Mapping[str, object] = field(default_factory=dict)
 
     def metadata(self) -> dict[str, object]:
         """The client in the words of dynamic client registration."""
         return {
             "client_id": self.id,
-            "client_secret": self.secret,
+            **({"client_secret": self.secret} if self.secret else {}),
             "redirect_uris": self.redirect_uris,
             "grant_types": ["authorization_code", "refresh_token"],
+            **self.more,
         }
 
 

@@ -1,10 +1,9 @@
 """Attacks a running worker from both sides: by what a caller asks for, and by what a hostile upstream answers."""
 
-import asyncio
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import httpx2
@@ -15,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
 from engine.audit.verify import verify_trail
+from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, Tokens
 from engine.errors import (
     ArgumentsInvalid,
@@ -25,47 +25,15 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.settings import IssuerSettings
+from gateway.api.router import api
 from gateway.app import application
 from gateway.mcp import mcp_server
 from gateway.runs import Failed, Finished, Outcome
 from tests.foreign.process import free_port
+from tests.hostile import Hostile, answer, hostile
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 
 ACCOUNT = b'{"Id": "1", "Name": "Northwind"}'
-
-
-def answer(body: bytes = ACCOUNT, *headers: str, status: int = 200) -> bytes:
-    lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}", "Connection: close", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-@dataclass
-class Hostile:
-    """A server that keeps to no rules: it answers with the bytes it was given, and remembers what it was sent."""
-
-    url: str = ""
-    answers: list[bytes] = field(default_factory=list)
-    heard: list[str] = field(default_factory=list)
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        self.heard.append(head)
-        writer.write(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
-        await writer.drain()
-        writer.close()
-
-    @property
-    def targets(self) -> list[str]:
-        return [head.split(" ", 2)[1] for head in self.heard]
-
-
-@asynccontextmanager
-async def hostile() -> AsyncIterator[Hostile]:
-    server = Hostile(answers=[answer()])
-    listener = await asyncio.start_server(server.serve, "127.0.0.1", 0)
-    server.url = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}/"
-    async with listener:
-        yield server
 
 
 @pytest.fixture
@@ -145,7 +113,7 @@ async def test_an_argument_that_no_request_can_carry_fails_once_and_for_good(
 async def test_an_answer_that_cannot_be_read_leaves_its_mark_in_the_trail(
     platform: Platform, crm: Hostile, unreadable: bytes
 ) -> None:
-    crm.answers = [unreadable, answer()]
+    crm.answers = [unreadable, answer(ACCOUNT)]
 
     run, outcome = await read(platform, NORTHWIND, platform.alice)
 
@@ -255,7 +223,7 @@ async def provided(platform: Platform, provider: Hostile) -> OAuthClient:
     crm = await platform.services.catalogue.get("crm")
     endpoints = {"token_endpoint": HttpUrl(provider.url), "userinfo_endpoint": HttpUrl(provider.url)}
     connection = crm.model_copy(update={"provider": crm.provider.model_copy(update=endpoints)})
-    return OAuthClient(connection, platform.environment)
+    return OAuthClient(connection, platform.environment, Discovery(platform.services.outgoing))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +300,7 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
     server = mcp_server(services, idle.registry, idle.runs)
-    app = application(services, server)
+    app = application(services, server, api(services, idle.registry, idle.runs, idle.temporal), idle.runs)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with (
         server.session_manager.run(),

@@ -184,6 +184,23 @@ async def test_a_page_that_knows_a_session_is_closed_to_other_origins(http: http
     assert "access-control-allow-origin" not in response.headers
 
 
+async def test_a_token_is_good_only_at_the_resource_that_the_person_was_asked_about(
+    application: Application, http: httpx2.AsyncClient
+) -> None:
+    api = f"{application.byline.url}/api/v1"
+    async with Browser(stop_at=REDIRECT_URI) as browser:
+        await application.byline.signed_in(browser, "alice")
+        asked = await browser.open(application.question(resource=api))
+    issued = (await application.redeem(await application.code(resource=api))).raise_for_status().json()
+    renewed = (await application.refresh(issued["refresh_token"])).raise_for_status().json()
+    keys = KeySet.import_key_set((await http.get("/.well-known/jwks.json")).json())
+
+    assert "make schedules, webhooks, notifications and tokens that act as you" in asked.text
+    for tokens in (issued, renewed):
+        assert jwt.decode(tokens["access_token"], keys, algorithms=["Ed25519"]).claims["aud"] == api
+        assert (await application.byline.whoami(tokens["access_token"])).status_code == 401
+
+
 async def test_an_access_token_is_an_rfc_9068_jwt_that_the_published_keys_verify(
     application: Application, http: httpx2.AsyncClient
 ) -> None:

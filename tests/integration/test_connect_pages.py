@@ -9,11 +9,12 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from engine.authorization.requests import AuthorizationRequest, ParkedAction
+from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import Connection
 from engine.db.database import now
 from engine.db.tables import AuthorizationRequestRow
 from engine.identity.model import Actor, Identity, Principal
+from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser, Page
 from tests.foreign.process import free_port

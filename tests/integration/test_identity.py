@@ -3,13 +3,6 @@
 from datetime import timedelta
 
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import (
-    Schedule,
-    ScheduleActionExecutionStartWorkflow,
-    ScheduleActionStartWorkflow,
-    ScheduleHandle,
-    ScheduleSpec,
-)
 from temporalio.common import RetryPolicy
 
 from engine.identity.model import Identity
@@ -17,7 +10,7 @@ from engine.interceptors.client import acting_as
 from engine.interceptors.headers import read_text
 from engine.wire import IDENTITY_HEADER
 from gateway.runs import Finished
-from tests.platform import CONTOSO, NORTHWIND, Platform, until
+from tests.platform import CONTOSO, NORTHWIND, Platform
 from tests.tools.reading import Reading
 
 ACCOUNT = {"account_id": NORTHWIND}
@@ -158,41 +151,3 @@ async def test_a_root_that_temporal_starts_again_keeps_the_name(platform: Platfo
     await finished(platform, run)
 
     assert await chains(platform, run) == [[f"read_at_second_attempt:{run}"]]
-
-
-async def test_every_firing_of_a_schedule_acts_in_the_name_of_its_owner(platform: Platform) -> None:
-    await platform.grant("crm", platform.alice)
-    root = f"nightly-{platform.settings.temporal.task_queue}"
-    identity = platform.identity(platform.alice, root, "read_once", "schedule")
-    with acting_as(await platform.signed(identity)):
-        schedule = await platform.temporal.create_schedule(
-            root,
-            Schedule(
-                action=ScheduleActionStartWorkflow(
-                    "read_once",
-                    Reading(account_id=NORTHWIND),
-                    id=root,
-                    task_queue=platform.settings.temporal.task_queue,
-                ),
-                spec=ScheduleSpec(),
-            ),
-        )
-
-    await schedule.trigger()
-    await until(lambda: fired(schedule))
-    (run,) = await fired(schedule)
-    await finished(platform, run)
-    await schedule.delete()
-
-    (ended,) = await platform.trail("action.ended", run)
-    assert run.startswith(f"{root}-")
-    assert (ended["principal"]["name"], ended["trigger"]) == ("Alice Liddell", "schedule")
-
-
-async def fired(schedule: ScheduleHandle) -> list[str]:
-    actions = (await schedule.describe()).info.recent_actions
-    return [
-        recent.action.workflow_id
-        for recent in actions
-        if isinstance(recent.action, ScheduleActionExecutionStartWorkflow)
-    ]

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 from temporalio.api.enums.v1 import EventType
 
-from engine.authorization.delivery import Delivery
-from engine.authorization.requests import AuthorizationRequests, ParkedAction
+from engine.authorization.requests import AuthorizationRequests
 from engine.connections.catalogue import Connection
 from engine.db.database import now
 from engine.errors import AuthorizationRequired
 from engine.identity.model import Identity
 from engine.services import open_services
+from engine.waiting.delivery import Delivery
+from engine.waiting.waiters import ParkedAction
 from engine.wire import LOOK_AGAIN_SIGNAL
 from gateway.runs import Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
@@ -50,7 +51,7 @@ class Overtaken(AuthorizationRequests):
             request = await self.get(required.request)
             assert request is not None
             await self._platform.consent(request, self._platform.alice)
-            await Delivery(self, self._platform.temporal).deliver_due()
+            await Delivery(self._platform.services.waiters, self._platform.temporal).deliver_due()
             self._answered = True
         return required
 
@@ -124,7 +125,7 @@ async def test_an_answer_that_comes_before_the_workflow_begins_to_wait_is_not_lo
         await until(has_asked)
     (request,) = await idle.asked(run)
     await idle.consent(request, idle.alice)
-    assert await Delivery(idle.services.authorization, idle.temporal).deliver_due() == 1
+    assert await Delivery(idle.services.waiters, idle.temporal).deliver_due() == 1
     assert await idle.awaiting(run) is None
 
     async with idle.working(), idle.working(elsewhere):
@@ -145,27 +146,27 @@ async def test_a_gateway_that_dies_after_it_stored_the_grant_leaves_the_wake_up_
         async with open_services(idle.settings, idle.environment) as dying:
             await idle.answer(request, idle.alice, "Allow", by=dying)
         assert await idle.count(run, SIGNALLED) == 0
-        assert len(await idle.services.authorization.wake_ups(10)) == 1
+        assert len(await idle.services.waiters.wake_ups(10)) == 1
 
         async with idle.delivering():
             outcome = await idle.outcome(run)
 
     assert isinstance(outcome, Finished)
-    assert await idle.services.authorization.wake_ups(10) == []
+    assert await idle.services.waiters.wake_ups(10) == []
 
 
 async def test_a_wake_up_that_is_sent_again_wakes_nobody_again(idle: Platform) -> None:
-    authorization = idle.services.authorization
-    delivery = Delivery(authorization, idle.temporal)
+    waiters = idle.services.waiters
+    delivery = Delivery(waiters, idle.temporal)
     async with idle.working():
         run = await idle.start("read_account_then_ticket", {**READ, "ticket_id": DISPUTE}, idle.alice)
         (crm,) = await idle.parked(run)
         await idle.consent(crm, idle.alice)
-        (owed,) = await authorization.wake_ups(10)
+        (owed,) = await waiters.wake_ups(10)
         await delivery.deliver_due()
         (support,) = await idle.parked(run)
 
-        await authorization.postpone([owed.waiter], now())
+        await waiters.postpone([owed.waiter], now())
         assert await delivery.deliver_due() == 1
         assert await idle.count(run, SIGNALLED) == 1
 
@@ -173,9 +174,9 @@ async def test_a_wake_up_that_is_sent_again_wakes_nobody_again(idle: Platform) -
         await delivery.deliver_due()
         assert isinstance(await idle.outcome(run), Finished)
 
-    await authorization.postpone([owed.waiter], now())
+    await waiters.postpone([owed.waiter], now())
     assert await delivery.deliver_due() == 1
-    assert await authorization.wake_ups(10) == []
+    assert await waiters.wake_ups(10) == []
     assert len(idle.requests("crm")) == 1
 
 
@@ -249,5 +250,5 @@ async def test_a_wake_up_for_a_run_that_ended_meanwhile_is_owed_no_more(idle: Pl
         await (handle.cancel() if ending == "cancel" else handle.terminate())
         await idle.outcome(run)
 
-    assert await Delivery(idle.services.authorization, idle.temporal).deliver_due() == 1
-    assert await idle.services.authorization.wake_ups(10) == []
+    assert await Delivery(idle.services.waiters, idle.temporal).deliver_due() == 1
+    assert await idle.services.waiters.wake_ups(10) == []

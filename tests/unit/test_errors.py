@@ -5,7 +5,14 @@ import pytest
 
 from engine import errors
 from engine.connections.oauth import TokenRefused
-from engine.errors import AuthorizationRequired, BylineError, RateLimited, UpstreamFailed
+from engine.errors import (
+    AnswerRequired,
+    AuthorizationRequired,
+    BylineError,
+    PersonRequired,
+    RateLimited,
+    UpstreamFailed,
+)
 from gateway.errors import HTTP_STATUS, MCP_CODE, http_status, mcp_code
 
 
@@ -18,6 +25,10 @@ def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:
 def sample(kind: type[BylineError]) -> BylineError:
     if kind is AuthorizationRequired:
         return AuthorizationRequired(waiter="w", request="r", connection="c", principal="p", expires_at=0.0)
+    if kind is PersonRequired:
+        return PersonRequired("m", waiter="w", awaits="r", asked=["p"], expires_at=0.0)
+    if kind is AnswerRequired:
+        return AnswerRequired(waiter="w", question="q", role=None, asked=["p"], expires_at=0.0)
     if kind is RateLimited:
         return RateLimited("m", retry_after=1.0)
     if kind is TokenRefused:

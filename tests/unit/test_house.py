@@ -130,6 +130,11 @@ def test_the_release_has_one_number() -> None:
         ("workflows/planted.py", "import sqlite3", "Nothing that a workflow imports"),
         ("engine/tools.py", "import httpx2", "Nothing that a workflow imports"),
         ("engine/registry.py", "import fastapi", "The engine serves no HTTP"),
+        (
+            "gateway/client/planted.py",
+            "import engine.services",
+            "The command line reaches a gateway by its API",
+        ),
         ("examples/sandbox/planted.py", "import engine.errors", "The sandbox is a stranger"),
     ],
 )

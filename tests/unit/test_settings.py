@@ -113,3 +113,14 @@ def test_settings_do_not_change_and_show_no_secret(monkeypatch: pytest.MonkeyPat
         settings.log_level = "DEBUG"  # type: ignore[misc]
     with pytest.raises(ValidationError):
         settings.gateway.port = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("alone", ["BYLINE_TEMPORAL__DEPLOYMENT_NAME", "BYLINE_TEMPORAL__BUILD_ID"])
+def test_half_a_version_is_refused_with_both_names(alone: str) -> None:
+    said = told(**{alone: "one"})
+
+    assert "set both BYLINE_TEMPORAL__DEPLOYMENT_NAME and BYLINE_TEMPORAL__BUILD_ID" in said
+
+
+def test_a_deployment_is_not_named_as_temporal_would_misread_it() -> None:
+    assert "deployment_name" in told(BYLINE_TEMPORAL__DEPLOYMENT_NAME="a.b", BYLINE_TEMPORAL__BUILD_ID="1.2")

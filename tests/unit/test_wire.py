@@ -1,10 +1,9 @@
 from datetime import UTC, datetime
 
-from engine import sdk, wire
+from engine import errors, sdk, wire
 from engine.audit.trail import AuditEvent, chained_hash
 from engine.errors import BylineError
 from engine.identity.model import Actor, Identity, Principal, call_digest
-from gateway.embedded.stack import StackFailed
 from tests.unit.test_errors import below
 
 ALICE = Principal("p-1", "https://people.example", "alice", "Alice Adams")
@@ -27,13 +26,20 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
         "CHAIN_HEADER": "byline-chain",
         "ACTION_HEADER": "byline-action",
         "WAITER_HEADER": "byline-waiter",
+        "NOTIFY_HEADER": "byline-notify",
         "LOOK_AGAIN_SIGNAL": "byline.look_again",
         "WITHDRAW_ACTIVITY": "byline.withdraw",
+        "ASK_ACTIVITY": "byline.ask",
+        "ENROLL_ACTIVITY": "byline.enroll",
+        "NOTIFY_WORKFLOW": "byline.notify",
+        "NOTIFY_ACTIVITY": "byline.deliver_notification",
+        "PROGRESS_MEMO": "byline_progress",
         "PRINCIPAL_ATTRIBUTE": "BylinePrincipal",
         "TOOL_ATTRIBUTE": "BylineTool",
         "TRIGGER_ATTRIBUTE": "BylineTrigger",
         "RUN_ATTRIBUTE": "BylineRun",
         "AWAITING_ATTRIBUTE": "BylineAwaiting",
+        "SCHEDULED_BY_ATTRIBUTE": "TemporalScheduledById",
         "IDENTITY_TYPE": "byline-identity+jws",
         "ACCESS_TOKEN_TYPE": "at+jwt",
         "ENTRY_POINT_GROUP": "byline.modules",
@@ -41,13 +47,19 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
 
 
 def test_what_builders_import_is_what_it_was() -> None:
-    assert sdk.__all__ == ["action", "tool", "upstream"]
+    assert sdk.__all__ == ["Person", "action", "approval", "ask", "progress", "tool", "upstream"]
     assert all(hasattr(sdk, name) for name in sdk.__all__)
 
 
 def test_every_error_code_is_what_it_was() -> None:
-    assert StackFailed in below(BylineError)
-    assert {kind.code for kind in below(BylineError)} == {
+    assert {kind.code for kind in below(BylineError) if kind.__module__ == errors.__name__} == {
+        "address_refused",
+        "answer_invalid",
+        "answer_required",
+        "api_token_invalid",
+        "api_token_unknown",
+        "approval_denied",
+        "approval_expired",
         "arguments_invalid",
         "authorization_cancelled",
         "authorization_denied",
@@ -55,29 +67,50 @@ def test_every_error_code_is_what_it_was() -> None:
         "authorization_expired",
         "authorization_refused",
         "authorization_required",
+        "channel_unknown",
         "connection_misconfigured",
         "connection_unknown",
+        "delivery_refused",
+        "delivery_stale",
+        "delivery_unfit",
+        "firing_refused",
         "identity_forged",
         "identity_misplaced",
         "identity_missing",
         "identity_refused",
         "key_reused",
+        "name_taken",
         "not_allowed",
         "outcome_unknown",
         "permission_denied",
+        "person_required",
         "principal_inactive",
+        "question_cancelled",
+        "question_closed",
+        "question_declined",
+        "question_ended",
+        "question_expired",
+        "question_unknown",
         "rate_limited",
         "record_not_found",
         "request_rejected",
+        "run_ended",
+        "run_forgotten",
+        "run_unfinished",
         "run_unknown",
+        "schedule_paused",
+        "schedule_unknown",
+        "service_unknown",
         "settings_invalid",
-        "stack_failed",
         "temporal_unreachable",
-        "token_refused",
+        "timing_invalid",
+        "too_soon",
         "tool_unknown",
         "upstream_failed",
         "upstream_unavailable",
         "vault_seal_broken",
+        "webhook_invalid",
+        "webhook_unknown",
     }
 
 

@@ -1,0 +1,245 @@
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import replace
+from urllib.parse import parse_qs, urlsplit
+
+import httpx2
+import pytest
+from joserfc import jws
+from joserfc.jwk import ECKey, RSAKey
+
+from engine.connections.catalogue import Connection
+from engine.connections.discovery import Discovery
+from engine.connections.dpop import ProofKey, sign
+from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
+from engine.outgoing import Outgoing
+from engine.settings import OutgoingSettings
+from examples.browser import Browser
+from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.hostile import answer, hostile
+
+CALLBACK = "http://127.0.0.1:1/oauth/callback"
+HERE = OutgoingSettings(allow_http=True, allow_private=True)
+RSA = RSAKey.generate_key(2048, auto_kid=True)
+EC = ECKey.generate_key("P-256", auto_kid=True)
+SECRET = secrets.token_urlsafe(24)
+
+
+def known_by(key: RSAKey | ECKey, algorithm: str) -> Mapping[str, object]:
+    return {
+        "token_endpoint_auth_method": "private_key_jwt",
+        "token_endpoint_auth_signing_alg": algorithm,
+        "jwks": {"keys": [key.as_dict(private=False)]},
+    }
+
+
+CLIENTS = [
+    Client("basic", SECRET, (CALLBACK,)),
+    Client("post", SECRET, (CALLBACK,), {"token_endpoint_auth_method": "client_secret_post"}),
+    Client("public", "", (CALLBACK,), {"token_endpoint_auth_method": "none"}),
+    Client("rsa", "", (CALLBACK,), known_by(RSA, "RS256")),
+    Client("ec", "", (CALLBACK,), known_by(EC, "ES256")),
+    Client("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
+]
+ENVIRONMENT = {
+    "SECRET": SECRET,
+    "RSA": RSA.as_pem(private=True).decode(),
+    "EC": json.dumps(EC.as_dict(private=True)),
+}
+METHODS = {
+    "basic": ("client_secret_basic", {"client_secret": {"env": "SECRET"}}),
+    "post": ("client_secret_post", {"client_secret": {"env": "SECRET"}}),
+    "public": ("none", {}),
+    "rsa": ("private_key_jwt", {"client_key": {"env": "RSA"}}),
+    "ec": ("private_key_jwt", {"client_key": {"env": "EC"}}),
+    "pushing": ("client_secret_basic", {"client_secret": {"env": "SECRET"}}),
+}
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]:
+    with oidc_provider(tmp_path_factory.mktemp("oidc"), CLIENTS) as running:
+        yield running
+
+
+@pytest.fixture
+async def discovery() -> AsyncIterator[Discovery]:
+    async with Outgoing(HERE) as outgoing:
+        yield Discovery(outgoing)
+
+
+def declared(client: str, issuer: str, **provider: object) -> Connection:
+    """A connection of this client to an issuer, that says no more than it has to."""
+    method, secrets_of_it = METHODS[client]
+    return Connection.model_validate(
+        {
+            "name": client,
+            "title": "Example",
+            "system": "example",
+            "mode": "user",
+            "base_url": "https://api.example.com",
+            "scopes": ["openid", "profile"],
+            "client_id": client,
+            "provider": {
+                "issuer": issuer,
+                "token_endpoint_auth_method": method,
+                "account_claim": "sub",
+                **provider,
+            },
+            **secrets_of_it,
+        }
+    )
+
+
+async def consented(
+    client: OAuthClient, provider: OidcProvider, connection: Connection
+) -> tuple[str, Tokens]:
+    """The address that the browser was sent to, and the tokens that came of Alice's consent there."""
+    state, verifier = secrets.token_urlsafe(), secrets.token_urlsafe(48)
+    asked = {"redirect_uri": CALLBACK, "code_verifier": verifier}
+    address = await client.authorization_url(**asked, state=state, scopes=connection.scopes)
+    async with Browser(stop_at=CALLBACK) as browser:
+        page = await provider.let_in(await browser.open(address), "alice")
+    answer = parse_qs(urlsplit(page.url).query)
+    assert answer["state"] == [state]
+    assert answer["iss"] == [provider.issuer]
+    return address, await client.exchange(**asked, code=answer["code"][0], asked=connection.scopes)
+
+
+@pytest.mark.parametrize("name", METHODS)
+async def test_a_person_signs_in_at_a_provider_of_which_only_the_issuer_is_declared(
+    provider: OidcProvider, discovery: Discovery, name: str
+) -> None:
+    connection = declared(name, provider.issuer)
+    client = OAuthClient(connection, ENVIRONMENT, discovery)
+
+    _, tokens = await consented(client, provider, connection)
+    account = await client.account(tokens)
+    renewed = await client.refresh(tokens)
+    revoked = await client.revoke(renewed)
+
+    assert account == "alice"
+    assert renewed.access_token != tokens.access_token
+    assert revoked
+
+
+async def test_a_request_that_is_pushed_beforehand_leaves_nothing_in_the_address_but_its_name(
+    provider: OidcProvider, discovery: Discovery
+) -> None:
+    connection = declared("pushing", provider.issuer)
+
+    address, _ = await consented(OAuthClient(connection, ENVIRONMENT, discovery), provider, connection)
+
+    query = parse_qs(urlsplit(address).query)
+    assert set(query) == {"client_id", "request_uri"}
+    assert query["request_uri"][0].startswith("urn:")
+
+
+async def test_what_a_connection_declares_goes_before_what_its_issuer_publishes(
+    provider: OidcProvider, discovery: Discovery
+) -> None:
+    connection = declared("basic", provider.issuer, userinfo_endpoint="https://people.example/me")
+
+    found = await discovery.endpoints(connection)
+
+    assert found.userinfo == "https://people.example/me"
+    assert found.token == f"{provider.issuer}/token"
+
+
+ELSEWHERE = {
+    "authorization_endpoint": "https://else.example/a",
+    "token_endpoint": "https://else.example/t",
+}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        (None, "publishes no metadata"),
+        ([], "is no metadata"),
+        ({"issuer": "ISSUER"}, "is no metadata"),
+        ({**ELSEWHERE, "issuer": "https://else.example"}, "by its own name"),
+        (
+            {**ELSEWHERE, "issuer": "ISSUER", "code_challenge_methods_supported": ["plain"]},
+            "takes no PKCE challenge of method S256",
+        ),
+    ],
+)
+async def test_metadata_that_does_not_hold_is_told_as_what_it_is(
+    discovery: Discovery, metadata: object, told: str
+) -> None:
+    async with hostile() as server:
+        issuer = server.url.rstrip("/")
+        published = json.dumps(metadata).replace("ISSUER", issuer).encode()
+        server.answers = [answer(published, status=404 if metadata is None else 200)]
+        with pytest.raises(ConnectionMisconfigured, match=told):
+            await discovery.endpoints(declared("basic", issuer))
+
+
+async def test_tokens_that_are_bound_to_a_key_are_worth_nothing_without_it(
+    provider: OidcProvider, discovery: Discovery
+) -> None:
+    connection = declared("public", provider.issuer, dpop=True)
+    client = OAuthClient(connection, ENVIRONMENT, discovery)
+
+    _, tokens = await consented(client, provider, connection)
+    renewed = await client.refresh(tokens)
+    assert tokens.proof_key is not None
+    own, another = ProofKey.from_jwk(tokens.proof_key), ProofKey.generate()
+    with pytest.raises(TokenRefused):
+        await client.refresh(replace(renewed, proof_key=another.jwk()))
+
+    assert await client.account(tokens) == "alice"
+    assert [await asked(provider, renewed, key) for key in (own, another, None)] == [200, 401, 401]
+
+
+async def asked(provider: OidcProvider, tokens: Tokens, key: ProofKey | None) -> int:
+    """What the provider says to a request that is signed in with these tokens and this key."""
+    async with httpx2.AsyncClient() as http:
+        request = http.build_request("GET", f"{provider.issuer}/me", params={"of": "me"})
+        sign(request, tokens.access_token, key)
+        return (await http.send(request)).status_code
+
+
+async def test_a_provider_that_was_to_bind_tokens_and_does_not_connects_nothing(discovery: Discovery) -> None:
+    async with hostile() as server:
+        server.answers = [
+            answer(b'{"access_token": "a", "token_type": "Bearer"}', "Content-Type: application/json")
+        ]
+        endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
+        connection = declared("basic", server.url, dpop=True, **endpoints)
+        client = OAuthClient(connection, ENVIRONMENT, discovery)
+
+        with pytest.raises(UpstreamUnavailable):
+            await client.exchange(code="c", redirect_uri=CALLBACK, code_verifier="v", asked=())
+
+
+async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: Discovery) -> None:
+    async with hostile() as server:
+        server.answers = [
+            answer(b'{"error": "use_dpop_nonce"}', "DPoP-Nonce: of-today", status=400),
+            answer(b'{"access_token": "a", "token_type": "DPoP"}', "Content-Type: application/json"),
+        ]
+        endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
+        connection = declared("basic", server.url, dpop=True, **endpoints)
+        client = OAuthClient(connection, ENVIRONMENT, discovery)
+
+        tokens = await client.exchange(code="c", redirect_uri=CALLBACK, code_verifier="v", asked=())
+
+    proofs = [
+        next(line for line in head.splitlines() if line.lower().startswith("dpop:")) for head in server.heard
+    ]
+    claims = [jws.extract_compact(proof.split(": ")[1].encode()).payload for proof in proofs]
+    assert tokens.access_token == "a"
+    assert [json.loads(each).get("nonce") for each in claims] == [None, "of-today"]
+
+
+@pytest.mark.parametrize(
+    "issuer", ["https://169.254.169.254/latest", "https://127.0.0.1:8443", "http://issuer.example"]
+)
+async def test_an_issuer_inside_the_network_is_not_asked(issuer: str) -> None:
+    async with Outgoing(OutgoingSettings()) as outgoing:
+        with pytest.raises(ConnectionMisconfigured, match="cannot be asked"):
+            await Discovery(outgoing).endpoints(declared("basic", issuer))
