@@ -4,12 +4,13 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
 from sqlmodel import select
 
+from engine.connections.known_providers import told_whole
 from engine.db.database import Database, now
 from engine.db.tables import ConnectionRow
 from engine.errors import ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid
@@ -21,6 +22,8 @@ SHARED: Final = "shared"
 
 _REFRESH_SECONDS = 5.0
 
+ScopeSeparator = Literal["space", "comma"]
+
 
 class Declaration(BaseModel):
     """A part of a connections file; unknown keys are refused."""
@@ -29,7 +32,7 @@ class Declaration(BaseModel):
 
 
 class SecretReference(Declaration):
-    """Where a client secret lies: an environment variable or a file, never the text itself."""
+    """Where a client's secret or key lies: an environment variable or a file, never the text itself."""
 
     env: str | None = None
     file: Path | None = None
@@ -58,26 +61,66 @@ class SecretReference(Declaration):
 class Provider(Declaration):
     """The OAuth 2.0 endpoints of an upstream, and where it names the account that consented.
 
-    With `issuer`, a callback must carry the same `iss` (RFC 9207).
+    With `issuer`, a callback must carry the same `iss` (RFC 9207); without `iss_required`, one that carries none will
+    do too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC 8414). With `dpop`,
+    tokens are bound to a key of their grant's (RFC 9449). `added_scopes` are asked for at every sign-in: for a refresh
+    token, or to tell whose account it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint
+    answers, where it does not keep to RFC 6749.
     """
 
     issuer: str | None = None
-    authorization_endpoint: HttpUrl
-    token_endpoint: HttpUrl
+    iss_required: bool = True
+    authorization_endpoint: HttpUrl | None = None
+    token_endpoint: HttpUrl | None = None
+    pushed_authorization_request_endpoint: HttpUrl | None = None
     revocation_endpoint: HttpUrl | None = None
     userinfo_endpoint: HttpUrl | None = None
+    account_from: Literal["userinfo", "token_response", "id_token"] = "userinfo"
     account_claim: str = "preferred_username"
+    scope_separator: ScopeSeparator = "space"
+    granted_scope_separator: ScopeSeparator | None = None
+    scope_parameter: str = "scope"
+    added_scopes: tuple[str, ...] = ()
     authorization_parameters: dict[str, str] = Field(default_factory=dict)
-    token_endpoint_auth_method: Literal["client_secret_basic", "client_secret_post", "none"] = (
-        "client_secret_basic"
-    )
+    token_endpoint_auth_method: Literal[
+        "client_secret_basic", "client_secret_post", "private_key_jwt", "none"
+    ] = "client_secret_basic"
+    token_request: Literal["form", "json"] = "form"
+    token_response: dict[
+        Literal["access_token", "refresh_token", "expires_in", "scope"], Annotated[str, Field(pattern="^/")]
+    ] = Field(default_factory=dict)
+    pkce: bool = True
+    dpop: bool = False
+
+    @property
+    def is_discovered(self) -> bool:
+        """Whether the issuer's metadata says where the endpoints are."""
+        return self.token_endpoint is None or (
+            self.authorization_endpoint is None and self.issuer is not None
+        )
+
+    @property
+    def host(self) -> str:
+        """The host that people sign in at, as far as it is known without asking."""
+        return HttpUrl(str(self.authorization_endpoint or self.issuer or self.token_endpoint)).host or ""
+
+    @model_validator(mode="after")
+    def _can_be_found(self) -> Self:
+        if self.is_discovered and self.issuer is None:
+            msg = "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
+            raise ValueError(msg)
+        if self.is_discovered:
+            HttpUrl(self.issuer or "")
+        return self
 
 
 class Connection(Declaration):
     """One named way to sign in to one upstream system.
 
-    `system` is what the trail calls the upstream. `idempotency_keys` says that it honours the `Idempotency-Key`
-    header, so that an action of unknown outcome may be sent again.
+    `system` is what the trail calls the upstream. `client_key` is a private key, as PEM or JWK, by which Byline shows
+    that it is the client (`private_key_jwt`, OpenID Connect Core 1.0 section 9). `idempotency_keys` says that it
+    honours the `Idempotency-Key` header, so that an action of unknown outcome may be sent again. `scope_words` tells
+    people what a scope allows.
     """
 
     name: str
@@ -87,10 +130,32 @@ class Connection(Declaration):
     base_url: HttpUrl
     provider: Provider
     scopes: tuple[str, ...] = ()
+    scope_words: dict[str, str] = Field(default_factory=dict)
     client_id: str
     client_secret: SecretReference | None = None
+    client_key: SecretReference | None = None
     idempotency_keys: bool = False
     wait_limit: timedelta | None = Field(default=None, gt=timedelta(0), le=LONGEST_WAIT)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _told_whole(cls, declared: Any) -> Any:
+        return told_whole(declared)
+
+    @model_validator(mode="after")
+    def _people_can_sign_in(self) -> Self:
+        provider = self.provider
+        if self.mode == "user" and provider.authorization_endpoint is None and not provider.is_discovered:
+            msg = "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _with_its_key(self) -> Self:
+        if (self.provider.token_endpoint_auth_method == "private_key_jwt") != (self.client_key is not None):
+            msg = "client_key and the token_endpoint_auth_method private_key_jwt go together"
+            raise ValueError(msg)
+        return self
 
     def holder(self, principal_id: str) -> str:
         """Who holds the grant that this principal's actions use: the principal, or the service itself."""

@@ -15,6 +15,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.catalogue import SHARED, Connection
+from engine.connections.dpop import ProofKey
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
@@ -36,6 +37,7 @@ class Credential:
     fingerprint: str
     version: int
     access_token: str
+    proof_key: ProofKey | None
 
     def __repr__(self) -> str:
         return f"Credential(grant_id={self.grant_id!r}, account={self.account!r}, version={self.version})"
@@ -276,9 +278,15 @@ class Grants:
         return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
 
     def _credential(self, row: GrantRow) -> Credential:
-        scopes = tuple(row.scopes.split())
+        tokens = self._tokens(row)
         return Credential(
-            row.id, row.account, scopes, row.fingerprint, row.version, self._tokens(row).access_token
+            grant_id=row.id,
+            account=row.account,
+            scopes=tuple(row.scopes.split()),
+            fingerprint=row.fingerprint,
+            version=row.version,
+            access_token=tokens.access_token,
+            proof_key=None if tokens.proof_key is None else ProofKey.from_jwk(tokens.proof_key),
         )
 
 

@@ -4,7 +4,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -14,6 +14,11 @@ from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from engine.connections.catalogue import Connection
+from engine.connections.client_keys import assertion, read_client_key
+from engine.connections.discovery import Discovery, Endpoints
+from engine.connections.dpop import ProofKey, ProvingTransport, sign
+from engine.connections.json_requests import JsonTransport
+from engine.connections.token_response import account_told, in_standard_words, told_at
 from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
 
 _TIMEOUT_SECONDS = 15.0
@@ -33,21 +38,30 @@ class TokenRefused(BylineError):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a token endpoint issued; `expires_at` in seconds since the epoch."""
+    """What a token endpoint issued; `expires_at` in seconds since the epoch, `proof_key` a private JWK (RFC 9449).
+
+    `account` is whose they are, where the token response itself says so.
+    """
 
     access_token: str
     refresh_token: str | None
     expires_at: float | None
     scopes: tuple[str, ...]
+    proof_key: str | None = None
+    account: str = ""
 
     @classmethod
     def from_response(
-        cls, token: Mapping[str, Any], asked: tuple[str, ...], previous: "Tokens | None" = None
+        cls,
+        token: Mapping[str, Any],
+        asked: tuple[str, ...],
+        previous: "Tokens | None" = None,
+        proof_key: ProofKey | None = None,
     ) -> "Tokens":
         """Read a token response (RFC 6749 section 5.1).
 
         A scope left out is the one asked for, and a refresh token that is not replaced stays. Raises ValueError for
-        what is no token response.
+        what is no token response, or for tokens that should be bound to a key and are not.
         """
         access, expires_at, scope = token.get("access_token"), token.get("expires_at"), token.get("scope")
         refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
@@ -57,102 +71,156 @@ class Tokens:
         if expires_at is not None and not 0 <= expires_at < _END_OF_TIME:
             msg = "it expires at no time that there is"
             raise ValueError(msg)
+        if proof_key is not None and str(token.get("token_type")).lower() != "dpop":
+            msg = "the token is not bound to the key"
+            raise ValueError(msg)
         scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
-        return cls(access, refresh, expires_at, scopes)
+        return cls(access, refresh, expires_at, scopes, proof_key.jwk() if proof_key else None)
 
 
 class OAuthClient:
     """One connection's client at its provider."""
 
-    def __init__(self, connection: Connection, environment: Mapping[str, str]) -> None:
+    def __init__(self, connection: Connection, environment: Mapping[str, str], discovery: Discovery) -> None:
         self._connection = connection
         self._provider = connection.provider
+        self._discovery = discovery
         self._secret = connection.client_secret.read(environment) if connection.client_secret else None
+        key = connection.client_key
+        self._key = read_client_key(key.read(environment), connection.name) if key else None
 
-    def authorization_url(
+    async def authorization_url(
         self, *, redirect_uri: str, state: str, code_verifier: str, scopes: tuple[str, ...]
     ) -> str:
-        """The consent page's address: authorization code with PKCE S256 (RFC 7636)."""
-        client = self._client(redirect_uri=redirect_uri, scope=" ".join(scopes), code_challenge_method="S256")
-        url, _ = client.create_authorization_url(
-            str(self._provider.authorization_endpoint),
-            state=state,
-            code_verifier=code_verifier,
-            **self._provider.authorization_parameters,
+        """The consent page's address: authorization code with PKCE S256 (RFC 7636).
+
+        Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which one.
+        """
+        endpoints = await self._endpoints()
+        asked = self._joined(tuple(dict.fromkeys((*scopes, *self._provider.added_scopes))))
+        async with self._calling(
+            endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
+        ) as client:
+            url, _ = client.create_authorization_url(
+                endpoints.authorization,
+                state=state,
+                code_verifier=code_verifier if self._provider.pkce else None,
+                **{self._provider.scope_parameter: asked, **self._provider.authorization_parameters},
+            )
+            if endpoints.pushed_authorization_request is None:
+                return str(url)
+            return await self._pushed(client, endpoints, httpx2.URL(str(url)))
+
+    async def _pushed(self, client: AsyncOAuth2Client, endpoints: Endpoints, url: httpx2.URL) -> str:
+        method = client.token_endpoint_auth_method
+        # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
+        adds_id = method in {"client_secret_post", "none"}
+        response = await client.request(
+            "POST",
+            endpoints.pushed_authorization_request,
+            data=dict(url.params.remove("client_id") if adds_id else url.params),
+            auth=client.client_auth(method),
+            withhold_token=True,
         )
-        return str(url)
+        answer = response.json()
+        if response.is_success and isinstance(answer, dict) and isinstance(answer.get("request_uri"), str):
+            given = {"client_id": self._connection.client_id, "request_uri": answer["request_uri"]}
+            return str(httpx2.URL(endpoints.authorization).copy_merge_params(given))
+        raise OAuthError(answer.get("error") if isinstance(answer, dict) else None)
 
     async def exchange(
         self, *, code: str, redirect_uri: str, code_verifier: str, asked: tuple[str, ...]
     ) -> Tokens:
         """Tokens for an authorization code."""
-        async with self._calling(redirect_uri=redirect_uri) as client:
-            token = await client.fetch_token(self._token_endpoint, code=code, code_verifier=code_verifier)
-            return Tokens.from_response(token, asked)
+        endpoints, key = await self._endpoints(), self._new_key()
+        proof = {"code_verifier": code_verifier} if self._provider.pkce else {}
+        async with self._calling(endpoints, key, redirect_uri=redirect_uri) as client:
+            token = await client.fetch_token(endpoints.token, code=code, **proof)
+            tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
+            return replace(tokens, account=account_told(self._provider, token))
 
     async def refresh(self, tokens: Tokens) -> Tokens:
         """New tokens for a refresh token."""
-        async with self._calling() as client:
-            token = await client.refresh_token(self._token_endpoint, refresh_token=tokens.refresh_token)
-            return Tokens.from_response(token, tokens.scopes, previous=tokens)
+        endpoints, key = await self._endpoints(), _key_of(tokens)
+        async with self._calling(endpoints, key) as client:
+            token = await client.refresh_token(endpoints.token, refresh_token=tokens.refresh_token)
+            standard = in_standard_words(self._provider, token)
+            return Tokens.from_response(standard, tokens.scopes, previous=tokens, proof_key=key)
 
     async def client_credentials(self) -> Tokens:
         """Tokens of the service itself (RFC 6749 section 4.4), for a `shared` connection."""
-        asked = self._connection.scopes
-        async with self._calling(scope=" ".join(asked)) as client:
-            token = await client.fetch_token(self._token_endpoint, grant_type="client_credentials")
-            return Tokens.from_response(token, asked)
+        endpoints, key, asked = await self._endpoints(), self._new_key(), self._connection.scopes
+        async with self._calling(endpoints, key, scope=self._joined(asked)) as client:
+            token = await client.fetch_token(endpoints.token, grant_type="client_credentials")
+            return Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
 
     async def revoke(self, tokens: Tokens) -> bool:
         """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
-        if self._provider.revocation_endpoint is None:
+        endpoints = await self._endpoints()
+        if endpoints.revocation is None:
             return False
         token, hint = (
             (tokens.refresh_token, "refresh_token")
             if tokens.refresh_token
             else (tokens.access_token, "access_token")
         )
-        async with self._calling() as client:
-            response = await client.revoke_token(
-                str(self._provider.revocation_endpoint), token=token, token_type_hint=hint
-            )
+        async with self._calling(endpoints) as client:
+            response = await client.revoke_token(endpoints.revocation, token=token, token_type_hint=hint)
         return bool(response.is_success)
 
     async def account(self, tokens: Tokens) -> str:
         """The upstream's own name for the account that consented; empty where the provider cannot tell."""
-        if self._provider.userinfo_endpoint is None:
-            return ""
-        async with self._calling() as client:
-            headers = {"Authorization": f"Bearer {tokens.access_token}"}
-            endpoint = str(self._provider.userinfo_endpoint)
-            response = await client.request("GET", endpoint, headers=headers, withhold_token=True)
+        endpoints = await self._endpoints()
+        if endpoints.userinfo is None or self._provider.account_from != "userinfo":
+            return tokens.account
+        async with self._calling(endpoints) as client:
+            request = client.build_request("GET", endpoints.userinfo)
+            sign(request, tokens.access_token, _key_of(tokens))
+            response = await client.send(request)
             claims = response.json() if response.is_success else None
         if not isinstance(claims, dict):
             status = response.status_code
             msg = f"Connection '{self._connection.name}' does not tell whose account it is (userinfo: {status})."
             raise ConnectionMisconfigured(msg)
-        return str(claims.get(self._provider.account_claim) or claims.get("sub") or "")
+        return str(told_at(claims, self._provider.account_claim) or claims.get("sub") or "")
 
-    @property
-    def _token_endpoint(self) -> str:
-        return str(self._provider.token_endpoint)
+    def _joined(self, scopes: tuple[str, ...]) -> str:
+        return {"space": " ", "comma": ","}[self._provider.scope_separator].join(scopes)
 
-    def _client(self, **options: Any) -> AsyncOAuth2Client:
-        method = "none" if self._secret is None else self._provider.token_endpoint_auth_method
-        return AsyncOAuth2Client(
+    async def _endpoints(self) -> Endpoints:
+        return await self._discovery.endpoints(self._connection)
+
+    def _new_key(self) -> ProofKey | None:
+        return ProofKey.generate() if self._provider.dpop else None
+
+    def _client(self, endpoints: Endpoints, key: ProofKey | None, **options: Any) -> AsyncOAuth2Client:
+        known_by = self._secret or self._key
+        transport: httpx2.AsyncBaseTransport = httpx2.AsyncHTTPTransport(
+            verify=_authorities(), trust_env=False
+        )
+        if self._provider.token_request == "json":
+            transport = JsonTransport(transport)
+        method = "none" if known_by is None else self._provider.token_endpoint_auth_method
+        client = AsyncOAuth2Client(
             client_id=self._connection.client_id,
-            client_secret=self._secret,
+            client_secret=known_by,
             token_endpoint_auth_method=method,
+            revocation_endpoint_auth_method=method,
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
-            verify=_authorities(),
+            transport=transport if key is None else ProvingTransport(key, transport),
             **options,
         )
+        if self._key is not None:
+            client.register_client_auth_method(assertion(self._key, endpoints.token))
+        return client
 
     @asynccontextmanager
-    async def _calling(self, **options: Any) -> AsyncIterator[AsyncOAuth2Client]:
+    async def _calling(
+        self, endpoints: Endpoints, key: ProofKey | None = None, **options: Any
+    ) -> AsyncIterator[AsyncOAuth2Client]:
         try:
-            async with self._client(**options) as client:
+            async with self._client(endpoints, key, **options) as client:
                 yield client
         except OAuthError as error:
             # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
@@ -166,6 +234,10 @@ class OAuthClient:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
             raise UpstreamUnavailable(msg) from None
+
+
+def _key_of(tokens: Tokens) -> ProofKey | None:
+    return ProofKey.from_jwk(tokens.proof_key) if tokens.proof_key else None
 
 
 @cache

@@ -1,0 +1,49 @@
+"""The private key by which Byline shows a provider that it is the client (`private_key_jwt`); it signs nothing else."""
+
+import json
+from typing import Final
+
+from authlib.oauth2.rfc7523 import PrivateKeyJWT
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from joserfc.errors import JoseError
+from joserfc.jwk import ECKey, RSAKey
+
+from engine.errors import ConnectionMisconfigured
+
+_CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+
+
+def read_client_key(text: str, connection: str) -> RSAKey | ECKey:
+    """An RSA or elliptic curve key as PEM or JWK; raises ConnectionMisconfigured for anything else."""
+    try:
+        key = _jwk(text) if text.lstrip().startswith("{") else _pem(text.encode())
+        if key.is_private:
+            return key
+    except (ValueError, TypeError, KeyError, JoseError):
+        pass
+    msg = (
+        f"The client_key of connection '{connection}' is no private RSA or elliptic curve key, as PEM or JWK."
+    )
+    raise ConnectionMisconfigured(msg) from None
+
+
+def assertion(key: RSAKey | ECKey, audience: str) -> PrivateKeyJWT:
+    """The client authentication method of RFC 7523 section 2.2 with this key, for the token endpoint `audience`."""
+    algorithm = "RS256" if isinstance(key, RSAKey) else _CURVES[str(key.as_dict(private=False)["crv"])]
+    return PrivateKeyJWT(audience, headers={"kid": key.kid or key.thumbprint()}, alg=algorithm)
+
+
+def _jwk(text: str) -> RSAKey | ECKey:
+    members = json.loads(text)
+    return RSAKey.import_key(members) if members["kty"] == "RSA" else ECKey.import_key(members)
+
+
+def _pem(text: bytes) -> RSAKey | ECKey:
+    match load_pem_private_key(text, password=None):
+        case rsa.RSAPrivateKey():
+            return RSAKey.import_key(text)
+        case ec.EllipticCurvePrivateKey():
+            return ECKey.import_key(text)
+        case _:
+            raise ValueError

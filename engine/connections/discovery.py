@@ -1,0 +1,132 @@
+"""Where a provider's endpoints are: as its connection declares them, or as its issuer's own metadata says."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import BaseModel, HttpUrl, ValidationError
+
+from engine.connections.catalogue import Connection, Provider
+from engine.errors import AddressRefused, ConnectionMisconfigured, UpstreamUnavailable
+from engine.outgoing import Outgoing
+
+_KEPT_SECONDS: Final = 3600.0
+_OPENID, _OAUTH = "openid-configuration", "oauth-authorization-server"
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Every address of a provider that Byline uses; None for what the provider has not."""
+
+    authorization: str
+    token: str
+    pushed_authorization_request: str | None
+    revocation: str | None
+    userinfo: str | None
+
+
+class _Metadata(BaseModel):
+    """What is read of an issuer's metadata (RFC 8414 section 2, RFC 9126 section 5)."""
+
+    issuer: str
+    authorization_endpoint: HttpUrl
+    token_endpoint: HttpUrl
+    pushed_authorization_request_endpoint: HttpUrl | None = None
+    revocation_endpoint: HttpUrl | None = None
+    userinfo_endpoint: HttpUrl | None = None
+    code_challenge_methods_supported: tuple[str, ...] | None = None
+
+
+class Discovery:
+    """Reads an issuer's metadata at most once an hour, through the client that calls no private network."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+        self._read: dict[str, tuple[float, _Metadata]] = {}
+
+    async def endpoints(self, connection: Connection) -> Endpoints:
+        """The endpoints of a connection; what is declared goes before what is discovered.
+
+        Raises ConnectionMisconfigured where the metadata does not hold, and UpstreamUnavailable where there is none
+        to be had now.
+        """
+        declared = connection.provider
+        if not declared.is_discovered:
+            return _endpoints(declared, declared.model_dump())
+        metadata = await self._metadata(connection.name, declared.issuer or "")
+        _take_the_challenge(connection, metadata)
+        return _endpoints(declared, metadata.model_dump())
+
+    async def _metadata(self, connection: str, issuer: str) -> _Metadata:
+        read_at, metadata = self._read.get(issuer, (float("-inf"), None))
+        if metadata is None or time.monotonic() - read_at > _KEPT_SECONDS:
+            metadata = await self._ask(connection, issuer)
+            self._read[issuer] = (time.monotonic(), metadata)
+        return metadata
+
+    async def _ask(self, connection: str, issuer: str) -> _Metadata:
+        for address in well_known(issuer):
+            try:
+                answer = await self._outgoing.send("GET", address, headers={"Accept": "application/json"})
+            except AddressRefused as error:
+                msg = f"The issuer of connection '{connection}' cannot be asked: {error}"
+                raise ConnectionMisconfigured(msg) from None
+            if answer.status == 200:
+                return _checked(connection, issuer, answer.body)
+            if answer.status >= 500:
+                msg = f"The issuer of connection '{connection}', {issuer}, failed ({answer.status})."
+                raise UpstreamUnavailable(msg, status=answer.status)
+        msg = (
+            f"{issuer} publishes no metadata: declare the endpoints of connection '{connection}' one by one."
+        )
+        raise ConnectionMisconfigured(msg)
+
+
+def well_known(issuer: str) -> list[str]:
+    """The addresses that an issuer's metadata may have: OpenID Connect Discovery 1.0 section 4, RFC 8414 section 3."""
+    url = HttpUrl(issuer)
+    path = (url.path or "").rstrip("/")
+    origin = issuer.rstrip("/").removesuffix(path)
+    found = [
+        f"{origin}{path}/.well-known/{_OPENID}",
+        f"{origin}/.well-known/{_OAUTH}{path}",
+        f"{origin}/.well-known/{_OPENID}{path}",
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
+    def address(name: str) -> str | None:
+        found = getattr(declared, name) or known.get(name)
+        return None if found is None else str(found)
+
+    return Endpoints(
+        authorization=address("authorization_endpoint") or "",
+        token=address("token_endpoint") or "",
+        pushed_authorization_request=address("pushed_authorization_request_endpoint"),
+        revocation=address("revocation_endpoint"),
+        userinfo=address("userinfo_endpoint"),
+    )
+
+
+def _checked(connection: str, issuer: str, body: bytes) -> _Metadata:
+    try:
+        metadata = _Metadata.model_validate(json.loads(body))
+    except (ValidationError, ValueError, RecursionError):
+        msg = f"What {issuer} publishes is no metadata: declare the endpoints of connection '{connection}' one by one."
+        raise ConnectionMisconfigured(msg) from None
+    # Anybody can publish metadata that names somebody else's endpoints (RFC 8414 section 3.3).
+    if metadata.issuer != issuer:
+        msg = (
+            f"The issuer of connection '{connection}' is not '{issuer}' by its own name: write exactly that."
+        )
+        raise ConnectionMisconfigured(msg)
+    return metadata
+
+
+def _take_the_challenge(connection: Connection, metadata: _Metadata) -> None:
+    methods = metadata.code_challenge_methods_supported
+    if connection.provider.pkce and methods is not None and "S256" not in methods:
+        msg = f"{metadata.issuer} takes no PKCE challenge of method S256, which connection '{connection.name}' needs."
+        raise ConnectionMisconfigured(msg)

@@ -1,0 +1,95 @@
+"""Proof of possession (RFC 9449): a key of each grant's own, without which its tokens are worth nothing."""
+
+import hashlib
+import json
+import secrets
+import time
+from base64 import urlsafe_b64encode
+from typing import Final, Self
+
+import httpx2
+from joserfc import jwt
+from joserfc.jwk import ECKey
+
+_ALGORITHM: Final = "ES256"
+
+
+class ProofKey:
+    """The key that a grant's tokens are bound to."""
+
+    def __init__(self, key: ECKey) -> None:
+        self._key = key
+
+    @classmethod
+    def generate(cls) -> Self:
+        """A new key."""
+        return cls(ECKey.generate_key("P-256"))
+
+    @classmethod
+    def from_jwk(cls, text: str) -> Self:
+        """The key that `jwk` gave."""
+        return cls(ECKey.import_key(json.loads(text)))
+
+    def jwk(self) -> str:
+        """The private key, to be sealed with the tokens that are bound to it."""
+        return json.dumps(self._key.as_dict(private=True))
+
+    def proof(
+        self, method: str, url: httpx2.URL, *, access_token: str | None = None, nonce: str | None = None
+    ) -> str:
+        """The `DPoP` header of one request (RFC 9449 section 4.2); with a token also its hash."""
+        claims: dict[str, object] = {
+            "jti": secrets.token_urlsafe(16),
+            "htm": method,
+            "htu": str(url.copy_with(query=None, fragment=None)),
+            "iat": int(time.time()),
+        }
+        if access_token is not None:
+            digest = hashlib.sha256(access_token.encode()).digest()
+            claims["ath"] = urlsafe_b64encode(digest).rstrip(b"=").decode()
+        if nonce is not None:
+            claims["nonce"] = nonce
+        header = {"alg": _ALGORITHM, "typ": "dpop+jwt", "jwk": self._key.as_dict(private=False)}
+        return jwt.encode(header, claims, self._key, algorithms=[_ALGORITHM])
+
+
+class ProvingTransport(httpx2.AsyncBaseTransport):
+    """Proves the key in every request to an authorization server, once more where it asks for a nonce (section 8)."""
+
+    def __init__(self, key: ProofKey, inner: httpx2.AsyncBaseTransport) -> None:
+        self._key = key
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send with a proof."""
+        request.headers["DPoP"] = self._key.proof(request.method, request.url)
+        response = await self._inner.handle_async_request(request)
+        nonce = response.headers.get("DPoP-Nonce")
+        if response.status_code not in {400, 401} or nonce is None:
+            return response
+        await response.aclose()
+        request.headers["DPoP"] = self._key.proof(request.method, request.url, nonce=nonce)
+        return await self._inner.handle_async_request(request)
+
+    async def aclose(self) -> None:
+        """Close what sends."""
+        await self._inner.aclose()
+
+
+def sign(
+    request: httpx2.Request, access_token: str, key: ProofKey | None, *, nonce: str | None = None
+) -> None:
+    """Sign a request to an upstream in with a token: bound to a key (RFC 9449 section 7), or by itself (RFC 6750)."""
+    if key is None:
+        request.headers["Authorization"] = f"Bearer {access_token}"
+        return
+    request.headers["Authorization"] = f"DPoP {access_token}"
+    request.headers["DPoP"] = key.proof(request.method, request.url, access_token=access_token, nonce=nonce)
+
+
+def nonce_asked(response: httpx2.Response) -> str | None:
+    """The nonce that an upstream wants in the proof before it looks at the token (RFC 9449 section 9)."""
+    asks = response.status_code == httpx2.codes.UNAUTHORIZED and "use_dpop_nonce" in response.headers.get(
+        "WWW-Authenticate", ""
+    )
+    return response.headers.get("DPoP-Nonce") if asks else None

@@ -1,0 +1,66 @@
+"""Reads a provider's answer wherever it says things, into the words of RFC 6749; it judges no token."""
+
+import json
+import re
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from typing import Any, Final
+
+import jsonpointer
+
+from engine.connections.catalogue import Provider
+
+_SEPARATORS: Final = {"space": r"\s+", "comma": r"[\s,]+"}
+
+
+def told_at(document: object, place: str) -> Any:
+    """What stands in a document under a name, or at a JSON Pointer (RFC 6901); None where nothing does."""
+    if place.startswith("/"):
+        return jsonpointer.resolve_pointer(document, place, None)
+    return document.get(place) if isinstance(document, Mapping) else None
+
+
+def in_standard_words(provider: Provider, answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A token response as RFC 6749 section 5.1 has it; where the provider's own place is empty, the standard one is."""
+    moved: dict[str, Any] = {
+        name: found
+        for name, place in provider.token_response.items()
+        if (found := told_at(answer, place)) is not None
+    }
+    standard: dict[str, Any] = {**answer, **moved}
+    if isinstance(moved.get("expires_in"), int | float):
+        standard["expires_at"] = time.time() + moved["expires_in"]
+    if (scope := standard.get("scope")) is not None:
+        standard["scope"] = " ".join(granted(provider, scope))
+    return standard
+
+
+def granted(provider: Provider, scope: object) -> list[str]:
+    """The scopes that a token response names, however it parts them."""
+    if isinstance(scope, list):
+        return [each for each in scope if isinstance(each, str)]
+    separator = _SEPARATORS[provider.granted_scope_separator or provider.scope_separator]
+    return [each for each in re.split(separator, scope) if each] if isinstance(scope, str) else []
+
+
+def account_told(provider: Provider, answer: Mapping[str, Any]) -> str:
+    """Whose account it is, where the token response itself says so; empty where it does not."""
+    match provider.account_from:
+        case "token_response":
+            return str(told_at(answer, provider.account_claim) or "")
+        case "id_token":
+            claims = _claims(answer.get("id_token"))
+            return str(told_at(claims, provider.account_claim) or claims.get("sub") or "")
+        case "userinfo":
+            return ""
+
+
+def _claims(id_token: object) -> dict[str, Any]:
+    """What an ID token says; it came from the token endpoint itself, which vouches for it (OpenID Connect 3.1.3.7)."""
+    try:
+        body = str(id_token).split(".")[1]
+        claims = json.loads(urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (IndexError, ValueError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
