@@ -6,7 +6,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --pyt
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo run test lint format bench lock clean
+.PHONY: help demo run test chromium lint format bench lock clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,8 +25,19 @@ demo: $(VENV)/runtime
 run: $(VENV)/runtime
 	@$(BIN)/byline dev
 
-test: $(VENV)/dev $(NODE)
-	@$(BIN)/python -m pytest -q
+test: $(VENV)/dev $(NODE) chromium
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+
+# Debian's, as browsers that test tools bring along are fetched from elsewhere and by their own rules.
+chromium:
+	@command -v chromium > /dev/null || command -v chromium-browser > /dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+			echo 'Installing Chromium, in which tests look at the pages …'; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -qq --yes --no-install-recommends chromium fonts-dejavu-core > /dev/null; \
+		else \
+			echo 'The tests look at the pages in Chromium, and there is none here: sudo apt-get install chromium' >&2; exit 1; \
+		fi; }
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

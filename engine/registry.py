@@ -42,7 +42,10 @@ class Tool:
                 msg = f"{self.name} takes no arguments."
                 raise ArgumentsInvalid(msg)
             return []
-        text = json.dumps(given)
+        try:
+            text = json.dumps(given)
+        except RecursionError as error:
+            raise ArgumentsInvalid(f"The arguments of {self.name} are nested beyond reason.") from error
         if len(text) > _LARGEST_ARGUMENTS:
             msg = f"The arguments of {self.name} are too large: {_LARGEST_ARGUMENTS:,} characters of JSON are the most."
             raise ArgumentsInvalid(msg)

@@ -21,7 +21,7 @@ from engine.db.database import Database
 from engine.db.migrate import require_current
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
-from engine.identity.runs import Runs
+from engine.identity.runs import RunRecords
 from engine.identity.signing import SigningKeys
 from engine.identity.verification import IdentityVerifier
 from engine.notifications.channels import Channels
@@ -55,7 +55,7 @@ class Services:
     policy: Policy
     api_tokens: ApiTokens
     service_principals: ServicePrincipals
-    runs: Runs
+    runs: RunRecords
     identities: IdentityVerifier
     catalogue: Catalogue
     grants: Grants
@@ -82,7 +82,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         keyring = Keyring(settings.vault)
         vault = Vault(keyring)
         keys = SigningKeys(database, vault)
-        principals, roles, runs = Principals(database), Roles(database), Runs(database)
+        principals, roles, runs = Principals(database), Roles(database), RunRecords(database)
         catalogue = Catalogue(database)
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))

@@ -115,16 +115,16 @@ class Upstream:
             data=data,
             headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
         )
-        credential = await self.credential()
-        sign(request, credential.access_token, credential.proof_key)
+        credential, header = await self.credential(), connection.provider.token_header
+        sign(request, credential.access_token, credential.proof_key, header=header)
         response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         nonce = None if credential.proof_key is None else nonce_asked(response)
         if nonce is not None:
-            sign(request, credential.access_token, credential.proof_key, nonce=nonce)
+            sign(request, credential.access_token, credential.proof_key, nonce=nonce, header=header)
             response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             credential = await self._replaced(credential)
-            sign(request, credential.access_token, credential.proof_key, nonce=nonce)
+            sign(request, credential.access_token, credential.proof_key, nonce=nonce, header=header)
             response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         return await self._judged(response, credential)
 

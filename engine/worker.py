@@ -108,7 +108,7 @@ async def run_worker(settings: Settings, environment: Mapping[str, str]) -> None
 def _withdraw(services: Services) -> Callable[[str], Awaitable[None]]:
     @activity.defn(name=WITHDRAW_ACTIVITY)
     async def withdraw(waiter: str) -> None:
-        await services.waiters.withdraw([waiter])
+        await services.waiters.withdraw([waiter], of=activity.info().workflow_id or "")
 
     return withdraw
 

@@ -1,12 +1,10 @@
 """The gateway: one application of pages, OAuth endpoints, REST and MCP, over services opened once."""
 
-import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import Response
 from mcp.server.auth.settings import AuthSettings
@@ -21,6 +19,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import Receive, Scope, Send
+from temporalio.client import Client
 
 from engine.connections.catalogue import read_connections
 from engine.errors import BylineError
@@ -30,7 +29,7 @@ from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
 from engine.temporal import connect
-from engine.waiting.delivery import Delivery
+from engine.waiting.delivery import delivering
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
 from gateway.authorization_server.endpoints import authorization_server
@@ -71,22 +70,15 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
             await seed_demo_people(services)
         runs = Runs(services, temporal, registry)
         server = mcp_server(services, registry, runs)
-        rest = api(services, registry, runs, temporal)
-        schedules = schedule_pages(services, registry, Schedules(services, temporal))
-        mine = (schedules, token_pages(services, registry), connection_pages(services, registry))
-        app = application(services, server, rest, runs, *mine)
-        delivery = asyncio.create_task(Delivery(services.waiters, temporal).run())
-        async with server.session_manager.run():
+        app = application(services, registry, runs, temporal, server)
+        async with delivering(services.waiters, temporal), server.session_manager.run():
             yield app
-        delivery.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await delivery
 
 
 def application(
-    services: Services, server: Server[Any], rest: FastAPI, runs: Runs, *pages: APIRouter
+    services: Services, registry: Registry, runs: Runs, temporal: Client, server: Server[Any]
 ) -> FastAPI:
-    """Every route, over services and a server that the caller opens and closes; `pages` need more than these."""
+    """Every route, over services and a server that the caller opens and closes."""
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, domain_problem)
     app.add_exception_handler(HTTPException, _unanswered)
@@ -97,15 +89,17 @@ def application(
         connect_pages(services),
         question_pages(services),
         console(services),
+        schedule_pages(services, registry, Schedules(services, temporal)),
+        token_pages(services, registry),
+        connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
         protected_resource(services),
         hooks(services, runs),
         assets(),
-        *pages,
     ):
         app.include_router(router)
-    app.mount(API_PATH, rest)
+    app.mount(API_PATH, api(services, registry, runs, temporal))
     app.mount(API_ROOT, nowhere)
     # Last, because a mount at the root takes every path that is left.
     app.mount("/", _mcp_endpoint(server, services))

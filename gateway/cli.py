@@ -86,7 +86,7 @@ def _work_with_tools(app: typer.Typer) -> frozenset[str]:
 
 def _run_and_administer(app: typer.Typer) -> None:
     """Add the commands that are Byline itself, which takes long to load: nobody waits for it who only calls a tool."""
-    from gateway.commands import administration, audit, machines, new, people, processes
+    from gateway.commands import administration, audit, clients, new, people, processes, services
 
     single: tuple[Callable[..., object], ...] = (
         processes.dev,
@@ -103,8 +103,8 @@ def _run_and_administer(app: typer.Typer) -> None:
     app.add_typer(administration.keys, name="keys", rich_help_panel=_RUN)
     app.add_typer(administration.vault, name="vault", rich_help_panel=_RUN)
     app.add_typer(people.app, name="people", rich_help_panel=_RUN)
-    app.add_typer(machines.services, name="services", rich_help_panel=_RUN)
-    app.add_typer(machines.clients, name="clients", rich_help_panel=_RUN)
+    app.add_typer(services.app, name="services", rich_help_panel=_RUN)
+    app.add_typer(clients.app, name="clients", rich_help_panel=_RUN)
     app.add_typer(administration.grants, name="grants", rich_help_panel=_RUN)
 
 

@@ -16,6 +16,7 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.waiting.addresses import connect_path
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
@@ -99,7 +100,7 @@ class ConnectPage:
             )
             await self._services.trail.append(event)
             title = "This link was made for somebody else"
-            path = f"/connect/{request.id}"
+            path = connect_path(request.id)
             return page(
                 "wrong_person.html", title=title, session=session, principal=principal, next=path, status=403
             )
@@ -149,7 +150,7 @@ class Callback:
         except BylineError as error:
             return _failed(session, error)
         # A page of its own, so that the address with the code is neither shown nor kept.
-        return RedirectResponse(f"/connect/{answered.id}", 303, {"Cache-Control": "no-store"})
+        return RedirectResponse(connect_path(answered.id), 303, {"Cache-Control": "no-store"})
 
 
 def _failed(session: BrowserSession, error: BylineError) -> Response:
@@ -166,11 +167,16 @@ def _failed(session: BrowserSession, error: BylineError) -> Response:
             return notice("You are not connected", str(error), status=400, session=session)
 
 
+def connect_link(services: Services, request: AuthorizationRequest) -> str:
+    """The page of an authorization request, which opens for whom it asks."""
+    return f"{services.settings.public_url}{connect_path(request.id)}"
+
+
 async def waiting_links(services: Services, requests: list[AuthorizationRequest]) -> list[tuple[str, str]]:
     """Address and title of each open request."""
     connections = await services.catalogue.all()
     return [
-        (f"/connect/{request.id}", connections[request.connection].title)
+        (connect_path(request.id), connections[request.connection].title)
         for request in requests
         if request.connection in connections
     ]

@@ -6,7 +6,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR
 from engine.services import Services
 from gateway.connect import waiting_links
 from gateway.pages import page
@@ -48,7 +47,7 @@ def console(services: Services) -> APIRouter:
 
 async def _for_services(services: Services, principal: Principal) -> list[tuple[str, str]]:
     """What services wait for, where the principal is an administrator, who answers for them."""
-    if ADMINISTRATOR not in await services.roles.of(principal.id):
+    if not await services.roles.administers(principal):
         return []
     waiting = []
     for service in await services.service_principals.all():

@@ -20,6 +20,7 @@ from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.services import Services
+from gateway.connect import connect_link
 from gateway.questions import question_link
 from gateway.runs import Awaiting
 
@@ -53,7 +54,9 @@ class Elicitation:
         asked: dict[str, InputRequest] = {}
         if "url" in can:
             for request in awaiting.requests:
-                asked[request.id] = _by_link(await self._sign_in(request), self._connect_link(request))
+                asked[request.id] = _by_link(
+                    await self._sign_in(request), connect_link(self._services, request)
+                )
         for question in awaiting.questions:
             if question.role is None and "form" in can:
                 form = ElicitRequestFormParams(
@@ -94,7 +97,7 @@ class Elicitation:
     async def pending(self, run_id: str, awaiting: Awaiting, collect: str) -> CallToolResult:
         """What a model is told of a run that waits for people, and what to tell them."""
         links = [
-            {"question": await self._sign_in(request), "url": self._connect_link(request)}
+            {"question": await self._sign_in(request), "url": connect_link(self._services, request)}
             for request in awaiting.requests
         ]
         own = [question for question in awaiting.questions if question.role is None]
@@ -131,9 +134,6 @@ class Elicitation:
     async def _sign_in(self, request: AuthorizationRequest) -> str:
         connection = await self._services.catalogue.get(request.connection)
         return f"Sign in to {connection.title} so that this can go on in your name."
-
-    def _connect_link(self, request: AuthorizationRequest) -> str:
-        return f"{self._services.settings.public_url}/connect/{request.id}"
 
 
 def _by_link(message: str, url: str) -> ElicitRequest:

@@ -55,9 +55,8 @@ class RequestState(BaseModel):
 class Tools:
     """The handlers of tools/list and tools/call."""
 
-    def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
+    def __init__(self, services: Services, runs: Runs) -> None:
         self._services = services
-        self._registry = registry
         self._runs = runs
         self._elicitation = Elicitation(services)
         self._patience = services.settings.gateway.answer_within
@@ -65,10 +64,7 @@ class Tools:
     async def listed(self, context: _Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         """Every tool that policy and token allow, by name, and the one that collects outcomes."""
         del context, params
-        caller = _caller()
-        reached = sorted(name for name in self._registry.tools if caller.reaches(name))
-        allowed = await self._services.policy.allowed(caller.principal, reached)
-        listed = [_listed(self._registry.tools[name]) for name in allowed]
+        listed = [_listed(tool) for tool in await self._runs.allowed(_caller())]
         return ListToolsResult(tools=[*listed, _COLLECT_TOOL])
 
     async def call(self, context: _Context, params: CallToolRequestParams) -> _Answer:
@@ -139,7 +135,7 @@ class Tools:
 
 def mcp_server(services: Services, registry: Registry, runs: Runs) -> Server[Any]:
     """The low-level server, its request state sealed with keys that every gateway derives alike."""
-    tools = Tools(services, registry, runs)
+    tools = Tools(services, runs)
     schemas = {name: tool.input_schema for name, tool in registry.tools.items()} | {COLLECT: _COLLECT_SCHEMA}
     server: Server[Any] = Server(
         "byline",

@@ -62,6 +62,12 @@ def stale_form(session: BrowserSession | None, link: str) -> HTMLResponse:
     return notice("Please try again", text, status=403, session=session, link=(link, "Open the page again"))
 
 
+def nothing_here(status: int) -> HTMLResponse:
+    """The page for an address that has none, or takes nothing but what another page sends."""
+    text = "The address may be mistyped, or what was here is gone."
+    return notice("There is no such page", text, status=status, link=("/", "Go to the front page"))
+
+
 def assets() -> APIRouter:
     """The style sheet that every page links to."""
     router = APIRouter(include_in_schema=False)

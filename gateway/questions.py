@@ -10,6 +10,7 @@ from engine.errors import AnswerInvalid, NotAllowed, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
 from engine.services import Services
+from engine.waiting.addresses import question_path
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
@@ -119,12 +120,12 @@ class QuestionPage:
 
 def question_link(services: Services, question: Question) -> str:
     """The page of a question, which opens for whom it asks."""
-    return f"{services.settings.public_url}/questions/{question.id}"
+    return f"{services.settings.public_url}{question_path(question.id)}"
 
 
 def question_links(questions: list[Question]) -> list[tuple[str, str]]:
     """Address and words of each question."""
-    return [(f"/questions/{question.id}", question.message) for question in questions]
+    return [(question_path(question.id), question.message) for question in questions]
 
 
 def _wrong_person(session: BrowserSession, principal: Principal, question: Question) -> Response:
@@ -135,7 +136,7 @@ def _wrong_person(session: BrowserSession, principal: Principal, question: Quest
         session=session,
         principal=principal,
         meant_for=who,
-        next=f"/questions/{question.id}",
+        next=question_path(question.id),
         status=403,
     )
 

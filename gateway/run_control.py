@@ -12,18 +12,17 @@ from engine.identity.model import Identity
 from engine.identity.roles import ADMINISTRATOR
 from engine.identity.runs import Run
 from engine.services import Services
-from gateway.run_states import RunStates, status_of
+from gateway.run_states import status_of
 from gateway.runs import Caller, Runs, Serving
 
 
 class RunControl:
     """What a caller may do to a run after it began."""
 
-    def __init__(self, services: Services, temporal: Client, runs: Runs, states: RunStates) -> None:
+    def __init__(self, services: Services, temporal: Client, runs: Runs) -> None:
         self._services = services
         self._temporal = temporal
         self._runs = runs
-        self._states = states
 
     async def cancel(self, run: Run, caller: Caller, reason: str | None) -> None:
         """Ask the run to end, which lets it tidy up; raises RunEnded, RunForgotten or TemporalUnreachable."""
@@ -41,8 +40,8 @@ class RunControl:
 
         Raises NotAllowed, RunUnknown, RunEnded, RunForgotten or TemporalUnreachable.
         """
-        if caller.tools is not None:
-            msg = "This token is made for tools alone. Sign in to terminate runs."
+        if not caller.in_person:
+            msg = "Sign in to terminate runs: no API token and no back end ends what may be another's."
             raise NotAllowed(msg)
         await self._services.roles.require(caller.principal, ADMINISTRATOR)
         run = await self._services.runs.get(run_id)
@@ -76,7 +75,7 @@ class RunControl:
             raise _ended(run)
 
     async def _kept(self, run: Run) -> WorkflowExecutionDescription:
-        description = await self._states.described(run.id)
+        description = await self._runs.described(run.id)
         if description is None:
             raise _forgotten(run)
         return description

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, Field, ValidationError
-from temporalio.client import Client, WorkflowExecutionDescription, WorkflowExecutionStatus
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 
-from engine.errors import RunForgotten, TemporalUnreachable
+from engine.errors import RunForgotten
 from engine.identity.model import Principal, TriggerKind
 from engine.identity.runs import Run
 from engine.services import Services
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
+from gateway.connect import connect_link
 from gateway.questions import question_link
 from gateway.runs import Failed, Finished, Runs
 
@@ -114,14 +114,13 @@ class _Tree:
 class RunStates:
     """Reads the state of runs; who may see a run is decided before."""
 
-    def __init__(self, services: Services, temporal: Client, runs: Runs) -> None:
+    def __init__(self, services: Services, runs: Runs) -> None:
         self._services = services
-        self._temporal = temporal
         self._runs = runs
 
     async def of(self, run: Run, viewer: Principal) -> RunState:
         """The state of a run as this principal may see it; raises TemporalUnreachable."""
-        description = await self.described(run.id)
+        description = await self._runs.described(run.id)
         if description is None:
             error = RunError(code=RunForgotten.code, message=_FORGOTTEN)
             return _state(run, "unknown", None, error=error)
@@ -151,22 +150,15 @@ class RunStates:
 
         async def summary(run: Run) -> RunSummary:
             async with slots:
-                description = await self.described(run.id)
+                description = await self._runs.described(run.id)
             return _summary(run, description, is_waiting=run.id in waiting)
 
         return list(await asyncio.gather(*(summary(run) for run in runs)))
 
-    async def described(
-        self, workflow_id: str, run_id: str | None = None
-    ) -> WorkflowExecutionDescription | None:
-        """What Temporal tells of a workflow; None where it keeps none of this id. Raises TemporalUnreachable."""
-        try:
-            return await self._temporal.get_workflow_handle(workflow_id, run_id=run_id).describe()
-        except RPCError as error:
-            if error.status == RPCStatusCode.NOT_FOUND:
-                return None
-            msg = "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
-            raise TemporalUnreachable(msg) from error
+    async def progress(self, run_id: str) -> Progress | None:
+        """How far a run says that it is; raises TemporalUnreachable."""
+        description = await self._runs.described(run_id)
+        return None if description is None else await _progress(description)
 
     async def _step(self, description: WorkflowExecutionDescription, tree: _Tree) -> Step:
         children_left = description.raw_description.pending_children
@@ -178,7 +170,7 @@ class RunStates:
 
         async def child(workflow_id: str, run_id: str) -> Step | None:
             async with tree.slots:
-                found = await self.described(workflow_id, run_id)
+                found = await self._runs.described(workflow_id, run_id)
             return None if found is None else await self._step(found, tree)
 
         children = await asyncio.gather(*(child(each.workflow_id, each.run_id) for each in shown))
@@ -188,7 +180,7 @@ class RunStates:
             workflow_id=description.id,
             type=description.workflow_type,
             status="waiting" if status == "running" and waits else status,
-            progress=await progress_of(description),
+            progress=await _progress(description),
             waiting_for=waits,
             children=[each for each in children if each is not None],
         )
@@ -210,7 +202,6 @@ class RunStates:
     ) -> dict[str, WaitingFor]:
         """What is waited for, by the id of the request or question, with links for those whom it asks."""
         connections = await self._services.catalogue.all()
-        public_url = self._services.settings.public_url
         found: dict[str, WaitingFor] = {}
         for request in await self._services.authorization.awaited_by(run_id):
             if request.id not in awaited:
@@ -220,7 +211,7 @@ class RunStates:
             found[request.id] = WaitingFor(
                 kind="connection",
                 title=request.connection if connection is None else connection.title,
-                url=f"{public_url}/connect/{request.id}" if is_asked else None,
+                url=connect_link(self._services, request) if is_asked else None,
                 expires_at=request.expires_at,
             )
         for question in await self._services.questions.awaited_by(run_id):
@@ -240,7 +231,7 @@ def status_of(description: WorkflowExecutionDescription) -> RunStatus:
     return "running" if description.status is None else _STATUS.get(description.status, "running")
 
 
-async def progress_of(description: WorkflowExecutionDescription) -> Progress | None:
+async def _progress(description: WorkflowExecutionDescription) -> Progress | None:
     """How far a workflow says that it is; None where it says nothing that can be read."""
     told = (await description.memo()).get(PROGRESS_MEMO)
     try:

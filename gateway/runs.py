@@ -3,14 +3,12 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from temporalio.client import Client, WorkflowFailureError
+from sqlalchemy.exc import IntegrityError
+from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
 from temporalio.common import (
     SearchAttributeKey,
     SearchAttributePair,
@@ -30,18 +28,11 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
-from engine.db.database import now
 from engine.errors import (
-    ApprovalDenied,
-    ApprovalExpired,
-    AuthorizationCancelled,
-    AuthorizationDenied,
-    AuthorizationExpired,
+    AuthorizationEnded,
     KeyReused,
     NotAllowed,
-    QuestionCancelled,
-    QuestionDeclined,
-    QuestionExpired,
+    QuestionEnded,
     RunUnknown,
     TemporalUnreachable,
 )
@@ -51,8 +42,8 @@ from engine.interceptors.client import acting_as
 from engine.questions.questions import Question
 from engine.registry import Registry, Tool
 from engine.services import Services
-from engine.waiting.waiters import Waiters
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
+from gateway.wait_watch import WaitWatch
 
 _PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
 _TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
@@ -60,21 +51,8 @@ _TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
 _RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 _ENDED_WAITS = frozenset(
-    ended.code
-    for ended in (
-        AuthorizationDenied,
-        AuthorizationExpired,
-        AuthorizationCancelled,
-        QuestionDeclined,
-        QuestionExpired,
-        QuestionCancelled,
-        ApprovalDenied,
-        ApprovalExpired,
-    )
+    ended.code for kind in (AuthorizationEnded, QuestionEnded) for ended in kind.__subclasses__()
 )
-_LOOK_EVERY_SECONDS = 0.1
-# Branches of a run that need sign-ins park within moments of each other: they are told together.
-_SETTLED = timedelta(seconds=0.4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +107,12 @@ class Caller:
         """Whether the caller's token is good for a tool; what the policy says is asked besides."""
         return self.tools is None or tool in self.tools
 
+    def require_reach(self, tool: str) -> None:
+        """Return where `reaches` says yes; raises NotAllowed."""
+        if not self.reaches(tool):
+            msg = f"This token does not reach {tool}. Make one that does, or sign in."
+            raise NotAllowed(msg)
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -161,7 +145,7 @@ class Runs:
         self._services = services
         self._temporal = temporal
         self._registry = registry
-        self._waits = _WaitWatch(services.waiters)
+        self._waits = WaitWatch(services.waiters)
 
     async def call(
         self,
@@ -219,10 +203,28 @@ class Runs:
 
     async def allow(self, tool: str, caller: Caller) -> None:
         """Return where policy and token let the caller call the tool; raises NotAllowed."""
-        if not caller.reaches(tool):
-            msg = f"This token does not reach {tool}. Make one that does, or sign in."
-            raise NotAllowed(msg)
+        caller.require_reach(tool)
         await self._services.policy.require(caller.principal, tool)
+
+    async def allowed(self, caller: Caller) -> list[Tool]:
+        """Every tool that policy and token let the caller call, by name."""
+        reached = sorted(name for name in self._registry.tools if caller.reaches(name))
+        return [
+            self._registry.tools[name]
+            for name in await self._services.policy.allowed(caller.principal, reached)
+        ]
+
+    async def described(
+        self, workflow_id: str, temporal_run_id: str | None = None
+    ) -> WorkflowExecutionDescription | None:
+        """What Temporal tells of a workflow; None where it keeps none of this id. Raises TemporalUnreachable."""
+        try:
+            return await self._temporal.get_workflow_handle(workflow_id, run_id=temporal_run_id).describe()
+        except RPCError as error:
+            if error.status == RPCStatusCode.NOT_FOUND:
+                return None
+            msg = "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
+            raise TemporalUnreachable(msg) from error
 
     async def _once(self, call: "_Call") -> Serving:
         """The run of an idempotency key, begun now where it is new, and started now where an earlier try could not."""
@@ -277,11 +279,8 @@ class Runs:
 
     async def _is_worth_attaching(self, run_id: str) -> bool:
         """False for a run whose wait ended without a grant, or that Temporal forgot: its caller wants a new one."""
-        try:
-            description = await self._temporal.get_workflow_handle(run_id).describe()
-        except RPCError as error:
-            if error.status != RPCStatusCode.NOT_FOUND:
-                raise
+        description = await self.described(run_id)
+        if description is None:
             return False
         if description.close_time is None:
             return True
@@ -301,47 +300,6 @@ class Runs:
                 "The workflow engine does not answer; the run goes on. Ask for its outcome again in a moment."
             )
             raise TemporalUnreachable(msg) from error
-
-
-@dataclass(slots=True)
-class _Watched:
-    told: frozenset[str]
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
-
-
-class _WaitWatch:
-    """Notices, by one query for all calls in flight, which of them wait for something their caller was not told of."""
-
-    def __init__(self, waiters: Waiters) -> None:
-        self._waiters = waiters
-        self._watched: dict[str, list[_Watched]] = {}
-        self._looking: asyncio.Task[None] | None = None
-
-    @asynccontextmanager
-    async def watch(self, run_id: str, told: Collection[str]) -> AsyncIterator[asyncio.Event]:
-        """An event that is set once the run waits for something not in `told`."""
-        watched = _Watched(frozenset(told))
-        self._watched.setdefault(run_id, []).append(watched)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-        try:
-            yield watched.asked
-        finally:
-            self._watched[run_id].remove(watched)
-            if not self._watched[run_id]:
-                del self._watched[run_id]
-
-    async def _look(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
-            if not self._watched:
-                return
-            with contextlib.suppress(OSError, SQLAlchemyError):
-                for run_id, awaited in (await self._waiters.awaited_in(list(self._watched))).items():
-                    for watched in self._watched.get(run_id, ()):
-                        new = [since for asked, since in awaited.items() if asked not in watched.told]
-                        if new and max(new) < now() - _SETTLED:
-                            watched.asked.set()
 
 
 def _search_attributes(identity: Identity) -> TypedSearchAttributes:

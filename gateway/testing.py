@@ -6,7 +6,7 @@ Everything else is real: identity, vault, audit, the workflow sandbox and the wo
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import files
 from pathlib import Path
@@ -28,7 +28,7 @@ from engine.registry import Registry
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultSettings
 from engine.temporal import connect, ensure_search_attributes
-from engine.waiting.delivery import Delivery
+from engine.waiting.delivery import delivering
 from engine.worker import build_worker
 from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
@@ -122,20 +122,9 @@ async def workbench(
                 runs = Runs(services, temporal, registry)
                 async with (
                     build_worker(settings, services, temporal, registry),
-                    _delivering(services, temporal),
+                    delivering(services.waiters, temporal),
                 ):
                     yield Workbench(alice, bob, temporal, services, runs)
-
-
-@asynccontextmanager
-async def _delivering(services: Services, temporal: Client) -> AsyncIterator[None]:
-    delivery = asyncio.create_task(Delivery(services.waiters, temporal).run())
-    try:
-        yield
-    finally:
-        delivery.cancel()
-        with suppress(asyncio.CancelledError):
-            await delivery
 
 
 class _OwnSettings(Settings):

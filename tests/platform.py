@@ -21,7 +21,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import StartWorkflowExecutionRequest
-from temporalio.client import Client
+from temporalio.client import Client, RetryConfig
+from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.testing import WorkflowEnvironment
 
 from engine.audit.trail import AuditEvent
@@ -37,7 +38,7 @@ from engine.registry import Registry
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, TemporalSettings, VaultSettings
 from engine.temporal import connect
-from engine.waiting.delivery import Delivery
+from engine.waiting.delivery import delivering
 from engine.wire import IDENTITY_TYPE
 from engine.worker import build_worker
 from examples.browser import Browser
@@ -103,13 +104,8 @@ class Platform:
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[None]:
         """Deliver wake-ups, as a gateway does."""
-        delivery = asyncio.create_task(Delivery(self.services.waiters, self.temporal).run())
-        try:
+        async with delivering(self.services.waiters, self.temporal):
             yield
-        finally:
-            delivery.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await delivery
 
     @asynccontextmanager
     async def worker_process(
@@ -339,3 +335,33 @@ def variables(settings: Settings, task_queue: str) -> dict[str, str]:
         "BYLINE_VAULT__KEYRING_FILE": str(settings.vault.keyring_file),
         "BYLINE_MODULES": json.dumps(settings.modules),
     }
+
+
+@asynccontextmanager
+async def severed(platform: Platform) -> AsyncIterator[Client]:
+    """A client whose connection to Temporal broke after it was made."""
+    host, _, port = platform.settings.temporal.address.rpartition(":")
+    pipes: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pipes.append(writer)
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    address = ":".join(map(str, server.sockets[0].getsockname()))
+    client = await Client.connect(
+        address,
+        namespace=NAMESPACE,
+        data_converter=pydantic_data_converter,
+        interceptors=[IdentityClientInterceptor()],
+        retry_config=RetryConfig(max_retries=1),
+    )
+    server.close()
+    for pipe in pipes:
+        pipe.close()
+    yield client

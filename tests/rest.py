@@ -9,15 +9,11 @@ from dataclasses import dataclass, replace
 import httpx2
 
 from engine.identity.model import Principal
-from engine.schedules.schedules import Schedules
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
-from gateway.api.router import api
 from gateway.app import application
 from gateway.mcp import mcp_server
 from gateway.protected_resource import API_PATH
-from gateway.schedules import schedule_pages
-from gateway.tokens import token_pages
 from tests.pages import served
 from tests.platform import Platform
 
@@ -69,12 +65,7 @@ async def serving(
         settings = platform.settings.model_copy(update={"gateway": gateway})
         services = replace(platform.services, settings=settings)
         server = mcp_server(services, platform.registry, platform.runs)
-        rest = api(services, platform.registry, platform.runs, platform.temporal)
-        pages = (
-            token_pages(services, platform.registry),
-            schedule_pages(services, platform.registry, Schedules(services, platform.temporal)),
-        )
-        app = application(services, server, rest, platform.runs, *pages)
+        app = application(services, platform.registry, platform.runs, platform.temporal, server)
         async with AsyncExitStack() as open_:
             if mcp:
                 await open_.enter_async_context(server.session_manager.run())

@@ -23,7 +23,7 @@ from engine.errors import (
 )
 from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
-from engine.identity.runs import Runs
+from engine.identity.runs import RunRecords
 from engine.waiting.waiters import ParkedAction, Waiters
 
 
@@ -51,7 +51,7 @@ class AuthorizationRequests:
         self,
         database: Database,
         principals: Principals,
-        runs: Runs,
+        runs: RunRecords,
         grants: Grants,
         waiters: Waiters,
         trail: Trail,

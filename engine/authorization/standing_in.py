@@ -2,7 +2,7 @@
 
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
-from engine.identity.roles import ADMINISTRATOR, Roles
+from engine.identity.roles import Roles
 
 
 class StandingIn:
@@ -19,4 +19,4 @@ class StandingIn:
         asked = await self._principals.get(principal_id)
         if asked is None or asked.kind != "service" or not asked.active or person.kind != "person":
             return None
-        return asked if ADMINISTRATOR in await self._roles.of(person.id) else None
+        return asked if await self._roles.administers(person) else None

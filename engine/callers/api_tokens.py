@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from sqlalchemy import update
-from sqlmodel import col, select
+from sqlmodel import col, func, select
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.db.database import Database, now
@@ -21,6 +21,8 @@ from engine.identity.principals import Principals
 
 PREFIX: Final = "byline_"
 USUAL_LIFE: Final = timedelta(days=90)
+MOST_IN_FORCE: Final = 100
+"""How many of one owner's tokens are in force at most."""
 LONGEST_NAME: Final = 100
 
 _SHAPE: Final = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([0-9a-f]{{64}})")
@@ -88,6 +90,9 @@ class ApiTokens:
             raise ApiTokenInvalid(msg)
         if tools is not None and not tools:
             msg = "A token for no tool would be good for nothing: name its tools, or leave them out for all."
+            raise ApiTokenInvalid(msg)
+        if await self._in_force(owner) >= MOST_IN_FORCE:
+            msg = f"{MOST_IN_FORCE} API tokens in force are the most. Revoke one first."
             raise ApiTokenInvalid(msg)
         secret = secrets.token_hex(32)
         row = ApiTokenRow(
@@ -161,6 +166,19 @@ class ApiTokens:
                 )
                 await record(session, revoked)
         return _token(row)
+
+    async def _in_force(self, owner: Principal) -> int:
+        query = (
+            select(func.count())
+            .select_from(ApiTokenRow)
+            .where(
+                ApiTokenRow.principal_id == owner.id,
+                col(ApiTokenRow.revoked_at).is_(None),
+                col(ApiTokenRow.expires_at) > now(),
+            )
+        )
+        async with self._database.reading() as session:
+            return (await session.exec(query)).one()
 
     async def _note_use(self, token: ApiToken) -> None:
         due = now() - _NOTED_EVERY

@@ -89,6 +89,7 @@ class Provider(Declaration):
     token_response: dict[
         Literal["access_token", "refresh_token", "expires_in", "scope"], Annotated[str, Field(pattern="^/")]
     ] = Field(default_factory=dict)
+    token_header: str | None = Field(default=None, pattern="^[A-Za-z-]+$")
     pkce: bool = True
     dpop: bool = False
 

@@ -77,9 +77,20 @@ class ProvingTransport(httpx2.AsyncBaseTransport):
 
 
 def sign(
-    request: httpx2.Request, access_token: str, key: ProofKey | None, *, nonce: str | None = None
+    request: httpx2.Request,
+    access_token: str,
+    key: ProofKey | None,
+    *,
+    nonce: str | None = None,
+    header: str | None = None,
 ) -> None:
-    """Sign a request to an upstream in with a token: bound to a key (RFC 9449 section 7), or by itself (RFC 6750)."""
+    """Sign a request to an upstream in with a token: bound to a key (RFC 9449 section 7), or by itself (RFC 6750).
+
+    A `header` is one that some upstreams read the bare token from instead.
+    """
+    if header is not None:
+        request.headers[header] = access_token
+        return
     if key is None:
         request.headers["Authorization"] = f"Bearer {access_token}"
         return

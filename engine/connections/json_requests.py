@@ -7,14 +7,16 @@ import httpx2
 
 
 class JsonTransport(httpx2.AsyncBaseTransport):
-    """Sends what was written as a form as a JSON object."""
+    """Sends the forms for one address as JSON objects, and everything else as it is."""
 
-    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport, address: str) -> None:
         self._inner = inner
+        self._address = httpx2.URL(address)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the same words in the other form."""
-        if "x-www-form-urlencoded" in request.headers.get("Content-Type", ""):
+        is_form = "x-www-form-urlencoded" in request.headers.get("Content-Type", "")
+        if is_form and request.url == self._address:
             form = parse_qsl((await request.aread()).decode(), keep_blank_values=True)
             headers = {
                 name: value

@@ -105,11 +105,13 @@ class OAuthClient:
                 endpoints.authorization,
                 state=state,
                 code_verifier=code_verifier if self._provider.pkce else None,
-                **{self._provider.scope_parameter: asked, **self._provider.authorization_parameters},
+                **{self._provider.scope_parameter: asked},
             )
+            # Merged last, since a provider may spell otherwise what is standard.
+            url = httpx2.URL(str(url)).copy_merge_params(self._provider.authorization_parameters)
             if endpoints.pushed_authorization_request is None:
                 return str(url)
-            return await self._pushed(client, endpoints, httpx2.URL(str(url)))
+            return await self._pushed(client, endpoints, url)
 
     async def _pushed(self, client: AsyncOAuth2Client, endpoints: Endpoints, url: httpx2.URL) -> str:
         method = client.token_endpoint_auth_method
@@ -175,7 +177,7 @@ class OAuthClient:
             return tokens.account
         async with self._calling(endpoints) as client:
             request = client.build_request("GET", endpoints.userinfo)
-            sign(request, tokens.access_token, _key_of(tokens))
+            sign(request, tokens.access_token, _key_of(tokens), header=self._provider.token_header)
             response = await client.send(request)
             claims = response.json() if response.is_success else None
         if not isinstance(claims, dict):
@@ -199,7 +201,7 @@ class OAuthClient:
             verify=_authorities(), trust_env=False
         )
         if self._provider.token_request == "json":
-            transport = JsonTransport(transport)
+            transport = JsonTransport(transport, endpoints.token)
         method = "none" if known_by is None else self._provider.token_endpoint_auth_method
         client = AsyncOAuth2Client(
             client_id=self._connection.client_id,
@@ -230,7 +232,7 @@ class OAuthClient:
         except httpx2.HTTPStatusError as error:
             msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
             raise UpstreamUnavailable(msg, status=error.response.status_code) from None
-        except (httpx2.HTTPError, ValueError, TypeError) as error:
+        except (httpx2.HTTPError, ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
             raise UpstreamUnavailable(msg) from None

@@ -61,6 +61,6 @@ def _claims(id_token: object) -> dict[str, Any]:
     try:
         body = str(id_token).split(".")[1]
         claims = json.loads(urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-    except (IndexError, ValueError):
+    except (IndexError, ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}

@@ -31,6 +31,10 @@ class Roles:
         async with self._database.reading() as session:
             return frozenset((await session.exec(query)).all())
 
+    async def administers(self, principal: Principal) -> bool:
+        """Whether the principal is an administrator."""
+        return ADMINISTRATOR in await self.of(principal.id)
+
     async def holders(self, role: str) -> list[str]:
         """The ids of everybody active who has this role."""
         query = (

@@ -61,7 +61,7 @@ class KeyedRun:
     begun: bool
 
 
-class Runs:
+class RunRecords:
     """Owner of the table of runs."""
 
     def __init__(self, database: Database) -> None:

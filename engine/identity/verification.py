@@ -2,7 +2,7 @@
 
 from engine.errors import IdentityForged, IdentityMisplaced, IdentityMissing, PrincipalInactive
 from engine.identity.model import Identity
-from engine.identity.runs import RootRun, Runs
+from engine.identity.runs import RootRun, RunRecords
 from engine.identity.signing import SigningKeys
 from engine.wire import IDENTITY_TYPE
 
@@ -10,7 +10,7 @@ from engine.wire import IDENTITY_TYPE
 class IdentityVerifier:
     """Verifies the identity header of one action against the root run that the Temporal server names."""
 
-    def __init__(self, keys: SigningKeys, runs: Runs) -> None:
+    def __init__(self, keys: SigningKeys, runs: RunRecords) -> None:
         self._keys = keys
         self._runs = runs
 

@@ -16,7 +16,7 @@ from engine.errors import ArgumentsInvalid, TooSoon
 from engine.identity.model import Identity, Principal, TriggerKind
 from engine.identity.principals import Principals
 from engine.identity.roles import ADMINISTRATOR, Roles
-from engine.identity.runs import Run, Runs
+from engine.identity.runs import Run, RunRecords
 from engine.notifications import messages
 from engine.notifications.channels import Channel, ChannelKind, Channels, Destination, Event, event_of
 from engine.notifications.mail import Mail
@@ -24,6 +24,7 @@ from engine.notifications.messages import Note, Waiting
 from engine.notifications.posts import Posts
 from engine.notifications.workflow import Owed
 from engine.questions.questions import Question, Questions
+from engine.waiting.addresses import connect_path, question_path
 
 _NOTES = uuid.UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02")
 _TEST_EVERY_SECONDS = 30
@@ -41,7 +42,7 @@ class Notifier:
         posts: Posts,
         requests: AuthorizationRequests,
         questions: Questions,
-        runs: Runs,
+        runs: RunRecords,
         principals: Principals,
         roles: Roles,
         catalogue: Catalogue,
@@ -154,11 +155,11 @@ class Notifier:
         if principal is not None and principal.kind == "service":
             asked = await self._roles.holders(ADMINISTRATOR)
             action = f"{action} for the service {principal.name}"
-        link = f"{self._public_url}/connect/{request.id}"
+        link = f"{self._public_url}{connect_path(request.id)}"
         return asked, Waiting("connection", action, link, request.expires_at)
 
     def _asks(self, kind: Literal["question", "approval"], action: str, question: Question) -> Waiting:
-        return Waiting(kind, action, f"{self._public_url}/questions/{question.id}", question.expires_at)
+        return Waiting(kind, action, f"{self._public_url}{question_path(question.id)}", question.expires_at)
 
     async def _name(self, run: Run) -> str:
         principal = await self._principals.get(run.principal_id)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from temporalio.api.schedule.v1 import SchedulePatch, TriggerImmediatelyRequest
-from temporalio.api.workflowservice.v1 import PatchScheduleRequest
+from temporalio.api.workflowservice.v1 import ListScheduleMatchingTimesRequest, PatchScheduleRequest
 from temporalio.client import (
     Client,
     Schedule,
@@ -28,6 +28,7 @@ from engine.schedules.timing import Period, Timing, overlap_policy
 
 UNKNOWN_TO_TEMPORAL: Final = "Temporal does not know this schedule. Resume it to set it up again."
 
+_MOST_MADE_UP_FOR: Final = 1000
 _LOOKS: Final = 20
 _LOOK_EVERY_SECONDS: Final = 0.05
 _SILENT: Final = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
@@ -109,6 +110,14 @@ class Clock:
         async with _answering(), _known():
             await self._temporal.get_schedule_handle(schedule_id).delete()
 
+    async def begin_anew(self, schedule_id: str) -> None:
+        """Forget what was set off by hand and is still to fire; the times of the schedule stay as they are."""
+        handle = self._temporal.get_schedule_handle(schedule_id)
+        async with _answering(), _known():
+            as_it_is = (await handle.describe()).schedule
+            await handle.delete()
+            await self._temporal.create_schedule(schedule_id, as_it_is)
+
     async def trigger(self, schedule_id: str, moment: datetime) -> None:
         """Fire now, under the name of this moment."""
         # The SDK's own call leaves the moment to the server.
@@ -125,9 +134,18 @@ class Clock:
             await self._temporal.workflow_service.patch_schedule(request)
 
     async def backfill(self, schedule_id: str, period: Period) -> None:
-        """Fire for every time in the period, as if it were that time."""
+        """Fire for every time in the period, as if it were that time; raises TimingInvalid for too many."""
         overlap = None if period.overlap is None else overlap_policy(period.overlap)
+        times = ListScheduleMatchingTimesRequest(namespace=self._temporal.namespace, schedule_id=schedule_id)
+        times.start_time.FromDatetime(period.starts_at)
+        times.end_time.FromDatetime(period.ends_at)
         async with _answering():
+            # Temporal itself names no more than a thousand.
+            found = await self._temporal.workflow_service.list_schedule_matching_times(times)
+            if len(found.start_time) >= _MOST_MADE_UP_FOR:
+                raise TimingInvalid(
+                    f"Fewer than {_MOST_MADE_UP_FOR:,} firings are made up for at once: give a shorter time."
+                )
             await self._temporal.get_schedule_handle(schedule_id).backfill(
                 ScheduleBackfill(period.starts_at, period.ends_at, overlap)
             )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col, delete, select
+from sqlmodel import col, delete, func, select
 
 from engine.audit.trail import AuditEvent
 from engine.db.database import now
@@ -100,6 +100,16 @@ class ScheduleRecords:
         async with self._database.reading() as session:
             return [_schedule(row) for row in (await session.exec(query)).all()]
 
+    async def count(self, principal_id: str, *, but_for: str) -> int:
+        """How many a principal owns, one of them left out."""
+        query = (
+            select(func.count())
+            .select_from(ScheduleRow)
+            .where(ScheduleRow.principal_id == principal_id, ScheduleRow.id != but_for)
+        )
+        async with self._database.reading() as session:
+            return (await session.exec(query)).one()
+
     async def add(self, schedule_id: str, owner: Principal, content: Content) -> Schedule | None:
         """Note a new one; None where there is one of this id."""
         row = ScheduleRow(
@@ -144,12 +154,16 @@ class ScheduleRecords:
             await record(session, AuditEvent(kind=kind, principal=by, object_id=schedule_id, message=message))
         return _schedule(row)
 
-    async def remove(self, schedule: Schedule, by: Principal) -> None:
-        """Forget it."""
+    async def remove(self, schedule: Schedule, by: Principal) -> bool:
+        """Forget it; False where it is gone, or at another version."""
         record = await self._trail.recorder()
+        this = (col(ScheduleRow.id) == schedule.id) & (col(ScheduleRow.version) == schedule.version)
         async with self._database.writing() as session:
-            await session.exec(delete(ScheduleRow).where(col(ScheduleRow.id) == schedule.id))
-            await record(session, AuditEvent(kind="schedule.deleted", principal=by, object_id=schedule.id))
+            was_there = (await session.exec(delete(ScheduleRow).where(this))).rowcount > 0
+            if was_there:
+                event = AuditEvent(kind="schedule.deleted", principal=by, object_id=schedule.id)
+                await record(session, event)
+        return was_there
 
     async def next_trigger(self, schedule_id: str) -> datetime | None:
         """The second of the next firing by hand: now, or the one after the last such; None where it is gone.

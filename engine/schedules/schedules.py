@@ -20,12 +20,14 @@ from engine.errors import (
     TimingInvalid,
 )
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR
 from engine.registry import Tool
 from engine.schedules.clock import Alarm, Clock, Dial
-from engine.schedules.records import Content, Schedule, ScheduleRecords
+from engine.schedules.records import Content, Kind, Schedule, ScheduleRecords
 from engine.schedules.timing import Period, Timing
 from engine.services import Services
+
+MOST_SCHEDULES: Final = 200
+"""How many one principal owns at most."""
 
 _KEYS: Final = uuid.UUID("5b1c7c7e-4d0a-4f0e-9d8e-0a3c1f6f2d57")
 
@@ -57,7 +59,8 @@ class Schedules:
         """The schedule, for its owner, whom it is offered to, and administrators; raises ScheduleUnknown."""
         schedule = await self.records.get(schedule_id)
         if schedule is not None and (
-            by.id in {schedule.principal_id, schedule.offered_to} or await self._administers(by)
+            by.id in {schedule.principal_id, schedule.offered_to}
+            or await self._services.roles.administers(by)
         ):
             return schedule
         raise _unknown(schedule_id)
@@ -73,6 +76,8 @@ class Schedules:
         """
         await self._check(plan, owner)
         schedule_id = _id(owner, key)
+        if await self.records.count(owner.id, but_for=schedule_id) >= MOST_SCHEDULES:
+            raise ArgumentsInvalid(f"{MOST_SCHEDULES} schedules are the most. Delete one first.")
         made = await self.records.add(schedule_id, owner, plan.content)
         schedule = made or await self._made_before(schedule_id, plan)
         try:
@@ -86,6 +91,8 @@ class Schedules:
     async def change(self, schedule_id: str, plan: Plan, by: Principal, version: int) -> Schedule | None:
         """Have it do this from now on; None where it is not at this version any more."""
         before = await self._owned(schedule_id, by)
+        if before.version != version:
+            return None
         await self._check(plan, by)
         message = f"It calls {plan.tool.name}."
         after = await self.records.alter(
@@ -123,8 +130,12 @@ class Schedules:
         schedule = await self._owned(schedule_id, by)
         await self._services.policy.require(by, schedule.tool)
         if schedule.paused_because is not None:
-            resumed = await self.records.alter(schedule_id, "schedule.resumed", by, {"paused_because": None})
-            schedule = resumed or schedule
+            changes = {"paused_because": None}
+            resumed = await self.records.alter(schedule_id, "schedule.resumed", by, changes, schedule.version)
+            if resumed is None:
+                # It was changed meanwhile, perhaps as to whose it is.
+                return await self.resume(schedule_id, by, tool)
+            schedule = resumed
         await self._tell(schedule, tool)
         await self._clock.resume(schedule_id)
         return schedule
@@ -147,33 +158,41 @@ class Schedules:
     async def offer(self, schedule_id: str, by: Principal, to: str | None) -> Schedule:
         """Offer it to the one other person of this id, subject or name; to nobody, to take an offer back."""
         schedule = await self._steered(schedule_id, by)
-        if to is None:
-            message = "Offered to nobody any more."
-            altered = await self.records.alter(
-                schedule_id, "schedule.changed", by, {"offered_to": None}, message=message
-            )
-            return altered or schedule
-        somebody = await self._another(to, schedule.principal_id)
-        changes = {"offered_to": somebody.id}
-        message = f"To {somebody.name} ({somebody.id})."
-        return (
-            await self.records.alter(schedule_id, "schedule.offered", by, changes, message=message)
-            or schedule
-        )
+        kind: Kind = "schedule.changed"
+        changes: dict[str, str | None] = {"offered_to": None}
+        message = "Offered to nobody any more."
+        if to is not None:
+            somebody = await self._another(to, schedule.principal_id)
+            kind = "schedule.offered"
+            changes, message = {"offered_to": somebody.id}, f"To {somebody.name} ({somebody.id})."
+        offered = await self.records.alter(schedule_id, kind, by, changes, schedule.version, message)
+        # It was changed meanwhile, perhaps as to whose it is.
+        return offered or await self.offer(schedule_id, by, to)
 
     async def accept(self, schedule_id: str, by: Principal, version: int) -> Schedule | None:
         """Take over what was offered, as it was seen: None where it is not at this version any more."""
         schedule = await self._offered(schedule_id, by)
+        if schedule.version != version:
+            return None
         await self._services.policy.require(by, schedule.tool)
         changes = {"principal_id": by.id, "offered_to": None}
         message = f"From {schedule.principal_id}."
-        return await self.records.alter(schedule_id, "schedule.transferred", by, changes, version, message)
+        taken = await self.records.alter(schedule_id, "schedule.transferred", by, changes, version, message)
+        if taken is not None:
+            # What the owner before set off by hand was theirs to want.
+            await self._clock.begin_anew(schedule_id)
+        return taken
 
     async def decline(self, schedule_id: str, by: Principal) -> None:
         """Leave it to its owner."""
         schedule = await self._offered(schedule_id, by)
         message = f"Declined by {by.name}."
-        await self.records.alter(schedule.id, "schedule.changed", by, {"offered_to": None}, message=message)
+        changes = {"offered_to": None}
+        declined = await self.records.alter(
+            schedule.id, "schedule.changed", by, changes, schedule.version, message
+        )
+        if declined is None:
+            await self.decline(schedule_id, by)
 
     async def delete(self, schedule_id: str, by: Principal, version: int) -> bool:
         """Forget it: for its owner and for administrators; False where it is not at this version any more."""
@@ -181,8 +200,7 @@ class Schedules:
         if schedule.version != version:
             return False
         await self._clock.forget(schedule_id)
-        await self.records.remove(schedule, by)
-        return True
+        return await self.records.remove(schedule, by)
 
     async def _made_before(self, schedule_id: str, plan: Plan) -> Schedule:
         """What this key made; raises KeyReused where that is something else."""
@@ -230,7 +248,9 @@ class Schedules:
 
     async def _steered(self, schedule_id: str, by: Principal) -> Schedule:
         schedule = await self.records.get(schedule_id)
-        if schedule is not None and (schedule.principal_id == by.id or await self._administers(by)):
+        if schedule is not None and (
+            schedule.principal_id == by.id or await self._services.roles.administers(by)
+        ):
             return schedule
         raise _unknown(schedule_id)
 
@@ -260,9 +280,6 @@ class Schedules:
         if schedule is None or schedule.offered_to != by.id:
             raise _unknown(schedule_id)
         return schedule
-
-    async def _administers(self, principal: Principal) -> bool:
-        return ADMINISTRATOR in await self._services.roles.of(principal.id)
 
 
 def _unknown(schedule_id: str) -> ScheduleUnknown:

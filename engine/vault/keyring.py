@@ -55,10 +55,11 @@ class Keyring:
 
     def rotate(self) -> str:
         """Put a new key in front of the file, so that it seals from now on; return its id."""
-        path = self._file("rotate")
+        path, key_id = self._file("rotate"), _new_id()
         with _alone(path):
-            _write(path, {_new_id(): secrets.token_bytes(_KEY_BYTES), **self._load()})
-        return self.current[0]
+            _write(path, {key_id: secrets.token_bytes(_KEY_BYTES), **self._load()})
+            self._keys = self._load()
+        return key_id
 
     def retire(self) -> list[str]:
         """Drop every key but the current one from the file; only safe once all rows are sealed with it.

@@ -1,6 +1,8 @@
 """Delivers the wake-ups that waiters are owed, from the database, so that a crash after the answer loses none."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 import structlog
@@ -78,3 +80,15 @@ class Delivery:
                 log.warning("wake_up_delayed", waiter=wake_up.waiter, status=error.status.name)
                 return False
         return True
+
+
+@asynccontextmanager
+async def delivering(waiters: Waiters, temporal: Client) -> AsyncIterator[None]:
+    """Deliver until the block ends."""
+    task = asyncio.create_task(Delivery(waiters, temporal).run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

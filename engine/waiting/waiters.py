@@ -13,7 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.db.database import Database, now
 from engine.db.tables import WaiterRow
 from engine.identity.model import Identity
-from engine.identity.runs import Runs
+from engine.identity.runs import RunRecords
 
 _WAITERS = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
 
@@ -50,7 +50,7 @@ class WakeUp:
 class Waiters:
     """Owner of the table of waiters."""
 
-    def __init__(self, database: Database, runs: Runs) -> None:
+    def __init__(self, database: Database, runs: RunRecords) -> None:
         self._database = database
         self._runs = runs
         self.owed = asyncio.Event()
@@ -106,14 +106,15 @@ class Waiters:
             session.add(row)
         return _waiter(row), ran_out
 
-    async def withdraw(self, waiter_ids: Sequence[str]) -> None:
-        """Forget waits whose workflow was cancelled."""
+    async def withdraw(self, waiter_ids: Sequence[str], *, of: str | None = None) -> None:
+        """Forget waits whose workflow was cancelled; those `of` one workflow alone, where it is the one that asks."""
+        these = update(WaiterRow).where(
+            col(WaiterRow.id).in_(waiter_ids), col(WaiterRow.outcome) == "waiting"
+        )
+        if of is not None:
+            these = these.where(col(WaiterRow.workflow_id) == of)
         async with self._database.writing() as session:
-            await session.exec(
-                update(WaiterRow)
-                .where(col(WaiterRow.id).in_(waiter_ids), col(WaiterRow.outcome) == "waiting")
-                .values(outcome="cancelled")
-            )
+            await session.exec(these.values(outcome="cancelled"))
 
     async def waiting(self, run_id: str) -> list[Waiter]:
         """Every place in a run and its descendants that waits now, oldest first."""

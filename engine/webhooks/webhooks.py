@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
-from sqlmodel import and_, col, or_, select
+from sqlmodel import and_, col, func, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Kind, Trail
@@ -15,12 +15,14 @@ from engine.db.tables import PrincipalRow, WebhookRow
 from engine.errors import NotAllowed, WebhookInvalid, WebhookUnknown
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
-from engine.identity.roles import ADMINISTRATOR, Roles
+from engine.identity.roles import Roles
 from engine.vault.vault import Vault
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import Scheme, new_secret, require_secret, sender_makes_secret
 
 TOLERANCE_SECONDS: Final = 300
+MOST_WEBHOOKS: Final = 100
+"""How many act as one principal at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class Webhooks:
         """Who a webhook of `by` is to act as: themself, or a service; raises NotAllowed or WebhookInvalid."""
         if principal_id in {None, by.id}:
             return by
-        if ADMINISTRATOR not in await self._roles.of(by.id):
+        if not await self._roles.administers(by):
             msg = "A webhook of yours acts as you. Only an administrator can have one act as a service."
             raise NotAllowed(msg)
         declared = await self._principals.get(principal_id or "")
@@ -101,6 +103,9 @@ class Webhooks:
         """
         if secret is not None:
             require_secret(scheme, secret)
+        if await self._count(principal) >= MOST_WEBHOOKS:
+            msg = f"{MOST_WEBHOOKS} webhooks of one principal are the most. Delete one first."
+            raise WebhookInvalid(msg)
         row = WebhookRow(
             id=secrets.token_urlsafe(16),
             principal_id=principal.id,
@@ -136,7 +141,7 @@ class Webhooks:
         if webhook.principal_id != by.id:
             declared = await self._principals.get(webhook.principal_id)
             is_service = declared is not None and declared.kind == "service"
-            if not is_service or ADMINISTRATOR not in await self._roles.of(by.id):
+            if not is_service or not await self._roles.administers(by):
                 raise _unknown()
         return webhook
 
@@ -145,7 +150,7 @@ class Webhooks:
     ) -> list[Webhook]:
         """The newest webhooks that `get` would give, from those after a place in that order."""
         whose = [col(WebhookRow.principal_id) == by.id]
-        if ADMINISTRATOR in await self._roles.of(by.id):
+        if await self._roles.administers(by):
             services = select(PrincipalRow.id).where(PrincipalRow.kind == "service")
             whose.append(col(WebhookRow.principal_id).in_(services))
         query = (
@@ -224,6 +229,11 @@ class Webhooks:
                     session.add(row)
                     changed += 1
         return changed
+
+    async def _count(self, principal: Principal) -> int:
+        query = select(func.count()).select_from(WebhookRow).where(WebhookRow.principal_id == principal.id)
+        async with self._database.reading() as session:
+            return (await session.exec(query)).one()
 
     async def _row(self, webhook_id: str) -> WebhookRow:
         # An address may hold what no database takes for a text.

@@ -1,8 +1,9 @@
-"""Which request bodies the API reads: JSON, and not without end; what they say is each route's business."""
+"""Which request bodies the API reads: JSON, not without end, and no field that it does not know."""
 
 from http import HTTPStatus
 from typing import Final
 
+from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -10,6 +11,12 @@ from gateway.api.problems import problem
 
 LARGEST_BODY: Final = 2 * 1024 * 1024
 WRITING: Final = frozenset({"POST", "PUT", "PATCH"})
+
+
+class Body(BaseModel):
+    """What a request says: a field that the route does not know is refused, since whoever sent it meant something."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class JsonBodies:

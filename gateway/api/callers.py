@@ -1,5 +1,6 @@
 """Who calls the API: the principal of a bearer token, as a route's dependency; it knows no cookie and no session."""
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Final
 
@@ -7,7 +8,7 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from mcp.server.auth.provider import TokenVerifier
 
-from engine.errors import NotAllowed
+from engine.errors import NotAllowed, UpstreamUnavailable
 from engine.services import Services
 from gateway.api.problems import Refused
 from gateway.bearer import PersonalToken, bearer_tokens
@@ -52,6 +53,27 @@ async def _caller(
 
 Calling = Annotated[Caller, Depends(_caller)]
 """The caller of a route: `async def route(caller: Calling, …)`. Without a good token the route is not reached."""
+
+
+Recheck = Callable[[], Awaitable[bool]]
+
+
+async def _still_good(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+) -> Recheck:
+    tokens: TokenVerifier = request.app.state.tokens
+
+    async def is_good() -> bool:
+        try:
+            return credentials is not None and await tokens.verify_token(credentials.credentials) is not None
+        except UpstreamUnavailable:
+            return False
+
+    return is_good
+
+
+StillGood = Annotated[Recheck, Depends(_still_good)]
+"""Whether the caller's token is still good, for what is answered over a long time."""
 
 
 async def _in_person(caller: Calling) -> Caller:

@@ -11,7 +11,7 @@ from engine.connections.catalogue import Connection
 from engine.connections.grants import Grant
 from engine.services import Services
 from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.cursors import After, Cursors, Limit, Page
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
 from gateway.api.problems import Refused, problems
 from gateway.grants import give_up
 from gateway.runs import Caller
@@ -49,7 +49,7 @@ def routes(services: Services) -> APIRouter:
 
     @router.get("/connections", summary="List connections, with your grants", responses=problems(400, 422))
     async def list_connections(
-        caller: Calling, limit: Limit = 50, after: After = None
+        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
     ) -> Page[ConnectionShown]:
         position = cursors.open(after)
         start = "" if position is None else str(position[0])

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Final, Generic, TypeVar
 
@@ -19,8 +20,12 @@ T = TypeVar("T")
 Position = Sequence[str | int]
 """The sort key of the last item of a page, as JSON holds it."""
 
+Place = tuple[datetime, str]
+"""The time and id of an item, in a list that is ordered by them."""
+
 _MAC_BYTES: Final = 16
 
+USUAL_LIMIT: Final = 20
 Limit = Annotated[int, Query(ge=1, le=200, description="The most items on a page.")]
 After = Annotated[
     str | None,
@@ -63,10 +68,21 @@ class Cursors:
         position: Position = json.loads(body)
         return position
 
+    def place(self, cursor: str | None) -> Place | None:
+        """As `open`, for a list that is ordered by time and id."""
+        position = self.open(cursor)
+        return None if position is None else (datetime.fromisoformat(str(position[0])), str(position[1]))
+
     def page(self, items: list[T], positions: Sequence[Position], limit: int) -> Page[T]:
         """A page of at most `limit` items from a query that asked for one more, with the position of each."""
         is_last = len(items) <= limit
         return Page(items=items[:limit], next_cursor=None if is_last else self.seal(positions[limit - 1]))
+
+
+def position(place: Place) -> Position:
+    """A place as a cursor holds it."""
+    moment, item_id = place
+    return [moment.isoformat(), item_id]
 
 
 def _mac(key: bytes, body: bytes) -> bytes:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Header
@@ -16,15 +18,18 @@ from engine.audit.trail import Line, Trail
 from engine.errors import TemporalUnreachable
 from engine.identity.runs import Run
 from engine.services import Services
-from gateway.api.callers import Calling
-from gateway.api.problems import problems
+from gateway.api.callers import Calling, Recheck, StillGood
+from gateway.api.problems import Refused, problems
 from gateway.api.runs import RunId
-from gateway.run_states import Progress, RunState, RunStates, progress_of
+from gateway.run_states import Progress, RunState, RunStates
 from gateway.runs import Caller, Runs
 
 _LOOK_EVERY_SECONDS: Final = 0.25
 _ASK_EVERY_SECONDS: Final = 2.0
 _LINES_AT_ONCE: Final = 200
+
+MOST_STREAMS: Final = 20
+"""How many streams of one principal a gateway holds open at once."""
 
 LastEventId = Annotated[
     str | None,
@@ -49,27 +54,38 @@ def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
     """`/runs/{run_id}/events`."""
     router = APIRouter(tags=["runs"])
     growth = _Growth(services.trail)
+    streams = Counter[str]()
 
     # What a follower holds is let go when its request ends, however that comes about.
-    async def follow(run_id: RunId, caller: Calling) -> AsyncIterator[_Follower]:
-        run = await runs.owned(run_id, caller)
+    async def follow(run_id: RunId, caller: Calling, still_good: StillGood) -> AsyncIterator[_Follower]:
+        run, who = await runs.owned(run_id, caller), caller.principal.id
+        if streams[who] >= MOST_STREAMS:
+            detail = f"{MOST_STREAMS} streams at once are the most. Close one first."
+            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams", detail)
+        streams[who] += 1
         ended = asyncio.create_task(_end(runs, run.id))
         try:
             async with growth.watched() as grown:
-                yield _Follower(run, caller, services.trail, states, ended, grown)
+                yield _Follower(run, caller, still_good, services.trail, states, ended, grown)
         finally:
             ended.cancel()
+            streams[who] -= 1
+            # Adding nothing drops every principal who has no stream left.
+            streams.__iadd__(Counter())
 
     @router.get(
         "/runs/{run_id}/events",
         summary="Follow one of your runs as server-sent events",
         response_class=EventSourceResponse,
-        responses=problems(404, 422),
+        responses=problems(404, 422, 429),
     )
     async def follow_run(
         follower: Annotated[_Follower, Depends(follow)], last_event_id: LastEventId = None
     ) -> AsyncIterator[ServerSentEvent]:
-        """Lines of the audit trail by their kind, `progress`, and at last `ended` with the state of the run."""
+        """Lines of the audit trail by their kind, `progress`, and at last `ended` with the state of the run.
+
+        A stream also ends, without a word, once the caller's token is not good any more.
+        """
         async for event in follower.events(after=int(last_event_id or 0)):
             yield event
 
@@ -115,6 +131,7 @@ class _Follower:
         self,
         run: Run,
         caller: Caller,
+        still_good: Recheck,
         trail: Trail,
         states: RunStates,
         ended: "asyncio.Task[None]",
@@ -122,6 +139,7 @@ class _Follower:
     ) -> None:
         self._run = run
         self._caller = caller
+        self._still_good = still_good
         self._trail = trail
         self._states = states
         self._ended = ended
@@ -130,7 +148,7 @@ class _Follower:
     async def events(self, after: int) -> AsyncIterator[ServerSentEvent]:
         """Everything after a line, until the run ended."""
         told: Progress | None = None
-        while True:
+        while await self._still_good():
             self._grown.clear()
             # Asked first: what a run wrote before it ended is then among the lines.
             is_over = self._ended.done()
@@ -143,9 +161,9 @@ class _Follower:
                 told = progress
                 yield ServerSentEvent(event="progress", data=progress)
             if is_over:
-                break
+                yield ServerSentEvent(event="ended", data=await self._state())
+                return
             await self._something()
-        yield ServerSentEvent(event="ended", data=await self._state())
 
     async def _something(self) -> None:
         grown = asyncio.create_task(self._grown.wait())
@@ -158,10 +176,9 @@ class _Follower:
 
     async def _progress(self) -> Progress | None:
         try:
-            description = await self._states.described(self._run.id)
+            return await self._states.progress(self._run.id)
         except TemporalUnreachable:
             return None
-        return None if description is None else await progress_of(description)
 
     async def _state(self) -> RunState:
         while True:

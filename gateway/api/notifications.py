@@ -4,18 +4,18 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.errors import NotAllowed
 from engine.notifications.channels import Channel, ChannelKind, Event
 from engine.services import Services
-from gateway.api.callers import Calling
-from gateway.api.cursors import After, Cursors, Limit, Page
+from gateway.api.bodies import Body
+from gateway.api.callers import Calling, CallingInPerson
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, Place, position
 from gateway.api.problems import problems
-from gateway.runs import Caller
+from gateway.protected_resource import API_PATH
 
-_ID = Annotated[str, Path(max_length=100)]
+_ID = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 
 
 class ChannelShown(BaseModel):
@@ -28,7 +28,7 @@ class ChannelShown(BaseModel):
     created_at: datetime
 
 
-class ChannelAdded(ChannelShown):
+class ChannelMade(ChannelShown):
     """A new channel, and what is never shown again."""
 
     secret: str | None = Field(
@@ -36,7 +36,7 @@ class ChannelAdded(ChannelShown):
     )
 
 
-class ChannelWanted(BaseModel):
+class NewChannel(Body):
     """A channel to add."""
 
     kind: ChannelKind
@@ -56,49 +56,60 @@ def routes(services: Services) -> APIRouter:
     router = APIRouter(tags=["notifications"])
     cursors = Cursors(services.keyring, "channels")
 
-    @router.get("/channels", responses=problems(400, 422))
-    async def list_channels(caller: Calling, limit: Limit = 50, after: After = None) -> Page[ChannelShown]:
-        """The caller's channels, oldest first."""
-        reached = tuple(map(str, cursors.open(after) or ()))
+    @router.get("/channels", summary="List your channels, oldest first", responses=problems(400, 422))
+    async def list_channels(
+        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+    ) -> Page[ChannelShown]:
+        reached = cursors.place(after)
         channels = [
-            each for each in await services.channels.of(caller.principal.id) if _place(each) > reached
+            each
+            for each in await services.channels.of(caller.principal.id)
+            if reached is None or _place(each) > reached
         ]
         page = channels[: limit + 1]
-        return cursors.page([_shown(each) for each in page], [[*_place(each)] for each in page], limit)
+        return cursors.page([_shown(each) for each in page], [position(_place(each)) for each in page], limit)
 
-    @router.post("/channels", status_code=HTTPStatus.CREATED, responses=problems(403, 422))
-    async def add_channel(caller: Calling, wanted: ChannelWanted) -> ChannelAdded:
-        """Add a channel; a webhook's secret is in this answer alone."""
-        _whole(caller)
+    @router.post(
+        "/channels",
+        summary="Add a channel; a webhook's secret is in this answer alone",
+        status_code=HTTPStatus.CREATED,
+        responses=problems(403, 422),
+    )
+    async def add_channel(caller: CallingInPerson, new: NewChannel, response: Response) -> ChannelMade:
         channel, destination = await services.notifier.add(
-            caller.principal, wanted.kind, wanted.address, wanted.events
+            caller.principal, new.kind, new.address, new.events
         )
-        return ChannelAdded(**_shown(channel).model_dump(), secret=destination.secret)
+        response.headers["Location"] = f"{API_PATH}/channels/{channel.id}"
+        return ChannelMade(**_shown(channel).model_dump(), secret=destination.secret)
+
+    @router.get("/channels/{channel_id}", summary="Get one of your channels", responses=problems(404, 422))
+    async def get_channel(caller: Calling, channel_id: _ID) -> ChannelShown:
+        return _shown(await services.channels.owned(channel_id, caller.principal))
 
     @router.delete(
-        "/channels/{channel_id}", status_code=HTTPStatus.NO_CONTENT, responses=problems(403, 404, 422)
+        "/channels/{channel_id}",
+        summary="Remove one of your channels",
+        status_code=HTTPStatus.NO_CONTENT,
+        responses=problems(403, 404, 422),
     )
-    async def remove_channel(caller: Calling, channel_id: _ID) -> None:
-        """Tell the caller nothing there any more."""
-        _whole(caller)
+    async def remove_channel(caller: CallingInPerson, channel_id: _ID) -> None:
         await services.channels.remove(channel_id, caller.principal)
 
     @router.post(
         "/channels/{channel_id}/test",
+        summary="Send a note there now, and say whether it was taken",
         status_code=HTTPStatus.NO_CONTENT,
         responses=problems(403, 404, 422, 429, 502),
     )
-    async def test_channel(caller: Calling, channel_id: _ID) -> None:
-        """Send a note there now, and say whether it was taken."""
-        _whole(caller)
+    async def test_channel(caller: CallingInPerson, channel_id: _ID) -> None:
         await services.notifier.test(channel_id, caller.principal)
 
     return router
 
 
-def _place(channel: Channel) -> tuple[str, ...]:
+def _place(channel: Channel) -> Place:
     """Where a channel stands in its list."""
-    return channel.created_at.isoformat(), channel.id
+    return channel.created_at, channel.id
 
 
 def _shown(channel: Channel) -> ChannelShown:
@@ -109,11 +120,3 @@ def _shown(channel: Channel) -> ChannelShown:
         events=list(channel.events),
         created_at=channel.created_at,
     )
-
-
-def _whole(caller: Caller) -> None:
-    """Raise NotAllowed for a token that was made for some tools alone."""
-    if caller.tools is not None:
-        raise NotAllowed(
-            "A token for some tools alone changes no channel. Sign in, or use one without that limit."
-        )

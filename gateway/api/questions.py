@@ -9,8 +9,9 @@ from pydantic import BaseModel, Field
 from engine.errors import NotAllowed, QuestionUnknown
 from engine.questions.questions import Question, QuestionState
 from engine.services import Services
+from gateway.api.bodies import Body
 from gateway.api.callers import Calling
-from gateway.api.cursors import After, Cursors, Limit, Page
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, Place, position
 from gateway.api.problems import problems
 from gateway.questions import question_link
 from gateway.runs import Caller
@@ -39,7 +40,7 @@ class QuestionShown(BaseModel):
     url: str = Field(description="The page where it can be answered as well.")
 
 
-class AnswerGiven(BaseModel):
+class GivenAnswer(Body):
     """An answer."""
 
     answer: dict[str, str | int | float | bool | None] = Field(
@@ -53,7 +54,9 @@ def routes(services: Services) -> APIRouter:
     asked = _Asked(services)
 
     @router.get("/questions", summary="List what you are asked", responses=problems(400, 422))
-    async def list_questions(caller: Calling, after: After = None, limit: Limit = 50) -> Page[QuestionShown]:
+    async def list_questions(
+        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+    ) -> Page[QuestionShown]:
         return await asked.page(caller, after, limit)
 
     @router.get(
@@ -67,7 +70,7 @@ def routes(services: Services) -> APIRouter:
         summary="Answer a question, or approve",
         responses=problems(403, 404, 409, 422),
     )
-    async def answer_question(caller: Calling, question_id: _ID, given: AnswerGiven) -> QuestionShown:
+    async def answer_question(caller: Calling, question_id: _ID, given: GivenAnswer) -> QuestionShown:
         await asked.answerable(caller, question_id)
         return await asked.shown(await services.questions.answer(question_id, caller.principal, given.answer))
 
@@ -89,14 +92,14 @@ class _Asked:
         self._cursors = Cursors(services.keyring, "questions")
 
     async def page(self, caller: Caller, after: str | None, limit: int) -> Page[QuestionShown]:
-        reached = tuple(map(str, self._cursors.open(after) or ()))
+        reached = self._cursors.place(after)
         found = [
             question
             for question in await self._services.questions.open_for(caller.principal)
-            if _place(question) > reached and caller.reaches(await self._tool(question))
+            if (reached is None or _place(question) > reached) and caller.reaches(await self._tool(question))
         ][: limit + 1]
         items = [await self.shown(question) for question in found]
-        return self._cursors.page(items, [[*_place(question)] for question in found], limit)
+        return self._cursors.page(items, [position(_place(question)) for question in found], limit)
 
     async def owned(self, caller: Caller, question_id: str) -> Question:
         """A question that the caller may see: one that they are asked, or that their own run asks somebody."""
@@ -139,5 +142,5 @@ class _Asked:
         return "" if run is None else run.tool
 
 
-def _place(question: Question) -> tuple[str, str]:
-    return question.created_at.isoformat(), question.id
+def _place(question: Question) -> Place:
+    return question.created_at, question.id

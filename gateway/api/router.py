@@ -39,10 +39,10 @@ def api(services: Services, registry: Registry, runs: Runs, temporal: Client) ->
     app.add_middleware(JsonBodies)
     tell_problems(app, challenge(services))
     know_callers(app, services)
-    states = RunStates(services, temporal, runs)
-    control = RunControl(services, temporal, runs, states)
+    states = RunStates(services, runs)
+    control = RunControl(services, temporal, runs)
     routers: tuple[APIRouter, ...] = (
-        tools.routes(services, registry, runs, states),
+        tools.routes(registry, runs, states),
         run_routes.routes(services, runs, states, control),
         events.routes(services, runs, states),
         me.routes(services),

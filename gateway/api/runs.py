@@ -6,12 +6,13 @@ from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Query, Response
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from engine.identity.model import TriggerKind
 from engine.services import Services
+from gateway.api.bodies import Body
 from gateway.api.callers import Calling
-from gateway.api.cursors import After, Cursors, Limit, Page, Position
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, position
 from gateway.api.problems import problems
 from gateway.api.tools import STARTED, IdempotencyKey, Prefer, Starting, namespaced
 from gateway.run_control import RunControl
@@ -39,13 +40,13 @@ RunId = Annotated[str, Path(min_length=1, max_length=300, pattern=r"^[\x21-\x7e]
 Instant = Annotated[AwareDatetime, BeforeValidator(_as_instant)]
 
 
-class Cancellation(BaseModel):
+class Cancellation(Body):
     """Why a run is cancelled."""
 
     reason: str | None = Field(default=None, max_length=_LONGEST_REASON)
 
 
-class Termination(BaseModel):
+class Termination(Body):
     """Why a run is terminated."""
 
     reason: str = Field(min_length=1, max_length=_LONGEST_REASON)
@@ -55,18 +56,18 @@ def routes(services: Services, runs: Runs, states: RunStates, control: RunContro
     """`/runs` and what is below it, but for the events."""
     router = APIRouter(tags=["runs"])
     listing = _Listing(services, states)
-    starting = Starting(services, runs, states)
+    starting = Starting(runs, states)
 
     @router.get("/runs", summary="List your runs, newest first", responses=problems(400, 422))
     async def list_runs(
         caller: Calling,
-        tool: Annotated[str | None, Query(max_length=200)] = None,
+        tool: Annotated[str | None, Query(max_length=200, pattern=r"^[\x21-\x7e]*$")] = None,
         trigger: TriggerKind | None = None,
         status: RunStatus | None = None,
         since: Annotated[Instant | None, Query(description="Started at this instant or later.")] = None,
         until: Annotated[Instant | None, Query(description="Started before this instant.")] = None,
         after: After = None,
-        limit: Limit = 20,
+        limit: Limit = USUAL_LIMIT,
     ) -> Page[RunSummary]:
         wanted = _Wanted(tool, trigger, status, since, until)
         return await listing.page(caller, wanted, after, limit)
@@ -146,7 +147,7 @@ class _Listing:
 
     async def page(self, caller: Caller, wanted: _Wanted, after: str | None, limit: int) -> Page[RunSummary]:
         """A page; where a status is wanted it may hold fewer than `limit`, and still not be the last."""
-        position = self._cursors.open(after)
+        place = self._cursors.place(after)
         # A status is Temporal's to know: runs are asked about until a page is full, or for as long as is reasonable.
         size = limit if wanted.status is None else max(limit, _ASKED_AT_ONCE)
         found: list[RunSummary] = []
@@ -158,24 +159,19 @@ class _Listing:
                 trigger=wanted.trigger,
                 since=wanted.since,
                 until=wanted.until,
-                before=None if position is None else _before(position),
+                before=place,
                 limit=size + 1,
             )
             summaries = await self._states.summaries(batch[:size])
             more = len(batch) > size
-            for place, summary in enumerate(summaries, 1):
-                position = [summary.started_at.isoformat(), summary.id]
+            for number, summary in enumerate(summaries, 1):
+                place = summary.started_at, summary.id
                 if wanted.status in {None, summary.status}:
                     found.append(summary)
                 if len(found) == limit:
-                    more = more or place < len(summaries)
+                    more = more or number < len(summaries)
                     break
             asked += len(summaries)
-            if not more or position is None or len(found) == limit or asked >= _MOST_ASKED:
-                cursor = self._cursors.seal(position) if more and position is not None else None
+            if not more or place is None or len(found) == limit or asked >= _MOST_ASKED:
+                cursor = self._cursors.seal(position(place)) if more and place is not None else None
                 return Page[RunSummary](items=found, next_cursor=cursor)
-
-
-def _before(position: Position) -> tuple[datetime, str]:
-    started_at, run_id = position
-    return datetime.fromisoformat(str(started_at)), str(run_id)

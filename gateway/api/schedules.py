@@ -1,23 +1,23 @@
 """Schedules over REST: the caller's own and those offered to them; no API token makes one, which would outlive it."""
 
-from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from engine.errors import NotAllowed, ScheduleUnknown
+from engine.errors import ScheduleUnknown
 from engine.registry import Registry
 from engine.schedules.records import Schedule
 from engine.schedules.schedules import Plan, Schedules
 from engine.schedules.timing import Period, Timing
 from engine.services import Services
+from gateway.api.bodies import Body
 from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.cursors import After, Cursors, Limit, Page, Position
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, position
 from gateway.api.etags import IfMatch, stale, tag
 from gateway.api.problems import problems
-from gateway.api.tools import IdempotencyKey
+from gateway.api.tools import IdempotencyKey, namespaced
 from gateway.protected_resource import API_PATH
 from gateway.runs import Caller
 from gateway.schedule_views import ScheduleShown, ScheduleViews
@@ -26,10 +26,8 @@ ScheduleId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\x21-
 Words = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
-class ScheduleWanted(BaseModel):
+class SchedulePlan(Body):
     """What a schedule is to do."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Words
     tool: str = Field(max_length=64)
@@ -37,18 +35,14 @@ class ScheduleWanted(BaseModel):
     timing: Timing
 
 
-class Reason(BaseModel):
+class Reason(Body):
     """Why a schedule is paused."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: Words | None = None
 
 
-class Offer(BaseModel):
+class Offer(Body):
     """To whom a schedule is offered."""
-
-    model_config = ConfigDict(extra="forbid")
 
     to: Words | None = Field(description="Somebody's id, subject or name; null takes an offer back.")
 
@@ -67,7 +61,6 @@ class _Desk:
     """What the routes share: which schedules a caller reaches, and how they are told."""
 
     def __init__(self, services: Services, registry: Registry, schedules: Schedules) -> None:
-        self.public_url = services.settings.public_url
         self.registry = registry
         self.schedules = schedules
         self.views = ScheduleViews(services, schedules)
@@ -76,7 +69,9 @@ class _Desk:
     async def reached(self, schedule_id: str, caller: Caller) -> Schedule:
         """A schedule that the caller may see, and that their token reaches."""
         schedule = await self.schedules.seen(schedule_id, caller.principal)
-        if caller.tools is not None and schedule.tool not in caller.tools:
+        is_theirs = caller.principal.id in {schedule.principal_id, schedule.offered_to}
+        # What an administrator may do with others' schedules, no token of theirs may.
+        if not (caller.reaches(schedule.tool) and (is_theirs or caller.in_person)):
             raise ScheduleUnknown(f"You have no schedule '{schedule_id}'.")
         return schedule
 
@@ -86,10 +81,9 @@ class _Desk:
         (shown,) = await self.views.of([schedule])
         return shown
 
-    def plan(self, wanted: ScheduleWanted, caller: Caller) -> Plan:
+    def plan(self, wanted: SchedulePlan, caller: Caller) -> Plan:
         """What the caller wants, where their token reaches that far."""
-        if caller.tools is not None and wanted.tool not in caller.tools:
-            raise NotAllowed(f"This token does not reach {wanted.tool}. Make one that does, or sign in.")
+        caller.require_reach(wanted.tool)
         return Plan(wanted.name, self.registry.tool(wanted.tool), wanted.arguments, wanted.timing)
 
 
@@ -99,11 +93,13 @@ def _keep(router: APIRouter, desk: _Desk) -> None:
         summary="List your schedules and those offered to you, newest first",
         responses=problems(400, 422),
     )
-    async def list_schedules(caller: Calling, after: After = None, limit: Limit = 20) -> Page[ScheduleShown]:
+    async def list_schedules(
+        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+    ) -> Page[ScheduleShown]:
         found = await desk.schedules.records.of(
-            caller.principal.id, limit=limit + 1, after=_place(desk.cursors.open(after)), tools=caller.tools
+            caller.principal.id, limit=limit + 1, after=desk.cursors.place(after), tools=caller.tools
         )
-        positions: list[Position] = [[each.created_at.isoformat(), each.id] for each in found]
+        positions = [position((each.created_at, each.id)) for each in found]
         return desk.cursors.page(await desk.views.of(found), positions, limit)
 
     @router.post(
@@ -114,14 +110,14 @@ def _keep(router: APIRouter, desk: _Desk) -> None:
     )
     async def create_schedule(
         caller: CallingInPerson,
-        wanted: ScheduleWanted,
+        wanted: SchedulePlan,
         response: Response,
         idempotency_key: IdempotencyKey = None,
     ) -> ScheduleShown:
         schedule = await desk.schedules.create(
-            desk.plan(wanted, caller), caller.principal, key=idempotency_key
+            desk.plan(wanted, caller), caller.principal, key=namespaced(idempotency_key)
         )
-        response.headers["Location"] = f"{desk.public_url}{API_PATH}/schedules/{schedule.id}"
+        response.headers["Location"] = f"{API_PATH}/schedules/{schedule.id}"
         return await desk.answer(schedule, response)
 
     @router.get("/schedules/{schedule_id}", summary="Get a schedule", responses=problems(404, 422))
@@ -136,7 +132,7 @@ def _keep(router: APIRouter, desk: _Desk) -> None:
     async def change_schedule(
         caller: CallingInPerson,
         schedule_id: ScheduleId,
-        wanted: ScheduleWanted,
+        wanted: SchedulePlan,
         precondition: IfMatch,
         response: Response,
     ) -> ScheduleShown:
@@ -244,10 +240,3 @@ def _hand_over(router: APIRouter, desk: _Desk) -> None:
     async def decline_schedule(caller: Calling, schedule_id: ScheduleId) -> None:
         await desk.reached(schedule_id, caller)
         await desk.schedules.decline(schedule_id, caller.principal)
-
-
-def _place(position: Position | None) -> tuple[datetime, str] | None:
-    if position is None:
-        return None
-    created_at, schedule_id = position
-    return datetime.fromisoformat(str(created_at)), str(schedule_id)

@@ -4,21 +4,22 @@ from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from engine.callers.service_principals import NAME
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR
 from engine.registry import Registry
 from engine.services import Services
+from gateway.api.bodies import Body
 from gateway.api.callers import CallingInPerson
-from gateway.api.cursors import After, Cursors, Limit, Page
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
 from gateway.api.problems import problems
 from gateway.api.tokens import (
+    NewToken,
     TokenId,
     TokenMade,
     TokenShown,
-    TokenWish,
     known_tools,
     made_shown,
     shown,
@@ -26,13 +27,13 @@ from gateway.api.tokens import (
 )
 from gateway.protected_resource import API_PATH
 
-_NAME = Annotated[str, Path(max_length=200, description="The service's name or id.")]
+_NAME = Annotated[
+    str, Path(max_length=200, pattern=r"^[\x21-\x7e]+$", description="The service's name or id.")
+]
 
 
-class ServiceWish(BaseModel):
+class NewService(Body):
     """The service to make known."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(pattern=NAME, description="What it is called in addresses, commands and the trail.")
 
@@ -60,7 +61,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
     @router.get(
         "/services", summary="List the services", responses=problems(400, 403, 422), dependencies=[by]
     )
-    async def list_services(limit: Limit = 50, after: After = None) -> Page[ServiceShown]:
+    async def list_services(after: After = None, limit: Limit = USUAL_LIMIT) -> Page[ServiceShown]:
         position = lists.open(after)
         start = "" if position is None else str(position[0])
         found = [service for service in await known.all() if service.name > start][: limit + 1]
@@ -73,9 +74,9 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         responses=problems(403, 409, 422),
     )
     async def create_service(
-        wish: ServiceWish, response: Response, who: Annotated[Principal, by]
+        new: NewService, response: Response, who: Annotated[Principal, by]
     ) -> ServiceShown:
-        service = await known.add(wish.name, by=who)
+        service = await known.add(new.name, by=who)
         response.headers["Location"] = f"{API_PATH}/services/{service.name}"
         return _shown(service)
 
@@ -91,7 +92,9 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         responses=problems(400, 403, 404, 422),
         dependencies=[by],
     )
-    async def list_service_tokens(service: _NAME, limit: Limit = 50, after: After = None) -> Page[TokenShown]:
+    async def list_service_tokens(
+        service: _NAME, after: After = None, limit: Limit = USUAL_LIMIT
+    ) -> Page[TokenShown]:
         tokens = await services.api_tokens.of(await known.get(service))
         return token_page(token_lists, tokens, limit, after)
 
@@ -102,11 +105,11 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         responses=problems(403, 404, 422),
     )
     async def create_service_token(
-        service: _NAME, wish: TokenWish, response: Response, who: Annotated[Principal, by]
+        service: _NAME, new: NewToken, response: Response, who: Annotated[Principal, by]
     ) -> TokenMade:
         owner = await known.get(service)
-        known_tools(registry, wish)
-        made = await services.api_tokens.create(owner, wish.name, tools=wish.tools, life=wish.life, by=who)
+        known_tools(registry, new)
+        made = await services.api_tokens.create(owner, new.name, tools=new.tools, life=new.life, by=who)
         response.headers["Location"] = f"{API_PATH}/services/{owner.name}/tokens/{made.token.id}"
         return made_shown(response, made)
 

@@ -5,25 +5,31 @@ from http import HTTPStatus
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from engine.callers.api_tokens import LONGEST_NAME, ApiToken, NewApiToken
 from engine.errors import ApiTokenInvalid, NotAllowed
 from engine.registry import Registry
 from engine.services import Services
+from gateway.api.bodies import Body
 from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.cursors import After, Cursors, Limit, Page
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
 from gateway.api.problems import problems
 from gateway.protected_resource import API_PATH
 
-TokenId = Annotated[str, Path(max_length=200, description="The token's id: the part after `byline_`.")]
+TokenId = Annotated[
+    str,
+    Path(
+        max_length=200,
+        pattern=r"^[\x21-\x7e]+$",
+        description="The token's id: the part after `byline_`.",
+    ),
+]
 _DAYS = timedelta(days=1)
 
 
-class TokenWish(BaseModel):
+class NewToken(Body):
     """The token to make."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=LONGEST_NAME, description="What you know it again by.")
     tools: list[Annotated[str, Field(max_length=200)]] | None = Field(
@@ -69,7 +75,9 @@ def routes(services: Services, registry: Registry) -> APIRouter:
     cursors = Cursors(services.keyring, "tokens")
 
     @router.get("/tokens", summary="List your API tokens", responses=problems(400, 422))
-    async def list_tokens(caller: Calling, limit: Limit = 50, after: After = None) -> Page[TokenShown]:
+    async def list_tokens(
+        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+    ) -> Page[TokenShown]:
         return token_page(cursors, await services.api_tokens.of(caller.principal), limit, after)
 
     @router.post(
@@ -78,10 +86,10 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         status_code=HTTPStatus.CREATED,
         responses=problems(403, 422),
     )
-    async def create_token(caller: CallingInPerson, wish: TokenWish, response: Response) -> TokenMade:
-        known_tools(registry, wish)
+    async def create_token(caller: CallingInPerson, new: NewToken, response: Response) -> TokenMade:
+        known_tools(registry, new)
         made = await services.api_tokens.create(
-            caller.principal, wish.name, tools=wish.tools, life=wish.life, actor=caller.actor
+            caller.principal, new.name, tools=new.tools, life=new.life, actor=caller.actor
         )
         response.headers["Location"] = f"{API_PATH}/tokens/{made.token.id}"
         return made_shown(response, made)
@@ -126,9 +134,9 @@ def made_shown(response: Response, made: NewApiToken) -> TokenMade:
     return TokenMade.model_validate({**_told(made.token), "token": made.secret})
 
 
-def known_tools(registry: Registry, wish: TokenWish) -> None:
+def known_tools(registry: Registry, new: NewToken) -> None:
     """Raise ApiTokenInvalid where the token is wanted for a tool that does not exist."""
-    unknown = sorted(set(wish.tools or ()) - registry.tools.keys())
+    unknown = sorted(set(new.tools or ()) - registry.tools.keys())
     if unknown:
         msg = f"There is no tool {', '.join(unknown)}. List the tools to see which there are."
         raise ApiTokenInvalid(msg)

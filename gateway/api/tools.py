@@ -11,7 +11,6 @@ from pydantic import BaseModel, Field
 
 from engine.errors import ArgumentsInvalid, ToolUnknown
 from engine.registry import Registry, Tool
-from engine.services import Services
 from gateway.api.callers import Calling
 from gateway.api.problems import Refused, problems
 from gateway.protected_resource import API_PATH
@@ -58,15 +57,14 @@ class ToolList(BaseModel):
     items: list[ToolDescription]
 
 
-def routes(services: Services, registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
+def routes(registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
     """`/tools`, `/tools/{tool}` and `/tools/{tool}/runs`."""
     router = APIRouter(tags=["tools"])
-    starting = Starting(services, runs, states)
+    starting = Starting(runs, states)
 
     @router.get("/tools", summary="List the tools that you may call")
     async def list_tools(caller: Calling) -> ToolList:
-        allowed = await services.policy.allowed(caller.principal, _reached(caller, registry))
-        return ToolList(items=[_described(registry.tool(name)) for name in allowed])
+        return ToolList(items=[_described(tool) for tool in await runs.allowed(caller)])
 
     @router.get("/tools/{tool}", summary="Get one tool", responses=problems(403, 404, 422))
     async def get_tool(caller: Calling, tool: Annotated[str, Path(max_length=200)]) -> ToolDescription:
@@ -75,7 +73,7 @@ def routes(services: Services, registry: Registry, runs: Runs, states: RunStates
         return _described(found)
 
     for tool in registry.tools.values():
-        _add_start(router, tool, starting)
+        _add_start(router, tool, runs, starting)
 
     @router.post("/tools/{tool}/runs", include_in_schema=False)
     async def start_unknown(caller: Calling, tool: str) -> None:
@@ -89,16 +87,9 @@ def routes(services: Services, registry: Registry, runs: Runs, states: RunStates
 class Starting:
     """Answers a request that began a run, or found the one that it began before."""
 
-    def __init__(self, services: Services, runs: Runs, states: RunStates) -> None:
-        self._services = services
+    def __init__(self, runs: Runs, states: RunStates) -> None:
         self._runs = runs
         self._states = states
-
-    async def start(
-        self, tool: str, arguments: Mapping[str, Any], caller: Caller, key: str | None
-    ) -> Serving:
-        """The run that serves the call."""
-        return await self._runs.call(tool, arguments, caller, key=namespaced(key))
 
     async def answer(
         self, serving: Serving, caller: Caller, prefer: str | None, response: Response
@@ -108,8 +99,7 @@ class Starting:
         if seconds is not None:
             response.headers["Preference-Applied"] = f"wait={seconds}"
             await self._runs.outcome(serving.run_id, within=seconds)
-        run = await self._services.runs.get(serving.run_id)
-        assert run is not None  # noqa: S101 -- a run that serves a call was registered with it
+        run = await self._runs.owned(serving.run_id, caller)
         state = await self._states.of(run, caller.principal)
         response.headers["Location"] = f"{API_PATH}/runs/{run.id}"
         if state.status in GOES_ON:
@@ -162,7 +152,7 @@ def schemas(registry: Registry) -> dict[str, Any]:
     }
 
 
-def _add_start(router: APIRouter, tool: Tool, starting: Starting) -> None:
+def _add_start(router: APIRouter, tool: Tool, runs: Runs, starting: Starting) -> None:
     async def start(
         request: Request,
         response: Response,
@@ -171,7 +161,7 @@ def _add_start(router: APIRouter, tool: Tool, starting: Starting) -> None:
         prefer: Prefer = None,
     ) -> RunState:
         arguments = await _arguments(request)
-        serving = await starting.start(tool.name, arguments, caller, idempotency_key)
+        serving = await runs.call(tool.name, arguments, caller, key=namespaced(idempotency_key))
         return await starting.answer(serving, caller, prefer, response)
 
     result = {} if tool.output_schema is None else _whole(tool.output_schema, tool.name, "output")
@@ -211,10 +201,6 @@ async def _arguments(request: Request) -> dict[str, Any]:
         msg = "The arguments of a tool are one JSON object."
         raise ArgumentsInvalid(msg)
     return arguments
-
-
-def _reached(caller: Caller, registry: Registry) -> list[str]:
-    return sorted(name for name in registry.tools if caller.tools is None or name in caller.tools)
 
 
 def _described(tool: Tool) -> ToolDescription:

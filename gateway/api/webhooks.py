@@ -5,15 +5,16 @@ from http import HTTPStatus
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
 from engine.registry import Registry
 from engine.services import Services
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import Scheme
 from engine.webhooks.webhooks import TOLERANCE_SECONDS, Changes, Made, Webhook
+from gateway.api.bodies import Body
 from gateway.api.callers import CallingInPerson
-from gateway.api.cursors import After, Cursors, Limit, Page, Position
+from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, position
 from gateway.api.etags import IfMatch, stale, tag
 from gateway.api.problems import problems
 from gateway.hooks import HOOKS_PATH
@@ -39,10 +40,8 @@ SenderSecret = Annotated[
 WebhookId = Annotated[str, Path(max_length=100)]
 
 
-class NewWebhook(BaseModel):
+class NewWebhook(Body):
     """What a webhook is to be."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name
     tool: str = Field(max_length=64)
@@ -57,10 +56,8 @@ class NewWebhook(BaseModel):
     secret: SenderSecret = None
 
 
-class WebhookChanges(BaseModel):
+class WebhookChanges(Body):
     """What is to be otherwise; what is left out stays."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Name | None = None
     mapping: DeliveryMapping | None = None
@@ -68,10 +65,8 @@ class WebhookChanges(BaseModel):
     active: bool | None = Field(default=None, description="False refuses every delivery.")
 
 
-class NewSecret(BaseModel):
+class NewSecret(Body):
     """The next secret, and how long the one before is still good."""
-
-    model_config = ConfigDict(extra="forbid")
 
     secret: SenderSecret = None
     overlap_seconds: int = Field(
@@ -79,7 +74,7 @@ class NewSecret(BaseModel):
     )
 
 
-class WebhookView(BaseModel):
+class WebhookShown(BaseModel):
     """A webhook, without its secret."""
 
     id: str
@@ -95,7 +90,7 @@ class WebhookView(BaseModel):
     updated_at: datetime
 
 
-class WebhookWithSecret(WebhookView):
+class WebhookMade(WebhookShown):
     """A webhook with the secret that was made for it."""
 
     secret: str | None = Field(
@@ -115,8 +110,8 @@ class _Webhooks:
         tool = self._registry.tool(name)
         mapping.require_fit(tool.input_schema, tool.input_type)
 
-    def shown(self, webhook: Webhook) -> WebhookView:
-        return WebhookView(
+    def shown(self, webhook: Webhook) -> WebhookShown:
+        return WebhookShown(
             id=webhook.id,
             url=f"{self._public_url}{HOOKS_PATH}/{webhook.id}",
             name=webhook.name,
@@ -130,8 +125,8 @@ class _Webhooks:
             updated_at=webhook.updated_at,
         )
 
-    def shown_once(self, made: Made) -> WebhookWithSecret:
-        return WebhookWithSecret(**dict(self.shown(made.webhook)), secret=made.secret)
+    def shown_once(self, made: Made) -> WebhookMade:
+        return WebhookMade(**dict(self.shown(made.webhook)), secret=made.secret)
 
 
 def routes(services: Services, registry: Registry) -> APIRouter:
@@ -152,12 +147,10 @@ def _made_and_read(router: APIRouter, webhooks: _Webhooks, services: Services) -
         responses=problems(400, 403, 422),
     )
     async def list_webhooks(
-        caller: CallingInPerson, after: After = None, limit: Limit = 20
-    ) -> Page[WebhookView]:
-        position = cursors.open(after)
-        place = None if position is None else (datetime.fromisoformat(str(position[0])), str(position[1]))
-        found = await webhooks.owner.reachable(caller.principal, limit=limit + 1, after=place)
-        positions: list[Position] = [[one.created_at.isoformat(), one.id] for one in found]
+        caller: CallingInPerson, after: After = None, limit: Limit = USUAL_LIMIT
+    ) -> Page[WebhookShown]:
+        found = await webhooks.owner.reachable(caller.principal, limit=limit + 1, after=cursors.place(after))
+        positions = [position((one.created_at, one.id)) for one in found]
         return cursors.page([webhooks.shown(one) for one in found], positions, limit)
 
     @router.post(
@@ -166,9 +159,7 @@ def _made_and_read(router: APIRouter, webhooks: _Webhooks, services: Services) -
         status_code=HTTPStatus.CREATED,
         responses=problems(403, 404, 422),
     )
-    async def create_webhook(
-        caller: CallingInPerson, new: NewWebhook, response: Response
-    ) -> WebhookWithSecret:
+    async def create_webhook(caller: CallingInPerson, new: NewWebhook, response: Response) -> WebhookMade:
         principal = await webhooks.owner.declarable(caller.principal, new.principal_id)
         webhooks.require_fit(new.mapping, new.tool)
         await services.policy.require(principal, new.tool)
@@ -191,7 +182,7 @@ def _made_and_read(router: APIRouter, webhooks: _Webhooks, services: Services) -
         summary="Get a webhook, with the ETag that a change takes",
         responses=problems(403, 404, 422),
     )
-    async def get_webhook(caller: CallingInPerson, webhook_id: WebhookId, response: Response) -> WebhookView:
+    async def get_webhook(caller: CallingInPerson, webhook_id: WebhookId, response: Response) -> WebhookShown:
         webhook = await webhooks.owner.get(caller.principal, webhook_id)
         tag(response, webhook.version)
         return webhooks.shown(webhook)
@@ -209,7 +200,7 @@ def _changed(router: APIRouter, webhooks: _Webhooks) -> None:
         precondition: IfMatch,
         changes: WebhookChanges,
         response: Response,
-    ) -> WebhookView:
+    ) -> WebhookShown:
         webhook = await webhooks.owner.get(caller.principal, webhook_id)
         precondition.check(webhook.version)
         if changes.mapping is not None:
@@ -232,7 +223,7 @@ def _changed(router: APIRouter, webhooks: _Webhooks) -> None:
         precondition: IfMatch,
         new: NewSecret,
         response: Response,
-    ) -> WebhookWithSecret:
+    ) -> WebhookMade:
         webhook = await webhooks.owner.get(caller.principal, webhook_id)
         precondition.check(webhook.version)
         overlap = timedelta(seconds=new.overlap_seconds)

@@ -12,9 +12,9 @@ from engine.errors import SettingsInvalid
 from engine.identity.signing import SigningKey
 from engine.services import Services
 from gateway.authorization_server.clients import Clients
+from gateway.commands.opened import services_here
 from gateway.commands.people import one_person
 from gateway.commands.plain import plain
-from gateway.commands.services import services_here
 
 keys = typer.Typer(help="The keys that sign identities, tokens and the trail.", no_args_is_help=True)
 vault = typer.Typer(help="The master keys that seal every secret.", no_args_is_help=True)

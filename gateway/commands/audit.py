@@ -12,8 +12,8 @@ from engine.audit.trail import Line, Trail
 from engine.audit.verify import Proof, verify_trail
 from engine.errors import SettingsInvalid
 from engine.services import Services
+from gateway.commands.opened import services_here
 from gateway.commands.plain import plain
-from gateway.commands.services import services_here
 
 app = typer.Typer(help="Ask the trail, or prove it.", invoke_without_command=True)
 

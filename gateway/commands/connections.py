@@ -35,6 +35,17 @@ def disconnect(
     typer.echo(f"Your grant on {plain(connection)} is gone.")
 
 
+@app.command("test")
+def test_connection(
+    name: Annotated[str, typer.Argument(help="a connection's name")],
+) -> None:
+    """Try a connection's sign-in against its provider and say what is wrong (administrators, where Byline runs)."""
+    from gateway.commands.connection_trial import try_connection
+
+    if not try_connection(name):
+        raise typer.Exit(1)
+
+
 def _told(mode: str, grant: dict[str, object] | None) -> tuple[object, ...]:
     if grant is None:
         return ("one account for everybody" if mode == "shared" else "not connected", "", "")

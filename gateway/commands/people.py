@@ -15,8 +15,8 @@ from engine.schedules.records import ScheduleRecords
 from engine.services import Services
 from engine.temporal import connect
 from gateway.commands.columns import print_columns
+from gateway.commands.opened import services_here
 from gateway.commands.plain import plain
-from gateway.commands.services import services_here
 from gateway.people import People
 
 app = typer.Typer(

@@ -407,7 +407,8 @@ async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
 
 def test_tokens_are_stored_in_a_form_that_outlives_a_release() -> None:
     assert json.dumps(asdict(Tokens("a", "r", 1.5, ("x", "y")))) == (
-        '{"access_token": "a", "refresh_token": "r", "expires_at": 1.5, "scopes": ["x", "y"]}'
+        '{"access_token": "a", "refresh_token": "r", "expires_at": 1.5, "scopes": ["x", "y"],'
+        ' "proof_key": null, "account": ""}'
     )
 
 

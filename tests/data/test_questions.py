@@ -185,6 +185,18 @@ async def test_a_wait_that_was_withdrawn_leaves_a_question_that_nobody_can_answe
         await answered(services, alice, required)
 
 
+async def test_a_wait_is_withdrawn_by_no_other_workflow_than_the_one_that_waits(
+    services: Services, alice: Principal
+) -> None:
+    required = await asked(services, alice)
+    await services.waiters.withdraw([required.waiter], of="another")
+    assert (await question_of(services, required)).state == "open"
+
+    (waiting,) = await services.waiters.waiting("run-1")
+    await services.waiters.withdraw([required.waiter], of=waiting.workflow_id)
+    assert (await question_of(services, required)).state == "cancelled"
+
+
 async def test_a_question_of_ones_own_run_is_answered_by_nobody_else(
     services: Services, alice: Principal, bob: Principal
 ) -> None:

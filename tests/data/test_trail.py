@@ -17,7 +17,7 @@ from engine.errors import VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
 from tests.data.conftest import Opener
-from tests.data.samples import identity_of
+from tests.data.samples import TOOL, identity_of
 
 EVENT = AuditEvent(kind="action.ended", system="zendesk", record_id="ticket/1", run_id="run-1")
 LINES = 6
@@ -411,3 +411,19 @@ async def test_an_open_intent_is_found_however_much_was_written_since(services: 
     await asyncio.gather(*(services.trail.append(EVENT) for _ in range(1100)))
 
     assert await services.trail.may_have_acted("run-1", "key-1")
+
+
+async def test_the_last_use_of_a_connection_is_its_newest_action_of_that_person_since_then(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    used = replace(EVENT, kind="action.intended", connection="support")
+    before = now()
+    assert await services.trail.last_use(alice.id, "support", before) is None
+    for who, connection in ((alice, "support"), (alice, "support"), (alice, "crm"), (bob, "support")):
+        await services.trail.append(replace(used, identity=identity_of(who), connection=connection))
+
+    found = await services.trail.last_use(alice.id, "support", before)
+
+    assert found is not None
+    assert (found.seq, found.event["tool"]) == (2, TOOL)
+    assert await services.trail.last_use(alice.id, "support", now()) is None

@@ -7,11 +7,11 @@ from sqlmodel import select
 
 from engine.audit.verify import verify_trail
 from engine.db.tables import WebhookRow
-from engine.errors import VaultSealBroken, WebhookUnknown
+from engine.errors import VaultSealBroken, WebhookInvalid, WebhookUnknown
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.webhooks.mapping import DeliveryMapping
-from engine.webhooks.webhooks import Changes, Made
+from engine.webhooks.webhooks import MOST_WEBHOOKS, Changes, Made
 from tests.data.commands import Commands
 from tests.senders import GITHUB
 
@@ -117,3 +117,14 @@ async def test_a_secret_opens_for_no_other_principal_tool_or_scheme(
 
     with pytest.raises(VaultSealBroken):
         await services.webhooks.receiving(webhook.id)
+
+
+async def test_a_principal_has_so_many_webhooks_and_no_more(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    for number in range(MOST_WEBHOOKS):
+        await made(services, alice, str(number))
+
+    with pytest.raises(WebhookInvalid, match="Delete"):
+        await made(services, alice)
+    await made(services, bob)

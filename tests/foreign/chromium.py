@@ -43,7 +43,9 @@ _MISSED = """() => {
   return missed;
 }"""
 # Where the next Tab begins: at the top, whatever has the focus now.
-_TO_THE_TOP = "() => { document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex'); }"
+_TO_THE_TOP = (
+    "() => { document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex'); }"
+)
 _CONTROLS = """() => {
   const controls = [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea")];
   const inGroup = (each) => each.type === "radio" && !each.checked;
@@ -120,14 +122,17 @@ class Window:
         for _ in wanted:
             await self.page.keyboard.press("Tab")
             reached.append(await self.page.evaluate(_FOCUSED))
-        unseen = [f"The focus on control {control} is not to be seen." for control, shows in reached if not shows]
+        unseen = [
+            f"The focus on control {control} is not to be seen." for control, shows in reached if not shows
+        ]
         order = [control for control, _ in reached]
         return unseen if order == wanted else [*unseen, f"Tab reaches {order} and not {wanted}."]
 
     def _said(self, message: ConsoleMessage) -> None:
-        # That a page is an error is its own to say; and no page has an icon.
-        expected = {self.page.url, f"{self.origin}/favicon.ico"}
-        if message.location["url"].startswith(self.origin) and message.location["url"] not in expected:
+        # That it found no page, or no leave, is for the page to say; and no page has an icon.
+        place, answered = message.location["url"], message.text.startswith("Failed to load resource")
+        expected = answered and place in {self.page.url, f"{self.origin}/favicon.ico"}
+        if place.startswith(self.origin) and not expected:
             self.complaints.append(f"The browser says: {message.text}")
 
     def _answered(self, response: Response) -> None:

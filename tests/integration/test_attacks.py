@@ -25,7 +25,6 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.settings import IssuerSettings
-from gateway.api.router import api
 from gateway.app import application
 from gateway.mcp import mcp_server
 from gateway.runs import Failed, Finished, Outcome
@@ -300,7 +299,7 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
     server = mcp_server(services, idle.registry, idle.runs)
-    app = application(services, server, api(services, idle.registry, idle.runs, idle.temporal), idle.runs)
+    app = application(services, idle.registry, idle.runs, idle.temporal, server)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with (
         server.session_manager.run(),

@@ -474,7 +474,11 @@ async def test_the_api_lists_adds_tries_and_removes_ones_own_channels_alone(town
             await hers.get("/channels", params={"limit": 1, "after": first["next_cursor"]})
         ).json()
         path = f"/channels/{added.json()['id']}"
-        theirs = [(await his.delete(path)).status_code, (await his.post(f"{path}/test")).status_code]
+        theirs = [
+            each.status_code
+            for each in (await his.get(path), await his.delete(path), await his.post(f"{path}/test"))
+        ]
+        read = await hers.get(added.headers["location"].removeprefix("/api/v1"))
         tried = await hers.post(f"{path}/test")
         again = [(await hers.post(f"{path}/test")).status_code for _ in range(2)]
         removed = await hers.delete(path)
@@ -487,7 +491,8 @@ async def test_the_api_lists_adds_tries_and_removes_ones_own_channels_alone(town
     assert [each["items"][0]["kind"] for each in (first, rest_of_them)] == ["webhook", "email"]
     assert rest_of_them["next_cursor"] is None
     assert "secret" not in first["items"][0]
-    assert theirs == [404, 404]
+    assert theirs == [404, 404, 404]
+    assert read.json() == first["items"][0]
     assert tried.status_code == 204
     assert again[-1] == 429
     assert removed.status_code == 204

@@ -61,7 +61,7 @@ async def test_a_schedule_is_read_at_its_location_with_the_times_it_will_fire(
 ) -> None:
     made = await created(alice)
 
-    read = await alice.get(made.headers["location"])
+    read = await alice.get(made.headers["location"].removeprefix("/api/v1"))
 
     shown = read.json()
     assert shown == made.json()

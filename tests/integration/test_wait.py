@@ -13,9 +13,9 @@ from temporalio.worker import Worker
 
 from activities.salesforce import Account
 from engine.authorization.requests import AuthorizationRequest
-from engine.errors import AuthorizationDenied, AuthorizationExpired
-from gateway.runs import Awaiting, Failed, Finished
-from tests.platform import CONTOSO, DISPUTE, NAMESPACE, NORTHWIND, Platform, until
+from engine.errors import AuthorizationDenied, AuthorizationExpired, TemporalUnreachable
+from gateway.runs import Awaiting, Caller, Failed, Finished, Runs
+from tests.platform import CHAT, CONTOSO, DISPUTE, NAMESPACE, NORTHWIND, Platform, severed, until
 from tests.tools import reading
 from tests.tools.reading import Reading, ReadOnce
 
@@ -156,6 +156,16 @@ async def test_a_new_call_after_an_expired_question_asks_a_new_one(platform: Pla
     assert run != expired
     assert second.id != first.id
     assert isinstance(await platform.outcome(run), Finished)
+
+
+async def test_a_repeated_call_is_told_where_the_workflow_engine_does_not_answer(platform: Platform) -> None:
+    run = await platform.start("read_once", READ, platform.alice)
+    await platform.parked(run)
+
+    async with severed(platform) as temporal:
+        runs = Runs(platform.services, temporal, platform.registry)
+        with pytest.raises(TemporalUnreachable):
+            await runs.call("read_once", READ, Caller(platform.alice, CHAT, "mcp"))
 
 
 async def test_a_cancelled_run_waits_for_nothing_any_more(platform: Platform) -> None:

@@ -3,26 +3,22 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from temporalio.client import Client, RetryConfig
-from temporalio.contrib.pydantic import pydantic_data_converter
 
 from engine.audit.trail import AuditEvent
 from engine.db.tables import PrincipalRow
 from engine.identity.model import Actor, Identity, Principal, call_digest
 from engine.identity.roles import ADMINISTRATOR
 from engine.identity.runs import run_row
-from engine.interceptors.client import IdentityClientInterceptor
 from engine.policy import Policy, PolicyFile
 from engine.webhooks.signatures import Scheme
 from gateway.runs import Finished, Runs
-from tests.platform import NAMESPACE, NORTHWIND, Platform
+from tests.platform import NORTHWIND, Platform, severed
 from tests.rest import Rest, serving
 from tests.senders import SENDERS, STRIPE, Delivery, an_event, now, stripe
 
@@ -348,36 +344,6 @@ async def test_after_a_change_of_the_mapping_an_event_that_ran_does_not_run_agai
 
     (line,) = await platform.trail("webhook.refused")
     assert line["error"] == "key_reused"
-
-
-@asynccontextmanager
-async def severed(platform: Platform) -> AsyncIterator[Client]:
-    """A client whose connection to Temporal broke after it was made."""
-    host, _, port = platform.settings.temporal.address.rpartition(":")
-    pipes: list[asyncio.StreamWriter] = []
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pipes.append(writer)
-        while chunk := await reader.read(65536):
-            writer.write(chunk)
-
-    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection(host, int(port))
-        await asyncio.gather(pump(reader, back), pump(there, writer), return_exceptions=True)
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0)
-    address = ":".join(map(str, server.sockets[0].getsockname()))
-    client = await Client.connect(
-        address,
-        namespace=NAMESPACE,
-        data_converter=pydantic_data_converter,
-        interceptors=[IdentityClientInterceptor()],
-        retry_config=RetryConfig(max_retries=1),
-    )
-    server.close()
-    for pipe in pipes:
-        pipe.close()
-    yield client
 
 
 async def test_while_temporal_is_away_the_sender_is_told_to_come_again_and_then_the_run_begins(

@@ -19,6 +19,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
   features: {
     registration: { enabled: true },
+    clientCredentials: { enabled: true },
     revocation: { enabled: true },
     resourceIndicators: {
       enabled: true,

@@ -79,6 +79,7 @@ def test_the_wheel_holds_the_rooms_the_migrations_and_the_command(tmp_path: Path
 
     assert tops == set(ROOMS)
     assert "engine/migrations/env.py" in names
+    assert "engine/connections/providers/salesforce.yml" in names
     assert "byline = gateway.cli:main" in zipfile.ZipFile(wheel).read(command).decode()
 
 

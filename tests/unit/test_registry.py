@@ -156,6 +156,15 @@ def test_arguments_that_do_not_fit_are_not_repeated(answer: Tool) -> None:
     assert "hidden" not in str(refused.value)
 
 
+def test_arguments_that_are_nested_without_end_are_refused(answer: Tool) -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+
+    with pytest.raises(ArgumentsInvalid, match="nested"):
+        answer.arguments({"question": deep})
+
+
 def test_two_definitions_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsInvalid, match="Two definitions are named 'answer_ticket'"):
         registry(monkeypatch, AnswerWorkflow, OtherWorkflow)

@@ -1,0 +1,149 @@
+"""Tries a connection's sign-in against its provider and says what is wrong; it keeps no token and asks no person."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from engine.connections.catalogue import Connection
+from engine.connections.discovery import Discovery
+from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.errors import (
+    AddressRefused,
+    BylineError,
+    ConnectionMisconfigured,
+    RequestRejected,
+    UpstreamFailed,
+)
+from engine.outgoing import Outgoing
+
+_GONE = frozenset({404, 410})
+_REQUEST: Final = "the scopes, and that the redirect URI is registered"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What came of one part of the trial; `unclear` where only a person's sign-in will tell."""
+
+    part: str
+    state: Literal["ok", "unclear", "wrong"]
+    told: str
+
+
+class Trial:
+    """One connection, tried from the outside: its secrets, its addresses, and whether its client is known."""
+
+    def __init__(
+        self, connection: Connection, environment: Mapping[str, str], outgoing: Outgoing, redirect_uri: str
+    ) -> None:
+        self._connection = connection
+        self._environment = environment
+        self._outgoing = outgoing
+        self._discovery = Discovery(outgoing)
+        self._redirect_uri = redirect_uri
+
+    async def findings(self) -> list[Finding]:
+        """Every part that can be tried; what follows from a part that is wrong is not."""
+        try:
+            client = OAuthClient(self._connection, self._environment, self._discovery)
+        except ConnectionMisconfigured as error:
+            return [Finding("secret", "wrong", str(error))]
+        found = [Finding("secret", "ok", self._known_by())]
+        try:
+            endpoints = await self._discovery.endpoints(self._connection)
+        except BylineError as error:
+            return [*found, Finding("endpoints", "wrong", str(error))]
+        found.append(Finding("endpoints", "ok", self._told_by(endpoints.token)))
+        if self._connection.mode == "shared":
+            return [*found, await self._signed_in(client)]
+        return [
+            *found,
+            await self._consent_page(client),
+            await self._made_up_code(client),
+            Finding("redirect URI", "ok", f"register {self._redirect_uri} with the provider"),
+        ]
+
+    def _known_by(self) -> str:
+        if self._connection.client_key is not None:
+            return "the private key is there"
+        return "there is one" if self._connection.client_secret is not None else "none: the client is public"
+
+    def _told_by(self, token_endpoint: str) -> str:
+        provider = self._connection.provider
+        return f"as {provider.issuer} publishes" if provider.is_discovered else f"declared: {token_endpoint}"
+
+    async def _consent_page(self, client: OAuthClient) -> Finding:
+        part = "consent page"
+        try:
+            address = await client.authorization_url(
+                redirect_uri=self._redirect_uri,
+                state=secrets.token_urlsafe(32),
+                code_verifier=secrets.token_urlsafe(48),
+                scopes=self._connection.scopes,
+            )
+            status = (await self._outgoing.send("GET", address, headers={"Accept": "text/html"})).status
+        except TokenRefused as error:
+            return _not_pushed(part, error)
+        except AddressRefused as error:
+            return Finding(part, "unclear", str(error))
+        except RequestRejected:
+            return Finding(part, "ok", "it answers")
+        except BylineError as error:
+            return Finding(part, "wrong", str(error))
+        return _answered(part, status)
+
+    async def _made_up_code(self, client: OAuthClient) -> Finding:
+        """A code that nobody issued: a token endpoint that knows the client refuses the code, and not the client."""
+        part = "client"
+        try:
+            await client.exchange(
+                code=secrets.token_urlsafe(24),
+                redirect_uri=self._redirect_uri,
+                code_verifier=secrets.token_urlsafe(48),
+                asked=(),
+            )
+        except TokenRefused as error:
+            if error.error == "invalid_grant":
+                return Finding(
+                    part, "ok", "the token endpoint knows it, and refuses a code that nobody issued"
+                )
+            return _refused(part, error)
+        except UpstreamFailed as error:
+            return Finding(part, "wrong", f"{error} Check token_endpoint.")
+        return Finding(part, "wrong", "the token endpoint gives tokens for a code that nobody issued")
+
+    async def _signed_in(self, client: OAuthClient) -> Finding:
+        part = "client"
+        try:
+            await client.client_credentials()
+        except TokenRefused as error:
+            return _refused(part, error)
+        except UpstreamFailed as error:
+            return Finding(part, "wrong", f"{error} Check token_endpoint.")
+        return Finding(part, "ok", "the token endpoint gives it tokens")
+
+
+def _answered(part: str, status: int) -> Finding:
+    if status in _GONE or status >= 500:
+        return Finding(part, "wrong", f"it answers {status}: check authorization_endpoint and client_id")
+    if status >= 400:
+        told = f"it answers {status}: check client_id, {_REQUEST}"
+        return Finding(part, "unclear", told)
+    return Finding(part, "ok", "it answers")
+
+
+def _not_pushed(part: str, error: TokenRefused) -> Finding:
+    if "client" in error.error:
+        return _refused(part, error)
+    told = f"the provider refuses the request for it ({error.error}): check {_REQUEST}"
+    return Finding(part, "wrong", told)
+
+
+def _refused(part: str, error: TokenRefused) -> Finding:
+    """Providers have words of their own, in most of which the client is named where it is what they refuse."""
+    if "client" in error.error:
+        check = "check client_id, its secret and token_endpoint_auth_method"
+        return Finding(part, "wrong", f"the provider does not accept it ({error.error}): {check}")
+    if error.error in {"invalid_scope", "unsupported_grant_type"}:
+        return Finding(part, "wrong", f"the provider refuses what is asked for ({error.error})")
+    return Finding(part, "unclear", f"the provider answers {error.error}, which says nothing of the client")

@@ -1,0 +1,36 @@
+"""The work of `byline connections test`: an administrator's part, which runs where Byline runs and not over its API."""
+
+import uvloop
+
+from engine.connections.catalogue import Connection, read_connections
+from engine.connections.checks import Finding, Trial
+from engine.errors import ConnectionUnknown
+from engine.services import Services
+from gateway.commands.columns import print_columns
+from gateway.commands.opened import services_here
+
+
+def try_connection(name: str) -> bool:
+    """Print what came of every part, and return whether none is wrong."""
+
+    async def findings() -> list[Finding]:
+        async with services_here() as services:
+            connection = await _declared(services, name)
+            redirect_uri = f"{services.settings.public_url}/oauth/callback"
+            trial = Trial(connection, services.environment, services.outgoing, redirect_uri)
+            return await trial.findings()
+
+    found = uvloop.run(findings())
+    print_columns([(each.part, each.state, each.told) for each in found], otherwise="")
+    return all(each.state != "wrong" for each in found)
+
+
+async def _declared(services: Services, name: str) -> Connection:
+    """As the file says now, where there is one, so that a mistake is found before a gateway starts with it."""
+    path = services.settings.connections_file
+    if path is None:
+        return await services.catalogue.get(name)
+    for connection in read_connections(path, services.environment):
+        if connection.name == name:
+            return connection
+    raise ConnectionUnknown(f"There is no connection '{name}' in {path}.")

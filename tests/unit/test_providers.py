@@ -1,0 +1,222 @@
+import json
+import re
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from engine.connections.catalogue import Connection, read_connections
+from engine.connections.known_providers import KnownProvider, known_names, known_provider
+from engine.connections.token_response import account_told
+from engine.errors import SettingsInvalid
+
+PROVIDERS = {name: known_provider(name) for name in known_names()}
+WITH_VARIABLES = {name: each for name, each in PROVIDERS.items() if each.variables}
+ADDRESSES = re.compile(r"(_endpoint|issuer)$")
+EVERY_ONE_OF_THEM = pytest.mark.parametrize("known", PROVIDERS.values(), ids=PROVIDERS)
+
+
+def examples(known: KnownProvider) -> dict[str, str]:
+    return {name: variable.example for name, variable in known.variables.items()}
+
+
+def declared(provider: dict[str, Any], **more: object) -> Connection:
+    body = {"name": "c", "title": "C", "system": "c", "mode": "user", "client_id": "byline"}
+    return Connection.model_validate({**body, "provider": provider, **more})
+
+
+def addresses(base_url: object, provider: dict[str, Any]) -> list[str]:
+    found = [str(value) for key, value in provider.items() if ADDRESSES.search(key)]
+    return [*found, *([str(base_url)] if base_url else [])]
+
+
+def test_the_catalogue_knows_at_least_sixty_systems_each_by_a_title_of_its_own() -> None:
+    assert len(PROVIDERS) >= 60
+    assert len({each.title for each in PROVIDERS.values()}) == len(PROVIDERS)
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in PROVIDERS)
+
+
+@EVERY_ONE_OF_THEM
+def test_a_known_provider_makes_a_whole_connection(known: KnownProvider) -> None:
+    name = next(name for name, each in PROVIDERS.items() if each is known)
+    asked = {"known": name, "variables": examples(known)}
+    people = "authorization_endpoint" in known.provider or "issuer" in known.provider
+    connection = declared(
+        asked,
+        mode="user" if people else "shared",
+        **({} if known.base_url else {"base_url": "https://api.example.com"}),
+    )
+
+    assert Connection.model_validate(connection.model_dump(mode="json")) == connection
+
+
+@EVERY_ONE_OF_THEM
+def test_a_known_provider_is_called_by_tls_alone_and_tells_where_its_facts_are_from(
+    known: KnownProvider,
+) -> None:
+    base_url, provider = known.filled(examples(known))
+
+    assert all(each.scheme == "https" for each in known.sources)
+    assert all(re.fullmatch(r"https://[^{}]+", address) for address in addresses(base_url, provider))
+
+
+@EVERY_ONE_OF_THEM
+def test_where_an_account_is_read_can_be_read(known: KnownProvider) -> None:
+    read_from = known.provider.get("account_from", "userinfo")
+    claim = known.provider.get("account_claim", "")
+
+    assert ("userinfo_endpoint" in known.provider) <= (read_from == "userinfo")
+    assert read_from != "id_token" or "openid" in known.provider["added_scopes"]
+    assert claim == "" or re.fullmatch(r"\w+|(/\w+)+", claim)
+
+
+@EVERY_ONE_OF_THEM
+def test_an_issuer_that_may_name_itself_is_not_required_to(known: KnownProvider) -> None:
+    assert "issuer" not in known.provider or known.provider["iss_required"] is False
+
+
+def near(pattern: str) -> st.SearchStrategy[str]:
+    """Texts that fit a pattern, texts that do not quite, and any others."""
+    fits = st.from_regex(pattern, fullmatch=True)
+    return fits | st.tuples(fits, st.text(max_size=3), fits).map("".join) | st.text(max_size=20)
+
+
+@pytest.mark.parametrize("name", WITH_VARIABLES)
+@settings(deadline=None)
+@given(data=st.data())
+def test_no_value_of_a_variable_leads_outside_the_providers_own_domain(
+    name: str, data: st.DataObject
+) -> None:
+    known = WITH_VARIABLES[name]
+    values = {each: data.draw(near(variable.pattern)) for each, variable in known.variables.items()}
+    try:
+        base_url, provider = known.filled(values)
+    except ValueError:
+        return
+    for template, address in zip(
+        addresses(known.base_url, known.provider), addresses(base_url, provider), strict=True
+    ):
+        wanted, found = urlsplit(template), urlsplit(address)
+        before, _, after = wanted.netloc.partition("{")
+        _, _, own_domain = after.partition("}")
+
+        assert (found.scheme, found.query, found.fragment) == ("https", "", "")
+        assert found.netloc.startswith(before)
+        assert found.netloc.endswith(own_domain)
+        assert re.fullmatch(r"[A-Za-z0-9.-]+", found.netloc)
+        assert ".." not in found.netloc
+        assert found.path.count("/") == wanted.path.count("/")
+
+
+@pytest.mark.parametrize("known", WITH_VARIABLES.values(), ids=WITH_VARIABLES)
+def test_a_variable_that_ends_a_host_has_values_that_can_be_counted(known: KnownProvider) -> None:
+    templates = addresses(known.base_url, known.provider)
+    ending = {
+        name
+        for name in known.variables
+        if any(urlsplit(each).netloc.endswith(f"{{{name}}}") for each in templates)
+    }
+
+    assert all(re.fullmatch(r"\(([a-z]|\\\.|\|)+\)", known.variables[name].pattern) for name in ending)
+
+
+def test_what_a_connection_says_itself_goes_before_the_catalogue() -> None:
+    own = declared(
+        {
+            "known": "gitlab",
+            "token_endpoint": "https://git.example.com/oauth/token",
+            "added_scopes": ["read_user"],
+        },
+        base_url="https://git.example.com/api/v4",
+    )
+
+    assert str(own.base_url) == "https://git.example.com/api/v4"
+    assert str(own.provider.token_endpoint) == "https://git.example.com/oauth/token"
+    assert str(own.provider.authorization_endpoint) == "https://gitlab.com/oauth/authorize"
+    assert own.provider.added_scopes == ("read_user",)
+
+
+def test_a_connection_is_kept_with_all_that_its_known_provider_said() -> None:
+    kept = declared({"known": "slack"}).model_dump(mode="json")["provider"]
+
+    assert not {"known", "variables"} & kept.keys()
+    assert kept["token_response"]["access_token"] == "/authed_user/access_token"
+
+
+@pytest.mark.parametrize(
+    ("provider", "told"),
+    [
+        ({"known": "saleforce"}, "no provider is known as 'saleforce': did you mean salesforce"),
+        ({"known": "../../settings"}, "no provider is known as '../../settings': declare its endpoints"),
+        ({"known": "zendesk"}, "Zendesk takes the variables {subdomain: what stands before .zendesk.com}"),
+        ({"known": "zendesk", "variables": {"sub": "acme"}}, "Zendesk takes the variables {subdomain"),
+        ({"known": "github", "variables": {"host": "acme"}}, "GitHub takes the variables {}"),
+        (
+            {"known": "zendesk", "variables": {"subdomain": "evil.example/"}},
+            "subdomain is what stands before .zendesk.com, like acme",
+        ),
+        ({"known": "zendesk", "variables": ["acme"]}, "a mapping of name to value"),
+        ({"known": "github", "endpoint": "x"}, "Extra inputs are not permitted"),
+        ({"known": "zuora", "variables": {"host": "rest"}}, "declare the connection as shared"),
+    ],
+)
+def test_a_mistake_about_a_known_provider_is_told(provider: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        declared(provider, base_url="https://api.example.com")
+
+    assert told in str(refused.value)
+
+
+def test_a_mistake_about_a_known_provider_is_told_with_its_place_in_the_file(tmp_path: Path) -> None:
+    body = {
+        "title": "T",
+        "system": "t",
+        "mode": "user",
+        "client_id": "byline",
+        "provider": {"known": "zendsk"},
+    }
+    file = tmp_path / "connections.yml"
+    file.write_text(json.dumps({"connections": {"support": body}}))
+
+    with pytest.raises(
+        SettingsInvalid, match=r"support: .*no provider is known as 'zendsk': did you mean zendesk"
+    ):
+        read_connections(file, {})
+
+
+def row(name: str, known: KnownProvider) -> str:
+    """How the reference tells a provider."""
+    variables = ", ".join(
+        f"`{each}`, like `{variable.example}`" for each, variable in known.variables.items()
+    )
+    people = "authorization_endpoint" in known.provider or "issuer" in known.provider
+    facts = " ".join(f"[{place}]({url})" for place, url in enumerate(known.sources, 1))
+    cells = (f"`{name}`", known.title, variables or "–", "people" if people else "shared", known.notes, facts)
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_reference_tells_every_known_provider_as_its_file_does() -> None:
+    page = (Path(__file__).parents[2] / "docs/reference/providers.md").read_text()
+
+    assert [line for line in page.splitlines() if line.startswith("| `")] == [
+        row(name, known) for name, known in PROVIDERS.items()
+    ]
+
+
+def test_an_id_token_that_is_nested_without_end_names_no_account() -> None:
+    deep = urlsafe_b64encode(b'{"sub":' + b"[" * 100_000 + b"]" * 100_000 + b"}").decode().rstrip("=")
+    provider = declared(
+        {
+            "authorization_endpoint": "https://id.example.com/authorize",
+            "token_endpoint": "https://id.example.com/token",
+            "account_from": "id_token",
+        },
+        base_url="https://api.example.com",
+    ).provider
+
+    assert account_told(provider, {"id_token": f"e30.{deep}.x"}) == ""
