@@ -136,6 +136,10 @@ class Outgoing:
             )
         return parsed
 
+    async def require_public(self, url: str) -> None:
+        """Return where this may be called; raises AddressRefused, or UpstreamUnavailable where the host is unknown."""
+        await self._addresses(self.check(url))
+
     async def send(
         self,
         method: str,

@@ -15,6 +15,7 @@ from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from temporalio import activity, workflow
 
 from engine.errors import ArgumentsInvalid, SettingsInvalid, ToolUnknown
+from engine.needs import Need, needs_of
 from engine.tools import ToolDeclaration, declaration_of
 from engine.wire import ENTRY_POINT_GROUP
 
@@ -70,6 +71,9 @@ class Registry:
         for module in _modules(modules):
             for _, found in inspect.getmembers(module):
                 self._add(found)
+        self.needs: dict[str, tuple[Need, ...]] = {
+            name: needs_of(self.workflows[name], self.workflows, self.activities) for name in self.tools
+        }
 
     def tool(self, name: str) -> Tool:
         """The tool of this name; raises ToolUnknown."""

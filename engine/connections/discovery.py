@@ -73,7 +73,7 @@ class Discovery:
                 msg = f"The issuer of connection '{connection}' cannot be asked: {error}"
                 raise ConnectionMisconfigured(msg) from None
             if answer.status == 200:
-                return _checked(connection, issuer, answer.body)
+                return await self._allowed(connection, _checked(connection, issuer, answer.body))
             if answer.status >= 500:
                 msg = f"The issuer of connection '{connection}', {issuer}, failed ({answer.status})."
                 raise UpstreamUnavailable(msg, status=answer.status)
@@ -81,6 +81,17 @@ class Discovery:
             f"{issuer} publishes no metadata: declare the endpoints of connection '{connection}' one by one."
         )
         raise ConnectionMisconfigured(msg)
+
+    async def _allowed(self, connection: str, metadata: _Metadata) -> _Metadata:
+        """Whoever writes an issuer's metadata is a stranger, and not to choose what is called inside this network."""
+        for name, address in metadata:
+            if isinstance(address, HttpUrl):
+                try:
+                    await self._outgoing.require_public(str(address))
+                except AddressRefused as error:
+                    msg = f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
+                    raise ConnectionMisconfigured(msg) from None
+        return metadata
 
 
 def well_known(issuer: str) -> list[str]:

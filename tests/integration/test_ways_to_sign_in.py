@@ -10,7 +10,7 @@ from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
 from engine.connections.catalogue import Connection
-from engine.connections.discovery import Discovery
+from engine.connections.discovery import Discovery, _Metadata
 from engine.connections.dpop import ProofKey, sign
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
@@ -149,8 +149,8 @@ async def test_what_a_connection_declares_goes_before_what_its_issuer_publishes(
 
 
 ELSEWHERE = {
-    "authorization_endpoint": "https://else.example/a",
-    "token_endpoint": "https://else.example/t",
+    "authorization_endpoint": "https://127.0.0.1/authorize",
+    "token_endpoint": "https://127.0.0.1/token",
 }
 
 
@@ -234,6 +234,30 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
     claims = [jws.extract_compact(proof.split(": ")[1].encode()).payload for proof in proofs]
     assert tokens.access_token == "a"
     assert [json.loads(each).get("nonce") for each in claims] == [None, "of-today"]
+
+
+async def resolved(host: str, port: int) -> list[str]:
+    """A resolver by which one host lies inside the network, and every other outside."""
+    del port
+    if host == "inside.example":
+        return ["10.0.0.8"]
+    return ["93.184.215.14"] if host.endswith(".example") else [host]
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://169.254.169.254/token", "https://inside.example/token", "http://issuer.example/token"],
+)
+async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> None:
+    published = {
+        "issuer": "https://issuer.example",
+        "authorization_endpoint": "https://issuer.example/authorize",
+        "token_endpoint": endpoint,
+    }
+
+    async with Outgoing(OutgoingSettings(), resolver=resolved) as outgoing:
+        with pytest.raises(ConnectionMisconfigured, match=r"token_endpoint .* is not called"):
+            await Discovery(outgoing)._allowed("basic", _Metadata.model_validate(published))
 
 
 @pytest.mark.parametrize(
