@@ -38,8 +38,15 @@ Prefer = Annotated[
 ]
 
 
+class ConnectionUsed(BaseModel):
+    """A connection that some step of a tool may use."""
+
+    name: str
+    scopes: list[str] = Field(description="The scopes that its actions declare besides the connection's own.")
+
+
 class ToolDescription(BaseModel):
-    """A tool as builders declared it."""
+    """A tool as builders declared it, and as its code shows."""
 
     name: str
     title: str
@@ -49,6 +56,7 @@ class ToolDescription(BaseModel):
     read_only: bool
     destructive: bool
     idempotent: bool
+    connections: list[ConnectionUsed] = Field(description="What it may ask you to sign in to.")
 
 
 class ToolList(BaseModel):
@@ -64,13 +72,13 @@ def routes(registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
 
     @router.get("/tools", summary="List the tools that you may call")
     async def list_tools(caller: Calling) -> ToolList:
-        return ToolList(items=[_described(tool) for tool in await runs.allowed(caller)])
+        return ToolList(items=[_described(tool, registry) for tool in await runs.allowed(caller)])
 
     @router.get("/tools/{tool}", summary="Get one tool", responses=problems(403, 404, 422))
     async def get_tool(caller: Calling, tool: Annotated[str, Path(max_length=200)]) -> ToolDescription:
         found = registry.tool(tool)
         await runs.allow(tool, caller)
-        return _described(found)
+        return _described(found, registry)
 
     for tool in registry.tools.values():
         _add_start(router, tool, runs, starting)
@@ -203,7 +211,7 @@ async def _arguments(request: Request) -> dict[str, Any]:
     return arguments
 
 
-def _described(tool: Tool) -> ToolDescription:
+def _described(tool: Tool, registry: Registry) -> ToolDescription:
     declared = tool.declaration
     return ToolDescription(
         name=tool.name,
@@ -214,6 +222,10 @@ def _described(tool: Tool) -> ToolDescription:
         read_only=declared.read_only,
         destructive=declared.destructive,
         idempotent=declared.idempotent,
+        connections=[
+            ConnectionUsed(name=need.connection, scopes=list(need.scopes))
+            for need in registry.needs[tool.name]
+        ],
     )
 
 

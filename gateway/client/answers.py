@@ -15,6 +15,12 @@ class Answer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Use(Answer):
+    """A connection that a tool may use."""
+
+    name: str
+
+
 class Tool(Answer):
     """A composite tool."""
 
@@ -23,6 +29,7 @@ class Tool(Answer):
     description: str = ""
     input_schema: dict[str, Any] = Field(default_factory=dict)
     output_schema: dict[str, Any] | None = None
+    connections: list[Use] = Field(default_factory=list)
 
 
 class Progress(Answer):

@@ -65,6 +65,8 @@ def _show(tool: Tool) -> None:
         ],
         otherwise="  nothing",
     )
+    if tool.connections:
+        typer.echo(f"\nSigns in to: {plain(', '.join(use.name for use in tool.connections))}")
     words = "".join(f" --arg {name}=…" for name in required)
     typer.echo(f"\nCall it with: byline call {tool.name}{plain(words)}")
 

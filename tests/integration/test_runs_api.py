@@ -68,6 +68,12 @@ async def test_a_run_that_ends_in_time_is_answered_with_its_result(
     assert called["trigger"] == "rest"
 
 
+async def test_a_tool_says_beforehand_what_it_may_ask_a_person_to_sign_in_to(ann: httpx2.AsyncClient) -> None:
+    tool = (await ann.get("/tools/resolve_billing_dispute")).json()
+
+    assert {use["name"] for use in tool["connections"]} == {"billing", "crm", "support"}
+
+
 async def test_a_run_that_waits_is_answered_at_once_with_where_to_follow_it_and_what_it_waits_for(
     cleo: httpx2.AsyncClient, rest: Rest, platform: Platform
 ) -> None:

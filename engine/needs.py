@@ -1,0 +1,107 @@
+"""Which connections and scopes a tool's actions use, read from its code, of which this runs none."""
+
+import dis
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import CodeType, ModuleType
+from typing import Any
+
+from temporalio import activity, workflow
+
+from engine.actions import definition_of
+
+
+@dataclass(frozen=True)
+class Need:
+    """One connection that a tool uses, with every scope that some action of the tool declares."""
+
+    connection: str
+    scopes: tuple[str, ...]
+
+
+def needs_of(
+    workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
+) -> tuple[Need, ...]:
+    """What the workflow may use, in its children too, by connection; a branch that is never taken counts as well.
+
+    A child or an action that is started by name is found where its name stands literally in the code.
+    """
+    named: dict[str, object] = {**activities, **workflows}
+    scopes: dict[str, set[str]] = {}
+    seen: set[int] = set()
+    waiting: list[object] = [workflow_class]
+    while waiting:
+        found = waiting.pop()
+        if id(found) in seen:
+            continue
+        seen.add(id(found))
+        action = definition_of(found)
+        if action is not None:
+            scopes.setdefault(action.connection, set()).update(action.scopes)
+        elif _is_orchestration(found, workflow_class):
+            waiting.extend(_referred(found, named))
+    return tuple(Need(connection, tuple(sorted(scopes[connection]))) for connection in sorted(scopes))
+
+
+def _is_orchestration(found: object, of: type) -> bool:
+    """Whether to read on in it: workflows of anybody, and helpers of the same package; an activity has no children."""
+    if inspect.isclass(found):
+        defined = workflow._Definition.from_class(found)  # noqa: SLF001 -- the SDK has no public reader
+        return defined is not None or _package(found) == _package(of)
+    if not inspect.isfunction(found):
+        return False
+    is_activity = activity._Definition.from_callable(found) is not None  # noqa: SLF001
+    return not is_activity and _package(found) == _package(of)
+
+
+def _package(found: object) -> str:
+    return str(getattr(found, "__module__", "")).partition(".")[0]
+
+
+def _referred(found: Any, named: Mapping[str, object]) -> Iterator[object]:
+    if inspect.isclass(found):
+        for member in (value for base in found.__mro__[:-1] for value in vars(base).values()):
+            for function in (member, getattr(member, "__func__", None), getattr(member, "fget", None)):
+                if inspect.isfunction(function):
+                    yield from _read(function, named)
+        return
+    yield from _read(found, named)
+
+
+def _read(function: Any, named: Mapping[str, object]) -> Iterator[object]:
+    function = inspect.unwrap(function)
+    known = {**function.__globals__, **_closed_over(function)}
+    for code in _codes(function.__code__):
+        yield from (named[value] for value in code.co_consts if isinstance(value, str) and value in named)
+        module: ModuleType | None = None
+        for step in dis.get_instructions(code):
+            if step.opname in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"}:
+                value = known.get(str(step.argval))
+            elif step.opname in {"LOAD_ATTR", "LOAD_METHOD"} and module is not None:
+                value = vars(module).get(str(step.argval))
+            else:
+                module = None
+                continue
+            module = value if isinstance(value, ModuleType) else None
+            yield from _within(value)
+
+
+def _closed_over(function: Any) -> dict[str, object]:
+    return dict(inspect.getclosurevars(function).nonlocals)
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _within(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        yield from value.values()
+    elif isinstance(value, list | tuple | set | frozenset):
+        yield from value
+    elif inspect.isfunction(value) or inspect.isclass(value):
+        yield value

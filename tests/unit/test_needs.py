@@ -1,0 +1,65 @@
+from temporalio import workflow
+
+from engine.needs import Need, needs_of
+from engine.registry import Registry
+from engine.sdk import action, tool
+
+
+@action("needs_read", connection="crm", scopes=("read",))
+async def read() -> None:
+    raise AssertionError
+
+
+@action("needs_write", connection="crm", scopes=("write",))
+async def write() -> None:
+    raise AssertionError
+
+
+@action("needs_bill", connection="billing")
+async def bill() -> None:
+    raise AssertionError
+
+
+@action("needs_unused", connection="unused")
+async def unused() -> None:
+    raise AssertionError
+
+
+_STEPS = {"write": write}
+
+
+async def _helper(step: str) -> None:
+    await workflow.execute_activity(_STEPS[step])
+
+
+@workflow.defn(name="needs_child")
+class ChildWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await _helper("write")
+        await workflow.execute_child_workflow(NeedyWorkflow.run)
+
+
+@tool(title="Needy")
+@workflow.defn(name="needs_needy")
+class NeedyWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(read)
+        await workflow.execute_child_workflow("needs_child")
+        [await workflow.execute_activity("needs_bill") for _ in range(2)]
+
+
+def test_needs_are_found_through_helpers_tables_children_and_literal_names_though_they_go_in_circles() -> (
+    None
+):
+    found = needs_of(NeedyWorkflow, {"needs_child": ChildWorkflow}, {"needs_bill": bill})
+
+    assert found == (Need("billing", ()), Need("crm", ("read", "write")))
+
+
+def test_the_billing_dispute_needs_its_three_systems() -> None:
+    registry = Registry(("workflows", "activities"))
+    needs = registry.needs["resolve_billing_dispute"]
+
+    assert {need.connection for need in needs} == {"billing", "crm", "support"}
