@@ -107,7 +107,7 @@ def postgres_server() -> Iterator[Postgres]:
 
 def _wait_until_it_answers(pg_isready: Path, server: Postgres) -> None:
     """It listens before it lets anybody in."""
-    ask = [pg_isready, "--quiet", "--host=127.0.0.1", f"--port={server.port}"]
+    ask = [str(pg_isready), "--quiet", "--host=127.0.0.1", f"--port={server.port}"]
     deadline = time.monotonic() + START_WITHIN
     while subprocess.run(ask, check=False).returncode != 0:
         if time.monotonic() > deadline:
