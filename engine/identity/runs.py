@@ -36,9 +36,10 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a tool; `id` is the root workflow's id."""
+    """One execution of a tool; `id` is the root workflow's id, and `first_run_id` the Temporal run it is bound to."""
 
     id: str
+    first_run_id: str | None
     principal_id: str
     tool: str
     call: str
@@ -187,6 +188,7 @@ class RunRecords:
 def _run(row: RunRow) -> Run:
     return Run(
         id=row.id,
+        first_run_id=row.first_run_id,
         principal_id=row.principal_id,
         tool=row.tool,
         call=row.call,

@@ -95,8 +95,7 @@ class Firings:
         if run is None:
             return None
         owner = await self._services.principals.get(run.principal_id)
-        bound_to = (await self._services.runs.standing(root.workflow_id, run.principal_id)).first_run_id
-        if owner is None or bound_to != root.first_run_id:
+        if owner is None or run.first_run_id != root.first_run_id:
             msg = f"The firing '{root.workflow_id}' was begun before, and this is another execution of it."
             await self._refuse(root, FiringRefused(msg), schedule, owner)
         return _identity(owner, schedule, root, call)
