@@ -22,7 +22,7 @@
     ├── DeliveryRefused
     │   └── DeliveryStale
     ├── DeliveryUnfit
-    ├── ToolUnknown · ArgumentsInvalid · NotAllowed · KeyReused
+    ├── ToolUnknown · PromptUnknown · ResourceUnknown · ArgumentsInvalid · NotAllowed · KeyReused
     ├── ApiTokenUnknown · ApiTokenInvalid · ServiceUnknown · NameTaken
     ├── ScheduleUnknown · SchedulePaused · TimingInvalid
     ├── RunUnknown · RunForgotten · RunEnded · RunUnfinished
@@ -371,6 +371,18 @@ class ToolUnknown(BylineError):
     """No composite tool has this name."""
 
     code = "tool_unknown"
+
+
+class PromptUnknown(BylineError):
+    """No prompt has this name."""
+
+    code = "prompt_unknown"
+
+
+class ResourceUnknown(BylineError):
+    """No resource is at this address."""
+
+    code = "resource_unknown"
 
 
 class ArgumentsInvalid(BylineError):

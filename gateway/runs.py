@@ -41,7 +41,7 @@ from engine.identity.model import Actor, Identity, Principal, TriggerKind, call_
 from engine.identity.runs import Run, UnansweredRun, run_row
 from engine.interceptors.client import acting_as
 from engine.questions.questions import Question
-from engine.registry import Registry, Tool
+from engine.registry import Offer, Registry, Tool
 from engine.services import Services
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
 from gateway.told import Told
@@ -128,7 +128,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    tool: Tool
+    offer: Offer
     given: list[Any]
     digest: str
     caller: Caller
@@ -138,7 +138,12 @@ class _Call:
     def identity(self, run_id: str) -> Identity:
         caller = self.caller
         return Identity.of(
-            caller.principal, caller.actor, caller.trigger, root=run_id, tool=self.tool.name, call=self.digest
+            caller.principal,
+            caller.actor,
+            caller.trigger,
+            root=run_id,
+            tool=self.offer.name,
+            call=self.digest,
         )
 
 
@@ -166,9 +171,9 @@ class Runs:
         With an idempotency key, the same call is the one with the same key. Raises ToolUnknown, NotAllowed,
         ArgumentsInvalid, KeyReused or TemporalUnreachable.
         """
-        tool = self._registry.tool(name)
+        offer = self._registry.offer(name)
         await self.allow(name, caller)
-        call = _Call(tool, tool.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
+        call = _Call(offer, offer.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
         if key is not None:
             return await self._once(call)
         earlier = None if retry_of else await self._unanswered(call)
@@ -262,7 +267,7 @@ class Runs:
         return Serving(known.id, rejoined=True)
 
     async def _begin(self, call: "_Call") -> str:
-        identity = call.identity(f"{call.tool.name}-{secrets.token_urlsafe(16)}")
+        identity = call.identity(f"{call.offer.name}-{secrets.token_urlsafe(16)}")
         row = run_row(identity, idempotency_key=call.key, retry_of=call.retry_of)
         await self._services.trail.append(
             AuditEvent(kind="tool.called", identity=identity, run_id=identity.root), row
@@ -277,13 +282,13 @@ class Runs:
             # Of a keyed call that comes twice at once, either may be first to start the run that both registered.
             with acting_as(token, notify=told), contextlib.suppress(WorkflowAlreadyStartedError):
                 await self._temporal.start_workflow(
-                    call.tool.name,
+                    call.offer.name,
                     args=call.given,
                     id=identity.root,
                     task_queue=self._services.settings.temporal.task_queue,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     search_attributes=_search_attributes(identity),
-                    static_summary=f"{call.tool.declaration.title}, for {identity.name}",
+                    static_summary=f"{call.offer.declaration.title}, for {identity.name}",
                 )
         except RPCError as error:
             if error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:

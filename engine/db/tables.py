@@ -188,9 +188,10 @@ class AuthorizationRequestRow(SQLModel, table=True):
 
 
 class QuestionRow(SQLModel, table=True):
-    """What a run asks a person, or everybody with a role, and their answer. Owner: engine.questions.questions.
+    """What a run asks a person, anybody with a role, or its client, and the answer. Owner: engine.questions.questions.
 
     `principal_id` is whose run asks. Without `role` they answer themselves; with it, somebody else who has that role.
+    What is of another `kind` than form is answered by the client that called the run, and holds its `parameters`.
     """
 
     __tablename__ = "question"
@@ -211,6 +212,11 @@ class QuestionRow(SQLModel, table=True):
     run_id: str
     message: str
     answer_schema: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    kind: str = Field(default="form", sa_column_kwargs={"server_default": "form"})
+    parameters: dict[str, Any] | None = Field(
+        default=None, sa_column=Column(JSON(none_as_null=True), nullable=True)
+    )
+    name: str | None = None
     state: str = "open"
     answer: dict[str, Any] | None = Field(
         default=None, sa_column=Column(JSON(none_as_null=True), nullable=True)

@@ -47,7 +47,34 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
 
 
 def test_what_builders_import_is_what_it_was() -> None:
-    assert sdk.__all__ == ["Person", "action", "approval", "ask", "progress", "tool", "upstream"]
+    assert sdk.__all__ == [
+        *(
+            "Audio",
+            "Content",
+            "Document",
+            "Embedded",
+            "Icon",
+            "Image",
+            "Link",
+            "Message",
+            "Messages",
+            "Person",
+        ),
+        *(
+            "Root",
+            "Text",
+            "action",
+            "approval",
+            "ask",
+            "progress",
+            "prompt",
+            "resource",
+            "roots",
+            "sample",
+            "tool",
+        ),
+        "upstream",
+    ]
     assert all(hasattr(sdk, name) for name in sdk.__all__)
 
 
@@ -85,6 +112,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "permission_denied",
         "person_required",
         "principal_inactive",
+        "prompt_unknown",
         "question_cancelled",
         "question_closed",
         "question_declined",
@@ -94,6 +122,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "rate_limited",
         "record_not_found",
         "request_rejected",
+        "resource_unknown",
         "run_ended",
         "run_forgotten",
         "run_unfinished",
