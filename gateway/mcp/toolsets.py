@@ -54,11 +54,12 @@ _SEARCHES = (
 
 def endpoints(settings: Settings, registry: Registry) -> list[Endpoint]:
     """Every endpoint there is; raises SettingsInvalid where a toolset offers what does not exist."""
+    names = (*registry.tools, *registry.prompts, *registry.resources)
     return [
         Endpoint(MCP_PATH, "Byline"),
         Endpoint(SEARCH_PATH, "Byline", _SEARCHES, searches=True),
         *(
-            Endpoint(path, toolset.title, toolset.instructions, toolset.chosen(registry.offers))
+            Endpoint(path, toolset.title, toolset.instructions, toolset.chosen(names))
             for path, toolset in read_toolsets(settings.toolsets_file).items()
         ),
     ]
