@@ -29,7 +29,7 @@ from engine.notifications.mail import Mail
 from engine.notifications.notifier import Notifier
 from engine.notifications.posts import Posts
 from engine.outgoing import Outgoing
-from engine.policy import Policy, read_policy
+from engine.policy import Policy
 from engine.questions.questions import Questions
 from engine.settings import Settings
 from engine.vault.keyring import Keyring
@@ -130,7 +130,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             keys=keys,
             principals=principals,
             roles=roles,
-            policy=Policy(read_policy(settings.policy_file), roles),
+            policy=Policy(settings.policy_file, roles),
             api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
             service_principals=ServicePrincipals(principals, trail, settings.public_url),
             runs=runs,

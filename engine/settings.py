@@ -68,7 +68,11 @@ class IssuerSettings(Group):
 
 
 class GatewaySettings(Group):
-    """The HTTP edge; times in seconds."""
+    """The HTTP edge; times in seconds.
+
+    `answer_within` is how long one round of a call is held at protocol 2026-07-28, whose clients come back by
+    themselves, and `hold_within` how long a whole call is at earlier ones, whose clients mostly give up after a minute.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8080
@@ -78,6 +82,7 @@ class GatewaySettings(Group):
     access_token_life: int = 3600
     session_life: int = 12 * 3600
     answer_within: float = 20.0
+    hold_within: float = 50.0
     longest_api_token_life: timedelta = Field(default=timedelta(days=365), gt=timedelta())
 
 
@@ -126,6 +131,7 @@ class Settings(BaseSettings):
     modules: tuple[str, ...] = ("workflows", "activities")
     connections_file: Path | None = None
     policy_file: Path | None = None
+    toolsets_file: Path | None = None
     wait_limit: timedelta = Field(default=timedelta(days=7), le=LONGEST_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

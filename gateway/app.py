@@ -1,7 +1,7 @@
 """The gateway: one application of pages, OAuth endpoints, REST and MCP, over services opened once."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -18,7 +18,7 @@ from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.client import Client
 
 from engine.connections.catalogue import read_connections
@@ -38,22 +38,23 @@ from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
 from gateway.hooks import hooks
-from gateway.mcp import mcp_server
+from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
 from gateway.pages import assets, nothing_here
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
-    MCP_PATH,
     SCOPE,
     protected_resource,
     resource_identifier,
 )
 from gateway.questions import question_pages
+from gateway.run_control import RunControl
 from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages
+from gateway.toolsets import MCP_PATH
 
 
 @asynccontextmanager
@@ -69,16 +70,20 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
         if settings.gateway.demo_people:
             await seed_demo_people(services)
         runs = Runs(services, temporal, registry)
-        server = mcp_server(services, registry, runs)
-        app = application(services, registry, runs, temporal, server)
-        async with delivering(services.waiters, temporal), server.session_manager.run():
+        servers = mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
+        app = application(services, registry, runs, temporal, servers)
+        async with AsyncExitStack() as serving:
+            serving.push_async_callback(runs.close)
+            await serving.enter_async_context(delivering(services.waiters, temporal))
+            for server in servers.values():
+                await serving.enter_async_context(server.session_manager.run())
             yield app
 
 
 def application(
-    services: Services, registry: Registry, runs: Runs, temporal: Client, server: Server[Any]
+    services: Services, registry: Registry, runs: Runs, temporal: Client, servers: Mapping[str, Server[Any]]
 ) -> FastAPI:
-    """Every route, over services and a server that the caller opens and closes."""
+    """Every route, over services and MCP servers that the caller opens and closes."""
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, domain_problem)
     app.add_exception_handler(HTTPException, _unanswered)
@@ -102,7 +107,7 @@ def application(
     app.mount(API_PATH, api(services, registry, runs, temporal))
     app.mount(API_ROOT, nowhere)
     # Last, because a mount at the root takes every path that is left.
-    app.mount("/", _mcp_endpoint(server, services))
+    app.mount("/", _mcp_endpoints(servers, services))
     return app
 
 
@@ -138,17 +143,27 @@ async def _declare_connections(services: Services) -> None:
         await services.catalogue.declare(read_connections(path, services.environment))
 
 
-def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
-    """The MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
+def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> ASGIApp:
+    """Each MCP endpoint at its path; whatever is left finds nothing at the first of them."""
+    apps = {path: _mcp_endpoint(path, server, services) for path, server in servers.items()}
+
+    async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
+        await apps.get(scope["path"], apps[MCP_PATH])(scope, receive, send)
+
+    return endpoints
+
+
+def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlette:
+    """An MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
     settings = services.settings
     origin = AnyHttpUrl(settings.public_url)
     issuer = settings.gateway.issuer
     endpoint = server.streamable_http_app(
-        streamable_http_path=MCP_PATH,
-        token_verifier=bearer_tokens(services),
+        streamable_http_path=path,
+        token_verifier=bearer_tokens(services, path),
         auth=AuthSettings(
             issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
-            resource_server_url=AnyHttpUrl(resource_identifier(settings)),
+            resource_server_url=AnyHttpUrl(resource_identifier(settings, path)),
             required_scopes=[SCOPE] if issuer is None else None,
             validate_token_resource=issuer is None,
         ),

@@ -17,7 +17,8 @@ from engine.settings import IssuerSettings
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.clients import Clients
 from gateway.openid import Issuer, VerifiedToken, display_name
-from gateway.protected_resource import MCP_PATH, SCOPE, resource_identifier
+from gateway.protected_resource import API_PATH, SCOPE, resource_identifier
+from gateway.toolsets import MCP_PATH
 
 CLIENT_NAME_CLAIM: Final = "client_name"
 ACT_CLAIM: Final = "act"
@@ -59,7 +60,7 @@ def bearer_tokens(services: Services, path: str = MCP_PATH) -> BearerTokens:
     """The verifier of one resource, for the sign-in that settings choose."""
     issuer = services.settings.gateway.issuer
     resource = resource_identifier(services.settings, path)
-    client: ActorKind = "mcp_client" if path == MCP_PATH else "api_client"
+    client: ActorKind = "api_client" if path == API_PATH else "mcp_client"
     return BearerTokens(
         PersonalApiTokens(services.api_tokens, resource),
         OwnTokens(services, resource, client),

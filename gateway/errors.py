@@ -1,5 +1,6 @@
 """How domain errors look at the HTTP and MCP edges: one table each, with every code in it."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
@@ -94,6 +95,11 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
 }
 
 
+def protocol_code(code: str) -> int | None:
+    """The JSON-RPC code of the domain error with this code; None where a run that ended so is told as a result."""
+    return _PROTOCOL_CODE.get(code)
+
+
 def http_status(error: errors.BylineError) -> int:
     """The HTTP status of a domain error."""
     return next(
@@ -104,3 +110,17 @@ def http_status(error: errors.BylineError) -> int:
 def mcp_code(error: errors.BylineError) -> int | None:
     """The JSON-RPC code of a domain error; None where it is told as a tool's result."""
     return next(code for kind in type(error).__mro__ for known, code in MCP_CODE.items() if kind is known)
+
+
+def _kinds(kind: type[errors.BylineError]) -> Iterator[type[errors.BylineError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _kinds(each)
+
+
+_PROTOCOL_CODE: Final = {
+    kind.code: code
+    for kind in _kinds(errors.BylineError)
+    for code in [next(code for each in kind.__mro__ for known, code in MCP_CODE.items() if each is known)]
+    if code is not None
+}

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response
 from engine.services import Services
 from engine.settings import Settings
 from gateway.cross_origin import cross_origin
+from gateway.toolsets import MCP_PATH, mcp_paths
 
-MCP_PATH: Final = "/mcp"
 API_ROOT: Final = "/api"
 API_PATH: Final = f"{API_ROOT}/v1"
 SCOPE: Final = "mcp"
@@ -30,7 +30,8 @@ def metadata_address(settings: Settings, path: str = MCP_PATH) -> str:
 def protected_resource(services: Services) -> APIRouter:
     """The metadata of each resource, and that of `/mcp` also at the root for clients that look only there."""
     router = APIRouter(include_in_schema=False)
-    for path, resource in ((MCP_PATH, MCP_PATH), ("", MCP_PATH), (API_PATH, API_PATH)):
+    at_paths = {path: path for path in (*mcp_paths(services.settings), API_PATH)}
+    for path, resource in {"": MCP_PATH, **at_paths}.items():
         answer = _metadata(services.settings, resource)
         router.routes.append(cross_origin(f"{METADATA_PATH}{path}", "GET", answer))
     return router

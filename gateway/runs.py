@@ -5,7 +5,8 @@ import contextlib
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
 
 from sqlalchemy.exc import IntegrityError
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
@@ -37,12 +38,13 @@ from engine.errors import (
     TemporalUnreachable,
 )
 from engine.identity.model import Actor, Identity, Principal, TriggerKind, call_digest
-from engine.identity.runs import Run, run_row
+from engine.identity.runs import Run, UnansweredRun, run_row
 from engine.interceptors.client import acting_as
 from engine.questions.questions import Question
 from engine.registry import Offer, Registry, Tool
 from engine.services import Services
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
+from gateway.told import Told
 from gateway.wait_watch import WaitWatch
 
 _PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
@@ -50,6 +52,8 @@ _TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
 _TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
 _RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
+RUN_CANCELLED: Final = "run_cancelled"
+_STILL_TRYING: Final = timedelta(minutes=10)
 _ENDED_WAITS = frozenset(
     ended.code for kind in (AuthorizationEnded, QuestionEnded) for ended in kind.__subclasses__()
 )
@@ -151,6 +155,7 @@ class Runs:
         self._temporal = temporal
         self._registry = registry
         self._waits = WaitWatch(services.waiters)
+        self._told = Told(services.runs)
 
     async def call(
         self,
@@ -171,9 +176,9 @@ class Runs:
         call = _Call(offer, offer.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
         if key is not None:
             return await self._once(call)
-        earlier = await self._services.runs.unanswered(caller.principal.id, call.digest)
-        if earlier is not None and retry_of is None and await self._is_worth_attaching(earlier):
-            return Serving(earlier, rejoined=True)
+        earlier = None if retry_of else await self._unanswered(call)
+        if earlier is not None and await self._is_worth_attaching(earlier):
+            return Serving(earlier.id, rejoined=True)
         return Serving(await self._begin(call), rejoined=False)
 
     async def owned(self, run_id: str, caller: Caller) -> Run:
@@ -198,13 +203,22 @@ class Runs:
                 return result.result()
         finally:
             result.cancel()
+        awaiting = await self.awaiting(run_id)
+        return awaiting if awaiting.ids else Running()
+
+    async def awaiting(self, run_id: str) -> Awaiting:
+        """What a run and all its descendants wait for now, which may be nothing."""
         requests = await self._services.authorization.awaited_by(run_id)
         questions = await self._services.questions.awaited_by(run_id)
-        return Awaiting(tuple(requests), tuple(questions)) if requests or questions else Running()
+        return Awaiting(tuple(requests), tuple(questions))
 
-    async def answered(self, run_id: str) -> None:
-        """The caller has been told the outcome."""
-        await self._services.runs.answered(run_id)
+    def answered(self, run_id: str) -> None:
+        """The caller is told the outcome, so that the same call begins a new run from now on."""
+        self._told.note(run_id)
+
+    async def close(self) -> None:
+        """Return once all that callers were told is on record."""
+        await self._told.close()
 
     async def allow(self, tool: str, caller: Caller) -> None:
         """Return where policy and token let the caller call the tool; raises NotAllowed."""
@@ -282,14 +296,26 @@ class Runs:
             msg = "The workflow engine does not answer, so the tool was not started. Try again in a moment."
             raise TemporalUnreachable(msg) from error
 
-    async def _is_worth_attaching(self, run_id: str) -> bool:
-        """False for a run whose wait ended without a grant, or that Temporal forgot: its caller wants a new one."""
-        description = await self.described(run_id)
+    async def _unanswered(self, call: "_Call") -> UnansweredRun | None:
+        """The run that the same call began, and whose outcome nobody was told yet."""
+        caller = call.caller
+        earlier = await self._services.runs.unanswered(caller.principal.id, call.digest, caller.trigger)
+        return None if earlier is None or self._told.has(earlier.id) else earlier
+
+    async def _is_worth_attaching(self, earlier: UnansweredRun) -> bool:
+        """False for a run whose caller wants a new one.
+
+        Because its wait ended without a grant, because Temporal forgot it, or because it never waited and ended so long
+        ago that no caller can still be trying to hear of it.
+        """
+        description = await self.described(earlier.id)
         if description is None:
             return False
         if description.close_time is None:
             return True
-        outcome = await self.result(run_id)
+        if not earlier.has_waited and description.close_time < datetime.now(UTC) - _STILL_TRYING:
+            return False
+        outcome = await self.result(earlier.id)
         return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAITS)
 
     async def result(self, run_id: str) -> Finished | Failed:
@@ -326,7 +352,7 @@ def _failed(error: WorkflowFailureError) -> Failed:
             case ApplicationError():
                 return Failed(cause.type or "run_failed", cause.message)
             case CancelledError():
-                return Failed("run_cancelled", "The run was cancelled.")
+                return Failed(RUN_CANCELLED, "The run was cancelled.")
             case TerminatedError():
                 return Failed("run_terminated", "The run was terminated by an operator.")
             case WorkflowTimedOut():

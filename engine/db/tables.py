@@ -89,7 +89,7 @@ class SigningKeyRow(SQLModel, table=True):
 class RunRow(SQLModel, table=True):
     """A run: the root workflow that an identity is bound to. Owner: engine.identity.runs.
 
-    From `parked_at` on, its caller may have to come back for the outcome; `answered_at` says that they got it.
+    From `parked_at` on, it has waited for a person; `answered_at` says that its caller was told the outcome.
     """
 
     __tablename__ = "run"
@@ -100,8 +100,8 @@ class RunRow(SQLModel, table=True):
             "run_unanswered",
             "principal_id",
             "call",
-            sqlite_where=text("parked_at IS NOT NULL AND answered_at IS NULL"),
-            postgresql_where=text("parked_at IS NOT NULL AND answered_at IS NULL"),
+            sqlite_where=text("answered_at IS NULL"),
+            postgresql_where=text("answered_at IS NULL"),
         ),
     )
 

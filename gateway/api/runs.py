@@ -77,7 +77,7 @@ def routes(services: Services, runs: Runs, states: RunStates, control: RunContro
         run = await runs.owned(run_id, caller)
         state = await states.of(run, caller.principal)
         if state.status not in GOES_ON:
-            await runs.answered(run.id)
+            runs.answered(run.id)
         return state
 
     @router.post(

@@ -26,7 +26,8 @@ from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
 from gateway.authorization_server.tokens import FAMILY_CLAIM, Tokens
 from gateway.bearer import ACT_CLAIM
 from gateway.openid import Issuer, VerifiedToken, display_name
-from gateway.protected_resource import API_PATH, MCP_PATH, SCOPE, resource_identifier
+from gateway.protected_resource import API_PATH, SCOPE, resource_identifier
+from gateway.toolsets import MCP_PATH
 
 EXCHANGED_LIFE_SECONDS: Final = 300
 

@@ -17,7 +17,8 @@ from engine.services import Services
 from gateway.authorization_server.clients import Client, Clients
 from gateway.authorization_server.codes import Code, Codes
 from gateway.authorization_server.tokens import Refresh, Tokens
-from gateway.protected_resource import API_PATH, MCP_PATH, SCOPE, resource_identifier
+from gateway.protected_resource import API_PATH, SCOPE, resource_identifier
+from gateway.toolsets import MCP_PATH
 
 CONSENT_PATH = "/authorize/"
 
