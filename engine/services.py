@@ -13,6 +13,7 @@ from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
+from engine.changes.changes import ResourceChanges
 from engine.connections.catalogue import Catalogue, Connection
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
@@ -65,6 +66,7 @@ class Services:
     standing_in: StandingIn
     consent: Consent
     questions: Questions
+    changes: ResourceChanges
     channels: Channels
     notifier: Notifier
     outgoing: Outgoing
@@ -145,6 +147,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
                 database, vault, catalogue, grants, requests, standing_in, trail, client, redirect_uri
             ),
             questions=questions,
+            changes=ResourceChanges(database),
             channels=channels,
             notifier=notifier,
             outgoing=outgoing,

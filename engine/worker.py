@@ -35,7 +35,7 @@ from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings, TemporalSettings
 from engine.temporal import connect, ensure_search_attributes
-from engine.wire import ASK_ACTIVITY, ENROLL_ACTIVITY, NOTIFY_ACTIVITY, WITHDRAW_ACTIVITY
+from engine.wire import ASK_ACTIVITY, CHANGED_ACTIVITY, ENROLL_ACTIVITY, NOTIFY_ACTIVITY, WITHDRAW_ACTIVITY
 
 # Data that does not fit fails a run for good; a mistake in code waits for the next deployment, as Temporal has it.
 _FINAL = (BylineError, *UNFIT)
@@ -75,6 +75,7 @@ def build_worker(settings: Settings, services: Services, temporal: Client, regis
             *registry.activities.values(),
             _withdraw(services),
             _ask(services),
+            _changed(services),
             _enroll(services, temporal),
             _deliver(services, registry),
         ],
@@ -129,6 +130,14 @@ def _ask(services: Services) -> Callable[[Asked], Awaitable[Answered]]:
         return await services.questions.ask(current_place(), asked)
 
     return ask
+
+
+def _changed(services: Services) -> Callable[[str], Awaitable[None]]:
+    @activity.defn(name=CHANGED_ACTIVITY)
+    async def changed(uri: str) -> None:
+        await services.changes.note(uri)
+
+    return changed
 
 
 def _deliver(services: Services, registry: Registry) -> Callable[[Owed], Awaitable[str]]:

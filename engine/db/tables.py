@@ -453,3 +453,13 @@ class NotificationRow(SQLModel, table=True):
     id: str = Field(primary_key=True)
     owed_by: str
     created_at: datetime = _instant()
+
+
+class ResourceChangeRow(SQLModel, table=True):
+    """When a resource changed last, for as long as somebody may not have noticed. Owner: engine.changes.changes."""
+
+    __tablename__ = "resource_change"
+    __table_args__ = (Index("resource_change_time", "changed_at"),)
+
+    uri: str = Field(primary_key=True)
+    changed_at: datetime = _instant()

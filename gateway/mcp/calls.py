@@ -13,7 +13,7 @@ from engine.errors import ArgumentsInvalid, BylineError
 from engine.registry import Registry, Tool
 from engine.services import Services
 from gateway.errors import mcp_code, protocol_code
-from gateway.mcp.clients import Context, abilities, is_modern, knows_tasks, require, require_tasks
+from gateway.mcp.clients import Context, is_modern, knows_tasks, require, require_tasks
 from gateway.mcp.listing import Listing
 from gateway.mcp.results import COLLECT, Pending, failure, still_running, success, told
 from gateway.mcp.rounds import Patience, RequestState, Rounds
@@ -25,7 +25,6 @@ from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, R
 
 # A client that knows tasks gets one as soon as a call takes longer than it would wait for a quick one.
 _TASK_AFTER: Final = Patience(2.0, asks_again=False)
-_AT_ONCE: Final = Patience(0.0, asks_again=False)
 
 
 class Calls:
@@ -78,20 +77,16 @@ class Calls:
             require(context, capability)
         if declared.task == "required":
             require_tasks(context)
-        state = await self._rounds.resumed(params, caller)
-        if state is None:
-            serving = await self._runs.call(tool.name, arguments, caller)
-            state = RequestState(run=serving.run_id)
-            if serving.rejoined and not abilities(context):
-                state = await self._rounds.knowing(serving.run_id)
+        state = await self._rounds.entered(context, params, caller, tool, arguments)
         with_task = knows_tasks(context) and declared.task != "forbidden"
         patience = self._rounds.patience(context)
         if with_task:
-            patience = _AT_ONCE if declared.long or declared.task == "required" else _TASK_AFTER
-            if patience is _AT_ONCE:
+            if declared.long:
                 return await self._tasks.created(state.run)
+            patience = _TASK_AFTER
         outcome = await self._followed(context, params, caller, state, patience, tool)
-        if with_task and isinstance(outcome, Awaiting | Running):
+        has_to_be_one = declared.task == "required" and not isinstance(outcome, InputRequiredResult)
+        if with_task and (has_to_be_one or isinstance(outcome, Awaiting | Running)):
             return await self._tasks.created(state.run)
         return await self._answer(outcome, state.run, tool)
 

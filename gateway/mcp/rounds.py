@@ -1,4 +1,4 @@
-"""Follows the run of a call while its client waits, and asks the client on the way; it begins no run."""
+"""Enters the run of a request and follows it while its client waits, asking the client on the way."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -19,10 +19,11 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ValidationError
 
+from engine.registry import Offer
 from engine.services import Services
 from engine.settings import LONGEST_WAIT
 from gateway.mcp.asking import Asked, Asking, Taken
-from gateway.mcp.clients import Ability, Context, is_modern
+from gateway.mcp.clients import Ability, Context, abilities, is_modern
 from gateway.mcp.steps import Steps
 from gateway.runs import Awaiting, Caller, Outcome, Running, Runs
 
@@ -71,6 +72,26 @@ class Rounds:
     def patience(self, context: Context) -> Patience:
         """How long a request of this client is held where nothing else is known."""
         return Patience(self._round if is_modern(context) else self._hold)
+
+    async def entered(
+        self,
+        context: Context,
+        params: InputResponseRequestParams,
+        caller: Caller,
+        offer: Offer,
+        arguments: Mapping[str, Any],
+    ) -> RequestState:
+        """The state that a client carries, or that of the run which serves its request from now on.
+
+        Raises as `Runs.call` and `resumed` do.
+        """
+        state = await self.resumed(params, caller)
+        if state is not None:
+            return state
+        serving = await self._runs.call(offer.name, arguments, caller)
+        if serving.rejoined and not abilities(context):
+            return await self.knowing(serving.run_id)
+        return RequestState(run=serving.run_id)
 
     async def resumed(self, params: InputResponseRequestParams, caller: Caller) -> RequestState | None:
         """The state that a client carries, where it carries one; raises RunUnknown for another's run."""
