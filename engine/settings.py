@@ -67,6 +67,18 @@ class IssuerSettings(Group):
     jwks_uri: str | None = None
 
 
+class LimitSettings(Group):
+    """What one gateway takes at most: sizes in bytes, times in seconds, all else in numbers at once."""
+
+    connections: int = Field(default=5000, gt=0)
+    body: int = Field(default=2 * 1024 * 1024, gt=0)
+    arrival: float = Field(default=30.0, gt=0)
+    requests_per_principal: int = Field(default=100, gt=0)
+    sessions: int = Field(default=2000, gt=0)
+    sessions_per_principal: int = Field(default=50, gt=0)
+    session_idle: float = Field(default=1800.0, gt=0)
+
+
 class GatewaySettings(Group):
     """The HTTP edge; times in seconds.
 
@@ -84,6 +96,7 @@ class GatewaySettings(Group):
     answer_within: float = 20.0
     hold_within: float = 50.0
     longest_api_token_life: timedelta = Field(default=timedelta(days=365), gt=timedelta())
+    limits: LimitSettings = LimitSettings()
 
 
 class NotificationSettings(Group):
