@@ -145,7 +145,7 @@ def mcp_server(services: Services, registry: Registry, runs: Runs) -> Server[Any
         get_tool_input_schema=schemas.get,
     )
     security = RequestStateSecurity(
-        keys=services.keyring.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
+        keys=services.vault.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
     )
     server.middleware.append(RequestStateBoundary(security, default_audience=services.settings.public_url))
     return server

@@ -17,6 +17,7 @@ def try_connection(name: str) -> bool:
         async with services_here() as services:
             connection = await _declared(services, name)
             redirect_uri = f"{services.settings.public_url}/oauth/callback"
+            await services.catalogue.give_secrets([connection])
             trial = Trial(connection, services.environment, services.outgoing, redirect_uri)
             return await trial.findings()
 
