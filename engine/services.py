@@ -101,7 +101,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
 
         grants = Grants(database, vault, client)
         trail = Trail(database, keys)
-        client_secrets = ClientSecrets(database, vault, trail)
+        client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
         waiters = Waiters(database, runs)
         requests = AuthorizationRequests(

@@ -181,6 +181,11 @@ class Connection(Declaration):
             raise ValueError(msg)
         return self
 
+    @property
+    def secrets(self) -> tuple[SecretReference | None, ...]:
+        """Where its client's secret and key lie, as far as it has them; the vault keeps one for a connection."""
+        return self.client_secret, self.client_key
+
     def holder(self, principal_id: str) -> str:
         """Who holds the grant that this principal's actions use: the principal, or the service itself."""
         return principal_id if self.mode == "user" else SHARED
@@ -264,7 +269,7 @@ class Catalogue:
         wanting = [
             (connection.name, reference)
             for connection in connections
-            for reference in (connection.client_secret, connection.client_key)
+            for reference in connection.secrets
             if reference is not None and reference.vault
         ]
         if not wanting:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.audit.trail import AuditEvent, Trail
 from engine.db.database import Database, now
 from engine.db.tables import ClientSecretRow
+from engine.identity.roles import Note
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -15,29 +15,26 @@ from engine.vault.vault import Vault
 class ClientSecrets:
     """Owner of the table of client secrets, one for each connection at most."""
 
-    def __init__(self, database: Database, vault: Vault, trail: Trail) -> None:
+    def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
-        self._trail = trail
 
-    async def put(self, connection: str, secret: str) -> None:
-        """Keep the secret of this connection's client, in the place of an earlier one."""
+    async def put(self, connection: str, secret: str, note: Note) -> None:
+        """Keep the secret of this connection's client, and note it in the same transaction; an earlier one is gone."""
         row = ClientSecretRow(connection=connection, sealed_secret=b"", updated_at=now())
         row.sealed_secret = await self._vault.seal(secret.encode(), _bound_to(row))
-        record = await self._trail.recorder()
         async with self._database.writing() as session:
             await session.merge(row)
-            await record(session, AuditEvent(kind="connection.secret_put", connection=connection))
+            await note(session)
 
-    async def remove(self, connection: str) -> bool:
-        """Forget it; False where there was none."""
-        record = await self._trail.recorder()
+    async def remove(self, connection: str, note: Note) -> bool:
+        """Forget it, and note that in the same transaction; False where there was none."""
         async with self._database.writing() as session:
             found = await session.exec(
                 delete(ClientSecretRow).where(col(ClientSecretRow.connection) == connection)
             )
             if found.rowcount:
-                await record(session, AuditEvent(kind="connection.secret_removed", connection=connection))
+                await note(session)
         return bool(found.rowcount)
 
     async def sealed_now(self) -> Mapping[str, bytes]:

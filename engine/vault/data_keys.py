@@ -41,8 +41,8 @@ class DataKeys:
 
     No use of a key that is in memory asks the provider. After half of `life` seconds the next use has it unwrapped
     again in the background, and after all of them it is forgotten: a provider that refuses is obeyed within that time,
-    and one that is away for less is not missed. A new key of another process seals here within ten seconds, or as soon as
-    a value meets this process that it sealed.
+    and one that is away for less is not missed. A new key of another process seals here within ten seconds, or as soon
+    as this process meets a value that it sealed.
     """
 
     def __init__(self, database: Database, providers: Sequence[KeyProvider], life: float) -> None:
