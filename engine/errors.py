@@ -16,7 +16,7 @@
     ├── UpstreamFailed
     │   ├── PermissionDenied · RecordNotFound · RequestRejected
     │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
-    ├── VaultSealBroken
+    ├── VaultSealBroken · KeyServiceUnavailable
     ├── AddressRefused · ChannelUnknown · TooSoon
     ├── WebhookUnknown · WebhookInvalid
     ├── DeliveryRefused
@@ -314,9 +314,16 @@ class OutcomeUnknown(UpstreamFailed):
 
 
 class VaultSealBroken(BylineError):
-    """A stored secret does not open: its key is not in the keyring, or the row was altered or moved."""
+    """A stored secret does not open: its key is not there any more, or the row was altered or moved."""
 
     code = "vault_seal_broken"
+
+
+class KeyServiceUnavailable(BylineError):
+    """The service that keeps the master key does not answer or refuses; what is sealed stays, and opens afterwards."""
+
+    code = "key_service_unavailable"
+    retryable = True
 
 
 class AddressRefused(BylineError):

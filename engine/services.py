@@ -15,6 +15,7 @@ from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.changes.changes import ResourceChanges
 from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
 from engine.connections.oauth import OAuthClient
@@ -33,6 +34,8 @@ from engine.outgoing import Outgoing
 from engine.policy import Policy
 from engine.questions.questions import Questions
 from engine.settings import Settings
+from engine.vault.data_keys import DataKeys
+from engine.vault.key_providers import open_key_providers
 from engine.vault.keyring import Keyring
 from engine.vault.vault import Vault
 from engine.waiting.waiters import Waiters
@@ -48,7 +51,8 @@ class Services:
     settings: Settings
     environment: Mapping[str, str]
     database: Database
-    keyring: Keyring
+    keyring: Keyring | None
+    data_keys: DataKeys
     vault: Vault
     keys: SigningKeys
     principals: Principals
@@ -58,6 +62,7 @@ class Services:
     service_principals: ServicePrincipals
     runs: RunRecords
     identities: IdentityVerifier
+    client_secrets: ClientSecrets
     catalogue: Catalogue
     grants: Grants
     trail: Trail
@@ -81,11 +86,14 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         database = Database(settings.database)
         closing.push_async_callback(database.close)
         await require_current(database)
-        keyring = Keyring(settings.vault)
-        vault = Vault(keyring)
+        providers, keyring = open_key_providers(settings.vault)
+        beside = Database(settings.database.model_copy(update={"pool_size": 1}))
+        data_keys = DataKeys(beside, providers, settings.vault.data_key_life)
+        closing.push_async_callback(data_keys.close)
+        await data_keys.open()
+        vault = Vault(data_keys, keyring)
         keys = SigningKeys(database, vault)
         principals, roles, runs = Principals(database), Roles(database), RunRecords(database)
-        catalogue = Catalogue(database)
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
         discovery = Discovery(outgoing)
@@ -95,6 +103,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
 
         grants = Grants(database, vault, client)
         trail = Trail(database, keys)
+        client_secrets = ClientSecrets(database, vault)
+        catalogue = Catalogue(database, client_secrets)
         waiters = Waiters(database, runs)
         requests = AuthorizationRequests(
             database, principals, runs, grants, waiters, trail, settings.wait_limit
@@ -128,6 +138,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             environment=environment,
             database=database,
             keyring=keyring,
+            data_keys=data_keys,
             vault=vault,
             keys=keys,
             principals=principals,
@@ -137,6 +148,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             service_principals=ServicePrincipals(principals, trail, settings.public_url),
             runs=runs,
             identities=IdentityVerifier(keys, runs),
+            client_secrets=client_secrets,
             catalogue=catalogue,
             grants=grants,
             trail=trail,

@@ -50,11 +50,60 @@ class TemporalSettings(Group):
         return self
 
 
-class VaultSettings(Group):
-    """The master keys: a keyring file (mode 0600, made on first start), or the same JSON in the environment."""
+class TransitSettings(Group):
+    """A key of HashiCorp Vault's transit engine; the token itself, or the file that an agent keeps it in."""
 
+    address: str
+    key: str
+    mount: str = "transit"
+    namespace: str | None = None
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_token(self) -> "TransitSettings":
+        if (self.token is None) == (self.token_file is None):
+            msg = "set either BYLINE_VAULT__TRANSIT__TOKEN or BYLINE_VAULT__TRANSIT__TOKEN_FILE"
+            raise ValueError(msg)
+        return self
+
+
+class AwsKmsSettings(Group):
+    """A symmetric key of AWS KMS: its id, ARN or alias."""
+
+    key_id: str
+    region: str | None = None
+    endpoint: str | None = None
+
+
+class VaultSettings(Group):
+    """Who keeps the master key that wraps the data keys, and how long an unwrapped one stays in memory, in seconds.
+
+    The keyring is a file (mode 0600, made on first start), or the same JSON in the environment. What another provider
+    than `provider` wrapped is unwrapped by it as long as it is set here.
+    """
+
+    provider: Literal["keyring", "transit", "aws_kms"] = "keyring"
     keyring_file: Path | None = Path(".byline/keyring.json")
     keyring: SecretStr | None = None
+    transit: TransitSettings | None = None
+    aws_kms: AwsKmsSettings | None = None
+    data_key_life: float = Field(default=300.0, ge=1.0)
+
+    @model_validator(mode="after")
+    def _provider_is_set(self) -> "VaultSettings":
+        if self.provider == "keyring" and self.keyring is None and self.keyring_file is None:
+            msg = "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
+            raise ValueError(msg)
+        if self.provider != "keyring" and getattr(self, self.provider) is None:
+            msg = f"BYLINE_VAULT__PROVIDER is {self.provider}: set BYLINE_VAULT__{self.provider.upper()} as well"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def has_keyring(self) -> bool:
+        """Whether there is a keyring already."""
+        return self.keyring is not None or (self.keyring_file is not None and self.keyring_file.exists())
 
 
 class IssuerSettings(Group):
@@ -147,13 +196,6 @@ class Settings(BaseSettings):
     toolsets_file: Path | None = None
     wait_limit: timedelta = Field(default=timedelta(days=7), le=LONGEST_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @model_validator(mode="after")
-    def _one_keyring(self) -> "Settings":
-        if self.vault.keyring is None and self.vault.keyring_file is None:
-            msg = "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
-            raise ValueError(msg)
-        return self
 
     @property
     def public_url(self) -> str:

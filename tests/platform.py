@@ -283,7 +283,10 @@ class Platform:
 
 @asynccontextmanager
 async def open_platform(
-    folder: Path, temporal_address: str, systems: Mapping[str, Running]
+    folder: Path,
+    temporal_address: str,
+    systems: Mapping[str, Running],
+    vault: VaultSettings | None = None,
 ) -> AsyncIterator[Platform]:
     """A platform with the sandbox's connections declared and two people known; nothing works or delivers yet."""
     url = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
@@ -295,7 +298,7 @@ async def open_platform(
         temporal=TemporalSettings(
             address=temporal_address, namespace=NAMESPACE, task_queue=f"q-{secrets.token_hex(6)}"
         ),
-        vault=VaultSettings(keyring_file=folder / "keyring.json"),
+        vault=vault or VaultSettings(keyring_file=folder / "keyring.json"),
         gateway=GatewaySettings(public_url=CALLBACK.removesuffix("/oauth/callback")),
         modules=MODULES,
     )

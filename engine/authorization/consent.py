@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from sqlmodel import col, select
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
@@ -18,6 +18,7 @@ from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _ATTEMPT_LIFE = timedelta(minutes=10)
@@ -57,7 +58,7 @@ class Consent:
             request_id=request.id,
             principal_id=request.principal_id,
             session_hash=_digest(session),
-            sealed_verifier=self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
+            sealed_verifier=await self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
             created_at=now(),
             expires_at=now() + _ATTEMPT_LIFE,
         )
@@ -90,21 +91,19 @@ class Consent:
             )
             raise
 
-    async def reseal(self) -> int:
-        """Seal every verifier that may still be needed with the current master key; return how many were not yet."""
-        pending = select(AuthorizationAttemptRow).where(
-            col(AuthorizationAttemptRow.used_at).is_(None), col(AuthorizationAttemptRow.expires_at) > now()
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn(
+            "sign-ins under way",
+            AuthorizationAttemptRow,
+            "sealed_verifier",
+            lambda row: _bound_to(row.state_hash),
+            lambda: (
+                col(AuthorizationAttemptRow.used_at).is_(None)
+                & (col(AuthorizationAttemptRow.expires_at) > now())
+            ),
         )
-        changed = 0
-        async with self._database.writing() as session:
-            for attempt in (await session.exec(pending.with_for_update())).all():
-                if not self._vault.is_current(attempt.sealed_verifier):
-                    bound_to = _bound_to(attempt.state_hash)
-                    verifier = self._vault.open(attempt.sealed_verifier, bound_to)
-                    attempt.sealed_verifier = self._vault.seal(verifier, bound_to)
-                    session.add(attempt)
-                    changed += 1
-        return changed
 
     async def _complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str
@@ -170,7 +169,8 @@ class Consent:
                 raise AuthorizationRefused(msg)
             attempt.used_at = now()
             database_session.add(attempt)
-        return attempt, asked, self._vault.open(attempt.sealed_verifier, _bound_to(state_hash)).decode()
+        verifier = await self._vault.open(attempt.sealed_verifier, _bound_to(state_hash))
+        return attempt, asked, verifier.decode()
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

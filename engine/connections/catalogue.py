@@ -1,19 +1,30 @@
 """The connections: declared in a file, kept in the database, each `user` or `shared`; secrets stay references."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    PrivateAttr,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from sqlmodel import select
 
+from engine.connections.client_secrets import ClientSecrets
 from engine.connections.known_providers import told_whole
 from engine.db.database import Database, now
 from engine.db.tables import ConnectionRow
-from engine.errors import ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid
+from engine.errors import BylineError, ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid
 from engine.interpolation import InterpolationFailed, interpolate
 from engine.settings import LONGEST_WAIT
 
@@ -32,30 +43,42 @@ class Declaration(BaseModel):
 
 
 class SecretReference(Declaration):
-    """Where a client's secret or key lies: an environment variable or a file, never the text itself."""
+    """Where a client's secret or key lies: an environment variable, a file or the vault, never the text itself."""
 
     env: str | None = None
     file: Path | None = None
+    vault: Literal[True] | None = None
+    _from_vault: SecretStr | BylineError | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        if (self.env is None) == (self.file is None):
-            msg = "name either env or file"
+        if [self.env, self.file, self.vault].count(None) != 2:
+            msg = "name one of env, file and vault"
             raise ValueError(msg)
         return self
 
     def read(self, environment: Mapping[str, str]) -> str:
-        """The secret; raises ConnectionMisconfigured where the place is empty."""
-        if self.env is not None:
+        """The secret; raises ConnectionMisconfigured where the place is empty, and what kept the vault from opening."""
+        place = self.env or self.file
+        if self.vault:
+            if isinstance(self._from_vault, BylineError):
+                raise self._from_vault
+            value = "" if self._from_vault is None else self._from_vault.get_secret_value()
+            place = "it with `byline connections secret set`"
+        elif self.env is not None:
             value = environment.get(self.env, "")
         elif self.file is not None and self.file.is_file():
             value = self.file.read_text().strip()
         else:
             value = ""
         if not value:
-            msg = f"The client secret is not there: set {self.env or self.file}."
+            msg = f"The client secret is not there: set {place}."
             raise ConnectionMisconfigured(msg)
         return value
+
+    def give(self, found: str | BylineError | None) -> None:
+        """What the vault has for it, or why that does not open."""
+        self._from_vault = SecretStr(found) if isinstance(found, str) else found
 
 
 class Provider(Declaration):
@@ -158,6 +181,11 @@ class Connection(Declaration):
             raise ValueError(msg)
         return self
 
+    @property
+    def secrets(self) -> tuple[SecretReference | None, ...]:
+        """Where its client's secret and key lie, as far as it has them; the vault keeps one for a connection."""
+        return self.client_secret, self.client_key
+
     def holder(self, principal_id: str) -> str:
         """Who holds the grant that this principal's actions use: the principal, or the service itself."""
         return principal_id if self.mode == "user" else SHARED
@@ -192,8 +220,9 @@ def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connect
 class Catalogue:
     """Owner of the table of connections; a change is seen by every process within five seconds."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, secrets: ClientSecrets) -> None:
         self._database = database
+        self._secrets = secrets
         self._connections: dict[str, Connection] = {}
         self._read_at = float("-inf")
 
@@ -229,6 +258,25 @@ class Catalogue:
         if time.monotonic() - self._read_at > _REFRESH_SECONDS:
             async with self._database.reading() as session:
                 rows = (await session.exec(select(ConnectionRow).order_by(ConnectionRow.name))).all()
-            self._connections = {row.name: Connection.model_validate(row.declaration) for row in rows}
+            connections = {row.name: Connection.model_validate(row.declaration) for row in rows}
+            await self.give_secrets(connections.values())
+            self._connections = connections
             self._read_at = time.monotonic()
         return self._connections
+
+    async def give_secrets(self, connections: Iterable[Connection]) -> None:
+        """Open what the vault keeps for these; one that does not open fails where it is used, and nowhere else."""
+        wanting = [
+            (connection.name, reference)
+            for connection in connections
+            for reference in connection.secrets
+            if reference is not None and reference.vault
+        ]
+        if not wanting:
+            return
+        sealed = await self._secrets.sealed_now()
+        for name, reference in wanting:
+            try:
+                reference.give(await self._secrets.open(name, sealed[name]) if name in sealed else None)
+            except BylineError as error:
+                reference.give(error)

@@ -108,6 +108,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "identity_missing",
         "identity_refused",
         "key_reused",
+        "key_service_unavailable",
         "name_taken",
         "not_allowed",
         "outcome_unknown",
