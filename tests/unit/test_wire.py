@@ -78,6 +78,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "identity_misplaced",
         "identity_missing",
         "identity_refused",
+        "key_refused",
         "key_reused",
         "name_taken",
         "not_allowed",
