@@ -9,6 +9,7 @@
     ├── AuthorizationEnded
     │   ├── AuthorizationDenied · AuthorizationExpired · AuthorizationCancelled
     ├── AuthorizationRefused
+    │   └── KeyRefused
     ├── QuestionEnded
     │   ├── QuestionDeclined · QuestionExpired · QuestionCancelled · ApprovalDenied · ApprovalExpired
     ├── QuestionUnknown · QuestionClosed · AnswerInvalid
@@ -188,6 +189,12 @@ class AuthorizationRefused(BylineError):
     """A sign-in at an upstream was refused by Byline: wrong person, stale or altered callback, failed exchange."""
 
     code = "authorization_refused"
+
+
+class KeyRefused(AuthorizationRefused):
+    """A key that a person typed cannot be one, or the upstream does not take it."""
+
+    code = "key_refused"
 
 
 class QuestionEnded(BylineError):

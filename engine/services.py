@@ -11,14 +11,15 @@ from engine.audit.trail import Trail
 from engine.authorization.consent import Consent
 from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
+from engine.authorization.typed_keys import TypedKeys
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.changes.changes import ResourceChanges
-from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.catalogue import Catalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
-from engine.connections.oauth import OAuthClient
+from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database
 from engine.db.migrate import require_current
 from engine.identity.principals import Principals
@@ -70,6 +71,7 @@ class Services:
     authorization: AuthorizationRequests
     standing_in: StandingIn
     consent: Consent
+    typed_keys: TypedKeys
     questions: Questions
     changes: ResourceChanges
     channels: Channels
@@ -96,12 +98,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         principals, roles, runs = Principals(database), Roles(database), RunRecords(database)
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
-        discovery = Discovery(outgoing)
-
-        def client(connection: Connection) -> OAuthClient:
-            return OAuthClient(connection, environment, discovery)
-
-        grants = Grants(database, vault, client)
+        sign_ins = SignIns(environment, Discovery(outgoing), outgoing)
+        grants = Grants(database, vault, sign_ins.of)
         trail = Trail(database, keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
@@ -156,8 +154,9 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             authorization=requests,
             standing_in=standing_in,
             consent=Consent(
-                database, vault, catalogue, grants, requests, standing_in, trail, client, redirect_uri
+                database, vault, catalogue, grants, requests, standing_in, trail, sign_ins, redirect_uri
             ),
+            typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
             questions=questions,
             changes=ResourceChanges(database),
             channels=channels,

@@ -167,10 +167,14 @@ class NotificationSettings(Group):
 
 
 class OutgoingSettings(Group):
-    """Which addresses that people give may be called: by default those of the public Internet, by HTTPS."""
+    """Which addresses that people give may be called: by default those of the public Internet, by HTTPS.
+
+    `private_hosts` are called wherever they lie, for a provider of one's own; `allow_private` opens the whole network.
+    """
 
     allow_http: bool = False
     allow_private: bool = False
+    private_hosts: tuple[str, ...] = ()
 
 
 class Settings(BaseSettings):

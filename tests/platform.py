@@ -36,7 +36,14 @@ from engine.identity.runs import run_row
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.registry import Registry
 from engine.services import Services, open_services
-from engine.settings import DatabaseSettings, GatewaySettings, Settings, TemporalSettings, VaultSettings
+from engine.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    OutgoingSettings,
+    Settings,
+    TemporalSettings,
+    VaultSettings,
+)
 from engine.temporal import connect
 from engine.waiting.delivery import delivering
 from engine.wire import IDENTITY_TYPE
@@ -300,6 +307,7 @@ async def open_platform(
         ),
         vault=vault or VaultSettings(keyring_file=folder / "keyring.json"),
         gateway=GatewaySettings(public_url=CALLBACK.removesuffix("/oauth/callback")),
+        outgoing=OutgoingSettings(allow_http=True, allow_private=True),
         modules=MODULES,
     )
     temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
@@ -336,6 +344,8 @@ def variables(settings: Settings, task_queue: str) -> dict[str, str]:
         "BYLINE_TEMPORAL__NAMESPACE": settings.temporal.namespace,
         "BYLINE_TEMPORAL__TASK_QUEUE": task_queue,
         "BYLINE_VAULT__KEYRING_FILE": str(settings.vault.keyring_file),
+        "BYLINE_OUTGOING__ALLOW_HTTP": "true",
+        "BYLINE_OUTGOING__ALLOW_PRIVATE": "true",
         "BYLINE_MODULES": json.dumps(settings.modules),
     }
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
 from sqlmodel import col
@@ -11,9 +11,10 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
-from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.catalogue import Catalogue
 from engine.connections.grants import Grants
-from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.connections.oauth import TokenRefused
+from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
@@ -36,7 +37,7 @@ class Consent:
         requests: AuthorizationRequests,
         standing_in: StandingIn,
         trail: Trail,
-        client: Callable[[Connection], OAuthClient],
+        sign_ins: SignIns,
         redirect_uri: str,
     ) -> None:
         self._database = database
@@ -46,7 +47,7 @@ class Consent:
         self._requests = requests
         self._standing_in = standing_in
         self._trail = trail
-        self._client = client
+        self._sign_ins = sign_ins
         self._redirect_uri = redirect_uri
 
     async def begin(self, request: AuthorizationRequest, session: str) -> str:
@@ -67,7 +68,7 @@ class Consent:
         scopes = dict.fromkeys(
             (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
         )
-        return await self._client(connection).authorization_url(
+        return await self._sign_ins.client(connection).authorization_url(
             redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
         )
 
@@ -136,7 +137,7 @@ class Consent:
         if not request.is_open and request.state != "granted":
             msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
-        client = self._client(connection)
+        client = self._sign_ins.client(connection)
         asked = tuple(
             dict.fromkeys((*await self._grants.scopes_held(connection, asked_principal.id), *request.scopes))
         )

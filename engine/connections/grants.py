@@ -16,7 +16,8 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.catalogue import SHARED, Connection
 from engine.connections.dpop import ProofKey
-from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.sign_in.methods import SignIn
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
 from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
@@ -57,10 +58,10 @@ class Grant:
 class Grants:
     """Owner of the table of grants."""
 
-    def __init__(self, database: Database, vault: Vault, client: Callable[[Connection], OAuthClient]) -> None:
+    def __init__(self, database: Database, vault: Vault, sign_in: Callable[[Connection], SignIn]) -> None:
         self._database = database
         self._vault = vault
-        self._client = client
+        self._sign_in = sign_in
 
     async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
         """The credential of this principal's actions on this connection, renewed if about to expire, or None."""
@@ -124,7 +125,7 @@ class Grants:
         if row is None:
             return False
         await self._revoke_row(row.id)
-        await self._client(connection).revoke(await self._tokens(row))
+        await self._sign_in(connection).revoke(await self._tokens(row))
         return True
 
     async def of(self, holder: str) -> list[Grant]:
@@ -145,11 +146,14 @@ class Grants:
 
     async def _obtain_shared(self, connection: Connection) -> GrantRow | None:
         try:
-            tokens = await self._client(connection).client_credentials()
+            tokens = await self._sign_in(connection).unasked(SHARED, connection.scopes)
         except TokenRefused as error:
             msg = f"The shared connection '{connection.name}' cannot sign in: {error}"
             raise ConnectionMisconfigured(msg) from None
-        row = await self._row(connection, SHARED, tokens, f"{connection.client_id} (shared)")
+        if tokens is None:
+            return None
+        account = tokens.account or connection.client_id
+        row = await self._row(connection, SHARED, tokens, f"{account} (shared)".lstrip())
         try:
             async with self._database.writing() as session:
                 session.add(row)
@@ -210,11 +214,7 @@ class Grants:
         return await self._replace_tokens(row.id, fresh)
 
     async def _fresh_tokens(self, connection: Connection, row: GrantRow) -> Tokens | None:
-        tokens = await self._tokens(row)
-        client = self._client(connection)
-        if tokens.refresh_token is not None:
-            return await client.refresh(tokens)
-        return await client.client_credentials() if connection.mode == "shared" else None
+        return await self._sign_in(connection).renewed(row.holder, await self._tokens(row))
 
     async def _replace_tokens(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
         async with self._database.writing() as session:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from engine import errors, sdk, wire
 from engine.audit.trail import AuditEvent, Kind, Verdict
-from engine.connections.catalogue import Connection, Provider
+from engine.connections.catalogue import Assertion, Connection, Key, Provider
 from engine.identity.model import Actor, Identity
 from engine.upstream import Upstream
 from examples.sandbox.__main__ import SYSTEMS
@@ -36,7 +36,10 @@ def test_every_setting_is_told_with_its_default() -> None:
     assert {name: cells[0] for name, cells in told.items()} == VARIABLES
 
 
-@pytest.mark.parametrize(("section", "model"), [("Connection", Connection), ("Provider", Provider)])
+@pytest.mark.parametrize(
+    ("section", "model"),
+    [("Connection", Connection), ("Key", Key), ("Assertion", Assertion), ("Provider", Provider)],
+)
 def test_every_key_of_a_declaration_is_told_with_whether_it_is_required(
     section: str, model: type[BaseModel]
 ) -> None:

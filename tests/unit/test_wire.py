@@ -107,6 +107,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "identity_misplaced",
         "identity_missing",
         "identity_refused",
+        "key_refused",
         "key_reused",
         "key_service_unavailable",
         "name_taken",
