@@ -9,14 +9,11 @@ from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import Response
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
-from mcp.server.transport_security import (
-    DEFAULT_MAX_REQUEST_BODY_SIZE,
-    RequestBodyLimitMiddleware,
-    TransportSecuritySettings,
-)
+from mcp.server.transport_security import TransportSecuritySettings
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.client import Client
@@ -30,6 +27,7 @@ from engine.services import Services, open_services
 from engine.settings import Settings
 from engine.temporal import connect
 from engine.waiting.delivery import delivering
+from gateway.admission import Admission
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
 from gateway.authorization_server.endpoints import authorization_server
@@ -38,6 +36,7 @@ from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
 from gateway.hooks import hooks
+from gateway.limits import BodyLimits
 from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
 from gateway.pages import assets, nothing_here
@@ -55,6 +54,7 @@ from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages
 from gateway.toolsets import MCP_PATH
+from gateway.untold import untold
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ def application(
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, domain_problem)
     app.add_exception_handler(HTTPException, _unanswered)
-    app.add_middleware(_BodyLimit, max_body_size=DEFAULT_MAX_REQUEST_BODY_SIZE)
+    app.add_middleware(BodyLimits, limits=services.settings.gateway.limits)
     app.add_api_route("/healthz", _health, methods=["GET"])
     for router in (
         sign_in_pages(services),
@@ -127,16 +127,6 @@ async def _unanswered(request: Request, error: Exception) -> Response:
     return await http_exception_handler(request, error)
 
 
-class _BodyLimit(RequestBodyLimitMiddleware):
-    """Holds for all but the API, which tells it in its own words."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(f"{API_ROOT}/"):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
 async def _declare_connections(services: Services) -> None:
     path = services.settings.connections_file
     if path is not None:
@@ -156,10 +146,15 @@ def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> AS
 def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlette:
     """An MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
     settings = services.settings
+    limits = settings.gateway.limits
     origin = AnyHttpUrl(settings.public_url)
     issuer = settings.gateway.issuer
+    server.middleware.insert(0, untold)
     endpoint = server.streamable_http_app(
         streamable_http_path=path,
+        max_request_body_size=limits.body,
+        session_idle_timeout=limits.session_idle,
+        max_sessions=None,
         token_verifier=bearer_tokens(services, path),
         auth=AuthSettings(
             issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
@@ -173,6 +168,8 @@ def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlet
             allowed_origins=[settings.public_url],
         ),
     )
+    # Innermost, where it is known who calls.
+    endpoint.user_middleware.append(Middleware(Admission, limits=limits))
     endpoint.add_exception_handler(HTTPException, _unanswered)
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})

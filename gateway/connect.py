@@ -1,17 +1,20 @@
 """The link that a waiting tool hands out, and the way back from the provider: only for the person who was asked."""
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.catalogue import TYPED, Connection, Key
 from engine.errors import (
     AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
     BylineError,
     ConnectionUnknown,
+    KeyRefused,
     UpstreamFailed,
 )
 from engine.identity.model import Principal
@@ -54,9 +57,7 @@ class ConnectPage:
         except ConnectionUnknown as error:
             return notice("This connection is gone", str(error), status=410, session=session)
         if asked.is_open:
-            tools = await self._services.authorization.waiting_tools(asked.id)
-            holder = await self._services.standing_in.asked(asked.principal_id, session.principal)
-            return _question(session, asked, connection, tools, holder)
+            return await self._question(session, asked, connection)
         others = await self._services.authorization.open_for(session.principal.id)
         return await self._answered(session, asked, connection, others)
 
@@ -75,12 +76,57 @@ class ConnectPage:
                 target = await self._services.consent.begin(asked, session.id)
             except BylineError as error:
                 return notice("This connection does not work", str(error), status=503, session=session)
+        elif asked.is_open and submission.fields.get("decision") == "connect":
+            refused = await self._typed(session, principal, asked, submission.fields)
+            if refused is not None:
+                return refused
         elif asked.is_open:
             holder = await self._services.standing_in.asked(asked.principal_id, principal)
             if holder is not None:
                 by = None if holder.id == principal.id else principal
                 await self._services.authorization.deny(asked.id, holder, by=by)
         return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+
+    async def _typed(
+        self,
+        session: BrowserSession,
+        principal: Principal,
+        asked: AuthorizationRequest,
+        fields: Mapping[str, str],
+    ) -> Response | None:
+        """Take a key that was typed; the page that says why not where it will not do."""
+        secret, username = fields.get("secret", ""), fields.get("username", "")
+        try:
+            await self._services.typed_keys.take(asked, principal, secret=secret, username=username)
+        except KeyRefused as error:
+            connection = await self._services.catalogue.get(asked.connection)
+            return await self._question(session, asked, connection, problem=str(error))
+        except BylineError as error:
+            return _failed(session, error)
+        return None
+
+    async def _question(
+        self,
+        session: BrowserSession,
+        asked: AuthorizationRequest,
+        connection: Connection,
+        problem: str | None = None,
+    ) -> Response:
+        holder = await self._services.principals.get(asked.principal_id)
+        is_typed = connection.sign_in in TYPED
+        return page(
+            "connect.html",
+            title=f"Connect {connection.title}?",
+            session=session,
+            asked=asked,
+            connection=connection,
+            tools=await self._services.authorization.waiting_tools(asked.id),
+            service=holder.name if holder is not None and holder.kind == "service" else None,
+            key=(connection.key or Key()) if is_typed else None,
+            problem=problem,
+            status=200 if problem is None else 422,
+            leads_away=not is_typed,
+        )
 
     async def _asked(
         self, session: BrowserSession, principal: Principal, request_id: str
@@ -180,23 +226,3 @@ async def waiting_links(services: Services, requests: list[AuthorizationRequest]
         for request in requests
         if request.connection in connections
     ]
-
-
-def _question(
-    session: BrowserSession,
-    asked: AuthorizationRequest,
-    connection: Connection,
-    tools: list[str],
-    holder: Principal | None,
-) -> Response:
-    return page(
-        "connect.html",
-        title=f"Connect {connection.title}?",
-        session=session,
-        asked=asked,
-        connection=connection,
-        tools=tools,
-        service=holder.name if holder is not None and holder.kind == "service" else None,
-        provider=connection.provider.host,
-        leads_away=True,
-    )

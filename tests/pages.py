@@ -15,7 +15,14 @@ from fastapi.responses import JSONResponse
 
 from engine.db.migrate import upgrade
 from engine.services import Services, open_services
-from engine.settings import DatabaseSettings, GatewaySettings, IssuerSettings, Settings, VaultSettings
+from engine.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    IssuerSettings,
+    OutgoingSettings,
+    Settings,
+    VaultSettings,
+)
 from examples.browser import Browser, Page
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
@@ -67,6 +74,7 @@ async def serving(
             database=DatabaseSettings(url=database),
             vault=VaultSettings(keyring_file=folder / "keyring.json"),
             gateway=GatewaySettings(public_url=public_url or url, demo_people=True, issuer=issuer, **gateway),
+            outgoing=OutgoingSettings(allow_http=True, allow_private=True),
         )
         async with open_services(settings, environment or {}) as services:
             await seed_demo_people(services)

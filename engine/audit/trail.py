@@ -44,6 +44,8 @@ Kind = Literal[
     "authorization.expired",
     "authorization.refused",
     "grant.removed",
+    "connection.secret_put",
+    "connection.secret_removed",
     "question.asked",
     "question.answered",
     "question.declined",

@@ -42,7 +42,7 @@ class Discovery:
     """Reads an issuer's metadata at most once an hour, through the client that calls no private network."""
 
     def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
+        self.outgoing = outgoing
         self._read: dict[str, tuple[float, _Metadata]] = {}
 
     async def endpoints(self, connection: Connection) -> Endpoints:
@@ -68,7 +68,7 @@ class Discovery:
     async def _ask(self, connection: str, issuer: str) -> _Metadata:
         for address in well_known(issuer):
             try:
-                answer = await self._outgoing.send("GET", address, headers={"Accept": "application/json"})
+                answer = await self.outgoing.send("GET", address, headers={"Accept": "application/json"})
             except AddressRefused as error:
                 msg = f"The issuer of connection '{connection}' cannot be asked: {error}"
                 raise ConnectionMisconfigured(msg) from None
@@ -87,7 +87,7 @@ class Discovery:
         for name, address in metadata:
             if isinstance(address, HttpUrl):
                 try:
-                    await self._outgoing.require_public(str(address))
+                    await self.outgoing.require_public(str(address))
                 except AddressRefused as error:
                     msg = f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
                     raise ConnectionMisconfigured(msg) from None

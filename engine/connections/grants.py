@@ -16,10 +16,12 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.catalogue import SHARED, Connection
 from engine.connections.dpop import ProofKey
-from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.sign_in.methods import SignIn
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
 from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _RENEW_BEFORE = timedelta(seconds=30)
@@ -56,10 +58,10 @@ class Grant:
 class Grants:
     """Owner of the table of grants."""
 
-    def __init__(self, database: Database, vault: Vault, client: Callable[[Connection], OAuthClient]) -> None:
+    def __init__(self, database: Database, vault: Vault, sign_in: Callable[[Connection], SignIn]) -> None:
         self._database = database
         self._vault = vault
-        self._client = client
+        self._sign_in = sign_in
 
     async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
         """The credential of this principal's actions on this connection, renewed if about to expire, or None."""
@@ -68,14 +70,14 @@ class Grants:
             row = await self._obtain_shared(connection)
         if row is not None and row.expires_at is not None and row.expires_at < now() + _RENEW_BEFORE:
             row = await self._renew(connection, row)
-        return None if row is None else self._credential(row)
+        return None if row is None else await self._credential(row)
 
     async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
         """A newer credential than `used`, which the upstream refused; None where it cannot be renewed."""
         row = await self._in_force(connection, connection.holder(principal_id))
         if row is not None and (row.id, row.version) == (used.grant_id, used.version):
             row = await self._renew(connection, row)
-        return None if row is None else self._credential(row)
+        return None if row is None else await self._credential(row)
 
     async def store(
         self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
@@ -91,7 +93,7 @@ class Grants:
             )
             .values(revoked_at=now())
         )
-        row = self._row(connection, holder, tokens, account)
+        row = await self._row(connection, holder, tokens, account)
         session.add(row)
         return row.id
 
@@ -123,7 +125,7 @@ class Grants:
         if row is None:
             return False
         await self._revoke_row(row.id)
-        await self._client(connection).revoke(self._tokens(row))
+        await self._sign_in(connection).revoke(await self._tokens(row))
         return True
 
     async def of(self, holder: str) -> list[Grant]:
@@ -133,22 +135,10 @@ class Grants:
             rows = (await session.exec(query.order_by(GrantRow.connection))).all()
         return [Grant(row.connection, row.account, tuple(row.scopes.split()), row.created_at) for row in rows]
 
-    async def reseal(self) -> int:
-        """Seal every grant with the current master key, one short transaction each; return how many were not yet."""
-        async with self._database.reading() as session:
-            rows = (await session.exec(select(GrantRow))).all()
-        changed = 0
-        for stale in rows:
-            if self._vault.is_current(stale.sealed_tokens):
-                continue
-            async with self._database.writing() as session:
-                # Locked, so that tokens which are being renewed at this moment are not overwritten with older ones.
-                row = await session.get(GrantRow, stale.id, with_for_update=True)
-                if row is not None and not self._vault.is_current(row.sealed_tokens):
-                    row.sealed_tokens = self._seal(row, self._tokens(row))
-                    session.add(row)
-                    changed += 1
-        return changed
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn("grants", GrantRow, "sealed_tokens", _bound_to)
 
     async def _in_force(self, connection: Connection, holder: str) -> GrantRow | None:
         async with self._database.reading() as session:
@@ -156,11 +146,14 @@ class Grants:
 
     async def _obtain_shared(self, connection: Connection) -> GrantRow | None:
         try:
-            tokens = await self._client(connection).client_credentials()
+            tokens = await self._sign_in(connection).unasked(SHARED, connection.scopes)
         except TokenRefused as error:
             msg = f"The shared connection '{connection.name}' cannot sign in: {error}"
             raise ConnectionMisconfigured(msg) from None
-        row = self._row(connection, SHARED, tokens, f"{connection.client_id} (shared)")
+        if tokens is None:
+            return None
+        account = tokens.account or connection.client_id
+        row = await self._row(connection, SHARED, tokens, f"{account} (shared)".lstrip())
         try:
             async with self._database.writing() as session:
                 session.add(row)
@@ -221,18 +214,14 @@ class Grants:
         return await self._replace_tokens(row.id, fresh)
 
     async def _fresh_tokens(self, connection: Connection, row: GrantRow) -> Tokens | None:
-        tokens = self._tokens(row)
-        client = self._client(connection)
-        if tokens.refresh_token is not None:
-            return await client.refresh(tokens)
-        return await client.client_credentials() if connection.mode == "shared" else None
+        return await self._sign_in(connection).renewed(row.holder, await self._tokens(row))
 
     async def _replace_tokens(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
         async with self._database.writing() as session:
             row = await session.get(GrantRow, grant_id, with_for_update=True)
             if row is None or row.revoked_at is not None:
                 return None
-            row.sealed_tokens = self._seal(row, tokens)
+            row.sealed_tokens = await self._seal(row, tokens)
             row.scopes = " ".join(tokens.scopes)
             row.fingerprint = _fingerprint(tokens)
             row.expires_at = _expiry(tokens)
@@ -255,7 +244,7 @@ class Grants:
         async with self._database.reading() as session:
             return await session.get(GrantRow, grant_id)
 
-    def _row(self, connection: Connection, holder: str, tokens: Tokens, account: str) -> GrantRow:
+    async def _row(self, connection: Connection, holder: str, tokens: Tokens, account: str) -> GrantRow:
         row = GrantRow(
             id=str(uuid.uuid4()),
             holder=holder,
@@ -267,18 +256,18 @@ class Grants:
             expires_at=_expiry(tokens),
             created_at=now(),
         )
-        row.sealed_tokens = self._seal(row, tokens)
+        row.sealed_tokens = await self._seal(row, tokens)
         return row
 
-    def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
-        return self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
+    async def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
+        return await self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
 
-    def _tokens(self, row: GrantRow) -> Tokens:
-        fields = json.loads(self._vault.open(row.sealed_tokens, _bound_to(row)))
+    async def _tokens(self, row: GrantRow) -> Tokens:
+        fields = json.loads(await self._vault.open(row.sealed_tokens, _bound_to(row)))
         return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
 
-    def _credential(self, row: GrantRow) -> Credential:
-        tokens = self._tokens(row)
+    async def _credential(self, row: GrantRow) -> Credential:
+        tokens = await self._tokens(row)
         return Credential(
             grant_id=row.id,
             account=row.account,

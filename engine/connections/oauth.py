@@ -1,12 +1,10 @@
 """Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides not whose grant is used."""
 
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import httpx2
@@ -14,12 +12,19 @@ from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from engine.connections.catalogue import Connection
-from engine.connections.client_keys import assertion, read_client_key
+from engine.connections.client_keys import assertion, read_private_key
 from engine.connections.discovery import Discovery, Endpoints
 from engine.connections.dpop import ProofKey, ProvingTransport, sign
 from engine.connections.json_requests import JsonTransport
 from engine.connections.token_response import account_told, in_standard_words, told_at
-from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
+from engine.errors import (
+    AddressRefused,
+    BylineError,
+    ConnectionMisconfigured,
+    RequestRejected,
+    UpstreamUnavailable,
+)
+from engine.outgoing import OutgoingTransport
 
 _TIMEOUT_SECONDS = 15.0
 _ERROR = re.compile(r"[a-z_]{1,40}")
@@ -87,7 +92,11 @@ class OAuthClient:
         self._discovery = discovery
         self._secret = connection.client_secret.read(environment) if connection.client_secret else None
         key = connection.client_key
-        self._key = read_client_key(key.read(environment), connection.name) if key else None
+        self._key = (
+            read_private_key(key.read(environment), f"client_key of connection '{connection.name}'")
+            if key
+            else None
+        )
 
     async def authorization_url(
         self, *, redirect_uri: str, state: str, code_verifier: str, scopes: tuple[str, ...]
@@ -149,12 +158,27 @@ class OAuthClient:
             standard = in_standard_words(self._provider, token)
             return Tokens.from_response(standard, tokens.scopes, previous=tokens, proof_key=key)
 
-    async def client_credentials(self) -> Tokens:
-        """Tokens of the service itself (RFC 6749 section 4.4), for a `shared` connection."""
-        endpoints, key, asked = await self._endpoints(), self._new_key(), self._connection.scopes
-        async with self._calling(endpoints, key, scope=self._joined(asked)) as client:
-            token = await client.fetch_token(endpoints.token, grant_type="client_credentials")
-            return Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
+    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+        """Tokens that nobody is asked for: none here, since people consent at the provider's page."""
+        del principal_id, scopes
+        return None
+
+    async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
+        """New tokens in the place of these; None where a person has to act."""
+        if tokens.refresh_token is not None:
+            return await self.refresh(tokens)
+        is_shared = self._connection.mode == "shared"
+        return await self.unasked(principal_id, self._connection.scopes if is_shared else tokens.scopes)
+
+    async def granted(self, grant_type: str, asked: tuple[str, ...], **parameters: str) -> Tokens:
+        """Tokens for a grant of any type (RFC 6749 section 4.5), with the parameters that it takes."""
+        endpoints, key = await self._endpoints(), self._new_key()
+        if asked:
+            parameters[self._provider.scope_parameter] = self._joined(asked)
+        async with self._calling(endpoints, key) as client:
+            token = await client.fetch_token(endpoints.token, grant_type=grant_type, **parameters)
+            tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
+            return replace(tokens, account=account_told(self._provider, token))
 
     async def revoke(self, tokens: Tokens) -> bool:
         """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
@@ -177,7 +201,7 @@ class OAuthClient:
             return tokens.account
         async with self._calling(endpoints) as client:
             request = client.build_request("GET", endpoints.userinfo)
-            sign(request, tokens.access_token, _key_of(tokens), header=self._provider.token_header)
+            sign(request, tokens.access_token, _key_of(tokens), place=self._connection.token_place)
             response = await client.send(request)
             claims = response.json() if response.is_success else None
         if not isinstance(claims, dict):
@@ -197,9 +221,7 @@ class OAuthClient:
 
     def _client(self, endpoints: Endpoints, key: ProofKey | None, **options: Any) -> AsyncOAuth2Client:
         known_by = self._secret or self._key
-        transport: httpx2.AsyncBaseTransport = httpx2.AsyncHTTPTransport(
-            verify=_authorities(), trust_env=False
-        )
+        transport: httpx2.AsyncBaseTransport = OutgoingTransport(self._discovery.outgoing)
         if self._provider.token_request == "json":
             transport = JsonTransport(transport, endpoints.token)
         method = "none" if known_by is None else self._provider.token_endpoint_auth_method
@@ -232,6 +254,12 @@ class OAuthClient:
         except httpx2.HTTPStatusError as error:
             msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
             raise UpstreamUnavailable(msg, status=error.response.status_code) from None
+        except AddressRefused as error:
+            msg = f"The sign-in service of connection '{self._connection.name}' is not called: {error}"
+            raise ConnectionMisconfigured(msg) from None
+        except (UpstreamUnavailable, RequestRejected) as error:
+            msg = f"The sign-in service of connection '{self._connection.name}' does not answer: {error}"
+            raise type(error)(msg, status=error.status) from None
         except (httpx2.HTTPError, ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
@@ -240,9 +268,3 @@ class OAuthClient:
 
 def _key_of(tokens: Tokens) -> ProofKey | None:
     return ProofKey.from_jwk(tokens.proof_key) if tokens.proof_key else None
-
-
-@cache
-def _authorities() -> ssl.SSLContext:
-    """The certificate authorities to trust, read once, since reading them takes longer than a request."""
-    return httpx2.create_ssl_context(trust_env=False)

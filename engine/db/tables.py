@@ -86,6 +86,17 @@ class SigningKeyRow(SQLModel, table=True):
     retired_at: datetime | None = _instant(nullable=True)
 
 
+class DataKeyRow(SQLModel, table=True):
+    """A data key, wrapped by the master key of the provider that is named. Owner: engine.vault.data_keys."""
+
+    __tablename__ = "data_key"
+
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    wrapped: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    wrapped_by: str
+    created_at: datetime = _instant()
+
+
 class RunRow(SQLModel, table=True):
     """A run: the root workflow that an identity is bound to. Owner: engine.identity.runs.
 
@@ -126,6 +137,16 @@ class ConnectionRow(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     declaration: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
+    updated_at: datetime = _instant()
+
+
+class ClientSecretRow(SQLModel, table=True):
+    """The secret or key of a connection's client. Owner: engine.connections.client_secrets."""
+
+    __tablename__ = "client_secret"
+
+    connection: str = Field(primary_key=True)
+    sealed_secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     updated_at: datetime = _instant()
 
 

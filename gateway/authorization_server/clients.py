@@ -16,6 +16,7 @@ from typing_extensions import override
 from engine.db.database import now
 from engine.db.tables import OAuthClientRow
 from engine.services import Services
+from engine.vault.resealing import SealedColumn
 
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 
@@ -58,6 +59,19 @@ class Client(OAuthClientInformationFull):
             return redirect_uri
 
 
+class _SealedSecret(SealedColumn):
+    """The secret among a client's metadata."""
+
+    def read(self, row: OAuthClientRow) -> bytes | None:
+        """As SealedColumn says."""
+        sealed = row.metadata_.get(_SEALED_SECRET)
+        return None if sealed is None else b64decode(sealed)
+
+    def write(self, row: OAuthClientRow, sealed: bytes) -> None:
+        """As SealedColumn says."""
+        row.metadata_ = {**row.metadata_, _SEALED_SECRET: b64encode(sealed).decode()}
+
+
 class Clients:
     """Owner of the table of clients."""
 
@@ -75,7 +89,9 @@ class Clients:
         backend = metadata.pop(_BACKEND, None)
         sealed = metadata.pop(_SEALED_SECRET, None)
         secret = (
-            None if sealed is None else self._vault.open(b64decode(sealed), _bound_to(client_id)).decode()
+            None
+            if sealed is None
+            else (await self._vault.open(b64decode(sealed), _bound_to(client_id))).decode()
         )
         return Client.model_validate({**metadata, "client_secret": secret, "backend": backend})
 
@@ -129,24 +145,15 @@ class Clients:
         if backend is not None:
             metadata[_BACKEND] = backend.model_dump(mode="json")
         if client.client_secret is not None:
-            sealed = self._vault.seal(client.client_secret.encode(), _bound_to(client.client_id))
+            sealed = await self._vault.seal(client.client_secret.encode(), _bound_to(client.client_id))
             metadata[_SEALED_SECRET] = b64encode(sealed).decode()
         async with self._database.writing() as session:
             session.add(OAuthClientRow(client_id=client.client_id, metadata_=metadata, created_at=now()))
 
-    async def reseal(self) -> int:
-        """Seal every client's secret with the current master key; return how many were not yet."""
-        changed = 0
-        async with self._database.writing() as session:
-            for row in (await session.exec(select(OAuthClientRow).with_for_update())).all():
-                sealed = row.metadata_.get(_SEALED_SECRET)
-                if sealed is not None and not self._vault.is_current(b64decode(sealed)):
-                    bound_to = _bound_to(row.client_id)
-                    fresh = self._vault.seal(self._vault.open(b64decode(sealed), bound_to), bound_to)
-                    row.metadata_ = {**row.metadata_, _SEALED_SECRET: b64encode(fresh).decode()}
-                    session.add(row)
-                    changed += 1
-        return changed
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return _SealedSecret("clients", OAuthClientRow, "metadata_", lambda row: _bound_to(row.client_id))
 
 
 def _problem(uri: AnyUrl) -> str | None:

@@ -253,6 +253,6 @@ def _note(state: RequestState, new: Mapping[str, Asked], outcome: Outcome) -> No
 def request_states(services: Services) -> RequestStateBoundary:
     """Seals what clients carry, with keys that every gateway derives alike, for as long as a run may wait."""
     security = RequestStateSecurity(
-        keys=services.keyring.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
+        keys=services.vault.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
     )
     return RequestStateBoundary(security, default_audience=services.settings.public_url)

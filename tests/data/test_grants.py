@@ -19,6 +19,7 @@ from engine.db.tables import GrantRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.vault.resealing import reseal
 from tests.data.samples import connection, tokens
 from tests.foreign.process import free_port
 from tests.sandbox import Running, running
@@ -397,9 +398,12 @@ async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
     async with services.database.reading() as session:
         grant_id = (await session.exec(select(GrantRow.id))).one()
     for _ in range(10):
-        services.keyring.rotate()
+        await other.data_keys.rotate()
         newer = tokens()
-        await asyncio.gather(services.grants._replace_tokens(grant_id, newer), other.grants.reseal())
+        await asyncio.gather(
+            services.grants._replace_tokens(grant_id, newer),
+            reseal(other.database, other.vault, other.grants.sealed, lambda *_: None),
+        )
         found = await services.grants.credential(hers, alice.id)
         assert found is not None
         assert found.access_token == newer.access_token

@@ -14,6 +14,7 @@ from engine.db.database import now
 from engine.db.tables import RefreshTokenRow
 from engine.identity.model import Actor, Principal
 from engine.settings import IssuerSettings
+from engine.vault.resealing import reseal
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
 from gateway.authorization_server.clients import TOKEN_EXCHANGE, Clients
 from gateway.authorization_server.tokens import FAMILY_CLAIM
@@ -258,9 +259,10 @@ async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None
 
 
 async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: Portal) -> None:
-    portal.byline.services.keyring.rotate()
+    services = portal.byline.services
+    await services.data_keys.rotate()
 
-    assert await Clients(portal.byline.services).reseal() == 1
+    assert await reseal(services.database, services.vault, Clients(services).sealed, lambda *_: None) == 1
     assert (await portal.exchange(await portal.signed())).status_code == 200
 
 

@@ -1,6 +1,6 @@
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +13,7 @@ from engine.connections.catalogue import Connection
 from engine.connections.discovery import Discovery, _Metadata
 from engine.connections.dpop import ProofKey, sign
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
-from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
+from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.outgoing import Outgoing
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
@@ -267,3 +267,69 @@ async def test_an_issuer_inside_the_network_is_not_asked(issuer: str) -> None:
     async with Outgoing(OutgoingSettings()) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match="cannot be asked"):
             await Discovery(outgoing).endpoints(declared("basic", issuer))
+
+
+ENDPOINTS = {"authorization_endpoint": "https://issuer.example/authorize", "token_endpoint": "TOKEN"}
+
+
+@pytest.mark.parametrize("path", ["exchange", "refresh", "granted", "revoke", "account"])
+async def test_no_endpoint_that_is_declared_leads_into_the_network(path: str) -> None:
+    async with hostile() as inside:
+        addresses = ("token_endpoint", "revocation_endpoint", "userinfo_endpoint")
+        endpoints = {**ENDPOINTS, **dict.fromkeys(addresses, inside.url)}
+        connection = declared("basic", "https://issuer.example", **endpoints)
+        closed, tokens = OutgoingSettings(allow_http=True), Tokens("a", "r", None, ())
+        async with Outgoing(closed) as outgoing:
+            client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
+            asking: dict[str, Callable[[], Awaitable[object]]] = {
+                "exchange": lambda: client.exchange(
+                    code="c", redirect_uri=CALLBACK, code_verifier="v", asked=()
+                ),
+                "refresh": lambda: client.refresh(tokens),
+                "granted": lambda: client.granted("client_credentials", ()),
+                "revoke": lambda: client.revoke(tokens),
+                "account": lambda: client.account(tokens),
+            }
+            with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
+                await asking[path]()
+
+    assert inside.heard == []
+
+
+async def test_a_sign_in_service_of_ones_own_network_is_called_where_settings_name_its_host() -> None:
+    async with hostile() as inside:
+        inside.answers = [answer(b'{"access_token": "a"}', "Content-Type: application/json")]
+        connection = declared(
+            "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": inside.url}
+        )
+        named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+        async with Outgoing(named) as outgoing:
+            client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
+            tokens = await client.granted("client_credentials", ())
+
+    assert tokens.access_token == "a"
+
+
+async def test_a_token_endpoint_that_sends_on_to_another_address_is_not_followed(
+    discovery: Discovery,
+) -> None:
+    async with hostile() as elsewhere, hostile() as server:
+        server.answers = [answer(b"", f"Location: {elsewhere.url}", status=307)]
+        connection = declared(
+            "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": server.url}
+        )
+        with pytest.raises(RequestRejected, match="redirect, which is not followed"):
+            await OAuthClient(connection, ENVIRONMENT, discovery).refresh(Tokens("a", "r", None, ()))
+
+    assert elsewhere.heard == []
+
+
+async def test_metadata_that_sends_on_to_the_cloud_s_own_address_is_not_followed(
+    discovery: Discovery,
+) -> None:
+    async with hostile() as server:
+        server.answers = [answer(b"", "Location: http://169.254.169.254/latest/meta-data", status=302)]
+        with pytest.raises(RequestRejected, match="redirect, which is not followed"):
+            await discovery.endpoints(declared("basic", server.url.rstrip("/")))
+
+    assert len(server.heard) == 1
