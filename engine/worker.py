@@ -141,13 +141,9 @@ def _changed(services: Services) -> Callable[[str], Awaitable[None]]:
 
 
 def _deliver(services: Services, registry: Registry) -> Callable[[Owed], Awaitable[str]]:
-    def title(tool: str) -> str:
-        known = registry.tools.get(tool)
-        return tool if known is None else known.declaration.title
-
     @activity.defn(name=NOTIFY_ACTIVITY)
     async def deliver(owed: Owed) -> str:
-        return await services.notifier.deliver(owed, title)
+        return await services.notifier.deliver(owed, registry.title)
 
     return deliver
 
