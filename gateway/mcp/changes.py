@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from mcp.server.auth.middleware.auth_context import get_access_token
@@ -46,7 +46,7 @@ _LOOK_EVERY_SECONDS: Final = 0.25
 _MOST_WATCHED: Final = 1_000
 # Clocks differ, and a database may be away for a while.
 _LOOK_BACK: Final = timedelta(minutes=1)
-_SUBSCRIBED: Final = "byline_listener"
+_LISTENER: Final = "byline_listener"
 
 Tell = Callable[[ServerEvent], None]
 Rights = tuple[PolicyFile, frozenset[str]]
@@ -117,8 +117,10 @@ class Changes:
             telling.add(task)
             task.add_done_callback(telling.discard)
 
-        listener = await self._listener(at.caller(), set())
-        session_state(context)[_SUBSCRIBED] = listener
+        # Known at once, for a request that comes before the database has answered.
+        joining = asyncio.create_task(self._listener(at.caller(), set()))
+        session_state(context)[_LISTENER] = joining
+        listener = await joining
         # The SDK has no public way from a session to its end.
         session._connection.exit_stack.callback(self._add(listener, tell))  # noqa: SLF001
 
@@ -126,7 +128,7 @@ class Changes:
         self, context: Context, params: SubscribeRequestParams, at: Endpoint
     ) -> EmptyResult:
         """resources/subscribe: the session hears of changes of one resource from now on."""
-        listener = _of_session(context)
+        listener = await _of_session(context)
         try:
             resource, _ = self._registry.resource_at(params.uri)
             await self._runs.allow(resource.name, at.caller())
@@ -144,7 +146,7 @@ class Changes:
     ) -> EmptyResult:
         """resources/unsubscribe: the session hears of changes of this resource no more."""
         del at
-        _of_session(context).watched.discard(params.uri)
+        (await _of_session(context)).watched.discard(params.uri)
         return EmptyResult()
 
     async def publish(self, event: ServerEvent) -> None:
@@ -218,8 +220,8 @@ class Changes:
         return await self._services.changes.since(datetime.now(UTC) - _LOOK_BACK)
 
 
-def _of_session(context: Context) -> _Listener:
-    listener: Any = session_state(context).get(_SUBSCRIBED)
-    if not isinstance(listener, _Listener):
+async def _of_session(context: Context) -> _Listener:
+    joining: asyncio.Task[_Listener] | None = session_state(context).get(_LISTENER)
+    if joining is None:
         raise MCPError(METHOD_NOT_FOUND, "Resources are watched in a session that was initialized.")
-    return listener
+    return await asyncio.shield(joining)
