@@ -11,6 +11,7 @@ import httpx2
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, TokenStorage
 from mcp.client.client import Client
 from mcp.client.context import ClientRequestContext
+from mcp.client.session import MessageHandlerFnT
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
@@ -117,12 +118,13 @@ async def chat(
     elicitation: bool = True,
     mode: Literal["auto", "legacy"] = "auto",
     transport: httpx2.AsyncBaseTransport | None = None,
+    hears: MessageHandlerFnT | None = None,
 ) -> AsyncIterator[Client]:
     """An MCP client of this person, signed in.
 
     A link that it is asked to open goes to `person.links`; the client goes on with `person.decision` once
     `person.has_signed_in` is set. A form that it is asked to show goes to `person.forms` and is filled in at once with
-    what the person `enters`.
+    what the person `enters`. What the server notifies of goes to `hears`.
     """
 
     async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
@@ -136,6 +138,7 @@ async def chat(
         return ElicitResult(action=person.decision)
 
     options: dict[str, Any] = {"elicitation_callback": elicit} if elicitation else {}
+    options["message_handler"] = hears
     sending = transport or httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
     async with (
         httpx2.AsyncClient(auth=signing_in(person, url), timeout=120, transport=sending) as http,
