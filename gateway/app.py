@@ -37,6 +37,7 @@ from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
+from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
 from gateway.mcp import mcp_server
 from gateway.notifications import notification_pages
@@ -87,6 +88,7 @@ def application(
     for router in (
         sign_in_pages(services),
         connect_pages(services),
+        device_pages(services),
         question_pages(services),
         console(services),
         schedule_pages(services, registry, Schedules(services, temporal)),
