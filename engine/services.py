@@ -9,6 +9,7 @@ import httpx2
 
 from engine.audit.trail import Trail
 from engine.authorization.consent import Consent
+from engine.authorization.devices import DeviceSignIns
 from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
 from engine.authorization.typed_keys import TypedKeys
@@ -72,6 +73,8 @@ class Services:
     standing_in: StandingIn
     consent: Consent
     typed_keys: TypedKeys
+    devices: DeviceSignIns
+    sign_ins: SignIns
     questions: Questions
     changes: ResourceChanges
     channels: Channels
@@ -156,6 +159,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             consent=Consent(
                 database, vault, catalogue, grants, requests, standing_in, trail, sign_ins, redirect_uri
             ),
+            devices=DeviceSignIns(database, vault, catalogue, grants, requests, standing_in, sign_ins),
+            sign_ins=sign_ins,
             typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
             questions=questions,
             changes=ResourceChanges(database),

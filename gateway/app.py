@@ -35,6 +35,7 @@ from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
+from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
 from gateway.limits import BodyLimits
 from gateway.mcp.server import mcp_servers
@@ -92,6 +93,7 @@ def application(
     for router in (
         sign_in_pages(services),
         connect_pages(services),
+        device_pages(services),
         question_pages(services),
         console(services),
         schedule_pages(services, registry, Schedules(services, temporal)),

@@ -14,8 +14,6 @@ from engine.settings import LimitSettings
 # A body of usual size is always taken; what is larger shares the room for this many of the largest.
 _USUAL_BODY: Final = 64 * 1024
 _LARGEST_AT_ONCE: Final = 32
-# A connection whose client still sends is of no use to its next request.
-_CLOSE: Final = {"Connection": "close"}
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 
 
@@ -45,7 +43,7 @@ class BodyLimits:
         """Take room for this much of a body."""
         if size > self._room:
             detail = "Many large requests are under way. Try again in a moment."
-            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail, {**_CLOSE, "Retry-After": "1"})
+            raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": "1"})
         self._room -= size
 
     @property
@@ -80,7 +78,7 @@ class _Body:
                 message = await self._receive()
         except TimeoutError:
             detail = f"The body did not arrive within {self._limits.arrival:g} seconds."
-            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail, _CLOSE) from None
+            raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, detail, {"Connection": "close"}) from None
         self._complete = message["type"] != "http.request" or not message.get("more_body", False)
         self._size += len(message.get("body", b""))
         self._require_size(self._size)
@@ -93,4 +91,5 @@ class _Body:
     def _require_size(self, size: int) -> None:
         if size > self._limits.largest:
             detail = f"The body is larger than {self._limits.largest:,} bytes."
-            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, _CLOSE)
+            # The connection stays, so that who is still sending can read this before they find it closed.
+            raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)

@@ -29,6 +29,7 @@ from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.console import console
 from gateway.demo_people import DEMO_PEOPLE
+from gateway.device_sign_in import device_pages
 from gateway.pages import assets
 from gateway.protected_resource import metadata_address, protected_resource
 from gateway.questions import question_pages
@@ -89,6 +90,7 @@ def _application(services: Services) -> FastAPI:
         authorization_server,
         protected_resource,
         connect_pages,
+        device_pages,
         question_pages,
         console,
     ):

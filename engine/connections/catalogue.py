@@ -148,7 +148,8 @@ class Provider(Declaration):
 
     With `issuer`, a callback must carry the same `iss` (RFC 9207); without `iss_required`, one that carries none will
     do too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC 8414). With `dpop`,
-    tokens are bound to a key of their grant's (RFC 9449). `added_scopes` are asked for at every sign-in: for a refresh
+    tokens are bound to a key of their grant's (RFC 9449). Without `device`, nobody is offered another one to
+    sign in on (RFC 8628). `added_scopes` are asked for at every sign-in: for a refresh
     token, or to tell whose account it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint
     answers, where it does not keep to RFC 6749.
     """
@@ -160,6 +161,8 @@ class Provider(Declaration):
     pushed_authorization_request_endpoint: HttpUrl | None = None
     revocation_endpoint: HttpUrl | None = None
     userinfo_endpoint: HttpUrl | None = None
+    device_authorization_endpoint: HttpUrl | None = None
+    device: bool = True
     account_from: Literal["userinfo", "token_response", "id_token"] = "userinfo"
     account_claim: str = "preferred_username"
     scope_separator: ScopeSeparator = "space"
@@ -255,7 +258,8 @@ class Connection(Declaration):
             raise ValueError(msg)
         if provider.is_discovered:
             HttpUrl(provider.issuer or "")
-        if self.mode == "user" and provider.authorization_endpoint is None and not provider.is_discovered:
+        pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
+        if self.mode == "user" and pages == (None, None) and not provider.is_discovered:
             msg = "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
             raise ValueError(msg)
         if (provider.token_endpoint_auth_method == "private_key_jwt") != (self.client_key is not None):

@@ -24,10 +24,11 @@ class Endpoints:
     pushed_authorization_request: str | None
     revocation: str | None
     userinfo: str | None
+    device_authorization: str | None
 
 
 class _Metadata(BaseModel):
-    """What is read of an issuer's metadata (RFC 8414 section 2, RFC 9126 section 5)."""
+    """What is read of an issuer's metadata (RFC 8414 section 2, RFC 8628 section 4, RFC 9126 section 5)."""
 
     issuer: str
     authorization_endpoint: HttpUrl
@@ -35,6 +36,7 @@ class _Metadata(BaseModel):
     pushed_authorization_request_endpoint: HttpUrl | None = None
     revocation_endpoint: HttpUrl | None = None
     userinfo_endpoint: HttpUrl | None = None
+    device_authorization_endpoint: HttpUrl | None = None
     code_challenge_methods_supported: tuple[str, ...] | None = None
 
 
@@ -118,6 +120,7 @@ def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
         pushed_authorization_request=address("pushed_authorization_request_endpoint"),
         revocation=address("revocation_endpoint"),
         userinfo=address("userinfo_endpoint"),
+        device_authorization=address("device_authorization_endpoint") if declared.device else None,
     )
 
 

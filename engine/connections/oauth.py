@@ -19,6 +19,7 @@ from engine.connections.json_requests import JsonTransport
 from engine.connections.token_response import account_told, in_standard_words, told_at
 from engine.errors import (
     AddressRefused,
+    AuthorizationRefused,
     BylineError,
     ConnectionMisconfigured,
     RequestRejected,
@@ -105,7 +106,7 @@ class OAuthClient:
 
         Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which one.
         """
-        endpoints = await self._endpoints()
+        endpoints = await self.endpoints()
         asked = self._joined(tuple(dict.fromkeys((*scopes, *self._provider.added_scopes))))
         async with self._calling(
             endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
@@ -123,27 +124,35 @@ class OAuthClient:
             return await self._pushed(client, endpoints, url)
 
     async def _pushed(self, client: AsyncOAuth2Client, endpoints: Endpoints, url: httpx2.URL) -> str:
-        method = client.token_endpoint_auth_method
-        # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
-        adds_id = method in {"client_secret_post", "none"}
-        response = await client.request(
-            "POST",
-            endpoints.pushed_authorization_request,
-            data=dict(url.params.remove("client_id") if adds_id else url.params),
-            auth=client.client_auth(method),
-            withhold_token=True,
-        )
-        answer = response.json()
-        if response.is_success and isinstance(answer, dict) and isinstance(answer.get("request_uri"), str):
+        address = endpoints.pushed_authorization_request or ""
+        answer = await self._posted(client, address, dict(url.params))
+        if isinstance(answer.get("request_uri"), str):
             given = {"client_id": self._connection.client_id, "request_uri": answer["request_uri"]}
             return str(httpx2.URL(endpoints.authorization).copy_merge_params(given))
+        raise OAuthError(None)
+
+    async def _posted(
+        self, client: AsyncOAuth2Client, address: str, form: dict[str, str]
+    ) -> Mapping[str, Any]:
+        """The answer to a form that the client sends as itself, to an endpoint that is not the token endpoint."""
+        method = client.token_endpoint_auth_method
+        form = {"client_id": self._connection.client_id, **form}
+        if method in {"client_secret_post", "none"}:
+            # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
+            del form["client_id"]
+        response = await client.request(
+            "POST", address, data=form, auth=client.client_auth(method), withhold_token=True
+        )
+        answer = response.json()
+        if response.is_success and isinstance(answer, dict):
+            return answer
         raise OAuthError(answer.get("error") if isinstance(answer, dict) else None)
 
     async def exchange(
         self, *, code: str, redirect_uri: str, code_verifier: str, asked: tuple[str, ...]
     ) -> Tokens:
         """Tokens for an authorization code."""
-        endpoints, key = await self._endpoints(), self._new_key()
+        endpoints, key = await self.endpoints(), self._new_key()
         proof = {"code_verifier": code_verifier} if self._provider.pkce else {}
         async with self._calling(endpoints, key, redirect_uri=redirect_uri) as client:
             token = await client.fetch_token(endpoints.token, code=code, **proof)
@@ -152,7 +161,7 @@ class OAuthClient:
 
     async def refresh(self, tokens: Tokens) -> Tokens:
         """New tokens for a refresh token."""
-        endpoints, key = await self._endpoints(), _key_of(tokens)
+        endpoints, key = await self.endpoints(), _key_of(tokens)
         async with self._calling(endpoints, key) as client:
             token = await client.refresh_token(endpoints.token, refresh_token=tokens.refresh_token)
             standard = in_standard_words(self._provider, token)
@@ -170,11 +179,23 @@ class OAuthClient:
         is_shared = self._connection.mode == "shared"
         return await self.unasked(principal_id, self._connection.scopes if is_shared else tokens.scopes)
 
+    async def device_authorization(self, scopes: tuple[str, ...]) -> Mapping[str, Any]:
+        """What the provider says of a code that is typed on another device (RFC 8628 section 3.2), as it says it."""
+        endpoints = await self.endpoints()
+        if endpoints.device_authorization is None:
+            msg = f"{self._connection.title} is not signed in to on another device: open the link and sign in there."
+            raise AuthorizationRefused(msg)
+        async with self._calling(endpoints) as client:
+            asked = tuple(dict.fromkeys((*scopes, *self._provider.added_scopes)))
+            return await self._posted(client, endpoints.device_authorization, self.scoped(asked))
+
+    def scoped(self, asked: tuple[str, ...]) -> dict[str, str]:
+        """The parameter that asks for scopes, where any are."""
+        return {self._provider.scope_parameter: self._joined(asked)} if asked else {}
+
     async def granted(self, grant_type: str, asked: tuple[str, ...], **parameters: str) -> Tokens:
         """Tokens for a grant of any type (RFC 6749 section 4.5), with the parameters that it takes."""
-        endpoints, key = await self._endpoints(), self._new_key()
-        if asked:
-            parameters[self._provider.scope_parameter] = self._joined(asked)
+        endpoints, key = await self.endpoints(), self._new_key()
         async with self._calling(endpoints, key) as client:
             token = await client.fetch_token(endpoints.token, grant_type=grant_type, **parameters)
             tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
@@ -182,7 +203,7 @@ class OAuthClient:
 
     async def revoke(self, tokens: Tokens) -> bool:
         """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
-        endpoints = await self._endpoints()
+        endpoints = await self.endpoints()
         if endpoints.revocation is None:
             return False
         token, hint = (
@@ -196,7 +217,7 @@ class OAuthClient:
 
     async def account(self, tokens: Tokens) -> str:
         """The upstream's own name for the account that consented; empty where the provider cannot tell."""
-        endpoints = await self._endpoints()
+        endpoints = await self.endpoints()
         if endpoints.userinfo is None or self._provider.account_from != "userinfo":
             return tokens.account
         async with self._calling(endpoints) as client:
@@ -213,7 +234,8 @@ class OAuthClient:
     def _joined(self, scopes: tuple[str, ...]) -> str:
         return {"space": " ", "comma": ","}[self._provider.scope_separator].join(scopes)
 
-    async def _endpoints(self) -> Endpoints:
+    async def endpoints(self) -> Endpoints:
+        """Where the provider's endpoints are."""
         return await self._discovery.endpoints(self._connection)
 
     def _new_key(self) -> ProofKey | None:

@@ -208,6 +208,42 @@ class AuthorizationRequestRow(SQLModel, table=True):
     answered_at: datetime | None = _instant(nullable=True)
 
 
+class DeviceSignInRow(SQLModel, table=True):
+    """The code by which a question is answered on another device. Owner: engine.authorization.devices."""
+
+    __tablename__ = "device_sign_in"
+
+    request_id: str = Field(primary_key=True, foreign_key="authorization_request.id")
+    sealed_code: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    interval_seconds: int
+    poll_after: datetime = _instant()
+    expires_at: datetime = _instant()
+
+
+class UpstreamClientRow(SQLModel, table=True):
+    """Byline as the client that an issuer registered. Owner: engine.connections.registration."""
+
+    __tablename__ = "upstream_client"
+
+    issuer: str = Field(primary_key=True)
+    redirect_uri: str
+    client_id: str
+    sealed_registration: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+    expires_at: datetime | None = _instant(nullable=True)
+
+
+class CompanySignInRow(SQLModel, table=True):
+    """A person's latest sign-in at the external issuer, for it to vouch by. Owner: engine.identity.company_sign_ins."""
+
+    __tablename__ = "company_sign_in"
+
+    principal_id: str = Field(primary_key=True, foreign_key="principal.id")
+    sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    signed_in_at: datetime = _instant()
+    expires_at: datetime | None = _instant(nullable=True)
+
+
 class QuestionRow(SQLModel, table=True):
     """What a run asks a person, anybody with a role, or its client, and the answer. Owner: engine.questions.questions.
 

@@ -131,6 +131,7 @@ async def _resealed(services: Services) -> int:
         services.client_secrets,
         services.grants,
         services.consent,
+        services.devices,
         services.channels,
         services.webhooks,
         Clients(services),

@@ -2,6 +2,7 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
@@ -9,10 +10,11 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
-from engine.connections.catalogue import Connection
+from engine.connections.catalogue import SHARED, Connection
 from engine.connections.discovery import Discovery, _Metadata
 from engine.connections.dpop import ProofKey, sign
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.connections.sign_in.jwt_bearer import JwtBearer
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.outgoing import Outgoing
 from engine.settings import OutgoingSettings
@@ -20,6 +22,7 @@ from examples.browser import Browser
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.hostile import answer, hostile
 
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 CALLBACK = "http://127.0.0.1:1/oauth/callback"
 HERE = OutgoingSettings(allow_http=True, allow_private=True)
 RSA = RSAKey.generate_key(2048, auto_kid=True)
@@ -41,6 +44,7 @@ CLIENTS = [
     Client("public", "", (CALLBACK,), {"token_endpoint_auth_method": "none"}),
     Client("rsa", "", (CALLBACK,), known_by(RSA, "RS256")),
     Client("ec", "", (CALLBACK,), known_by(EC, "ES256")),
+    Client("robot", "", (), {**known_by(RSA, "RS256"), "grant_types": [JWT_BEARER], "response_types": []}),
     Client("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
 ]
 ENVIRONMENT = {
@@ -333,3 +337,65 @@ async def test_metadata_that_sends_on_to_the_cloud_s_own_address_is_not_followed
             await discovery.endpoints(declared("basic", server.url.rstrip("/")))
 
     assert len(server.heard) == 1
+
+
+def service_account(at: str, key: str = "RSA", **assertion: Any) -> Connection:
+    """A connection of a service that holds a key."""
+    return Connection.model_validate(
+        {
+            "name": "warehouse",
+            "title": "Warehouse",
+            "system": "warehouse",
+            "mode": "shared",
+            "sign_in": "jwt_bearer",
+            "base_url": "https://api.example.com",
+            "client_id": "robot",
+            "client_key": {"env": "RSA"},
+            "assertion": {"key": {"env": key}, **assertion},
+            "provider": {"issuer": at, "token_endpoint_auth_method": "private_key_jwt"},
+        }
+    )
+
+
+async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, discovery: Discovery) -> None:
+    way = JwtBearer(service_account(provider.issuer), ENVIRONMENT, discovery)
+
+    tokens = await way.unasked(SHARED, ())
+    assert tokens is not None
+    again = await way.renewed(SHARED, tokens)
+
+    assert again is not None
+    assert tokens.access_token != again.access_token
+    assert tokens.refresh_token is None
+    assert tokens.expires_at is not None
+
+
+@pytest.mark.parametrize(
+    "assertion", [{"key": "EC"}, {"issuer": "somebody"}, {"audience": "https://elsewhere.example"}]
+)
+async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
+    provider: OidcProvider, discovery: Discovery, assertion: dict[str, str]
+) -> None:
+    way = JwtBearer(service_account(provider.issuer, **assertion), ENVIRONMENT, discovery)
+
+    with pytest.raises(TokenRefused, match="invalid_grant"):
+        await way.unasked(SHARED, ())
+
+
+def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> None:
+    declared_here = service_account(
+        "https://issuer.example", subject="someone@acme.example", claims={"scope": "read"}
+    )
+    way = JwtBearer(declared_here, ENVIRONMENT, discovery)
+
+    said = jws.extract_compact(way.statement("https://issuer.example/token").encode())
+
+    payload = json.loads(said.payload)
+    assert {name: payload[name] for name in ("iss", "sub", "aud", "scope")} == {
+        "iss": "robot",
+        "sub": "someone@acme.example",
+        "aud": "https://issuer.example/token",
+        "scope": "read",
+    }
+    assert payload["exp"] - payload["iat"] == 300
+    assert said.headers()["kid"] == RSA.kid

@@ -9,4 +9,4 @@ class ClientCredentials(OAuthClient):
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
         """The service's tokens, whoever acts."""
         del principal_id
-        return await self.granted("client_credentials", scopes)
+        return await self.granted("client_credentials", scopes, **self.scoped(scopes))

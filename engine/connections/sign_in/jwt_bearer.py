@@ -32,15 +32,19 @@ class JwtBearer(OAuthClient):
         )
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """The service's tokens, for a statement that lives five minutes and is good once."""
+        """The service's tokens, whoever acts."""
         del principal_id
-        endpoints = await self._endpoints()
+        statement = self.statement((await self.endpoints()).token)
+        return await self.granted(GRANT_TYPE, scopes, assertion=statement, **self.scoped(scopes))
+
+    def statement(self, token_endpoint: str) -> str:
+        """What lets the service in; it lives five minutes and is good once."""
         named, own = self._assertion, self._connection.client_id
         issued_at = int(time.time())
         claims = {
             "iss": named.issuer or own,
             "sub": named.subject or own,
-            "aud": named.audience or endpoints.token,
+            "aud": named.audience or token_endpoint,
             "iat": issued_at,
             "exp": issued_at + _LIFE_SECONDS,
             "jti": secrets.token_urlsafe(16),
@@ -48,5 +52,4 @@ class JwtBearer(OAuthClient):
         }
         algorithm = algorithm_of(self._signs)
         header = {"alg": algorithm, "typ": "JWT", "kid": self._signs.kid or self._signs.thumbprint()}
-        statement = jwt.encode(header, claims, self._signs, algorithms=[algorithm])
-        return await self.granted(GRANT_TYPE, scopes, assertion=statement)
+        return jwt.encode(header, claims, self._signs, algorithms=[algorithm])
