@@ -18,6 +18,7 @@ from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
 from engine.connections.oauth import OAuthClient
+from engine.connections.revocations import Revocations
 from engine.db.database import Database
 from engine.db.migrate import require_current
 from engine.identity.principals import Principals
@@ -64,6 +65,7 @@ class Services:
     client_secrets: ClientSecrets
     catalogue: Catalogue
     grants: Grants
+    revocations: Revocations
     trail: Trail
     waiters: Waiters
     authorization: AuthorizationRequests
@@ -99,7 +101,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         def client(connection: Connection) -> OAuthClient:
             return OAuthClient(connection, environment, discovery)
 
-        grants = Grants(database, vault, client)
+        revocations = Revocations(database, vault, client)
+        grants = Grants(database, vault, client, revocations)
         trail = Trail(database, keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
@@ -149,6 +152,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             client_secrets=client_secrets,
             catalogue=catalogue,
             grants=grants,
+            revocations=revocations,
             trail=trail,
             waiters=waiters,
             authorization=requests,

@@ -14,6 +14,8 @@ ASK_ACTIVITY: Final = "byline.ask"
 ENROLL_ACTIVITY: Final = "byline.enroll"
 NOTIFY_WORKFLOW: Final = "byline.notify"
 NOTIFY_ACTIVITY: Final = "byline.deliver_notification"
+UPKEEP_WORKFLOW: Final = "byline.upkeep"
+UPKEEP_ACTIVITY: Final = "byline.keep_up"
 
 PROGRESS_MEMO: Final = "byline_progress"
 

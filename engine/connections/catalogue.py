@@ -88,7 +88,7 @@ class Provider(Declaration):
     do too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC 8414). With `dpop`,
     tokens are bound to a key of their grant's (RFC 9449). `added_scopes` are asked for at every sign-in: for a refresh
     token, or to tell whose account it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint
-    answers, where it does not keep to RFC 6749.
+    answers, where it does not keep to RFC 6749. `refresh_token_life` is how long one lasts that is not used.
     """
 
     issuer: str | None = None
@@ -115,6 +115,7 @@ class Provider(Declaration):
     token_header: str | None = Field(default=None, pattern="^[A-Za-z-]+$")
     pkce: bool = True
     dpop: bool = False
+    refresh_token_life: timedelta | None = Field(default=None, gt=timedelta(0))
 
     @property
     def is_discovered(self) -> bool:

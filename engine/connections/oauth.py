@@ -157,7 +157,7 @@ class OAuthClient:
             return Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
 
     async def revoke(self, tokens: Tokens) -> bool:
-        """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
+        """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or does not take it."""
         endpoints = await self._endpoints()
         if endpoints.revocation is None:
             return False
@@ -168,6 +168,8 @@ class OAuthClient:
         )
         async with self._calling(endpoints) as client:
             response = await client.revoke_token(endpoints.revocation, token=token, token_type_hint=hint)
+            if response.is_server_error:
+                response.raise_for_status()
         return bool(response.is_success)
 
     async def account(self, tokens: Tokens) -> str:
