@@ -44,6 +44,8 @@ Kind = Literal[
     "authorization.expired",
     "authorization.refused",
     "grant.removed",
+    "grant.revoked",
+    "grant.renewed",
     "connection.secret_put",
     "connection.secret_removed",
     "question.asked",

@@ -179,7 +179,22 @@ class GrantRow(SQLModel, table=True):
     expires_at: datetime | None = _instant(nullable=True)
     refreshing_until: datetime | None = _instant(nullable=True)
     created_at: datetime = _instant()
+    renewed_at: datetime = _instant()
     revoked_at: datetime | None = _instant(nullable=True)
+
+
+class RevocationRow(SQLModel, table=True):
+    """A grant that ended and whose upstream is still to be told. Owner: engine.connections.revocations."""
+
+    __tablename__ = "revocation"
+    __table_args__ = (Index("revocation_due", "due_at"),)
+
+    grant_id: str = Field(primary_key=True)
+    holder: str
+    connection: str
+    sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+    due_at: datetime = _instant()
 
 
 class AuthorizationRequestRow(SQLModel, table=True):

@@ -34,6 +34,8 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
         "ENROLL_ACTIVITY": "byline.enroll",
         "NOTIFY_WORKFLOW": "byline.notify",
         "NOTIFY_ACTIVITY": "byline.deliver_notification",
+        "UPKEEP_WORKFLOW": "byline.upkeep",
+        "UPKEEP_ACTIVITY": "byline.keep_up",
         "PROGRESS_MEMO": "byline_progress",
         "PRINCIPAL_ATTRIBUTE": "BylinePrincipal",
         "TOOL_ATTRIBUTE": "BylineTool",
