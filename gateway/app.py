@@ -17,6 +17,7 @@ from mcp.server.transport_security import (
 from pydantic import AnyHttpUrl
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.types import Receive, Scope, Send
 from temporalio.client import Client
@@ -32,6 +33,7 @@ from engine.temporal import connect
 from engine.waiting.delivery import delivering
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
@@ -53,6 +55,7 @@ from gateway.questions import question_pages
 from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
+from gateway.step_up import StepUp
 from gateway.tokens import token_pages
 
 
@@ -91,6 +94,7 @@ def application(
         console(services),
         schedule_pages(services, registry, Schedules(services, temporal)),
         token_pages(services, registry),
+        application_pages(services),
         connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
@@ -159,6 +163,8 @@ def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
         ),
     )
     endpoint.add_exception_handler(HTTPException, _unanswered)
+    # Last, and so within the check of bearer tokens.
+    endpoint.user_middleware.append(Middleware(StepUp, services=services))
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
     return endpoint

@@ -15,8 +15,16 @@ from fastapi.responses import JSONResponse
 
 from engine.db.migrate import upgrade
 from engine.services import Services, open_services
-from engine.settings import DatabaseSettings, GatewaySettings, IssuerSettings, Settings, VaultSettings
+from engine.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    IssuerSettings,
+    OutgoingSettings,
+    Settings,
+    VaultSettings,
+)
 from examples.browser import Browser, Page
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
@@ -56,6 +64,8 @@ async def serving(
     public_url: str | None = None,
     issuer: IssuerSettings | None = None,
     environment: Mapping[str, str] | None = None,
+    outgoing: OutgoingSettings | None = None,
+    policy: str = "",
     **gateway: Any,
 ) -> AsyncIterator[Byline]:
     """Hold the pages up at a port of 127.0.0.1."""
@@ -63,9 +73,13 @@ async def serving(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         database = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
         await asyncio.to_thread(upgrade, database)
+        policy_file = folder / "policy.yml"
+        policy_file.write_text(policy)
         settings = Settings(
+            policy_file=policy_file,
             database=DatabaseSettings(url=database),
             vault=VaultSettings(keyring_file=folder / "keyring.json"),
+            outgoing=outgoing or OutgoingSettings(),
             gateway=GatewaySettings(public_url=public_url or url, demo_people=True, issuer=issuer, **gateway),
         )
         async with open_services(settings, environment or {}) as services:
@@ -79,6 +93,7 @@ def _application(services: Services) -> FastAPI:
     for router in (
         sign_in_pages,
         authorization_server,
+        application_pages,
         protected_resource,
         connect_pages,
         question_pages,
