@@ -99,6 +99,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "authorization_refused",
         "authorization_required",
         "channel_unknown",
+        "client_refused",
         "connection_misconfigured",
         "connection_unknown",
         "delivery_refused",
