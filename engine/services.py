@@ -34,7 +34,7 @@ from engine.notifications.mail import Mail
 from engine.notifications.notifier import Notifier
 from engine.notifications.posts import Posts
 from engine.outgoing import Outgoing
-from engine.policy import Policy
+from engine.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
 from engine.settings import Settings
 from engine.vault.data_keys import DataKeys
@@ -147,7 +147,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             keys=keys,
             principals=principals,
             roles=roles,
-            policy=Policy(settings.policy_file, roles),
+            policy=Policy(WatchedPolicyFile(settings.policy_file).rules, roles),
             api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
             service_principals=ServicePrincipals(principals, trail, settings.public_url),
             runs=runs,

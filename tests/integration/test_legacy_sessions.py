@@ -10,7 +10,7 @@ from sqlalchemy import text
 from engine.telemetry import configure_logging
 from gateway.app import application
 from gateway.mcp import mcp_server
-from gateway.protected_resource import MCP_PATH
+from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import answer
 from tests.gateways import ByHand
 from tests.platform import NORTHWIND, Platform, until
