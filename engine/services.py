@@ -18,6 +18,7 @@ from engine.callers.service_principals import ServicePrincipals
 from engine.connections.catalogue import Catalogue
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
+from engine.connections.registration import Registrations
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database
 from engine.db.migrate import require_current
@@ -69,6 +70,7 @@ class Services:
     typed_keys: TypedKeys
     devices: DeviceSignIns
     sign_ins: SignIns
+    registrations: Registrations
     questions: Questions
     channels: Channels
     notifier: Notifier
@@ -91,7 +93,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         catalogue = Catalogue(database)
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
-        sign_ins = SignIns(environment, Discovery(outgoing), outgoing)
+        registrations = Registrations(database, vault, outgoing, settings.public_url)
+        sign_ins = SignIns(environment, Discovery(outgoing), outgoing, registrations)
         grants = Grants(database, vault, sign_ins.of)
         trail = Trail(database, keys)
         waiters = Waiters(database, runs)
@@ -147,6 +150,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             ),
             devices=DeviceSignIns(database, vault, catalogue, grants, requests, standing_in, sign_ins),
             sign_ins=sign_ins,
+            registrations=registrations,
             typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
             questions=questions,
             channels=channels,

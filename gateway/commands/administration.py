@@ -105,6 +105,7 @@ async def _resealed(services: Services) -> int:
         + await services.keys.reseal()
         + await services.consent.reseal()
         + await services.devices.reseal()
+        + await services.registrations.reseal()
         + await services.channels.reseal()
         + await Clients(services).reseal()
         + await services.webhooks.reseal()

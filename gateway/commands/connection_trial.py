@@ -17,7 +17,9 @@ def try_connection(name: str) -> bool:
         async with services_here() as services:
             connection = await _declared(services, name)
             redirect_uri = f"{services.settings.public_url}/oauth/callback"
-            trial = Trial(connection, services.environment, services.outgoing, redirect_uri)
+            trial = Trial(
+                connection, services.environment, services.outgoing, redirect_uri, services.registrations
+            )
             return await trial.findings()
 
     found = uvloop.run(findings())
