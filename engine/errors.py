@@ -18,7 +18,7 @@
     │   ├── PermissionDenied · RecordNotFound · RequestRejected
     │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
     ├── VaultSealBroken · KeyServiceUnavailable
-    ├── AddressRefused · ChannelUnknown · TooSoon
+    ├── AddressRefused · ClientRefused · ChannelUnknown · TooSoon
     ├── WebhookUnknown · WebhookInvalid
     ├── DeliveryRefused
     │   └── DeliveryStale
@@ -337,6 +337,12 @@ class AddressRefused(BylineError):
     """An address that somebody gave is not one that Byline calls; the message says why."""
 
     code = "address_refused"
+
+
+class ClientRefused(BylineError):
+    """The document at a client's address does not describe a client that can be served; the message says why."""
+
+    code = "client_refused"
 
 
 class ChannelUnknown(BylineError):

@@ -20,6 +20,7 @@ from engine.connections.catalogue import Catalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
+from engine.connections.revocations import Revocations
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database
 from engine.db.migrate import require_current
@@ -67,6 +68,7 @@ class Services:
     client_secrets: ClientSecrets
     catalogue: Catalogue
     grants: Grants
+    revocations: Revocations
     trail: Trail
     waiters: Waiters
     authorization: AuthorizationRequests
@@ -102,7 +104,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
         sign_ins = SignIns(environment, Discovery(outgoing), outgoing)
-        grants = Grants(database, vault, sign_ins.of)
+        revocations = Revocations(database, vault, sign_ins.of)
+        grants = Grants(database, vault, sign_ins.of, revocations)
         trail = Trail(database, keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
@@ -152,6 +155,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             client_secrets=client_secrets,
             catalogue=catalogue,
             grants=grants,
+            revocations=revocations,
             trail=trail,
             waiters=waiters,
             authorization=requests,

@@ -114,6 +114,14 @@ class IssuerSettings(Group):
     client_id: str
     client_secret: SecretStr | None = None
     jwks_uri: str | None = None
+    scopes: tuple[str, ...] = ()
+
+
+class AssertionIssuerSettings(Group):
+    """An enterprise's identity provider, whose assertions let its people's clients in (ID-JAG)."""
+
+    issuer: str
+    jwks_uri: str | None = None
 
 
 class LimitSettings(Group):
@@ -139,6 +147,9 @@ class GatewaySettings(Group):
     port: int = 8080
     public_url: str | None = None
     issuer: IssuerSettings | None = None
+    assertion_issuers: tuple[AssertionIssuerSettings, ...] = ()
+    open_registration: bool = True
+    registrations_per_hour: int = Field(default=100, gt=0)
     demo_people: bool = False
     access_token_life: int = 3600
     session_life: int = 12 * 3600
@@ -146,6 +157,16 @@ class GatewaySettings(Group):
     hold_within: float = 50.0
     longest_api_token_life: timedelta = Field(default=timedelta(days=365), gt=timedelta())
     limits: LimitSettings = LimitSettings()
+
+    @model_validator(mode="after")
+    def _one_place_of_assertions(self) -> "GatewaySettings":
+        if self.issuer is not None and self.assertion_issuers:
+            msg = (
+                "BYLINE_GATEWAY__ASSERTION_ISSUERS is for the built-in authorization server: with "
+                "BYLINE_GATEWAY__ISSUER__ISSUER, have that issuer take the assertions"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class NotificationSettings(Group):

@@ -73,6 +73,7 @@ class Upstream:
         self._requests = requests
         self._trail = trail
         self._credential: Credential | None = None
+        self._served = False
         self._writes = 0
 
     async def get(
@@ -118,6 +119,10 @@ class Upstream:
             data=data,
             headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
         )
+        if self._served:
+            # The first request follows on the look that let the action begin; others see what was revoked since.
+            self._credential = None
+        self._served = True
         credential, place = await self.credential(), connection.token_place
         sign(request, credential.access_token, credential.proof_key, place=place)
         response = await self._send(request, credential, record, created, key, idempotent=idempotent)

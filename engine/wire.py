@@ -15,6 +15,8 @@ CHANGED_ACTIVITY: Final = "byline.resource_changed"
 ENROLL_ACTIVITY: Final = "byline.enroll"
 NOTIFY_WORKFLOW: Final = "byline.notify"
 NOTIFY_ACTIVITY: Final = "byline.deliver_notification"
+UPKEEP_WORKFLOW: Final = "byline.upkeep"
+UPKEEP_ACTIVITY: Final = "byline.keep_up"
 
 PROGRESS_MEMO: Final = "byline_progress"
 

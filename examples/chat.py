@@ -89,16 +89,14 @@ def signing_in(person: Person, url: str) -> OAuthClientProvider:
 
     async def redirect(address: str) -> None:
         query = parse_qs(urlsplit(await person.sign_in(address)).query)
-        answer.set_result(
+        await answers.put(
             AuthorizationCodeResult(
                 code=query["code"][0], state=query.get("state", [None])[0], iss=query.get("iss", [None])[0]
             )
         )
 
-    answer: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
-
-    async def back() -> AuthorizationCodeResult:
-        return await answer
+    # One for each time that the client asks: at first, and when a tool needs another scope.
+    answers: asyncio.Queue[AuthorizationCodeResult] = asyncio.Queue()
 
     metadata = OAuthClientMetadata(
         client_name="A chat client",
@@ -107,7 +105,9 @@ def signing_in(person: Person, url: str) -> OAuthClientProvider:
         response_types=["code"],
         token_endpoint_auth_method="none",
     )
-    return OAuthClientProvider(url, metadata, person.tokens, redirect_handler=redirect, callback_handler=back)
+    return OAuthClientProvider(
+        url, metadata, person.tokens, redirect_handler=redirect, callback_handler=answers.get
+    )
 
 
 @asynccontextmanager

@@ -30,6 +30,7 @@ from engine.waiting.delivery import delivering
 from gateway.admission import Admission
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
@@ -53,6 +54,7 @@ from gateway.run_control import RunControl
 from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
+from gateway.step_up import StepUp
 from gateway.tokens import token_pages
 from gateway.toolsets import MCP_PATH
 from gateway.untold import untold
@@ -98,6 +100,7 @@ def application(
         console(services),
         schedule_pages(services, registry, Schedules(services, temporal)),
         token_pages(services, registry),
+        application_pages(services),
         connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
@@ -173,6 +176,8 @@ def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlet
     # Innermost, where it is known who calls.
     endpoint.user_middleware.append(Middleware(Admission, limits=limits))
     endpoint.add_exception_handler(HTTPException, _unanswered)
+    # Last, and so within the check of bearer tokens.
+    endpoint.user_middleware.append(Middleware(StepUp, services=services))
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
     return endpoint

@@ -32,27 +32,16 @@ INITIALIZE = {
 
 @dataclass(frozen=True)
 class Gateway(Rest):
-    """A gateway process: `url` is how people and clients reach it, `address` is where it listens."""
+    """A gateway process, and its port of 127.0.0.1."""
 
-    address: str
+    port: int
     process: asyncio.subprocess.Process
-    log: Path
-
-    @property
-    def port(self) -> int:
-        """Where it listens on 127.0.0.1."""
-        return int(self.address.rpartition(":")[2])
 
     def memory(self) -> int:
         """The memory that it holds now, in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         held = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
         return int(held.split()[1]) * 1024
-
-    async def kill(self) -> None:
-        """End it as a machine does that loses its power."""
-        self.process.kill()
-        await self.process.wait()
 
     @asynccontextmanager
     async def mcp(self, subject: str) -> AsyncIterator["ByHand"]:
@@ -63,33 +52,37 @@ class Gateway(Rest):
 
 
 @asynccontextmanager
-async def gateway_process(
-    platform: Platform, log: Path, *, public_url: str | None = None, **environment: str
-) -> AsyncIterator[Gateway]:
-    """A gateway at a port of its own, from when it answers; `environment` says what is different about it."""
+async def gateway_process(platform: Platform, log: Path, **environment: str) -> AsyncIterator[Gateway]:
+    """A gateway of the platform at a port of its own; `environment` says what is different about it."""
     port = free_port()
-    address = f"http://127.0.0.1:{port}"
-    url = public_url or address
-    own = {"BYLINE_GATEWAY__PORT": str(port), "BYLINE_GATEWAY__PUBLIC_URL": url, **environment}
+    url = f"http://127.0.0.1:{port}"
     known = {**platform.environment, **variables(platform.settings, platform.settings.temporal.task_queue)}
-    with log.open("wb") as output:
+    own = {"BYLINE_GATEWAY__PORT": str(port), "BYLINE_GATEWAY__PUBLIC_URL": url}
+    async with started({**os.environ, **known, **own, **environment}, log) as process:
+        gateway = platform.settings.gateway.model_copy(update={"public_url": url})
+        settings = platform.settings.model_copy(update={"gateway": gateway})
+        yield Gateway(url, replace(platform.services, settings=settings), port, process)
+
+
+@asynccontextmanager
+async def started(environment: Mapping[str, str], log: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A gateway as this environment says, from when it answers at its port."""
+    with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "gateway.cli", "gateway"),
             cwd=ROOT,
-            env={**os.environ, **known, **own},
+            env=environment,
             stdout=output,
             stderr=output,
         )
 
     async def answers() -> bool:
         assert process.returncode is None, log.read_text()
-        return await is_ready(f"{address}/healthz")
+        return await is_ready(f"http://127.0.0.1:{environment['BYLINE_GATEWAY__PORT']}/healthz")
 
     try:
         await until(answers)
-        gateway = platform.settings.gateway.model_copy(update={"public_url": url})
-        settings = platform.settings.model_copy(update={"gateway": gateway})
-        yield Gateway(url, replace(platform.services, settings=settings), address, process, log)
+        yield process
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

@@ -24,6 +24,7 @@ from engine.settings import (
     VaultSettings,
 )
 from examples.browser import Browser, Page
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
@@ -64,6 +65,8 @@ async def serving(
     public_url: str | None = None,
     issuer: IssuerSettings | None = None,
     environment: Mapping[str, str] | None = None,
+    outgoing: OutgoingSettings | None = None,
+    policy: str = "",
     **gateway: Any,
 ) -> AsyncIterator[Byline]:
     """Hold the pages up at a port of 127.0.0.1."""
@@ -71,11 +74,14 @@ async def serving(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         database = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
         await asyncio.to_thread(upgrade, database)
+        policy_file = folder / "policy.yml"
+        policy_file.write_text(policy)
         settings = Settings(
+            policy_file=policy_file,
             database=DatabaseSettings(url=database),
             vault=VaultSettings(keyring_file=folder / "keyring.json"),
+            outgoing=outgoing or OutgoingSettings(allow_http=True, allow_private=True),
             gateway=GatewaySettings(public_url=public_url or url, demo_people=True, issuer=issuer, **gateway),
-            outgoing=OutgoingSettings(allow_http=True, allow_private=True),
         )
         async with open_services(settings, environment or {}) as services:
             await seed_demo_people(services)
@@ -88,6 +94,7 @@ def _application(services: Services) -> FastAPI:
     for router in (
         sign_in_pages,
         authorization_server,
+        application_pages,
         protected_resource,
         connect_pages,
         device_pages,

@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 
+from sqlalchemy import delete
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,6 +24,7 @@ from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _ATTEMPT_LIFE = timedelta(minutes=10)
+_REMEMBERED = timedelta(days=1)
 
 
 class Consent:
@@ -91,6 +93,14 @@ class Consent:
                 )
             )
             raise
+
+    async def forget(self) -> int:
+        """Forget the round trips of yesterday and before, used or not: a callback of theirs is refused as unknown."""
+        over = delete(AuthorizationAttemptRow).where(
+            col(AuthorizationAttemptRow.expires_at) < now() - _REMEMBERED
+        )
+        async with self._database.writing() as session:
+            return int((await session.exec(over)).rowcount)
 
     @property
     def sealed(self) -> SealedColumn:

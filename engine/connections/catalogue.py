@@ -151,7 +151,7 @@ class Provider(Declaration):
     tokens are bound to a key of their grant's (RFC 9449). Without `device`, nobody is offered another one to
     sign in on (RFC 8628). `added_scopes` are asked for at every sign-in: for a refresh
     token, or to tell whose account it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint
-    answers, where it does not keep to RFC 6749.
+    answers, where it does not keep to RFC 6749. `refresh_token_life` is how long one lasts that is not used.
     """
 
     issuer: str | None = None
@@ -180,6 +180,7 @@ class Provider(Declaration):
     token_header: str | None = Field(default=None, pattern="^[A-Za-z-]+$")
     pkce: bool = True
     dpop: bool = False
+    refresh_token_life: timedelta | None = Field(default=None, gt=timedelta(0))
 
     @property
     def is_discovered(self) -> bool:

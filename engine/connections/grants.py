@@ -17,6 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from engine.connections.catalogue import SHARED, Connection
 from engine.connections.dpop import ProofKey
 from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.revocations import Revocations, bound_to_grant
 from engine.connections.sign_in.methods import SignIn
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
@@ -55,13 +56,29 @@ class Grant:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What came of renewing an idle grant: the new token's fingerprint, or None where the provider ended the grant."""
+
+    grant_id: str
+    account: str
+    fingerprint: str | None
+
+
 class Grants:
     """Owner of the table of grants."""
 
-    def __init__(self, database: Database, vault: Vault, sign_in: Callable[[Connection], SignIn]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        sign_in: Callable[[Connection], SignIn],
+        revocations: Revocations,
+    ) -> None:
         self._database = database
         self._vault = vault
         self._sign_in = sign_in
+        self._revocations = revocations
 
     async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
         """The credential of this principal's actions on this connection, renewed if about to expire, or None."""
@@ -91,7 +108,7 @@ class Grants:
                 col(GrantRow.connection) == connection.name,
                 col(GrantRow.revoked_at).is_(None),
             )
-            .values(revoked_at=now())
+            .values(revoked_at=now(), sealed_tokens=b"")
         )
         row = await self._row(connection, holder, tokens, account)
         session.add(row)
@@ -120,13 +137,40 @@ class Grants:
         await self._revoke_row(credential.grant_id)
 
     async def remove(self, connection: Connection, principal_id: str) -> bool:
-        """Remove the holder's grant here and revoke it upstream; False where there was none."""
+        """Remove the holder's grant here and revoke it upstream; False where there was none.
+
+        Raises what kept the upstream from being told: the grant is gone here all the same, and the word is owed.
+        """
         row = await self._in_force(connection, connection.holder(principal_id))
-        if row is None:
+        if row is None or not await self._end(row):
             return False
-        await self._revoke_row(row.id)
-        await self._sign_in(connection).revoke(await self._tokens(row))
+        await self._revocations.settle(connection, row.id)
         return True
+
+    async def end_all(self, holder: str) -> list[tuple[str, str]]:
+        """Remove every grant of a holder here, and owe the upstreams word of each: grant ids and connections."""
+        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
+        async with self._database.reading() as session:
+            rows = (await session.exec(query.order_by(GrantRow.connection))).all()
+        return [(row.id, row.connection) for row in rows if await self._end(row)]
+
+    async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
+        """The holders of grants whose tokens nobody renewed since then, the longest idle first."""
+        query = select(GrantRow.holder).where(
+            GrantRow.connection == connection.name,
+            col(GrantRow.revoked_at).is_(None),
+            col(GrantRow.renewed_at) < since,
+        )
+        async with self._database.reading() as session:
+            return list((await session.exec(query.order_by(col(GrantRow.renewed_at)).limit(limit))).all())
+
+    async def keep(self, connection: Connection, holder: str) -> Renewal | None:
+        """Renew a grant though no action needs it, or None where it has nothing to be renewed by."""
+        row = await self._in_force(connection, holder)
+        if row is None or (await self._tokens(row)).refresh_token is None:
+            return None
+        renewed = await self._renew(connection, row)
+        return Renewal(row.id, row.account, None if renewed is None else renewed.fingerprint)
 
     async def of(self, holder: str) -> list[Grant]:
         """Every grant of a holder that is in force."""
@@ -219,16 +263,43 @@ class Grants:
     async def _replace_tokens(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
         async with self._database.writing() as session:
             row = await session.get(GrantRow, grant_id, with_for_update=True)
-            if row is None or row.revoked_at is not None:
+            if row is None:
+                return None
+            if row.revoked_at is not None:
+                await self._owe_late(session, row, tokens)
                 return None
             row.sealed_tokens = await self._seal(row, tokens)
             row.scopes = " ".join(tokens.scopes)
             row.fingerprint = _fingerprint(tokens)
             row.expires_at = _expiry(tokens)
             row.version += 1
+            row.renewed_at = now()
             row.refreshing_until = None
             session.add(row)
         return row
+
+    async def _owe_late(self, session: AsyncSession, row: GrantRow, tokens: Tokens) -> None:
+        """Owe word of tokens that came after their grant was removed, unless a newer one may rest on their consent."""
+        in_force = select(GrantRow.id).where(
+            GrantRow.holder == row.holder,
+            GrantRow.connection == row.connection,
+            col(GrantRow.revoked_at).is_(None),
+        )
+        if (await session.exec(in_force)).first() is None:
+            sealed = await self._seal(row, tokens)
+            await self._revocations.owe(session, row.id, row.holder, row.connection, sealed)
+
+    async def _end(self, row: GrantRow) -> bool:
+        """End a grant and owe its upstream word, in one transaction; False where somebody did already."""
+        async with self._database.writing() as session:
+            held = await session.get(GrantRow, row.id, with_for_update=True)
+            if held is None or held.revoked_at is not None:
+                return False
+            sealed = held.sealed_tokens
+            await self._revocations.owe(session, held.id, held.holder, held.connection, sealed)
+            held.revoked_at, held.sealed_tokens = now(), b""
+            session.add(held)
+        return True
 
     async def _release(self, grant_id: str) -> None:
         async with self._database.writing() as session:
@@ -238,7 +309,11 @@ class Grants:
 
     async def _revoke_row(self, grant_id: str) -> None:
         async with self._database.writing() as session:
-            await session.exec(update(GrantRow).where(col(GrantRow.id) == grant_id).values(revoked_at=now()))
+            await session.exec(
+                update(GrantRow)
+                .where(col(GrantRow.id) == grant_id, col(GrantRow.revoked_at).is_(None))
+                .values(revoked_at=now(), sealed_tokens=b"")
+            )
 
     async def _by_id(self, grant_id: str) -> GrantRow | None:
         async with self._database.reading() as session:
@@ -255,6 +330,7 @@ class Grants:
             sealed_tokens=b"",
             expires_at=_expiry(tokens),
             created_at=now(),
+            renewed_at=now(),
         )
         row.sealed_tokens = await self._seal(row, tokens)
         return row
@@ -290,7 +366,7 @@ def _is_free(row: GrantRow) -> bool:
 
 
 def _bound_to(row: GrantRow) -> str:
-    return f"grant:{row.id}:{row.holder}:{row.connection}"
+    return bound_to_grant(row.id, row.holder, row.connection)
 
 
 def _fingerprint(tokens: Tokens) -> str:

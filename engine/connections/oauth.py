@@ -213,6 +213,8 @@ class OAuthClient:
         )
         async with self._calling(endpoints) as client:
             response = await client.revoke_token(endpoints.revocation, token=token, token_type_hint=hint)
+            if response.is_server_error:
+                response.raise_for_status()
         return bool(response.is_success)
 
     async def account(self, tokens: Tokens) -> str:

@@ -130,6 +130,7 @@ async def _resealed(services: Services) -> int:
         services.keys,
         services.client_secrets,
         services.grants,
+        services.revocations,
         services.consent,
         services.devices,
         services.channels,

@@ -6,7 +6,8 @@ const ID_JAG = 'urn:ietf:params:oauth:token-type:id-jag';
 const ID_JAG_TYPE = 'oauth-id-jag+jwt';
 
 /**
- * `vouches` says which client an audience knows whoever asks here as, for identity assertions that this provider issues.
+ * `vouches` says which client an audience knows whoever asks here as, for identity assertions that this provider issues;
+ * at an audience that it does not name, a client may say so itself, as `client_at_audience`.
  * `trusts` says of which issuers it takes statements, and which audience their ID tokens have to have.
  */
 export function addStatementGrants(provider, key, { vouches = {}, trusts = {} }) {
@@ -77,9 +78,10 @@ export function addStatementGrants(provider, key, { vouches = {}, trusts = {} })
         ctx.body = { ...answer, issued_token_type: 'urn:ietf:params:oauth:token-type:access_token' };
         return;
       }
-      if (!(params.audience in vouches)) throw new errors.AccessDenied('nobody here may use that application');
+      const known = vouches[params.audience] ?? params.client_at_audience;
+      if (!known) throw new errors.AccessDenied('nobody here may use that application');
       const assertion = await new SignJWT({
-        client_id: vouches[params.audience], resource: params.resource, scope: params.scope, jti: crypto.randomUUID(),
+        client_id: known, resource: params.resource, scope: params.scope, jti: crypto.randomUUID(),
       })
         .setProtectedHeader({ alg, kid, typ: ID_JAG_TYPE })
         .setIssuer(provider.issuer).setSubject(sub).setAudience(params.audience).setIssuedAt().setExpirationTime('5m')
@@ -88,6 +90,6 @@ export function addStatementGrants(provider, key, { vouches = {}, trusts = {} })
         issued_token_type: ID_JAG, access_token: assertion, token_type: 'N_A', scope: params.scope, expires_in: 300,
       };
     },
-    ['subject_token', 'subject_token_type', 'requested_token_type', 'audience', 'resource', 'scope'],
+    ['subject_token', 'subject_token_type', 'requested_token_type', 'audience', 'resource', 'scope', 'client_at_audience'],
   );
 }
