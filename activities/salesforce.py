@@ -17,7 +17,7 @@ class Account(BaseModel):
     billing_customer_id: str | None
 
 
-@action("salesforce.read_account", connection="crm", scopes=("api",))
+@action("salesforce.read_account", connection="crm", scopes=("api",), reads_only=True)
 async def read_account(account_id: str) -> Account:
     """Read one account (sObject Rows: `GET …/sobjects/Account/{id}`)."""
     path = f"{_OBJECTS}/Account/{quote(account_id, safe='')}"

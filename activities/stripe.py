@@ -21,7 +21,7 @@ class Invoice(BaseModel):
         return max(0, self.charged - self.amount_due)
 
 
-@action("stripe.list_invoices", connection="billing")
+@action("stripe.list_invoices", connection="billing", reads_only=True)
 async def list_invoices(customer_id: str) -> list[Invoice]:
     """List a customer's invoices, each with its succeeded charges."""
     billing = upstream()

@@ -26,7 +26,7 @@ class TicketUpdate(BaseModel):
     public: bool = False
 
 
-@action("zendesk.read_ticket", connection="support", scopes=("tickets:read",))
+@action("zendesk.read_ticket", connection="support", scopes=("tickets:read",), reads_only=True)
 async def read_ticket(ticket_id: int) -> Ticket:
     """Read one ticket."""
     response = await upstream().get(f"/api/v2/tickets/{ticket_id}.json", record=f"ticket/{ticket_id}")

@@ -111,8 +111,8 @@ class Arms:
 
 
 @asynccontextmanager
-async def fresh(file: Path = COMPOSE_FILE) -> AsyncIterator[Arms]:
-    """A fresh server and the upstream; all that is started on them ends with the block."""
+async def fresh(file: Path = COMPOSE_FILE, **settings: str) -> AsyncIterator[Arms]:
+    """A fresh server and the upstream, with settings of its own; all that is started on them ends with the block."""
     async with AsyncExitStack() as opened:
         data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
         upstream = await Program.start("-m", "benchmarks.upstream")
@@ -124,6 +124,7 @@ async def fresh(file: Path = COMPOSE_FILE) -> AsyncIterator[Arms]:
             "BYLINE_CONNECTIONS_FILE": "benchmarks/connections.yml",
             "BYLINE_LOG_LEVEL": "WARNING",
             "UPSTREAM_URL": url,
+            **settings,
         }
         stack = Stack(Path(data), environment=environment, file=file, say=_quiet)
         await opened.enter_async_context(stack)

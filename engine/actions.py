@@ -19,25 +19,27 @@ _running: ContextVar["Upstream"] = ContextVar("byline_upstream")
 
 @dataclass(frozen=True, slots=True)
 class ActionDefinition:
-    """An action's wire name, the one connection it uses, and the scopes it cannot do without."""
+    """An action's wire name, the one connection it uses, the scopes it cannot do without, and whether it only reads."""
 
     name: str
     connection: str
     scopes: tuple[str, ...]
+    reads_only: bool
 
 
 def action(
-    name: str, *, connection: str, scopes: tuple[str, ...] = ()
+    name: str, *, connection: str, scopes: tuple[str, ...] = (), reads_only: bool = False
 ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
     """Make an activity that acts on the upstream of one connection.
 
     `name` is the activity's wire name and must never change while runs that use it are open. `scopes` are those
-    without which the action cannot work: a grant that lacks one is widened before the action starts.
+    without which the action cannot work: a grant that lacks one is widened before the action starts. `reads_only` is
+    what a tool that says `read_only` needs of each of its actions.
     """
 
     def declare(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         defined = activity.defn(name=name)(function)
-        setattr(defined, _ATTRIBUTE, ActionDefinition(name, connection, scopes))
+        setattr(defined, _ATTRIBUTE, ActionDefinition(name, connection, scopes, reads_only))
         return defined
 
     return declare

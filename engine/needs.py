@@ -1,4 +1,4 @@
-"""Which connections and scopes a tool's actions use, read from its code, of which this runs none."""
+"""Which actions an offer starts, and so which connections it uses, read from its code, of which this runs none."""
 
 import dis
 import inspect
@@ -9,12 +9,12 @@ from typing import Any
 
 from temporalio import activity, workflow
 
-from engine.actions import definition_of
+from engine.actions import ActionDefinition, definition_of
 
 
 @dataclass(frozen=True)
 class Need:
-    """One connection that a tool uses, with every scope that some action of the tool declares."""
+    """One connection that an offer uses, with every scope that some action of it declares."""
 
     connection: str
     scopes: tuple[str, ...]
@@ -23,12 +23,22 @@ class Need:
 def needs_of(
     workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
 ) -> tuple[Need, ...]:
-    """What the workflow may use, in its children too, by connection; a branch that is never taken counts as well.
+    """What the workflow may use, in its children too, by connection; a branch that is never taken counts as well."""
+    scopes: dict[str, set[str]] = {}
+    for action in actions_of(workflow_class, workflows, activities):
+        scopes.setdefault(action.connection, set()).update(action.scopes)
+    return tuple(Need(connection, tuple(sorted(scopes[connection]))) for connection in sorted(scopes))
+
+
+def actions_of(
+    workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
+) -> list[ActionDefinition]:
+    """Every action that the workflow and its children may start.
 
     A child or an action that is started by name is found where its name stands literally in the code.
     """
     named: dict[str, object] = {**activities, **workflows}
-    scopes: dict[str, set[str]] = {}
+    actions: list[ActionDefinition] = []
     seen: set[int] = set()
     waiting: list[object] = [workflow_class]
     while waiting:
@@ -38,10 +48,10 @@ def needs_of(
         seen.add(id(found))
         action = definition_of(found)
         if action is not None:
-            scopes.setdefault(action.connection, set()).update(action.scopes)
+            actions.append(action)
         elif _is_orchestration(found, workflow_class):
             waiting.extend(_referred(found, named))
-    return tuple(Need(connection, tuple(sorted(scopes[connection]))) for connection in sorted(scopes))
+    return actions
 
 
 def _is_orchestration(found: object, of: type) -> bool:

@@ -1,40 +1,42 @@
-"""Which tools exist: workflows and activities found in the modules that settings and entry points name."""
+"""What is offered: workflows and activities found in the modules that settings and entry points name; it calls none."""
 
-import importlib
 import inspect
 import json
-import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
-from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from temporalio import activity, workflow
 
-from engine.errors import ArgumentsInvalid, SettingsInvalid, ToolUnknown
-from engine.needs import Need, needs_of
-from engine.tools import ToolDeclaration, declaration_of
-from engine.wire import ENTRY_POINT_GROUP
+from engine.content import Content, Document, Messages
+from engine.errors import ArgumentsInvalid, PromptUnknown, ResourceUnknown, SettingsInvalid, ToolUnknown
+from engine.modules import imported
+from engine.needs import Need, actions_of, needs_of
+from engine.offers import (
+    Declaration,
+    PromptDeclaration,
+    ResourceDeclaration,
+    ToolDeclaration,
+    declaration_of,
+)
+from engine.uri_template import UriTemplate, uri_template
 
 # Temporal refuses payloads beyond 2 MB, and every child and action takes its part of these into its own.
-_LARGEST_ARGUMENTS = 1_000_000
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LARGEST_ARGUMENTS: Final = 1_000_000
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
-class Tool:
-    """A composite tool, ready to be listed and called."""
+class Offer:
+    """What can be asked for by name: each is a run of its workflow."""
 
     name: str
     description: str
-    declaration: ToolDeclaration
+    declaration: Declaration
     input_type: TypeAdapter[Any] | None
-    output_type: TypeAdapter[Any] | None
     input_schema: dict[str, Any]
-    output_schema: dict[str, Any] | None
 
     def arguments(self, given: Mapping[str, Any]) -> list[Any]:
         """The workflow's arguments from a call's; raises ArgumentsInvalid that names each field that does not fit."""
@@ -60,6 +62,43 @@ class Tool:
             msg = f"The arguments do not fit {self.name}: {problems}."
             raise ArgumentsInvalid(msg) from None
 
+    def completions(self, argument: str, typed: str) -> list[str]:
+        """The values that an argument can have and that begin as typed; none where it is free text.
+
+        Raises ArgumentsInvalid for an argument that there is not.
+        """
+        described = self.input_schema["properties"].get(argument)
+        if described is None:
+            raise ArgumentsInvalid(f"{self.name} has no argument '{argument[:100]}'.")
+        values = _choices(described, self.input_schema.get("$defs", {})) or []
+        return [value for value in values if value.casefold().startswith(typed.casefold())]
+
+
+@dataclass(frozen=True)
+class Tool(Offer):
+    """A composite tool, ready to be listed and called."""
+
+    declaration: ToolDeclaration
+    output_type: TypeAdapter[Any] | None
+    output_schema: dict[str, Any] | None
+    returns_content: bool
+    """Whether it gives blocks for the model to read, instead of an object of the output schema."""
+
+
+@dataclass(frozen=True)
+class Prompt(Offer):
+    """A prompt, ready to be listed and asked for."""
+
+    declaration: PromptDeclaration
+
+
+@dataclass(frozen=True)
+class Resource(Offer):
+    """A resource, or a template of resources, ready to be listed and read."""
+
+    declaration: ResourceDeclaration
+    template: UriTemplate
+
 
 class Registry:
     """Everything that the modules define, by wire name; two things of one name are refused."""
@@ -68,12 +107,18 @@ class Registry:
         self.workflows: dict[str, type] = {}
         self.activities: dict[str, Callable[..., Any]] = {}
         self.tools: dict[str, Tool] = {}
-        for module in _modules(modules):
+        self.prompts: dict[str, Prompt] = {}
+        self.resources: dict[str, Resource] = {}
+        for module in imported(modules):
             for _, found in inspect.getmembers(module):
                 self._add(found)
         self.needs: dict[str, tuple[Need, ...]] = {
-            name: needs_of(self.workflows[name], self.workflows, self.activities) for name in self.tools
+            name: needs_of(self.workflows[name], self.workflows, self.activities)
+            for name in (*self.tools, *self.prompts, *self.resources)
         }
+        self._by_address = _by_precedence(self.resources)
+        for tool in self.tools.values():
+            self._check_annotations(tool)
 
     def tool(self, name: str) -> Tool:
         """The tool of this name; raises ToolUnknown."""
@@ -82,18 +127,76 @@ class Registry:
             raise ToolUnknown(msg)
         return self.tools[name]
 
+    def prompt(self, name: str) -> Prompt:
+        """The prompt of this name; raises PromptUnknown."""
+        if name not in self.prompts:
+            raise PromptUnknown(f"There is no prompt '{name}'. List the prompts to see which there are.")
+        return self.prompts[name]
+
+    def offer(self, name: str) -> Offer:
+        """The tool, prompt or resource of this name; raises ToolUnknown."""
+        return self.prompts.get(name) or self.resources.get(name) or self.tool(name)
+
+    def title(self, name: str) -> str:
+        """What people read of an offer; its name, where there is none of this name any more."""
+        for offers in (self.tools, self.prompts, self.resources):
+            if name in offers:
+                return offers[name].declaration.title
+        return name
+
+    def resource_at(self, uri: str) -> tuple[Resource, dict[str, str]]:
+        """The resource at this address, and the values of its template's variables; raises ResourceUnknown.
+
+        A fixed address goes before a template that would fit it as well.
+        """
+        for resource in self._by_address:
+            values = resource.template.values(uri)
+            if values is not None:
+                return resource, values
+        raise ResourceUnknown("There is no such resource. List the resources to see which there are.")
+
     def _add(self, found: object) -> None:
         if inspect.isclass(found):
             workflow_definition = workflow._Definition.from_class(found)  # noqa: SLF001 -- the SDK has no public reader
             if workflow_definition is not None and workflow_definition.name is not None:
                 _put(self.workflows, workflow_definition.name, found)
-                declaration = declaration_of(found)
-                if declaration is not None:
-                    self.tools[workflow_definition.name] = _tool(workflow_definition, declaration)
+                self._offer(workflow_definition.name, workflow_definition)
         elif inspect.isfunction(found):
             activity_definition = activity._Definition.from_callable(found)  # noqa: SLF001
             if activity_definition is not None and activity_definition.name is not None:
                 _put(self.activities, activity_definition.name, found)
+
+    def _offer(self, name: str, definition: "workflow._Definition") -> None:
+        match declaration_of(definition.cls):
+            case ToolDeclaration() as declaration:
+                self.tools[name] = _tool(name, definition, declaration)
+            case PromptDeclaration() as declaration:
+                self.prompts[name] = _prompt(name, definition, declaration)
+            case ResourceDeclaration() as declaration:
+                self.resources[name] = _resource(name, definition, declaration)
+            case None:
+                pass
+
+    def _check_annotations(self, tool: Tool) -> None:
+        if not tool.declaration.read_only:
+            return
+        for action in actions_of(self.workflows[tool.name], self.workflows, self.activities):
+            if not action.reads_only:
+                msg = (
+                    f"Tool '{tool.name}' says read_only=True and uses the action '{action.name}', which may write: "
+                    "say reads_only=True of the action where it only reads, or leave read_only out."
+                )
+                raise SettingsInvalid(msg)
+
+
+def _by_precedence(resources: Mapping[str, Resource]) -> list[Resource]:
+    known: dict[str, Resource] = {}
+    for resource in resources.values():
+        other = known.setdefault(resource.declaration.uri, resource)
+        if other is not resource:
+            msg = f"Resources '{other.name}' and '{resource.name}' are both at {resource.declaration.uri}."
+            raise SettingsInvalid(msg)
+    return sorted(resources.values(), key=lambda each: (len(each.template.variables), each.name))
 
 
 def _put(known: dict[str, Any], name: str, found: object) -> None:
@@ -102,66 +205,100 @@ def _put(known: dict[str, Any], name: str, found: object) -> None:
         raise SettingsInvalid(msg)
 
 
-def _modules(names: tuple[str, ...]) -> Iterator[ModuleType]:
-    """Each named module, and where it is a package, all within it."""
-    for name in (*names, *(point.value for point in entry_points(group=ENTRY_POINT_GROUP))):
-        module = _imported(name)
-        yield module
-        for within in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{name}."):
-            yield _imported(within.name)
-
-
-def _imported(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if name == error.name or name.startswith(f"{error.name}."):
-            msg = f"There is no module '{name}': install it where Byline runs, or correct BYLINE_MODULES."
-        else:
-            msg = (
-                f"Module '{name}' imports '{error.name}', which is not there: install that where Byline runs."
-            )
-        raise SettingsInvalid(msg) from error
-
-
-def _tool(definition: "workflow._Definition", declaration: ToolDeclaration) -> Tool:
-    name = definition.name or ""
-    if not _NAME.fullmatch(name):
-        msg = f"'{name}' is no name for a tool: write @workflow.defn(name='lower_case_words')."
-        raise SettingsInvalid(msg)
-    if definition.arg_types is None or len(definition.arg_types) > 1:
-        msg = f"The run method of tool '{name}' should take one annotated argument, or none."
-        raise SettingsInvalid(msg)
-    takes = definition.arg_types[0] if definition.arg_types else None
+def _tool(name: str, definition: "workflow._Definition", declaration: ToolDeclaration) -> Tool:
     returns = definition.ret_type
-    input_type = None if takes is None else _adapter(takes, name)
-    output_type = None if returns in {None, type(None)} else _adapter(returns, name)
+    returns_content = returns is Content
+    output_type = None if returns in {None, type(None)} or returns_content else _adapter(returns, name)
     return Tool(
-        name=name,
-        description=inspect.getdoc(definition.cls) or declaration.title,
-        declaration=declaration,
-        input_type=input_type,
+        **_offered("tool", name, definition, declaration),
         output_type=output_type,
-        input_schema={"type": "object", "properties": {}}
-        if input_type is None
-        else _object_schema(input_type, name),
         output_schema=None
         if output_type is None
         else _object_schema(output_type, name, mode="serialization"),
+        returns_content=returns_content,
     )
+
+
+def _prompt(name: str, definition: "workflow._Definition", declaration: PromptDeclaration) -> Prompt:
+    offered = _offered("prompt", name, definition, declaration)
+    _require_texts("prompt", name, offered["input_schema"])
+    if definition.ret_type is not Messages:
+        raise SettingsInvalid(f"The run method of prompt '{name}' should be annotated to return Messages.")
+    return Prompt(**offered)
+
+
+def _resource(name: str, definition: "workflow._Definition", declaration: ResourceDeclaration) -> Resource:
+    offered = _offered("resource", name, definition, declaration)
+    _require_texts("resource", name, offered["input_schema"])
+    if definition.ret_type is not Document:
+        raise SettingsInvalid(
+            f"The run method of resource '{name}' should be annotated to return a Document."
+        )
+    try:
+        template = uri_template(declaration.uri)
+    except ValueError as error:
+        raise SettingsInvalid(f"The uri of resource '{name}' cannot be used: {error}.") from error
+    fields = set(offered["input_schema"]["properties"])
+    if fields != set(template.variables):
+        msg = (
+            f"Resource '{name}' takes {', '.join(sorted(fields)) or 'nothing'}, and its uri has "
+            f"{', '.join(template.variables) or 'no variables'}: they should be the same."
+        )
+        raise SettingsInvalid(msg)
+    return Resource(**offered, template=template)
+
+
+def _offered(
+    kind: str, name: str, definition: "workflow._Definition", declaration: Declaration
+) -> dict[str, Any]:
+    if not _NAME.fullmatch(name):
+        msg = f"'{name}' is no name for a {kind}: write @workflow.defn(name='lower_case_words')."
+        raise SettingsInvalid(msg)
+    if definition.arg_types is None or len(definition.arg_types) > 1:
+        msg = f"The run method of {kind} '{name}' should take one annotated argument, or none."
+        raise SettingsInvalid(msg)
+    input_type = _adapter(definition.arg_types[0], name) if definition.arg_types else None
+    return {
+        "name": name,
+        "description": inspect.getdoc(definition.cls) or declaration.title,
+        "declaration": declaration,
+        "input_type": input_type,
+        "input_schema": {"type": "object", "properties": {}}
+        if input_type is None
+        else _object_schema(input_type, name),
+    }
 
 
 def _adapter(annotation: Any, name: str) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation)
     except PydanticSchemaGenerationError as error:
-        msg = f"Tool '{name}': {annotation!r} has no JSON schema. Use a pydantic model or a dataclass."
+        msg = f"'{name}': {annotation!r} has no JSON schema. Use a pydantic model or a dataclass."
         raise SettingsInvalid(msg) from error
 
 
 def _object_schema(adapter: TypeAdapter[Any], name: str, *, mode: Any = "validation") -> dict[str, Any]:
     schema = adapter.json_schema(mode=mode)
     if schema.get("type") != "object":
-        msg = f"The input and output of tool '{name}' should be objects: use a pydantic model or a dataclass."
+        msg = f"The input and output of '{name}' should be objects: use a pydantic model or a dataclass."
         raise SettingsInvalid(msg)
-    return schema
+    return {"properties": {}, **schema}
+
+
+def _require_texts(kind: str, name: str, schema: Mapping[str, Any]) -> None:
+    for argument, described in schema["properties"].items():
+        if _choices(described, schema.get("$defs", {})) is None:
+            msg = f"The argument '{argument}' of {kind} '{name}' should be a str, or a Literal or Enum of strings."
+            raise SettingsInvalid(msg)
+
+
+def _choices(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str] | None:
+    """The texts that a value can be, empty where it can be any; None where it can be something else than text."""
+    if "$ref" in described:
+        return _choices(definitions[described["$ref"].rpartition("/")[2]], definitions)
+    if "anyOf" in described:
+        given = [each for each in described["anyOf"] if each.get("type") != "null"]
+        return _choices(given[0], definitions) if len(given) == 1 else None
+    if described.get("type") != "string":
+        return None
+    return list(described.get("enum", [described["const"]] if "const" in described else []))

@@ -11,9 +11,12 @@ NOTIFY_HEADER: Final = "byline-notify"
 LOOK_AGAIN_SIGNAL: Final = "byline.look_again"
 WITHDRAW_ACTIVITY: Final = "byline.withdraw"
 ASK_ACTIVITY: Final = "byline.ask"
+CHANGED_ACTIVITY: Final = "byline.resource_changed"
 ENROLL_ACTIVITY: Final = "byline.enroll"
 NOTIFY_WORKFLOW: Final = "byline.notify"
 NOTIFY_ACTIVITY: Final = "byline.deliver_notification"
+UPKEEP_WORKFLOW: Final = "byline.upkeep"
+UPKEEP_ACTIVITY: Final = "byline.keep_up"
 
 PROGRESS_MEMO: Final = "byline_progress"
 

@@ -1,7 +1,7 @@
 """The gateway: one application of pages, OAuth endpoints, REST and MCP, over services opened once."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.exceptions import ExceptionMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.client import Client
 
 from engine.connections.catalogue import read_connections
@@ -29,29 +30,33 @@ from engine.waiting.delivery import delivering
 from gateway.admission import Admission
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
+from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
 from gateway.limits import BodyLimits
-from gateway.mcp import mcp_server
+from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
 from gateway.pages import assets, nothing_here
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
-    MCP_PATH,
     SCOPE,
     protected_resource,
     resource_identifier,
 )
 from gateway.questions import question_pages
+from gateway.run_control import RunControl
 from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
+from gateway.step_up import StepUp
 from gateway.tokens import token_pages
+from gateway.toolsets import MCP_PATH
 from gateway.untold import untold
 
 
@@ -68,16 +73,20 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
         if settings.gateway.demo_people:
             await seed_demo_people(services)
         runs = Runs(services, temporal, registry)
-        server = mcp_server(services, registry, runs)
-        app = application(services, registry, runs, temporal, server)
-        async with delivering(services.waiters, temporal), server.session_manager.run():
+        servers = mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
+        app = application(services, registry, runs, temporal, servers)
+        async with AsyncExitStack() as serving:
+            serving.push_async_callback(runs.close)
+            await serving.enter_async_context(delivering(services.waiters, temporal))
+            for server in servers.values():
+                await serving.enter_async_context(server.session_manager.run())
             yield app
 
 
 def application(
-    services: Services, registry: Registry, runs: Runs, temporal: Client, server: Server[Any]
+    services: Services, registry: Registry, runs: Runs, temporal: Client, servers: Mapping[str, Server[Any]]
 ) -> FastAPI:
-    """Every route, over services and a server that the caller opens and closes."""
+    """Every route, over services and MCP servers that the caller opens and closes."""
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, domain_problem)
     app.add_exception_handler(HTTPException, _unanswered)
@@ -86,10 +95,12 @@ def application(
     for router in (
         sign_in_pages(services),
         connect_pages(services),
+        device_pages(services),
         question_pages(services),
         console(services),
         schedule_pages(services, registry, Schedules(services, temporal)),
         token_pages(services, registry),
+        application_pages(services),
         connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
@@ -101,7 +112,7 @@ def application(
     app.mount(API_PATH, api(services, registry, runs, temporal))
     app.mount(API_ROOT, nowhere)
     # Last, because a mount at the root takes every path that is left.
-    app.mount("/", _mcp_endpoint(server, services))
+    app.mount("/", _mcp_endpoints(servers, services))
     return app
 
 
@@ -127,22 +138,32 @@ async def _declare_connections(services: Services) -> None:
         await services.catalogue.declare(read_connections(path, services.environment))
 
 
-def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
-    """The MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
+def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> ASGIApp:
+    """Each MCP endpoint at its path; whatever is left finds nothing at the first of them."""
+    apps = {path: _mcp_endpoint(path, server, services) for path, server in servers.items()}
+
+    async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
+        await apps.get(scope["path"], apps[MCP_PATH])(scope, receive, send)
+
+    return endpoints
+
+
+def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlette:
+    """An MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
     settings = services.settings
     limits = settings.gateway.limits
     origin = AnyHttpUrl(settings.public_url)
     issuer = settings.gateway.issuer
     server.middleware.insert(0, untold)
     endpoint = server.streamable_http_app(
-        streamable_http_path=MCP_PATH,
+        streamable_http_path=path,
         max_request_body_size=limits.body,
         session_idle_timeout=limits.session_idle,
         max_sessions=None,
-        token_verifier=bearer_tokens(services),
+        token_verifier=bearer_tokens(services, path),
         auth=AuthSettings(
             issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
-            resource_server_url=AnyHttpUrl(resource_identifier(settings)),
+            resource_server_url=AnyHttpUrl(resource_identifier(settings, path)),
             required_scopes=[SCOPE] if issuer is None else None,
             validate_token_resource=issuer is None,
         ),
@@ -155,6 +176,8 @@ def _mcp_endpoint(server: Server[Any], services: Services) -> Starlette:
     # Innermost, where it is known who calls.
     endpoint.user_middleware.append(Middleware(Admission, limits=limits))
     endpoint.add_exception_handler(HTTPException, _unanswered)
+    # Last, and so within the check of bearer tokens.
+    endpoint.user_middleware.append(Middleware(StepUp, services=services))
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
     return endpoint

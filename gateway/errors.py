@@ -1,5 +1,6 @@
 """How domain errors look at the HTTP and MCP edges: one table each, with every code in it."""
 
+from collections.abc import Iterator
 from typing import Final
 
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
@@ -22,7 +23,9 @@ HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
     errors.UpstreamFailed: 502,
     errors.UpstreamUnavailable: 503,
     errors.VaultSealBroken: 500,
+    errors.KeyServiceUnavailable: 503,
     errors.AddressRefused: 422,
+    errors.ClientRefused: 400,
     errors.ChannelUnknown: 404,
     errors.TooSoon: 429,
     errors.WebhookUnknown: 404,
@@ -30,6 +33,8 @@ HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
     errors.DeliveryRefused: 401,
     errors.DeliveryUnfit: 422,
     errors.ToolUnknown: 404,
+    errors.PromptUnknown: 404,
+    errors.ResourceUnknown: 404,
     errors.ArgumentsInvalid: 422,
     errors.NotAllowed: 403,
     errors.KeyReused: 422,
@@ -64,7 +69,9 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
     errors.UpstreamFailed: None,
     errors.UpstreamUnavailable: None,
     errors.VaultSealBroken: INTERNAL_ERROR,
+    errors.KeyServiceUnavailable: None,
     errors.AddressRefused: None,
+    errors.ClientRefused: None,
     errors.ChannelUnknown: None,
     errors.TooSoon: None,
     errors.WebhookUnknown: None,
@@ -72,6 +79,8 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
     errors.DeliveryRefused: None,
     errors.DeliveryUnfit: None,
     errors.ToolUnknown: INVALID_PARAMS,
+    errors.PromptUnknown: INVALID_PARAMS,
+    errors.ResourceUnknown: INVALID_PARAMS,
     errors.ArgumentsInvalid: None,
     errors.NotAllowed: None,
     errors.KeyReused: None,
@@ -90,6 +99,11 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
 }
 
 
+def protocol_code(code: str) -> int | None:
+    """The JSON-RPC code of the domain error with this code; None where a run that ended so is told as a result."""
+    return _PROTOCOL_CODE.get(code)
+
+
 def http_status(error: errors.BylineError) -> int:
     """The HTTP status of a domain error."""
     return next(
@@ -100,3 +114,17 @@ def http_status(error: errors.BylineError) -> int:
 def mcp_code(error: errors.BylineError) -> int | None:
     """The JSON-RPC code of a domain error; None where it is told as a tool's result."""
     return next(code for kind in type(error).__mro__ for known, code in MCP_CODE.items() if kind is known)
+
+
+def _kinds(kind: type[errors.BylineError]) -> Iterator[type[errors.BylineError]]:
+    yield kind
+    for each in kind.__subclasses__():
+        yield from _kinds(each)
+
+
+_PROTOCOL_CODE: Final = {
+    kind.code: code
+    for kind in _kinds(errors.BylineError)
+    for code in [next(code for each in kind.__mro__ for known, code in MCP_CODE.items() if each is known)]
+    if code is not None
+}

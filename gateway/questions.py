@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from engine.errors import AnswerInvalid, NotAllowed, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
+from engine.questions.schemas import choices
 from engine.services import Services
 from engine.waiting.addresses import question_path
 from gateway.pages import notice, page, stale_form
@@ -82,7 +83,7 @@ class QuestionPage:
         self, session: BrowserSession, principal: Principal, question_id: str
     ) -> Question | Response:
         question = await self._questions.get(question_id) if question_id.isprintable() else None
-        if question is None:
+        if question is None or question.kind != "form":
             text = "This link is not known here. Call the tool again to get a new one."
             return notice("Unknown link", text, status=404, session=session)
         try:
@@ -151,13 +152,23 @@ def _fields(schema: Mapping[str, Any], given: Mapping[str, str] | None) -> list[
             "hint": described.get("description", ""),
             "type": described["type"],
             "input": _INPUTS.get(described.get("format", ""), "text"),
-            "choices": described.get("enum", []),
+            "choices": choices(described),
             "required": name in schema["required"],
-            "value": described.get("default", "") if given is None else given.get(name, ""),
+            "value": _entered(name, described, given),
             "longest": described.get("maxLength"),
         }
         for number, (name, described) in enumerate(schema["properties"].items())
     ]
+
+
+def _entered(name: str, described: Mapping[str, Any], given: Mapping[str, str] | None) -> Any:
+    if described["type"] == "array":
+        return described.get("default", []) if given is None else _checked(name, described, given)
+    return described.get("default", "") if given is None else given.get(name, "")
+
+
+def _checked(name: str, described: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
+    return [value for number, (value, _) in enumerate(choices(described), 1) if f"{name}[{number}]" in given]
 
 
 def _content(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
@@ -168,6 +179,8 @@ def _content(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, A
         match described["type"]:
             case "boolean":
                 content[name] = value == "yes"
+            case "array":
+                content[name] = _checked(name, described, given)
             case "string" if value or name in schema["required"]:
                 content[name] = value
             case "number" | "integer" if value:

@@ -49,9 +49,11 @@ class Progress(BaseModel):
 class WaitingFor(BaseModel):
     """An answer that a step waits for."""
 
-    kind: Literal["connection", "question", "approval"]
+    kind: Literal["connection", "question", "approval", "client"]
     title: str
-    url: str | None = Field(description="Where it is answered; only told to those whom it asks.")
+    url: str | None = Field(
+        description="Where it is answered; only told to those whom it asks. A client's answer has no page."
+    )
     expires_at: datetime
     role: str | None = Field(default=None, description="Whoever has this role is asked.")
 
@@ -215,6 +217,11 @@ class RunStates:
                 expires_at=request.expires_at,
             )
         for question in await self._services.questions.awaited_by(run_id):
+            if question.kind != "form":
+                found[question.id] = WaitingFor(
+                    kind="client", title=question.message, url=None, expires_at=question.expires_at
+                )
+                continue
             is_asked = question.role is None and question.principal_id == viewer.id
             found[question.id] = WaitingFor(
                 kind="question" if question.role is None else "approval",

@@ -5,7 +5,8 @@ import contextlib
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
@@ -37,19 +38,24 @@ from engine.errors import (
     TemporalUnreachable,
 )
 from engine.identity.model import Actor, Identity, Principal, TriggerKind, call_digest
-from engine.identity.runs import Run, run_row
+from engine.identity.runs import Run, UnansweredRun, run_row
 from engine.interceptors.client import acting_as
 from engine.questions.questions import Question
-from engine.registry import Registry, Tool
+from engine.registry import Offer, Registry, Tool
 from engine.services import Services
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
+from gateway.told import Told
 from gateway.wait_watch import WaitWatch
+
+Offered = TypeVar("Offered", bound=Offer)
 
 _PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
 _TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
 _TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
 _RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
+RUN_CANCELLED: Final = "run_cancelled"
+_STILL_TRYING: Final = timedelta(minutes=10)
 _ENDED_WAITS = frozenset(
     ended.code for kind in (AuthorizationEnded, QuestionEnded) for ended in kind.__subclasses__()
 )
@@ -124,7 +130,7 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    tool: Tool
+    offer: Offer
     given: list[Any]
     digest: str
     caller: Caller
@@ -134,7 +140,12 @@ class _Call:
     def identity(self, run_id: str) -> Identity:
         caller = self.caller
         return Identity.of(
-            caller.principal, caller.actor, caller.trigger, root=run_id, tool=self.tool.name, call=self.digest
+            caller.principal,
+            caller.actor,
+            caller.trigger,
+            root=run_id,
+            tool=self.offer.name,
+            call=self.digest,
         )
 
 
@@ -145,7 +156,8 @@ class Runs:
         self._services = services
         self._temporal = temporal
         self._registry = registry
-        self._waits = WaitWatch(services.waiters)
+        self._waits = WaitWatch(services.waiters, self._is_under_way)
+        self._told = Told(services.runs)
 
     async def call(
         self,
@@ -161,14 +173,14 @@ class Runs:
         With an idempotency key, the same call is the one with the same key. Raises ToolUnknown, NotAllowed,
         ArgumentsInvalid, KeyReused or TemporalUnreachable.
         """
-        tool = self._registry.tool(name)
+        offer = self._registry.offer(name)
         await self.allow(name, caller)
-        call = _Call(tool, tool.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
+        call = _Call(offer, offer.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
         if key is not None:
             return await self._once(call)
-        earlier = await self._services.runs.unanswered(caller.principal.id, call.digest)
-        if earlier is not None and retry_of is None and await self._is_worth_attaching(earlier):
-            return Serving(earlier, rejoined=True)
+        earlier = None if retry_of else await self._unanswered(call)
+        if earlier is not None and await self._is_worth_attaching(earlier):
+            return Serving(earlier.id, rejoined=True)
         return Serving(await self._begin(call), rejoined=False)
 
     async def owned(self, run_id: str, caller: Caller) -> Run:
@@ -193,13 +205,22 @@ class Runs:
                 return result.result()
         finally:
             result.cancel()
+        awaiting = await self.awaiting(run_id)
+        return awaiting if awaiting.ids else Running()
+
+    async def awaiting(self, run_id: str) -> Awaiting:
+        """What a run and all its descendants wait for now, which may be nothing."""
         requests = await self._services.authorization.awaited_by(run_id)
         questions = await self._services.questions.awaited_by(run_id)
-        return Awaiting(tuple(requests), tuple(questions)) if requests or questions else Running()
+        return Awaiting(tuple(requests), tuple(questions))
 
-    async def answered(self, run_id: str) -> None:
-        """The caller has been told the outcome."""
-        await self._services.runs.answered(run_id)
+    def answered(self, run_id: str) -> None:
+        """The caller is told the outcome, so that the same call begins a new run from now on."""
+        self._told.note(run_id)
+
+    async def close(self) -> None:
+        """Return once all that callers were told is on record."""
+        await self._told.close()
 
     async def allow(self, tool: str, caller: Caller) -> None:
         """Return where policy and token let the caller call the tool; raises NotAllowed."""
@@ -208,11 +229,12 @@ class Runs:
 
     async def allowed(self, caller: Caller) -> list[Tool]:
         """Every tool that policy and token let the caller call, by name."""
-        reached = sorted(name for name in self._registry.tools if caller.reaches(name))
-        return [
-            self._registry.tools[name]
-            for name in await self._services.policy.allowed(caller.principal, reached)
-        ]
+        return await self.offered(caller, self._registry.tools)
+
+    async def offered(self, caller: Caller, offers: Mapping[str, Offered]) -> list[Offered]:
+        """Those of the offers that policy and token let the caller ask for, by name."""
+        reached = sorted(name for name in offers if caller.reaches(name))
+        return [offers[name] for name in await self._services.policy.allowed(caller.principal, reached)]
 
     async def described(
         self, workflow_id: str, temporal_run_id: str | None = None
@@ -225,6 +247,17 @@ class Runs:
                 return None
             msg = "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
             raise TemporalUnreachable(msg) from error
+
+    async def _is_under_way(self, run_id: str) -> bool:
+        """Whether the root workflow does anything but wait, or has children that may."""
+        try:
+            description = await self.described(run_id)
+        except TemporalUnreachable:
+            return True
+        if description is None:
+            return False
+        raw = description.raw_description
+        return bool(raw.pending_activities or raw.pending_children or raw.HasField("pending_workflow_task"))
 
     async def _once(self, call: "_Call") -> Serving:
         """The run of an idempotency key, begun now where it is new, and started now where an earlier try could not."""
@@ -248,7 +281,7 @@ class Runs:
         return Serving(known.id, rejoined=True)
 
     async def _begin(self, call: "_Call") -> str:
-        identity = call.identity(f"{call.tool.name}-{secrets.token_urlsafe(16)}")
+        identity = call.identity(f"{call.offer.name}-{secrets.token_urlsafe(16)}")
         row = run_row(identity, idempotency_key=call.key, retry_of=call.retry_of)
         await self._services.trail.append(
             AuditEvent(kind="tool.called", identity=identity, run_id=identity.root), row
@@ -263,13 +296,13 @@ class Runs:
             # Of a keyed call that comes twice at once, either may be first to start the run that both registered.
             with acting_as(token, notify=told), contextlib.suppress(WorkflowAlreadyStartedError):
                 await self._temporal.start_workflow(
-                    call.tool.name,
+                    call.offer.name,
                     args=call.given,
                     id=identity.root,
                     task_queue=self._services.settings.temporal.task_queue,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                     search_attributes=_search_attributes(identity),
-                    static_summary=f"{call.tool.declaration.title}, for {identity.name}",
+                    static_summary=f"{call.offer.declaration.title}, for {identity.name}",
                 )
         except RPCError as error:
             if error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
@@ -277,14 +310,26 @@ class Runs:
             msg = "The workflow engine does not answer, so the tool was not started. Try again in a moment."
             raise TemporalUnreachable(msg) from error
 
-    async def _is_worth_attaching(self, run_id: str) -> bool:
-        """False for a run whose wait ended without a grant, or that Temporal forgot: its caller wants a new one."""
-        description = await self.described(run_id)
+    async def _unanswered(self, call: "_Call") -> UnansweredRun | None:
+        """The run that the same call began, and whose outcome nobody was told yet."""
+        caller = call.caller
+        earlier = await self._services.runs.unanswered(caller.principal.id, call.digest, caller.trigger)
+        return None if earlier is None or self._told.has(earlier.id) else earlier
+
+    async def _is_worth_attaching(self, earlier: UnansweredRun) -> bool:
+        """False for a run whose caller wants a new one.
+
+        Because its wait ended without a grant, because Temporal forgot it, or because it never waited and ended so long
+        ago that no caller can still be trying to hear of it.
+        """
+        description = await self.described(earlier.id)
         if description is None:
             return False
         if description.close_time is None:
             return True
-        outcome = await self.result(run_id)
+        if not earlier.has_waited and description.close_time < datetime.now(UTC) - _STILL_TRYING:
+            return False
+        outcome = await self.result(earlier.id)
         return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAITS)
 
     async def result(self, run_id: str) -> Finished | Failed:
@@ -321,7 +366,7 @@ def _failed(error: WorkflowFailureError) -> Failed:
             case ApplicationError():
                 return Failed(cause.type or "run_failed", cause.message)
             case CancelledError():
-                return Failed("run_cancelled", "The run was cancelled.")
+                return Failed(RUN_CANCELLED, "The run was cancelled.")
             case TerminatedError():
                 return Failed("run_terminated", "The run was terminated by an operator.")
             case WorkflowTimedOut():

@@ -79,7 +79,7 @@ class Workbench:
     async def _outcome(self, run_id: str, within: float, told: Collection[str] = ()) -> Outcome:
         outcome = await self.runs.outcome(run_id, within=within, told=told)
         if isinstance(outcome, Finished | Failed):
-            await self.runs.answered(run_id)
+            self.runs.answered(run_id)
         return outcome
 
 

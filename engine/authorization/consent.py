@@ -2,25 +2,29 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
-from sqlmodel import col, select
+from sqlalchemy import delete
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
-from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.catalogue import Catalogue
 from engine.connections.grants import Grants
-from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.connections.oauth import TokenRefused
+from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _ATTEMPT_LIFE = timedelta(minutes=10)
+_REMEMBERED = timedelta(days=1)
 
 
 class Consent:
@@ -35,7 +39,7 @@ class Consent:
         requests: AuthorizationRequests,
         standing_in: StandingIn,
         trail: Trail,
-        client: Callable[[Connection], OAuthClient],
+        sign_ins: SignIns,
         redirect_uri: str,
     ) -> None:
         self._database = database
@@ -45,7 +49,7 @@ class Consent:
         self._requests = requests
         self._standing_in = standing_in
         self._trail = trail
-        self._client = client
+        self._sign_ins = sign_ins
         self._redirect_uri = redirect_uri
 
     async def begin(self, request: AuthorizationRequest, session: str) -> str:
@@ -57,7 +61,7 @@ class Consent:
             request_id=request.id,
             principal_id=request.principal_id,
             session_hash=_digest(session),
-            sealed_verifier=self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
+            sealed_verifier=await self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
             created_at=now(),
             expires_at=now() + _ATTEMPT_LIFE,
         )
@@ -66,7 +70,7 @@ class Consent:
         scopes = dict.fromkeys(
             (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
         )
-        return await self._client(connection).authorization_url(
+        return await self._sign_ins.client(connection).authorization_url(
             redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
         )
 
@@ -90,21 +94,27 @@ class Consent:
             )
             raise
 
-    async def reseal(self) -> int:
-        """Seal every verifier that may still be needed with the current master key; return how many were not yet."""
-        pending = select(AuthorizationAttemptRow).where(
-            col(AuthorizationAttemptRow.used_at).is_(None), col(AuthorizationAttemptRow.expires_at) > now()
+    async def forget(self) -> int:
+        """Forget the round trips of yesterday and before, used or not: a callback of theirs is refused as unknown."""
+        over = delete(AuthorizationAttemptRow).where(
+            col(AuthorizationAttemptRow.expires_at) < now() - _REMEMBERED
         )
-        changed = 0
         async with self._database.writing() as session:
-            for attempt in (await session.exec(pending.with_for_update())).all():
-                if not self._vault.is_current(attempt.sealed_verifier):
-                    bound_to = _bound_to(attempt.state_hash)
-                    verifier = self._vault.open(attempt.sealed_verifier, bound_to)
-                    attempt.sealed_verifier = self._vault.seal(verifier, bound_to)
-                    session.add(attempt)
-                    changed += 1
-        return changed
+            return int((await session.exec(over)).rowcount)
+
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn(
+            "sign-ins under way",
+            AuthorizationAttemptRow,
+            "sealed_verifier",
+            lambda row: _bound_to(row.state_hash),
+            lambda: (
+                col(AuthorizationAttemptRow.used_at).is_(None)
+                & (col(AuthorizationAttemptRow.expires_at) > now())
+            ),
+        )
 
     async def _complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str
@@ -137,7 +147,7 @@ class Consent:
         if not request.is_open and request.state != "granted":
             msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
-        client = self._client(connection)
+        client = self._sign_ins.client(connection)
         asked = tuple(
             dict.fromkeys((*await self._grants.scopes_held(connection, asked_principal.id), *request.scopes))
         )
@@ -170,7 +180,8 @@ class Consent:
                 raise AuthorizationRefused(msg)
             attempt.used_at = now()
             database_session.add(attempt)
-        return attempt, asked, self._vault.open(attempt.sealed_verifier, _bound_to(state_hash)).decode()
+        verifier = await self._vault.open(attempt.sealed_verifier, _bound_to(state_hash))
+        return attempt, asked, verifier.decode()
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

@@ -24,10 +24,11 @@ class Endpoints:
     pushed_authorization_request: str | None
     revocation: str | None
     userinfo: str | None
+    device_authorization: str | None
 
 
 class _Metadata(BaseModel):
-    """What is read of an issuer's metadata (RFC 8414 section 2, RFC 9126 section 5)."""
+    """What is read of an issuer's metadata (RFC 8414 section 2, RFC 8628 section 4, RFC 9126 section 5)."""
 
     issuer: str
     authorization_endpoint: HttpUrl
@@ -35,6 +36,7 @@ class _Metadata(BaseModel):
     pushed_authorization_request_endpoint: HttpUrl | None = None
     revocation_endpoint: HttpUrl | None = None
     userinfo_endpoint: HttpUrl | None = None
+    device_authorization_endpoint: HttpUrl | None = None
     code_challenge_methods_supported: tuple[str, ...] | None = None
 
 
@@ -42,7 +44,7 @@ class Discovery:
     """Reads an issuer's metadata at most once an hour, through the client that calls no private network."""
 
     def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
+        self.outgoing = outgoing
         self._read: dict[str, tuple[float, _Metadata]] = {}
 
     async def endpoints(self, connection: Connection) -> Endpoints:
@@ -68,7 +70,7 @@ class Discovery:
     async def _ask(self, connection: str, issuer: str) -> _Metadata:
         for address in well_known(issuer):
             try:
-                answer = await self._outgoing.send("GET", address, headers={"Accept": "application/json"})
+                answer = await self.outgoing.send("GET", address, headers={"Accept": "application/json"})
             except AddressRefused as error:
                 msg = f"The issuer of connection '{connection}' cannot be asked: {error}"
                 raise ConnectionMisconfigured(msg) from None
@@ -87,7 +89,7 @@ class Discovery:
         for name, address in metadata:
             if isinstance(address, HttpUrl):
                 try:
-                    await self._outgoing.require_public(str(address))
+                    await self.outgoing.require_public(str(address))
                 except AddressRefused as error:
                     msg = f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
                     raise ConnectionMisconfigured(msg) from None
@@ -118,6 +120,7 @@ def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
         pushed_authorization_request=address("pushed_authorization_request_endpoint"),
         revocation=address("revocation_endpoint"),
         userinfo=address("userinfo_endpoint"),
+        device_authorization=address("device_authorization_endpoint") if declared.device else None,
     )
 
 

@@ -1,6 +1,6 @@
 """Which roles a principal has: an administrator gives and takes them; what a role allows is said elsewhere."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from sqlalchemy.exc import IntegrityError
@@ -30,6 +30,16 @@ class Roles:
         query = select(RoleRow.role).where(RoleRow.principal_id == principal_id)
         async with self._database.reading() as session:
             return frozenset((await session.exec(query)).all())
+
+    async def of_each(self, principal_ids: Collection[str]) -> dict[str, frozenset[str]]:
+        """The roles of each of these principals."""
+        query = select(RoleRow).where(col(RoleRow.principal_id).in_(principal_ids))
+        async with self._database.reading() as session:
+            rows = (await session.exec(query)).all()
+        roles: dict[str, set[str]] = {principal_id: set() for principal_id in principal_ids}
+        for row in rows:
+            roles[row.principal_id].add(row.role)
+        return {principal_id: frozenset(has) for principal_id, has in roles.items()}
 
     async def administers(self, principal: Principal) -> bool:
         """Whether the principal is an administrator."""

@@ -35,6 +35,14 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class UnansweredRun:
+    """A run whose outcome its caller was not told yet; `has_waited` where it waited for a person."""
+
+    id: str
+    has_waited: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a tool; `id` is the root workflow's id, and `first_run_id` the Temporal run it is bound to."""
 
@@ -121,21 +129,28 @@ class RunRecords:
         async with self._database.reading() as session:
             return list((await session.exec(query)).all())
 
-    async def unanswered(self, principal_id: str, call: str) -> str | None:
-        """The run that the same call of this principal began, that waited, and whose outcome nobody was told yet."""
+    async def unanswered(self, principal_id: str, call: str, trigger: TriggerKind) -> UnansweredRun | None:
+        """The newest run that the same call of this principal began, and whose outcome nobody was told yet.
+
+        A chat client's call is owed an answer from the start, since it waits for one; others' once the run has waited.
+        """
+        has_waited = col(RunRow.parked_at).is_not(None)
+        is_owed = has_waited | (RunRow.trigger == "mcp") if trigger == "mcp" else has_waited
         query = (
-            select(RunRow.id)
+            select(RunRow.id, has_waited)
             .where(
                 RunRow.principal_id == principal_id,
                 RunRow.call == call,
-                col(RunRow.parked_at).is_not(None),
                 col(RunRow.answered_at).is_(None),
+                col(RunRow.idempotency_key).is_(None),
+                is_owed,
             )
             .order_by(col(RunRow.started_at).desc())
             .limit(1)
         )
         async with self._database.reading() as session:
-            return (await session.exec(query)).first()
+            found = (await session.exec(query)).first()
+        return None if found is None else UnansweredRun(*found)
 
     async def parked(self, session: AsyncSession, run_id: str) -> None:
         """Note, in the caller's transaction, that the run waits for a person."""
@@ -145,14 +160,11 @@ class RunRecords:
             .values(parked_at=now())
         )
 
-    async def answered(self, run_id: str) -> None:
-        """Note that the caller was told the outcome, so that the same call begins a new run from now on."""
-        async with self._database.reading() as session:
-            row = await session.get(RunRow, run_id)
-        if row is None or row.parked_at is None:
-            return
+    async def answered(self, run_ids: Collection[str]) -> None:
+        """Note that callers were told these outcomes, so that the same calls begin new runs from now on."""
+        told = update(RunRow).where(col(RunRow.id).in_(run_ids)).values(answered_at=now())
         async with self._database.writing() as session:
-            await session.exec(update(RunRow).where(col(RunRow.id) == run_id).values(answered_at=now()))
+            await session.exec(told)
 
     async def standing(self, run_id: str, principal_id: str) -> Standing:
         """Whether the principal may act and which Temporal run this run is bound to, in one query per action."""

@@ -136,6 +136,8 @@ class Notifier:
             if request.id == awaits and request.is_open:
                 return await self._asked_to_sign_in(request)
         for question in await self._questions.awaited_by(run.id):
+            if question.kind != "form":
+                continue
             if question.id == awaits and question.role is None:
                 waits = self._asks("question", "answer a question", question)
                 return [question.principal_id], waits

@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from engine.errors import AnswerInvalid
+from engine.questions.schemas import choices
 
 _LARGEST: Final = 50_000
 _LARGEST_NUMBER: Final = 2**63
@@ -51,6 +52,8 @@ def _value(described: Mapping[str, Any], value: Any) -> Any:
             if isinstance(value, str):
                 return _text(described, value)
             raise ValueError("this should be text")
+        case "array":
+            return _several(described, value)
         case kind:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             # Neither NaN nor an infinity lies between these, nor a whole number that other languages can't hold.
@@ -68,11 +71,23 @@ def _number(described: Mapping[str, Any], value: float, *, whole: bool) -> float
     return int(value) if whole else value
 
 
+def _several(described: Mapping[str, Any], value: Any) -> list[str]:
+    offered = [each for each, _ in choices(described)]
+    if not isinstance(value, list) or any(each not in offered for each in value):
+        raise ValueError(f"this should be a list of: {', '.join(offered)}")
+    if len(set(value)) < len(value):
+        raise ValueError("this names one twice")
+    if not described.get("minItems", 0) <= len(value) <= described.get("maxItems", len(offered)):
+        raise ValueError("these are too few or too many")
+    return value
+
+
 def _text(described: Mapping[str, Any], value: str) -> str:
     if "\0" in value or not _is_text(value):
         raise ValueError("this holds what is no text")
-    if "enum" in described and value not in described["enum"]:
-        raise ValueError(f"this should be one of: {', '.join(described['enum'])}")
+    offered = [each for each, _ in choices(described)]
+    if offered and value not in offered:
+        raise ValueError(f"this should be one of: {', '.join(offered)}")
     if not described.get("minLength", 0) <= len(value) <= described.get("maxLength", _LARGEST):
         raise ValueError("this is too short or too long")
     if "pattern" in described and re.search(described["pattern"], value) is None:

@@ -5,9 +5,10 @@ answers are in the run's history.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
@@ -31,18 +32,29 @@ _ENDED: Final = frozenset(
     kind.code
     for kind in (QuestionDeclined, QuestionExpired, QuestionCancelled, ApprovalDenied, ApprovalExpired)
 )
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _ONE_TRY: Final = timedelta(seconds=30)
 _PATIENCE: Final = RetryPolicy(maximum_interval=timedelta(seconds=30))
 
 
+QuestionKind = Literal["form", "sampling", "roots"]
+"""Who answers: a person, by a form, or the client that called the run, by its model or with its roots."""
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What `byline.ask` is given. Without `role` the run's principal is asked; `timeout` is in seconds."""
+    """What `byline.ask` is given. Without `role` the run's principal is asked; `timeout` is in seconds.
+
+    `parameters` is what a client is asked, as MCP puts it on the wire; `name` the key under which it is asked.
+    """
 
     message: str
     answer_schema: dict[str, Any]
     role: str | None = None
     timeout: float | None = None
+    kind: QuestionKind = "form"
+    parameters: dict[str, Any] | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +73,22 @@ class Answered:
     by: Person
 
 
-async def ask(message: str, answer: type[T], *, timeout: timedelta | None = None) -> T:  # noqa: ASYNC109 -- a wait of days, told to the person
+async def ask(
+    message: str,
+    answer: type[T],
+    *,
+    name: str | None = None,
+    timeout: timedelta | None = None,  # noqa: ASYNC109 -- a wait of days, told to the person
+) -> T:
     """Ask the person for whom this run acts, and wait, free of cost, until they answer.
 
-    `answer` is a flat pydantic model or dataclass: strings, numbers, booleans, and choices among strings. Raises a
-    final ApplicationError of type `question_declined` or `question_expired`. Without `timeout` the question stays open
-    as long as BYLINE_WAIT_LIMIT says.
+    `answer` is a flat pydantic model or dataclass: strings, numbers, booleans, and choices among strings. `name` is
+    the key under which a client is given the question. Raises a final ApplicationError of type `question_declined` or
+    `question_expired`. Without `timeout` the question stays open as long as BYLINE_WAIT_LIMIT says.
     """
     adapter = TypeAdapter(answer)
-    answered = await _ask(Asked(message, flat_schema(adapter, answer.__name__), timeout=_seconds(timeout)))
+    schema = flat_schema(adapter, answer.__name__)
+    answered = await put(Asked(message, schema, timeout=_seconds(timeout), name=checked_name(name)))
     try:
         return adapter.validate_json(json.dumps(answered.content))
     except ValidationError as error:
@@ -88,10 +107,18 @@ async def approval(message: str, *, role: str, timeout: timedelta | None = None)
     ApplicationError of type `approval_denied` or `approval_expired`.
     """
     nothing = {"type": "object", "properties": {}, "required": []}
-    return (await _ask(Asked(message, nothing, role=role, timeout=_seconds(timeout)))).by
+    return (await put(Asked(message, nothing, role=role, timeout=_seconds(timeout)))).by
 
 
-async def _ask(asked: Asked) -> Answered:
+def checked_name(name: str | None) -> str | None:
+    """The name of a question, or nothing; raises ValueError for what cannot be one."""
+    if name is not None and not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a question: use up to 64 letters, digits, dots, - and _.")
+    return name
+
+
+async def put(asked: Asked) -> Answered:
+    """Put a question and wait for its answer; raises a final ApplicationError where none comes."""
     try:
         answered: Answered = await workflow.execute_activity(
             ASK_ACTIVITY,

@@ -30,7 +30,8 @@ from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
 from engine.questions.answers import fitting
-from engine.questions.asking import Answered, Asked, Person
+from engine.questions.asking import Answered, Asked, Person, QuestionKind
+from engine.questions.clients import fitting_of_client
 from engine.settings import LONGEST_WAIT
 from engine.waiting.waiters import ParkedAction, Waiter, Waiters
 
@@ -41,14 +42,18 @@ _QUESTIONS: Final = uuid.UUID("5b1f9a52-7e0c-4c35-9b0e-6a2f1d0c8e44")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a run asks: its own principal, or anybody else who has `role`."""
+    """What a run asks: its own principal, anybody else who has `role`, or by its kind the client that called it."""
 
     id: str
+    kind: QuestionKind
     principal_id: str
     role: str | None
     run_id: str
     message: str
     answer_schema: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    """What a client is asked, as MCP puts it on the wire; empty in a form."""
+    name: str | None
     state: QuestionState
     answered_by: str | None
     created_at: datetime
@@ -58,6 +63,11 @@ class Question:
     def is_open(self) -> bool:
         """Whether it can still be answered."""
         return self.state == "open"
+
+    @property
+    def key(self) -> str:
+        """Under which a client is given it: its name, or where it has none that is its own, its id."""
+        return self.name or self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +115,8 @@ class Questions:
 
     async def ask(self, place: Place, asked: Asked) -> Answered:
         """The answer, where there is one; raises AnswerRequired for the run to park, or the QuestionEnded that fits."""
+        if asked.kind != "form" and place.identity.trigger != "mcp":
+            raise QuestionDeclined("No MCP client called this run, and nothing else can answer.")
         # The id follows from the place that asks, so that a retried or repeated attempt finds its question.
         question_id = str(uuid.uuid5(_QUESTIONS, f"{place.parked.workflow_run_id}:{place.parked.key}"))
         record = await self._trail.recorder()
@@ -112,7 +124,9 @@ class Questions:
         async with self._database.writing() as session:
             row = await session.get(QuestionRow, question_id, with_for_update=True)
             if row is None:
-                row = self._row(question_id, place, asked)
+                row = self._row(
+                    question_id, place, asked, await self._free(session, place.run_id, asked.name)
+                )
                 session.add(row)
                 await session.flush()
                 await record(session, _event("question.asked", row, identity=place.identity))
@@ -143,13 +157,17 @@ class Questions:
         return found[0] if found else None
 
     async def open_for(self, principal: Principal) -> list[Question]:
-        """Every question that this principal can answer now, oldest first: of their own runs, and for their roles."""
+        """Every question that this principal can answer now, oldest first: of their own runs, and for their roles.
+
+        What only a client can answer is none of them.
+        """
         mine = (col(QuestionRow.principal_id) == principal.id) & col(QuestionRow.role).is_(None)
         if principal.kind == "person":
             roles = await self._roles.of(principal.id)
             mine |= (col(QuestionRow.principal_id) != principal.id) & col(QuestionRow.role).in_(roles)
         async with self._database.reading() as session:
-            found = await self._found(session, mine & (col(QuestionRow.state) == "open"))
+            by_form = (col(QuestionRow.state) == "open") & (col(QuestionRow.kind) == "form")
+            found = await self._found(session, mine & by_form)
         return [question for question in found if question.is_open]
 
     async def awaited_by(self, run_id: str) -> list[Question]:
@@ -192,7 +210,7 @@ class Questions:
                 (question,) = await self._found(session, col(QuestionRow.id) == question_id)
                 if not question.is_open:
                     raise QuestionClosed(_why_closed(question))
-                row.answer = None if content is None else fitting(row.answer_schema, content)
+                row.answer = None if content is None else _fitting(question, content)
                 row.state = "declined" if content is None else "answered"
                 row.answered_by, row.answered_at = principal.id, now()
                 session.add(row)
@@ -204,6 +222,13 @@ class Questions:
             raise await self._refusal(question_id, row.run_id, row.role, principal, problem or "")
         self._waiters.owed.set()
         return closed
+
+    async def _free(self, session: AsyncSession, run_id: str, name: str | None) -> str | None:
+        """The name, unless another open question of the run has it."""
+        taken = select(QuestionRow.id).where(
+            QuestionRow.run_id == run_id, QuestionRow.name == name, QuestionRow.state == "open"
+        )
+        return None if name is None or (await session.exec(taken)).first() is not None else name
 
     async def _ran_out(self, session: AsyncSession, row: QuestionRow, place: Place) -> bool:
         # A first attempt parks, however late it is: wait and question then end together, by the workflow's timer.
@@ -241,7 +266,8 @@ class Questions:
         return NotAllowed(problem)
 
     async def _required(self, row: QuestionRow, waiting: Waiter) -> AnswerRequired:
-        asked: Sequence[str] = [row.principal_id]
+        # Nobody is told of what only a client can answer.
+        asked: Sequence[str] = [row.principal_id] if row.kind == "form" else []
         if row.role is not None:
             asked = [each for each in await self._roles.holders(row.role) if each != row.principal_id]
         return AnswerRequired(
@@ -253,6 +279,8 @@ class Questions:
         )
 
     async def _ended(self, row: QuestionRow, identity: Identity) -> QuestionEnded:
+        if row.kind != "form" and row.state in {"declined", "expired"}:
+            return _client_ended(row)
         match row.state, row.role:
             case "declined", None:
                 return QuestionDeclined(f"{identity.name} declined to answer.")
@@ -283,7 +311,7 @@ class Questions:
             _question(row, is_awaited=is_awaited) for row, is_awaited in (await session.exec(query)).all()
         ]
 
-    def _row(self, question_id: str, place: Place, asked: Asked) -> QuestionRow:
+    def _row(self, question_id: str, place: Place, asked: Asked, name: str | None) -> QuestionRow:
         limit = self._wait_limit if asked.timeout is None else timedelta(seconds=max(0.0, asked.timeout))
         return QuestionRow(
             id=question_id,
@@ -293,9 +321,24 @@ class Questions:
             # A tool may have built it from what an upstream said, and not every database stores every text.
             message=asked.message.replace("\0", "?").encode(errors="replace").decode(),
             answer_schema=asked.answer_schema,
+            kind=asked.kind,
+            parameters=asked.parameters,
+            name=name,
             created_at=now(),
             expires_at=now() + min(limit, LONGEST_WAIT),
         )
+
+
+def _fitting(question: Question, content: Mapping[str, Any]) -> dict[str, Any]:
+    if question.kind == "form":
+        return fitting(question.answer_schema, content)
+    return fitting_of_client(question.kind, content)
+
+
+def _client_ended(row: QuestionRow) -> QuestionEnded:
+    if row.state == "declined":
+        return QuestionDeclined("The client that called the run would not answer.")
+    return QuestionExpired("The client that called the run did not answer in time.")
 
 
 _Kind = Literal["question.asked", "question.answered", "question.declined", "question.expired"]
@@ -311,17 +354,21 @@ def _event(
 
 def _question(row: QuestionRow, *, is_awaited: bool) -> Question:
     state: Any = row.state
+    kind: Any = row.kind
     if state == "open" and row.expires_at <= now():
         state = "expired"
     elif state == "open" and not is_awaited:
         state = "cancelled"
     return Question(
         id=row.id,
+        kind=kind,
         principal_id=row.principal_id,
         role=row.role,
         run_id=row.run_id,
         message=row.message,
         answer_schema=row.answer_schema,
+        parameters=row.parameters or {},
+        name=row.name,
         state=state,
         answered_by=row.answered_by,
         created_at=row.created_at,

@@ -1,10 +1,11 @@
 """What an answer may look like: one flat object, as forms can show it; safe to import from workflow code.
 
-The words are those of MCP's form elicitation: strings, numbers, booleans and choices among strings, and nothing nested.
+The words are those of MCP's form elicitation: strings, numbers, booleans, and one or several of some strings, which may
+have titles (SEP-1330); nothing is nested.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
@@ -16,6 +17,8 @@ _KEPT: Final = frozenset(
         "description",
         "default",
         "enum",
+        "enumNames",
+        "oneOf",
         "format",
         "minLength",
         "maxLength",
@@ -26,6 +29,7 @@ _KEPT: Final = frozenset(
         "exclusiveMaximum",
     }
 )
+_KEPT_OF_LISTS: Final = frozenset({"type", "title", "description", "default", "minItems", "maxItems"})
 _FORMATS: Final = frozenset({"email", "uri", "date", "date-time"})
 
 
@@ -46,10 +50,23 @@ def flat_schema(answer: TypeAdapter[Any], name: str) -> dict[str, Any]:
     return {"type": "object", "properties": fields, "required": required}
 
 
+def choices(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The values that a field's schema offers, each with the title to show; none where anything may be entered."""
+    if described["type"] == "array":
+        return choices({"type": "string", **described["items"]})
+    titled = described.get("oneOf", described.get("anyOf"))
+    if titled is not None:
+        return [(each["const"], each["title"]) for each in titled]
+    values = described.get("enum", [])
+    return list(zip(values, described.get("enumNames", values), strict=True))
+
+
 def _field(described: Mapping[str, Any], definitions: Mapping[str, Any], name: str) -> dict[str, Any]:
     merged = dict(described)
     if "$ref" in merged:
         merged = {**definitions[merged["$ref"].rpartition("/")[2]], **merged}
+    if merged.get("type") == "array":
+        return _several(merged, definitions, name)
     if "anyOf" in merged:
         # An optional field is one that may be left out: forms know no null.
         given = [each for each in merged["anyOf"] if each.get("type") != "null"]
@@ -60,11 +77,16 @@ def _field(described: Mapping[str, Any], definitions: Mapping[str, Any], name: s
         return {**inner, **outer}
     if "const" in merged:
         merged["enum"] = [merged["const"]]
-    is_choice = "enum" in merged and all(isinstance(each, str) for each in merged["enum"])
-    if merged.get("type") not in {"string", "number", "integer", "boolean"} or (
-        "enum" in merged and not is_choice
-    ):
-        raise _unfit(name, "use a str, int, float, bool, date, or a Literal or Enum of strings for it")
+    is_choice = all(isinstance(each, str) for each in merged.get("enum", ()))
+    if merged.get("type") not in {"string", "number", "integer", "boolean"} or not is_choice:
+        raise _unfit(
+            name, "use a str, int, float, bool, date, or one or a list of a Literal or Enum of strings"
+        )
+    if not _are_titled(merged.get("oneOf", ())) or len(merged.get("enumNames", ())) not in {
+        0,
+        len(merged.get("enum", ())),
+    }:
+        raise _unfit(name, "give each choice a const and a title")
     kept = {key: value for key, value in merged.items() if key in _KEPT and value is not None}
     try:
         re.compile(kept.get("pattern", ""))
@@ -73,6 +95,24 @@ def _field(described: Mapping[str, Any], definitions: Mapping[str, Any], name: s
     if kept.get("format") not in _FORMATS:
         kept.pop("format", None)
     return kept
+
+
+def _several(described: Mapping[str, Any], definitions: Mapping[str, Any], name: str) -> dict[str, Any]:
+    items = dict(described.get("items", {}))
+    if "$ref" in items:
+        items = definitions[items["$ref"].rpartition("/")[2]]
+    kept = {key: value for key, value in described.items() if key in _KEPT_OF_LISTS and value is not None}
+    titled = items.get("anyOf")
+    if titled and _are_titled(titled):
+        return {**kept, "items": {"anyOf": titled}}
+    values = [items["const"]] if "const" in items else items.get("enum")
+    if not values or not all(isinstance(each, str) for each in values):
+        raise _unfit(name, "use a list of a Literal or Enum of strings for it")
+    return {**kept, "items": {"type": "string", "enum": values}}
+
+
+def _are_titled(options: Sequence[Mapping[str, Any]]) -> bool:
+    return all(isinstance(each.get("const"), str) and isinstance(each.get("title"), str) for each in options)
 
 
 def _unfit(name: str, instead: str) -> TypeError:

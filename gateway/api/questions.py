@@ -43,7 +43,7 @@ class QuestionShown(BaseModel):
 class GivenAnswer(Body):
     """An answer."""
 
-    answer: dict[str, str | int | float | bool | None] = Field(
+    answer: dict[str, str | int | float | bool | list[str] | None] = Field(
         max_length=200, description="The fields that `answer_schema` describes; empty for an approval."
     )
 
@@ -89,7 +89,7 @@ def routes(services: Services) -> APIRouter:
 class _Asked:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._cursors = Cursors(services.keyring, "questions")
+        self._cursors = Cursors(services.vault, "questions")
 
     async def page(self, caller: Caller, after: str | None, limit: int) -> Page[QuestionShown]:
         reached = self._cursors.place(after)
@@ -104,7 +104,7 @@ class _Asked:
     async def owned(self, caller: Caller, question_id: str) -> Question:
         """A question that the caller may see: one that they are asked, or that their own run asks somebody."""
         question = await self._services.questions.get(question_id)
-        if question is None:
+        if question is None or question.kind != "form":
             raise QuestionUnknown("You are asked no such question.")
         if question.principal_id != caller.principal.id:
             await self._services.questions.require_asked(question, caller.principal)

@@ -77,7 +77,7 @@ def routes(services: Services, runs: Runs, states: RunStates, control: RunContro
         run = await runs.owned(run_id, caller)
         state = await states.of(run, caller.principal)
         if state.status not in GOES_ON:
-            await runs.answered(run.id)
+            runs.answered(run.id)
         return state
 
     @router.post(
@@ -143,7 +143,7 @@ class _Listing:
     def __init__(self, services: Services, states: RunStates) -> None:
         self._runs = services.runs
         self._states = states
-        self._cursors = Cursors(services.keyring, "runs")
+        self._cursors = Cursors(services.vault, "runs")
 
     async def page(self, caller: Caller, wanted: _Wanted, after: str | None, limit: int) -> Page[RunSummary]:
         """A page; where a status is wanted it may hold fewer than `limit`, and still not be the last."""

@@ -113,7 +113,7 @@ class Starting:
         if state.status in GOES_ON:
             response.status_code = HTTPStatus.ACCEPTED
         else:
-            await self._runs.answered(run.id)
+            self._runs.answered(run.id)
         return state
 
 

@@ -1,6 +1,7 @@
 """Holds questions to one answer each, from whom they are put to, in one transaction with whoever waits."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -290,6 +291,58 @@ async def test_everybody_who_can_decide_is_asked_and_the_one_who_asks_is_not(
 
     assert (await asked(services, alice, REFUND)).asked == [bob.id]
     assert (await asked(services, alice, CHOICE, number=2)).asked == [alice.id]
+
+
+SAMPLING = Asked("Say hello.", {}, timeout=60, kind="sampling", parameters={"maxTokens": 9}, name="greeting")
+
+
+async def test_what_a_client_is_asked_is_shown_to_nobody_and_answered_by_it_alone(
+    services: Services, alice: Principal, bob: Principal
+) -> None:
+    required = await asked(services, alice, SAMPLING)
+    (question,) = await services.questions.awaited_by("run-1")
+    written = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Hello!"}}
+
+    assert required.asked == []
+    assert await services.questions.open_for(alice) == []
+    assert (question.kind, question.key, question.parameters) == ("sampling", "greeting", {"maxTokens": 9})
+    with pytest.raises(NotAllowed):
+        await services.questions.answer(question.id, bob, written)
+    with pytest.raises(AnswerInvalid):
+        await services.questions.answer(question.id, alice, {"text": "Hello!"})
+    await services.questions.answer(question.id, alice, written)
+    assert (await answered(services, alice, required, SAMPLING)).content == {"text": "Hello!"}
+
+
+async def test_a_client_that_will_not_answer_or_does_not_in_time_is_told_as_one(
+    services: Services, alice: Principal
+) -> None:
+    declined, expired = await asked(services, alice, SAMPLING), await asked(services, alice, SAMPLING, 2)
+    await services.questions.decline(declined.awaits, alice)
+
+    with pytest.raises(QuestionDeclined, match="The client"):
+        await answered(services, alice, declined, SAMPLING)
+    with pytest.raises(QuestionExpired, match="The client"):
+        await services.questions.ask(place(alice, 2, expired.waiter, timed_out=True), SAMPLING)
+
+
+async def test_what_only_a_client_can_answer_is_not_waited_for_where_none_called(
+    services: Services, alice: Principal
+) -> None:
+    by_clock = replace(place(alice), identity=replace(identity_of(alice), trigger="schedule"))
+
+    with pytest.raises(QuestionDeclined, match="No MCP client called"):
+        await services.questions.ask(by_clock, SAMPLING)
+    assert await kinds(services) == []
+
+
+async def test_two_open_questions_of_a_run_never_have_one_key(services: Services, alice: Principal) -> None:
+    first = await asked(services, alice, SAMPLING)
+    second = await question_of(services, await asked(services, alice, SAMPLING, 2))
+    await services.questions.decline(first.awaits, alice)
+    third = await question_of(services, await asked(services, alice, SAMPLING, 3))
+
+    assert (second.key, third.key) == (second.id, "greeting")
 
 
 async def test_somebody_elses_wait_does_not_end_a_question(

@@ -11,6 +11,7 @@ from _pytest.mark import ParameterSet
 from engine.connections.catalogue import Connection
 from engine.interpolation import interpolate
 from engine.policy import PolicyFile
+from gateway.toolsets import ToolsetsFile
 from tests.docs.command_line import parse
 from tests.docs.markdown import PAGES, ROOT, Block, anchors, blocks, links, prose
 from tests.docs.variables import VARIABLES
@@ -70,10 +71,10 @@ def test_json_that_is_shown_is_json(block: Block) -> None:
 
 
 @pytest.mark.parametrize("block", written_in("yaml"))
-def test_a_file_that_is_shown_declares_connections_or_a_policy(block: Block) -> None:
+def test_a_file_that_is_shown_declares_connections_toolsets_or_a_policy(block: Block) -> None:
     document: dict[str, Any] = interpolate(yaml.safe_load(block.text), _AnyVariable())
     if "connections" not in document:
-        PolicyFile.model_validate(document)
+        (ToolsetsFile if "toolsets" in document else PolicyFile).model_validate(document)
         return
     for name, body in document["connections"].items():
         Connection.model_validate({"name": name, **body})

@@ -15,7 +15,7 @@ class Ledger(BaseModel):
     balance: int
 
 
-@action("test.misread_account", connection="crm", scopes=("api",))
+@action("test.misread_account", connection="crm", scopes=("api",), reads_only=True)
 async def misread_account(account_id: str) -> Ledger:
     """Read an account as if it were a ledger."""
     answer = await upstream().get(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from engine.errors import AnswerInvalid
 from engine.questions.answers import fitting
-from engine.questions.schemas import flat_schema
+from engine.questions.clients import fitting_of_client
+from engine.questions.schemas import choices, flat_schema
 
 
 class Colour(StrEnum):
@@ -32,6 +33,15 @@ class Everything(BaseModel):
     one: Literal["only"] = "only"
     day: date | None = None
     code: str | None = Field(default=None, pattern="^[a-z]+$")
+    titled: str = Field(
+        default="s",
+        json_schema_extra={"oneOf": [{"const": "s", "title": "Small"}, {"const": "l", "title": "Large"}]},
+    )
+    legacy: Literal["a", "b"] = Field(default="a", json_schema_extra={"enumNames": ["First", "Second"]})
+    several: list[Colour] = Field(default=[Colour.RED], min_length=1)
+    titled_several: list[
+        Annotated[str, Field(json_schema_extra={"anyOf": [{"const": "x", "title": "Ex"}]})]
+    ] = []
 
 
 class Nested(BaseModel):
@@ -40,6 +50,10 @@ class Nested(BaseModel):
 
 class Listed(BaseModel):
     names: list[str]
+
+
+class Mistitled(BaseModel):
+    which: Literal["a", "b"] = Field(json_schema_extra={"enumNames": ["First"]})
 
 
 class Numbered(BaseModel):
@@ -73,15 +87,39 @@ def test_a_flat_type_becomes_a_schema_of_forms_alone() -> None:
         "one": "string",
         "day": "string",
         "code": "string",
+        "titled": "string",
+        "legacy": "string",
+        "several": "array",
+        "titled_several": "array",
     }
     assert SCHEMA["required"] == ["text", "number", "yes"]
     assert fields["colour"]["enum"] == ["red", "blue"]
     assert fields["one"]["enum"] == ["only"]
     assert fields["day"]["format"] == "date"
-    assert not {"$ref", "$defs", "anyOf", "const"} & set(json.dumps(SCHEMA).replace('"', " ").split())
+    assert fields["legacy"]["enumNames"] == ["First", "Second"]
+    assert fields["several"] == {
+        "type": "array",
+        "title": "Several",
+        "default": ["red"],
+        "minItems": 1,
+        "items": {"type": "string", "enum": ["red", "blue"]},
+    }
+    assert fields["titled_several"]["items"] == {"anyOf": [{"const": "x", "title": "Ex"}]}
+    assert not {"$ref", "$defs"} & set(json.dumps(SCHEMA).replace('"', " ").split())
 
 
-@pytest.mark.parametrize("kind", [Nested, Listed, Numbered, Nothing, Plain, str, dict[str, str]])
+def test_what_can_be_chosen_has_a_title_to_show() -> None:
+    fields = SCHEMA["properties"]
+
+    assert choices(fields["colour"]) == [("red", "red"), ("blue", "blue")]
+    assert choices(fields["titled"]) == [("s", "Small"), ("l", "Large")]
+    assert choices(fields["legacy"]) == [("a", "First"), ("b", "Second")]
+    assert choices(fields["several"]) == [("red", "red"), ("blue", "blue")]
+    assert choices(fields["titled_several"]) == [("x", "Ex")]
+    assert choices(fields["text"]) == []
+
+
+@pytest.mark.parametrize("kind", [Nested, Listed, Mistitled, Numbered, Nothing, Plain, str, dict[str, str]])
 def test_a_type_that_no_form_can_show_is_a_mistake_in_the_tool(kind: Any) -> None:
     with pytest.raises(TypeError, match="No form can ask for Kind"):
         flat_schema(TypeAdapter(kind), "Kind")
@@ -89,10 +127,12 @@ def test_a_type_that_no_form_can_show_is_a_mistake_in_the_tool(kind: Any) -> Non
 
 def test_an_answer_that_fits_is_kept_without_what_was_left_empty() -> None:
     given_: Mapping[str, Any] = {**GOOD, "whole": 2.0, "day": "2026-02-28", "code": None, "colour": "blue"}
+    given_ = {**given_, "titled": "l", "several": ["blue", "red"]}
 
     kept = fitting(SCHEMA, given_)
 
-    assert kept == {**GOOD, "whole": 2, "day": "2026-02-28", "colour": "blue"}
+    chosen = {"colour": "blue", "titled": "l", "several": ["blue", "red"]}
+    assert kept == {**GOOD, "whole": 2, "day": "2026-02-28", **chosen}
     assert Everything.model_validate_json(json.dumps(kept)).day == date(2026, 2, 28)
 
 
@@ -116,6 +156,14 @@ def test_an_answer_that_fits_is_kept_without_what_was_left_empty() -> None:
         ("yes", "true"),
         ("yes", 1),
         ("colour", "green"),
+        ("titled", "m"),
+        ("legacy", "c"),
+        ("several", "red"),
+        ("several", []),
+        ("several", ["red", "red"]),
+        ("several", ["red", "green"]),
+        ("several", [["red"]]),
+        ("titled_several", ["y"]),
         ("day", "2026-02-30"),
         ("code", "A"),
         ("other", "x"),
@@ -133,7 +181,12 @@ def test_what_does_not_fit_is_told_by_field(field: str, value: object) -> None:
 @given(
     st.dictionaries(
         st.sampled_from([*SCHEMA["properties"], "more"]),
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=8)
+        | st.lists(st.sampled_from(["red", "blue", "x", "y"])),
     )
 )
 def test_whatever_is_accepted_fits_the_schema_and_the_type(content: dict[str, Any]) -> None:
@@ -143,3 +196,41 @@ def test_whatever_is_accepted_fits_the_schema_and_the_type(content: dict[str, An
         return
     Draft202012Validator(SCHEMA).validate(kept)
     Everything.model_validate_json(json.dumps(kept))
+
+
+def test_of_what_a_clients_model_wrote_the_text_is_kept() -> None:
+    written = {"role": "assistant", "model": "m", "stopReason": "endTurn"}
+
+    one = fitting_of_client("sampling", {**written, "content": {"type": "text", "text": "Hello"}})
+    blocks = [{"type": "text", "text": "Hel"}, {"type": "image", "data": "", "mimeType": "image/png"}]
+    several = fitting_of_client("sampling", {**written, "content": [*blocks, {"type": "text", "text": "lo"}]})
+
+    assert one == several == {"text": "Hello"}
+
+
+def test_of_a_clients_roots_names_and_addresses_are_kept() -> None:
+    roots = [{"uri": "file:///work", "name": "Work", "_meta": {}}, {"uri": "file:///home"}]
+
+    assert fitting_of_client("roots", {"roots": roots}) == {
+        "roots": [{"uri": "file:///work", "name": "Work"}, {"uri": "file:///home"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("sampling", {}),
+        ("sampling", {"role": "assistant", "model": "m", "content": {"type": "image", "data": "hidden"}}),
+        ("sampling", {"role": "assistant", "model": "m", "content": {"type": "text", "text": "x" * 500_001}}),
+        ("sampling", {"role": "assistant", "model": "m", "content": "hidden"}),
+        ("roots", {"roots": [{"name": "hidden"}]}),
+        ("roots", {"roots": "hidden"}),
+    ],
+)
+def test_a_clients_answer_that_does_not_fit_is_refused_and_not_repeated(
+    kind: Literal["sampling", "roots"], answer: dict[str, Any]
+) -> None:
+    with pytest.raises(AnswerInvalid) as refused:
+        fitting_of_client(kind, answer)
+
+    assert "hidden" not in str(refused.value)

@@ -129,7 +129,7 @@ def test_the_release_has_one_number() -> None:
         ("workflows/planted.py", "import engine.settings", "written with the SDK alone"),
         ("activities/planted.py", "import engine.vault.vault", "written with the SDK alone"),
         ("workflows/planted.py", "import sqlite3", "Nothing that a workflow imports"),
-        ("engine/tools.py", "import httpx2", "Nothing that a workflow imports"),
+        ("engine/offers.py", "import httpx2", "Nothing that a workflow imports"),
         ("engine/registry.py", "import fastapi", "The engine serves no HTTP"),
         (
             "gateway/client/planted.py",

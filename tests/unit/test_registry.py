@@ -1,15 +1,16 @@
 import sys
 from dataclasses import dataclass
+from enum import StrEnum
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel, Field
 from temporalio import workflow
 
-from engine.errors import ArgumentsInvalid, SettingsInvalid, ToolUnknown
+from engine.errors import ArgumentsInvalid, PromptUnknown, ResourceUnknown, SettingsInvalid, ToolUnknown
 from engine.registry import Registry, Tool
-from engine.sdk import action, tool
+from engine.sdk import Content, Document, Message, Messages, Text, action, prompt, resource, tool
 
 
 class Question(BaseModel):
@@ -187,3 +188,212 @@ def test_a_tool_takes_one_argument_at_most(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_tool_takes_and_gives_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsInvalid, match="should be objects"):
         registry(monkeypatch, NumberWorkflow)
+
+
+class Tone(StrEnum):
+    KIND = "kind"
+    KEEN = "keen"
+    FIRM = "firm"
+
+
+class Reply(BaseModel):
+    words: str = Field(description="what to say")
+    tone: Tone = Tone.KIND
+    language: Literal["de", "en"] | None = None
+
+
+class Account(BaseModel):
+    account_id: str
+
+
+@prompt(title="Reply to a customer")
+@workflow.defn(name="reply")
+class ReplyWorkflow:
+    """Reply in a tone."""
+
+    @workflow.run
+    async def run(self, reply: Reply) -> Messages:
+        return Messages([Message("user", Text(reply.words))])
+
+
+@resource(uri="crm://accounts/{account_id}", title="An account", mime_type="application/json")
+@workflow.defn(name="account")
+class AccountWorkflow:
+    """One account."""
+
+    @workflow.run
+    async def run(self, account: Account) -> Document:
+        return Document(account.account_id)
+
+
+@resource(uri="crm://accounts/mine", title="My account")
+@workflow.defn(name="my_account")
+class MyAccountWorkflow:
+    @workflow.run
+    async def run(self) -> Document:
+        return Document("mine")
+
+
+@tool(title="Show")
+@workflow.defn(name="show")
+class ShowWorkflow:
+    @workflow.run
+    async def run(self) -> Content:
+        return Content([Text("shown")])
+
+
+@prompt(title="x")
+@workflow.defn(name="counts")
+class CountingPrompt:
+    @workflow.run
+    async def run(self, question: Question) -> Messages:
+        return Messages([Message("user", Text(str(question.ticket)))])
+
+
+@prompt(title="x")
+@workflow.defn(name="gives_nothing")
+class EmptyPrompt:
+    @workflow.run
+    async def run(self) -> None: ...
+
+
+@resource(uri="crm://accounts/{id}", title="x")
+@workflow.defn(name="other_variable")
+class MisnamedResource:
+    @workflow.run
+    async def run(self, account: Account) -> Document:
+        return Document(account.account_id)
+
+
+@resource(uri="crm://accounts/{+id}", title="x")
+@workflow.defn(name="other_level")
+class AmbitiousResource:
+    @workflow.run
+    async def run(self) -> Document:
+        return Document("")
+
+
+@resource(uri="crm://accounts/mine", title="x")
+@workflow.defn(name="gives_text")
+class TextResource:
+    @workflow.run
+    async def run(self) -> str:
+        return ""
+
+
+@resource(uri="crm://accounts/mine", title="x")
+@workflow.defn(name="my_account_too")
+class SameAddressWorkflow:
+    @workflow.run
+    async def run(self) -> Document:
+        return Document("")
+
+
+@action("zendesk.close_ticket", connection="support")
+async def close_ticket(ticket: int) -> str:
+    return str(ticket)
+
+
+@action("zendesk.look_at_ticket", connection="support", reads_only=True)
+async def look_at_ticket(ticket: int) -> str:
+    return str(ticket)
+
+
+@tool(title="x", read_only=True)
+@workflow.defn(name="only_looks")
+class LookingWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(look_at_ticket, 1)
+
+
+@tool(title="x", read_only=True)
+@workflow.defn(name="says_it_only_looks")
+class DishonestWorkflow:
+    @workflow.run
+    async def run(self) -> None:
+        await workflow.execute_activity(look_at_ticket, 1)
+        await workflow.execute_activity(close_ticket, 1)
+
+
+@pytest.fixture
+def everything(monkeypatch: pytest.MonkeyPatch) -> Registry:
+    return registry(
+        monkeypatch, ReplyWorkflow, AccountWorkflow, MyAccountWorkflow, ShowWorkflow, AnswerWorkflow
+    )
+
+
+def test_a_prompt_and_a_resource_are_offered_beside_tools_and_are_none(everything: Registry) -> None:
+    assert set(everything.tools) == {"answer_ticket", "show"}
+    assert set(everything.prompts) == {"reply"}
+    assert set(everything.resources) == {"account", "my_account"}
+    for name in ("reply", "account", "show"):
+        assert everything.offer(name).name == name
+    assert [everything.title(name) for name in ("show", "reply", "account", "gone")] == [
+        *("Show", "Reply to a customer", "An account", "gone")
+    ]
+    with pytest.raises(ToolUnknown):
+        everything.tool("reply")
+    with pytest.raises(ToolUnknown):
+        everything.offer("nothing")
+    with pytest.raises(PromptUnknown):
+        everything.prompt("show")
+
+
+def test_a_tool_that_gives_blocks_has_no_output_schema(everything: Registry) -> None:
+    assert everything.tool("show").returns_content
+    assert everything.tool("show").output_schema is None
+    assert not everything.tool("answer_ticket").returns_content
+
+
+def test_a_prompt_takes_texts(everything: Registry) -> None:
+    reply = everything.prompt("reply")
+
+    assert reply.arguments({"words": "Hello", "tone": "firm"}) == [Reply(words="Hello", tone=Tone.FIRM)]
+    assert reply.input_schema["required"] == ["words"]
+    with pytest.raises(ArgumentsInvalid, match="tone"):
+        reply.arguments({"words": "Hello", "tone": "rude"})
+
+
+def test_what_is_typed_is_completed_from_what_can_be_chosen(everything: Registry) -> None:
+    reply = everything.prompt("reply")
+
+    assert reply.completions("tone", "") == ["kind", "keen", "firm"]
+    assert reply.completions("tone", "KE") == ["keen"]
+    assert reply.completions("language", "d") == ["de"]
+    assert reply.completions("words", "He") == []
+    with pytest.raises(ArgumentsInvalid, match="no argument 'mood'"):
+        reply.completions("mood", "")
+
+
+def test_a_resource_is_found_at_its_address_and_a_fixed_one_first(everything: Registry) -> None:
+    found, values = everything.resource_at("crm://accounts/A%201")
+    assert (found.name, values) == ("account", {"account_id": "A 1"})
+    assert found.arguments(values) == [Account(account_id="A 1")]
+    assert everything.resource_at("crm://accounts/mine")[0].name == "my_account"
+    with pytest.raises(ResourceUnknown):
+        everything.resource_at("crm://accounts/1/2")
+
+
+def test_a_tool_that_says_it_only_reads_uses_actions_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(registry(monkeypatch, LookingWorkflow, look_at_ticket).tools) == {"only_looks"}
+    with pytest.raises(SettingsInvalid, match=r"'says_it_only_looks' .* 'zendesk\.close_ticket'"):
+        registry(monkeypatch, DishonestWorkflow, look_at_ticket, close_ticket)
+
+
+@pytest.mark.parametrize(
+    ("definitions", "told"),
+    [
+        ([CountingPrompt], "'ticket' of prompt 'counts' should be a str"),
+        ([EmptyPrompt], "'gives_nothing' should be annotated to return Messages"),
+        ([MisnamedResource], "takes account_id, and its uri has id"),
+        ([AmbitiousResource], "'other_level' cannot be used: .* no other expression"),
+        ([TextResource], "'gives_text' should be annotated to return a Document"),
+        ([MyAccountWorkflow, SameAddressWorkflow], "crm://accounts/mine"),
+    ],
+)
+def test_what_cannot_be_offered_as_declared_is_told(
+    monkeypatch: pytest.MonkeyPatch, definitions: list[Any], told: str
+) -> None:
+    with pytest.raises(SettingsInvalid, match=told):
+        registry(monkeypatch, *definitions)

@@ -30,9 +30,12 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
         "LOOK_AGAIN_SIGNAL": "byline.look_again",
         "WITHDRAW_ACTIVITY": "byline.withdraw",
         "ASK_ACTIVITY": "byline.ask",
+        "CHANGED_ACTIVITY": "byline.resource_changed",
         "ENROLL_ACTIVITY": "byline.enroll",
         "NOTIFY_WORKFLOW": "byline.notify",
         "NOTIFY_ACTIVITY": "byline.deliver_notification",
+        "UPKEEP_WORKFLOW": "byline.upkeep",
+        "UPKEEP_ACTIVITY": "byline.keep_up",
         "PROGRESS_MEMO": "byline_progress",
         "PRINCIPAL_ATTRIBUTE": "BylinePrincipal",
         "TOOL_ATTRIBUTE": "BylineTool",
@@ -47,7 +50,35 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
 
 
 def test_what_builders_import_is_what_it_was() -> None:
-    assert sdk.__all__ == ["Person", "action", "approval", "ask", "progress", "tool", "upstream"]
+    assert sdk.__all__ == [
+        *(
+            "Audio",
+            "Content",
+            "Document",
+            "Embedded",
+            "Icon",
+            "Image",
+            "Link",
+            "Message",
+            "Messages",
+            "Person",
+        ),
+        *(
+            "Root",
+            "Text",
+            "action",
+            "approval",
+            "ask",
+            "changed",
+            "progress",
+            "prompt",
+            "resource",
+            "roots",
+            "sample",
+            "tool",
+        ),
+        "upstream",
+    ]
     assert all(hasattr(sdk, name) for name in sdk.__all__)
 
 
@@ -68,6 +99,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "authorization_refused",
         "authorization_required",
         "channel_unknown",
+        "client_refused",
         "connection_misconfigured",
         "connection_unknown",
         "delivery_refused",
@@ -78,13 +110,16 @@ def test_every_error_code_is_what_it_was() -> None:
         "identity_misplaced",
         "identity_missing",
         "identity_refused",
+        "key_refused",
         "key_reused",
+        "key_service_unavailable",
         "name_taken",
         "not_allowed",
         "outcome_unknown",
         "permission_denied",
         "person_required",
         "principal_inactive",
+        "prompt_unknown",
         "question_cancelled",
         "question_closed",
         "question_declined",
@@ -94,6 +129,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "rate_limited",
         "record_not_found",
         "request_rejected",
+        "resource_unknown",
         "run_ended",
         "run_forgotten",
         "run_unfinished",

@@ -14,7 +14,7 @@ class Record(BaseModel):
     data: dict[str, Any]
 
 
-@action("kinto.read_record", connection="kinto")
+@action("kinto.read_record", connection="kinto", reads_only=True)
 async def read_record(name: str) -> Record:
     """Read one record."""
     answer = await upstream().get(_path(name), record=f"record/{name}")

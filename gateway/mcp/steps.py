@@ -1,0 +1,196 @@
+"""Tells a client of a run's steps as they happen: which action, which child, waiting for whom; it steers nothing."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, get_args
+
+from mcp_types import (
+    LOG_LEVEL_META_KEY,
+    EmptyResult,
+    LoggingLevel,
+    LoggingMessageNotification,
+    LoggingMessageNotificationParams,
+    SetLevelRequestParams,
+)
+from pydantic import ValidationError
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from engine.errors import AnswerRequired, AuthorizationRequired
+from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
+from gateway.mcp.clients import Context, is_modern, session_state
+from gateway.run_states import Progress
+from gateway.runs import Caller
+
+_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)
+_LOG_LEVEL: Final = "byline_log_level"
+_OWN: Final = "byline."
+_LAST_STEPS_WITHIN_SECONDS: Final = 2.0
+_MOST_FOLLOWED: Final = 50
+_HAIR: Final = 1e-6
+
+
+class Steps:
+    """Follows the histories of a run's workflows, for those requests alone whose client wants to hear of it."""
+
+    def __init__(self, temporal: Client) -> None:
+        self._temporal = temporal
+
+    @asynccontextmanager
+    async def told(
+        self, context: Context, caller: Caller, run_id: str, *, since: float
+    ) -> AsyncIterator["Telling"]:
+        """Tell the client of every step after `since` for as long as the block lasts.
+
+        They are progress notifications where the request has a progress token, and else, where the client asked for
+        that, log messages: what the tool itself tells at level info, and its other steps at level debug.
+        """
+        telling = Telling(self._temporal, context, caller, since)
+        if telling.wanted:
+            telling.begin(run_id)
+        try:
+            yield telling
+        finally:
+            telling.end()
+
+
+class Telling:
+    """What one request is told."""
+
+    def __init__(self, temporal: Client, context: Context, caller: Caller, since: float) -> None:
+        self._temporal = temporal
+        self._context = context
+        self._caller = caller
+        self._has_token = bool(context.meta and context.meta.get("progress_token") is not None)
+        self._levels = _levels(context)
+        self._following: dict[str, asyncio.Task[None]] = {}
+        self._told: float | None = None
+        self._counts = False
+        self._since = since
+        self.seen = since
+        """The time of the last step that was told, in seconds since the epoch."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the client wants to hear of anything."""
+        return self._has_token or "debug" in self._levels or "info" in self._levels
+
+    def begin(self, workflow_id: str, run_id: str | None = None) -> None:
+        """Follow a workflow, and its children as they begin."""
+        if len(self._following) < _MOST_FOLLOWED:
+            following = asyncio.create_task(self._follow(workflow_id, run_id))
+            self._following[workflow_id] = following
+
+    async def all(self) -> None:
+        """Return once everything is told of a run that ended."""
+        if self._following:
+            await asyncio.wait(self._following.values(), timeout=_LAST_STEPS_WITHIN_SECONDS)
+
+    def end(self) -> None:
+        """Follow nothing any more."""
+        for following in self._following.values():
+            following.cancel()
+
+    async def _follow(self, workflow_id: str, run_id: str | None) -> None:
+        # What cannot be told is not worth failing a call for.
+        with contextlib.suppress(RPCError):
+            handle = self._temporal.get_workflow_handle(workflow_id, run_id=run_id)
+            async for event in handle.fetch_history_events(wait_new_event=True):
+                await self._see(event)
+                if event.HasField("workflow_execution_continued_as_new_event_attributes"):
+                    continued = event.workflow_execution_continued_as_new_event_attributes
+                    await self._follow(workflow_id, continued.new_execution_run_id)
+
+    async def _see(self, event: HistoryEvent) -> None:
+        if event.HasField("child_workflow_execution_started_event_attributes"):
+            child = event.child_workflow_execution_started_event_attributes
+            if child.workflow_type.name != NOTIFY_WORKFLOW:
+                self.begin(child.workflow_execution.workflow_id, child.workflow_execution.run_id)
+        at = event.event_time.ToNanoseconds() / 1e9
+        if at <= self._since:
+            return
+        self.seen = max(self.seen, at)
+        if event.HasField("workflow_properties_modified_event_attributes"):
+            memo = event.workflow_properties_modified_event_attributes.upserted_memo.fields
+            if PROGRESS_MEMO in memo:
+                await self._tell("info", await self._progress(memo[PROGRESS_MEMO]))
+            return
+        message = await self._message(event)
+        if message is not None:
+            await self._tell("debug", Progress(message=message))
+
+    async def _message(self, event: HistoryEvent) -> str | None:
+        match event.event_type:
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+                name = event.activity_task_scheduled_event_attributes.activity_type.name
+            case EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+                name = event.start_child_workflow_execution_initiated_event_attributes.workflow_type.name
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+                return await self._wait(event)
+            case _:
+                return None
+        return None if name.startswith(_OWN) else name
+
+    async def _wait(self, event: HistoryEvent) -> str | None:
+        failure = event.activity_task_failed_event_attributes.failure
+        info = failure.application_failure_info
+        if info.type == AuthorizationRequired.code and info.details.payloads:
+            details = await self._decoded(info.details.payloads[0])
+            return f"Waiting for {self._caller.principal.name} to consent on {details['connection']}"
+        if info.type == AnswerRequired.code:
+            return failure.message
+        return None
+
+    async def _progress(self, payload: Payload) -> Progress | None:
+        try:
+            return Progress.model_validate(await self._decoded(payload))
+        except ValidationError:
+            return None
+
+    async def _decoded(self, payload: Payload) -> Any:
+        return (await self._temporal.data_converter.decode([payload]))[0]
+
+    async def _tell(self, level: LoggingLevel, progress: Progress | None) -> None:
+        if progress is None:
+            return
+        session = self._context.session
+        if self._has_token:
+            await session.report_progress(self._next(progress.done), progress.of, progress.message)
+        elif level in self._levels:
+            params = LoggingMessageNotificationParams(level=level, data=progress.message, logger="byline")
+            await session.send_notification(
+                LoggingMessageNotification(params=params), self._context.request_id
+            )
+
+    def _next(self, done: float | None) -> float:
+        """A number larger than the last: what the tool tells, and for a step in between a hair more than before.
+
+        Before a tool tells any number, its steps are counted.
+        """
+        if self._told is None:
+            self._told = 1.0 if done is None else done
+            self._counts = done is None
+        elif done is not None and (done > self._told or self._counts):
+            self._told = done if done > self._told else self._told + _HAIR
+            self._counts = False
+        else:
+            self._told += 1.0 if self._counts else _HAIR
+        return self._told
+
+
+async def set_log_level(context: Context, params: SetLevelRequestParams) -> EmptyResult:
+    """logging/setLevel: from which level on this session wants log messages; none before it says so."""
+    session_state(context)[_LOG_LEVEL] = params.level
+    return EmptyResult()
+
+
+def _levels(context: Context) -> frozenset[LoggingLevel]:
+    """The levels that the client wants log messages of: of its session, or in modern versions of this request."""
+    state = (context.meta or {}) if is_modern(context) else session_state(context)
+    wanted = state.get(LOG_LEVEL_META_KEY if is_modern(context) else _LOG_LEVEL)
+    return frozenset(_LEVELS[_LEVELS.index(wanted) :]) if wanted in _LEVELS else frozenset()

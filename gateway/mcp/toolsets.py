@@ -1,0 +1,65 @@
+"""The MCP endpoints: who calls at one of them, what is offered there, and which tool a call there means."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mcp.server.auth.middleware.auth_context import get_access_token
+
+from engine.errors import ArgumentsInvalid, IdentityMissing
+from engine.registry import Registry
+from engine.settings import Settings
+from gateway.bearer import PersonalToken
+from gateway.mcp.search import CALL
+from gateway.runs import Caller
+from gateway.toolsets import MCP_PATH, SEARCH_PATH, read_toolsets
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One endpoint. `offers` is None where everything is offered; `searches` where tools are searched, not listed."""
+
+    path: str
+    title: str
+    instructions: str | None = None
+    offers: frozenset[str] | None = None
+    searches: bool = False
+
+    def caller(self) -> Caller:
+        """Whose request is being answered, reaching no further than the endpoint; raises IdentityMissing."""
+        token = get_access_token()
+        if not isinstance(token, PersonalToken):
+            msg = "The call carries no bearer token of a person known here."
+            raise IdentityMissing(msg)
+        both = [names for names in (token.tools, self.offers) if names is not None]
+        tools = frozenset.intersection(*both) if both else None
+        return Caller(token.principal, token.actor, "mcp", tools, in_person=token.in_person)
+
+    def meant(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """The tool that a call names, and its arguments; where tools are searched, one call names another."""
+        if not self.searches or name != CALL:
+            return name, arguments
+        tool, given = arguments.get("name"), arguments.get("arguments", {})
+        if not (isinstance(tool, str) and isinstance(given, dict)):
+            msg = f"{CALL} takes the name of a tool, and its arguments as an object."
+            raise ArgumentsInvalid(msg)
+        return tool, given
+
+
+_SEARCHES = (
+    "There are more tools than are listed. Call byline_search with what you want to do; it answers with tools and "
+    "their schemas. Then call the one that fits with byline_call."
+)
+
+
+def endpoints(settings: Settings, registry: Registry) -> list[Endpoint]:
+    """Every endpoint there is; raises SettingsInvalid where a toolset offers what does not exist."""
+    names = (*registry.tools, *registry.prompts, *registry.resources)
+    return [
+        Endpoint(MCP_PATH, "Byline"),
+        Endpoint(SEARCH_PATH, "Byline", _SEARCHES, searches=True),
+        *(
+            Endpoint(path, toolset.title, toolset.instructions, toolset.chosen(names))
+            for path, toolset in read_toolsets(settings.toolsets_file).items()
+        ),
+    ]

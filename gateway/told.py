@@ -1,0 +1,44 @@
+"""Notes which outcomes callers were told, after the answer and many in one write; until then it knows them itself."""
+
+import asyncio
+import contextlib
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from engine.identity.runs import RunRecords
+
+
+class Told:
+    """The outcomes that this gateway told.
+
+    One that is not stored when the process is killed counts as not told: the same call then gets it once more, and
+    nothing is done twice.
+    """
+
+    def __init__(self, records: RunRecords) -> None:
+        self._records = records
+        self._unstored: set[str] = set()
+        self._storing: asyncio.Task[None] | None = None
+
+    def note(self, run_id: str) -> None:
+        """The outcome of this run is told now."""
+        self._unstored.add(run_id)
+        if self._storing is None or self._storing.done():
+            self._storing = asyncio.create_task(self._store())
+
+    def has(self, run_id: str) -> bool:
+        """Whether the outcome was told a moment ago, and the database does not know yet."""
+        return run_id in self._unstored
+
+    async def close(self) -> None:
+        """Return once everything is stored."""
+        if self._storing is not None:
+            await self._storing
+
+    async def _store(self) -> None:
+        while self._unstored:
+            batch = frozenset(self._unstored)
+            with contextlib.suppress(OSError, SQLAlchemyError):
+                await self._records.answered(batch)
+            # One that could not be stored is not tried again: it would be told once more, and that is harmless.
+            self._unstored -= batch

@@ -1,0 +1,66 @@
+"""The toolsets file: which MCP endpoints there are beside `/mcp`, and what each of them offers; it serves none."""
+
+import re
+from collections.abc import Collection, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from engine.errors import SettingsInvalid
+from engine.settings import Settings
+
+MCP_PATH: Final = "/mcp"
+SEARCH_PATH: Final = f"{MCP_PATH}/search"
+"""The endpoint at which tools are searched for instead of listed."""
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
+
+
+class Toolset(BaseModel):
+    """A part of what there is: tools, prompts and resources by name, or by a pattern with `*`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    instructions: str | None = Field(default=None, description="What models are told of the endpoint.")
+    offers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(min_length=1)
+
+    def chosen(self, names: Collection[str]) -> frozenset[str]:
+        """Those of the names that are in this toolset; raises SettingsInvalid for a pattern that fits none."""
+        for pattern in self.offers:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                msg = f"Toolset '{self.title}' offers '{pattern}', and nothing is named so."
+                raise SettingsInvalid(msg)
+        return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in self.offers))
+
+
+class ToolsetsFile(BaseModel):
+    """The file as a whole: each toolset under the name that its endpoint ends with."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    toolsets: Mapping[str, Toolset] = {}
+
+
+def read_toolsets(path: Path | None) -> Mapping[str, Toolset]:
+    """The toolsets in a file, by the path of the endpoint; none without a file. Raises SettingsInvalid."""
+    if path is None:
+        return {}
+    try:
+        toolsets = ToolsetsFile.model_validate(yaml.safe_load(path.read_text()) or {}).toolsets
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        msg = f"BYLINE_TOOLSETS_FILE {path} cannot be used: {error}"
+        raise SettingsInvalid(msg) from error
+    for name in toolsets:
+        if not _NAME.fullmatch(name) or f"{MCP_PATH}/{name}" == SEARCH_PATH:
+            msg = f"{path}: name the toolset '{name}' otherwise, in small letters, digits and dashes, and not 'search'."
+            raise SettingsInvalid(msg)
+    return {f"{MCP_PATH}/{name}": toolset for name, toolset in toolsets.items()}
+
+
+def mcp_paths(settings: Settings) -> tuple[str, ...]:
+    """The path of every MCP endpoint, each a resource of its own; the first is meant where a client names none."""
+    return (MCP_PATH, SEARCH_PATH, *read_toolsets(settings.toolsets_file))
