@@ -1,4 +1,5 @@
 import asyncio
+import resource
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -6,6 +7,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
 from gateway.limits import BodyLimits
+from gateway.server import make_room_for
 
 LIMITS = LimitSettings(body=1_000_000, arrival=5.0)
 POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
@@ -87,3 +89,15 @@ async def test_a_body_that_says_it_is_too_large_is_not_begun(declared: bytes) ->
         await BodyLimits(reader, LIMITS)(scope, never, unheard)
 
     assert refused.value.status_code == 413
+
+
+def test_a_gateway_may_open_a_file_for_each_connection() -> None:
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+        make_room_for(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (900, most)
+        make_room_for(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (900, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
