@@ -27,7 +27,7 @@ from engine.services import Services, open_services
 from engine.settings import Settings
 from engine.temporal import connect
 from engine.waiting.delivery import delivering
-from gateway.admission import Admission
+from gateway.admission import Admission, Bounds
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
 from gateway.applications import application_pages
@@ -140,7 +140,8 @@ async def _declare_connections(services: Services) -> None:
 
 def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> ASGIApp:
     """Each MCP endpoint at its path; whatever is left finds nothing at the first of them."""
-    apps = {path: _mcp_endpoint(path, server, services) for path, server in servers.items()}
+    bounds = Bounds(services.settings.gateway.limits)
+    apps = {path: _mcp_endpoint(path, server, services, bounds) for path, server in servers.items()}
 
     async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
         await apps.get(scope["path"], apps[MCP_PATH])(scope, receive, send)
@@ -148,7 +149,7 @@ def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> AS
     return endpoints
 
 
-def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlette:
+def _mcp_endpoint(path: str, server: Server[Any], services: Services, bounds: Bounds) -> Starlette:
     """An MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
     settings = services.settings
     limits = settings.gateway.limits
@@ -173,10 +174,9 @@ def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlet
             allowed_origins=[settings.public_url],
         ),
     )
-    # Innermost, where it is known who calls.
-    endpoint.user_middleware.append(Middleware(Admission, limits=limits))
     endpoint.add_exception_handler(HTTPException, _unanswered)
     # Last, and so within the check of bearer tokens.
+    endpoint.user_middleware.append(Middleware(Admission, bounds=bounds))
     endpoint.user_middleware.append(Middleware(StepUp, services=services))
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})

@@ -15,7 +15,7 @@ import httpx2
 from mcp.shared.inbound import encode_header_value
 
 from gateway.embedded.readiness import is_ready
-from gateway.protected_resource import MCP_PATH
+from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.foreign.process import free_port
 from tests.platform import Platform, until, variables

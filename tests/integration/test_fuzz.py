@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.connections.oauth import Tokens
-from gateway.protected_resource import MCP_PATH
+from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import INITIALIZE, LEGACY, ByHand, Gateway, gateway_process
 from tests.platform import NORTHWIND, Platform

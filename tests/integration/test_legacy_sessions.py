@@ -9,8 +9,9 @@ from sqlalchemy import text
 
 from engine.telemetry import configure_logging
 from gateway.app import application
-from gateway.mcp import mcp_server
-from gateway.protected_resource import MCP_PATH
+from gateway.mcp.server import mcp_servers
+from gateway.run_control import RunControl
+from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import answer
 from tests.gateways import ByHand
 from tests.platform import NORTHWIND, Platform, until
@@ -28,10 +29,12 @@ async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
     limits = idle.settings.gateway.limits.model_copy(update={"session_idle": 0.2})
     gateway = idle.settings.gateway.model_copy(update={"limits": limits})
     services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
-    server = mcp_server(services, idle.registry, idle.runs)
-    app = application(services, idle.registry, idle.runs, idle.temporal, server)
+    runs, temporal = idle.runs, idle.temporal
+    control = RunControl(services, temporal, runs)
+    servers = mcp_servers(services, idle.registry, runs, control, temporal)
+    app = application(services, idle.registry, runs, temporal, servers)
     secret = (await services.api_tokens.create(idle.alice, "by hand")).secret
-    manager = server.session_manager
+    manager = servers[MCP_PATH].session_manager
     transport = httpx2.ASGITransport(app)
     async with manager.run(), httpx2.AsyncClient(transport=transport, timeout=60) as http:
         alice = ByHand(http, f"{services.settings.public_url}{MCP_PATH}", secret)
