@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 from temporalio.client import Client
@@ -111,7 +112,9 @@ class Arms:
 
 
 @asynccontextmanager
-async def fresh(file: Path = COMPOSE_FILE, **settings: str) -> AsyncIterator[Arms]:
+async def fresh(
+    file: Path = COMPOSE_FILE, *, settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Arms]:
     """A fresh server and the upstream, with settings of its own; all that is started on them ends with the block."""
     async with AsyncExitStack() as opened:
         data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))

@@ -47,7 +47,7 @@ async def measure() -> Section:
 
 async def _era(*, legacy: bool) -> Found:
     async with AsyncExitStack() as opened:
-        arms = await opened.enter_async_context(fresh(**_LONG))
+        arms = await opened.enter_async_context(fresh(settings=_LONG))
         await arms.byline()
         people = await opened.enter_async_context(people_of(arms.stack))
         http = await opened.enter_async_context(connections())

@@ -18,7 +18,7 @@ Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 _PROTOCOL = "2026-07-28"
 _LEGACY_PROTOCOL = "2025-11-25"
 _ACCEPT = {"Accept": "application/json, text/event-stream"}
-_ASKS_BY_LINK = {"elicitation": {"url": {}}}
+_ASKS_BY_LINK: dict[str, Any] = {"elicitation": {"url": {}}}
 _META = {
     PROTOCOL_VERSION_META_KEY: _PROTOCOL,
     CLIENT_INFO_META_KEY: {"name": "bench", "version": "0"},

@@ -1,6 +1,6 @@
 """Who may call an offer, and with which scope; what they may do upstream is the upstream's to say."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import structlog
@@ -39,16 +39,14 @@ class PolicyFile(BaseModel):
         return wanted is None or not wanted.isdisjoint(roles)
 
 
-class Policy:
-    """Decides at every call, and again at every firing of a schedule, by the file as it stands then."""
+class WatchedPolicyFile:
+    """A policy file as it stands: what is changed in it holds from the next decision on, in every process."""
 
-    def __init__(self, path: Path | None, roles: Roles) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._roles = roles
         self._stamp = _stamp(path)
         self._rules = read_policy(path)
 
-    @property
     def rules(self) -> PolicyFile:
         """The rules in force; a file that was changed into one that cannot be used leaves those before it in force."""
         stamp = _stamp(self._path)
@@ -59,6 +57,19 @@ class Policy:
             except SettingsInvalid as problem:
                 log.warning("policy_not_changed", reason=str(problem))
         return self._rules
+
+
+class Policy:
+    """Decides at every call, and again at every firing of a schedule, by the rules in force then."""
+
+    def __init__(self, rules: Callable[[], PolicyFile], roles: Roles) -> None:
+        self._in_force = rules
+        self._roles = roles
+
+    @property
+    def rules(self) -> PolicyFile:
+        """The rules in force."""
+        return self._in_force()
 
     @property
     def scopes(self) -> frozenset[str]:
@@ -85,13 +96,9 @@ class Policy:
     async def require(self, principal: Principal, tool: str) -> None:
         """Return where the principal may call the tool; raises NotAllowed."""
         if tool not in await self.allowed(principal, [tool]):
-            roles = " or ".join(sorted(self._roles_for(tool) or ())) or "none that exists"
+            roles = " or ".join(sorted(self.rules.tools[tool].roles or ())) or "none that exists"
             msg = f"{principal.name} may not call {tool}: the policy asks for the role {roles}."
             raise NotAllowed(msg)
-
-    def _roles_for(self, tool: str) -> frozenset[str] | None:
-        rule = self._rules.tools.get(tool)
-        return None if rule is None else rule.roles
 
 
 def read_policy(path: Path | None) -> PolicyFile:

@@ -20,6 +20,7 @@ from engine.connections.catalogue import Catalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
+from engine.connections.registration import Registrations
 from engine.connections.revocations import Revocations
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database
@@ -34,7 +35,7 @@ from engine.notifications.mail import Mail
 from engine.notifications.notifier import Notifier
 from engine.notifications.posts import Posts
 from engine.outgoing import Outgoing
-from engine.policy import Policy
+from engine.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
 from engine.settings import Settings
 from engine.vault.data_keys import DataKeys
@@ -77,6 +78,7 @@ class Services:
     typed_keys: TypedKeys
     devices: DeviceSignIns
     sign_ins: SignIns
+    registrations: Registrations
     questions: Questions
     changes: ResourceChanges
     channels: Channels
@@ -103,7 +105,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         principals, roles, runs = Principals(database), Roles(database), RunRecords(database)
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
-        sign_ins = SignIns(environment, Discovery(outgoing), outgoing)
+        registrations = Registrations(database, vault, outgoing, settings.public_url)
+        sign_ins = SignIns(environment, Discovery(outgoing), outgoing, registrations)
         revocations = Revocations(database, vault, sign_ins.of)
         grants = Grants(database, vault, sign_ins.of, revocations)
         trail = Trail(database, keys)
@@ -147,7 +150,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             keys=keys,
             principals=principals,
             roles=roles,
-            policy=Policy(settings.policy_file, roles),
+            policy=Policy(WatchedPolicyFile(settings.policy_file).rules, roles),
             api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
             service_principals=ServicePrincipals(principals, trail, settings.public_url),
             runs=runs,
@@ -165,6 +168,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             ),
             devices=DeviceSignIns(database, vault, catalogue, grants, requests, standing_in, sign_ins),
             sign_ins=sign_ins,
+            registrations=registrations,
             typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
             questions=questions,
             changes=ResourceChanges(database),

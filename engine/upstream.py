@@ -52,8 +52,9 @@ class ActionContext:
 class Upstream:
     """The upstream system of the running action's connection; paths are relative to the connection's base URL.
 
-    A path that would lead elsewhere than it reads (`..`, `?`, `#`, a backslash) is refused with a ValueError, since an
-    argument may have brought it; one that may hold a slash belongs in `urllib.parse.quote(…, safe="")`.
+    The empty path is the base URL itself. One that would lead elsewhere than it reads (`..`, `?`, `#`, a backslash) is
+    refused with a ValueError, since an argument may have brought it; one that may hold a slash belongs in
+    `urllib.parse.quote(…, safe="")`.
 
     Every method raises the UpstreamFailed that fits an answer outside 2xx, and AuthorizationRequired where the
     person has to sign in, or to consent to more, before the request can be made.
@@ -311,7 +312,7 @@ async def _received(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
 
 def _joined(base_url: str, path: str) -> str:
     steps = _SEPARATOR.split(unquote(path))
-    address = f"{base_url.rstrip('/')}/{path.lstrip('/')}"
+    address = f"{base_url.rstrip('/')}/{path.lstrip('/')}" if path else base_url
     if not {".", ".."}.isdisjoint(steps) or not {"?", "#", "\\"}.isdisjoint(path):
         msg = "The path of this request would lead elsewhere than it reads: check what the action was given."
         raise ValueError(msg)

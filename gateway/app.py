@@ -7,15 +7,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import Response
-from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
-from mcp.server.transport_security import TransportSecuritySettings
-from pydantic import AnyHttpUrl
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.client import Client
 
 from engine.connections.catalogue import read_connections
@@ -27,37 +20,31 @@ from engine.services import Services, open_services
 from engine.settings import Settings
 from engine.temporal import connect
 from engine.waiting.delivery import delivering
-from gateway.admission import Admission, Bounds
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
 from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
-from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
 from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
 from gateway.limits import BodyLimits
+from gateway.mcp.endpoint import mcp_endpoints
 from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
 from gateway.pages import assets, nothing_here
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
-    SCOPE,
     protected_resource,
-    resource_identifier,
 )
 from gateway.questions import question_pages
 from gateway.run_control import RunControl
 from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
-from gateway.step_up import StepUp
 from gateway.tokens import token_pages
-from gateway.toolsets import MCP_PATH
-from gateway.untold import untold
 
 
 @asynccontextmanager
@@ -112,7 +99,7 @@ def application(
     app.mount(API_PATH, api(services, registry, runs, temporal))
     app.mount(API_ROOT, nowhere)
     # Last, because a mount at the root takes every path that is left.
-    app.mount("/", _mcp_endpoints(servers, services))
+    app.mount("/", mcp_endpoints(servers, services, registry, _unanswered))
     return app
 
 
@@ -136,53 +123,3 @@ async def _declare_connections(services: Services) -> None:
     path = services.settings.connections_file
     if path is not None:
         await services.catalogue.declare(read_connections(path, services.environment))
-
-
-def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> ASGIApp:
-    """Each MCP endpoint at its path; whatever is left finds nothing at the first of them."""
-    bounds = Bounds(services.settings.gateway.limits)
-    apps = {path: _mcp_endpoint(path, server, services, bounds) for path, server in servers.items()}
-
-    async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
-        await apps.get(scope["path"], apps[MCP_PATH])(scope, receive, send)
-
-    return endpoints
-
-
-def _mcp_endpoint(path: str, server: Server[Any], services: Services, bounds: Bounds) -> Starlette:
-    """An MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
-    settings = services.settings
-    limits = settings.gateway.limits
-    origin = AnyHttpUrl(settings.public_url)
-    issuer = settings.gateway.issuer
-    server.middleware.insert(0, untold)
-    endpoint = server.streamable_http_app(
-        streamable_http_path=path,
-        max_request_body_size=limits.body,
-        session_idle_timeout=limits.session_idle,
-        max_sessions=None,
-        token_verifier=bearer_tokens(services, path),
-        auth=AuthSettings(
-            issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
-            resource_server_url=AnyHttpUrl(resource_identifier(settings, path)),
-            required_scopes=[SCOPE] if issuer is None else None,
-            validate_token_resource=issuer is None,
-        ),
-        transport_security=TransportSecuritySettings(
-            enable_dns_rebinding_protection=True,
-            allowed_hosts=[_authority(origin)],
-            allowed_origins=[settings.public_url],
-        ),
-    )
-    endpoint.add_exception_handler(HTTPException, _unanswered)
-    # Last, and so within the check of bearer tokens.
-    endpoint.user_middleware.append(Middleware(Admission, bounds=bounds))
-    endpoint.user_middleware.append(Middleware(StepUp, services=services))
-    # Outside the check of bearer tokens, which may find that the issuer does not answer.
-    endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
-    return endpoint
-
-
-def _authority(url: AnyHttpUrl) -> str:
-    default = {"http": 80, "https": 443}[url.scheme]
-    return f"{url.host}" if url.port in {None, default} else f"{url.host}:{url.port}"

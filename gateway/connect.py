@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import TYPED, Connection, Key
+from engine.connections.registration import DOCUMENT_PATH
 from engine.errors import AuthorizationEnded, BylineError, ConnectionUnknown, KeyRefused
 from engine.services import Services
 from engine.waiting.addresses import connect_path
@@ -17,11 +18,12 @@ from gateway.sign_in import to_sign_in
 
 
 def connect_pages(services: Services) -> APIRouter:
-    """The page of one authorization request, and the redirect URI of every connection."""
+    """The page of one authorization request, the redirect URI of every connection, and Byline's client document."""
     router = APIRouter(include_in_schema=False)
     connect, callback = ConnectPage(services), Callback(services)
     router.add_api_route("/connect/{request_id}", connect.ask, methods=["GET"])
     router.add_api_route("/connect/{request_id}", connect.answer, methods=["POST"])
+    router.add_api_route(DOCUMENT_PATH, connect.document, methods=["GET"])
     router.add_api_route("/oauth/callback", callback.receive, methods=["GET"])
     return router
 
@@ -32,6 +34,12 @@ class ConnectPage:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._sessions = Sessions(services)
+
+    async def document(self) -> Response:
+        """GET /oauth/client.json: who Byline is to authorization servers that read it at its client_id."""
+        return JSONResponse(
+            self._services.registrations.document(), headers={"Cache-Control": "max-age=3600"}
+        )
 
     async def ask(self, request: Request, request_id: str) -> Response:
         """GET /connect/{request_id}."""

@@ -86,10 +86,7 @@ async def serving(
         settings = platform.settings.model_copy(update={"gateway": gateway})
         services = replace(platform.services, settings=settings)
         if policy is not None:
-            assert platform.settings.vault.keyring_file is not None
-            file = platform.settings.vault.keyring_file.with_name("policy.yml")
-            file.write_text(policy.model_dump_json())
-            services = replace(services, policy=Policy(file, services.roles))
+            services = replace(services, policy=Policy(lambda: policy, services.roles))
         registry, runs, temporal = platform.registry, platform.runs, platform.temporal
         servers = mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
         app = application(services, registry, runs, temporal, servers)

@@ -149,7 +149,8 @@ class Provider(Declaration):
     With `issuer`, a callback must carry the same `iss` (RFC 9207); without `iss_required`, one that carries none will
     do too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC 8414). With `dpop`,
     tokens are bound to a key of their grant's (RFC 9449). Without `device`, nobody is offered another one to
-    sign in on (RFC 8628). `added_scopes` are asked for at every sign-in: for a refresh
+    sign in on (RFC 8628). `resource` is what tokens are asked to be
+    good for (RFC 8707). `added_scopes` are asked for at every sign-in: for a refresh
     token, or to tell whose account it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint
     answers, where it does not keep to RFC 6749. `refresh_token_life` is how long one lasts that is not used.
     """
@@ -163,6 +164,7 @@ class Provider(Declaration):
     userinfo_endpoint: HttpUrl | None = None
     device_authorization_endpoint: HttpUrl | None = None
     device: bool = True
+    resource: str | None = None
     account_from: Literal["userinfo", "token_response", "id_token"] = "userinfo"
     account_claim: str = "preferred_username"
     scope_separator: ScopeSeparator = "space"
@@ -190,6 +192,12 @@ class Provider(Declaration):
         )
 
 
+class McpServer(Declaration):
+    """An MCP server, of which its address is enough: its own metadata says who signs people in (RFC 9728)."""
+
+    url: HttpUrl
+
+
 class Connection(Declaration):
     """One named way to sign in to one upstream system.
 
@@ -208,6 +216,7 @@ class Connection(Declaration):
     sign_in: SignInName = "authorization_code"
     key: Key | None = None
     assertion: Assertion | None = None
+    mcp: McpServer | None = None
     provider: Provider = Provider()
     scopes: tuple[str, ...] = ()
     scope_words: dict[str, str] = Field(default_factory=dict)
@@ -221,9 +230,12 @@ class Connection(Declaration):
     @classmethod
     def _told_whole(cls, declared: Any) -> Any:
         whole = told_whole(declared)
-        if isinstance(whole, dict) and "sign_in" not in whole:
-            return {**whole, "sign_in": _USUAL.get(str(whole.get("mode")), "authorization_code")}
-        return whole
+        if not isinstance(whole, dict):
+            return whole
+        usual = {"sign_in": _USUAL.get(str(whole.get("mode")), "authorization_code")}
+        if isinstance(whole.get("mcp"), dict):
+            usual["base_url"] = whole["mcp"].get("url")
+        return {**usual, **whole}
 
     @model_validator(mode="after")
     def _signed_in_to(self) -> Self:
@@ -240,8 +252,10 @@ class Connection(Declaration):
         return self
 
     def _check_typed(self) -> None:
-        if self.provider != Provider() or self.client_id:
-            raise ValueError(f"sign_in {self.sign_in} knows no provider and no client_id: leave them out")
+        if self.provider != Provider() or self.client_id or self.mcp is not None:
+            raise ValueError(
+                f"sign_in {self.sign_in} knows no provider, no client_id and no mcp: leave them out"
+            )
         key = self.key or Key()
         is_set = key.secret is not None and (key.username is not None or self.sign_in != "basic")
         if self.mode == "shared" and not is_set:
@@ -252,13 +266,14 @@ class Connection(Declaration):
 
     def _check_oauth(self) -> None:
         provider = self.provider
-        if not self.client_id:
+        is_registered = self.mcp is not None and self.mode == "user"
+        if not self.client_id and not is_registered:
             raise ValueError("client_id is missing: write the id that the provider knows Byline by")
-        if provider.is_discovered and provider.issuer is None:
+        if provider.is_discovered and provider.issuer is None and self.mcp is None:
             msg = "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
             raise ValueError(msg)
-        if provider.is_discovered:
-            HttpUrl(provider.issuer or "")
+        if provider.issuer is not None and provider.is_discovered:
+            HttpUrl(provider.issuer)
         pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
         if self.mode == "user" and pages == (None, None) and not provider.is_discovered:
             msg = "people sign in at an authorization_endpoint: write it, or declare the connection as shared"

@@ -8,6 +8,7 @@ from typing import Final, Literal
 from engine.connections.catalogue import SHARED, TYPED, Connection, Key
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.connections.registration import Registrations
 from engine.connections.sign_in.methods import SignIns
 from engine.errors import (
     AddressRefused,
@@ -36,13 +37,18 @@ class Trial:
     """One connection, tried from the outside: its secrets, its addresses, and whether its client is known."""
 
     def __init__(
-        self, connection: Connection, environment: Mapping[str, str], outgoing: Outgoing, redirect_uri: str
+        self,
+        connection: Connection,
+        environment: Mapping[str, str],
+        outgoing: Outgoing,
+        redirect_uri: str,
+        registrations: Registrations | None = None,
     ) -> None:
         self._connection = connection
         self._environment = environment
         self._outgoing = outgoing
         self._discovery = Discovery(outgoing)
-        self._sign_ins = SignIns(environment, self._discovery, outgoing)
+        self._sign_ins = SignIns(environment, self._discovery, outgoing, registrations)
         self._redirect_uri = redirect_uri
 
     async def findings(self) -> list[Finding]:
@@ -106,10 +112,14 @@ class Trial:
     def _known_by(self) -> str:
         if self._connection.client_key is not None or self._connection.assertion is not None:
             return "the private key is there"
+        if not self._connection.client_id:
+            return "none: Byline makes itself known there"
         return "there is one" if self._connection.client_secret is not None else "none: the client is public"
 
     def _told_by(self, token_endpoint: str) -> str:
-        provider = self._connection.provider
+        provider, mcp = self._connection.provider, self._connection.mcp
+        if mcp is not None:
+            return f"as {mcp.url} says: {token_endpoint}"
         return f"as {provider.issuer} publishes" if provider.is_discovered else f"declared: {token_endpoint}"
 
     async def _consent_page(self, client: OAuthClient) -> Finding:

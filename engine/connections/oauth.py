@@ -16,6 +16,7 @@ from engine.connections.client_keys import assertion, read_private_key
 from engine.connections.discovery import Discovery, Endpoints
 from engine.connections.dpop import ProofKey, ProvingTransport, sign
 from engine.connections.json_requests import JsonTransport
+from engine.connections.registration import ClientIdentity, Registrations
 from engine.connections.token_response import account_told, in_standard_words, told_at
 from engine.errors import (
     AddressRefused,
@@ -87,10 +88,17 @@ class Tokens:
 class OAuthClient:
     """One connection's client at its provider."""
 
-    def __init__(self, connection: Connection, environment: Mapping[str, str], discovery: Discovery) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        environment: Mapping[str, str],
+        discovery: Discovery,
+        registrations: Registrations | None = None,
+    ) -> None:
         self._connection = connection
         self._provider = connection.provider
         self._discovery = discovery
+        self._registrations = registrations
         self._secret = connection.client_secret.read(environment) if connection.client_secret else None
         key = connection.client_key
         self._key = (
@@ -107,7 +115,8 @@ class OAuthClient:
         Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which one.
         """
         endpoints = await self.endpoints()
-        asked = self._joined(tuple(dict.fromkeys((*scopes, *self._provider.added_scopes))))
+        wanted = scopes or endpoints.scopes
+        asked = self._joined(tuple(dict.fromkeys((*wanted, *self._provider.added_scopes))))
         async with self._calling(
             endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
         ) as client:
@@ -116,6 +125,7 @@ class OAuthClient:
                 state=state,
                 code_verifier=code_verifier if self._provider.pkce else None,
                 **{self._provider.scope_parameter: asked},
+                **_resource(endpoints),
             )
             # Merged last, since a provider may spell otherwise what is standard.
             url = httpx2.URL(str(url)).copy_merge_params(self._provider.authorization_parameters)
@@ -127,7 +137,7 @@ class OAuthClient:
         address = endpoints.pushed_authorization_request or ""
         answer = await self._posted(client, address, dict(url.params))
         if isinstance(answer.get("request_uri"), str):
-            given = {"client_id": self._connection.client_id, "request_uri": answer["request_uri"]}
+            given = {"client_id": client.client_id, "request_uri": answer["request_uri"]}
             return str(httpx2.URL(endpoints.authorization).copy_merge_params(given))
         raise OAuthError(None)
 
@@ -136,7 +146,7 @@ class OAuthClient:
     ) -> Mapping[str, Any]:
         """The answer to a form that the client sends as itself, to an endpoint that is not the token endpoint."""
         method = client.token_endpoint_auth_method
-        form = {"client_id": self._connection.client_id, **form}
+        form = {"client_id": client.client_id, **form}
         if method in {"client_secret_post", "none"}:
             # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
             del form["client_id"]
@@ -155,7 +165,7 @@ class OAuthClient:
         endpoints, key = await self.endpoints(), self._new_key()
         proof = {"code_verifier": code_verifier} if self._provider.pkce else {}
         async with self._calling(endpoints, key, redirect_uri=redirect_uri) as client:
-            token = await client.fetch_token(endpoints.token, code=code, **proof)
+            token = await client.fetch_token(endpoints.token, code=code, **proof, **_resource(endpoints))
             tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
             return replace(tokens, account=account_told(self._provider, token))
 
@@ -163,7 +173,9 @@ class OAuthClient:
         """New tokens for a refresh token."""
         endpoints, key = await self.endpoints(), _key_of(tokens)
         async with self._calling(endpoints, key) as client:
-            token = await client.refresh_token(endpoints.token, refresh_token=tokens.refresh_token)
+            token = await client.refresh_token(
+                endpoints.token, refresh_token=tokens.refresh_token, **_resource(endpoints)
+            )
             standard = in_standard_words(self._provider, token)
             return Tokens.from_response(standard, tokens.scopes, previous=tokens, proof_key=key)
 
@@ -196,6 +208,7 @@ class OAuthClient:
     async def granted(self, grant_type: str, asked: tuple[str, ...], **parameters: str) -> Tokens:
         """Tokens for a grant of any type (RFC 6749 section 4.5), with the parameters that it takes."""
         endpoints, key = await self.endpoints(), self._new_key()
+        parameters = {**_resource(endpoints), **parameters}
         async with self._calling(endpoints, key) as client:
             token = await client.fetch_token(endpoints.token, grant_type=grant_type, **parameters)
             tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
@@ -220,7 +233,8 @@ class OAuthClient:
     async def account(self, tokens: Tokens) -> str:
         """The upstream's own name for the account that consented; empty where the provider cannot tell."""
         endpoints = await self.endpoints()
-        if endpoints.userinfo is None or self._provider.account_from != "userinfo":
+        is_told = self._connection.mcp is None or "openid" in tokens.scopes
+        if endpoints.userinfo is None or self._provider.account_from != "userinfo" or not is_told:
             return tokens.account
         async with self._calling(endpoints) as client:
             request = client.build_request("GET", endpoints.userinfo)
@@ -243,17 +257,29 @@ class OAuthClient:
     def _new_key(self) -> ProofKey | None:
         return ProofKey.generate() if self._provider.dpop else None
 
-    def _client(self, endpoints: Endpoints, key: ProofKey | None, **options: Any) -> AsyncOAuth2Client:
-        known_by = self._secret or self._key
+    async def _identity(self, endpoints: Endpoints) -> ClientIdentity:
+        """Who Byline is there, as declared, or as it goes where nothing is."""
+        if not self._connection.client_id:
+            if self._registrations is None:
+                raise ConnectionMisconfigured(
+                    f"Connection '{self._connection.name}' has no client_id: write it."
+                )
+            return await self._registrations.of(self._connection.name, endpoints)
+        is_known = self._secret is not None or self._key is not None
+        method = self._provider.token_endpoint_auth_method if is_known else "none"
+        return ClientIdentity(self._connection.client_id, method, self._secret)
+
+    def _client(
+        self, identity: ClientIdentity, endpoints: Endpoints, key: ProofKey | None, **options: Any
+    ) -> AsyncOAuth2Client:
         transport: httpx2.AsyncBaseTransport = OutgoingTransport(self._discovery.outgoing)
         if self._provider.token_request == "json":
             transport = JsonTransport(transport, endpoints.token)
-        method = "none" if known_by is None else self._provider.token_endpoint_auth_method
         client = AsyncOAuth2Client(
-            client_id=self._connection.client_id,
-            client_secret=known_by,
-            token_endpoint_auth_method=method,
-            revocation_endpoint_auth_method=method,
+            client_id=identity.client_id,
+            client_secret=identity.secret or self._key,
+            token_endpoint_auth_method=identity.method,
+            revocation_endpoint_auth_method=identity.method,
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
             transport=transport if key is None else ProvingTransport(key, transport),
@@ -263,18 +289,25 @@ class OAuthClient:
             client.register_client_auth_method(assertion(self._key, endpoints.token))
         return client
 
+    async def _refused(self, code: str, identity: ClientIdentity, endpoints: Endpoints) -> TokenRefused:
+        # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
+        known = code if _ERROR.fullmatch(code) else "unknown_error"
+        if known == "invalid_client" and identity.is_registered and self._registrations is not None:
+            # What was granted to a client that is gone is gone too; the next sign-in registers another.
+            await self._registrations.forget(endpoints.issuer or "")
+            known = "invalid_grant"
+        return TokenRefused(self._connection.name, known)
+
     @asynccontextmanager
     async def _calling(
         self, endpoints: Endpoints, key: ProofKey | None = None, **options: Any
     ) -> AsyncIterator[AsyncOAuth2Client]:
+        identity = await self._identity(endpoints)
         try:
-            async with self._client(endpoints, key, **options) as client:
+            async with self._client(identity, endpoints, key, **options) as client:
                 yield client
         except OAuthError as error:
-            # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
-            code = str(error.error)
-            known = code if _ERROR.fullmatch(code) else "unknown_error"
-            raise TokenRefused(self._connection.name, known) from None
+            raise await self._refused(str(error.error), identity, endpoints) from None
         except httpx2.HTTPStatusError as error:
             msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
             raise UpstreamUnavailable(msg, status=error.response.status_code) from None
@@ -292,3 +325,8 @@ class OAuthClient:
 
 def _key_of(tokens: Tokens) -> ProofKey | None:
     return ProofKey.from_jwk(tokens.proof_key) if tokens.proof_key else None
+
+
+def _resource(endpoints: Endpoints) -> dict[str, str]:
+    """The parameter that says what tokens should be good for (RFC 8707), where that is known."""
+    return {} if endpoints.resource is None else {"resource": endpoints.resource}

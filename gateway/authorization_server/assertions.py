@@ -28,7 +28,8 @@ from gateway.authorization_server.consents import Consent, Consents
 from gateway.authorization_server.tokens import Tokens
 from gateway.issuer_keys import IssuerKeys
 from gateway.openid import display_name
-from gateway.protected_resource import all_scopes, first_scopes, mcp_paths, resource_identifier
+from gateway.protected_resource import all_scopes, first_scopes, resource_identifier
+from gateway.toolsets import mcp_paths
 
 ID_JAG_PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"
 

@@ -133,6 +133,7 @@ async def _resealed(services: Services) -> int:
         services.revocations,
         services.consent,
         services.devices,
+        services.registrations,
         services.channels,
         services.webhooks,
         Clients(services),

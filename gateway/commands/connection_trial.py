@@ -18,7 +18,9 @@ def try_connection(name: str) -> bool:
             connection = await declared(services, name)
             redirect_uri = f"{services.settings.public_url}/oauth/callback"
             await services.catalogue.give_secrets([connection])
-            trial = Trial(connection, services.environment, services.outgoing, redirect_uri)
+            trial = Trial(
+                connection, services.environment, services.outgoing, redirect_uri, services.registrations
+            )
             return await trial.findings()
 
     found = uvloop.run(findings())

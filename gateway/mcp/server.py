@@ -27,6 +27,7 @@ from gateway.mcp.rounds import Rounds, request_states
 from gateway.mcp.steps import Steps, set_log_level
 from gateway.mcp.tasks import TaskParams, Tasks, TaskUpdateParams
 from gateway.mcp.toolsets import Endpoint, endpoints
+from gateway.mcp.untold import untold
 from gateway.run_control import RunControl
 from gateway.runs import Runs
 
@@ -88,6 +89,7 @@ def mcp_servers(
             "notifications/initialized", NotificationParams, partial(changes.initialized, at=at)
         )
         serving.extensions[TASKS] = {}
+        serving.middleware.insert(0, untold)
         serving.middleware.append(request_states(services))
         return serving
 

@@ -17,7 +17,7 @@ class Implementation(StrEnum):
     """A client, by the script that drives it."""
 
     CLIENT_2 = "call-tool.mjs"
-    SDK_1 = "call-tool-2025.mjs"
+    SDK_1 = "call-tool-with-sdk.mjs"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR
 
-from gateway.messages import MOST_VALUES
+from gateway.mcp.messages import MOST_VALUES
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import ByHand, Gateway, gateway_process, routed
 from tests.platform import CONTOSO, NORTHWIND, Platform, open_platform, until

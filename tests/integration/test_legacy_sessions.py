@@ -29,10 +29,9 @@ async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
     limits = idle.settings.gateway.limits.model_copy(update={"session_idle": 0.2})
     gateway = idle.settings.gateway.model_copy(update={"limits": limits})
     services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
-    runs, temporal = idle.runs, idle.temporal
-    control = RunControl(services, temporal, runs)
-    servers = mcp_servers(services, idle.registry, runs, control, temporal)
-    app = application(services, idle.registry, runs, temporal, servers)
+    control = RunControl(services, idle.temporal, idle.runs)
+    servers = mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
+    app = application(services, idle.registry, idle.runs, idle.temporal, servers)
     secret = (await services.api_tokens.create(idle.alice, "by hand")).secret
     manager = servers[MCP_PATH].session_manager
     transport = httpx2.ASGITransport(app)

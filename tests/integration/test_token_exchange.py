@@ -18,7 +18,8 @@ from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
 from gateway.authorization_server.consents import Consents
 from gateway.bearer import PersonalToken, bearer_tokens
-from gateway.protected_resource import API_PATH, MCP_PATH
+from gateway.protected_resource import API_PATH
+from gateway.toolsets import MCP_PATH
 from tests.foreign.oidc_provider import Client as ClientThere
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port

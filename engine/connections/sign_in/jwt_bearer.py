@@ -11,6 +11,7 @@ from engine.connections.catalogue import Assertion, Connection
 from engine.connections.client_keys import algorithm_of, read_private_key
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.registration import Registrations
 from engine.errors import ConnectionMisconfigured
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -20,8 +21,14 @@ _LIFE_SECONDS: Final = 300
 class JwtBearer(OAuthClient):
     """The service as the holder of the key that its connection names, such as that of a service account."""
 
-    def __init__(self, connection: Connection, environment: Mapping[str, str], discovery: Discovery) -> None:
-        super().__init__(connection, environment, discovery)
+    def __init__(
+        self,
+        connection: Connection,
+        environment: Mapping[str, str],
+        discovery: Discovery,
+        registrations: Registrations | None = None,
+    ) -> None:
+        super().__init__(connection, environment, discovery, registrations)
         if connection.assertion is None:
             raise ConnectionMisconfigured(
                 f"Connection '{connection.name}' has nothing to sign: write assertion."

@@ -6,6 +6,7 @@ from typing import Final, Protocol
 from engine.connections.catalogue import TYPED, Connection
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.registration import Registrations
 from engine.connections.sign_in.client_credentials import ClientCredentials
 from engine.connections.sign_in.jwt_bearer import JwtBearer
 from engine.connections.sign_in.typed_key import TypedKey
@@ -35,10 +36,17 @@ class SignIn(Protocol):
 class SignIns:
     """The way of every connection, in one process."""
 
-    def __init__(self, environment: Mapping[str, str], discovery: Discovery, outgoing: Outgoing) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        discovery: Discovery,
+        outgoing: Outgoing,
+        registrations: Registrations | None = None,
+    ) -> None:
         self._environment = environment
         self._discovery = discovery
         self._outgoing = outgoing
+        self._registrations = registrations
 
     def of(self, connection: Connection) -> SignIn:
         """The way that this connection declares."""
@@ -49,7 +57,9 @@ class SignIns:
         if connection.sign_in in TYPED:
             msg = f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
             raise AuthorizationRefused(msg)
-        return _CLIENTS[connection.sign_in](connection, self._environment, self._discovery)
+        return _CLIENTS[connection.sign_in](
+            connection, self._environment, self._discovery, self._registrations
+        )
 
     def typed(self, connection: Connection) -> TypedKey:
         """What takes the keys that people type; raises AuthorizationRefused where they sign in elsewhere."""

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
 from gateway.bearer import PersonalToken
-from gateway.legacy_sessions import LegacySessions
-from gateway.messages import MessageRefused, read_message
+from gateway.mcp.legacy_sessions import LegacySessions
+from gateway.mcp.messages import MessageRefused, read_message
 
 # Of two copies, a proxy may have read the one, and Byline would read the other.
 _ROUTING: Final = (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER)

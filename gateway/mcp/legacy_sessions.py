@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from engine.settings import LimitSettings
-from gateway.messages import Message, MessageRefused
+from gateway.mcp.messages import Message, MessageRefused
 
 _LEGACY: Final = {None, *HANDSHAKE_PROTOCOL_VERSIONS}
 _NO_BODY: Final = {"type": "http.request", "body": b"", "more_body": False}

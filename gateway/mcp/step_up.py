@@ -4,7 +4,7 @@ The SDK knows one set of scopes for a whole endpoint, and names none. A tool may
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -14,8 +14,12 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.errors import ResourceUnknown
+from engine.registry import Registry
 from engine.services import Services
-from gateway.protected_resource import first_scopes, mcp_paths, metadata_address
+from gateway.mcp import search
+from gateway.protected_resource import first_scopes, metadata_address
+from gateway.toolsets import mcp_paths
 
 # A call is read in both ways in which the SDK reads it, one for each era, since they part over what is barely JSON.
 _READERS: Final[tuple[Callable[[bytes], Any], ...]] = (json.loads, from_json)
@@ -24,8 +28,9 @@ _READERS: Final[tuple[Callable[[bytes], Any], ...]] = (json.loads, from_json)
 class StepUp:
     """ASGI middleware between the check of bearer tokens and the MCP endpoints, whose answers it leaves alone."""
 
-    def __init__(self, app: ASGIApp, services: Services) -> None:
+    def __init__(self, app: ASGIApp, services: Services, registry: Registry) -> None:
         self._app = app
+        self._registry = registry
         self._policy = services.policy
         self._first = first_scopes(services.settings)
         self._metadata = {
@@ -47,12 +52,28 @@ class StepUp:
         # A body is read ahead only where its token leaves something to ask for.
         if not missing and scope["method"] == "POST" and not self._policy.scopes.issubset(held):
             body, receive = await _read_ahead(receive)
-            needed = {self._policy.scope_of(tool) for tool in _called(body)}
+            asked = {self._asked(message) for message in _messages(body)}
+            needed = {self._policy.scope_of(name) for name in asked if name is not None}
             missing = sorted(each for each in needed if each is not None and each not in held)
         if missing:
             await _insufficient(held, missing, metadata)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _asked(self, message: Mapping[str, Any]) -> str | None:
+        """The name of the tool, prompt or resource that a message asks for, if any."""
+        params = message.get("params")
+        if not isinstance(params, dict):
+            return None
+        match message.get("method"), params:
+            case "tools/call", {"name": search.CALL, "arguments": {"name": str(name)}}:
+                return name
+            case "tools/call" | "prompts/get", {"name": str(name)}:
+                return name
+            case "resources/read", {"uri": str(uri)}:
+                with suppress(ResourceUnknown):
+                    return self._registry.resource_at(uri)[0].name
+        return None
 
     def _unauthorized(self, scope: Scope, metadata: str) -> Response:
         """RFC 6750 section 3.1: a request that brought no token is told of no error."""
@@ -89,14 +110,11 @@ async def _read_ahead(receive: Receive) -> tuple[bytes, Receive]:
     return body, again
 
 
-def _called(body: bytes) -> Iterable[str]:
-    """The tools that a body calls, however many messages it holds; what cannot be read calls none."""
+def _messages(body: bytes) -> Iterable[Mapping[str, Any]]:
+    """The messages in a body, however many and however it is read; what cannot be read has none."""
     for read in _READERS:
         with suppress(ValueError, RecursionError):
             found = read(body)
             for message in found if isinstance(found, list) else [found]:
-                if isinstance(message, dict) and message.get("method") == "tools/call":
-                    parameters = message.get("params")
-                    name = parameters.get("name") if isinstance(parameters, dict) else None
-                    if isinstance(name, str):
-                        yield name
+                if isinstance(message, dict):
+                    yield message
