@@ -25,47 +25,17 @@ _ROUTING: Final = (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEAD
 _SINGLE: Final = ("authorization", "content-type", "host", "origin", MCP_SESSION_ID_HEADER)
 
 
-class Admission:
-    """Stands between the check of bearer tokens and the MCP endpoint; who has no good token, it leaves to that."""
+class Bounds:
+    """What callers hold at all MCP endpoints of a gateway together: requests under way, and sessions."""
 
-    def __init__(self, app: ASGIApp, limits: LimitSettings) -> None:
-        self._app = app
-        self._sessions = LegacySessions(app, limits)
+    def __init__(self, limits: LimitSettings) -> None:
+        self.sessions: Final = LegacySessions(limits)
         self._most = limits.requests_per_principal
         self._under_way = Counter[str]()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer what is wrong with it."""
-        user = scope.get("user")
-        if not isinstance(user, AuthenticatedUser) or not isinstance(user.access_token, PersonalToken):
-            await self._app(scope, receive, send)
-            return
-        principal = user.access_token.principal.id
-        try:
-            with self._room(principal):
-                await self._admit(scope, receive, send, principal)
-        except MessageRefused as refused:
-            await _refusal(refused)(scope, receive, send)
-
-    async def _admit(self, scope: Scope, receive: Receive, send: Send, principal: str) -> None:
-        headers = Headers(scope=scope)
-        _require_single(headers)
-        if scope["method"] != "POST":
-            # No event is kept to be sent again, and the SDK would answer nothing at all to whoever asks for that.
-            rest = [each for each in scope["headers"] if each[0] != LAST_EVENT_ID_HEADER.encode()]
-            await self._sessions.serve({**scope, "headers": rest}, receive, send, principal)
-            return
-        body = await _read(receive)
-        message = read_message(body, headers.get(MCP_PROTOCOL_VERSION_HEADER))
-        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def replay() -> Message:
-            return unread.pop() if unread else await receive()
-
-        await self._sessions.serve(scope, replay, send, principal, message)
-
     @contextmanager
-    def _room(self, principal: str) -> Iterator[None]:
+    def request(self, principal: str) -> Iterator[None]:
+        """Have a request of this principal under way; raises MessageRefused where they have too many already."""
         if self._under_way[principal] >= self._most:
             msg = f"{self._most} requests at once are the most. Let one of them end first."
             again = {"Retry-After": "1"}
@@ -77,6 +47,44 @@ class Admission:
             self._under_way[principal] -= 1
             if not self._under_way[principal]:
                 del self._under_way[principal]
+
+
+class Admission:
+    """Stands between the check of bearer tokens and an MCP endpoint; who has no good token, it leaves to that."""
+
+    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
+        self._app = app
+        self._bounds = bounds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer what is wrong with it."""
+        user = scope.get("user")
+        if not isinstance(user, AuthenticatedUser) or not isinstance(user.access_token, PersonalToken):
+            await self._app(scope, receive, send)
+            return
+        principal = user.access_token.principal.id
+        try:
+            with self._bounds.request(principal):
+                await self._admit(scope, receive, send, principal)
+        except MessageRefused as refused:
+            await _refusal(refused)(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, principal: str) -> None:
+        headers = Headers(scope=scope)
+        _require_single(headers)
+        if scope["method"] != "POST":
+            # No event is kept to be sent again, and the SDK would answer nothing at all to whoever asks for that.
+            rest = [each for each in scope["headers"] if each[0] != LAST_EVENT_ID_HEADER.encode()]
+            await self._bounds.sessions.serve(self._app, {**scope, "headers": rest}, receive, send, principal)
+            return
+        body = await _read(receive)
+        message = read_message(body, headers.get(MCP_PROTOCOL_VERSION_HEADER))
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self._bounds.sessions.serve(self._app, scope, replay, send, principal, message)
 
 
 def _require_single(headers: Headers) -> None:

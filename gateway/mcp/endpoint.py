@@ -20,7 +20,7 @@ from engine.registry import Registry
 from engine.services import Services
 from gateway.api.problems import domain_problem
 from gateway.bearer import bearer_tokens
-from gateway.mcp.admission import Admission
+from gateway.mcp.admission import Admission, Bounds
 from gateway.mcp.step_up import StepUp
 from gateway.protected_resource import SCOPE, resource_identifier
 from gateway.toolsets import MCP_PATH
@@ -32,7 +32,8 @@ def mcp_endpoints(
     servers: Mapping[str, Server[Any]], services: Services, registry: Registry, on_http_error: OnHttpError
 ) -> ASGIApp:
     """Each server at its path; whatever is left finds nothing at the first of them, and is told by `on_http_error`."""
-    apps = {path: _endpoint(path, server, services, registry) for path, server in servers.items()}
+    bounds = Bounds(services.settings.gateway.limits)
+    apps = {path: _endpoint(path, server, services, registry, bounds) for path, server in servers.items()}
     for app in apps.values():
         app.add_exception_handler(HTTPException, on_http_error)
 
@@ -42,7 +43,9 @@ def mcp_endpoints(
     return endpoints
 
 
-def _endpoint(path: str, server: Server[Any], services: Services, registry: Registry) -> Starlette:
+def _endpoint(
+    path: str, server: Server[Any], services: Services, registry: Registry, bounds: Bounds
+) -> Starlette:
     settings = services.settings
     limits, issuer = settings.gateway.limits, settings.gateway.issuer
     # The SDK's own metadata routes give way to ours, which are found before.
@@ -65,7 +68,7 @@ def _endpoint(path: str, server: Server[Any], services: Services, registry: Regi
         ),
     )
     # Innermost, where it is known who calls: first what is a message at all, then what its token is good for.
-    endpoint.user_middleware.append(Middleware(Admission, limits=limits))
+    endpoint.user_middleware.append(Middleware(Admission, bounds=bounds))
     endpoint.user_middleware.append(Middleware(StepUp, services=services, registry=registry))
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})

@@ -26,69 +26,65 @@ _NO_BODY: Final = {"type": "http.request", "body": b"", "more_body": False}
 @dataclass(slots=True)
 class _Session:
     principal: str
+    endpoint: ASGIApp
     deletion: Scope
     """The request by which the session's own client would end it."""
     under_way: int = 0
 
 
 class LegacySessions:
-    """Where one session too many is opened, the one that was silent longest ends for it.
+    """Those of all endpoints; where one too many is opened, the one that was silent longest ends for it.
 
     So those that clients left behind keep nobody from a new one. Whoever goes on with one that ended is answered 404
     and begins another, as the protocol has it; their runs go on, and the same call attaches to them.
     """
 
-    def __init__(self, app: ASGIApp, limits: LimitSettings) -> None:
-        self._app = app
+    def __init__(self, limits: LimitSettings) -> None:
         self._most = limits.sessions
         self._most_of_one = limits.sessions_per_principal
         self._open: dict[str, _Session] = {}
         self._answering: dict[tuple[str, str], asyncio.Event] = {}
 
     async def serve(
-        self, scope: Scope, receive: Receive, send: Send, principal: str, message: Message | None = None
+        self,
+        endpoint: ASGIApp,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        principal: str,
+        message: Message | None = None,
     ) -> None:
         """Serve a principal's request, which may open a session, belong to one or end one. Raises MessageRefused."""
         headers = Headers(scope=scope)
         session = headers.get(MCP_SESSION_ID_HEADER)
         if headers.get(MCP_PROTOCOL_VERSION_HEADER) not in _LEGACY:
-            await self._app(scope, receive, send)
+            await endpoint(scope, receive, send)
         elif session is None:
-            await self._open_one(scope, receive, send, principal)
+            await self._open_one(endpoint, scope, receive, send, principal)
         else:
             with self._use(session, principal):
                 async with self._turn(session, message):
-                    ended = await self._serve(scope, receive, send)
+                    ended = await _served(endpoint, scope, receive, send)
             if ended is not None and scope["method"] == "DELETE":
                 self._open.pop(session, None)
 
-    async def _open_one(self, scope: Scope, receive: Receive, send: Send, principal: str) -> None:
-        opened = await self._serve(scope, receive, send)
+    async def _open_one(
+        self, endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send, principal: str
+    ) -> None:
+        opened = await _served(endpoint, scope, receive, send)
         if opened is None:
             return
         headers = [
             (MCP_SESSION_ID_HEADER.encode(), opened.encode()),
             (b"host", Headers(scope=scope)["host"].encode()),
         ]
-        self._open[opened] = _Session(principal, {**scope, "method": "DELETE", "headers": headers})
+        deletion = {**scope, "method": "DELETE", "headers": headers}
+        self._open[opened] = _Session(principal, endpoint, deletion)
         own = [session for session, kept in self._open.items() if kept.principal == principal]
         if len(own) > self._most_of_one:
             await self._end(self._silent(own))
         if len(self._open) > self._most:
             await self._end(self._silent(self._open))
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> str | None:
-        """The session that the answer to a request names, if all went well."""
-        named: str | None = None
-
-        async def watch(event: Event) -> None:
-            nonlocal named
-            if event["type"] == "http.response.start" and event["status"] < 400:
-                named = Headers(raw=event["headers"]).get(MCP_SESSION_ID_HEADER)
-            await send(event)
-
-        await self._app(scope, receive, watch)
-        return named
 
     def _silent(self, sessions: Iterable[str]) -> str:
         """Of sessions in the order of their last requests, the first without one under way, or else the first."""
@@ -102,7 +98,8 @@ class LegacySessions:
         async def send(event: Event) -> None:
             del event
 
-        await self._app(self._open.pop(session).deletion, receive, send)
+        ended = self._open.pop(session)
+        await ended.endpoint(ended.deletion, receive, send)
 
     @contextmanager
     def _use(self, session: str, principal: str) -> Iterator[None]:
@@ -135,3 +132,17 @@ class LegacySessions:
         finally:
             del self._answering[asked]
             answered.set()
+
+
+async def _served(endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
+    """The session that the answer to a request names, if all went well."""
+    named: str | None = None
+
+    async def watch(event: Event) -> None:
+        nonlocal named
+        if event["type"] == "http.response.start" and event["status"] < 400:
+            named = Headers(raw=event["headers"]).get(MCP_SESSION_ID_HEADER)
+        await send(event)
+
+    await endpoint(scope, receive, watch)
+    return named
