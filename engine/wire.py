@@ -16,6 +16,7 @@ NOTIFY_WORKFLOW: Final = "byline.notify"
 NOTIFY_ACTIVITY: Final = "byline.deliver_notification"
 
 PROGRESS_MEMO: Final = "byline_progress"
+OUTCOME_META: Final = "byline/outcome"
 
 PRINCIPAL_ATTRIBUTE: Final = "BylinePrincipal"
 TOOL_ATTRIBUTE: Final = "BylineTool"

@@ -34,6 +34,7 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
         "NOTIFY_WORKFLOW": "byline.notify",
         "NOTIFY_ACTIVITY": "byline.deliver_notification",
         "PROGRESS_MEMO": "byline_progress",
+        "OUTCOME_META": "byline/outcome",
         "PRINCIPAL_ATTRIBUTE": "BylinePrincipal",
         "TOOL_ATTRIBUTE": "BylineTool",
         "TRIGGER_ATTRIBUTE": "BylineTrigger",
