@@ -58,13 +58,19 @@ class VaultSettings(Group):
 
 
 class IssuerSettings(Group):
-    """An external OpenID Connect issuer that signs people in instead of the built-in one."""
+    """An external OpenID Connect issuer that signs people in instead of the built-in one.
+
+    With `vouches`, what it gives at a sign-in is kept, sealed, and shown to it again, so that it vouches for its people
+    on connections that want that.
+    """
 
     issuer: str
     audience: str
     client_id: str
     client_secret: SecretStr | None = None
     jwks_uri: str | None = None
+    scope: str = "openid profile"
+    vouches: bool = False
 
 
 class GatewaySettings(Group):

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -68,6 +68,16 @@ class VerifiedToken:
     claims: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A person as subject and name, and what their sign-in came with; `expires_at` in seconds since the epoch."""
+
+    person: tuple[str, str]
+    id_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_at: float
+
+
 class Issuer:
     """The issuer that settings name, and Byline as its client."""
 
@@ -114,8 +124,8 @@ class Issuer:
 
     async def complete(
         self, parameters: Mapping[str, str], attempt: SignInAttempt, redirect_uri: str
-    ) -> tuple[str, str]:
-        """The subject and name of who signed in; raises AuthorizationRefused for an answer that does not hold."""
+    ) -> SignedIn:
+        """Who signed in, and with what; raises AuthorizationRefused for an answer that does not hold."""
         metadata = await self.metadata()
         answered_by = parameters.get("iss")
         if answered_by is None and not metadata.authorization_response_iss_parameter_supported:
@@ -131,7 +141,14 @@ class Issuer:
             raise AuthorizationRefused(msg)
         token = await self._exchange(metadata, parameters["code"], attempt, redirect_uri)
         claims = await self._id_claims(token, attempt.nonce)
-        return str(claims["sub"]), display_name({**await self._userinfo(metadata, token, claims), **claims})
+        name = display_name({**await self._userinfo(metadata, token, claims), **claims})
+        refresh_token = token.get("refresh_token")
+        return SignedIn(
+            (str(claims["sub"]), name),
+            id_token=str(token["id_token"]),
+            refresh_token=refresh_token if isinstance(refresh_token, str) else None,
+            expires_at=float(claims["exp"]),
+        )
 
     async def metadata(self) -> IssuerMetadata:
         """The issuer's metadata, read once; its `issuer` must be the one in settings, letter for letter."""
@@ -231,7 +248,7 @@ class Issuer:
             token_endpoint_auth_method="none" if secret is None else with_secret,
             code_challenge_method="S256",
             redirect_uri=redirect_uri,
-            scope="openid profile",
+            scope=self.settings.scope,
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )

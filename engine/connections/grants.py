@@ -123,9 +123,20 @@ class Grants:
         row = await self._in_force(connection, connection.holder(principal_id))
         if row is None:
             return False
-        await self._revoke_row(row.id)
+        await self._revoke_row(row.id, given_up=True)
         await self._sign_in(connection).revoke(self._tokens(row))
         return True
+
+    async def was_given_up(self, connection: Connection, principal_id: str) -> bool:
+        """Whether the holder's latest grant was taken back here, by themselves or by an administrator."""
+        latest = (
+            select(GrantRow.given_up)
+            .where(GrantRow.holder == connection.holder(principal_id), GrantRow.connection == connection.name)
+            .order_by(col(GrantRow.created_at).desc())
+            .limit(1)
+        )
+        async with self._database.reading() as session:
+            return (await session.exec(latest)).one_or_none() is True
 
     async def of(self, holder: str) -> list[Grant]:
         """Every grant of a holder that is in force."""
@@ -247,9 +258,10 @@ class Grants:
                 update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
             )
 
-    async def _revoke_row(self, grant_id: str) -> None:
+    async def _revoke_row(self, grant_id: str, *, given_up: bool = False) -> None:
+        revoke = update(GrantRow).where(col(GrantRow.id) == grant_id)
         async with self._database.writing() as session:
-            await session.exec(update(GrantRow).where(col(GrantRow.id) == grant_id).values(revoked_at=now()))
+            await session.exec(revoke.values(revoked_at=now(), given_up=given_up))
 
     async def _by_id(self, grant_id: str) -> GrantRow | None:
         async with self._database.reading() as session:

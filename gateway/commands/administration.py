@@ -106,6 +106,7 @@ async def _resealed(services: Services) -> int:
         + await services.consent.reseal()
         + await services.devices.reseal()
         + await services.registrations.reseal()
+        + await services.company_sign_ins.reseal()
         + await services.channels.reseal()
         + await Clients(services).reseal()
         + await services.webhooks.reseal()
