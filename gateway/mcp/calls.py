@@ -100,7 +100,7 @@ class Calls:
                 return await self._tasks.created(state.run)
         outcome = await self._followed(context, params, caller, state, patience, tool)
         if with_task and isinstance(outcome, Awaiting | Running):
-            return await self._tasks.created(state.run)
+            return await self._tasks.created(state.run, state.told.values())
         return await self._answer(context, outcome, state.run, tool)
 
     async def _search(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
