@@ -6,18 +6,19 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --upgrade --universal --pyt
 	--generate-hashes --no-emit-index-url --no-header --no-annotate
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo run test chromium lint format bench lock clean
+.PHONY: help demo run test conformance chromium lint format bench lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    play the whole story on this machine, and end'
-	@echo 'make run     start the same stack and stay'
-	@echo 'make test    run every test'
-	@echo 'make lint    check style, types and the arrows between the rooms'
-	@echo 'make format  let ruff set the style right'
-	@echo 'make bench   measure Byline beside raw Temporal'
-	@echo 'make lock    choose the newest versions and write the lock files'
-	@echo 'make clean   remove the environment and all development data'
+	@echo 'make demo         play the whole story on this machine, and end'
+	@echo 'make run          start the same stack and stay'
+	@echo 'make test         run every test'
+	@echo 'make conformance  hold the gateway against the public MCP suite'
+	@echo 'make lint         check style, types and the arrows between the rooms'
+	@echo 'make format       let ruff set the style right'
+	@echo 'make bench        measure Byline beside raw Temporal'
+	@echo 'make lock         choose the newest versions and write the lock files'
+	@echo 'make clean        remove the environment and all development data'
 
 demo: $(VENV)/runtime
 	@$(BIN)/python -m examples.demo
@@ -27,6 +28,9 @@ run: $(VENV)/runtime
 
 test: $(VENV)/dev $(NODE) chromium
 	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+
+conformance: $(VENV)/dev $(NODE)
+	@$(BIN)/python -m tests.conformance
 
 # Debian's, as browsers that test tools bring along are fetched from elsewhere and by their own rules.
 chromium:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 import uvloop
 
-from benchmarks import action, call, park, settings, wake
+from benchmarks import action, call, callers, held, park, settings, wake
 from benchmarks.figures import Section
 from benchmarks.machine import described
 
@@ -24,6 +24,8 @@ class Suite(StrEnum):
     """What can be measured by itself."""
 
     CALL = "call"
+    CALLERS = "callers"
+    HELD = "held"
     ACTION = "action"
     WAKE = "wake"
     PARK = "park"
@@ -32,6 +34,8 @@ class Suite(StrEnum):
 
 _MEASURES: dict[Suite, Callable[[], Awaitable[Section]]] = {
     Suite.CALL: call.measure,
+    Suite.CALLERS: callers.measure,
+    Suite.HELD: held.measure,
     Suite.ACTION: action.measure,
     Suite.WAKE: wake.measure,
     Suite.PARK: park.measure,

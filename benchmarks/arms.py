@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx2
 from temporalio.client import Client
@@ -111,8 +112,10 @@ class Arms:
 
 
 @asynccontextmanager
-async def fresh(file: Path = COMPOSE_FILE) -> AsyncIterator[Arms]:
-    """A fresh server and the upstream; all that is started on them ends with the block."""
+async def fresh(
+    file: Path = COMPOSE_FILE, *, settings: Mapping[str, str] = MappingProxyType({})
+) -> AsyncIterator[Arms]:
+    """A fresh server and the upstream, with settings of its own; all that is started on them ends with the block."""
     async with AsyncExitStack() as opened:
         data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
         upstream = await Program.start("-m", "benchmarks.upstream")
@@ -124,6 +127,7 @@ async def fresh(file: Path = COMPOSE_FILE) -> AsyncIterator[Arms]:
             "BYLINE_CONNECTIONS_FILE": "benchmarks/connections.yml",
             "BYLINE_LOG_LEVEL": "WARNING",
             "UPSTREAM_URL": url,
+            **settings,
         }
         stack = Stack(Path(data), environment=environment, file=file, say=_quiet)
         await opened.enter_async_context(stack)

@@ -1,8 +1,9 @@
-"""Two MCP clients on kept connections: the `mcp` package's own, and one that sends only what the protocol asks."""
+"""MCP clients: the `mcp` package's own, and ones of either era that send only what the protocol asks."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from itertools import count
 from typing import Any
 
@@ -15,6 +16,9 @@ Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
 """Calls a tool by name with arguments, and returns its structured content."""
 
 _PROTOCOL = "2026-07-28"
+_LEGACY_PROTOCOL = "2025-11-25"
+_ACCEPT = {"Accept": "application/json, text/event-stream"}
+_ASKS_BY_LINK: dict[str, Any] = {"elicitation": {"url": {}}}
 _META = {
     PROTOCOL_VERSION_META_KEY: _PROTOCOL,
     CLIENT_INFO_META_KEY: {"name": "bench", "version": "0"},
@@ -26,7 +30,8 @@ _PATIENCE = 120.0
 @asynccontextmanager
 async def connections() -> AsyncIterator[httpx2.AsyncClient]:
     """Kept connections for any number of lean clients."""
-    async with httpx2.AsyncClient(timeout=_PATIENCE, trust_env=False) as http:
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+    async with httpx2.AsyncClient(timeout=_PATIENCE, trust_env=False, limits=limits) as http:
         yield http
 
 
@@ -35,23 +40,121 @@ def lean(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
     numbers = count(1)
     headers = {
         **_authorization(token),
-        "Accept": "application/json, text/event-stream",
+        **_ACCEPT,
         "MCP-Protocol-Version": _PROTOCOL,
         "Mcp-Method": "tools/call",
     }
 
     async def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        body = {
-            "jsonrpc": "2.0",
-            "id": next(numbers),
-            "method": "tools/call",
-            "params": {"name": tool, "arguments": arguments, "_meta": _META},
-        }
+        params = {"name": tool, "arguments": arguments, "_meta": _META}
+        body = _request("tools/call", params, next(numbers))
         answer = await http.post(url, headers={**headers, "Mcp-Name": tool}, json=body)
         found: dict[str, Any] = _message(answer.raise_for_status())["result"]["structuredContent"]
         return found
 
     return call
+
+
+async def session(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
+    """A client of protocol 2025-11-25 in a session of its own."""
+    numbers, headers = count(2), await _opened(http, url, token, {})
+
+    async def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        body = _request("tools/call", {"name": tool, "arguments": arguments}, next(numbers))
+        answer = await http.post(url, headers=headers, json=body)
+        found: dict[str, Any] = _message(answer.raise_for_status())["result"]["structuredContent"]
+        return found
+
+    return call
+
+
+@asynccontextmanager
+async def waiting(
+    http: httpx2.AsyncClient, url: str, token: str, tool: str, arguments: dict[str, Any], *, legacy: bool
+) -> AsyncIterator[None]:
+    """A call whose person is about to sign in: the client has shown the link, and its connection is held."""
+    async with AsyncExitStack() as opened:
+        hold = _hold_session if legacy else _hold_round
+        await hold(opened, http, url, token, tool, arguments)
+        yield
+
+
+async def _hold_round(
+    opened: AsyncExitStack,
+    http: httpx2.AsyncClient,
+    url: str,
+    token: str,
+    tool: str,
+    arguments: dict[str, Any],
+) -> None:
+    headers = {
+        **_authorization(token),
+        **_ACCEPT,
+        "MCP-Protocol-Version": _PROTOCOL,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": tool,
+    }
+    meta = {**_META, CLIENT_CAPABILITIES_META_KEY: _ASKS_BY_LINK}
+    params = {"name": tool, "arguments": arguments, "_meta": meta}
+    asked = await http.post(url, headers=headers, json=_request("tools/call", params, 1))
+    result = _message(asked.raise_for_status())["result"]
+    answers = {key: {"action": "accept"} for key in result["inputRequests"]}
+    params |= {"requestState": result["requestState"], "inputResponses": answers}
+    await _hold(opened, http, url, headers, _request("tools/call", params, 2))
+
+
+async def _hold_session(
+    opened: AsyncExitStack,
+    http: httpx2.AsyncClient,
+    url: str,
+    token: str,
+    tool: str,
+    arguments: dict[str, Any],
+) -> None:
+    headers = await _opened(http, url, token, _ASKS_BY_LINK)
+    stream = http.stream(
+        "POST", url, headers=headers, json=_request("tools/call", {"name": tool, "arguments": arguments}, 2)
+    )
+    answer = (await opened.enter_async_context(stream)).raise_for_status()
+    async for line in answer.aiter_lines():
+        message = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
+        if message.get("method") == "elicitation/create":
+            accepted = {"jsonrpc": "2.0", "id": message["id"], "result": {"action": "accept"}}
+            (await http.post(url, headers=headers, json=accepted)).raise_for_status()
+            return
+
+
+async def _hold(
+    opened: AsyncExitStack, http: httpx2.AsyncClient, url: str, headers: dict[str, str], body: dict[str, Any]
+) -> None:
+    holding = asyncio.create_task(http.post(url, headers=headers, json=body))
+
+    async def let_go() -> None:
+        holding.cancel()
+        with suppress(asyncio.CancelledError):
+            await holding
+
+    opened.push_async_callback(let_go)
+
+
+async def _opened(
+    http: httpx2.AsyncClient, url: str, token: str | None, capabilities: dict[str, Any]
+) -> dict[str, str]:
+    """The headers of a session that was opened just now."""
+    headers = {**_authorization(token), **_ACCEPT}
+    about = {
+        "protocolVersion": _LEGACY_PROTOCOL,
+        "capabilities": capabilities,
+        "clientInfo": {"name": "bench", "version": "0"},
+    }
+    answer = await http.post(url, headers=headers, json=_request("initialize", about, 1))
+    headers |= {
+        "Mcp-Session-Id": answer.raise_for_status().headers["mcp-session-id"],
+        "MCP-Protocol-Version": _LEGACY_PROTOCOL,
+    }
+    begun = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    (await http.post(url, headers=headers, json=begun)).raise_for_status()
+    return headers
 
 
 @asynccontextmanager
@@ -65,6 +168,10 @@ async def packaged(url: str, token: str | None = None) -> AsyncIterator[Call]:
             return found
 
         yield call
+
+
+def _request(method: str, params: dict[str, Any], number: int) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
 
 
 def _message(answer: httpx2.Response) -> Any:

@@ -10,17 +10,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx2
 from fastapi import Request
-from mcp.shared.auth import OAuthClientInformationFull
 
+from engine.db.database import now
 from engine.identity.model import Principal
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSettings
+from gateway.authorization_server.clients import Client
+from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
 from gateway.authorization_server.tokens import Tokens
 from gateway.embedded.stack import Stack
 from gateway.protected_resource import SCOPE, resource_identifier
 from gateway.sessions import NewSession, Sessions
 
-_CHAT = OAuthClientInformationFull(client_id="bench", redirect_uris=None)
+_CHAT = Client(client_id="bench", redirect_uris=None)
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,19 @@ class People:
 
     async def _token(self, principal: Principal) -> str:
         resource = resource_identifier(self._services.settings)
+        consent = Consent(
+            id=f"bench-{principal.id}",
+            principal_id=principal.id,
+            client_id=_CHAT.client_id,
+            client_name=_CHAT.title,
+            resource=resource,
+            scopes=(SCOPE,),
+            created_at=now(),
+            expires_at=now() + UNUSED_LIFE,
+        )
+        await Consents(self._services.database).add(consent)
         issued = await Tokens(self._services).issue(
-            principal, _CHAT, [SCOPE], "bench", resource=resource, with_refresh=False
+            principal, _CHAT, consent.scopes, consent.id, resource=resource, with_refresh=False
         )
         return issued.access_token
 

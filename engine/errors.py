@@ -9,6 +9,7 @@
     ├── AuthorizationEnded
     │   ├── AuthorizationDenied · AuthorizationExpired · AuthorizationCancelled
     ├── AuthorizationRefused
+    │   └── KeyRefused
     ├── QuestionEnded
     │   ├── QuestionDeclined · QuestionExpired · QuestionCancelled · ApprovalDenied · ApprovalExpired
     ├── QuestionUnknown · QuestionClosed · AnswerInvalid
@@ -16,8 +17,8 @@
     ├── UpstreamFailed
     │   ├── PermissionDenied · RecordNotFound · RequestRejected
     │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
-    ├── VaultSealBroken
-    ├── AddressRefused · ChannelUnknown · TooSoon
+    ├── VaultSealBroken · KeyServiceUnavailable
+    ├── AddressRefused · ClientRefused · ChannelUnknown · TooSoon
     ├── WebhookUnknown · WebhookInvalid
     ├── DeliveryRefused
     │   └── DeliveryStale
@@ -190,6 +191,12 @@ class AuthorizationRefused(BylineError):
     code = "authorization_refused"
 
 
+class KeyRefused(AuthorizationRefused):
+    """A key that a person typed cannot be one, or the upstream does not take it."""
+
+    code = "key_refused"
+
+
 class QuestionEnded(BylineError):
     """The wait for a person is over without an answer."""
 
@@ -314,15 +321,28 @@ class OutcomeUnknown(UpstreamFailed):
 
 
 class VaultSealBroken(BylineError):
-    """A stored secret does not open: its key is not in the keyring, or the row was altered or moved."""
+    """A stored secret does not open: its key is not there any more, or the row was altered or moved."""
 
     code = "vault_seal_broken"
+
+
+class KeyServiceUnavailable(BylineError):
+    """The service that keeps the master key does not answer or refuses; what is sealed stays, and opens afterwards."""
+
+    code = "key_service_unavailable"
+    retryable = True
 
 
 class AddressRefused(BylineError):
     """An address that somebody gave is not one that Byline calls; the message says why."""
 
     code = "address_refused"
+
+
+class ClientRefused(BylineError):
+    """The document at a client's address does not describe a client that can be served; the message says why."""
+
+    code = "client_refused"
 
 
 class ChannelUnknown(BylineError):

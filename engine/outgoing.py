@@ -1,4 +1,4 @@
-"""Requests to addresses that people gave: never to a private network, never on to another address, never for long."""
+"""Requests to addresses that others gave: never to a private network, never on to another address, never for long."""
 
 import asyncio
 import ipaddress
@@ -22,6 +22,9 @@ _TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
 _LARGEST_ANSWER: Final = 1_000_000
 _LONGEST_ADDRESS = 2000
 _LONGEST_PATIENCE = 86_400.0
+_OWN_HEADERS: Final = frozenset(
+    {"host", "accept-encoding", "connection", "content-length", "transfer-encoding"}
+)
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolver = Callable[[str, int], Awaitable[list[str]]]
@@ -175,7 +178,8 @@ class Outgoing:
         port = url.port or (443 if url.scheme == "https" else 80)
         addresses = await self._resolve(url.host, port)
         # One private address among public ones is how a name is turned against the network that resolves it.
-        if not addresses or not (self._settings.allow_private or all(map(is_public, addresses))):
+        allowed = self._settings.allow_private or url.host in self._settings.private_hosts
+        if not addresses or not (allowed or all(map(is_public, addresses))):
             msg = f"{url.host} is not on the public Internet, so it is not called."
             raise AddressRefused(msg)
         return addresses
@@ -225,3 +229,18 @@ class Outgoing:
         finally:
             await response.aclose()
         return Answer(response.status_code, response.headers, bytes(body))
+
+
+class OutgoingTransport(httpx2.AsyncBaseTransport):
+    """Lets a library's client make its requests through an Outgoing, by all of its rules."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._outgoing = outgoing
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send; raises as `Outgoing.send` does."""
+        headers = {name: value for name, value in request.headers.items() if name not in _OWN_HEADERS}
+        answer = await self._outgoing.send(
+            request.method, str(request.url), headers=headers, content=await request.aread()
+        )
+        return httpx2.Response(answer.status, headers=answer.headers, content=answer.body, request=request)

@@ -1,11 +1,11 @@
-"""Which offers a principal may call, as the policy file says; what they may do upstream is the upstream's to say."""
+"""Who may call an offer, and with which scope; what they may do upstream is the upstream's to say."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import structlog
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine.errors import NotAllowed, SettingsInvalid
 from engine.identity.model import Principal
@@ -15,11 +15,15 @@ log = structlog.get_logger()
 
 
 class ToolPolicy(BaseModel):
-    """Who may call one tool: everybody who has one of these roles."""
+    """Who may call one tool: everybody who has one of these roles, or without any said, everybody.
+
+    Its `scope` is one that a chat client's token has to carry besides (RFC 6749 section 3.3).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    roles: frozenset[str]
+    roles: frozenset[str] | None = None
+    scope: str | None = Field(default=None, pattern=r"^[!#-\[\]-~]+$")
 
 
 class PolicyFile(BaseModel):
@@ -31,19 +35,18 @@ class PolicyFile(BaseModel):
 
     def allows(self, name: str, roles: Collection[str]) -> bool:
         """Whether somebody with these roles may call what is named so."""
-        return name not in self.tools or not self.tools[name].roles.isdisjoint(roles)
+        wanted = self.tools[name].roles if name in self.tools else None
+        return wanted is None or not wanted.isdisjoint(roles)
 
 
-class Policy:
-    """Decides at every call, and again at every firing of a schedule, by the file as it stands then."""
+class WatchedPolicyFile:
+    """A policy file as it stands: what is changed in it holds from the next decision on, in every process."""
 
-    def __init__(self, path: Path | None, roles: Roles) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._roles = roles
         self._stamp = _stamp(path)
         self._rules = read_policy(path)
 
-    @property
     def rules(self) -> PolicyFile:
         """The rules in force; a file that was changed into one that cannot be used leaves those before it in force."""
         stamp = _stamp(self._path)
@@ -54,6 +57,33 @@ class Policy:
             except SettingsInvalid as problem:
                 log.warning("policy_not_changed", reason=str(problem))
         return self._rules
+
+
+class Policy:
+    """Decides at every call, and again at every firing of a schedule, by the rules in force then."""
+
+    def __init__(self, rules: Callable[[], PolicyFile], roles: Roles) -> None:
+        self._in_force = rules
+        self._roles = roles
+
+    @property
+    def rules(self) -> PolicyFile:
+        """The rules in force."""
+        return self._in_force()
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Every scope that some offer asks for."""
+        return frozenset(rule.scope for rule in self.rules.tools.values() if rule.scope is not None)
+
+    def scope_of(self, tool: str) -> str | None:
+        """The scope that a chat client's token needs for the tool."""
+        rule = self.rules.tools.get(tool)
+        return None if rule is None else rule.scope
+
+    def tools_with(self, scope: str) -> list[str]:
+        """The tools that a chat client's token needs this scope for, by name."""
+        return sorted(tool for tool, rule in self.rules.tools.items() if rule.scope == scope)
 
     async def allowed(self, principal: Principal, tools: Iterable[str]) -> list[str]:
         """Those of the tools that the principal may call, in the order given."""
@@ -66,7 +96,7 @@ class Policy:
     async def require(self, principal: Principal, tool: str) -> None:
         """Return where the principal may call the tool; raises NotAllowed."""
         if tool not in await self.allowed(principal, [tool]):
-            roles = " or ".join(sorted(self._rules.tools[tool].roles)) or "none that exists"
+            roles = " or ".join(sorted(self.rules.tools[tool].roles or ())) or "none that exists"
             msg = f"{principal.name} may not call {tool}: the policy asks for the role {roles}."
             raise NotAllowed(msg)
 

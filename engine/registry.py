@@ -137,6 +137,13 @@ class Registry:
         """The tool, prompt or resource of this name; raises ToolUnknown."""
         return self.prompts.get(name) or self.resources.get(name) or self.tool(name)
 
+    def title(self, name: str) -> str:
+        """What people read of an offer; its name, where there is none of this name any more."""
+        for offers in (self.tools, self.prompts, self.resources):
+            if name in offers:
+                return offers[name].declaration.title
+        return name
+
     def resource_at(self, uri: str) -> tuple[Resource, dict[str, str]]:
         """The resource at this address, and the values of its template's variables; raises ResourceUnknown.
 

@@ -1,6 +1,7 @@
 """All that a builder imports from Byline; everything else in a tool is ordinary Temporal."""
 
 from engine.actions import action, upstream
+from engine.changes.telling import changed
 from engine.content import Audio, Content, Document, Embedded, Image, Link, Message, Messages, Text
 from engine.offers import Icon, prompt, resource, tool
 from engine.progress import progress
@@ -23,6 +24,7 @@ __all__ = [
     "action",
     "approval",
     "ask",
+    "changed",
     "progress",
     "prompt",
     "resource",

@@ -9,14 +9,20 @@ import httpx2
 
 from engine.audit.trail import Trail
 from engine.authorization.consent import Consent
+from engine.authorization.devices import DeviceSignIns
 from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
+from engine.authorization.typed_keys import TypedKeys
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
-from engine.connections.catalogue import Catalogue, Connection
+from engine.changes.changes import ResourceChanges
+from engine.connections.catalogue import Catalogue
+from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
-from engine.connections.oauth import OAuthClient
+from engine.connections.registration import Registrations
+from engine.connections.revocations import Revocations
+from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database
 from engine.db.migrate import require_current
 from engine.identity.principals import Principals
@@ -29,9 +35,11 @@ from engine.notifications.mail import Mail
 from engine.notifications.notifier import Notifier
 from engine.notifications.posts import Posts
 from engine.outgoing import Outgoing
-from engine.policy import Policy
+from engine.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
 from engine.settings import Settings
+from engine.vault.data_keys import DataKeys
+from engine.vault.key_providers import open_key_providers
 from engine.vault.keyring import Keyring
 from engine.vault.vault import Vault
 from engine.waiting.waiters import Waiters
@@ -47,7 +55,8 @@ class Services:
     settings: Settings
     environment: Mapping[str, str]
     database: Database
-    keyring: Keyring
+    keyring: Keyring | None
+    data_keys: DataKeys
     vault: Vault
     keys: SigningKeys
     principals: Principals
@@ -57,14 +66,21 @@ class Services:
     service_principals: ServicePrincipals
     runs: RunRecords
     identities: IdentityVerifier
+    client_secrets: ClientSecrets
     catalogue: Catalogue
     grants: Grants
+    revocations: Revocations
     trail: Trail
     waiters: Waiters
     authorization: AuthorizationRequests
     standing_in: StandingIn
     consent: Consent
+    typed_keys: TypedKeys
+    devices: DeviceSignIns
+    sign_ins: SignIns
+    registrations: Registrations
     questions: Questions
+    changes: ResourceChanges
     channels: Channels
     notifier: Notifier
     outgoing: Outgoing
@@ -79,20 +95,23 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         database = Database(settings.database)
         closing.push_async_callback(database.close)
         await require_current(database)
-        keyring = Keyring(settings.vault)
-        vault = Vault(keyring)
+        providers, keyring = open_key_providers(settings.vault)
+        beside = Database(settings.database.model_copy(update={"pool_size": 1}))
+        data_keys = DataKeys(beside, providers, settings.vault.data_key_life)
+        closing.push_async_callback(data_keys.close)
+        await data_keys.open()
+        vault = Vault(data_keys, keyring)
         keys = SigningKeys(database, vault)
         principals, roles, runs = Principals(database), Roles(database), RunRecords(database)
-        catalogue = Catalogue(database)
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
-        discovery = Discovery(outgoing)
-
-        def client(connection: Connection) -> OAuthClient:
-            return OAuthClient(connection, environment, discovery)
-
-        grants = Grants(database, vault, client)
+        registrations = Registrations(database, vault, outgoing, settings.public_url)
+        sign_ins = SignIns(environment, Discovery(outgoing), outgoing, registrations)
+        revocations = Revocations(database, vault, sign_ins.of)
+        grants = Grants(database, vault, sign_ins.of, revocations)
         trail = Trail(database, keys)
+        client_secrets = ClientSecrets(database, vault)
+        catalogue = Catalogue(database, client_secrets)
         waiters = Waiters(database, runs)
         requests = AuthorizationRequests(
             database, principals, runs, grants, waiters, trail, settings.wait_limit
@@ -126,25 +145,33 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             environment=environment,
             database=database,
             keyring=keyring,
+            data_keys=data_keys,
             vault=vault,
             keys=keys,
             principals=principals,
             roles=roles,
-            policy=Policy(settings.policy_file, roles),
+            policy=Policy(WatchedPolicyFile(settings.policy_file).rules, roles),
             api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
             service_principals=ServicePrincipals(principals, trail, settings.public_url),
             runs=runs,
             identities=IdentityVerifier(keys, runs),
+            client_secrets=client_secrets,
             catalogue=catalogue,
             grants=grants,
+            revocations=revocations,
             trail=trail,
             waiters=waiters,
             authorization=requests,
             standing_in=standing_in,
             consent=Consent(
-                database, vault, catalogue, grants, requests, standing_in, trail, client, redirect_uri
+                database, vault, catalogue, grants, requests, standing_in, trail, sign_ins, redirect_uri
             ),
+            devices=DeviceSignIns(database, vault, catalogue, grants, requests, standing_in, sign_ins),
+            sign_ins=sign_ins,
+            registrations=registrations,
+            typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
             questions=questions,
+            changes=ResourceChanges(database),
             channels=channels,
             notifier=notifier,
             outgoing=outgoing,

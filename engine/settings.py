@@ -50,11 +50,60 @@ class TemporalSettings(Group):
         return self
 
 
-class VaultSettings(Group):
-    """The master keys: a keyring file (mode 0600, made on first start), or the same JSON in the environment."""
+class TransitSettings(Group):
+    """A key of HashiCorp Vault's transit engine; the token itself, or the file that an agent keeps it in."""
 
+    address: str
+    key: str
+    mount: str = "transit"
+    namespace: str | None = None
+    token: SecretStr | None = None
+    token_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_token(self) -> "TransitSettings":
+        if (self.token is None) == (self.token_file is None):
+            msg = "set either BYLINE_VAULT__TRANSIT__TOKEN or BYLINE_VAULT__TRANSIT__TOKEN_FILE"
+            raise ValueError(msg)
+        return self
+
+
+class AwsKmsSettings(Group):
+    """A symmetric key of AWS KMS: its id, ARN or alias."""
+
+    key_id: str
+    region: str | None = None
+    endpoint: str | None = None
+
+
+class VaultSettings(Group):
+    """Who keeps the master key that wraps the data keys, and how long an unwrapped one stays in memory, in seconds.
+
+    The keyring is a file (mode 0600, made on first start), or the same JSON in the environment. What another provider
+    than `provider` wrapped is unwrapped by it as long as it is set here.
+    """
+
+    provider: Literal["keyring", "transit", "aws_kms"] = "keyring"
     keyring_file: Path | None = Path(".byline/keyring.json")
     keyring: SecretStr | None = None
+    transit: TransitSettings | None = None
+    aws_kms: AwsKmsSettings | None = None
+    data_key_life: float = Field(default=300.0, ge=1.0)
+
+    @model_validator(mode="after")
+    def _provider_is_set(self) -> "VaultSettings":
+        if self.provider == "keyring" and self.keyring is None and self.keyring_file is None:
+            msg = "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
+            raise ValueError(msg)
+        if self.provider != "keyring" and getattr(self, self.provider) is None:
+            msg = f"BYLINE_VAULT__PROVIDER is {self.provider}: set BYLINE_VAULT__{self.provider.upper()} as well"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def has_keyring(self) -> bool:
+        """Whether there is a keyring already."""
+        return self.keyring is not None or (self.keyring_file is not None and self.keyring_file.exists())
 
 
 class IssuerSettings(Group):
@@ -65,6 +114,26 @@ class IssuerSettings(Group):
     client_id: str
     client_secret: SecretStr | None = None
     jwks_uri: str | None = None
+    scopes: tuple[str, ...] = ()
+
+
+class AssertionIssuerSettings(Group):
+    """An enterprise's identity provider, whose assertions let its people's clients in (ID-JAG)."""
+
+    issuer: str
+    jwks_uri: str | None = None
+
+
+class LimitSettings(Group):
+    """What one gateway takes at most: sizes in bytes, times in seconds, all else in numbers at once."""
+
+    connections: int = Field(default=5000, gt=0)
+    body: int = Field(default=2 * 1024 * 1024, gt=0)
+    arrival: float = Field(default=30.0, gt=0)
+    requests_per_principal: int = Field(default=100, gt=0)
+    sessions: int = Field(default=2000, gt=0)
+    sessions_per_principal: int = Field(default=50, gt=0)
+    session_idle: float = Field(default=1800.0, gt=0)
 
 
 class GatewaySettings(Group):
@@ -78,12 +147,26 @@ class GatewaySettings(Group):
     port: int = 8080
     public_url: str | None = None
     issuer: IssuerSettings | None = None
+    assertion_issuers: tuple[AssertionIssuerSettings, ...] = ()
+    open_registration: bool = True
+    registrations_per_hour: int = Field(default=100, gt=0)
     demo_people: bool = False
     access_token_life: int = 3600
     session_life: int = 12 * 3600
     answer_within: float = 20.0
     hold_within: float = 50.0
     longest_api_token_life: timedelta = Field(default=timedelta(days=365), gt=timedelta())
+    limits: LimitSettings = LimitSettings()
+
+    @model_validator(mode="after")
+    def _one_place_of_assertions(self) -> "GatewaySettings":
+        if self.issuer is not None and self.assertion_issuers:
+            msg = (
+                "BYLINE_GATEWAY__ASSERTION_ISSUERS is for the built-in authorization server: with "
+                "BYLINE_GATEWAY__ISSUER__ISSUER, have that issuer take the assertions"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class NotificationSettings(Group):
@@ -105,10 +188,14 @@ class NotificationSettings(Group):
 
 
 class OutgoingSettings(Group):
-    """Which addresses that people give may be called: by default those of the public Internet, by HTTPS."""
+    """Which addresses that people give may be called: by default those of the public Internet, by HTTPS.
+
+    `private_hosts` are called wherever they lie, for a provider of one's own; `allow_private` opens the whole network.
+    """
 
     allow_http: bool = False
     allow_private: bool = False
+    private_hosts: tuple[str, ...] = ()
 
 
 class Settings(BaseSettings):
@@ -134,13 +221,6 @@ class Settings(BaseSettings):
     toolsets_file: Path | None = None
     wait_limit: timedelta = Field(default=timedelta(days=7), le=LONGEST_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-
-    @model_validator(mode="after")
-    def _one_keyring(self) -> "Settings":
-        if self.vault.keyring is None and self.vault.keyring_file is None:
-            msg = "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
-            raise ValueError(msg)
-        return self
 
     @property
     def public_url(self) -> str:

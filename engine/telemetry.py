@@ -1,6 +1,7 @@
 """What a process says of itself on standard output; request lines and bodies of HTTP clients are never part of it."""
 
 import logging
+import sys
 
 import structlog
 
@@ -14,4 +15,11 @@ def configure_logging(level: str) -> None:
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING)
     threshold = logging.getLevelNamesMapping()[level]
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(threshold))
+    *earlier, _ = structlog.get_config()["processors"]
+    # Where rich is installed, structlog would print the local variables of each frame, which hold tokens.
+    plain = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    structlog.configure(
+        processors=[*earlier, plain], wrapper_class=structlog.make_filtering_bound_logger(threshold)
+    )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Final
 from urllib.parse import unquote
 
 import httpx2
@@ -29,6 +30,8 @@ from engine.waiting.waiters import ParkedAction
 _IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
 _CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
 _NOT_FOUND = frozenset({404, 410})
+_LARGEST_ANSWER: Final = 16_000_000
+_OF_THE_WIRE: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _SEPARATOR = re.compile(r"[/\\]")
 
 
@@ -49,8 +52,9 @@ class ActionContext:
 class Upstream:
     """The upstream system of the running action's connection; paths are relative to the connection's base URL.
 
-    A path that would lead elsewhere than it reads (`..`, `?`, `#`, a backslash) is refused with a ValueError, since an
-    argument may have brought it; one that may hold a slash belongs in `urllib.parse.quote(…, safe="")`.
+    The empty path is the base URL itself. One that would lead elsewhere than it reads (`..`, `?`, `#`, a backslash) is
+    refused with a ValueError, since an argument may have brought it; one that may hold a slash belongs in
+    `urllib.parse.quote(…, safe="")`.
 
     Every method raises the UpstreamFailed that fits an answer outside 2xx, and AuthorizationRequired where the
     person has to sign in, or to consent to more, before the request can be made.
@@ -70,6 +74,7 @@ class Upstream:
         self._requests = requests
         self._trail = trail
         self._credential: Credential | None = None
+        self._served = False
         self._writes = 0
 
     async def get(
@@ -115,16 +120,20 @@ class Upstream:
             data=data,
             headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
         )
-        credential, header = await self.credential(), connection.provider.token_header
-        sign(request, credential.access_token, credential.proof_key, header=header)
+        if self._served:
+            # The first request follows on the look that let the action begin; others see what was revoked since.
+            self._credential = None
+        self._served = True
+        credential, place = await self.credential(), connection.token_place
+        sign(request, credential.access_token, credential.proof_key, place=place)
         response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         nonce = None if credential.proof_key is None else nonce_asked(response)
         if nonce is not None:
-            sign(request, credential.access_token, credential.proof_key, nonce=nonce, header=header)
+            sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
             response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             credential = await self._replaced(credential)
-            sign(request, credential.access_token, credential.proof_key, nonce=nonce, header=header)
+            sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
             response = await self._send(request, credential, record, created, key, idempotent=idempotent)
         return await self._judged(response, credential)
 
@@ -182,7 +191,7 @@ class Upstream:
         seq = await self._trail.append(intended)
         ended = replace(intended, kind="action.ended", intent=seq)
         try:
-            response = await self._http.send(request)
+            response, is_whole = await _received(await self._http.send(request, stream=True))
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             await self._trail.append(replace(ended, verdict="unreachable", error=type(error).__name__))
             msg = f"{self._context.connection.title} cannot be reached."
@@ -192,10 +201,13 @@ class Upstream:
             raise self._no_answer(idempotent=idempotent) from None
         ended = replace(ended, status=response.status_code, verdict=_verdict(response))
         try:
-            if created is not None and response.is_success:
+            if created is not None and response.is_success and is_whole:
                 ended = replace(ended, record_id=str(created(response)))
         finally:
-            await self._trail.append(ended)
+            await self._trail.append(ended if is_whole else replace(ended, error="answer_too_large"))
+        if not is_whole:
+            msg = f"{self._context.connection.title} answers with more than {_LARGEST_ANSWER:,} bytes: ask it for less."
+            raise RequestRejected(msg, status=response.status_code)
         return response
 
     async def _judged(self, response: httpx2.Response, credential: Credential) -> httpx2.Response:
@@ -280,9 +292,27 @@ class Upstream:
         )
 
 
+async def _received(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
+    """A response with its body, and whether that is all of it; one that goes on for ever is not read for ever."""
+    pieces, size = [], 0
+    try:
+        async for piece in response.aiter_bytes():
+            size += len(piece)
+            if size > _LARGEST_ANSWER:
+                break
+            pieces.append(piece)
+    finally:
+        await response.aclose()
+    headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_WIRE]
+    whole = httpx2.Response(
+        response.status_code, headers=headers, content=b"".join(pieces), request=response.request
+    )
+    return whole, size <= _LARGEST_ANSWER
+
+
 def _joined(base_url: str, path: str) -> str:
     steps = _SEPARATOR.split(unquote(path))
-    address = f"{base_url.rstrip('/')}/{path.lstrip('/')}"
+    address = f"{base_url.rstrip('/')}/{path.lstrip('/')}" if path else base_url
     if not {".", ".."}.isdisjoint(steps) or not {"?", "#", "\\"}.isdisjoint(path):
         msg = "The path of this request would lead elsewhere than it reads: check what the action was given."
         raise ValueError(msg)

@@ -35,7 +35,17 @@ from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings, TemporalSettings
 from engine.temporal import connect, ensure_search_attributes
-from engine.wire import ASK_ACTIVITY, ENROLL_ACTIVITY, NOTIFY_ACTIVITY, WITHDRAW_ACTIVITY
+from engine.upkeep.schedule import ensure_upkeep
+from engine.upkeep.upkeep import Upkeep
+from engine.upkeep.workflow import UpkeepWorkflow
+from engine.wire import (
+    ASK_ACTIVITY,
+    CHANGED_ACTIVITY,
+    ENROLL_ACTIVITY,
+    NOTIFY_ACTIVITY,
+    UPKEEP_ACTIVITY,
+    WITHDRAW_ACTIVITY,
+)
 
 # Data that does not fit fails a run for good; a mistake in code waits for the next deployment, as Temporal has it.
 _FINAL = (BylineError, *UNFIT)
@@ -70,13 +80,15 @@ def build_worker(settings: Settings, services: Services, temporal: Client, regis
     return Worker(
         temporal,
         task_queue=settings.temporal.task_queue,
-        workflows=[*registry.workflows.values(), NotifyWorkflow],
+        workflows=[*registry.workflows.values(), NotifyWorkflow, UpkeepWorkflow],
         activities=[
             *registry.activities.values(),
             _withdraw(services),
             _ask(services),
+            _changed(services),
             _enroll(services, temporal),
             _deliver(services, registry),
+            _keep_up(services),
         ],
         interceptors=[BylineInterceptor(services, temporal)],
         workflow_runner=_runner(settings),
@@ -97,6 +109,7 @@ async def run_worker(settings: Settings, environment: Mapping[str, str]) -> None
     registry = Registry(settings.modules)
     temporal = await connect(settings.temporal)
     await ensure_search_attributes(temporal)
+    await ensure_upkeep(temporal, settings.temporal.task_queue)
     async with (
         open_services(settings, environment) as services,
         build_worker(settings, services, temporal, registry),
@@ -131,16 +144,28 @@ def _ask(services: Services) -> Callable[[Asked], Awaitable[Answered]]:
     return ask
 
 
-def _deliver(services: Services, registry: Registry) -> Callable[[Owed], Awaitable[str]]:
-    def title(tool: str) -> str:
-        known = registry.tools.get(tool)
-        return tool if known is None else known.declaration.title
+def _changed(services: Services) -> Callable[[str], Awaitable[None]]:
+    @activity.defn(name=CHANGED_ACTIVITY)
+    async def changed(uri: str) -> None:
+        await services.changes.note(uri)
 
+    return changed
+
+
+def _deliver(services: Services, registry: Registry) -> Callable[[Owed], Awaitable[str]]:
     @activity.defn(name=NOTIFY_ACTIVITY)
     async def deliver(owed: Owed) -> str:
-        return await services.notifier.deliver(owed, title)
+        return await services.notifier.deliver(owed, registry.title)
 
     return deliver
+
+
+def _keep_up(services: Services) -> Callable[[str], Awaitable[int]]:
+    @activity.defn(name=UPKEEP_ACTIVITY)
+    async def keep_up(part: str) -> int:
+        return await Upkeep(services).do(part)
+
+    return keep_up
 
 
 def _version(settings: TemporalSettings) -> WorkerDeploymentConfig | None:

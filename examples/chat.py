@@ -11,6 +11,7 @@ import httpx2
 from mcp.client.auth import AuthorizationCodeResult, OAuthClientProvider, TokenStorage
 from mcp.client.client import Client
 from mcp.client.context import ClientRequestContext
+from mcp.client.session import MessageHandlerFnT
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.auth import OAuthClientInformationFull, OAuthClientMetadata, OAuthToken
 from mcp_types import ElicitRequestFormParams, ElicitRequestParams, ElicitResult
@@ -88,16 +89,14 @@ def signing_in(person: Person, url: str) -> OAuthClientProvider:
 
     async def redirect(address: str) -> None:
         query = parse_qs(urlsplit(await person.sign_in(address)).query)
-        answer.set_result(
+        await answers.put(
             AuthorizationCodeResult(
                 code=query["code"][0], state=query.get("state", [None])[0], iss=query.get("iss", [None])[0]
             )
         )
 
-    answer: asyncio.Future[AuthorizationCodeResult] = asyncio.get_running_loop().create_future()
-
-    async def back() -> AuthorizationCodeResult:
-        return await answer
+    # One for each time that the client asks: at first, and when a tool needs another scope.
+    answers: asyncio.Queue[AuthorizationCodeResult] = asyncio.Queue()
 
     metadata = OAuthClientMetadata(
         client_name="A chat client",
@@ -106,7 +105,9 @@ def signing_in(person: Person, url: str) -> OAuthClientProvider:
         response_types=["code"],
         token_endpoint_auth_method="none",
     )
-    return OAuthClientProvider(url, metadata, person.tokens, redirect_handler=redirect, callback_handler=back)
+    return OAuthClientProvider(
+        url, metadata, person.tokens, redirect_handler=redirect, callback_handler=answers.get
+    )
 
 
 @asynccontextmanager
@@ -117,12 +118,13 @@ async def chat(
     elicitation: bool = True,
     mode: Literal["auto", "legacy"] = "auto",
     transport: httpx2.AsyncBaseTransport | None = None,
+    hears: MessageHandlerFnT | None = None,
 ) -> AsyncIterator[Client]:
     """An MCP client of this person, signed in.
 
     A link that it is asked to open goes to `person.links`; the client goes on with `person.decision` once
     `person.has_signed_in` is set. A form that it is asked to show goes to `person.forms` and is filled in at once with
-    what the person `enters`.
+    what the person `enters`. What the server notifies of goes to `hears`.
     """
 
     async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
@@ -136,6 +138,7 @@ async def chat(
         return ElicitResult(action=person.decision)
 
     options: dict[str, Any] = {"elicitation_callback": elicit} if elicitation else {}
+    options["message_handler"] = hears
     sending = transport or httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
     async with (
         httpx2.AsyncClient(auth=signing_in(person, url), timeout=120, transport=sending) as http,

@@ -7,18 +7,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exception_handlers import http_exception_handler
 from fastapi.responses import Response
-from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
-from mcp.server.transport_security import (
-    DEFAULT_MAX_REQUEST_BODY_SIZE,
-    RequestBodyLimitMiddleware,
-    TransportSecuritySettings,
-)
-from pydantic import AnyHttpUrl
-from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.exceptions import ExceptionMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 from temporalio.client import Client
 
 from engine.connections.catalogue import read_connections
@@ -32,21 +22,22 @@ from engine.temporal import connect
 from engine.waiting.delivery import delivering
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
-from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
+from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
+from gateway.limits import BodyLimits
+from gateway.mcp.endpoint import mcp_endpoints
 from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
 from gateway.pages import assets, nothing_here
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
-    SCOPE,
     protected_resource,
-    resource_identifier,
 )
 from gateway.questions import question_pages
 from gateway.run_control import RunControl
@@ -54,7 +45,6 @@ from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages
-from gateway.toolsets import MCP_PATH
 
 
 @asynccontextmanager
@@ -87,15 +77,17 @@ def application(
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, domain_problem)
     app.add_exception_handler(HTTPException, _unanswered)
-    app.add_middleware(_BodyLimit, max_body_size=DEFAULT_MAX_REQUEST_BODY_SIZE)
+    app.add_middleware(BodyLimits, limits=services.settings.gateway.limits)
     app.add_api_route("/healthz", _health, methods=["GET"])
     for router in (
         sign_in_pages(services),
         connect_pages(services),
+        device_pages(services),
         question_pages(services),
         console(services),
         schedule_pages(services, registry, Schedules(services, temporal)),
         token_pages(services, registry),
+        application_pages(services),
         connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
@@ -107,7 +99,7 @@ def application(
     app.mount(API_PATH, api(services, registry, runs, temporal))
     app.mount(API_ROOT, nowhere)
     # Last, because a mount at the root takes every path that is left.
-    app.mount("/", _mcp_endpoints(servers, services))
+    app.mount("/", mcp_endpoints(servers, services, registry, _unanswered))
     return app
 
 
@@ -127,58 +119,7 @@ async def _unanswered(request: Request, error: Exception) -> Response:
     return await http_exception_handler(request, error)
 
 
-class _BodyLimit(RequestBodyLimitMiddleware):
-    """Holds for all but the API, which tells it in its own words."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(f"{API_ROOT}/"):
-            await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
-
-
 async def _declare_connections(services: Services) -> None:
     path = services.settings.connections_file
     if path is not None:
         await services.catalogue.declare(read_connections(path, services.environment))
-
-
-def _mcp_endpoints(servers: Mapping[str, Server[Any]], services: Services) -> ASGIApp:
-    """Each MCP endpoint at its path; whatever is left finds nothing at the first of them."""
-    apps = {path: _mcp_endpoint(path, server, services) for path, server in servers.items()}
-
-    async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
-        await apps.get(scope["path"], apps[MCP_PATH])(scope, receive, send)
-
-    return endpoints
-
-
-def _mcp_endpoint(path: str, server: Server[Any], services: Services) -> Starlette:
-    """An MCP endpoint behind bearer tokens; the SDK's own metadata routes give way to ours."""
-    settings = services.settings
-    origin = AnyHttpUrl(settings.public_url)
-    issuer = settings.gateway.issuer
-    endpoint = server.streamable_http_app(
-        streamable_http_path=path,
-        token_verifier=bearer_tokens(services, path),
-        auth=AuthSettings(
-            issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
-            resource_server_url=AnyHttpUrl(resource_identifier(settings, path)),
-            required_scopes=[SCOPE] if issuer is None else None,
-            validate_token_resource=issuer is None,
-        ),
-        transport_security=TransportSecuritySettings(
-            enable_dns_rebinding_protection=True,
-            allowed_hosts=[_authority(origin)],
-            allowed_origins=[settings.public_url],
-        ),
-    )
-    endpoint.add_exception_handler(HTTPException, _unanswered)
-    # Outside the check of bearer tokens, which may find that the issuer does not answer.
-    endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
-    return endpoint
-
-
-def _authority(url: AnyHttpUrl) -> str:
-    default = {"http": 80, "https": 443}[url.scheme]
-    return f"{url.host}" if url.port in {None, default} else f"{url.host}:{url.port}"

@@ -1,8 +1,9 @@
-"""Bearer tokens at `/mcp` and at the API: only ones made for that resource and a principal still active are taken."""
+"""Bearer tokens: a resource takes only those made for it, of a principal who is still active."""
 
 import base64
 import contextlib
 import json
+from collections.abc import Sequence
 from typing import Any, Final
 
 from joserfc.errors import ClaimError
@@ -15,13 +16,13 @@ from engine.identity.model import Actor, ActorKind, Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
 from engine.wire import ACCESS_TOKEN_TYPE
+from gateway.authorization_server.claims import ACT_CLAIM, CLIENT_NAME_CLAIM
 from gateway.authorization_server.clients import Clients
-from gateway.openid import Issuer, VerifiedToken, display_name
-from gateway.protected_resource import API_PATH, SCOPE, resource_identifier
+from gateway.authorization_server.tokens import Tokens
+from gateway.issuer_keys import IssuerKeys, VerifiedToken
+from gateway.openid import display_name
+from gateway.protected_resource import API_PATH, all_scopes, resource_identifier
 from gateway.toolsets import MCP_PATH
-
-CLIENT_NAME_CLAIM: Final = "client_name"
-ACT_CLAIM: Final = "act"
 
 
 class PersonalToken(AccessToken):
@@ -62,7 +63,7 @@ def bearer_tokens(services: Services, path: str = MCP_PATH) -> BearerTokens:
     resource = resource_identifier(services.settings, path)
     client: ActorKind = "api_client" if path == API_PATH else "mcp_client"
     return BearerTokens(
-        PersonalApiTokens(services.api_tokens, resource),
+        PersonalApiTokens(services.api_tokens, resource, all_scopes(services)),
         OwnTokens(services, resource, client),
         None if issuer is None else ExternalTokens(services, issuer, resource, client),
     )
@@ -79,11 +80,15 @@ def claimed_issuer(token: str) -> object:
 
 
 class PersonalApiTokens(TokenVerifier):
-    """Tokens that people made for themselves, and administrators for services; good at every resource here."""
+    """Tokens that people made for themselves, and administrators for services; good at every resource here.
 
-    def __init__(self, tokens: ApiTokens, resource: str) -> None:
+    Who made one chose its tools one by one, so it has every scope that these may need.
+    """
+
+    def __init__(self, tokens: ApiTokens, resource: str, scopes: Sequence[str]) -> None:
         self._tokens = tokens
         self._resource = resource
+        self._scopes = scopes
 
     async def verify_token(self, token: str) -> PersonalToken | None:
         """The token with its owner, or None."""
@@ -94,7 +99,7 @@ class PersonalApiTokens(TokenVerifier):
         return PersonalToken(
             token=token,
             client_id=api_token.id,
-            scopes=[SCOPE],
+            scopes=list(self._scopes),
             expires_at=int(api_token.expires_at.timestamp()),
             resource=self._resource,
             subject=owner.subject,
@@ -118,6 +123,7 @@ class OwnTokens(TokenVerifier):
         self._keys = services.keys
         self._principals = services.principals
         self._clients = Clients(services)
+        self._tokens = Tokens(services)
         self._signs_people_in = services.settings.gateway.issuer is None
         self._resource = resource
         self._client = client
@@ -130,7 +136,7 @@ class OwnTokens(TokenVerifier):
         )
 
     async def verify_token(self, token: str) -> PersonalToken | None:
-        """The token with its principal, or None; a check costs one query, and two for a back end's token."""
+        """The token with its principal, or None; a check costs two queries, each by a primary key."""
         try:
             claims = await self._keys.verify(token, ACCESS_TOKEN_TYPE)
             self._claims.validate(claims)
@@ -140,9 +146,13 @@ class OwnTokens(TokenVerifier):
             return await self._exchanged(token, claims)
         if not self._signs_people_in:
             return None
-        principal = await self._principals.find(claims["iss"], claims["sub"])
+        holder = await self._tokens.holder(claims)
+        if holder is None:
+            return None
+        principal, consent = holder
         actor = _client_of(claims, self._client)
-        return _accepted(token, claims, self._resource, principal, actor, in_person=True)
+        asked = consent.asserted_by is None
+        return _accepted(token, claims, self._resource, principal, actor, in_person=asked)
 
     async def _exchanged(self, token: str, claims: dict[str, Any]) -> PersonalToken | None:
         """A back end's token, whose `sub` is a principal's id; it ends with the registration of the back end."""
@@ -163,7 +173,7 @@ class ExternalTokens(TokenVerifier):
     def __init__(
         self, services: Services, settings: IssuerSettings, resource: str, client: ActorKind
     ) -> None:
-        self._issuer = Issuer(settings, services.http)
+        self._issuer = IssuerKeys(settings, services.http)
         # An issuer that knows resource indicators (RFC 8707) names the resource that the client asked for.
         self._audiences = dict.fromkeys((settings.audience, resource))
         # An ID token has the client as its audience. Where access tokens have the same one, only their type differs.

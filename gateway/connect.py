@@ -1,35 +1,29 @@
 """The link that a waiting tool hands out, and the way back from the provider: only for the person who was asked."""
 
-from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from collections.abc import Mapping
 
-from engine.audit.trail import AuditEvent
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, RedirectResponse, Response
+
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
-from engine.errors import (
-    AuthorizationDenied,
-    AuthorizationExpired,
-    AuthorizationRefused,
-    BylineError,
-    ConnectionUnknown,
-    UpstreamFailed,
-)
-from engine.identity.model import Principal
+from engine.connections.catalogue import TYPED, Connection, Key
+from engine.connections.registration import DOCUMENT_PATH
+from engine.errors import AuthorizationEnded, BylineError, ConnectionUnknown, KeyRefused
 from engine.services import Services
 from engine.waiting.addresses import connect_path
+from gateway.asked import CALL_AGAIN, asked_of, told
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
-_CALL_AGAIN = "Call the tool again to get a new link."
-
 
 def connect_pages(services: Services) -> APIRouter:
-    """The page of one authorization request, and the redirect URI of every connection."""
+    """The page of one authorization request, the redirect URI of every connection, and Byline's client document."""
     router = APIRouter(include_in_schema=False)
     connect, callback = ConnectPage(services), Callback(services)
     router.add_api_route("/connect/{request_id}", connect.ask, methods=["GET"])
     router.add_api_route("/connect/{request_id}", connect.answer, methods=["POST"])
+    router.add_api_route(DOCUMENT_PATH, connect.document, methods=["GET"])
     router.add_api_route("/oauth/callback", callback.receive, methods=["GET"])
     return router
 
@@ -41,12 +35,18 @@ class ConnectPage:
         self._services = services
         self._sessions = Sessions(services)
 
+    async def document(self) -> Response:
+        """GET /oauth/client.json: who Byline is to authorization servers that read it at its client_id."""
+        return JSONResponse(
+            self._services.registrations.document(), headers={"Cache-Control": "max-age=3600"}
+        )
+
     async def ask(self, request: Request, request_id: str) -> Response:
         """GET /connect/{request_id}."""
         session = await self._sessions.current(request)
         if session is None or session.principal is None:
             return to_sign_in(request.url.path)
-        asked = await self._asked(session, session.principal, request_id)
+        asked = await asked_of(self._services, session, session.principal, request_id)
         if isinstance(asked, Response):
             return asked
         try:
@@ -54,9 +54,7 @@ class ConnectPage:
         except ConnectionUnknown as error:
             return notice("This connection is gone", str(error), status=410, session=session)
         if asked.is_open:
-            tools = await self._services.authorization.waiting_tools(asked.id)
-            holder = await self._services.standing_in.asked(asked.principal_id, session.principal)
-            return _question(session, asked, connection, tools, holder)
+            return await self._question(session, asked, connection)
         others = await self._services.authorization.open_for(session.principal.id)
         return await self._answered(session, asked, connection, others)
 
@@ -66,45 +64,91 @@ class ConnectPage:
         if submission is None or submission.session.principal is None:
             return stale_form(None, request.url.path)
         session, principal = submission.session, submission.session.principal
-        asked = await self._asked(session, principal, request_id)
+        asked = await asked_of(self._services, session, principal, request_id)
         if isinstance(asked, Response):
             return asked
-        target = request.url.path
-        if asked.is_open and submission.fields.get("decision") == "continue":
-            try:
-                target = await self._services.consent.begin(asked, session.id)
-            except BylineError as error:
-                return notice("This connection does not work", str(error), status=503, session=session)
-        elif asked.is_open:
-            holder = await self._services.standing_in.asked(asked.principal_id, principal)
-            if holder is not None:
-                by = None if holder.id == principal.id else principal
-                await self._services.authorization.deny(asked.id, holder, by=by)
-        return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+        answers = {"continue": self._sent_away, "device": self._coded, "connect": self._typed}
+        answer = answers.get(submission.fields.get("decision", ""), self._declined)
+        try:
+            shown = await answer(session, asked, submission.fields) if asked.is_open else None
+        except BylineError as error:
+            return notice("This connection does not work", str(error), status=503, session=session)
+        return shown or _on_to(request.url.path)
 
-    async def _asked(
-        self, session: BrowserSession, principal: Principal, request_id: str
-    ) -> AuthorizationRequest | Response:
-        request = await self._services.authorization.get(request_id)
-        if request is None:
-            text = f"This link is not known here. {_CALL_AGAIN}"
-            return notice("Unknown link", text, status=404, session=session)
-        if await self._services.standing_in.asked(request.principal_id, principal) is None:
-            event = AuditEvent(
-                kind="authorization.refused",
-                principal=principal,
-                connection=request.connection,
-                request_id=request.id,
-                error=AuthorizationRefused.code,
-                message="The link was opened by somebody whom it was not made for.",
-            )
-            await self._services.trail.append(event)
-            title = "This link was made for somebody else"
-            path = connect_path(request.id)
-            return page(
-                "wrong_person.html", title=title, session=session, principal=principal, next=path, status=403
-            )
-        return request
+    async def _sent_away(
+        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    ) -> Response | None:
+        del fields
+        return _on_to(await self._services.consent.begin(asked, session.id))
+
+    async def _coded(
+        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    ) -> Response | None:
+        del session, fields
+        await self._services.devices.begin(asked)
+        return _on_to(f"{connect_path(asked.id)}/device")
+
+    async def _declined(
+        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    ) -> Response | None:
+        del fields
+        person = session.principal
+        holder = person and await self._services.standing_in.asked(asked.principal_id, person)
+        if person is not None and holder is not None:
+            by = None if holder.id == person.id else person
+            await self._services.authorization.deny(asked.id, holder, by=by)
+        return None
+
+    async def _typed(
+        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    ) -> Response | None:
+        """Take a key; where it will not do, the same page says why."""
+        if session.principal is None:
+            return None
+        secret, username = fields.get("secret", ""), fields.get("username", "")
+        try:
+            await self._services.typed_keys.take(asked, session.principal, secret=secret, username=username)
+        except KeyRefused as error:
+            connection = await self._services.catalogue.get(asked.connection)
+            return await self._question(session, asked, connection, problem=str(error))
+        except AuthorizationEnded as error:
+            return told(session, error)
+        return None
+
+    async def _question(
+        self,
+        session: BrowserSession,
+        asked: AuthorizationRequest,
+        connection: Connection,
+        problem: str | None = None,
+    ) -> Response:
+        holder = await self._services.principals.get(asked.principal_id)
+        is_typed = connection.sign_in in TYPED
+        has_page, has_code = (False, False) if is_typed else await self._pages(connection)
+        return page(
+            "connect.html",
+            title=f"Connect {connection.title}?",
+            session=session,
+            asked=asked,
+            connection=connection,
+            tools=await self._services.authorization.waiting_tools(asked.id),
+            service=holder.name if holder is not None and holder.kind == "service" else None,
+            key=(connection.key or Key()) if is_typed else None,
+            has_page=has_page,
+            has_code=has_code,
+            problem=problem,
+            status=200 if problem is None else 422,
+            leads_away=not is_typed,
+        )
+
+    async def _pages(self, connection: Connection) -> tuple[bool, bool]:
+        """Whether the provider has a page to send this browser to, and one for a code that is typed on any device."""
+        try:
+            endpoints = await self._services.sign_ins.client(connection).endpoints()
+        except BylineError:
+            # Who continues is told what is wrong.
+            return True, False
+        return bool(endpoints.authorization), endpoints.device_authorization is not None
 
     async def _answered(
         self,
@@ -118,8 +162,8 @@ class ConnectPage:
                 f"{connection.title} is connected",
                 "You can go back to your chat: the tool goes on by itself.",
             ),
-            "denied": (f"You declined {connection.title}", f"The tool was told. {_CALL_AGAIN}"),
-        }.get(asked.state, ("This link is too old", f"Nobody waits for this sign-in any more. {_CALL_AGAIN}"))
+            "denied": (f"You declined {connection.title}", f"The tool was told. {CALL_AGAIN}"),
+        }.get(asked.state, ("This link is too old", f"Nobody waits for this sign-in any more. {CALL_AGAIN}"))
         waiting = await waiting_links(self._services, others)
         status = 200 if asked.state in {"granted", "denied"} else 410
         return page(
@@ -139,7 +183,7 @@ class Callback:
         parameters = dict(request.query_params)
         once = len(parameters) == len(request.query_params.multi_items())
         if not once or not parameters.get("state") or ("code" in parameters) == ("error" in parameters):
-            text = f"What the sign-in service sent is incomplete. Open your link again, or start over. {_CALL_AGAIN}"
+            text = f"What the sign-in service sent is incomplete. Open your link again, or start over. {CALL_AGAIN}"
             return notice("This answer cannot be read", text, status=400)
         session = await self._sessions.current(request)
         if session is None or session.principal is None:
@@ -148,23 +192,13 @@ class Callback:
         try:
             answered = await self._consent.complete(parameters, session.principal, session.id)
         except BylineError as error:
-            return _failed(session, error)
+            return told(session, error)
         # A page of its own, so that the address with the code is neither shown nor kept.
         return RedirectResponse(connect_path(answered.id), 303, {"Cache-Control": "no-store"})
 
 
-def _failed(session: BrowserSession, error: BylineError) -> Response:
-    match error:
-        case AuthorizationDenied():
-            text = f"{error} The tool was told. {_CALL_AGAIN}"
-            return notice("You declined", text, status=200, session=session)
-        case AuthorizationExpired():
-            return notice("This link is too old", str(error), status=410, session=session)
-        case UpstreamFailed():
-            text = f"{error} Open your link again."
-            return notice("The sign-in service failed", text, status=502, session=session)
-        case _:
-            return notice("You are not connected", str(error), status=400, session=session)
+def _on_to(address: str) -> Response:
+    return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
 
 def connect_link(services: Services, request: AuthorizationRequest) -> str:
@@ -180,23 +214,3 @@ async def waiting_links(services: Services, requests: list[AuthorizationRequest]
         for request in requests
         if request.connection in connections
     ]
-
-
-def _question(
-    session: BrowserSession,
-    asked: AuthorizationRequest,
-    connection: Connection,
-    tools: list[str],
-    holder: Principal | None,
-) -> Response:
-    return page(
-        "connect.html",
-        title=f"Connect {connection.title}?",
-        session=session,
-        asked=asked,
-        connection=connection,
-        tools=tools,
-        service=holder.name if holder is not None and holder.kind == "service" else None,
-        provider=connection.provider.host,
-        leads_away=True,
-    )

@@ -91,10 +91,6 @@ class ConnectionPages:
             if (connection := known.get(grant.connection)) is None:
                 continue
             used = await self._services.trail.last_use(principal_id, grant.connection, since=grant.created_at)
-            tool = None if used is None else self._titled(used.event.get("tool"))
+            tool = None if used is None else self._registry.title(used.event.get("tool") or "")
             shown.append(Shown(connection, grant, None if used is None else used.time, tool))
         return sorted(shown, key=lambda each: each.connection.title.casefold())
-
-    def _titled(self, tool: str | None) -> str | None:
-        known = self._registry.tools.get(tool or "")
-        return tool if known is None else known.declaration.title

@@ -1,8 +1,6 @@
-"""An external OpenID Connect issuer: verifies its tokens and signs a person in there; it stores nothing."""
+"""Signs a person in at an external OpenID Connect issuer, as a client of it; it stores nothing."""
 
-import asyncio
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,45 +8,12 @@ from typing import Any
 import httpx2
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
-from joserfc import jws, jwt
-from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
-from joserfc.jwt import JWTClaimsRegistry
-from pydantic import BaseModel, ValidationError
 
-from engine.errors import AuthorizationRefused, IdentityForged, SettingsInvalid, UpstreamUnavailable
+from engine.errors import AuthorizationRefused, IdentityForged
 from engine.settings import IssuerSettings
+from gateway.issuer_keys import IssuerKeys, IssuerMetadata
 
-_ALGORITHMS = (
-    "RS256",
-    "RS384",
-    "RS512",
-    "PS256",
-    "PS384",
-    "PS512",
-    "ES256",
-    "ES384",
-    "ES512",
-    "EdDSA",
-    "Ed25519",
-)
-_LEEWAY_SECONDS = 30
-_KEYS_FRESH_SECONDS = 3600.0
-# A stranger can invent key ids, so an unknown one makes the keys be read again only this often.
-_KEYS_AGAIN_SECONDS = 10.0
 _TIMEOUT_SECONDS = 15.0
-
-
-class IssuerMetadata(BaseModel):
-    """What Byline needs of OpenID Connect Discovery 1.0, section 3."""
-
-    issuer: str
-    authorization_endpoint: str
-    token_endpoint: str
-    jwks_uri: str
-    userinfo_endpoint: str | None = None
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
-    authorization_response_iss_parameter_supported: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,45 +25,16 @@ class SignInAttempt:
     code_verifier: str
 
 
-@dataclass(frozen=True, slots=True)
-class VerifiedToken:
-    """The header and claims of a token whose signature, issuer, audience and times hold."""
-
-    header: Mapping[str, Any]
-    claims: Mapping[str, Any]
-
-
 class Issuer:
     """The issuer that settings name, and Byline as its client."""
 
     def __init__(self, settings: IssuerSettings, http: httpx2.AsyncClient) -> None:
         self.settings = settings
-        self._http = http
-        self._metadata: IssuerMetadata | None = None
-        self._keys: KeySet | None = None
-        self._keys_read_at = float("-inf")
-        self._reading = asyncio.Lock()
-
-    async def verified(self, token: str, *, audience: str) -> VerifiedToken:
-        """The token's claims; raises IdentityForged where anything does not hold."""
-        try:
-            kid = jws.extract_compact(token.encode()).headers().get("kid")
-            decoded = jwt.decode(token, await self._keys_with(kid), algorithms=list(_ALGORITHMS))
-            JWTClaimsRegistry(
-                leeway=_LEEWAY_SECONDS,
-                iss={"essential": True, "value": self.settings.issuer},
-                aud={"essential": True, "value": audience},
-                sub={"essential": True},
-                exp={"essential": True},
-            ).validate(decoded.claims)
-        except (JoseError, ValueError) as error:
-            msg = f"The token of {self.settings.issuer} does not hold."
-            raise IdentityForged(msg) from error
-        return VerifiedToken(decoded.header, decoded.claims)
+        self._keys = IssuerKeys(settings, http)
 
     async def begin(self, redirect_uri: str, *, afresh: bool) -> tuple[str, SignInAttempt]:
         """The issuer's page, and what to remember until it answers; `afresh` asks who is there once more."""
-        metadata = await self.metadata()
+        metadata = await self._keys.metadata()
         attempt = SignInAttempt(
             secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         )
@@ -116,7 +52,7 @@ class Issuer:
         self, parameters: Mapping[str, str], attempt: SignInAttempt, redirect_uri: str
     ) -> tuple[str, str]:
         """The subject and name of who signed in; raises AuthorizationRefused for an answer that does not hold."""
-        metadata = await self.metadata()
+        metadata = await self._keys.metadata()
         answered_by = parameters.get("iss")
         if answered_by is None and not metadata.authorization_response_iss_parameter_supported:
             answered_by = metadata.issuer
@@ -133,21 +69,6 @@ class Issuer:
         claims = await self._id_claims(token, attempt.nonce)
         return str(claims["sub"]), display_name({**await self._userinfo(metadata, token, claims), **claims})
 
-    async def metadata(self) -> IssuerMetadata:
-        """The issuer's metadata, read once; its `issuer` must be the one in settings, letter for letter."""
-        if self._metadata is None:
-            url = f"{self.settings.issuer.rstrip('/')}/.well-known/openid-configuration"
-            try:
-                metadata = IssuerMetadata.model_validate(await self._get(url))
-            except ValidationError as error:
-                msg = f"{url} is not OpenID Connect metadata. Check BYLINE_GATEWAY__ISSUER__ISSUER."
-                raise SettingsInvalid(msg) from error
-            if metadata.issuer != self.settings.issuer:
-                msg = f"The issuer calls itself {metadata.issuer}: set BYLINE_GATEWAY__ISSUER__ISSUER to exactly that."
-                raise SettingsInvalid(msg)
-            self._metadata = metadata
-        return self._metadata
-
     async def _exchange(
         self, metadata: IssuerMetadata, code: str, attempt: SignInAttempt, redirect_uri: str
     ) -> Mapping[str, Any]:
@@ -160,12 +81,12 @@ class Issuer:
             msg = f"{metadata.issuer} did not accept the sign-in ({error.error})."
             raise AuthorizationRefused(msg) from None
         except (httpx2.HTTPError, ValueError) as error:
-            raise self._unreachable(error) from None
+            raise self._keys.unreachable(error) from None
         return token
 
     async def _id_claims(self, token: Mapping[str, Any], nonce: str) -> Mapping[str, Any]:
         try:
-            id_token = await self.verified(str(token.get("id_token")), audience=self.settings.client_id)
+            id_token = await self._keys.verified(str(token.get("id_token")), audience=self.settings.client_id)
         except IdentityForged as error:
             raise AuthorizationRefused(str(error)) from error
         claims = id_token.claims
@@ -180,46 +101,8 @@ class Issuer:
     ) -> Mapping[str, Any]:
         if metadata.userinfo_endpoint is None or claims.get("name"):
             return {}
-        found = await self._get(metadata.userinfo_endpoint, str(token["access_token"]))
+        found = await self._keys.get(metadata.userinfo_endpoint, str(token["access_token"]))
         return found if isinstance(found, dict) and found.get("sub") == claims["sub"] else {}
-
-    async def _keys_with(self, kid: str | None) -> KeySet:
-        if self._keys is not None and not self._must_read_keys(kid):
-            return self._keys
-        async with self._reading:
-            if self._keys is None or self._must_read_keys(kid):
-                self._keys_read_at, keys = time.monotonic(), await self._read_keys()
-                self._keys = keys
-        return self._keys
-
-    def _must_read_keys(self, kid: str | None) -> bool:
-        age = time.monotonic() - self._keys_read_at
-        known = self._keys is not None and (kid is None or any(key.kid == kid for key in self._keys))
-        return age > (_KEYS_FRESH_SECONDS if known else _KEYS_AGAIN_SECONDS)
-
-    async def _read_keys(self) -> KeySet:
-        document = await self._get(self.settings.jwks_uri or (await self.metadata()).jwks_uri)
-        try:
-            return KeySet.import_key_set(document)
-        except (JoseError, ValueError, KeyError, TypeError) as error:
-            msg = f"The keys of {self.settings.issuer} are not a JSON Web Key Set."
-            raise UpstreamUnavailable(msg) from error
-
-    async def _get(self, url: str, access_token: str | None = None) -> Any:
-        headers = {"Accept": "application/json"}
-        if access_token is not None:
-            headers["Authorization"] = f"Bearer {access_token}"
-        try:
-            response = await self._http.get(url, headers=headers, timeout=_TIMEOUT_SECONDS)
-            response.raise_for_status()
-            return response.json()
-        except (httpx2.HTTPError, ValueError) as error:
-            raise self._unreachable(error) from None
-
-    def _unreachable(self, error: Exception) -> UpstreamUnavailable:
-        return UpstreamUnavailable(
-            f"The sign-in service {self.settings.issuer} does not answer ({type(error).__name__})."
-        )
 
     def _client(self, metadata: IssuerMetadata, redirect_uri: str) -> AsyncOAuth2Client:
         secret = self.settings.client_secret

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
@@ -46,6 +46,8 @@ from engine.services import Services
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
 from gateway.told import Told
 from gateway.wait_watch import WaitWatch
+
+Offered = TypeVar("Offered", bound=Offer)
 
 _PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
 _TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
@@ -154,7 +156,7 @@ class Runs:
         self._services = services
         self._temporal = temporal
         self._registry = registry
-        self._waits = WaitWatch(services.waiters)
+        self._waits = WaitWatch(services.waiters, self._is_under_way)
         self._told = Told(services.runs)
 
     async def call(
@@ -227,11 +229,12 @@ class Runs:
 
     async def allowed(self, caller: Caller) -> list[Tool]:
         """Every tool that policy and token let the caller call, by name."""
-        reached = sorted(name for name in self._registry.tools if caller.reaches(name))
-        return [
-            self._registry.tools[name]
-            for name in await self._services.policy.allowed(caller.principal, reached)
-        ]
+        return await self.offered(caller, self._registry.tools)
+
+    async def offered(self, caller: Caller, offers: Mapping[str, Offered]) -> list[Offered]:
+        """Those of the offers that policy and token let the caller ask for, by name."""
+        reached = sorted(name for name in offers if caller.reaches(name))
+        return [offers[name] for name in await self._services.policy.allowed(caller.principal, reached)]
 
     async def described(
         self, workflow_id: str, temporal_run_id: str | None = None
@@ -244,6 +247,17 @@ class Runs:
                 return None
             msg = "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
             raise TemporalUnreachable(msg) from error
+
+    async def _is_under_way(self, run_id: str) -> bool:
+        """Whether the root workflow does anything but wait, or has children that may."""
+        try:
+            description = await self.described(run_id)
+        except TemporalUnreachable:
+            return True
+        if description is None:
+            return False
+        raw = description.raw_description
+        return bool(raw.pending_activities or raw.pending_children or raw.HasField("pending_workflow_task"))
 
     async def _once(self, call: "_Call") -> Serving:
         """The run of an idempotency key, begun now where it is new, and started now where an earlier try could not."""

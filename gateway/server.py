@@ -1,27 +1,45 @@
 """The gateway process: serves the application until told to stop; it logs no request line, which may hold a code."""
 
+import resource
 from collections.abc import Mapping
 
 import uvicorn
 
 from engine.settings import Settings
 from gateway.app import open_app
+from gateway.slow_clients import impatient
 
 _CLOSE_WITHIN_SECONDS = 5
+# The database, Temporal, upstreams' sign-in services, and what Python itself has open.
+_OTHER_FILES = 500
 
 
 async def serve(settings: Settings, environment: Mapping[str, str]) -> None:
     """Open the application, then listen; what cannot be opened is raised before anything listens."""
+    limits = settings.gateway.limits
+    make_room_for(limits.connections)
     async with open_app(settings, environment) as app:
         config = uvicorn.Config(
             app,
             host=settings.gateway.host,
             port=settings.gateway.port,
+            http=impatient(limits.arrival),
+            ws="none",
             log_level=settings.log_level.lower(),
             access_log=False,
             server_header=False,
             proxy_headers=False,
             lifespan="off",
+            limit_concurrency=limits.connections,
             timeout_graceful_shutdown=_CLOSE_WITHIN_SECONDS,
         )
         await uvicorn.Server(config).serve()
+
+
+def make_room_for(connections: int) -> None:
+    """Let this process open a file for each connection, as far as it may: the usual limit is 1,024 of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = connections + _OTHER_FILES
+    if soft < needed:
+        enough = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))

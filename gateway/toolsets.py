@@ -62,5 +62,5 @@ def read_toolsets(path: Path | None) -> Mapping[str, Toolset]:
 
 
 def mcp_paths(settings: Settings) -> tuple[str, ...]:
-    """The path of every MCP endpoint; each is a resource with an audience of its own (RFC 8707)."""
+    """The path of every MCP endpoint, each a resource of its own; the first is meant where a client names none."""
     return (MCP_PATH, SEARCH_PATH, *read_toolsets(settings.toolsets_file))

@@ -15,13 +15,22 @@ from fastapi.responses import JSONResponse
 
 from engine.db.migrate import upgrade
 from engine.services import Services, open_services
-from engine.settings import DatabaseSettings, GatewaySettings, IssuerSettings, Settings, VaultSettings
+from engine.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    IssuerSettings,
+    OutgoingSettings,
+    Settings,
+    VaultSettings,
+)
 from examples.browser import Browser, Page
+from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.connect import connect_pages
 from gateway.console import console
 from gateway.demo_people import DEMO_PEOPLE
+from gateway.device_sign_in import device_pages
 from gateway.pages import assets
 from gateway.protected_resource import metadata_address, protected_resource
 from gateway.questions import question_pages
@@ -56,6 +65,8 @@ async def serving(
     public_url: str | None = None,
     issuer: IssuerSettings | None = None,
     environment: Mapping[str, str] | None = None,
+    outgoing: OutgoingSettings | None = None,
+    policy: str = "",
     **gateway: Any,
 ) -> AsyncIterator[Byline]:
     """Hold the pages up at a port of 127.0.0.1."""
@@ -63,9 +74,13 @@ async def serving(
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         database = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
         await asyncio.to_thread(upgrade, database)
+        policy_file = folder / "policy.yml"
+        policy_file.write_text(policy)
         settings = Settings(
+            policy_file=policy_file,
             database=DatabaseSettings(url=database),
             vault=VaultSettings(keyring_file=folder / "keyring.json"),
+            outgoing=outgoing or OutgoingSettings(allow_http=True, allow_private=True),
             gateway=GatewaySettings(public_url=public_url or url, demo_people=True, issuer=issuer, **gateway),
         )
         async with open_services(settings, environment or {}) as services:
@@ -79,8 +94,10 @@ def _application(services: Services) -> FastAPI:
     for router in (
         sign_in_pages,
         authorization_server,
+        application_pages,
         protected_resource,
         connect_pages,
+        device_pages,
         question_pages,
         console,
     ):

@@ -36,7 +36,14 @@ from engine.identity.runs import run_row
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.registry import Registry
 from engine.services import Services, open_services
-from engine.settings import DatabaseSettings, GatewaySettings, Settings, TemporalSettings, VaultSettings
+from engine.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    OutgoingSettings,
+    Settings,
+    TemporalSettings,
+    VaultSettings,
+)
 from engine.temporal import connect
 from engine.waiting.delivery import delivering
 from engine.wire import IDENTITY_TYPE
@@ -283,7 +290,10 @@ class Platform:
 
 @asynccontextmanager
 async def open_platform(
-    folder: Path, temporal_address: str, systems: Mapping[str, Running]
+    folder: Path,
+    temporal_address: str,
+    systems: Mapping[str, Running],
+    vault: VaultSettings | None = None,
 ) -> AsyncIterator[Platform]:
     """A platform with the sandbox's connections declared and two people known; nothing works or delivers yet."""
     url = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
@@ -295,8 +305,9 @@ async def open_platform(
         temporal=TemporalSettings(
             address=temporal_address, namespace=NAMESPACE, task_queue=f"q-{secrets.token_hex(6)}"
         ),
-        vault=VaultSettings(keyring_file=folder / "keyring.json"),
+        vault=vault or VaultSettings(keyring_file=folder / "keyring.json"),
         gateway=GatewaySettings(public_url=CALLBACK.removesuffix("/oauth/callback")),
+        outgoing=OutgoingSettings(allow_http=True, allow_private=True),
         modules=MODULES,
     )
     temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
@@ -333,6 +344,8 @@ def variables(settings: Settings, task_queue: str) -> dict[str, str]:
         "BYLINE_TEMPORAL__NAMESPACE": settings.temporal.namespace,
         "BYLINE_TEMPORAL__TASK_QUEUE": task_queue,
         "BYLINE_VAULT__KEYRING_FILE": str(settings.vault.keyring_file),
+        "BYLINE_OUTGOING__ALLOW_HTTP": "true",
+        "BYLINE_OUTGOING__ALLOW_PRIVATE": "true",
         "BYLINE_MODULES": json.dumps(settings.modules),
     }
 

@@ -1,22 +1,40 @@
 """A gateway's API over real HTTP on a platform, and people who call it with tokens of the built-in sign-in."""
 
+import secrets
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import httpx2
 
+from engine.db.database import now
 from engine.identity.model import Principal
+from engine.policy import Policy, PolicyFile
 from engine.services import Services
-from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.app import application
+from gateway.authorization_server.clients import Client
+from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
+from gateway.authorization_server.tokens import Tokens
 from gateway.mcp.server import mcp_servers
 from gateway.protected_resource import API_PATH
 from gateway.run_control import RunControl
 from tests.pages import served
 from tests.platform import Platform
+
+
+def consented(principal: Principal, client: Client, resource: str) -> Consent:
+    """What a person's yes to a client is, once they gave it."""
+    return Consent(
+        id=secrets.token_hex(8),
+        principal_id=principal.id,
+        client_id=client.client_id,
+        client_name=client.title,
+        resource=resource,
+        scopes=("mcp",),
+        created_at=now(),
+        expires_at=now() + UNUSED_LIFE,
+    )
 
 
 @dataclass(frozen=True)
@@ -31,17 +49,14 @@ class Rest:
         return await self.services.principals.resolve(self.url, subject, name)
 
     async def token(self, principal: Principal, path: str = API_PATH) -> str:
-        """An access token of the built-in authorization server."""
-        claims = {
-            "iss": principal.issuer,
-            "sub": principal.subject,
-            "aud": f"{self.url}{path}",
-            "client_id": "reports",
-            "client_name": "Reports",
-            "scope": "mcp",
-            "exp": int(time.time()) + 600,
-        }
-        return await self.services.keys.sign(claims, ACCESS_TOKEN_TYPE)
+        """An access token of the built-in authorization server, for a client that the person consented to."""
+        client = Client(client_id="reports", client_name="Reports", redirect_uris=None)
+        consent = consented(principal, client, f"{self.url}{path}")
+        await Consents(self.services.database).add(consent)
+        issued = await Tokens(self.services).issue(
+            principal, client, consent.scopes, consent.id, resource=consent.resource, with_refresh=False
+        )
+        return issued.access_token
 
     @asynccontextmanager
     async def calling_as(self, principal: Principal) -> AsyncIterator[httpx2.AsyncClient]:
@@ -54,7 +69,12 @@ class Rest:
 
 @asynccontextmanager
 async def serving(
-    platform: Platform, *, mcp: bool = False, port: int = 0, **changed: object
+    platform: Platform,
+    *,
+    mcp: bool = False,
+    port: int = 0,
+    policy: PolicyFile | None = None,
+    **changed: object,
 ) -> AsyncIterator[Rest]:
     """Serve the platform's gateway at a port of 127.0.0.1; with `mcp`, which a fixture can't close, also at `/mcp`.
 
@@ -65,10 +85,11 @@ async def serving(
         gateway = platform.settings.gateway.model_copy(update={"public_url": url, **changed})
         settings = platform.settings.model_copy(update={"gateway": gateway})
         services = replace(platform.services, settings=settings)
-        runs, temporal = platform.runs, platform.temporal
-        control = RunControl(services, temporal, runs)
-        servers = mcp_servers(services, platform.registry, runs, control, temporal)
-        app = application(services, platform.registry, runs, temporal, servers)
+        if policy is not None:
+            services = replace(services, policy=Policy(lambda: policy, services.roles))
+        registry, runs, temporal = platform.registry, platform.runs, platform.temporal
+        servers = mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
+        app = application(services, registry, runs, temporal, servers)
         async with AsyncExitStack() as open_:
             if mcp:
                 for server in servers.values():

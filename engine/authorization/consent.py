@@ -2,25 +2,30 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 
-from sqlmodel import col, select
+from sqlalchemy import delete
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
 from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.discovery import Endpoints
 from engine.connections.grants import Grants
-from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.connections.oauth import TokenRefused
+from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _ATTEMPT_LIFE = timedelta(minutes=10)
+_REMEMBERED = timedelta(days=1)
 
 
 class Consent:
@@ -35,7 +40,7 @@ class Consent:
         requests: AuthorizationRequests,
         standing_in: StandingIn,
         trail: Trail,
-        client: Callable[[Connection], OAuthClient],
+        sign_ins: SignIns,
         redirect_uri: str,
     ) -> None:
         self._database = database
@@ -45,19 +50,23 @@ class Consent:
         self._requests = requests
         self._standing_in = standing_in
         self._trail = trail
-        self._client = client
+        self._sign_ins = sign_ins
         self._redirect_uri = redirect_uri
 
     async def begin(self, request: AuthorizationRequest, session: str) -> str:
         """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held."""
         connection = await self._catalogue.get(request.connection)
+        client = self._sign_ins.client(connection)
+        issuer = (await client.endpoints()).issuer or ""
         state, code_verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         attempt = AuthorizationAttemptRow(
             state_hash=_digest(state),
             request_id=request.id,
             principal_id=request.principal_id,
             session_hash=_digest(session),
-            sealed_verifier=self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
+            sealed_verifier=await self._vault.seal(
+                f"{code_verifier} {issuer}".encode(), _bound_to(_digest(state))
+            ),
             created_at=now(),
             expires_at=now() + _ATTEMPT_LIFE,
         )
@@ -66,7 +75,7 @@ class Consent:
         scopes = dict.fromkeys(
             (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
         )
-        return await self._client(connection).authorization_url(
+        return await client.authorization_url(
             redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
         )
 
@@ -90,43 +99,43 @@ class Consent:
             )
             raise
 
-    async def reseal(self) -> int:
-        """Seal every verifier that may still be needed with the current master key; return how many were not yet."""
-        pending = select(AuthorizationAttemptRow).where(
-            col(AuthorizationAttemptRow.used_at).is_(None), col(AuthorizationAttemptRow.expires_at) > now()
+    async def forget(self) -> int:
+        """Forget the round trips of yesterday and before, used or not: a callback of theirs is refused as unknown."""
+        over = delete(AuthorizationAttemptRow).where(
+            col(AuthorizationAttemptRow.expires_at) < now() - _REMEMBERED
         )
-        changed = 0
         async with self._database.writing() as session:
-            for attempt in (await session.exec(pending.with_for_update())).all():
-                if not self._vault.is_current(attempt.sealed_verifier):
-                    bound_to = _bound_to(attempt.state_hash)
-                    verifier = self._vault.open(attempt.sealed_verifier, bound_to)
-                    attempt.sealed_verifier = self._vault.seal(verifier, bound_to)
-                    session.add(attempt)
-                    changed += 1
-        return changed
+            return int((await session.exec(over)).rowcount)
+
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn(
+            "sign-ins under way",
+            AuthorizationAttemptRow,
+            "sealed_verifier",
+            lambda row: _bound_to(row.state_hash),
+            lambda: (
+                col(AuthorizationAttemptRow.used_at).is_(None)
+                & (col(AuthorizationAttemptRow.expires_at) > now())
+            ),
+        )
 
     async def _complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str
     ) -> AuthorizationRequest:
-        attempt, asked_principal, code_verifier = await self._take_attempt(
+        attempt, asked_principal, kept = await self._take_attempt(
             parameters.get("state", ""), principal, session
         )
+        code_verifier, _, begun_at = kept.partition(" ")
         by = None if asked_principal.id == principal.id else principal
         request = await self._requests.get(attempt.request_id)
         if request is None:
             msg = "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
             raise AuthorizationRefused(msg)
         connection = await self._catalogue.get(request.connection)
-        expected = connection.provider.issuer
-        absent = None if connection.provider.iss_required else expected
-        if expected is not None and parameters.get("iss", absent) != expected:
-            msg = f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
-            raise AuthorizationRefused(msg)
-        if expected is None and "iss" in parameters:
-            # It may be the answer of another provider (RFC 9207 section 2.4).
-            msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
-            raise AuthorizationRefused(msg)
+        client = self._sign_ins.client(connection)
+        _from_where_it_began(parameters, connection, await client.endpoints(), begun_at)
         if parameters.get("error") == "access_denied":
             await self._requests.deny(request.id, asked_principal, by=by)
             msg = f"You declined access to {connection.title}."
@@ -137,7 +146,6 @@ class Consent:
         if not request.is_open and request.state != "granted":
             msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
-        client = self._client(connection)
         asked = tuple(
             dict.fromkeys((*await self._grants.scopes_held(connection, asked_principal.id), *request.scopes))
         )
@@ -170,7 +178,27 @@ class Consent:
                 raise AuthorizationRefused(msg)
             attempt.used_at = now()
             database_session.add(attempt)
-        return attempt, asked, self._vault.open(attempt.sealed_verifier, _bound_to(state_hash)).decode()
+        verifier = await self._vault.open(attempt.sealed_verifier, _bound_to(state_hash))
+        return attempt, asked, verifier.decode()
+
+
+def _from_where_it_began(
+    parameters: Mapping[str, str], connection: Connection, endpoints: Endpoints, begun_at: str
+) -> None:
+    """Return where the answer is that of the issuer that the browser was sent to; raises AuthorizationRefused."""
+    expected = endpoints.issuer
+    absent = None if endpoints.iss_required else expected
+    if begun_at not in {"", expected}:
+        # A server may name another issuer meanwhile, to be told the code of the first one (RFC 9700 section 4.4).
+        msg = f"{connection.title} names another sign-in service than it did before. Open the link again."
+        raise AuthorizationRefused(msg)
+    if expected is not None and parameters.get("iss", absent) != expected:
+        msg = f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
+        raise AuthorizationRefused(msg)
+    if expected is None and "iss" in parameters:
+        # It may be the answer of another provider (RFC 9207 section 2.4).
+        msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
+        raise AuthorizationRefused(msg)
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

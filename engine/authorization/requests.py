@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -134,6 +135,18 @@ class AuthorizationRequests:
         if waiter.outcome == "cancelled":
             msg = f"The wait for {what} was cancelled."
             raise AuthorizationCancelled(msg)
+
+    async def expire(self) -> int:
+        """Close the questions whose time is over; the runs that waited have clocks of their own. Returns how many."""
+        over = (
+            update(AuthorizationRequestRow)
+            .where(
+                col(AuthorizationRequestRow.state) == "open", col(AuthorizationRequestRow.expires_at) <= now()
+            )
+            .values(state="expired")
+        )
+        async with self._database.writing() as session:
+            return (await session.exec(over)).rowcount
 
     async def get(self, request_id: str) -> AuthorizationRequest | None:
         """The request with this id."""

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from engine.connections.catalogue import Connection
+from engine.connections.catalogue import SHARED, TYPED, Connection, Key
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, TokenRefused
+from engine.connections.registration import Registrations
+from engine.connections.sign_in.methods import SignIns
 from engine.errors import (
     AddressRefused,
     BylineError,
     ConnectionMisconfigured,
+    KeyRefused,
     RequestRejected,
     UpstreamFailed,
 )
@@ -34,18 +37,26 @@ class Trial:
     """One connection, tried from the outside: its secrets, its addresses, and whether its client is known."""
 
     def __init__(
-        self, connection: Connection, environment: Mapping[str, str], outgoing: Outgoing, redirect_uri: str
+        self,
+        connection: Connection,
+        environment: Mapping[str, str],
+        outgoing: Outgoing,
+        redirect_uri: str,
+        registrations: Registrations | None = None,
     ) -> None:
         self._connection = connection
         self._environment = environment
         self._outgoing = outgoing
         self._discovery = Discovery(outgoing)
+        self._sign_ins = SignIns(environment, self._discovery, outgoing, registrations)
         self._redirect_uri = redirect_uri
 
     async def findings(self) -> list[Finding]:
         """Every part that can be tried; what follows from a part that is wrong is not."""
+        if self._connection.sign_in in TYPED:
+            return await self._key()
         try:
-            client = OAuthClient(self._connection, self._environment, self._discovery)
+            client = self._sign_ins.client(self._connection)
         except ConnectionMisconfigured as error:
             return [Finding("secret", "wrong", str(error))]
         found = [Finding("secret", "ok", self._known_by())]
@@ -63,13 +74,52 @@ class Trial:
             Finding("redirect URI", "ok", f"register {self._redirect_uri} with the provider"),
         ]
 
+    async def _key(self) -> list[Finding]:
+        """The administrator's key where the connection is shared, and a made-up one where people type theirs."""
+        found, key = [], self._connection.key or Key()
+        is_shared = self._connection.mode == "shared"
+        if is_shared:
+            try:
+                await self._sign_ins.of(self._connection).unasked(SHARED, ())
+            except ConnectionMisconfigured as error:
+                return [Finding("secret", "wrong", str(error))]
+            found.append(Finding("secret", "ok", "there is one"))
+        if key.check is None:
+            told = "the connection declares none, so that a wrong key is found out when it is first used"
+            return [*found, Finding("check", "unclear", told)]
+        if is_shared and key.secret is not None:
+            secret, username = key.secret.read(self._environment), key.username or ""
+        else:
+            secret, username = secrets.token_urlsafe(24), "nobody"
+        return [*found, await self._checked(secret, username, is_made_up=not is_shared)]
+
+    async def _checked(self, secret: str, username: str, *, is_made_up: bool) -> Finding:
+        part = "check"
+        try:
+            tokens = await self._sign_ins.typed(self._connection).typed(secret, username, ())
+        except KeyRefused as error:
+            if is_made_up:
+                return Finding(part, "ok", "the upstream refuses a key that nobody issued")
+            return Finding(part, "wrong", str(error))
+        except BylineError as error:
+            return Finding(part, "wrong", f"{error} Check base_url and key.check.path.")
+        if is_made_up:
+            return Finding(part, "wrong", "it succeeds with a key that nobody issued: name another path")
+        return Finding(
+            part, "ok", f"the upstream takes the key, which is {tokens.account or 'nobody in particular'}'s"
+        )
+
     def _known_by(self) -> str:
-        if self._connection.client_key is not None:
+        if self._connection.client_key is not None or self._connection.assertion is not None:
             return "the private key is there"
+        if not self._connection.client_id:
+            return "none: Byline makes itself known there"
         return "there is one" if self._connection.client_secret is not None else "none: the client is public"
 
     def _told_by(self, token_endpoint: str) -> str:
-        provider = self._connection.provider
+        provider, mcp = self._connection.provider, self._connection.mcp
+        if mcp is not None:
+            return f"as {mcp.url} says: {token_endpoint}"
         return f"as {provider.issuer} publishes" if provider.is_discovered else f"declared: {token_endpoint}"
 
     async def _consent_page(self, client: OAuthClient) -> Finding:
@@ -115,7 +165,7 @@ class Trial:
     async def _signed_in(self, client: OAuthClient) -> Finding:
         part = "client"
         try:
-            await client.client_credentials()
+            await client.unasked(SHARED, self._connection.scopes)
         except TokenRefused as error:
             return _refused(part, error)
         except UpstreamFailed as error:

@@ -1,4 +1,4 @@
-"""The private key by which Byline shows a provider that it is the client (`private_key_jwt`); it signs nothing else."""
+"""The private keys that Byline signs its statements to a provider with (`private_key_jwt`, RFC 7523); it keeps none."""
 
 import json
 from typing import Final
@@ -14,24 +14,26 @@ from engine.errors import ConnectionMisconfigured
 _CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
-def read_client_key(text: str, connection: str) -> RSAKey | ECKey:
-    """An RSA or elliptic curve key as PEM or JWK; raises ConnectionMisconfigured for anything else."""
+def read_private_key(text: str, named: str) -> RSAKey | ECKey:
+    """An RSA or elliptic curve key as PEM or JWK; raises ConnectionMisconfigured, with its name, for anything else."""
     try:
         key = _jwk(text) if text.lstrip().startswith("{") else _pem(text.encode())
         if key.is_private:
             return key
     except (ValueError, TypeError, KeyError, JoseError):
         pass
-    msg = (
-        f"The client_key of connection '{connection}' is no private RSA or elliptic curve key, as PEM or JWK."
-    )
+    msg = f"The {named} is no private RSA or elliptic curve key, as PEM or JWK."
     raise ConnectionMisconfigured(msg) from None
+
+
+def algorithm_of(key: RSAKey | ECKey) -> str:
+    """The algorithm that a key signs with (RFC 7518 section 3.1)."""
+    return "RS256" if isinstance(key, RSAKey) else _CURVES[str(key.as_dict(private=False)["crv"])]
 
 
 def assertion(key: RSAKey | ECKey, audience: str) -> PrivateKeyJWT:
     """The client authentication method of RFC 7523 section 2.2 with this key, for the token endpoint `audience`."""
-    algorithm = "RS256" if isinstance(key, RSAKey) else _CURVES[str(key.as_dict(private=False)["crv"])]
-    return PrivateKeyJWT(audience, headers={"kid": key.kid or key.thumbprint()}, alg=algorithm)
+    return PrivateKeyJWT(audience, headers={"kid": key.kid or key.thumbprint()}, alg=algorithm_of(key))
 
 
 def _jwk(text: str) -> RSAKey | ECKey:

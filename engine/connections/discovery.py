@@ -2,12 +2,13 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import BaseModel, HttpUrl, ValidationError
 
 from engine.connections.catalogue import Connection, Provider
+from engine.connections.protected_resource import ProtectedResources
 from engine.errors import AddressRefused, ConnectionMisconfigured, UpstreamUnavailable
 from engine.outgoing import Outgoing
 
@@ -17,17 +18,28 @@ _OPENID, _OAUTH = "openid-configuration", "oauth-authorization-server"
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Every address of a provider that Byline uses; None for what the provider has not."""
+    """Every address of a provider that Byline uses, None for what it has not; and what else it says of itself.
+
+    `scopes` are those that a protected resource asks for where its connection names none.
+    """
 
     authorization: str
     token: str
     pushed_authorization_request: str | None
     revocation: str | None
     userinfo: str | None
+    device_authorization: str | None
+    issuer: str | None
+    iss_required: bool
+    registration: str | None = None
+    takes_client_documents: bool = False
+    auth_methods: tuple[str, ...] = ()
+    resource: str | None = None
+    scopes: tuple[str, ...] = ()
 
 
 class _Metadata(BaseModel):
-    """What is read of an issuer's metadata (RFC 8414 section 2, RFC 9126 section 5)."""
+    """What is read of an issuer's metadata (RFC 8414 section 2 and its registry)."""
 
     issuer: str
     authorization_endpoint: HttpUrl
@@ -35,15 +47,22 @@ class _Metadata(BaseModel):
     pushed_authorization_request_endpoint: HttpUrl | None = None
     revocation_endpoint: HttpUrl | None = None
     userinfo_endpoint: HttpUrl | None = None
+    device_authorization_endpoint: HttpUrl | None = None
+    registration_endpoint: HttpUrl | None = None
     code_challenge_methods_supported: tuple[str, ...] | None = None
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+    client_id_metadata_document_supported: bool = False
+    scopes_supported: tuple[str, ...] = ()
 
 
 class Discovery:
     """Reads an issuer's metadata at most once an hour, through the client that calls no private network."""
 
     def __init__(self, outgoing: Outgoing) -> None:
-        self._outgoing = outgoing
+        self.outgoing = outgoing
         self._read: dict[str, tuple[float, _Metadata]] = {}
+        self._resources = ProtectedResources(outgoing)
 
     async def endpoints(self, connection: Connection) -> Endpoints:
         """The endpoints of a connection; what is declared goes before what is discovered.
@@ -52,28 +71,54 @@ class Discovery:
         to be had now.
         """
         declared = connection.provider
+        if connection.mcp is not None:
+            return await self._of_resource(connection, str(connection.mcp.url))
         if not declared.is_discovered:
             return _endpoints(declared, declared.model_dump())
         metadata = await self._metadata(connection.name, declared.issuer or "")
         _take_the_challenge(connection, metadata)
         return _endpoints(declared, metadata.model_dump())
 
-    async def _metadata(self, connection: str, issuer: str) -> _Metadata:
+    async def _of_resource(self, connection: Connection, url: str) -> Endpoints:
+        """The endpoints of the authorization server that an MCP server names, and what it wants to be asked for."""
+        resource = await self._resources.read(connection.name, url)
+        issuer = resource.issuer(connection.name, connection.provider.issuer)
+        metadata = await self._metadata(connection.name, issuer, is_told=True)
+        if metadata.code_challenge_methods_supported is None:
+            # MCP's authorization: a server that does not say so is taken to know no PKCE, and not signed in to.
+            msg = f"{metadata.issuer} does not say that it takes PKCE, without which nobody is sent there."
+            raise ConnectionMisconfigured(msg)
+        _take_the_challenge(connection, metadata)
+        offline = {"offline_access"} & set(metadata.scopes_supported)
+        return replace(
+            _endpoints(connection.provider, metadata.model_dump()),
+            issuer=metadata.issuer,
+            iss_required=metadata.authorization_response_iss_parameter_supported,
+            registration=_text(metadata.registration_endpoint),
+            takes_client_documents=metadata.client_id_metadata_document_supported,
+            auth_methods=metadata.token_endpoint_auth_methods_supported,
+            resource=resource.identifier,
+            scopes=tuple(dict.fromkeys((*resource.scopes, *offline))),
+        )
+
+    async def _metadata(self, connection: str, issuer: str, *, is_told: bool = False) -> _Metadata:
         read_at, metadata = self._read.get(issuer, (float("-inf"), None))
         if metadata is None or time.monotonic() - read_at > _KEPT_SECONDS:
-            metadata = await self._ask(connection, issuer)
+            metadata = await self._ask(connection, issuer, is_told=is_told)
             self._read[issuer] = (time.monotonic(), metadata)
         return metadata
 
-    async def _ask(self, connection: str, issuer: str) -> _Metadata:
+    async def _ask(self, connection: str, issuer: str, *, is_told: bool) -> _Metadata:
         for address in well_known(issuer):
             try:
-                answer = await self._outgoing.send("GET", address, headers={"Accept": "application/json"})
+                answer = await self.outgoing.send("GET", address, headers={"Accept": "application/json"})
             except AddressRefused as error:
                 msg = f"The issuer of connection '{connection}' cannot be asked: {error}"
                 raise ConnectionMisconfigured(msg) from None
             if answer.status == 200:
-                return await self._allowed(connection, _checked(connection, issuer, answer.body))
+                return await self._allowed(
+                    connection, _checked(connection, issuer, answer.body, is_told=is_told)
+                )
             if answer.status >= 500:
                 msg = f"The issuer of connection '{connection}', {issuer}, failed ({answer.status})."
                 raise UpstreamUnavailable(msg, status=answer.status)
@@ -87,7 +132,7 @@ class Discovery:
         for name, address in metadata:
             if isinstance(address, HttpUrl):
                 try:
-                    await self._outgoing.require_public(str(address))
+                    await self.outgoing.require_public(str(address))
                 except AddressRefused as error:
                     msg = f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
                     raise ConnectionMisconfigured(msg) from None
@@ -118,17 +163,30 @@ def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
         pushed_authorization_request=address("pushed_authorization_request_endpoint"),
         revocation=address("revocation_endpoint"),
         userinfo=address("userinfo_endpoint"),
+        device_authorization=address("device_authorization_endpoint") if declared.device else None,
+        issuer=declared.issuer,
+        iss_required=declared.iss_required,
+        resource=declared.resource,
     )
 
 
-def _checked(connection: str, issuer: str, body: bytes) -> _Metadata:
+def _is_same_origin(one: str, other: str) -> bool:
+    """Whether two issuers without a path differ in their last slash alone, which libraries add as they write them."""
+    return one.rstrip("/") == other.rstrip("/") and one.count("/") <= 3
+
+
+def _text(address: HttpUrl | None) -> str | None:
+    return None if address is None else str(address)
+
+
+def _checked(connection: str, issuer: str, body: bytes, *, is_told: bool) -> _Metadata:
     try:
         metadata = _Metadata.model_validate(json.loads(body))
     except (ValidationError, ValueError, RecursionError):
         msg = f"What {issuer} publishes is no metadata: declare the endpoints of connection '{connection}' one by one."
         raise ConnectionMisconfigured(msg) from None
     # Anybody can publish metadata that names somebody else's endpoints (RFC 8414 section 3.3).
-    if metadata.issuer != issuer:
+    if metadata.issuer != issuer and not (is_told and _is_same_origin(metadata.issuer, issuer)):
         msg = (
             f"The issuer of connection '{connection}' is not '{issuer}' by its own name: write exactly that."
         )

@@ -11,6 +11,8 @@ import httpx2
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
+from engine.connections.catalogue import BEARER, TokenPlace
+
 _ALGORITHM: Final = "ES256"
 
 
@@ -82,17 +84,14 @@ def sign(
     key: ProofKey | None,
     *,
     nonce: str | None = None,
-    header: str | None = None,
+    place: TokenPlace = BEARER,
 ) -> None:
     """Sign a request to an upstream in with a token: bound to a key (RFC 9449 section 7), or by itself (RFC 6750).
 
-    A `header` is one that some upstreams read the bare token from instead.
+    A `place` is where an upstream looks for a token that is not bound.
     """
-    if header is not None:
-        request.headers[header] = access_token
-        return
     if key is None:
-        request.headers["Authorization"] = f"Bearer {access_token}"
+        request.headers[place.header] = f"{place.prefix}{access_token}"
         return
     request.headers["Authorization"] = f"DPoP {access_token}"
     request.headers["DPoP"] = key.proof(request.method, request.url, access_token=access_token, nonce=nonce)

@@ -16,10 +16,13 @@ from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.catalogue import SHARED, Connection
 from engine.connections.dpop import ProofKey
-from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.revocations import Revocations, bound_to_grant
+from engine.connections.sign_in.methods import SignIn
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
 from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _RENEW_BEFORE = timedelta(seconds=30)
@@ -53,13 +56,29 @@ class Grant:
     created_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """What came of renewing an idle grant: the new token's fingerprint, or None where the provider ended the grant."""
+
+    grant_id: str
+    account: str
+    fingerprint: str | None
+
+
 class Grants:
     """Owner of the table of grants."""
 
-    def __init__(self, database: Database, vault: Vault, client: Callable[[Connection], OAuthClient]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        sign_in: Callable[[Connection], SignIn],
+        revocations: Revocations,
+    ) -> None:
         self._database = database
         self._vault = vault
-        self._client = client
+        self._sign_in = sign_in
+        self._revocations = revocations
 
     async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
         """The credential of this principal's actions on this connection, renewed if about to expire, or None."""
@@ -68,14 +87,14 @@ class Grants:
             row = await self._obtain_shared(connection)
         if row is not None and row.expires_at is not None and row.expires_at < now() + _RENEW_BEFORE:
             row = await self._renew(connection, row)
-        return None if row is None else self._credential(row)
+        return None if row is None else await self._credential(row)
 
     async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
         """A newer credential than `used`, which the upstream refused; None where it cannot be renewed."""
         row = await self._in_force(connection, connection.holder(principal_id))
         if row is not None and (row.id, row.version) == (used.grant_id, used.version):
             row = await self._renew(connection, row)
-        return None if row is None else self._credential(row)
+        return None if row is None else await self._credential(row)
 
     async def store(
         self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
@@ -89,9 +108,9 @@ class Grants:
                 col(GrantRow.connection) == connection.name,
                 col(GrantRow.revoked_at).is_(None),
             )
-            .values(revoked_at=now())
+            .values(revoked_at=now(), sealed_tokens=b"")
         )
-        row = self._row(connection, holder, tokens, account)
+        row = await self._row(connection, holder, tokens, account)
         session.add(row)
         return row.id
 
@@ -118,13 +137,40 @@ class Grants:
         await self._revoke_row(credential.grant_id)
 
     async def remove(self, connection: Connection, principal_id: str) -> bool:
-        """Remove the holder's grant here and revoke it upstream; False where there was none."""
+        """Remove the holder's grant here and revoke it upstream; False where there was none.
+
+        Raises what kept the upstream from being told: the grant is gone here all the same, and the word is owed.
+        """
         row = await self._in_force(connection, connection.holder(principal_id))
-        if row is None:
+        if row is None or not await self._end(row):
             return False
-        await self._revoke_row(row.id)
-        await self._client(connection).revoke(self._tokens(row))
+        await self._revocations.settle(connection, row.id)
         return True
+
+    async def end_all(self, holder: str) -> list[tuple[str, str]]:
+        """Remove every grant of a holder here, and owe the upstreams word of each: grant ids and connections."""
+        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
+        async with self._database.reading() as session:
+            rows = (await session.exec(query.order_by(GrantRow.connection))).all()
+        return [(row.id, row.connection) for row in rows if await self._end(row)]
+
+    async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
+        """The holders of grants whose tokens nobody renewed since then, the longest idle first."""
+        query = select(GrantRow.holder).where(
+            GrantRow.connection == connection.name,
+            col(GrantRow.revoked_at).is_(None),
+            col(GrantRow.renewed_at) < since,
+        )
+        async with self._database.reading() as session:
+            return list((await session.exec(query.order_by(col(GrantRow.renewed_at)).limit(limit))).all())
+
+    async def keep(self, connection: Connection, holder: str) -> Renewal | None:
+        """Renew a grant though no action needs it, or None where it has nothing to be renewed by."""
+        row = await self._in_force(connection, holder)
+        if row is None or (await self._tokens(row)).refresh_token is None:
+            return None
+        renewed = await self._renew(connection, row)
+        return Renewal(row.id, row.account, None if renewed is None else renewed.fingerprint)
 
     async def of(self, holder: str) -> list[Grant]:
         """Every grant of a holder that is in force."""
@@ -133,22 +179,10 @@ class Grants:
             rows = (await session.exec(query.order_by(GrantRow.connection))).all()
         return [Grant(row.connection, row.account, tuple(row.scopes.split()), row.created_at) for row in rows]
 
-    async def reseal(self) -> int:
-        """Seal every grant with the current master key, one short transaction each; return how many were not yet."""
-        async with self._database.reading() as session:
-            rows = (await session.exec(select(GrantRow))).all()
-        changed = 0
-        for stale in rows:
-            if self._vault.is_current(stale.sealed_tokens):
-                continue
-            async with self._database.writing() as session:
-                # Locked, so that tokens which are being renewed at this moment are not overwritten with older ones.
-                row = await session.get(GrantRow, stale.id, with_for_update=True)
-                if row is not None and not self._vault.is_current(row.sealed_tokens):
-                    row.sealed_tokens = self._seal(row, self._tokens(row))
-                    session.add(row)
-                    changed += 1
-        return changed
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn("grants", GrantRow, "sealed_tokens", _bound_to)
 
     async def _in_force(self, connection: Connection, holder: str) -> GrantRow | None:
         async with self._database.reading() as session:
@@ -156,11 +190,14 @@ class Grants:
 
     async def _obtain_shared(self, connection: Connection) -> GrantRow | None:
         try:
-            tokens = await self._client(connection).client_credentials()
+            tokens = await self._sign_in(connection).unasked(SHARED, connection.scopes)
         except TokenRefused as error:
             msg = f"The shared connection '{connection.name}' cannot sign in: {error}"
             raise ConnectionMisconfigured(msg) from None
-        row = self._row(connection, SHARED, tokens, f"{connection.client_id} (shared)")
+        if tokens is None:
+            return None
+        account = tokens.account or connection.client_id
+        row = await self._row(connection, SHARED, tokens, f"{account} (shared)".lstrip())
         try:
             async with self._database.writing() as session:
                 session.add(row)
@@ -221,25 +258,48 @@ class Grants:
         return await self._replace_tokens(row.id, fresh)
 
     async def _fresh_tokens(self, connection: Connection, row: GrantRow) -> Tokens | None:
-        tokens = self._tokens(row)
-        client = self._client(connection)
-        if tokens.refresh_token is not None:
-            return await client.refresh(tokens)
-        return await client.client_credentials() if connection.mode == "shared" else None
+        return await self._sign_in(connection).renewed(row.holder, await self._tokens(row))
 
     async def _replace_tokens(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
         async with self._database.writing() as session:
             row = await session.get(GrantRow, grant_id, with_for_update=True)
-            if row is None or row.revoked_at is not None:
+            if row is None:
                 return None
-            row.sealed_tokens = self._seal(row, tokens)
+            if row.revoked_at is not None:
+                await self._owe_late(session, row, tokens)
+                return None
+            row.sealed_tokens = await self._seal(row, tokens)
             row.scopes = " ".join(tokens.scopes)
             row.fingerprint = _fingerprint(tokens)
             row.expires_at = _expiry(tokens)
             row.version += 1
+            row.renewed_at = now()
             row.refreshing_until = None
             session.add(row)
         return row
+
+    async def _owe_late(self, session: AsyncSession, row: GrantRow, tokens: Tokens) -> None:
+        """Owe word of tokens that came after their grant was removed, unless a newer one may rest on their consent."""
+        in_force = select(GrantRow.id).where(
+            GrantRow.holder == row.holder,
+            GrantRow.connection == row.connection,
+            col(GrantRow.revoked_at).is_(None),
+        )
+        if (await session.exec(in_force)).first() is None:
+            sealed = await self._seal(row, tokens)
+            await self._revocations.owe(session, row.id, row.holder, row.connection, sealed)
+
+    async def _end(self, row: GrantRow) -> bool:
+        """End a grant and owe its upstream word, in one transaction; False where somebody did already."""
+        async with self._database.writing() as session:
+            held = await session.get(GrantRow, row.id, with_for_update=True)
+            if held is None or held.revoked_at is not None:
+                return False
+            sealed = held.sealed_tokens
+            await self._revocations.owe(session, held.id, held.holder, held.connection, sealed)
+            held.revoked_at, held.sealed_tokens = now(), b""
+            session.add(held)
+        return True
 
     async def _release(self, grant_id: str) -> None:
         async with self._database.writing() as session:
@@ -249,13 +309,17 @@ class Grants:
 
     async def _revoke_row(self, grant_id: str) -> None:
         async with self._database.writing() as session:
-            await session.exec(update(GrantRow).where(col(GrantRow.id) == grant_id).values(revoked_at=now()))
+            await session.exec(
+                update(GrantRow)
+                .where(col(GrantRow.id) == grant_id, col(GrantRow.revoked_at).is_(None))
+                .values(revoked_at=now(), sealed_tokens=b"")
+            )
 
     async def _by_id(self, grant_id: str) -> GrantRow | None:
         async with self._database.reading() as session:
             return await session.get(GrantRow, grant_id)
 
-    def _row(self, connection: Connection, holder: str, tokens: Tokens, account: str) -> GrantRow:
+    async def _row(self, connection: Connection, holder: str, tokens: Tokens, account: str) -> GrantRow:
         row = GrantRow(
             id=str(uuid.uuid4()),
             holder=holder,
@@ -266,19 +330,20 @@ class Grants:
             sealed_tokens=b"",
             expires_at=_expiry(tokens),
             created_at=now(),
+            renewed_at=now(),
         )
-        row.sealed_tokens = self._seal(row, tokens)
+        row.sealed_tokens = await self._seal(row, tokens)
         return row
 
-    def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
-        return self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
+    async def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
+        return await self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
 
-    def _tokens(self, row: GrantRow) -> Tokens:
-        fields = json.loads(self._vault.open(row.sealed_tokens, _bound_to(row)))
+    async def _tokens(self, row: GrantRow) -> Tokens:
+        fields = json.loads(await self._vault.open(row.sealed_tokens, _bound_to(row)))
         return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
 
-    def _credential(self, row: GrantRow) -> Credential:
-        tokens = self._tokens(row)
+    async def _credential(self, row: GrantRow) -> Credential:
+        tokens = await self._tokens(row)
         return Credential(
             grant_id=row.id,
             account=row.account,
@@ -301,7 +366,7 @@ def _is_free(row: GrantRow) -> bool:
 
 
 def _bound_to(row: GrantRow) -> str:
-    return f"grant:{row.id}:{row.holder}:{row.connection}"
+    return bound_to_grant(row.id, row.holder, row.connection)
 
 
 def _fingerprint(tokens: Tokens) -> str:

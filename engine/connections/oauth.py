@@ -1,12 +1,10 @@
 """Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides not whose grant is used."""
 
 import re
-import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import httpx2
@@ -14,12 +12,21 @@ from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from engine.connections.catalogue import Connection
-from engine.connections.client_keys import assertion, read_client_key
+from engine.connections.client_keys import assertion, read_private_key
 from engine.connections.discovery import Discovery, Endpoints
 from engine.connections.dpop import ProofKey, ProvingTransport, sign
 from engine.connections.json_requests import JsonTransport
+from engine.connections.registration import ClientIdentity, Registrations
 from engine.connections.token_response import account_told, in_standard_words, told_at
-from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
+from engine.errors import (
+    AddressRefused,
+    AuthorizationRefused,
+    BylineError,
+    ConnectionMisconfigured,
+    RequestRejected,
+    UpstreamUnavailable,
+)
+from engine.outgoing import OutgoingTransport
 
 _TIMEOUT_SECONDS = 15.0
 _ERROR = re.compile(r"[a-z_]{1,40}")
@@ -81,13 +88,24 @@ class Tokens:
 class OAuthClient:
     """One connection's client at its provider."""
 
-    def __init__(self, connection: Connection, environment: Mapping[str, str], discovery: Discovery) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        environment: Mapping[str, str],
+        discovery: Discovery,
+        registrations: Registrations | None = None,
+    ) -> None:
         self._connection = connection
         self._provider = connection.provider
         self._discovery = discovery
+        self._registrations = registrations
         self._secret = connection.client_secret.read(environment) if connection.client_secret else None
         key = connection.client_key
-        self._key = read_client_key(key.read(environment), connection.name) if key else None
+        self._key = (
+            read_private_key(key.read(environment), f"client_key of connection '{connection.name}'")
+            if key
+            else None
+        )
 
     async def authorization_url(
         self, *, redirect_uri: str, state: str, code_verifier: str, scopes: tuple[str, ...]
@@ -96,8 +114,9 @@ class OAuthClient:
 
         Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which one.
         """
-        endpoints = await self._endpoints()
-        asked = self._joined(tuple(dict.fromkeys((*scopes, *self._provider.added_scopes))))
+        endpoints = await self.endpoints()
+        wanted = scopes or endpoints.scopes
+        asked = self._joined(tuple(dict.fromkeys((*wanted, *self._provider.added_scopes))))
         async with self._calling(
             endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
         ) as client:
@@ -106,6 +125,7 @@ class OAuthClient:
                 state=state,
                 code_verifier=code_verifier if self._provider.pkce else None,
                 **{self._provider.scope_parameter: asked},
+                **_resource(endpoints),
             )
             # Merged last, since a provider may spell otherwise what is standard.
             url = httpx2.URL(str(url)).copy_merge_params(self._provider.authorization_parameters)
@@ -114,51 +134,89 @@ class OAuthClient:
             return await self._pushed(client, endpoints, url)
 
     async def _pushed(self, client: AsyncOAuth2Client, endpoints: Endpoints, url: httpx2.URL) -> str:
+        address = endpoints.pushed_authorization_request or ""
+        answer = await self._posted(client, address, dict(url.params))
+        if isinstance(answer.get("request_uri"), str):
+            given = {"client_id": client.client_id, "request_uri": answer["request_uri"]}
+            return str(httpx2.URL(endpoints.authorization).copy_merge_params(given))
+        raise OAuthError(None)
+
+    async def _posted(
+        self, client: AsyncOAuth2Client, address: str, form: dict[str, str]
+    ) -> Mapping[str, Any]:
+        """The answer to a form that the client sends as itself, to an endpoint that is not the token endpoint."""
         method = client.token_endpoint_auth_method
-        # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
-        adds_id = method in {"client_secret_post", "none"}
+        form = {"client_id": client.client_id, **form}
+        if method in {"client_secret_post", "none"}:
+            # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
+            del form["client_id"]
         response = await client.request(
-            "POST",
-            endpoints.pushed_authorization_request,
-            data=dict(url.params.remove("client_id") if adds_id else url.params),
-            auth=client.client_auth(method),
-            withhold_token=True,
+            "POST", address, data=form, auth=client.client_auth(method), withhold_token=True
         )
         answer = response.json()
-        if response.is_success and isinstance(answer, dict) and isinstance(answer.get("request_uri"), str):
-            given = {"client_id": self._connection.client_id, "request_uri": answer["request_uri"]}
-            return str(httpx2.URL(endpoints.authorization).copy_merge_params(given))
+        if response.is_success and isinstance(answer, dict):
+            return answer
         raise OAuthError(answer.get("error") if isinstance(answer, dict) else None)
 
     async def exchange(
         self, *, code: str, redirect_uri: str, code_verifier: str, asked: tuple[str, ...]
     ) -> Tokens:
         """Tokens for an authorization code."""
-        endpoints, key = await self._endpoints(), self._new_key()
+        endpoints, key = await self.endpoints(), self._new_key()
         proof = {"code_verifier": code_verifier} if self._provider.pkce else {}
         async with self._calling(endpoints, key, redirect_uri=redirect_uri) as client:
-            token = await client.fetch_token(endpoints.token, code=code, **proof)
+            token = await client.fetch_token(endpoints.token, code=code, **proof, **_resource(endpoints))
             tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
             return replace(tokens, account=account_told(self._provider, token))
 
     async def refresh(self, tokens: Tokens) -> Tokens:
         """New tokens for a refresh token."""
-        endpoints, key = await self._endpoints(), _key_of(tokens)
+        endpoints, key = await self.endpoints(), _key_of(tokens)
         async with self._calling(endpoints, key) as client:
-            token = await client.refresh_token(endpoints.token, refresh_token=tokens.refresh_token)
+            token = await client.refresh_token(
+                endpoints.token, refresh_token=tokens.refresh_token, **_resource(endpoints)
+            )
             standard = in_standard_words(self._provider, token)
             return Tokens.from_response(standard, tokens.scopes, previous=tokens, proof_key=key)
 
-    async def client_credentials(self) -> Tokens:
-        """Tokens of the service itself (RFC 6749 section 4.4), for a `shared` connection."""
-        endpoints, key, asked = await self._endpoints(), self._new_key(), self._connection.scopes
-        async with self._calling(endpoints, key, scope=self._joined(asked)) as client:
-            token = await client.fetch_token(endpoints.token, grant_type="client_credentials")
-            return Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
+    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+        """Tokens that nobody is asked for: none here, since people consent at the provider's page."""
+        del principal_id, scopes
+        return None
+
+    async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
+        """New tokens in the place of these; None where a person has to act."""
+        if tokens.refresh_token is not None:
+            return await self.refresh(tokens)
+        is_shared = self._connection.mode == "shared"
+        return await self.unasked(principal_id, self._connection.scopes if is_shared else tokens.scopes)
+
+    async def device_authorization(self, scopes: tuple[str, ...]) -> Mapping[str, Any]:
+        """What the provider says of a code that is typed on another device (RFC 8628 section 3.2), as it says it."""
+        endpoints = await self.endpoints()
+        if endpoints.device_authorization is None:
+            msg = f"{self._connection.title} is not signed in to on another device: open the link and sign in there."
+            raise AuthorizationRefused(msg)
+        async with self._calling(endpoints) as client:
+            asked = tuple(dict.fromkeys((*scopes, *self._provider.added_scopes)))
+            return await self._posted(client, endpoints.device_authorization, self.scoped(asked))
+
+    def scoped(self, asked: tuple[str, ...]) -> dict[str, str]:
+        """The parameter that asks for scopes, where any are."""
+        return {self._provider.scope_parameter: self._joined(asked)} if asked else {}
+
+    async def granted(self, grant_type: str, asked: tuple[str, ...], **parameters: str) -> Tokens:
+        """Tokens for a grant of any type (RFC 6749 section 4.5), with the parameters that it takes."""
+        endpoints, key = await self.endpoints(), self._new_key()
+        parameters = {**_resource(endpoints), **parameters}
+        async with self._calling(endpoints, key) as client:
+            token = await client.fetch_token(endpoints.token, grant_type=grant_type, **parameters)
+            tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
+            return replace(tokens, account=account_told(self._provider, token))
 
     async def revoke(self, tokens: Tokens) -> bool:
         """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
-        endpoints = await self._endpoints()
+        endpoints = await self.endpoints()
         if endpoints.revocation is None:
             return False
         token, hint = (
@@ -168,16 +226,19 @@ class OAuthClient:
         )
         async with self._calling(endpoints) as client:
             response = await client.revoke_token(endpoints.revocation, token=token, token_type_hint=hint)
+            if response.is_server_error:
+                response.raise_for_status()
         return bool(response.is_success)
 
     async def account(self, tokens: Tokens) -> str:
         """The upstream's own name for the account that consented; empty where the provider cannot tell."""
-        endpoints = await self._endpoints()
-        if endpoints.userinfo is None or self._provider.account_from != "userinfo":
+        endpoints = await self.endpoints()
+        is_told = self._connection.mcp is None or "openid" in tokens.scopes
+        if endpoints.userinfo is None or self._provider.account_from != "userinfo" or not is_told:
             return tokens.account
         async with self._calling(endpoints) as client:
             request = client.build_request("GET", endpoints.userinfo)
-            sign(request, tokens.access_token, _key_of(tokens), header=self._provider.token_header)
+            sign(request, tokens.access_token, _key_of(tokens), place=self._connection.token_place)
             response = await client.send(request)
             claims = response.json() if response.is_success else None
         if not isinstance(claims, dict):
@@ -189,25 +250,36 @@ class OAuthClient:
     def _joined(self, scopes: tuple[str, ...]) -> str:
         return {"space": " ", "comma": ","}[self._provider.scope_separator].join(scopes)
 
-    async def _endpoints(self) -> Endpoints:
+    async def endpoints(self) -> Endpoints:
+        """Where the provider's endpoints are."""
         return await self._discovery.endpoints(self._connection)
 
     def _new_key(self) -> ProofKey | None:
         return ProofKey.generate() if self._provider.dpop else None
 
-    def _client(self, endpoints: Endpoints, key: ProofKey | None, **options: Any) -> AsyncOAuth2Client:
-        known_by = self._secret or self._key
-        transport: httpx2.AsyncBaseTransport = httpx2.AsyncHTTPTransport(
-            verify=_authorities(), trust_env=False
-        )
+    async def _identity(self, endpoints: Endpoints) -> ClientIdentity:
+        """Who Byline is there, as declared, or as it goes where nothing is."""
+        if not self._connection.client_id:
+            if self._registrations is None:
+                raise ConnectionMisconfigured(
+                    f"Connection '{self._connection.name}' has no client_id: write it."
+                )
+            return await self._registrations.of(self._connection.name, endpoints)
+        is_known = self._secret is not None or self._key is not None
+        method = self._provider.token_endpoint_auth_method if is_known else "none"
+        return ClientIdentity(self._connection.client_id, method, self._secret)
+
+    def _client(
+        self, identity: ClientIdentity, endpoints: Endpoints, key: ProofKey | None, **options: Any
+    ) -> AsyncOAuth2Client:
+        transport: httpx2.AsyncBaseTransport = OutgoingTransport(self._discovery.outgoing)
         if self._provider.token_request == "json":
             transport = JsonTransport(transport, endpoints.token)
-        method = "none" if known_by is None else self._provider.token_endpoint_auth_method
         client = AsyncOAuth2Client(
-            client_id=self._connection.client_id,
-            client_secret=known_by,
-            token_endpoint_auth_method=method,
-            revocation_endpoint_auth_method=method,
+            client_id=identity.client_id,
+            client_secret=identity.secret or self._key,
+            token_endpoint_auth_method=identity.method,
+            revocation_endpoint_auth_method=identity.method,
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
             transport=transport if key is None else ProvingTransport(key, transport),
@@ -217,21 +289,34 @@ class OAuthClient:
             client.register_client_auth_method(assertion(self._key, endpoints.token))
         return client
 
+    async def _refused(self, code: str, identity: ClientIdentity, endpoints: Endpoints) -> TokenRefused:
+        # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
+        known = code if _ERROR.fullmatch(code) else "unknown_error"
+        if known == "invalid_client" and identity.is_registered and self._registrations is not None:
+            # What was granted to a client that is gone is gone too; the next sign-in registers another.
+            await self._registrations.forget(endpoints.issuer or "")
+            known = "invalid_grant"
+        return TokenRefused(self._connection.name, known)
+
     @asynccontextmanager
     async def _calling(
         self, endpoints: Endpoints, key: ProofKey | None = None, **options: Any
     ) -> AsyncIterator[AsyncOAuth2Client]:
+        identity = await self._identity(endpoints)
         try:
-            async with self._client(endpoints, key, **options) as client:
+            async with self._client(identity, endpoints, key, **options) as client:
                 yield client
         except OAuthError as error:
-            # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
-            code = str(error.error)
-            known = code if _ERROR.fullmatch(code) else "unknown_error"
-            raise TokenRefused(self._connection.name, known) from None
+            raise await self._refused(str(error.error), identity, endpoints) from None
         except httpx2.HTTPStatusError as error:
             msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
             raise UpstreamUnavailable(msg, status=error.response.status_code) from None
+        except AddressRefused as error:
+            msg = f"The sign-in service of connection '{self._connection.name}' is not called: {error}"
+            raise ConnectionMisconfigured(msg) from None
+        except (UpstreamUnavailable, RequestRejected) as error:
+            msg = f"The sign-in service of connection '{self._connection.name}' does not answer: {error}"
+            raise type(error)(msg, status=error.status) from None
         except (httpx2.HTTPError, ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
@@ -242,7 +327,6 @@ def _key_of(tokens: Tokens) -> ProofKey | None:
     return ProofKey.from_jwk(tokens.proof_key) if tokens.proof_key else None
 
 
-@cache
-def _authorities() -> ssl.SSLContext:
-    """The certificate authorities to trust, read once, since reading them takes longer than a request."""
-    return httpx2.create_ssl_context(trust_env=False)
+def _resource(endpoints: Endpoints) -> dict[str, str]:
+    """The parameter that says what tokens should be good for (RFC 8707), where that is known."""
+    return {} if endpoints.resource is None else {"resource": endpoints.resource}

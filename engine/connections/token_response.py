@@ -21,6 +21,15 @@ def told_at(document: object, place: str) -> Any:
     return document.get(place) if isinstance(document, Mapping) else None
 
 
+def told_in(body: bytes, place: str) -> str:
+    """What stands at that place of a JSON body, as text; empty where nothing does, or where the body is no JSON."""
+    try:
+        found = told_at(json.loads(body), place)
+    except (ValueError, RecursionError):
+        return ""
+    return str(found) if isinstance(found, str | int) else ""
+
+
 def in_standard_words(provider: Provider, answer: Mapping[str, Any]) -> dict[str, Any]:
     """A token response as RFC 6749 section 5.1 has it; where the provider's own place is empty, the standard one is."""
     moved: dict[str, Any] = {

@@ -86,6 +86,17 @@ class SigningKeyRow(SQLModel, table=True):
     retired_at: datetime | None = _instant(nullable=True)
 
 
+class DataKeyRow(SQLModel, table=True):
+    """A data key, wrapped by the master key of the provider that is named. Owner: engine.vault.data_keys."""
+
+    __tablename__ = "data_key"
+
+    number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
+    wrapped: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    wrapped_by: str
+    created_at: datetime = _instant()
+
+
 class RunRow(SQLModel, table=True):
     """A run: the root workflow that an identity is bound to. Owner: engine.identity.runs.
 
@@ -129,6 +140,16 @@ class ConnectionRow(SQLModel, table=True):
     updated_at: datetime = _instant()
 
 
+class ClientSecretRow(SQLModel, table=True):
+    """The secret or key of a connection's client. Owner: engine.connections.client_secrets."""
+
+    __tablename__ = "client_secret"
+
+    connection: str = Field(primary_key=True)
+    sealed_secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    updated_at: datetime = _instant()
+
+
 class GrantRow(SQLModel, table=True):
     """What a holder consented to on a connection. Owner: engine.connections.grants.
 
@@ -158,7 +179,22 @@ class GrantRow(SQLModel, table=True):
     expires_at: datetime | None = _instant(nullable=True)
     refreshing_until: datetime | None = _instant(nullable=True)
     created_at: datetime = _instant()
+    renewed_at: datetime = _instant()
     revoked_at: datetime | None = _instant(nullable=True)
+
+
+class RevocationRow(SQLModel, table=True):
+    """A grant that ended and whose upstream is still to be told. Owner: engine.connections.revocations."""
+
+    __tablename__ = "revocation"
+    __table_args__ = (Index("revocation_due", "due_at"),)
+
+    grant_id: str = Field(primary_key=True)
+    holder: str
+    connection: str
+    sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+    due_at: datetime = _instant()
 
 
 class AuthorizationRequestRow(SQLModel, table=True):
@@ -185,6 +221,42 @@ class AuthorizationRequestRow(SQLModel, table=True):
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
     answered_at: datetime | None = _instant(nullable=True)
+
+
+class DeviceSignInRow(SQLModel, table=True):
+    """The code by which a question is answered on another device. Owner: engine.authorization.devices."""
+
+    __tablename__ = "device_sign_in"
+
+    request_id: str = Field(primary_key=True, foreign_key="authorization_request.id")
+    sealed_code: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    interval_seconds: int
+    poll_after: datetime = _instant()
+    expires_at: datetime = _instant()
+
+
+class UpstreamClientRow(SQLModel, table=True):
+    """Byline as the client that an issuer registered. Owner: engine.connections.registration."""
+
+    __tablename__ = "upstream_client"
+
+    issuer: str = Field(primary_key=True)
+    redirect_uri: str
+    client_id: str
+    sealed_registration: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    created_at: datetime = _instant()
+    expires_at: datetime | None = _instant(nullable=True)
+
+
+class CompanySignInRow(SQLModel, table=True):
+    """A person's latest sign-in at the external issuer, for it to vouch by. Owner: engine.identity.company_sign_ins."""
+
+    __tablename__ = "company_sign_in"
+
+    principal_id: str = Field(primary_key=True, foreign_key="principal.id")
+    sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    signed_in_at: datetime = _instant()
+    expires_at: datetime | None = _instant(nullable=True)
 
 
 class QuestionRow(SQLModel, table=True):
@@ -309,17 +381,26 @@ class AuditHeadRow(SQLModel, table=True):
 
 
 class OAuthClientRow(SQLModel, table=True):
-    """An MCP client registered at the built-in authorization server. Owner: gateway.authorization_server."""
+    """A client registered at the built-in authorization server. Owner: gateway.authorization_server.clients.
+
+    `registered_by` is `administrator`, or `itself` where it came by dynamic registration.
+    """
 
     __tablename__ = "oauth_client"
+    __table_args__ = (Index("oauth_client_registered", "registered_by", "created_at"),)
 
     client_id: str = Field(primary_key=True)
     metadata_: dict[str, Any] = Field(sa_column=Column("metadata", JSON, nullable=False))
+    registered_by: str = Field(default="itself", sa_column_kwargs={"server_default": "itself"})
     created_at: datetime = _instant()
+    used_at: datetime | None = _instant(nullable=True)
 
 
 class OAuthCodeRow(SQLModel, table=True):
-    """An authorization request at the built-in server, later its code by hash. Owner: gateway.authorization_server."""
+    """An authorization request at the built-in server, later its code by hash.
+
+    Owner: gateway.authorization_server.codes.
+    """
 
     __tablename__ = "oauth_code"
 
@@ -332,8 +413,33 @@ class OAuthCodeRow(SQLModel, table=True):
     used_at: datetime | None = _instant(nullable=True)
 
 
+class ClientConsentRow(SQLModel, table=True):
+    """That a client may act for a person: without its row, no token of the built-in server holds.
+
+    Owner: gateway.authorization_server.consents. `goes_to` is where the person let the browser be sent;
+    `asserted_by` is the issuer that said so in their place.
+    """
+
+    __tablename__ = "client_consent"
+    __table_args__ = (Index("client_consent_person", "principal_id", "client_id"),)
+
+    id: str = Field(primary_key=True)
+    principal_id: str = Field(foreign_key="principal.id")
+    client_id: str = Field(index=True)
+    client_name: str
+    goes_to: str | None = None
+    asserted_by: str | None = None
+    resource: str
+    scopes: str
+    created_at: datetime = _instant()
+    expires_at: datetime = _instant()
+
+
 class RefreshTokenRow(SQLModel, table=True):
-    """A refresh token of the built-in server, by hash; reuse ends its family. Owner: gateway.authorization_server."""
+    """A refresh token of the built-in server, by hash; its family is the consent that it came of.
+
+    Owner: gateway.authorization_server.tokens.
+    """
 
     __tablename__ = "refresh_token"
     __table_args__ = (Index("refresh_token_family", "family"),)
@@ -346,7 +452,18 @@ class RefreshTokenRow(SQLModel, table=True):
     resource: str | None = None
     expires_at: datetime = _instant()
     used_at: datetime | None = _instant(nullable=True)
-    revoked_at: datetime | None = _instant(nullable=True)
+
+
+class UsedAssertionRow(SQLModel, table=True):
+    """A statement that is good once and was used, by the hash of its issuer and `jti`.
+
+    Owner: gateway.authorization_server.assertions.
+    """
+
+    __tablename__ = "used_assertion"
+
+    id_hash: str = Field(primary_key=True)
+    expires_at: datetime = _instant()
 
 
 class BrowserSessionRow(SQLModel, table=True):
@@ -454,3 +571,13 @@ class NotificationRow(SQLModel, table=True):
     id: str = Field(primary_key=True)
     owed_by: str
     created_at: datetime = _instant()
+
+
+class ResourceChangeRow(SQLModel, table=True):
+    """When a resource changed last, for as long as somebody may not have noticed. Owner: engine.changes.changes."""
+
+    __tablename__ = "resource_change"
+    __table_args__ = (Index("resource_change_time", "changed_at"),)
+
+    uri: str = Field(primary_key=True)
+    changed_at: datetime = _instant()

@@ -21,6 +21,7 @@ from sqlmodel import col, select
 from engine.db.database import Database, now
 from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 _REFRESH_SECONDS = 30.0
@@ -131,7 +132,7 @@ class SigningKeys:
         kid = secrets.token_hex(8)
         private = Ed25519PrivateKey.generate()
         public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-        sealed = self._vault.seal(private.private_bytes_raw(), _bound_to(kid, public))
+        sealed = await self._vault.seal(private.private_bytes_raw(), _bound_to(kid, public))
         row = SigningKeyRow(kid=kid, public_key=public, sealed_private_key=sealed, created_at=now())
         async with self._database.writing() as session:
             session.add(row)
@@ -151,18 +152,15 @@ class SigningKeys:
         await self._read()
         return True
 
-    async def reseal(self) -> int:
-        """Seal every private key with the current master key; return how many were not yet."""
-        changed = 0
-        async with self._database.writing() as session:
-            for row in (await session.exec(select(SigningKeyRow))).all():
-                if not self._vault.is_current(row.sealed_private_key):
-                    bound_to = _bound_to(row.kid, row.public_key)
-                    secret = self._vault.open(row.sealed_private_key, bound_to)
-                    row.sealed_private_key = self._vault.seal(secret, bound_to)
-                    session.add(row)
-                    changed += 1
-        return changed
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn(
+            "signing keys",
+            SigningKeyRow,
+            "sealed_private_key",
+            lambda row: _bound_to(row.kid, row.public_key),
+        )
 
     async def _current(self) -> _Signer:
         if self._signer is None or time.monotonic() - self._read_at > _REFRESH_SECONDS:
@@ -188,7 +186,7 @@ class SigningKeys:
             newest_first = (col(SigningKeyRow.created_at).desc(), col(SigningKeyRow.kid))
             rows = (await session.exec(select(SigningKeyRow).order_by(*newest_first))).all()
         # Every key is opened, since the seal is what proves it: who can only write to the table cannot add one.
-        opened = {row.kid: self._open(row) for row in rows}
+        opened = {row.kid: await self._open(row) for row in rows}
         self._verifiers = {
             row.kid: _Verifier(
                 Ed25519PublicKey.from_public_bytes(row.public_key),
@@ -202,8 +200,8 @@ class SigningKeys:
             self._signer = opened[signing.kid]
         self._read_at = time.monotonic()
 
-    def _open(self, row: SigningKeyRow) -> _Signer:
-        secret = self._vault.open(row.sealed_private_key, _bound_to(row.kid, row.public_key))
+    async def _open(self, row: SigningKeyRow) -> _Signer:
+        secret = await self._vault.open(row.sealed_private_key, _bound_to(row.kid, row.public_key))
         jwk = OKPKey.import_key({**_jwk_members(row.public_key), "d": _base64url(secret)})
         return _Signer(row.kid, Ed25519PrivateKey.from_private_bytes(secret), jwk)
 

@@ -26,9 +26,12 @@ from engine.wire import (
     CHAIN_HEADER,
     ENROLL_ACTIVITY,
     IDENTITY_HEADER,
+    UPKEEP_ACTIVITY,
     WAITER_HEADER,
 )
 
+# What a firing is given its identity by cannot have one yet, and upkeep calls no upstream's API in anybody's name.
+_NAMELESS = frozenset({ENROLL_ACTIVITY, UPKEEP_ACTIVITY})
 _BENIGN = ApplicationErrorCategory.BENIGN
 
 
@@ -46,8 +49,7 @@ class ActivityGuard(ActivityInboundInterceptor):
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- Temporal's names
         """Verify, sign in, run; a BylineError leaves as the Temporal failure of its code, unfit data as a final one."""
         try:
-            if activity.info().activity_type == ENROLL_ACTIVITY:
-                # What a firing is given its identity by is the one step that can have none.
+            if activity.info().activity_type in _NAMELESS:
                 return await super().execute_activity(input)
             identity, root = await self._verified(input)
             try:

@@ -19,6 +19,7 @@ from engine.wire import (
     SCHEDULED_BY_ATTRIBUTE,
     TOOL_ATTRIBUTE,
     TRIGGER_ATTRIBUTE,
+    UPKEEP_WORKFLOW,
 )
 
 _ATTEMPT = timedelta(seconds=30)
@@ -47,11 +48,12 @@ class Carried:
 
     @property
     def is_nameless(self) -> bool:
-        """Whether a schedule began this run, which is still to be given its identity."""
+        """Whether a schedule began this run, which is still to be given its identity; upkeep has none."""
         info = workflow.info()
         return (
             not self._enrolled
             and info.parent is None
+            and info.workflow_type != UPKEEP_WORKFLOW
             and IDENTITY_HEADER not in info.headers
             and SCHEDULED_BY_ATTRIBUTE in info.search_attributes
         )

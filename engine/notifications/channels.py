@@ -17,6 +17,7 @@ from engine.db.database import Database, now
 from engine.db.tables import NotificationChannelRow, NotificationRow
 from engine.errors import ArgumentsInvalid, ChannelUnknown
 from engine.identity.model import Principal, TriggerKind
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
 ChannelKind = Literal["email", "slack", "webhook"]
@@ -74,7 +75,7 @@ class Channels:
             events=_chosen(events),
             created_at=now(),
         )
-        row.sealed_address = self._vault.seal(json.dumps(asdict(destination)).encode(), _bound_to(row))
+        row.sealed_address = await self._vault.seal(json.dumps(asdict(destination)).encode(), _bound_to(row))
         record = await self._trail.recorder()
         count = select(func.count()).where(NotificationChannelRow.principal_id == principal.id)
         async with self._database.writing() as session:
@@ -119,7 +120,7 @@ class Channels:
         """A channel with its address in the clear; None where it was removed."""
         async with self._database.reading() as session:
             row = await session.get(NotificationChannelRow, channel_id)
-        return None if row is None else (_channel(row), self._destination(row))
+        return None if row is None else (_channel(row), await self._destination(row))
 
     async def listening(self, principal_ids: Collection[str], event: Event) -> list[str]:
         """The ids of the channels on which these people want to be told of this."""
@@ -135,17 +136,10 @@ class Channels:
         """Of these notes, the ones that nobody else owes already: each is told once, however often it is asked for."""
         return [note for note in notes if await self._is_owed_by(note, owed_by)]
 
-    async def reseal(self) -> int:
-        """Seal every address with the current master key; return how many were not yet."""
-        changed = 0
-        async with self._database.writing() as session:
-            for row in (await session.exec(select(NotificationChannelRow).with_for_update())).all():
-                if not self._vault.is_current(row.sealed_address):
-                    plain = self._vault.open(row.sealed_address, _bound_to(row))
-                    row.sealed_address = self._vault.seal(plain, _bound_to(row))
-                    session.add(row)
-                    changed += 1
-        return changed
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn("notification channels", NotificationChannelRow, "sealed_address", _bound_to)
 
     async def _is_owed_by(self, note: str, owed_by: str) -> bool:
         if (known := await self._owed_by(note)) is not None:
@@ -163,8 +157,8 @@ class Channels:
             row = await session.get(NotificationRow, note)
         return None if row is None else row.owed_by
 
-    def _destination(self, row: NotificationChannelRow) -> Destination:
-        return Destination(**json.loads(self._vault.open(row.sealed_address, _bound_to(row))))
+    async def _destination(self, row: NotificationChannelRow) -> Destination:
+        return Destination(**json.loads(await self._vault.open(row.sealed_address, _bound_to(row))))
 
 
 def _chosen(events: Collection[str]) -> list[str]:

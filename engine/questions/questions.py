@@ -225,10 +225,10 @@ class Questions:
 
     async def _free(self, session: AsyncSession, run_id: str, name: str | None) -> str | None:
         """The name, unless another open question of the run has it."""
-        taken = select(QuestionRow.id).where(
-            QuestionRow.run_id == run_id, QuestionRow.name == name, QuestionRow.state == "open"
-        )
-        return None if name is None or (await session.exec(taken)).first() is not None else name
+        if name is None:
+            return None
+        named = (col(QuestionRow.run_id) == run_id) & (col(QuestionRow.name) == name)
+        return None if any(each.is_open for each in await self._found(session, named)) else name
 
     async def _ran_out(self, session: AsyncSession, row: QuestionRow, place: Place) -> bool:
         # A first attempt parks, however late it is: wait and question then end together, by the workflow's timer.

@@ -1,4 +1,4 @@
-"""The master keys, by id: the first seals, all of them open; it never writes over a keyring it did not read."""
+"""Master keys of one's own: the first wraps, all of them unwrap; it never writes over a keyring it did not read."""
 
 import fcntl
 import json
@@ -11,31 +11,45 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from engine.errors import SettingsInvalid
 from engine.settings import VaultSettings
+from engine.vault.sealed import BY_MASTER_KEY, KEY_BYTES, Sealed, seal
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_KEY_BYTES = 32
 _SETTLED_SECONDS = 60.0
 
 
 class Keyring:
-    """AES-256 master keys from a file of mode 0600 or from the environment.
+    """AES-256 master keys from a file of mode 0600 or from the environment: the key provider that needs no service.
 
     The format is `{"keys": [{"id": "…", "key": "<base64url>"}, …]}`, newest first.
     """
+
+    name = "keyring"
 
     def __init__(self, settings: VaultSettings) -> None:
         self._settings = settings
         self._read_as: tuple[int, int] | None = None
         self._keys = self._load()
 
+    async def wrap(self, data_key: bytes, bound_to: str) -> bytes:
+        """Encrypt with the first key."""
+        key_id, key = self.current
+        return seal(BY_MASTER_KEY, key_id, key, data_key, bound_to)
+
+    async def unwrap(self, wrapped: bytes, bound_to: str) -> bytes:
+        """Decrypt with the key that encrypted; raises VaultSealBroken."""
+        value = Sealed.read(wrapped)
+        return value.open(self.key(value.key_id), bound_to)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the keys lie in a file, which `rotate` and `retire` may write."""
+        return self._settings.keyring is None
+
     @property
     def current(self) -> tuple[str, bytes]:
-        """The id and the bytes of the key that seals; a file that another process rotated is read again first."""
+        """The id and the bytes of the key that wraps; a file that another process rotated is read again first."""
         if self._read_as != self._stamp():
             self._keys = self._load()
         return next(iter(self._keys.items()))
@@ -46,25 +60,18 @@ class Keyring:
             self._keys = self._load()
         return self._keys.get(key_id)
 
-    def derived(self, purpose: str) -> list[bytes]:
-        """A key for one purpose from each master key, newest first (HKDF, RFC 5869)."""
-        return [
-            HKDF(algorithm=SHA256(), length=_KEY_BYTES, salt=None, info=purpose.encode()).derive(key)
-            for key in self._keys.values()
-        ]
-
     def rotate(self) -> str:
-        """Put a new key in front of the file, so that it seals from now on; return its id."""
+        """Put a new key in front of the file, so that it wraps from now on; return its id."""
         path, key_id = self._file("rotate"), _new_id()
         with _alone(path):
-            _write(path, {key_id: secrets.token_bytes(_KEY_BYTES), **self._load()})
+            _write(path, {key_id: secrets.token_bytes(KEY_BYTES), **self._load()})
             self._keys = self._load()
         return key_id
 
     def retire(self) -> list[str]:
-        """Drop every key but the current one from the file; only safe once all rows are sealed with it.
+        """Drop every key but the current one from the file; only safe once all data keys are wrapped with it.
 
-        Refused within a minute of a rotation, since a secret sealed just before it may not be stored yet.
+        Refused within a minute of a rotation, since a key wrapped just before it may not be stored yet.
         """
         path = self._file("retire")
         with _alone(path):
@@ -89,7 +96,7 @@ class Keyring:
         path = self._file("read")
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _create(path, {_new_id(): secrets.token_bytes(_KEY_BYTES)})
+            _create(path, {_new_id(): secrets.token_bytes(KEY_BYTES)})
         if path.stat().st_mode & 0o077:
             msg = f"the keyring {path} can be read by others: run chmod 600 on it"
             raise SettingsInvalid(msg)
@@ -114,8 +121,8 @@ def _parse(text: str, source: str) -> dict[str, bytes]:
     except (ValueError, KeyError, TypeError) as error:
         msg = f'{source} is not a keyring: it should read {{"keys": [{{"id": "…", "key": "<base64url of 32 bytes>"}}]}}'
         raise SettingsInvalid(msg) from error
-    if not keys or any(len(key) != _KEY_BYTES for key in keys.values()):
-        msg = f"{source} needs at least one key, each of {_KEY_BYTES} bytes"
+    if not keys or any(len(key) != KEY_BYTES for key in keys.values()):
+        msg = f"{source} needs at least one key, each of {KEY_BYTES} bytes"
         raise SettingsInvalid(msg)
     if not all(isinstance(key_id, str) and _ID.fullmatch(key_id) for key_id in keys):
         msg = f"{source} names a key otherwise than by 1 to 64 letters, digits, dots, dashes and underscores"

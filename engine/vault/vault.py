@@ -1,56 +1,36 @@
-"""Seals secrets with AES-256-GCM, each bound to the row it belongs to; it sees no database and no token's meaning."""
+"""Seals secrets with data keys, each bound to the row it belongs to; it sees no database and no token's meaning."""
 
-import secrets
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-from engine.errors import VaultSealBroken
+from engine.vault.data_keys import DataKeys
 from engine.vault.keyring import Keyring
-
-_VERSION = b"\x01"
-_NONCE_BYTES = 12
+from engine.vault.sealed import BY_DATA_KEY, BY_MASTER_KEY, Sealed, seal
 
 
 class Vault:
-    """Authenticated encryption under the keyring.
+    """Authenticated encryption under the data keys; what a release before them sealed still opens by the keyring."""
 
-    A sealed value is version (1 byte), length of the key id (1), key id, nonce (12), ciphertext and tag; everything
-    before the nonce and the `bound_to` text are associated data, so that a value opens only in the row it was made for.
-    """
-
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, data_keys: DataKeys, keyring: Keyring | None) -> None:
+        self._data_keys = data_keys
         self._keyring = keyring
 
-    def seal(self, plaintext: bytes, bound_to: str) -> bytes:
-        """Encrypt `plaintext` for the row that `bound_to` names."""
-        key_id, key = self._keyring.current
-        prefix = _VERSION + bytes([len(key_id)]) + key_id.encode()
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        return prefix + nonce + AESGCM(key).encrypt(nonce, plaintext, prefix + bound_to.encode())
+    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
+        """Encrypt `plaintext` for the row that `bound_to` names; raises KeyServiceUnavailable."""
+        key_id, key = await self._data_keys.current()
+        return seal(BY_DATA_KEY, key_id, key, plaintext, bound_to)
 
-    def open(self, sealed: bytes, bound_to: str) -> bytes:
-        """Decrypt; raises VaultSealBroken where the key is gone or the value was altered or moved to another row."""
-        key_id, prefix, rest = _split(sealed)
-        key = self._keyring.key(key_id)
-        if key is None:
-            msg = f"The secret of {bound_to} was sealed with key {key_id}, which is not in the keyring."
-            raise VaultSealBroken(msg)
-        try:
-            return AESGCM(key).decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], prefix + bound_to.encode())
-        except InvalidTag as error:
-            msg = f"The secret of {bound_to} was altered, or belongs to another row."
-            raise VaultSealBroken(msg) from error
+    async def open(self, sealed: bytes, bound_to: str) -> bytes:
+        """Decrypt; raises KeyServiceUnavailable, or VaultSealBroken for what was altered or moved, or lost its key."""
+        value = Sealed.read(sealed)
+        if value.version == BY_MASTER_KEY:
+            key = None if self._keyring is None else self._keyring.key(value.key_id)
+        else:
+            key = await self._data_keys.key(value.key_id)
+        return value.open(key, bound_to)
 
-    def is_current(self, sealed: bytes) -> bool:
+    async def is_current(self, sealed: bytes) -> bool:
         """Whether this value is sealed with the key that seals now."""
-        return _split(sealed)[0] == self._keyring.current[0]
+        value = Sealed.read(sealed)
+        return (value.version, value.key_id) == (BY_DATA_KEY, (await self._data_keys.current())[0])
 
-
-def _split(sealed: bytes) -> tuple[str, bytes, bytes]:
-    length = sealed[1] if len(sealed) > 1 else 0
-    prefix, rest = sealed[: 2 + length], sealed[2 + length :]
-    if sealed[:1] != _VERSION or len(rest) <= _NONCE_BYTES:
-        msg = "A stored secret is not in the vault's format."
-        raise VaultSealBroken(msg)
-    return prefix[2:].decode("ascii", "replace"), prefix, rest
+    def derived(self, purpose: str) -> list[bytes]:
+        """A key for one purpose from each data key, newest first, alike in every process."""
+        return self._data_keys.derived(purpose)

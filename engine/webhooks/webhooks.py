@@ -16,6 +16,7 @@ from engine.errors import NotAllowed, WebhookInvalid, WebhookUnknown
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
+from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import Scheme, new_secret, require_secret, sender_makes_secret
@@ -119,7 +120,7 @@ class Webhooks:
             updated_at=now(),
         )
         made = new_secret(scheme) if secret is None else None
-        self._seal(row, [(secret or made or "", None)])
+        await self._seal(row, [(secret or made or "", None)])
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             session.add(row)
@@ -132,7 +133,7 @@ class Webhooks:
         Raises WebhookUnknown, or VaultSealBroken where the row was altered.
         """
         row = await self._row(webhook_id)
-        in_force = [secret for secret, until in self._opened(row) if until is None or until > now()]
+        in_force = [secret for secret, until in await self._opened(row) if until is None or until > now()]
         return _webhook(row), in_force
 
     async def get(self, by: Principal, webhook_id: str) -> Webhook:
@@ -201,8 +202,8 @@ class Webhooks:
             row = await _in_force(session, webhook)
             if row is None:
                 return None
-            (before, _), *_ = self._opened(row)
-            self._seal(row, [(secret or made or "", None), (before, now() + overlap)])
+            (before, _), *_ = await self._opened(row)
+            await self._seal(row, [(secret or made or "", None), (before, now() + overlap)])
             _touch(row)
             session.add(row)
             await record(session, _line("webhook.changed", by, row.id, "It has a new secret."))
@@ -219,16 +220,10 @@ class Webhooks:
             await record(session, _line("webhook.deleted", by, webhook.id, None))
         return True
 
-    async def reseal(self) -> int:
-        """Seal every secret with the current master key; return how many were not yet."""
-        changed = 0
-        async with self._database.writing() as session:
-            for row in (await session.exec(select(WebhookRow).with_for_update())).all():
-                if not self._vault.is_current(row.sealed_secret):
-                    self._seal(row, self._opened(row))
-                    session.add(row)
-                    changed += 1
-        return changed
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn("webhooks", WebhookRow, "sealed_secret", _bound_to)
 
     async def _count(self, principal: Principal) -> int:
         query = select(func.count()).select_from(WebhookRow).where(WebhookRow.principal_id == principal.id)
@@ -245,12 +240,12 @@ class Webhooks:
             raise _unknown()
         return row
 
-    def _seal(self, row: WebhookRow, in_force: list[tuple[str, datetime | None]]) -> None:
+    async def _seal(self, row: WebhookRow, in_force: list[tuple[str, datetime | None]]) -> None:
         plain = [[secret, None if until is None else until.isoformat()] for secret, until in in_force]
-        row.sealed_secret = self._vault.seal(json.dumps(plain).encode(), _bound_to(row))
+        row.sealed_secret = await self._vault.seal(json.dumps(plain).encode(), _bound_to(row))
 
-    def _opened(self, row: WebhookRow) -> list[tuple[str, datetime | None]]:
-        plain = json.loads(self._vault.open(row.sealed_secret, _bound_to(row)))
+    async def _opened(self, row: WebhookRow) -> list[tuple[str, datetime | None]]:
+        plain = json.loads(await self._vault.open(row.sealed_secret, _bound_to(row)))
         return [(secret, None if until is None else datetime.fromisoformat(until)) for secret, until in plain]
 
 

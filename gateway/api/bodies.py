@@ -5,12 +5,17 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.api.problems import problem
 
-LARGEST_BODY: Final = 2 * 1024 * 1024
 WRITING: Final = frozenset({"POST", "PUT", "PATCH"})
+_UNREAD: Final = {
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "body_too_large",
+    HTTPStatus.REQUEST_TIMEOUT: "body_too_slow",
+    HTTPStatus.SERVICE_UNAVAILABLE: "too_many_bodies",
+}
 
 
 class Body(BaseModel):
@@ -20,7 +25,7 @@ class Body(BaseModel):
 
 
 class JsonBodies:
-    """Refuses what is too large (413) or no JSON (415), before anything else is done."""
+    """Refuses what the gateway's limits keep from being read, or is no JSON (415), before anything else is done."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -30,10 +35,11 @@ class JsonBodies:
         if scope["type"] != "http" or scope["method"] not in WRITING:
             await self._app(scope, receive, send)
             return
-        body = await _read(receive)
-        if body is None:
-            detail = f"The body is larger than {LARGEST_BODY:,} bytes."
-            refused = problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", detail)
+        try:
+            body = await _read(receive)
+        except HTTPException as error:
+            code = _UNREAD[HTTPStatus(error.status_code)]
+            refused = problem(error.status_code, code, error.detail, headers=error.headers)
             await refused(scope, receive, send)
             return
         if body and not _is_json(Headers(scope=scope).get("content-type", "")):
@@ -49,14 +55,11 @@ class JsonBodies:
         await self._app(scope, replay, send)
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body; None for one that is too large, of which no more is kept."""
+async def _read(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
         body += message.get("body", b"")
-        if len(body) > LARGEST_BODY:
-            return None
         if message["type"] != "http.request" or not message.get("more_body", False):
             return bytes(body)
 

@@ -45,7 +45,7 @@ class ConnectionShown(BaseModel):
 def routes(services: Services) -> APIRouter:
     """List and read connections, and give up one's own grant."""
     router = APIRouter(tags=["connections"])
-    cursors = Cursors(services.keyring, "connections")
+    cursors = Cursors(services.vault, "connections")
 
     @router.get("/connections", summary="List connections, with your grants", responses=problems(400, 422))
     async def list_connections(

@@ -12,7 +12,7 @@ from typing import Annotated, Final, Generic, TypeVar
 from fastapi import Query
 from pydantic import BaseModel, Field
 
-from engine.vault.keyring import Keyring
+from engine.vault.vault import Vault
 from gateway.api.problems import Refused
 
 T = TypeVar("T")
@@ -43,14 +43,14 @@ class Page(BaseModel, Generic[T]):
 class Cursors:
     """Seals and opens the cursors of one list."""
 
-    def __init__(self, keyring: Keyring, of: str) -> None:
-        self._keyring = keyring
+    def __init__(self, vault: Vault, of: str) -> None:
+        self._vault = vault
         self._purpose = f"api cursor {of}"
 
     def seal(self, position: Position) -> str:
         """The cursor of a position."""
         body = json.dumps(list(position), separators=(",", ":")).encode()
-        mac = _mac(self._keyring.derived(self._purpose)[0], body)
+        mac = _mac(self._vault.derived(self._purpose)[0], body)
         return base64.urlsafe_b64encode(mac + body).decode().rstrip("=")
 
     def open(self, cursor: str | None) -> Position | None:
@@ -62,7 +62,7 @@ class Cursors:
         except ValueError:
             sealed = b""
         mac, body = sealed[:_MAC_BYTES], sealed[_MAC_BYTES:]
-        if not any(hmac.compare_digest(mac, _mac(key, body)) for key in self._keyring.derived(self._purpose)):
+        if not any(hmac.compare_digest(mac, _mac(key, body)) for key in self._vault.derived(self._purpose)):
             detail = "This cursor belongs to no page of this list. Start again without one."
             raise Refused(HTTPStatus.BAD_REQUEST, "cursor_invalid", detail)
         position: Position = json.loads(body)

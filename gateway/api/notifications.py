@@ -54,7 +54,7 @@ class NewChannel(Body):
 def routes(services: Services) -> APIRouter:
     """List, add, try and remove one's own channels."""
     router = APIRouter(tags=["notifications"])
-    cursors = Cursors(services.keyring, "channels")
+    cursors = Cursors(services.vault, "channels")
 
     @router.get("/channels", summary="List your channels, oldest first", responses=problems(400, 422))
     async def list_channels(

@@ -89,7 +89,7 @@ def routes(services: Services) -> APIRouter:
 class _Asked:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._cursors = Cursors(services.keyring, "questions")
+        self._cursors = Cursors(services.vault, "questions")
 
     async def page(self, caller: Caller, after: str | None, limit: int) -> Page[QuestionShown]:
         reached = self._cursors.place(after)

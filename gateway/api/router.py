@@ -73,7 +73,7 @@ def document(app: FastAPI, components: Mapping[str, Any]) -> None:
         described = Problem.model_json_schema(ref_template=reference)
         schemas |= described.pop("$defs", {})
         schemas |= {"Problem": described, **components}
-        refusals = {str(status): answer for status, answer in problems(400, 413, 415).items()}
+        refusals = {str(status): answer for status, answer in problems(400, 408, 413, 415, 503).items()}
         for path in document["paths"].values():
             for method, operation in path.items():
                 if method.upper() in WRITING:

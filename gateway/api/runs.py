@@ -143,7 +143,7 @@ class _Listing:
     def __init__(self, services: Services, states: RunStates) -> None:
         self._runs = services.runs
         self._states = states
-        self._cursors = Cursors(services.keyring, "runs")
+        self._cursors = Cursors(services.vault, "runs")
 
     async def page(self, caller: Caller, wanted: _Wanted, after: str | None, limit: int) -> Page[RunSummary]:
         """A page; where a status is wanted it may hold fewer than `limit`, and still not be the last."""

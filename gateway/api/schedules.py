@@ -64,7 +64,7 @@ class _Desk:
         self.registry = registry
         self.schedules = schedules
         self.views = ScheduleViews(services, schedules)
-        self.cursors = Cursors(services.keyring, "schedules")
+        self.cursors = Cursors(services.vault, "schedules")
 
     async def reached(self, schedule_id: str, caller: Caller) -> Schedule:
         """A schedule that the caller may see, and that their token reaches."""

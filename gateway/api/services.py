@@ -55,7 +55,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
 
     by = Depends(administrator)
     router = APIRouter(tags=["services"])
-    lists, token_lists = Cursors(services.keyring, "services"), Cursors(services.keyring, "service tokens")
+    lists, token_lists = Cursors(services.vault, "services"), Cursors(services.vault, "service tokens")
     known = services.service_principals
 
     @router.get(

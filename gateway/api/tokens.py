@@ -72,7 +72,7 @@ class TokenMade(TokenShown):
 def routes(services: Services, registry: Registry) -> APIRouter:
     """`/tokens` and `/tokens/{token_id}`."""
     router = APIRouter(tags=["tokens"])
-    cursors = Cursors(services.keyring, "tokens")
+    cursors = Cursors(services.vault, "tokens")
 
     @router.get("/tokens", summary="List your API tokens", responses=problems(400, 422))
     async def list_tokens(

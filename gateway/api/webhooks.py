@@ -139,7 +139,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
 
 
 def _made_and_read(router: APIRouter, webhooks: _Webhooks, services: Services) -> None:
-    cursors = Cursors(services.keyring, "webhooks")
+    cursors = Cursors(services.vault, "webhooks")
 
     @router.get(
         "/webhooks",

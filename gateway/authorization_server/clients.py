@@ -1,28 +1,34 @@
-"""Registered MCP clients (RFC 7591) and trusted back ends: secrets lie sealed, no redirect URI could run code."""
+"""OAuth clients that registered themselves (RFC 7591) or that an administrator registered; their secrets lie sealed."""
 
 import secrets
 import uuid
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from typing import Final
-from urllib.parse import urlsplit
+from datetime import timedelta
+from typing import Any, Final, Literal
 
 from mcp.server.auth.provider import RegistrationError
-from mcp.shared.auth import InvalidRedirectUriError, OAuthClientInformationFull
+from mcp.shared.auth import JWT_BEARER_GRANT_TYPE, InvalidRedirectUriError, OAuthClientInformationFull
 from pydantic import AnyUrl, BaseModel
+from sqlalchemy import delete, func, update
 from sqlmodel import col, select
 from typing_extensions import override
 
 from engine.db.database import now
 from engine.db.tables import OAuthClientRow
+from engine.errors import SettingsInvalid, TooSoon
 from engine.services import Services
+from engine.vault.resealing import SealedColumn
+from gateway.authorization_server import redirects
+from gateway.protected_resource import all_scopes
 
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 
-_LOOPBACK = frozenset({"127.0.0.1", "[::1]", "localhost"})
-_NO_APPLICATION = frozenset({"javascript", "data", "file", "vbscript", "blob", "about", "ftp", "ws", "wss"})
-_SEALED_SECRET = "byline_sealed_secret"
-_BACKEND = "byline_backend"
+_SEALED_SECRET: Final = "byline_sealed_secret"
+_BACKEND: Final = "byline_backend"
+_FORGOTTEN_UNUSED: Final = timedelta(days=1)
+_FORGOTTEN: Final = timedelta(days=90)
+_A_DAY: Final = timedelta(days=1)
 
 
 class Backend(BaseModel):
@@ -33,14 +39,20 @@ class Backend(BaseModel):
 
 
 class Client(OAuthClientInformationFull):
-    """A client as registered; a program on the person's machine may listen on any port (RFC 8252 section 7.3)."""
+    """A client; a program on the person's machine may listen on any port (RFC 8252 section 7.3)."""
 
+    known_by: Literal["itself", "administrator", "document"] = "itself"
+    """Who says what it is: it registered itself, an administrator did, or the document at its client id tells."""
     backend: Backend | None = None
 
     @property
     def title(self) -> str:
-        """What the client calls itself, which nobody has checked."""
+        """What the client calls itself, which nobody has checked unless an administrator registered it."""
         return self.client_name or self.client_id
+
+    def is_sure_at(self, redirect_uri: AnyUrl) -> bool:
+        """Whether a code that is sent there reaches nobody but this client (RFC 8252 section 8.6)."""
+        return redirect_uri.scheme == "https" or self.client_secret is not None
 
     @override
     def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
@@ -48,44 +60,106 @@ class Client(OAuthClientInformationFull):
         try:
             return super().validate_redirect_uri(redirect_uri)
         except InvalidRedirectUriError:
-            registered = [_without_port(uri) for uri in self.redirect_uris or () if _is_loopback(uri)]
+            loopback = [uri for uri in self.redirect_uris or () if redirects.is_loopback(uri)]
             if (
                 redirect_uri is None
-                or not _is_loopback(redirect_uri)
-                or _without_port(redirect_uri) not in registered
+                or not redirects.is_loopback(redirect_uri)
+                or redirects.without_port(redirect_uri) not in map(redirects.without_port, loopback)
             ):
                 raise
             return redirect_uri
 
 
+class _SealedSecret(SealedColumn):
+    """The secret among a client's metadata."""
+
+    def read(self, row: OAuthClientRow) -> bytes | None:
+        """As SealedColumn says."""
+        sealed = row.metadata_.get(_SEALED_SECRET)
+        return None if sealed is None else b64decode(sealed)
+
+    def write(self, row: OAuthClientRow, sealed: bytes) -> None:
+        """As SealedColumn says."""
+        row.metadata_ = {**row.metadata_, _SEALED_SECRET: b64encode(sealed).decode()}
+
+
 class Clients:
-    """Owner of the table of clients."""
+    """Owner of the table of registered clients."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
         self._vault = services.vault
+        self._scopes = " ".join(all_scopes(services))
+        self._an_hour_takes = services.settings.gateway.registrations_per_hour
 
     async def get(self, client_id: str) -> Client | None:
-        """The client with this id."""
+        """The registered client with this id."""
         async with self._database.reading() as session:
             row = await session.get(OAuthClientRow, client_id)
         if row is None:
             return None
-        metadata = dict(row.metadata_)
-        backend = metadata.pop(_BACKEND, None)
-        sealed = metadata.pop(_SEALED_SECRET, None)
+        sealed = row.metadata_.get(_SEALED_SECRET)
         secret = (
-            None if sealed is None else self._vault.open(b64decode(sealed), _bound_to(client_id)).decode()
+            None
+            if sealed is None
+            else (await self._vault.open(b64decode(sealed), _bound_to(client_id))).decode()
         )
-        return Client.model_validate({**metadata, "client_secret": secret, "backend": backend})
+        return self._client(row, secret)
 
     async def register(self, client: OAuthClientInformationFull) -> None:
-        """Keep a new client; raises RegistrationError where a redirect URI is not fit to carry a code."""
+        """Keep a client that registers itself, for every scope there is, and forget those that nobody uses.
+
+        Raises RegistrationError where a redirect URI is not fit to carry a code, and TooSoon where many came before.
+        """
         for uri in client.redirect_uris or ():
-            problem = _problem(uri)
+            problem = redirects.problem(uri, client.application_type)
             if problem is not None:
                 raise RegistrationError("invalid_redirect_uri", f"{uri}: {problem}")
-        await self._keep(client, None)
+        client.scope = self._scopes
+        at = now()
+        by_itself = col(OAuthClientRow.registered_by) == "itself"
+        unused = col(OAuthClientRow.used_at).is_(None) & (
+            col(OAuthClientRow.created_at) < at - _FORGOTTEN_UNUSED
+        )
+        left = col(OAuthClientRow.used_at) < at - _FORGOTTEN
+        recent = col(OAuthClientRow.created_at) > at - timedelta(hours=1)
+        row = await self._row(client, None, "itself")
+        async with self._database.writing() as session:
+            await session.exec(delete(OAuthClientRow).where(by_itself, unused | left))
+            count = select(func.count()).select_from(OAuthClientRow).where(by_itself, recent)
+            if (await session.exec(count)).one() >= self._an_hour_takes:
+                msg = f"{self._an_hour_takes} clients registered within the hour. Try again later."
+                raise TooSoon(msg)
+            session.add(row)
+
+    async def add(
+        self, name: str, redirect_uris: Sequence[str], *, confidential: bool, asserts: bool
+    ) -> tuple[str, str | None]:
+        """Register a client as an administrator; returns its id, and its secret where it is to have one.
+
+        Where it `asserts`, it may bring an enterprise's assertions. Raises SettingsInvalid for what does not fit.
+        """
+        uris = [_redirect_uri(uri) for uri in redirect_uris]
+        if asserts and not confidential:
+            raise SettingsInvalid("A client that brings assertions has to be confidential: add --secret.")
+        if not uris and not asserts:
+            msg = "Name at least one --redirect-uri, or --assertions for a client that brings nothing else."
+            raise SettingsInvalid(msg)
+        client = OAuthClientInformationFull(
+            client_id=str(uuid.uuid4()),
+            client_secret=secrets.token_urlsafe(32) if confidential else None,
+            client_name=name,
+            token_endpoint_auth_method="client_secret_basic" if confidential else "none",
+            application_type="web" if uris and all(uri.scheme == "https" for uri in uris) else "native",
+            grant_types=[
+                *(["authorization_code", "refresh_token"] if uris else []),
+                *([JWT_BEARER_GRANT_TYPE] if asserts else []),
+            ],
+            response_types=["code"] if uris else [],
+            redirect_uris=uris or None,
+        )
+        await self._keep(await self._row(client, None, "administrator"))
+        return client.client_id, client.client_secret
 
     async def add_backend(self, name: str, audiences: Sequence[str]) -> tuple[str, str]:
         """Register a trusted back end; returns its id and its secret, of which the secret is not to be had again."""
@@ -99,75 +173,85 @@ class Clients:
             response_types=[],
             redirect_uris=None,
         )
-        await self._keep(client, Backend(audiences=tuple(audiences)))
+        await self._keep(await self._row(client, Backend(audiences=tuple(audiences)), "administrator"))
         return client_id, secret
 
-    async def backends(self) -> list[Client]:
-        """Every trusted back end, the oldest first, without its secret."""
-        query = select(OAuthClientRow).order_by(col(OAuthClientRow.created_at), col(OAuthClientRow.client_id))
+    async def administered(self) -> list[Client]:
+        """Every client that an administrator registered, the oldest first, without its secret."""
+        query = (
+            select(OAuthClientRow)
+            .where(OAuthClientRow.registered_by == "administrator")
+            .order_by(col(OAuthClientRow.created_at), col(OAuthClientRow.client_id))
+        )
         async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
-        return [
-            Client.model_validate({**row.metadata_, "backend": row.metadata_[_BACKEND]})
-            for row in rows
-            if _BACKEND in row.metadata_
-        ]
+            return [self._client(row, None) for row in (await session.exec(query)).all()]
 
-    async def remove_backend(self, client_id: str) -> bool:
-        """Forget a back end, and with it every token that it got; False where there is none with this id."""
+    async def remove(self, client_id: str) -> bool:
+        """Forget a client that an administrator registered; False where there is none with this id."""
+        forget = (
+            delete(OAuthClientRow)
+            .where(
+                col(OAuthClientRow.client_id) == client_id,
+                col(OAuthClientRow.registered_by) == "administrator",
+            )
+            .returning(col(OAuthClientRow.client_id))
+        )
         async with self._database.writing() as session:
-            row = await session.get(OAuthClientRow, client_id)
-            if row is None or _BACKEND not in row.metadata_:
-                return False
-            await session.delete(row)
-        return True
+            return (await session.exec(forget)).first() is not None
 
-    async def _keep(self, client: OAuthClientInformationFull, backend: Backend | None) -> None:
-        """Keep a client; what it says of itself reaches none of our own keys, whatever they are called."""
+    async def note_use(self, client_id: str) -> None:
+        """Remember that the client is in use, as of today."""
+        stale = col(OAuthClientRow.used_at).is_(None) | (col(OAuthClientRow.used_at) < now() - _A_DAY)
+        used = update(OAuthClientRow).where(col(OAuthClientRow.client_id) == client_id, stale)
+        async with self._database.writing() as session:
+            await session.exec(used.values(used_at=now()))
+
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return _SealedSecret("clients", OAuthClientRow, "metadata_", lambda row: _bound_to(row.client_id))
+
+    async def _keep(self, row: OAuthClientRow) -> None:
+        async with self._database.writing() as session:
+            session.add(row)
+
+    async def _row(
+        self, client: OAuthClientInformationFull, backend: Backend | None, registered_by: str
+    ) -> OAuthClientRow:
+        """A client as stored; what it says of itself reaches none of our own keys, whatever they are called."""
         metadata = client.model_dump(mode="json", exclude_none=True, exclude={"client_secret", "backend"})
         metadata = {key: value for key, value in metadata.items() if key not in {_SEALED_SECRET, _BACKEND}}
         if backend is not None:
             metadata[_BACKEND] = backend.model_dump(mode="json")
         if client.client_secret is not None:
-            sealed = self._vault.seal(client.client_secret.encode(), _bound_to(client.client_id))
+            sealed = await self._vault.seal(client.client_secret.encode(), _bound_to(client.client_id))
             metadata[_SEALED_SECRET] = b64encode(sealed).decode()
-        async with self._database.writing() as session:
-            session.add(OAuthClientRow(client_id=client.client_id, metadata_=metadata, created_at=now()))
+        return OAuthClientRow(
+            client_id=client.client_id, metadata_=metadata, registered_by=registered_by, created_at=now()
+        )
 
-    async def reseal(self) -> int:
-        """Seal every client's secret with the current master key; return how many were not yet."""
-        changed = 0
-        async with self._database.writing() as session:
-            for row in (await session.exec(select(OAuthClientRow).with_for_update())).all():
-                sealed = row.metadata_.get(_SEALED_SECRET)
-                if sealed is not None and not self._vault.is_current(b64decode(sealed)):
-                    bound_to = _bound_to(row.client_id)
-                    fresh = self._vault.seal(self._vault.open(b64decode(sealed), bound_to), bound_to)
-                    row.metadata_ = {**row.metadata_, _SEALED_SECRET: b64encode(fresh).decode()}
-                    session.add(row)
-                    changed += 1
-        return changed
+    def _client(self, row: OAuthClientRow, secret: str | None) -> Client:
+        ours: dict[str, Any] = {
+            "client_secret": secret,
+            "backend": row.metadata_.get(_BACKEND),
+            "known_by": row.registered_by,
+            # What the policy asks for with a tool may change after a client registered.
+            "scope": self._scopes,
+        }
+        return Client.model_validate({**row.metadata_, **ours})
 
 
-def _problem(uri: AnyUrl) -> str | None:
-    if uri.scheme in _NO_APPLICATION:
-        return "this scheme leads to no application"
-    if uri.fragment is not None:
-        return "a redirect URI has no fragment"
-    if uri.username is not None or uri.password is not None:
-        return "a redirect URI holds no credentials"
-    if uri.scheme == "http" and not _is_loopback(uri):
-        return "use https, or a loopback address"
-    return None
-
-
-def _is_loopback(uri: AnyUrl) -> bool:
-    return uri.scheme == "http" and uri.host in _LOOPBACK
-
-
-def _without_port(uri: AnyUrl) -> tuple[str | None, str, str]:
-    parts = urlsplit(str(uri))
-    return uri.host, parts.path or "/", parts.query
+def _redirect_uri(text: str) -> AnyUrl:
+    try:
+        uri = AnyUrl(text)
+    except ValueError as error:
+        raise SettingsInvalid(
+            f"'{text}' is no redirect URI: write it whole, as https://host/path."
+        ) from error
+    problem = redirects.problem(uri)
+    if problem is not None:
+        raise SettingsInvalid(f"'{text}' cannot be a redirect URI: {problem}.")
+    return uri
 
 
 def _bound_to(client_id: str) -> str:

@@ -1,41 +1,56 @@
-"""The page on which a person lets a client act for them; it names the client and asks every time."""
+"""The page on which a person lets a client act for them; it names the client, and asks again for anything new.
 
+A client that cannot be told from another on the same machine is asked about every time (RFC 8252 section 8.6).
+"""
+
+from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from mcp.server.auth.provider import construct_redirect_uri
 
-from engine.identity.model import Principal
+from engine.audit.trail import AuditEvent
+from engine.db.database import now
+from engine.errors import BylineError
+from engine.identity.model import Actor, Principal
 from engine.services import Services
-from gateway.authorization_server.clients import Client, Clients
+from gateway.authorization_server import redirects
+from gateway.authorization_server.clients import Client
 from gateway.authorization_server.codes import Asked, Codes
+from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
+from gateway.errors import http_status
 from gateway.pages import notice, page, stale_form
 from gateway.protected_resource import API_PATH, resource_identifier
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
-_THIS_COMPUTER = frozenset({"127.0.0.1", "::1", "localhost"})
-
 
 class ConsentPage:
     """Asks the person who is signed in, and sends the answer to the client."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, client: Callable[[str], Awaitable[Client | None]]) -> None:
         self._sessions = Sessions(services)
-        self._clients = Clients(services)
         self._codes = Codes(services.database)
+        self._consents = Consents(services.database)
+        self._trail = services.trail
+        self._policy = services.policy
+        self._client = client
         self._issuer = services.settings.public_url
         self._api = resource_identifier(services.settings, API_PATH)
 
     async def ask(self, request: Request, question: str) -> Response:
-        """GET /authorize/{question}."""
+        """GET /authorize/{question}: the question, or at once the answer where the person gave it before."""
         session = await self._sessions.current(request)
         if session is None or session.principal is None:
             return to_sign_in(request.url.path)
-        asked, client = await self._asked(question)
-        if asked is None or client is None:
-            return _over(session)
+        found = await self._asked(session, question)
+        if isinstance(found, Response):
+            return found
+        asked, client = found
+        consent = _consent(session.principal, asked, client)
+        if client.is_sure_at(asked.parameters.redirect_uri) and await self._consents.covers(consent):
+            return await self._allow(asked, consent) or _over(session)
         return self._page(session, session.principal, asked, client)
 
     async def answer(self, request: Request, question: str) -> Response:
@@ -44,34 +59,64 @@ class ConsentPage:
         if submission is None or submission.session.principal is None:
             return stale_form(None, request.url.path)
         session, principal = submission.session, submission.session.principal
-        asked, client = await self._asked(question)
-        if asked is None or client is None:
-            return _over(session)
+        found = await self._asked(session, question)
+        if isinstance(found, Response):
+            return found
+        asked, client = found
         if submission.fields.get("decision") == "allow":
-            code = await self._codes.allow(asked.id, principal.id)
-            return _over(session) if code is None else self._redirect(asked, code=code)
+            consent = _consent(principal, asked, client)
+            allowed = await self._allow(asked, consent)
+            if allowed is not None:
+                await self._record(principal, consent)
+            return allowed or _over(session)
         declined = await self._codes.decline(asked.id)
         return self._redirect(asked, error="access_denied") if declined else _over(session)
 
+    async def _allow(self, asked: Asked, consent: Consent) -> Response | None:
+        code = await self._codes.allow(asked.id, consent.principal_id)
+        if code is None:
+            return None
+        await self._consents.add(consent)
+        return self._redirect(asked, code=code)
+
+    async def _record(self, principal: Principal, consent: Consent) -> None:
+        allowed = AuditEvent(
+            kind="client.allowed",
+            principal=principal,
+            actor=Actor("mcp_client", consent.client_id, consent.client_name),
+            scopes=consent.scopes,
+            object_id=consent.id,
+            message=f"For {consent.resource}, answered to {consent.goes_to}.",
+        )
+        await self._trail.append(allowed)
+
     def _page(self, session: BrowserSession, principal: Principal, asked: Asked, client: Client) -> Response:
-        target = urlsplit(str(asked.parameters.redirect_uri))
+        target = asked.parameters.redirect_uri
+        named = [(scope, self._policy.tools_with(scope)) for scope in asked.parameters.scopes or ()]
         return page(
             "consent.html",
             title=f"Let {client.title} act for you?",
             session=session,
             principal=principal,
             client=client.title,
-            goes_to=target.hostname
-            if target.scheme in {"http", "https"}
-            else f"the application of {target.scheme}:",
-            is_this_computer=target.hostname in _THIS_COMPUTER,
+            known_by=client.known_by,
+            described_at=urlsplit(client.client_id).netloc,
+            goes_to=redirects.reaches(target),
+            is_this_computer=redirects.is_loopback(target),
+            proves_nothing=not client.is_sure_at(target),
+            beyond=[(scope, tools) for scope, tools in named if tools],
             reaches_api=asked.parameters.resource == self._api,
             leads_away=True,
         )
 
-    async def _asked(self, question: str) -> tuple[Asked | None, Client | None]:
+    async def _asked(self, session: BrowserSession, question: str) -> tuple[Asked, Client] | Response:
         asked = await self._codes.asked(question)
-        return asked, None if asked is None else await self._clients.get(asked.client_id)
+        try:
+            client = None if asked is None else await self._client(asked.client_id)
+        except BylineError as error:
+            title = "This application cannot continue"
+            return notice(title, str(error), status=http_status(error), session=session)
+        return _over(session) if asked is None or client is None else (asked, client)
 
     def _redirect(self, asked: Asked, **outcome: str) -> Response:
         parameters = asked.parameters
@@ -79,6 +124,20 @@ class ConsentPage:
             str(parameters.redirect_uri), **outcome, state=parameters.state, iss=self._issuer
         )
         return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+
+
+def _consent(principal: Principal, asked: Asked, client: Client) -> Consent:
+    return Consent(
+        id=asked.id,
+        principal_id=principal.id,
+        client_id=client.client_id,
+        client_name=client.title,
+        goes_to=redirects.reaches(asked.parameters.redirect_uri),
+        resource=str(asked.parameters.resource),
+        scopes=tuple(asked.parameters.scopes or ()),
+        created_at=now(),
+        expires_at=now() + UNUSED_LIFE,
+    )
 
 
 def _over(session: BrowserSession) -> Response:

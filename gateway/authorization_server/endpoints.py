@@ -15,16 +15,20 @@ from mcp.server.auth.handlers.token import TokenHandler
 from mcp.server.auth.middleware.client_auth import ClientAuthenticator
 from mcp.server.auth.provider import construct_redirect_uri
 from mcp.server.auth.settings import ClientRegistrationOptions
+from mcp.shared.auth import JWT_BEARER_GRANT_TYPE
 from starlette.types import Message
 
+from engine.errors import BylineError, TooSoon, UpstreamUnavailable
 from engine.services import Services
+from gateway.authorization_server.assertions import ID_JAG_PROFILE
 from gateway.authorization_server.clients import TOKEN_EXCHANGE
 from gateway.authorization_server.consent_page import ConsentPage
 from gateway.authorization_server.exchange import TokenExchange, is_token_exchange
 from gateway.authorization_server.provider import CONSENT_PATH, Provider
 from gateway.cross_origin import cross_origin
+from gateway.errors import http_status
 from gateway.pages import notice
-from gateway.protected_resource import SCOPE
+from gateway.protected_resource import all_scopes
 
 _AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
 _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
@@ -48,20 +52,23 @@ def authorization_server(services: Services) -> APIRouter:
 
 
 class Endpoints:
-    """OAuth 2.1 with dynamic registration, PKCE, resource indicators and `iss` (RFC 9207)."""
+    """OAuth 2.1 with clients that register or describe themselves, PKCE, resource indicators and `iss` (RFC 9207)."""
 
     def __init__(self, services: Services, exchange: TokenExchange) -> None:
         provider = Provider(services)
         authenticator = ClientAuthenticator(provider)
+        settings = services.settings.gateway
         self._provider = provider
         self._exchange = exchange
         self._issuer = services.settings.public_url
         self._authorization = AuthorizationHandler(provider)
-        self._token = TokenHandler(provider, authenticator)
+        self._asserted = bool(settings.assertion_issuers)
+        self._token = TokenHandler(provider, authenticator, identity_assertion_enabled=self._asserted)
         self._revocation = RevocationHandler(provider, authenticator)
-        options = ClientRegistrationOptions(enabled=True, valid_scopes=[SCOPE], default_scopes=[SCOPE])
-        self._registration = RegistrationHandler(provider, options)
-        self._consent = ConsentPage(services)
+        self._open = settings.open_registration
+        self._registration = RegistrationHandler(provider, ClientRegistrationOptions(enabled=True))
+        self._consent = ConsentPage(services, provider.get_client)
+        self._scopes = all_scopes(services)
 
     def add_to(self, router: APIRouter) -> None:
         """Mount every endpoint; chat clients in a browser may call all but what a person sees."""
@@ -71,11 +78,12 @@ class Endpoints:
         router.routes.extend(
             [
                 cross_origin("/.well-known/oauth-authorization-server", "GET", self.metadata),
-                cross_origin("/register", "POST", self._registration.handle),
                 cross_origin("/token", "POST", self.token),
                 cross_origin("/revoke", "POST", self.revoke),
             ]
         )
+        if self._open:
+            router.routes.append(cross_origin("/register", "POST", self.register))
 
     async def metadata(self, request: Request) -> Response:
         """RFC 8414."""
@@ -84,17 +92,22 @@ class Endpoints:
             "issuer": self._issuer,
             "authorization_endpoint": f"{self._issuer}/authorize",
             "token_endpoint": f"{self._issuer}/token",
-            "registration_endpoint": f"{self._issuer}/register",
+            **({"registration_endpoint": f"{self._issuer}/register"} if self._open else {}),
             "revocation_endpoint": f"{self._issuer}/revoke",
             "jwks_uri": f"{self._issuer}/.well-known/jwks.json",
-            "scopes_supported": [SCOPE],
+            "scopes_supported": self._scopes,
             "response_types_supported": ["code"],
             "response_modes_supported": ["query"],
-            "grant_types_supported": ["authorization_code", "refresh_token", TOKEN_EXCHANGE],
+            "grant_types_supported": [
+                *("authorization_code", "refresh_token", TOKEN_EXCHANGE),
+                *([JWT_BEARER_GRANT_TYPE] if self._asserted else []),
+            ],
             "token_endpoint_auth_methods_supported": _AUTH_METHODS,
             "revocation_endpoint_auth_methods_supported": _AUTH_METHODS,
             "code_challenge_methods_supported": ["S256"],
             "authorization_response_iss_parameter_supported": True,
+            "client_id_metadata_document_supported": True,
+            **({"authorization_grant_profiles_supported": [ID_JAG_PROFILE]} if self._asserted else {}),
         }
         return JSONResponse(document)
 
@@ -102,6 +115,11 @@ class Endpoints:
         """RFC 6749 section 4.1.1; a request that can't be trusted to say where to send the browser gets a page."""
         if _repeats(request.query_params.multi_items()):
             return _cannot_continue("It names a parameter twice.")
+        try:
+            # Before the handler, which has no words for a client whose description cannot be had.
+            await self._provider.get_client(request.query_params.get("client_id", ""))
+        except BylineError as error:
+            return _cannot_continue(str(error), http_status(error))
         response = await self._authorization.handle(request)
         location = response.headers.get("location")
         if location is None:
@@ -109,6 +127,15 @@ class Endpoints:
         if "error" in parse_qs(urlsplit(location).query):
             response.headers["location"] = construct_redirect_uri(location, iss=self._issuer)
         return response
+
+    async def register(self, request: Request) -> Response:
+        """RFC 7591, a bounded number of times an hour."""
+        try:
+            return await self._registration.handle(request)
+        except TooSoon as error:
+            return JSONResponse(
+                {"error": "temporarily_unavailable", "error_description": str(error)}, 429, _NO_STORE
+            )
 
     async def token(self, request: Request) -> Response:
         """RFC 6749 section 3.2, with the resource of RFC 8707 section 2.2."""
@@ -123,6 +150,13 @@ class Endpoints:
                 "error_description": "This server issues no token for that resource.",
             }
             return JSONResponse(error, 400, _NO_STORE)
+        try:
+            await self._provider.get_client(form.get("client_id", ""))
+        except UpstreamUnavailable as error:
+            told = {"error": "temporarily_unavailable", "error_description": str(error)}
+            return JSONResponse(told, 503, _NO_STORE)
+        except BylineError as error:
+            return JSONResponse({"error": "invalid_client", "error_description": str(error)}, 401, _NO_STORE)
         return _challenged(await self._token.handle(_sending(request, form)))
 
     async def revoke(self, request: Request) -> Response:
@@ -197,6 +231,6 @@ def _invalid_request() -> Response:
     return JSONResponse({"error": "invalid_request", "error_description": text}, 400, _NO_STORE)
 
 
-def _cannot_continue(problem: str) -> Response:
+def _cannot_continue(problem: str, status: int = 400) -> Response:
     text = f"The application that sent you here made a request that Byline cannot answer. {problem}"
-    return notice("This application cannot continue", text, status=400)
+    return notice("This application cannot continue", text, status=status)

@@ -7,7 +7,7 @@ import hmac
 import time
 from base64 import b64decode
 from binascii import Error as NotBase64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus
@@ -22,12 +22,12 @@ from engine.errors import IdentityForged
 from engine.identity.model import Actor, Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
+from gateway.authorization_server.claims import ACT_CLAIM
 from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
-from gateway.authorization_server.tokens import FAMILY_CLAIM, Tokens
-from gateway.bearer import ACT_CLAIM
-from gateway.openid import Issuer, VerifiedToken, display_name
-from gateway.protected_resource import API_PATH, SCOPE, resource_identifier
-from gateway.toolsets import MCP_PATH
+from gateway.authorization_server.tokens import Tokens
+from gateway.issuer_keys import IssuerKeys, VerifiedToken
+from gateway.openid import display_name
+from gateway.protected_resource import SCOPE, all_scopes, resources
 
 EXCHANGED_LIFE_SECONDS: Final = 300
 
@@ -48,10 +48,11 @@ class _Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """Whose token was brought, and until when it holds."""
+    """Whose token was brought, until when it holds, and the scopes asked for of it."""
 
     principal: Principal
     expires_at: int
+    scopes: tuple[str, ...]
 
 
 class TokenExchange:
@@ -62,12 +63,13 @@ class TokenExchange:
         self._trail = services.trail
         self._clients = Clients(services)
         self._issuer = services.settings.public_url
-        self._resources = tuple(resource_identifier(services.settings, path) for path in (API_PATH, MCP_PATH))
+        self._resources = resources(services.settings)
+        self._scopes = frozenset({SCOPE, *all_scopes(services)})
         external = services.settings.gateway.issuer
         self._subjects = (
             _OwnSubjects(services, self._resources)
             if external is None
-            else _ExternalSubjects(services, Issuer(external, services.http))
+            else _ExternalSubjects(services, IssuerKeys(external, services.http))
         )
 
     async def answer(self, request: Request, form: Mapping[str, str]) -> Response:
@@ -92,7 +94,7 @@ class TokenExchange:
                 "sub": subject.principal.id,
                 "aud": resource,
                 "client_id": backend.client_id,
-                "scope": SCOPE,
+                "scope": " ".join(subject.scopes),
                 "exp": expires_at,
                 ACT_CLAIM: {"iss": self._issuer, "sub": backend.client_id},
             },
@@ -108,7 +110,7 @@ class TokenExchange:
             "issued_token_type": _ACCESS_TOKEN,
             "token_type": "Bearer",
             "expires_in": max(expires_at - int(time.time()), 0),
-            "scope": SCOPE,
+            "scope": " ".join(subject.scopes),
         }
 
     async def _backend(self, request: Request) -> Client:
@@ -129,9 +131,9 @@ class TokenExchange:
         """The one of our resources that is asked for, by `resource` or `audience`; the API where neither is there."""
         asked = {form[name].removesuffix("/") for name in ("resource", "audience") if form.get(name)}
         if not asked:
-            return self._resources[0]
+            return self._resources[-1]
         if len(asked) > 1 or not asked <= set(self._resources):
-            raise _Refused("invalid_target", f"The resources here are {' and '.join(self._resources)}.")
+            raise _Refused("invalid_target", f"The resources here are {', '.join(self._resources)}.")
         return asked.pop()
 
     async def _subject(self, form: Mapping[str, str], backend: Client) -> _Subject:
@@ -143,8 +145,9 @@ class TokenExchange:
             raise _Refused("invalid_request", "Send no actor token: the actor is the back end itself.")
         if form.get("requested_token_type", _ACCESS_TOKEN) != _ACCESS_TOKEN:
             raise _Refused("invalid_request", "Only access tokens are issued here.")
-        if not set(form.get("scope", SCOPE).split()) <= {SCOPE}:
-            raise _Refused("invalid_scope", f"The only scope here is {SCOPE}.")
+        scopes = tuple(dict.fromkeys(form.get("scope", SCOPE).split()))
+        if not self._scopes.issuperset(scopes):
+            raise _Refused("invalid_scope", f"The scopes here are {' '.join(sorted(self._scopes))}.")
         claims = await self._subjects.claims(form["subject_token"], kind, backend)
         may_act = claims.get("may_act")
         if may_act is not None and not (
@@ -153,11 +156,13 @@ class TokenExchange:
             raise _Refused("invalid_request", "The subject token says who may act for its subject: not this.")
         if ACT_CLAIM in claims:
             raise _Refused("invalid_request", "The subject token is itself one that somebody acts with.")
+        if not self._subjects.may_give(scopes, claims):
+            raise _Refused("invalid_scope", "The subject token does not have that scope.")
         # Only now, since an external issuer's user is made known by this.
         principal = await self._subjects.principal(claims)
         if principal is None or not principal.active or principal.kind != "person":
             raise _Refused("invalid_request", "The subject token's subject may not act here.")
-        return _Subject(principal, int(claims["exp"]))
+        return _Subject(principal, int(claims["exp"]), scopes)
 
 
 class _OwnSubjects:
@@ -165,7 +170,6 @@ class _OwnSubjects:
 
     def __init__(self, services: Services, resources: tuple[str, ...]) -> None:
         self._keys = services.keys
-        self._principals = services.principals
         self._tokens = Tokens(services)
         self._claims = JWTClaimsRegistry(
             iss={"essential": True, "value": services.settings.public_url},
@@ -185,19 +189,22 @@ class _OwnSubjects:
             self._claims.validate(claims)
         except (IdentityForged, ClaimError):
             raise _invalid() from None
-        if await self._tokens.is_revoked(str(claims.get(FAMILY_CLAIM))):
-            raise _invalid()
         return claims
 
+    def may_give(self, scopes: Sequence[str], claims: Mapping[str, Any]) -> bool:
+        """Whether the token's person consented to as much."""
+        return set(scopes) <= set(str(claims.get("scope")).split())
+
     async def principal(self, claims: Mapping[str, Any]) -> Principal | None:
-        """Whose token it is."""
-        return await self._principals.find(claims["iss"], claims["sub"])
+        """Whose token it is, while the consent holds that it came of."""
+        holder = await self._tokens.holder(claims)
+        return None if holder is None else holder[0]
 
 
 class _ExternalSubjects:
     """Tokens of the external issuer that it issued to the back end: their audience is listed with it."""
 
-    def __init__(self, services: Services, issuer: Issuer) -> None:
+    def __init__(self, services: Services, issuer: IssuerKeys) -> None:
         self._principals = services.principals
         self._issuer = issuer
 
@@ -212,6 +219,11 @@ class _ExternalSubjects:
             if _fits(verified, kind, audiences) and verified.claims["exp"] > time.time():
                 return verified.claims
         raise _invalid()
+
+    def may_give(self, scopes: Sequence[str], claims: Mapping[str, Any]) -> bool:
+        """Whatever there is: an ID token has no scopes, and an administrator trusts the back end."""
+        del scopes, claims
+        return True
 
     async def principal(self, claims: Mapping[str, Any]) -> Principal | None:
         """Whose token it is, made known when first seen."""

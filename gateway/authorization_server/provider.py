@@ -5,6 +5,7 @@ from mcp.server.auth.provider import (
     AuthorizationCode,
     AuthorizationParams,
     AuthorizeError,
+    IdentityAssertionParams,
     OAuthAuthorizationServerProvider,
     RefreshToken,
     TokenError,
@@ -14,11 +15,13 @@ from typing_extensions import override
 
 from engine.identity.model import Principal
 from engine.services import Services
+from gateway.authorization_server.assertions import Assertions
 from gateway.authorization_server.clients import Client, Clients
 from gateway.authorization_server.codes import Code, Codes
+from gateway.authorization_server.consents import Consents
+from gateway.authorization_server.metadata_documents import MetadataDocuments, is_document_address
 from gateway.authorization_server.tokens import Refresh, Tokens
-from gateway.protected_resource import API_PATH, SCOPE, resource_identifier
-from gateway.toolsets import MCP_PATH
+from gateway.protected_resource import first_scopes, resources
 
 CONSENT_PATH = "/authorize/"
 
@@ -46,14 +49,20 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
 
     def __init__(self, services: Services) -> None:
         self._clients = Clients(services)
+        self._documents = MetadataDocuments(services)
         self._codes = Codes(services.database)
+        self._consents = Consents(services.database)
+        self._assertions = Assertions(services)
         self._tokens = Tokens(services)
         self._principals = services.principals
-        self._default = resource_identifier(services.settings, MCP_PATH)
-        self._resources = (self._default, resource_identifier(services.settings, API_PATH))
+        self._resources = resources(services.settings)
+        self._first_scopes = list(first_scopes(services.settings))
 
     @override
     async def get_client(self, client_id: str) -> Client | None:
+        """The client with this id; raises a BylineError where it is the address of a document that does not do."""
+        if is_document_address(client_id):
+            return await self._documents.get(client_id)
         return await self._clients.get(client_id)
 
     @override
@@ -63,9 +72,9 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
     @override
     async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
         if not self.serves(params.resource):
-            raise AuthorizeError("invalid_target", f"The resources here are {' and '.join(self._resources)}.")
+            raise AuthorizeError("invalid_target", f"The resources here are {', '.join(self._resources)}.")
         params.resource = self._named(params.resource)
-        params.scopes = params.scopes or [SCOPE]
+        params.scopes = list(dict.fromkeys(params.scopes or self._first_scopes))
         return f"{CONSENT_PATH}{await self._codes.ask(client.client_id, params)}"
 
     @override
@@ -76,12 +85,13 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         if code is None or code.client_id != client.client_id:
             return None
         if code.used:
-            await self._tokens.revoke(code.id)
+            # RFC 6749 section 4.1.2: a code that comes a second time takes back what came of the first.
+            await self._consents.end(code.id)
             return None
         asked = code.parameters
         return IssuedCode(
             code=authorization_code,
-            scopes=asked.scopes or [SCOPE],
+            scopes=asked.scopes or self._first_scopes,
             expires_at=code.expires_at.timestamp(),
             client_id=code.client_id,
             code_challenge=asked.code_challenge,
@@ -97,8 +107,10 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
     ) -> OAuthToken:
         code = authorization_code.record
         if not await self._codes.use(code):
-            await self._tokens.revoke(code.id)
+            await self._consents.end(code.id)
             raise TokenError("invalid_grant", "The authorization code was used before.")
+        if await self._consents.get(code.id) is None:
+            raise TokenError("invalid_grant", "The person took their consent back.")
         principal = await self._active(code.principal_id)
         return await self._issue(
             client, principal, authorization_code.scopes, code.id, code.parameters.resource
@@ -109,10 +121,13 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         self, client: OAuthClientInformationFull, refresh_token: str
     ) -> IssuedRefreshToken | None:
         refresh = await self._tokens.find(refresh_token)
-        if refresh is None or refresh.client_id != client.client_id or refresh.revoked:
+        if refresh is None or refresh.client_id != client.client_id:
+            return None
+        if await self._consents.get(refresh.family) is None:
             return None
         if refresh.used:
-            await self._tokens.revoke(refresh.family)
+            # RFC 9700 section 4.14.2: it was copied by somebody, and nobody can say by whom.
+            await self._consents.end(refresh.family)
             return None
         return IssuedRefreshToken(
             token=refresh_token,
@@ -130,9 +145,18 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         refresh = refresh_token.record
         principal = await self._active(refresh.principal_id)
         if not await self._tokens.use(refresh):
-            await self._tokens.revoke(refresh.family)
+            await self._consents.end(refresh.family)
             raise TokenError("invalid_grant", "The refresh token was used before.")
+        await self._consents.prolong(refresh.family)
         return await self._issue(client, principal, scopes, refresh.family, refresh.resource)
+
+    @override
+    async def exchange_identity_assertion(
+        self, client: OAuthClientInformationFull, params: IdentityAssertionParams
+    ) -> OAuthToken:
+        if not isinstance(client, Client):
+            raise TypeError("get_client gives no other kind of client")
+        return await self._assertions.exchange(client, params)
 
     @override
     async def load_access_token(self, token: str) -> IssuedAccessToken | None:
@@ -144,7 +168,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
 
     @override
     async def revoke_token(self, token: IssuedAccessToken | IssuedRefreshToken) -> None:
-        await self._tokens.revoke(
+        await self._consents.end(
             token.family if isinstance(token, IssuedAccessToken) else token.record.family
         )
 
@@ -153,7 +177,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         return self._named(resource) in self._resources
 
     def _named(self, resource: str | None) -> str:
-        return self._default if resource is None else resource.removesuffix("/")
+        return self._resources[0] if resource is None else resource.removesuffix("/")
 
     async def _active(self, principal_id: str) -> Principal:
         principal = await self._principals.get(principal_id)
@@ -169,6 +193,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         family: str,
         resource: str | None,
     ) -> OAuthToken:
+        await self._clients.note_use(client.client_id)
         with_refresh = "refresh_token" in client.grant_types
         return await self._tokens.issue(
             principal, client, scopes, family, resource=self._named(resource), with_refresh=with_refresh

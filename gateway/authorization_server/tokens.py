@@ -1,19 +1,20 @@
 """Access tokens (RFC 9068), signed and not stored, and rotating refresh tokens, stored by their hash.
 
-A refresh token that comes a second time was copied by somebody: its whole family is revoked (RFC 9700 section 4.14.2).
-Revocation ends the family at once; an access token that is out already lives until its `exp`.
+The tokens of one consent are a family, and end with it: access tokens that are out too, since whoever takes one looks
+for its consent.
 """
 
 import hashlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Any
 
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
-from sqlmodel import col, select
+from sqlmodel import col
 
 from engine.db.database import now
 from engine.db.tables import RefreshTokenRow
@@ -21,10 +22,8 @@ from engine.errors import IdentityForged
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
-from gateway.bearer import CLIENT_NAME_CLAIM
-
-_REFRESH_LIFE = timedelta(days=30)
-FAMILY_CLAIM = "sid"
+from gateway.authorization_server.claims import CLIENT_NAME_CLAIM, FAMILY_CLAIM, subject
+from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +38,6 @@ class Refresh:
     resource: str | None
     expires_at: datetime
     used: bool
-    revoked: bool
 
 
 class Tokens:
@@ -47,7 +45,9 @@ class Tokens:
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
+        self._consents = Consents(services.database)
         self._keys = services.keys
+        self._principals = services.principals
         self._issuer = services.settings.public_url
         self._life = services.settings.gateway.access_token_life
 
@@ -64,7 +64,7 @@ class Tokens:
         """An access token for the principal and, where wanted, the family's next refresh token."""
         claims = {
             "iss": self._issuer,
-            "sub": principal.subject,
+            "sub": subject(principal, self._issuer),
             "aud": resource,
             "client_id": client.client_id,
             CLIENT_NAME_CLAIM: client.client_name or client.client_id,
@@ -96,17 +96,15 @@ class Tokens:
             resource=row.resource,
             expires_at=row.expires_at,
             used=row.used_at is not None,
-            revoked=row.revoked_at is not None,
         )
 
     async def use(self, refresh: Refresh) -> bool:
-        """Use the refresh token up; False where it was used or revoked before."""
+        """Use the refresh token up; False where it was used before."""
         first_use = (
             update(RefreshTokenRow)
             .where(
                 col(RefreshTokenRow.token_hash) == refresh.hash,
                 col(RefreshTokenRow.used_at).is_(None),
-                col(RefreshTokenRow.revoked_at).is_(None),
             )
             .values(used_at=now())
             .returning(col(RefreshTokenRow.token_hash))
@@ -114,21 +112,15 @@ class Tokens:
         async with self._database.writing() as session:
             return (await session.exec(first_use)).first() is not None
 
-    async def revoke(self, family: str) -> None:
-        """Revoke every refresh token that came of one consent."""
-        revoke = update(RefreshTokenRow).where(
-            col(RefreshTokenRow.family) == family, col(RefreshTokenRow.revoked_at).is_(None)
-        )
-        async with self._database.writing() as session:
-            await session.exec(revoke.values(revoked_at=now()))
-
-    async def is_revoked(self, family: str) -> bool:
-        """Whether what came of this consent was revoked, by its client or because something came a second time."""
-        revoked = select(RefreshTokenRow.token_hash).where(
-            RefreshTokenRow.family == family, col(RefreshTokenRow.revoked_at).is_not(None)
-        )
-        async with self._database.reading() as session:
-            return (await session.exec(revoked.limit(1))).first() is not None
+    async def holder(self, claims: Mapping[str, Any]) -> tuple[Principal, Consent] | None:
+        """Whose an access token is that this server signed, and by which consent; None where that ended."""
+        consent = await self._consents.get(str(claims.get(FAMILY_CLAIM)))
+        if consent is None or consent.client_id != claims["client_id"]:
+            return None
+        principal = await self._principals.get(consent.principal_id)
+        if principal is None or subject(principal, self._issuer) != claims["sub"]:
+            return None
+        return principal, consent
 
     async def family(self, access_token: str) -> tuple[str, str] | None:
         """The family and client of an access token that this server signed."""
@@ -149,7 +141,7 @@ class Tokens:
             principal_id=principal_id,
             scopes=" ".join(scopes),
             resource=resource,
-            expires_at=now() + _REFRESH_LIFE,
+            expires_at=now() + UNUSED_LIFE,
         )
         async with self._database.writing() as session:
             await session.exec(delete(RefreshTokenRow).where(col(RefreshTokenRow.expires_at) < now()))

@@ -11,6 +11,7 @@ from engine.connections.grants import Grant
 from engine.errors import SettingsInvalid
 from engine.identity.signing import SigningKey
 from engine.services import Services
+from engine.vault.resealing import reseal
 from gateway.authorization_server.clients import Clients
 from gateway.commands.opened import services_here
 from gateway.commands.people import one_person
@@ -63,33 +64,58 @@ def retire_key(
 
 @vault.command("rotate")
 def rotate_vault() -> None:
-    """Make a new master key and seal every secret with it, while everything runs; may be interrupted and repeated."""
+    """Make new keys and seal every secret anew, while everything runs; if interrupted, `reseal` goes on."""
 
     async def rotate() -> tuple[str, int]:
         async with services_here() as services:
-            return services.keyring.rotate(), await _resealed(services)
+            if (
+                services.settings.vault.provider == "keyring"
+                and services.keyring
+                and services.keyring.is_file
+            ):
+                services.keyring.rotate()
+            async for _ in services.data_keys.rewrap():
+                pass
+            return await services.data_keys.rotate(), await _resealed(services)
 
     key_id, count = uvloop.run(rotate())
     typer.echo(
-        f"{count} secrets are sealed with master key {key_id} now. `byline vault retire` drops the older keys."
+        f"{count} secrets are sealed with data key {key_id} now. `byline vault retire` drops the older keys."
     )
+
+
+@vault.command("rewrap")
+def rewrap_vault() -> None:
+    """Wrap the data keys with the newest master key: after it was rotated where it lies, or for another provider."""
+
+    async def rewrap() -> None:
+        async with services_here() as services:
+            async for key_id in services.data_keys.rewrap():
+                typer.echo(f"Data key {key_id} is wrapped by {services.settings.vault.provider}.")
+
+    uvloop.run(rewrap())
 
 
 @vault.command("retire")
 def retire_vault() -> None:
-    """Drop all master keys but the newest, once no secret needs them."""
+    """Drop all keys but the newest, once no secret needs them."""
 
     async def retire() -> list[str]:
         async with services_here() as services:
             await _resealed(services)
-            return services.keyring.retire()
+            dropped = [f"data key {key_id}" for key_id in await services.data_keys.retire()]
+            async for _ in services.data_keys.rewrap():
+                pass
+            if services.keyring is None or not services.keyring.is_file:
+                return dropped
+            return dropped + [f"master key {key_id}" for key_id in services.keyring.retire()]
 
     typer.echo(f"Dropped: {', '.join(uvloop.run(retire())) or 'none, there was only one'}.")
 
 
 @vault.command("reseal")
 def reseal_vault() -> None:
-    """Seal every secret with the newest master key: after an interrupted rotation, or a new BYLINE_VAULT__KEYRING."""
+    """Seal every secret with the newest data key: after a rotation that was interrupted."""
 
     async def reseal() -> int:
         async with services_here() as services:
@@ -99,15 +125,24 @@ def reseal_vault() -> None:
 
 
 async def _resealed(services: Services) -> int:
-    """Whatever the vault seals, in every table that keeps sealed secrets."""
-    return (
-        await services.grants.reseal()
-        + await services.keys.reseal()
-        + await services.consent.reseal()
-        + await services.channels.reseal()
-        + await Clients(services).reseal()
-        + await services.webhooks.reseal()
+    """Whatever the vault seals, in every table that keeps sealed secrets; tells on standard error how far it is."""
+    every = (
+        services.keys,
+        services.client_secrets,
+        services.grants,
+        services.revocations,
+        services.consent,
+        services.devices,
+        services.registrations,
+        services.channels,
+        services.webhooks,
+        Clients(services),
     )
+
+    def told(what: str, count: int, of: int) -> None:
+        typer.echo(f"{what}: {count} of {of}", err=True)
+
+    return sum([await reseal(services.database, services.vault, each.sealed, told) for each in every])
 
 
 @grants.command("list")

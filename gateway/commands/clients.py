@@ -1,4 +1,4 @@
-"""`byline clients`: back ends that call in their users' names, each with a secret that is shown once."""
+"""`byline clients`: what an administrator registers, MCP clients and back ends; a secret is shown once."""
 
 from typing import Annotated
 
@@ -6,11 +6,48 @@ import typer
 import uvloop
 
 from engine.errors import SettingsInvalid
+from engine.services import Services
 from gateway.authorization_server.clients import Client, Clients
+from gateway.authorization_server.consents import Consents
 from gateway.commands.columns import print_columns
 from gateway.commands.opened import services_here
 
-app = typer.Typer(help="Back ends that call in their users' names.", no_args_is_help=True)
+app = typer.Typer(help="MCP clients and back ends that an administrator registers.", no_args_is_help=True)
+
+WithSecret = Annotated[bool, typer.Option("--secret", help="give it a secret, for a program on a server")]
+WithAssertions = Annotated[
+    bool,
+    typer.Option(
+        "--assertions", help="let it bring assertions of your identity provider; goes with --secret"
+    ),
+]
+
+
+@app.command("add")
+def add_client(
+    name: Annotated[str, typer.Argument(help="what people and the trail read")],
+    redirect_uri: Annotated[
+        list[str] | None,
+        typer.Option(help="where its people are sent back to; on a loopback address, at any port"),
+    ] = None,
+    secret: WithSecret = False,  # noqa: FBT002
+    assertions: WithAssertions = False,  # noqa: FBT002
+) -> None:
+    """Register an MCP client, so that it needs no registration of its own."""
+    chosen = _name(name)
+
+    async def add() -> tuple[str, str | None]:
+        async with services_here() as here:
+            _require_built_in(here)
+            return await Clients(here).add(
+                chosen, redirect_uri or (), confidential=secret, asserts=assertions
+            )
+
+    client_id, made = uvloop.run(add())
+    if made is None:
+        typer.echo(f"client_id      {client_id}")
+    else:
+        _show(client_id, made)
 
 
 @app.command("add-backend")
@@ -22,9 +59,7 @@ def add_backend(
     ] = None,
 ) -> None:
     """Register a trusted back end, which may exchange its users' tokens; its secret is printed this once."""
-    if not name.strip() or not name.isprintable() or len(name) > 100:
-        msg = "Give the back end a name of 1 to 100 printable characters."
-        raise SettingsInvalid(msg)
+    chosen = _name(name)
 
     async def add() -> tuple[str, str]:
         async with services_here() as here:
@@ -35,39 +70,63 @@ def add_backend(
             if audience and not external:
                 msg = "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
                 raise SettingsInvalid(msg)
-            return await Clients(here).add_backend(name.strip(), audience or ())
+            return await Clients(here).add_backend(chosen, audience or ())
 
-    client_id, secret = uvloop.run(add())
-    typer.echo("The secret is not shown again:", err=True)
-    typer.echo(f"client_id      {client_id}\nclient_secret  {secret}")
+    _show(*uvloop.run(add()))
 
 
 @app.command("list")
-def list_backends() -> None:
-    """Show the trusted back ends: id, name and audiences."""
+def list_clients() -> None:
+    """Show what administrators registered: id, name, kind, and where it sends people or whose tokens it brings."""
 
     async def find() -> list[Client]:
         async with services_here() as here:
-            return await Clients(here).backends()
+            return await Clients(here).administered()
 
-    rows = [
-        (one.client_id, one.title, " ".join(one.backend.audiences) if one.backend else "")
-        for one in uvloop.run(find())
-    ]
-    print_columns(rows, otherwise="There is no back end.")
+    rows = [(one.client_id, one.title, *_described(one)) for one in uvloop.run(find())]
+    print_columns(rows, otherwise="No administrator registered a client.")
 
 
-@app.command("remove-backend")
-def remove_backend(
+@app.command("remove")
+def remove_client(
     client_id: Annotated[str, typer.Argument(help="as `byline clients list` shows it")],
 ) -> None:
-    """Forget a back end; every token that it got is refused from now on."""
+    """Forget a client or back end; every token that it got is refused from now on."""
 
     async def remove() -> bool:
         async with services_here() as here:
-            return await Clients(here).remove_backend(client_id)
+            removed = await Clients(here).remove(client_id)
+            if removed:
+                await Consents(here.database).end_of_client(client_id)
+            return removed
 
     if not uvloop.run(remove()):
-        msg = f"There is no back end '{client_id}'."
+        msg = f"No administrator registered a client '{client_id}'. `byline clients list` shows those there are."
         raise SettingsInvalid(msg)
-    typer.echo(f"Back end {client_id} is gone, and so are its tokens.")
+    typer.echo(f"{client_id} is gone, and so are its tokens.")
+
+
+def _name(text: str) -> str:
+    if not text.strip() or not text.isprintable() or len(text) > 100:
+        msg = "Give it a name of 1 to 100 printable characters."
+        raise SettingsInvalid(msg)
+    return text.strip()
+
+
+def _require_built_in(here: Services) -> None:
+    issuer = here.settings.gateway.issuer
+    if issuer is not None:
+        msg = f"MCP clients sign people in at {issuer.issuer}: register the client there."
+        raise SettingsInvalid(msg)
+
+
+def _described(client: Client) -> tuple[str, str]:
+    if client.backend is not None:
+        return "back end", " ".join(client.backend.audiences)
+    kind = "public" if client.token_endpoint_auth_method == "none" else "confidential"
+    return kind, " ".join(map(str, client.redirect_uris or ("assertions",)))
+
+
+def _show(client_id: str, secret: str) -> None:
+    typer.echo("The secret is not shown again:", err=True)
+    typer.echo(f"client_id      {client_id}\nclient_secret  {secret}")

@@ -15,9 +15,12 @@ def try_connection(name: str) -> bool:
 
     async def findings() -> list[Finding]:
         async with services_here() as services:
-            connection = await _declared(services, name)
+            connection = await declared(services, name)
             redirect_uri = f"{services.settings.public_url}/oauth/callback"
-            trial = Trial(connection, services.environment, services.outgoing, redirect_uri)
+            await services.catalogue.give_secrets([connection])
+            trial = Trial(
+                connection, services.environment, services.outgoing, redirect_uri, services.registrations
+            )
             return await trial.findings()
 
     found = uvloop.run(findings())
@@ -25,8 +28,8 @@ def try_connection(name: str) -> bool:
     return all(each.state != "wrong" for each in found)
 
 
-async def _declared(services: Services, name: str) -> Connection:
-    """As the file says now, where there is one, so that a mistake is found before a gateway starts with it."""
+async def declared(services: Services, name: str) -> Connection:
+    """As the file says now, so that a mistake is found before a gateway starts with it; raises ConnectionUnknown."""
     path = services.settings.connections_file
     if path is None:
         return await services.catalogue.get(name)

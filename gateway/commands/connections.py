@@ -9,6 +9,10 @@ from gateway.commands.connected import AsJson, gateway_here, print_json
 from gateway.commands.plain import plain
 
 app = typer.Typer(help="Your accounts at other systems, which tools use.", no_args_is_help=True)
+secret = typer.Typer(help="The secrets of connections' clients in the vault.", no_args_is_help=True)
+app.add_typer(secret, name="secret")
+
+Name = Annotated[str, typer.Argument(help="a connection's name")]
 
 
 @app.command("list")
@@ -26,9 +30,7 @@ def list_connections(*, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def disconnect(
-    connection: Annotated[str, typer.Argument(help="a connection's name")],
-) -> None:
+def disconnect(connection: Name) -> None:
     """Give up your grant: it is forgotten here and revoked there; the next tool that needs it asks again."""
     with gateway_here() as gateway:
         gateway.delete("connections", connection, "grant")
@@ -36,14 +38,28 @@ def disconnect(
 
 
 @app.command("test")
-def test_connection(
-    name: Annotated[str, typer.Argument(help="a connection's name")],
-) -> None:
+def test_connection(name: Name) -> None:
     """Try a connection's sign-in against its provider and say what is wrong (administrators, where Byline runs)."""
     from gateway.commands.connection_trial import try_connection
 
     if not try_connection(name):
         raise typer.Exit(1)
+
+
+@secret.command("set")
+def set_secret(name: Name) -> None:
+    """Seal the secret of a connection's client, read from standard input (administrators, where Byline runs)."""
+    from gateway.commands.connection_secrets import put_secret
+
+    put_secret(name)
+
+
+@secret.command("remove")
+def remove_secret(name: Name) -> None:
+    """Take the secret of a connection's client out of the vault (administrators, where Byline runs)."""
+    from gateway.commands.connection_secrets import remove_secret
+
+    remove_secret(name)
 
 
 def _told(mode: str, grant: dict[str, object] | None) -> tuple[object, ...]:

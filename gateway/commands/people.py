@@ -14,6 +14,7 @@ from engine.schedules.clock import Clock
 from engine.schedules.records import ScheduleRecords
 from engine.services import Services
 from engine.temporal import connect
+from engine.upkeep.ending import end_grants
 from gateway.commands.columns import print_columns
 from gateway.commands.opened import services_here
 from gateway.commands.plain import plain
@@ -71,7 +72,7 @@ def list_people() -> None:
 
 @app.command("deactivate")
 def deactivate_person(name: Name) -> None:
-    """Stop somebody: their next action is refused, also in runs that are under way or parked."""
+    """Stop somebody: their next action is refused, also in runs that wait, and what they granted is revoked."""
     _set_active(name, active=False)
 
 
@@ -137,10 +138,26 @@ def _set_active(name: str, *, active: bool) -> None:
         async with services_here() as services:
             person = await one_person(services, name)
             await services.principals.set_active(person.id, active=active)
-            return "" if active else await _stop_schedules(services, person)
+            if active:
+                return ""
+            return await _stop_schedules(services, person) + await _end_grants(services, person)
 
     stopped = uvloop.run(change())
     typer.echo(f"{name} is {'active' if active else 'not active'} now.{stopped}")
+
+
+async def _end_grants(services: Services, person: Principal) -> str:
+    """End what they granted, here and upstream, and say so."""
+    ended = await end_grants(services, person)
+    if not ended:
+        return ""
+    untold = [each.connection for each in ended if not each.told]
+    told = f" Their grants are gone: {len(ended)}."
+    return (
+        f"{told} To be told upstream yet, which Byline goes on trying: {', '.join(untold)}."
+        if untold
+        else told
+    )
 
 
 async def _stop_schedules(services: Services, person: Principal) -> str:

@@ -15,7 +15,6 @@ from engine.services import Services
 from gateway.errors import mcp_code, protocol_code
 from gateway.mcp.clients import (
     Context,
-    abilities,
     has_left,
     is_modern,
     knows_tasks,
@@ -33,7 +32,6 @@ from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, R
 
 # A client that knows tasks gets one as soon as a call takes longer than it would wait for a quick one.
 _TASK_AFTER: Final = Patience(2.0, asks_again=False)
-_AT_ONCE: Final = Patience(0.0, asks_again=False)
 
 
 class Calls:
@@ -86,20 +84,16 @@ class Calls:
             require(context, capability)
         if declared.task == "required":
             require_tasks(context)
-        state = await self._rounds.resumed(params, caller)
-        if state is None:
-            serving = await self._runs.call(tool.name, arguments, caller)
-            state = RequestState(run=serving.run_id)
-            if serving.rejoined and not abilities(context):
-                state = await self._rounds.knowing(serving.run_id)
+        state = await self._rounds.entered(context, params, caller, tool, arguments)
         with_task = knows_tasks(context) and declared.task != "forbidden"
         patience = self._rounds.patience(context)
         if with_task:
-            patience = _AT_ONCE if declared.long or declared.task == "required" else _TASK_AFTER
-            if patience is _AT_ONCE:
+            if declared.long:
                 return await self._tasks.created(state.run)
+            patience = _TASK_AFTER
         outcome = await self._followed(context, params, caller, state, patience, tool)
-        if with_task and isinstance(outcome, Awaiting | Running):
+        has_to_be_one = declared.task == "required" and not isinstance(outcome, InputRequiredResult)
+        if with_task and (has_to_be_one or isinstance(outcome, Awaiting | Running)):
             return await self._tasks.created(state.run, state.told.values())
         return await self._answer(context, outcome, state.run, tool)
 
@@ -147,13 +141,12 @@ class Calls:
     async def _answer(
         self, context: Context, outcome: Outcome | InputRequiredResult, run_id: str, tool: Tool
     ) -> CallToolResult | InputRequiredResult:
-        # A legacy request goes on when its client is gone, whose outcome is then still owed to whoever calls again.
-        if isinstance(outcome, Finished | Failed) and not await has_left(context):
-            self._runs.answered(run_id)
         match outcome:
             case Finished(value):
+                await self._rounds.end(context, run_id)
                 return success(tool, value)
             case Failed(code, message):
+                await self._rounds.end(context, run_id)
                 if (protocol := protocol_code(code)) is not None:
                     raise MCPError(protocol, message)
                 return failure(code, message)

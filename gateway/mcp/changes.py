@@ -1,12 +1,13 @@
-"""Tells clients that what they may list has changed, whoever changed it and in which process: it looks for itself."""
+"""Tells clients what has changed for them, whoever changed it and in which process: it looks for itself."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import anyio
 from mcp.server.auth.middleware.auth_context import get_access_token
@@ -15,41 +16,64 @@ from mcp.server.subscriptions import (
     ListenHandler,
     PromptsListChanged,
     ResourcesListChanged,
+    ResourceUpdated,
     ServerEvent,
     ToolsListChanged,
 )
-from mcp_types import NotificationParams, SubscriptionsListenRequestParams, SubscriptionsListenResult
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    EmptyResult,
+    NotificationParams,
+    SubscribeRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    UnsubscribeRequestParams,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
+from engine.errors import BylineError, ResourceUnknown
+from engine.policy import PolicyFile
 from engine.registry import Registry
 from engine.services import Services
-from gateway.mcp.clients import Context
+from gateway.mcp.clients import Context, session_state
+from gateway.mcp.fetching import refused
 from gateway.mcp.toolsets import Endpoint
-from gateway.runs import Caller
+from gateway.runs import Caller, Runs
 
 _LOOK_EVERY_SECONDS: Final = 0.25
-
-_listening: ContextVar[Caller] = ContextVar("byline_listening")
+_MOST_WATCHED: Final = 1_000
+# Clocks differ, and a database may be away for a while.
+_LOOK_BACK: Final = timedelta(minutes=1)
+_LISTENER: Final = "byline_listener"
 
 Tell = Callable[[ServerEvent], None]
+Rights = tuple[PolicyFile, frozenset[str]]
 
 
 @dataclass(eq=False)
 class _Listener:
     caller: Caller
-    tell: Tell
-    rights: object = None
-    lists: dict[type, tuple[str, ...]] = field(default_factory=dict)
+    rights: Rights
+    lists: Mapping[type, tuple[str, ...]]
+    watched: set[str]
+    tell: Tell = field(default=lambda _: None)
 
 
-class ListChanges:
+_listening: ContextVar[_Listener] = ContextVar("byline_listening")
+
+
+class Changes:
     """Compares, for every client that listens, what its principal may list now with what it was a moment ago.
 
-    A look costs one query for all who listen, and none where nobody does.
+    A look costs a query for all who listen, another for all who watch resources, and none where nobody does.
     """
 
-    def __init__(self, services: Services, registry: Registry) -> None:
+    def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
         self._services = services
+        self._registry = registry
+        self._runs = runs
         self._offers: dict[type, tuple[str, ...]] = {
             ToolsListChanged: tuple(sorted(registry.tools)),
             PromptsListChanged: tuple(sorted(registry.prompts)),
@@ -57,13 +81,18 @@ class ListChanges:
         }
         self._listeners: set[_Listener] = set()
         self._looking: asyncio.Task[None] | None = None
+        self._changed: Mapping[str, datetime] = {}
         self._streams = ListenHandler(self)
 
     async def listen(
         self, context: Context, params: SubscriptionsListenRequestParams, at: Endpoint
     ) -> SubscriptionsListenResult:
         """subscriptions/listen: a stream that ends with the token that it was opened with."""
-        _listening.set(at.caller())
+        watched = set(params.notifications.resource_subscriptions or ())
+        if len(watched) > _MOST_WATCHED:
+            raise MCPError(INVALID_PARAMS, f"One stream watches {_MOST_WATCHED:,} resources at most.")
+        # What holds now is known before the client hears that it is listening: no later change is missed.
+        _listening.set(await self._listener(at.caller(), watched))
         token = get_access_token()
         left = None if token is None or token.expires_at is None else token.expires_at - time.time()
         with anyio.move_on_after(left):
@@ -81,12 +110,44 @@ class ListChanges:
         }
 
         def tell(event: ServerEvent) -> None:
-            task = asyncio.create_task(sends[type(event)]())
+            if isinstance(event, ResourceUpdated):
+                task = asyncio.create_task(session.send_resource_updated(event.uri))
+            else:
+                task = asyncio.create_task(sends[type(event)]())
             telling.add(task)
             task.add_done_callback(telling.discard)
 
+        # Known at once, for a request that comes before the database has answered.
+        joining = asyncio.create_task(self._listener(at.caller(), set()))
+        session_state(context)[_LISTENER] = joining
+        listener = await joining
         # The SDK has no public way from a session to its end.
-        session._connection.exit_stack.callback(self._add(at.caller(), tell))  # noqa: SLF001
+        session._connection.exit_stack.callback(self._add(listener, tell))  # noqa: SLF001
+
+    async def subscribe_resource(
+        self, context: Context, params: SubscribeRequestParams, at: Endpoint
+    ) -> EmptyResult:
+        """resources/subscribe: the session hears of changes of one resource from now on."""
+        listener = await _of_session(context)
+        try:
+            resource, _ = self._registry.resource_at(params.uri)
+            await self._runs.allow(resource.name, at.caller())
+        except BylineError as error:
+            raise refused(error, uri=params.uri) from error
+        if len(listener.watched) >= _MOST_WATCHED:
+            raise MCPError(INVALID_PARAMS, f"One session watches {_MOST_WATCHED:,} resources at most.")
+        if not self._are_watched():
+            self._changed = await self._recent()
+        listener.watched.add(params.uri)
+        return EmptyResult()
+
+    async def unsubscribe_resource(
+        self, context: Context, params: UnsubscribeRequestParams, at: Endpoint
+    ) -> EmptyResult:
+        """resources/unsubscribe: the session hears of changes of this resource no more."""
+        del at
+        (await _of_session(context)).watched.discard(params.uri)
+        return EmptyResult()
 
     async def publish(self, event: ServerEvent) -> None:
         """Part of what the SDK asks of a bus: here, nobody publishes."""
@@ -95,8 +156,14 @@ class ListChanges:
         """What the SDK asks of a bus when a stream opens; returns what to call when it ends."""
         return self._add(_listening.get(), listener)
 
-    def _add(self, caller: Caller, tell: Tell) -> Callable[[], None]:
-        listener = _Listener(caller, tell)
+    async def _listener(self, caller: Caller, watched: set[str]) -> _Listener:
+        if watched and not self._are_watched():
+            self._changed = await self._recent()
+        rights = self._services.policy.rules, await self._services.roles.of(caller.principal.id)
+        return _Listener(caller, rights, self._lists(caller, rights), watched)
+
+    def _add(self, listener: _Listener, tell: Tell) -> Callable[[], None]:
+        listener.tell = tell
         self._listeners.add(listener)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
@@ -105,26 +172,56 @@ class ListChanges:
     async def _look(self) -> None:
         while self._listeners:
             with contextlib.suppress(OSError, SQLAlchemyError):
-                await self._compare()
+                await self._compare_lists()
+                if self._are_watched():
+                    await self._compare_resources()
             await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
-    async def _compare(self) -> None:
+    async def _compare_lists(self) -> None:
         listeners = list(self._listeners)
         roles = await self._services.roles.of_each({each.caller.principal.id for each in listeners})
         rules = self._services.policy.rules
         for listener in listeners:
-            has = roles[listener.caller.principal.id]
-            rights: tuple[Any, ...] = (rules, has)
+            rights = rules, roles[listener.caller.principal.id]
             if listener.rights == rights:
                 continue
-            lists = {
-                kind: tuple(
-                    name for name in names if listener.caller.reaches(name) and rules.allows(name, has)
-                )
-                for kind, names in self._offers.items()
-            }
-            is_first, earlier = listener.rights is None, listener.lists
+            earlier, lists = listener.lists, self._lists(listener.caller, rights)
             listener.rights, listener.lists = rights, lists
-            for kind in () if is_first else self._offers:
+            for kind in self._offers:
                 if earlier[kind] != lists[kind]:
                     listener.tell(kind())
+
+    async def _compare_resources(self) -> None:
+        earlier, self._changed = self._changed, await self._recent()
+        changed = {uri for uri, at in self._changed.items() if earlier.get(uri) != at}
+        for listener in list(self._listeners):
+            for uri in changed & listener.watched:
+                if self._may_read(listener, uri):
+                    listener.tell(ResourceUpdated(uri))
+
+    def _lists(self, caller: Caller, rights: Rights) -> dict[type, tuple[str, ...]]:
+        rules, has = rights
+        return {
+            kind: tuple(name for name in names if caller.reaches(name) and rules.allows(name, has))
+            for kind, names in self._offers.items()
+        }
+
+    def _may_read(self, listener: _Listener, uri: str) -> bool:
+        try:
+            resource, _ = self._registry.resource_at(uri)
+        except ResourceUnknown:
+            return False
+        return resource.name in listener.lists[ResourcesListChanged]
+
+    def _are_watched(self) -> bool:
+        return any(listener.watched for listener in self._listeners)
+
+    async def _recent(self) -> Mapping[str, datetime]:
+        return await self._services.changes.since(datetime.now(UTC) - _LOOK_BACK)
+
+
+async def _of_session(context: Context) -> _Listener:
+    joining: asyncio.Task[_Listener] | None = session_state(context).get(_LISTENER)
+    if joining is None:
+        raise MCPError(METHOD_NOT_FOUND, "Resources are watched in a session that was initialized.")
+    return await asyncio.shield(joining)

@@ -26,6 +26,12 @@ def is_modern(context: Context) -> bool:
     return context.protocol_version in MODERN_PROTOCOL_VERSIONS
 
 
+def session_state(context: Context) -> dict[str, Any]:
+    """What lives as long as a legacy client's session."""
+    # The SDK has no public way there from a request.
+    return context.session._connection.state  # noqa: SLF001
+
+
 def abilities(context: Context) -> frozenset[Ability]:
     """What the client can be asked in the course of a call; nothing where it could not be reached."""
     declared = context.session.client_capabilities

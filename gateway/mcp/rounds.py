@@ -1,4 +1,4 @@
-"""Follows the run of a call while its client waits, and asks the client on the way; it begins no run."""
+"""Enters the run of a request and follows it while its client waits, asking the client on the way."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -19,10 +19,11 @@ from mcp_types import (
 )
 from pydantic import BaseModel, ValidationError
 
+from engine.registry import Offer
 from engine.services import Services
 from engine.settings import LONGEST_WAIT
 from gateway.mcp.asking import Asked, Asking, Taken
-from gateway.mcp.clients import Ability, Context, is_modern
+from gateway.mcp.clients import Ability, Context, abilities, has_left, is_modern
 from gateway.mcp.steps import Steps
 from gateway.runs import Awaiting, Caller, Outcome, Running, Runs
 
@@ -72,6 +73,26 @@ class Rounds:
         """How long a request of this client is held where nothing else is known."""
         return Patience(self._round if is_modern(context) else self._hold)
 
+    async def entered(
+        self,
+        context: Context,
+        params: InputResponseRequestParams,
+        caller: Caller,
+        offer: Offer,
+        arguments: Mapping[str, Any],
+    ) -> RequestState:
+        """The state that a client carries, or that of the run which serves its request from now on.
+
+        Raises as `Runs.call` and `resumed` do.
+        """
+        state = await self.resumed(params, caller)
+        if state is not None:
+            return state
+        serving = await self._runs.call(offer.name, arguments, caller)
+        if serving.rejoined and not abilities(context):
+            return await self.knowing(serving.run_id)
+        return RequestState(run=serving.run_id)
+
     async def resumed(self, params: InputResponseRequestParams, caller: Caller) -> RequestState | None:
         """The state that a client carries, where it carries one; raises RunUnknown for another's run."""
         if params.request_state is None:
@@ -108,6 +129,14 @@ class Rounds:
             elif not isinstance(outcome, Awaiting | Running):
                 await telling.all()
         return outcome
+
+    async def end(self, context: Context, run_id: str) -> None:
+        """The client is told the outcome, so that the same request begins a new run from now on.
+
+        A legacy request goes on when its client is gone: then the outcome is still owed to whoever asks again.
+        """
+        if not await has_left(context):
+            self._runs.answered(run_id)
 
     async def _modern(
         self,
@@ -232,6 +261,6 @@ def _note(state: RequestState, new: Mapping[str, Asked], outcome: Outcome) -> No
 def request_states(services: Services) -> RequestStateBoundary:
     """Seals what clients carry, with keys that every gateway derives alike, for as long as a run may wait."""
     security = RequestStateSecurity(
-        keys=services.keyring.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
+        keys=services.vault.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
     )
     return RequestStateBoundary(security, default_audience=services.settings.public_url)

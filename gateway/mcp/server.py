@@ -16,13 +16,18 @@ from typing_extensions import override
 from engine.registry import Registry
 from engine.services import Services
 from gateway.mcp.calls import Calls
-from gateway.mcp.changes import ListChanges
+from gateway.mcp.changes import Changes
 from gateway.mcp.clients import TASKS
+from gateway.mcp.completion import Completions
+from gateway.mcp.fetching import Fetching
 from gateway.mcp.listing import Listing, own_schema
+from gateway.mcp.prompts import Prompts
+from gateway.mcp.resources import Resources
 from gateway.mcp.rounds import Rounds, request_states
 from gateway.mcp.steps import Steps, set_log_level
 from gateway.mcp.tasks import TaskParams, Tasks, TaskUpdateParams
 from gateway.mcp.toolsets import Endpoint, endpoints
+from gateway.mcp.untold import untold
 from gateway.run_control import RunControl
 from gateway.runs import Runs
 
@@ -30,6 +35,11 @@ from gateway.runs import Runs
 _FRESH: Final = CacheHint(ttl_ms=60_000, scope="private")
 _CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
     "tools/list": _FRESH,
+    "prompts/list": _FRESH,
+    "resources/list": _FRESH,
+    "resources/templates/list": _FRESH,
+    # What an upstream holds may be another thing a moment later.
+    "resources/read": CacheHint(ttl_ms=0, scope="private"),
 }
 
 
@@ -41,7 +51,10 @@ def mcp_servers(
     rounds = Rounds(services, runs, steps)
     tasks = Tasks(services, registry, runs, control)
     calls = Calls(services, registry, runs, control, rounds, tasks, listing)
-    changes = ListChanges(services, registry)
+    fetching = Fetching(services, rounds)
+    prompts, resources = Prompts(registry, runs, fetching), Resources(registry, runs, fetching)
+    completions = Completions(registry, runs)
+    changes = Changes(services, registry, runs)
 
     def schema(name: str) -> Mapping[str, Any] | None:
         tool = registry.tools.get(name)
@@ -56,6 +69,14 @@ def mcp_servers(
             cache_hints=_CACHE_HINTS,
             get_tool_input_schema=schema,
             on_list_tools=partial(listing.listed, at=at),
+            on_list_prompts=partial(prompts.listed, at=at),
+            on_get_prompt=partial(prompts.get, at=at),
+            on_list_resources=partial(resources.listed, at=at),
+            on_list_resource_templates=partial(resources.templates, at=at),
+            on_read_resource=partial(resources.read, at=at),
+            on_completion=partial(completions.complete, at=at),
+            on_subscribe_resource=partial(changes.subscribe_resource, at=at),
+            on_unsubscribe_resource=partial(changes.unsubscribe_resource, at=at),
             on_subscriptions_listen=partial(changes.listen, at=at),
         )
         # Added by name, since the constructor knows neither tasks as an answer nor what 2026-07-28 has no more.
@@ -68,6 +89,7 @@ def mcp_servers(
             "notifications/initialized", NotificationParams, partial(changes.initialized, at=at)
         )
         serving.extensions[TASKS] = {}
+        serving.middleware.insert(0, untold)
         serving.middleware.append(request_states(services))
         return serving
 

@@ -23,7 +23,7 @@ from temporalio.service import RPCError
 
 from engine.errors import AnswerRequired, AuthorizationRequired
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
-from gateway.mcp.clients import Context, is_modern
+from gateway.mcp.clients import Context, is_modern, session_state
 from gateway.run_states import Progress
 from gateway.runs import Caller
 
@@ -185,17 +185,12 @@ class Telling:
 
 async def set_log_level(context: Context, params: SetLevelRequestParams) -> EmptyResult:
     """logging/setLevel: from which level on this session wants log messages; none before it says so."""
-    _session_state(context)[_LOG_LEVEL] = params.level
+    session_state(context)[_LOG_LEVEL] = params.level
     return EmptyResult()
 
 
 def _levels(context: Context) -> frozenset[LoggingLevel]:
     """The levels that the client wants log messages of: of its session, or in modern versions of this request."""
-    state = (context.meta or {}) if is_modern(context) else _session_state(context)
+    state = (context.meta or {}) if is_modern(context) else session_state(context)
     wanted = state.get(LOG_LEVEL_META_KEY if is_modern(context) else _LOG_LEVEL)
     return frozenset(_LEVELS[_LEVELS.index(wanted) :]) if wanted in _LEVELS else frozenset()
-
-
-def _session_state(context: Context) -> dict[str, Any]:
-    # The SDK has no public way from a request to what lives as long as its session.
-    return context.session._connection.state  # noqa: SLF001

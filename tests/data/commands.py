@@ -3,9 +3,11 @@
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 
 PROGRAM = Path(sys.executable).with_name("byline")
 
@@ -38,17 +40,32 @@ class Commands:
         assert (ended.code, ended.out) == (1, ""), ended
         return ended.err
 
-    async def __call__(self, *arguments: str) -> Ended:
-        """Run a command in a process of its own."""
+    async def __call__(self, *arguments: str, given: str = "") -> Ended:
+        """Run a command in a process of its own, with `given` as its standard input."""
+        process = await self._started(*arguments)
+        out, err = await process.communicate(given.encode())
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    @asynccontextmanager
+    async def running(self, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
+        """What a command that runs says on standard error; it is killed at the end of the block."""
+        process = await self._started(*arguments)
+        assert process.stderr is not None
+        try:
+            yield process.stderr
+        finally:
+            process.kill()
+            await process.communicate()
+            assert process.returncode == -SIGKILL
+
+    async def _started(self, *arguments: str) -> asyncio.subprocess.Process:
         foreign = {name: value for name, value in os.environ.items() if not name.startswith("BYLINE_")}
-        process = await asyncio.create_subprocess_exec(
+        return await asyncio.create_subprocess_exec(
             PROGRAM,
             *arguments,
             cwd=self.folder,
             env={**foreign, "COLUMNS": "200", **self.environment},
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await process.communicate()
-        return Ended(process.returncode, out.decode(), err.decode())

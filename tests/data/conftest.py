@@ -10,7 +10,7 @@ import pytest
 from engine.db.migrate import upgrade
 from engine.identity.model import Principal
 from engine.services import Services, open_services
-from engine.settings import DatabaseSettings, Settings, VaultSettings
+from engine.settings import DatabaseSettings, OutgoingSettings, Settings, VaultSettings
 from tests.data.commands import Commands
 from tests.foreign.postgres import Postgres, postgres_server
 
@@ -58,7 +58,9 @@ async def another_process(
 ) -> AsyncIterator[Opener]:
     """Opens the services as one more process would: its own pool, its own memory, the same database and keyring."""
     settings = Settings(
-        database=DatabaseSettings(url=address), vault=VaultSettings(keyring_file=keyring_file)
+        database=DatabaseSettings(url=address),
+        vault=VaultSettings(keyring_file=keyring_file),
+        outgoing=OutgoingSettings(allow_http=True, allow_private=True),
     )
     async with AsyncExitStack() as opened:
         yield lambda: opened.enter_async_context(open_services(settings, environment))
@@ -88,6 +90,11 @@ async def bob(services: Services) -> Principal:
 @pytest.fixture
 def commands(address: str, keyring_file: Path) -> Commands:
     return Commands(
-        {"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING_FILE": str(keyring_file)},
+        {
+            "BYLINE_DATABASE__URL": address,
+            "BYLINE_VAULT__KEYRING_FILE": str(keyring_file),
+            "BYLINE_OUTGOING__ALLOW_HTTP": "true",
+            "BYLINE_OUTGOING__ALLOW_PRIVATE": "true",
+        },
         keyring_file.parent,
     )

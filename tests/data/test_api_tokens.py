@@ -236,5 +236,5 @@ async def test_a_back_end_is_registered_and_forgotten_from_a_shell(commands: Com
     assert f"{client_id}  Billing portal" in listed
     assert secret not in listed
     assert "external issuer" in await commands.refusal("clients", "add-backend", "Other", "--audience", "x")
-    await commands.answer("clients", "remove-backend", client_id)
-    assert client_id in await commands.refusal("clients", "remove-backend", client_id)
+    await commands.answer("clients", "remove", client_id)
+    assert client_id in await commands.refusal("clients", "remove", client_id)

@@ -81,10 +81,10 @@ async def test_a_rotated_vault_seals_addresses_anew(
     await commands.answer("vault", "rotate")
 
     assert keyring_file.read_text() != before
-    assert all(services.vault.is_current(row) for row in await sealed(services))
     opened = await services.channels.open(channel.id)
     assert opened is not None
     assert opened[1].address == HOOK
+    assert all([await services.vault.is_current(row) for row in await sealed(services)])
 
 
 async def test_a_note_is_owed_once_however_many_ask_at_once(services: Services, other: Services) -> None:

@@ -14,11 +14,13 @@ from sqlmodel import col, select
 from engine.connections.catalogue import Connection
 from engine.connections.grants import Credential
 from engine.connections.oauth import Tokens
+from engine.connections.revocations import Revocation
 from engine.db.database import now
-from engine.db.tables import GrantRow
+from engine.db.tables import GrantRow, RevocationRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.vault.resealing import reseal
 from tests.data.samples import connection, tokens
 from tests.foreign.process import free_port
 from tests.sandbox import Running, running
@@ -57,6 +59,13 @@ async def stored(services: Services, connection: Connection, principal: Principa
 async def expire(services: Services) -> None:
     async with services.database.writing() as session:
         await session.exec(update(GrantRow).values(expires_at=now() - timedelta(minutes=1)))
+
+
+async def overdue(services: Services) -> list[Revocation]:
+    """What upstreams are to be told, a while later."""
+    async with services.database.writing() as session:
+        await session.exec(update(RevocationRow).values(due_at=now()))
+    return await services.revocations.due()
 
 
 async def leases(services: Services) -> list[Any]:
@@ -261,6 +270,44 @@ async def test_a_removed_grant_is_gone_here_and_revoked_upstream(
     assert not await services.grants.remove(hers, alice.id)
 
 
+async def test_tokens_that_arrive_after_their_grant_was_removed_are_revoked_as_well(
+    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+) -> None:
+    await expire(services)
+    asked = len(billing.requests("token"))
+    billing.fault(on="token", hang_seconds=1.0, work_is_done=True)
+    renewing = asyncio.create_task(services.grants.credential(hers, alice.id))
+    async with asyncio.timeout(30):
+        while len(billing.requests("token")) == asked:
+            await asyncio.sleep(0.02)
+    removed = await services.grants.remove(hers, alice.id)
+
+    assert removed
+    assert await renewing is None
+    # What came back was issued after the upstream was told of the grant's end, and it has to be told again.
+    (owed,) = await overdue(services)
+    await services.revocations.settle(hers, owed.grant_id)
+    assert await overdue(services) == []
+    assert [request["status"] for request in billing.requests("revoke")][-2:] == [200, 200]
+    assert billing.get("/v1/invoices", signed_in.access_token).status_code == 401
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_no_token_of_a_grant_that_ended_is_kept(
+    services: Services, alice: Principal, hers: Connection, billing: Running
+) -> None:
+    billing.fault(on="revoke", status=503)
+    with pytest.raises(UpstreamUnavailable):
+        await services.grants.remove(hers, alice.id)
+    async with services.database.reading() as session:
+        assert (await session.exec(select(GrantRow.sealed_tokens))).all() == [b""]
+
+    assert await services.revocations.due() == []
+    (owed,) = await overdue(services)
+    assert await services.revocations.settle(hers, owed.grant_id)
+    assert await overdue(services) == []
+
+
 async def test_a_new_consent_takes_the_place_of_the_one_before(
     services: Services, alice: Principal, hers: Connection
 ) -> None:
@@ -397,9 +444,12 @@ async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
     async with services.database.reading() as session:
         grant_id = (await session.exec(select(GrantRow.id))).one()
     for _ in range(10):
-        services.keyring.rotate()
+        await other.data_keys.rotate()
         newer = tokens()
-        await asyncio.gather(services.grants._replace_tokens(grant_id, newer), other.grants.reseal())
+        await asyncio.gather(
+            services.grants._replace_tokens(grant_id, newer),
+            reseal(other.database, other.vault, other.grants.sealed, lambda *_: None),
+        )
         found = await services.grants.credential(hers, alice.id)
         assert found is not None
         assert found.access_token == newer.access_token

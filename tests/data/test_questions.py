@@ -339,7 +339,7 @@ async def test_what_only_a_client_can_answer_is_not_waited_for_where_none_called
 async def test_two_open_questions_of_a_run_never_have_one_key(services: Services, alice: Principal) -> None:
     first = await asked(services, alice, SAMPLING)
     second = await question_of(services, await asked(services, alice, SAMPLING, 2))
-    await services.questions.decline(first.awaits, alice)
+    await services.waiters.withdraw([first.waiter])
     third = await question_of(services, await asked(services, alice, SAMPLING, 3))
 
     assert (second.key, third.key) == (second.id, "greeting")

@@ -38,7 +38,7 @@ async def test_who_was_deactivated_is_asked_for_nothing_by_their_role(
 async def test_a_tool_that_the_policy_names_takes_one_of_its_roles(
     services: Services, alice: Principal, bob: Principal, rules: Path
 ) -> None:
-    policy = Policy(read_policy(rules), services.roles)
+    policy = Policy(lambda: read_policy(rules), services.roles)
     await services.roles.give(alice.id, "lead")
 
     assert await policy.allowed(alice, ["greet", "refund", "close_books"]) == ["greet", "refund"]
@@ -53,7 +53,7 @@ async def test_who_loses_the_role_loses_the_tool(
     await services.roles.give(alice.id, "lead")
     await other.roles.take(alice.id, "lead")
 
-    assert await Policy(read_policy(rules), services.roles).allowed(alice, ["refund"]) == []
+    assert await Policy(lambda: read_policy(rules), services.roles).allowed(alice, ["refund"]) == []
 
 
 async def test_without_a_policy_everybody_may_call_everything(services: Services, bob: Principal) -> None:

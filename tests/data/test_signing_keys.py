@@ -196,7 +196,9 @@ async def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(
 async def test_no_private_key_lies_open_in_the_database(services: Services) -> None:
     await services.keys.sign(CLAIMS, IDENTITY_TYPE)
     (row,) = await keys(services)
-    secret = services.vault.open(row.sealed_private_key, f"signing_key:{row.kid}:{row.public_key.hex()}")
+    secret = await services.vault.open(
+        row.sealed_private_key, f"signing_key:{row.kid}:{row.public_key.hex()}"
+    )
 
     assert len(secret) == 32
     assert secret not in row.sealed_private_key

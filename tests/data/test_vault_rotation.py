@@ -1,20 +1,25 @@
-import asyncio
+import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from mcp.shared.auth import OAuthClientInformationFull
 from pydantic import AnyUrl
+from sqlalchemy import update
 from sqlmodel import select
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.db.tables import AuthorizationAttemptRow, GrantRow, OAuthClientRow, SigningKeyRow
+from engine.db.database import now
+from engine.db.tables import AuthorizationAttemptRow, DataKeyRow, GrantRow, OAuthClientRow, SigningKeyRow
 from engine.errors import AuthorizationRefused, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.settings import VaultSettings
+from engine.vault.keyring import Keyring
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from gateway.authorization_server.clients import Clients
@@ -51,7 +56,7 @@ async def stale(services: Services) -> int:
         sealed = [row.sealed_tokens for row in (await session.exec(select(GrantRow))).all()]
         sealed += [row.sealed_private_key for row in (await session.exec(select(SigningKeyRow))).all()]
         sealed += [row.sealed_verifier for row in (await session.exec(select(AuthorizationAttemptRow))).all()]
-    return sum(not services.vault.is_current(each) for each in sealed)
+    return sum([not await services.vault.is_current(each) for each in sealed])
 
 
 async def begun(services: Services, principal: Principal) -> tuple[AuthorizationRequest, str]:
@@ -69,9 +74,11 @@ async def begun(services: Services, principal: Principal) -> tuple[Authorization
 
 
 @pytest.fixture
-def a_minute_later(keyring_file: Path) -> Callable[[], None]:
-    def later() -> None:
+def a_minute_later(services: Services, keyring_file: Path) -> Callable[[], Awaitable[None]]:
+    async def later() -> None:
         os.utime(keyring_file, (time.time() - 61, time.time() - 61))
+        async with services.database.writing() as session:
+            await session.exec(update(DataKeyRow).values(created_at=now() - timedelta(seconds=61)))
 
     return later
 
@@ -84,7 +91,7 @@ async def test_secrets_are_sealed_with_a_new_key_while_a_process_that_knows_only
     rotated = await commands("vault", "rotate")
 
     assert rotated.code == 0, rotated.err
-    assert rotated.out.startswith("6 secrets are sealed with master key ")
+    assert rotated.out.startswith("6 secrets are sealed with data key 2 now")
     assert await read(services, alice) == granted
     assert await read(await another_process(), alice) == granted
     assert await stale(services) == 0
@@ -94,11 +101,15 @@ async def test_a_process_that_knew_only_the_old_key_seals_with_the_new_one(
     services: Services, other: Services, alice: Principal
 ) -> None:
     await fill(services, alice)
-    key_id = other.keyring.rotate()
+    key_id = await other.data_keys.rotate()
+    async with other.database.writing() as session:
+        await other.grants.store(session, connection("newest"), alice.id, tokens(), "alice")
+    assert await services.grants.credential(connection("newest"), alice.id)
     granted = await fill_again(services, alice)
 
-    assert services.keyring.current[0] == key_id
+    assert (await services.data_keys.current())[0] == key_id == "2"
     assert await read(other, alice) == granted
+    assert await stale(services) == len(NAMES) + 1, "only what was sealed before"
 
 
 async def fill_again(services: Services, principal: Principal) -> dict[str, str]:
@@ -109,44 +120,52 @@ async def fill_again(services: Services, principal: Principal) -> dict[str, str]
     return {name: granted.access_token for name, granted in issued.items()}
 
 
-async def test_a_reseal_that_was_interrupted_is_finished_by_the_next(
-    services: Services, alice: Principal, commands: Commands
+async def test_a_rotation_that_was_killed_in_the_middle_is_finished_by_the_next_command(
+    services: Services, alice: Principal, commands: Commands, another_process: Opener
 ) -> None:
-    granted = await fill(services, alice)
-    services.keyring.rotate()
-    interrupted = asyncio.create_task(services.grants.reseal())
-    async with asyncio.timeout(30):
-        while await stale(services) == len(NAMES) + 1:
-            await asyncio.sleep(0)
-    interrupted.cancel()
-    await asyncio.gather(interrupted, return_exceptions=True)
-    assert await read(services, alice) == granted
+    many = {f"system-{number}": tokens() for number in range(400)}
+    async with services.database.writing() as session:
+        for name, issued in many.items():
+            await services.grants.store(session, connection(name), alice.id, issued, "alice")
+    async with commands.running("vault", "rotate") as rotating:
+        while not (line := (await rotating.readline()).decode()).startswith("grants: "):
+            assert line, "the rotation ended before it came to the grants"
+    assert 0 < await stale(await another_process()) < len(many)
+    for name in ("system-0", "system-399"):
+        found = await services.grants.credential(connection(name), alice.id)
+        assert found is not None
+        assert found.access_token == many[name].access_token
 
-    told = await commands.answer("vault", "reseal")
+    ended = await commands("vault", "reseal")
 
-    assert "secrets were still sealed with an older key" in told
-    assert await stale(services) == 0
-    assert await read(services, alice) == granted
+    assert ended.code == 0, ended.err
+    assert "grants: 400 of 400" in ended.err
+    assert "secrets were still sealed with an older key" in ended.out
+    assert await stale(await another_process()) == 0
     assert (await commands.answer("vault", "reseal")).startswith("0 secrets")
 
 
 async def test_the_older_keys_go_once_nothing_needs_them(
     services: Services,
+    keyring_file: Path,
     alice: Principal,
     commands: Commands,
     another_process: Opener,
-    a_minute_later: Callable[[], None],
+    a_minute_later: Callable[[], Awaitable[None]],
 ) -> None:
     granted = await fill(services, alice)
-    old = services.keyring.current[0]
+    keyring = Keyring(VaultSettings(keyring_file=keyring_file))
+    old = keyring.current[0]
     signed = await services.keys.sign({}, IDENTITY_TYPE)
     await commands.answer("vault", "rotate")
-    a_minute_later()
+    await a_minute_later()
     retired = await commands.answer("vault", "retire")
     fresh = await another_process()
 
-    assert retired.startswith(f"Dropped: {old}")
-    assert fresh.keyring.key(old) is None
+    assert retired == f"Dropped: data key 1, master key {old}.\n"
+    assert keyring.key(keyring.current[0]) is not None
+    assert Keyring(VaultSettings(keyring_file=keyring_file)).key(old) is None
+    assert await fresh.data_keys.key("1") is None
     assert await read(fresh, alice) == granted
     assert await fresh.keys.verify(signed, IDENTITY_TYPE)
     client = await Clients(fresh).get("chat")
@@ -160,7 +179,7 @@ async def test_older_keys_are_kept_as_long_as_something_sealed_with_them_may_be_
 ) -> None:
     await fill(services, alice)
     await commands.answer("vault", "rotate")
-    assert "rotated less than a minute ago" in await commands.refusal("vault", "retire")
+    assert "less than a minute ago" in await commands.refusal("vault", "retire")
     assert await read(services, alice)
 
 
@@ -169,11 +188,11 @@ async def test_a_sign_in_that_is_under_way_survives_a_rotation_and_the_end_of_th
     alice: Principal,
     commands: Commands,
     another_process: Opener,
-    a_minute_later: Callable[[], None],
+    a_minute_later: Callable[[], Awaitable[None]],
 ) -> None:
     _, state = await begun(services, alice)
     await commands.answer("vault", "rotate")
-    a_minute_later()
+    await a_minute_later()
     await commands.answer("vault", "retire")
     fresh = await another_process()
 
@@ -207,10 +226,47 @@ async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
     assert "of-the-client" not in str(row.metadata_)
 
 
-async def test_a_keyring_from_the_environment_is_changed_there(address: str, tmp_path: Path) -> None:
-    keyring = '{"keys": [{"id": "one", "key": "' + "A" * 43 + '="}]}'
-    commands = Commands({"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING": keyring}, tmp_path)
+async def test_what_the_release_before_data_keys_sealed_still_opens_and_is_sealed_anew(
+    services: Services, alice: Principal, commands: Commands, keyring_file: Path
+) -> None:
+    issued = tokens()
+    async with services.database.writing() as session:
+        await services.grants.store(session, connection("old"), alice.id, issued, "alice")
+    keyring = Keyring(VaultSettings(keyring_file=keyring_file))
+    async with services.database.writing() as session:
+        row = (await session.exec(select(GrantRow))).one()
+        bound_to = f"grant:{row.id}:{row.holder}:{row.connection}"
+        # The older form is the keyring's own, by which it wraps data keys now.
+        row.sealed_tokens = await keyring.wrap(
+            await services.vault.open(row.sealed_tokens, bound_to), bound_to
+        )
+        session.add(row)
+    assert row.sealed_tokens[0] == 1
 
-    for change in ("rotate", "retire"):
-        assert "change the variable itself" in await commands.refusal("vault", change)
-    assert (await commands.answer("vault", "reseal")).startswith("0 secrets")
+    before = await services.grants.credential(connection("old"), alice.id)
+    told = await commands.answer("vault", "reseal")
+    after = await services.grants.credential(connection("old"), alice.id)
+
+    assert told.startswith("1 secrets")
+    assert before == after
+    assert after is not None
+    assert after.access_token == issued.access_token
+    assert await stale(services) == 0
+
+
+async def test_the_master_keys_of_the_environment_are_changed_there_and_taken_up_by_a_command(
+    address: str, tmp_path: Path
+) -> None:
+    def ring(*letters: str) -> str:
+        return json.dumps({"keys": [{"id": each, "key": each * 43 + "="} for each in letters]})
+
+    def commands(keyring: str) -> Commands:
+        return Commands({"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING": keyring}, tmp_path)
+
+    assert "data key 2 now" in await commands(ring("A")).answer("vault", "rotate")
+    told = await commands(ring("E", "A")).answer("vault", "rewrap")
+    assert told == "Data key 1 is wrapped by keyring.\nData key 2 is wrapped by keyring.\n"
+    assert (await commands(ring("E")).answer("vault", "reseal")).startswith("0 secrets")
+    assert "was sealed with master key E, which is not there" in (
+        await commands(ring("A")).refusal("vault", "reseal")
+    )

@@ -100,9 +100,9 @@ async def test_a_secret_is_sealed_anew_when_the_vault_is(
 
     async with services.database.reading() as session:
         sealed = (await session.exec(select(WebhookRow))).one().sealed_secret
-    assert services.vault.is_current(sealed)
     assert GITHUB.encode() not in sealed
     assert (await services.webhooks.receiving(webhook.id))[1] == [GITHUB]
+    assert await services.vault.is_current(sealed)
 
 
 @pytest.mark.parametrize("changed", ["principal_id", "tool", "scheme"])

@@ -1,7 +1,7 @@
 """Every environment variable that any settings understand, with its default as the documentation writes it."""
 
 import json
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -12,6 +12,8 @@ from gateway.client.settings import ClientSettings
 
 
 def _group(field: FieldInfo) -> type[BaseModel] | None:
+    if get_origin(field.annotation) is tuple:
+        return None
     kinds = (field.annotation, *get_args(field.annotation))
     return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 

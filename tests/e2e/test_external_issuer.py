@@ -15,6 +15,8 @@ import pytest
 import pytest_asyncio
 from joserfc import jwt
 from joserfc.jwk import RSAKey
+from mcp.shared.auth import OAuthClientInformationFull
+from pydantic import AnyUrl
 from typing_extensions import override
 
 from examples.browser import Page
@@ -26,6 +28,13 @@ from tests.foreign.kinto import Kinto, kinto_server, user
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 
 RECORD = "crm/accounts/acme"
+SCOPED = "resolve_billing_dispute"
+BACK = "http://127.0.0.1:9/back-to-the-client"
+# One that registers itself there gets no more scopes than it registered for.
+CHAT = OAuthClientInformationFull(
+    client_id="chat", redirect_uris=[AnyUrl(BACK)], token_endpoint_auth_method="none"
+)
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 PATH = "/buckets/crm/collections/accounts/records/acme"
 
 
@@ -45,6 +54,7 @@ class Stage:
             "aud": self.stack.mcp_url,
             "sub": "alice",
             "client_id": "a chat client",
+            "scope": "mcp",
             "iat": now - 900,
             "exp": now + 600,
             "jti": secrets.token_hex(8),
@@ -81,9 +91,13 @@ class Visitor(Person):
 async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage]:
     folder = tmp_path_factory.mktemp("external")
     of_sign_in, of_kinto = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
+    policy = folder / "policy.yml"
+    policy.write_text(f"tools: {{{SCOPED}: {{scope: crm}}}}\n")
     environment = {
         **os.environ,
         **own_ports(),
+        "BYLINE_POLICY_FILE": str(policy),
+        "BYLINE_GATEWAY__ISSUER__SCOPES": '["mcp"]',
         "PYTHONPATH": await installed(BUILDER, folder / "site"),
         "BYLINE_CONNECTIONS_FILE": str(BUILDER / "connections.yml"),
         "KINTO_CLIENT_SECRET": of_kinto,
@@ -91,10 +105,11 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
     async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
         clients = (
             Client("byline-sign-in", of_sign_in, (f"{stack.gateway_url}/sign-in/callback",)),
+            Client(CHAT.client_id, "", (BACK,), {"token_endpoint_auth_method": "none"}),
             Client("byline", of_kinto, (f"{stack.gateway_url}/oauth/callback",)),
         )
         with (
-            oidc_provider(folder, clients, ["mcp"]) as provider,
+            oidc_provider(folder, clients, ["mcp", "crm"]) as provider,
             kinto_server(folder, provider.issuer) as kinto,
         ):
             kinto.add_collection("crm", "accounts")
@@ -134,6 +149,25 @@ async def test_a_person_of_the_provider_is_discovered_signed_in_and_obeyed(stage
     assert "account    alice" in told
 
 
+async def test_a_tool_that_takes_more_scope_has_the_client_ask_the_provider_for_it(stage: Stage) -> None:
+    bob = Visitor("bob", "", provider=stage.provider)
+    bob.tokens.client = CHAT
+    async with chat(bob, stage.stack.mcp_url, elicitation=False) as client:
+        await client.list_tools()
+        assert bob.tokens.tokens is not None
+        first = jwt.decode(bob.tokens.tokens.access_token, stage.provider.key).claims["scope"]
+        called = said(await client.call_tool(SCOPED, {"account_id": "of no form"}))
+        then = jwt.decode(bob.tokens.tokens.access_token, stage.provider.key).claims["scope"]
+    of_the_api = await stage.call(stage.signed(stage.claims(aud=f"{stage.stack.gateway_url}/api/v1")))
+    without = await stage.call(stage.signed(stage.claims(scope="openid")))
+
+    assert (first, then) == ("mcp", "mcp crm")
+    assert called["error"] == "arguments_invalid"
+    assert of_the_api.status_code == 401
+    assert without.status_code == 403
+    assert 'scope="openid mcp"' in without.headers["www-authenticate"]
+
+
 async def test_a_link_that_another_person_of_the_provider_opens_is_refused(stage: Stage) -> None:
     stage.kinto.add_record(PATH, {}, writers=["alice"])
     bob = Visitor("bob", "", provider=stage.provider)
@@ -151,18 +185,30 @@ async def test_the_provider_alone_issues_tokens(stage: Stage) -> None:
     place = f"{stage.stack.gateway_url}/.well-known/oauth-protected-resource/mcp"
     async with httpx2.AsyncClient(base_url=stage.stack.gateway_url) as http:
         metadata = (await http.get(place)).json()
+        at_the_root = (await http.get("/.well-known/oauth-protected-resource")).json()
         built_in = [
             (await http.get(path)).status_code
-            for path in ("/.well-known/oauth-authorization-server", "/authorize", "/sign-in?next=/")
+            for path in (
+                "/.well-known/oauth-authorization-server",
+                "/authorize",
+                "/authorize/1",
+                "/sign-in?next=/",
+            )
         ]
-        registered = await http.post("/register", json={"redirect_uris": ["http://127.0.0.1:1/"]})
+        posted = {path: (await http.post(path)).status_code for path in ("/register", "/revoke", "/sign-in")}
+        code = await http.post("/token", data={"grant_type": "authorization_code", "code": "x"})
+        assertion = await http.post("/token", data={"grant_type": JWT_BEARER, "assertion": "x"})
 
     assert refused.status_code == 401
     assert f'resource_metadata="{place}"' in refused.headers["www-authenticate"]
     assert metadata["resource"] == stage.stack.mcp_url
     assert metadata["authorization_servers"] == [stage.provider.issuer]
-    assert built_in == [404, 404, 303]
-    assert registered.status_code == 404
+    assert metadata["scopes_supported"] == ["mcp", "crm"]
+    assert at_the_root == metadata
+    assert 'scope="mcp"' in refused.headers["www-authenticate"]
+    assert built_in == [404, 404, 404, 303]
+    assert posted == {"/register": 404, "/revoke": 404, "/sign-in": 404}
+    assert {code.json()["error"], assertion.json()["error"]} == {"unsupported_grant_type"}
 
 
 async def test_a_token_that_the_provider_signed_for_this_gateway_is_taken(stage: Stage) -> None:

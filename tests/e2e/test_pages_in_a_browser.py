@@ -188,6 +188,27 @@ async def test_questions_and_approvals_are_put_to_whom_they_are_for(stage: Stage
         await window.shows("This was declined")
 
 
+async def test_choices_have_titles_and_several_can_be_made(stage: Stage) -> None:
+    alice = await stage.world.newcomer("alice")
+    run_id, link = await stage.parked(alice, "order_lunch", name="Alice")
+    async with stage.browser.window() as window:
+        await window.open(link)
+        await window.sign_in(alice.username, alice.password)
+        await window.shows("A tool asks you")
+        await window.page.get_by_label("Size").select_option("Large")
+        assert await window.page.get_by_label("cheese").is_checked()
+        for topping in ("olives", "basil"):
+            await window.page.get_by_label(topping).check()
+        await window.press("Answer")
+        await window.shows("A tool asks you")
+        assert "too many" in await window.page.get_by_role("alert").inner_text()
+        await window.page.get_by_label("cheese").uncheck()
+        await window.press("Answer")
+        await window.shows("This is answered")
+
+    assert await stage.ended(alice, run_id) == {"size": "l", "on_top": ["olives", "basil"]}
+
+
 async def test_a_token_is_made_shown_once_and_revoked(stage: Stage) -> None:
     alice = await stage.world.newcomer("alice")
     async with stage.browser.window() as window:

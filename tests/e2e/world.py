@@ -197,7 +197,9 @@ async def running_world(folder: Path) -> AsyncIterator[World]:
         **own_ports(),
         "PYTHONPATH": await installed(BUILDER, folder / "site"),
         "BYLINE_CONNECTIONS_FILE": str(connections),
-        "BYLINE_MODULES": json.dumps(["workflows", "activities", "tests.tools.asking"]),
+        "BYLINE_MODULES": json.dumps(
+            ["workflows", "activities", "tests.tools.asking", "tests.tools.offering"]
+        ),
         "BYLINE_GATEWAY__ANSWER_WITHIN": "4",
         "KINTO_CLIENT_SECRET": client_secret,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from joserfc.jwk import RSAKey
 
-from examples.browser import Page
+from examples.browser import Browser, Page
 from tests.foreign.node import NODE, SCRIPTS
 from tests.foreign.process import free_port, running
 
@@ -40,6 +40,20 @@ class OidcProvider:
     issuer: str
     key: RSAKey = field(repr=False)
 
+    async def confirm(self, address: str, person: str, *, submit: str = "Continue") -> Page:
+        """Open the page of a device's code as this person, confirm it or press another button, and sign in."""
+        async with Browser() as browser:
+            page = await browser.open(address)
+            if 'name="confirm"' not in page.text:
+                page = await page.form(submit="Continue")
+            page = await page.form(submit=submit)
+            while "<form" in page.text and submit == "Continue":
+                if 'name="login"' in page.text:
+                    page = await page.form(submit="Sign-in", login=person, password="any will do")
+                else:
+                    page = await page.form(submit="Continue")
+            return page
+
     async def let_in(self, page: Page, person: str) -> Page:
         """Sign in and consent as this person, until the provider sends the browser elsewhere."""
         while page.url.startswith(f"{self.issuer}/"):
@@ -52,16 +66,27 @@ class OidcProvider:
 
 @contextmanager
 def oidc_provider(
-    folder: Path, clients: Sequence[Client] = (), scopes: Sequence[str] = ()
+    folder: Path,
+    clients: Sequence[Client] = (),
+    scopes: Sequence[str] = (),
+    *,
+    port: int | None = None,
+    vouches: Mapping[str, str] | None = None,
+    trusts: Mapping[str, str] | None = None,
 ) -> Iterator[OidcProvider]:
-    """Start a provider; an access token asked for with a `resource` is a JWT for it, with these scopes."""
-    port = free_port()
+    """Start a provider; an access token asked for with a `resource` is a JWT for it, with these scopes.
+
+    `vouches` maps an audience to the client that it knows whoever asks here as; `trusts` maps an issuer whose
+    statements are taken to the audience that its ID tokens have.
+    """
+    port = port or free_port()
     key = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
     asked = {
         "port": port,
         "clients": [client.metadata() for client in clients],
         "scopes": scopes,
         "key": key.as_dict(private=True),
+        "statements": {"vouches": vouches or {}, "trusts": trusts or {}},
     }
     with running(
         [str(NODE), str(SCRIPTS / "oidc-provider.mjs"), json.dumps(asked)],

@@ -190,6 +190,16 @@ async def test_a_redirect_is_not_followed_and_carries_no_token_along(
     assert elsewhere.heard == []
 
 
+async def test_an_answer_without_end_is_not_read_to_its_end(platform: Platform, crm: Hostile) -> None:
+    crm.answers = [answer(b"[" + b" " * 17_000_000)]
+
+    run, outcome = await read(platform, NORTHWIND, platform.alice)
+
+    (ended,) = await platform.trail("action.ended", run)
+    assert isinstance(outcome, Failed)
+    assert (outcome.code, ended["error"]) == ("request_rejected", "answer_too_large")
+
+
 async def test_what_an_upstream_says_in_refusal_is_neither_told_nor_recorded(
     platform: Platform, crm: Hostile
 ) -> None:

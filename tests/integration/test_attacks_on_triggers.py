@@ -48,7 +48,7 @@ class Interrupted(Policy):
     """The policy, asked just as something else happens."""
 
     def __init__(self, platform: Platform, meanwhile: Callable[[], Awaitable[object]]) -> None:
-        super().__init__(PolicyFile(), platform.services.roles)
+        super().__init__(PolicyFile, platform.services.roles)
         self._meanwhile = meanwhile
 
     async def allowed(self, principal: Principal, tools: Iterable[str]) -> list[str]:

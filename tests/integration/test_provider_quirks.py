@@ -60,7 +60,7 @@ async def provider() -> AsyncIterator[Provider]:
 
 @pytest.fixture
 async def discovery() -> AsyncIterator[Discovery]:
-    async with Outgoing(OutgoingSettings()) as outgoing:
+    async with Outgoing(OutgoingSettings(allow_http=True, allow_private=True)) as outgoing:
         yield Discovery(outgoing)
 
 

@@ -133,6 +133,51 @@ async def test_a_question_is_listed_and_answered_by_rest(rest: Rest, platform: P
     assert len(await platform.trail("question.refused", run)) == 3
 
 
+async def test_what_the_client_is_asked_is_put_to_no_person_and_its_answers_go_to_the_tool(
+    rest: Rest, platform: Platform
+) -> None:
+    async with browsing(rest, "ann") as (browser, ann), rest.calling_as(ann) as client:
+        run = await platform.start("ask_the_client", {}, ann)
+
+        async def asks_both() -> bool:
+            return len(await platform.services.questions.awaited_by(run)) == 2
+
+        await until(asks_both)
+        asked = {each.key: each for each in await platform.services.questions.awaited_by(run)}
+        pages = [await browser.open(f"{rest.url}/questions/{each.id}") for each in asked.values()]
+        found = [await client.get(f"/questions/{each.id}") for each in asked.values()]
+        listed = (await client.get("/questions")).json()
+        state = (await client.get(f"/runs/{run}")).json()
+        written = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Hello."}}
+        await platform.services.questions.answer(asked["greeting"].id, ann, written)
+        await platform.services.questions.answer(
+            asked["folders"].id, ann, {"roots": [{"uri": "file:///work", "name": "Work"}]}
+        )
+
+    assert asked["greeting"].parameters == {
+        "messages": [{"role": "user", "content": {"type": "text", "text": "Say hello."}}],
+        "maxTokens": 20,
+        "systemPrompt": "Be short.",
+    }
+    assert [page.status for page in pages] == [answer.status_code for answer in found] == [404, 404]
+    assert listed["items"] == []
+    waits = state["steps"][0]["waiting_for"]
+    assert [(each["kind"], each["url"]) for each in waits] == [("client", None)] * 2
+    assert await platform.outcome(run) == Finished({"text": "Hello.", "roots": ["file:///work"]})
+
+
+async def test_what_only_a_client_can_answer_ends_at_once_where_a_program_called(
+    rest: Rest, platform: Platform
+) -> None:
+    ann = await rest.person("ann", "Ann")
+    async with rest.calling_as(ann) as client:
+        begun = await client.post("/tools/ask_the_client/runs", json={})
+
+    assert await platform.outcome(begun.json()["id"]) == Failed(
+        "question_declined", "No MCP client called this run, and nothing else can answer."
+    )
+
+
 async def in_chat(
     platform: Platform, who: ChatPerson, tool: str, arguments: dict[str, Any], *, elicitation: bool = True
 ) -> CallToolResult:
@@ -417,3 +462,15 @@ async def test_a_tool_that_asks_runs_on_plain_temporal_where_a_test_answers_for_
     assert refunded == {"approved_by": "Somebody"}
     replayer = Replayer(workflows=[ChooseAccount], data_converter=pydantic_data_converter)
     await replayer.replay_workflow(await handle.fetch_history())
+
+
+async def test_a_run_that_does_nothing_but_wait_is_told_of_without_a_pause_for_others(
+    platform: Platform,
+) -> None:
+    alone = await platform.start("choose_account", {"name": "Nort"}, platform.alice)
+    with_child = await platform.start("choose_in_a_child", {"name": "Nort"}, platform.alice)
+    await parked(platform, alone)
+    await question(platform, with_child)
+
+    assert not await platform.runs._is_under_way(alone)
+    assert await platform.runs._is_under_way(with_child)

@@ -265,7 +265,7 @@ async def deprived(platform: Platform) -> None:
 
 def policed(platform: Platform) -> Policy:
     rules = PolicyFile(tools={"read_once": ToolPolicy(roles=frozenset({"reader"}))})
-    return Policy(rules, platform.services.roles)
+    return Policy(lambda: rules, platform.services.roles)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import secrets
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,21 @@ import pytest
 from joserfc import jwt
 from pydantic import SecretStr
 
-from engine.db.database import now
-from engine.db.tables import RefreshTokenRow
 from engine.identity.model import Actor, Principal
 from engine.settings import IssuerSettings
+from engine.vault.resealing import reseal
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
-from gateway.authorization_server.clients import TOKEN_EXCHANGE, Clients
-from gateway.authorization_server.tokens import FAMILY_CLAIM
+from gateway.authorization_server.claims import FAMILY_CLAIM
+from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
+from gateway.authorization_server.consents import Consents
 from gateway.bearer import PersonalToken, bearer_tokens
-from gateway.protected_resource import API_PATH, MCP_PATH
-from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from gateway.protected_resource import API_PATH
+from gateway.toolsets import MCP_PATH
+from tests.foreign.oidc_provider import Client as ClientThere
+from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port
 from tests.pages import Byline, serving
+from tests.rest import consented
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
@@ -84,6 +87,9 @@ async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
     async with serving(tmp_path) as byline:
         client_id, secret = await Clients(byline.services).add_backend("Portal", ())
         alice = await byline.services.principals.resolve(byline.url, "alice's subject", "Alice Liddell")
+        web_page = Client(client_id="a web page", redirect_uris=None)
+        consent = replace(consented(alice, web_page, f"{byline.url}{API_PATH}"), id="family")
+        await Consents(byline.services.database).add(consent)
         yield Portal(byline, client_id, secret, alice)
 
 
@@ -141,18 +147,14 @@ async def test_an_exchanged_token_does_not_outlive_the_token_it_came_of(portal: 
         {"may_act": {"sub": "another back end"}},
         {"may_act": "anybody"},
         {"typ": IDENTITY_TYPE},
-        {FAMILY_CLAIM: "revoked"},
+        {FAMILY_CLAIM: "withdrawn"},
+        {FAMILY_CLAIM: None},
     ],
     ids=str,
 )
 async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
     portal: Portal, changed: dict[str, Any]
 ) -> None:
-    async with portal.byline.services.database.writing() as session:
-        row = RefreshTokenRow(token_hash="h", family="revoked", client_id="c", principal_id="p", scopes="")
-        row.expires_at, row.revoked_at = now(), now()
-        session.add(row)
-
     response = await portal.exchange(await portal.signed(**changed))
 
     assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
@@ -194,7 +196,7 @@ async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> No
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await Clients(portal.byline.services).remove_backend(portal.id)
+    await Clients(portal.byline.services).remove(portal.id)
 
     assert await portal.seen(issued) is None
     response = await portal.exchange(await portal.signed())
@@ -242,7 +244,7 @@ async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens
     assert (himself.status_code, himself.json()["error"]) == (400, "unauthorized_client")
     assert {(each.status_code, each.json()["error"]) for each in wrong} == {(401, "invalid_client")}
     assert all(each.headers["WWW-Authenticate"].startswith("Basic") for each in wrong)
-    assert [client.title for client in await Clients(portal.byline.services).backends()] == ["Portal"]
+    assert [client.title for client in await Clients(portal.byline.services).administered()] == ["Portal"]
 
 
 async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None:
@@ -258,9 +260,10 @@ async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None
 
 
 async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: Portal) -> None:
-    portal.byline.services.keyring.rotate()
+    services = portal.byline.services
+    await services.data_keys.rotate()
 
-    assert await Clients(portal.byline.services).reseal() == 1
+    assert await reseal(services.database, services.vault, Clients(services).sealed, lambda *_: None) == 1
     assert (await portal.exchange(await portal.signed())).status_code == 200
 
 
@@ -294,7 +297,7 @@ class Foreign:
 async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
     port = free_port()
     callback = f"http://127.0.0.1:{port}/sign-in/callback"
-    with oidc_provider(tmp_path, [Client("byline", "byline-secret", (callback,))], ["mcp"]) as provider:
+    with oidc_provider(tmp_path, [ClientThere("byline", "byline-secret", (callback,))], ["mcp"]) as provider:
         issuer = IssuerSettings(
             issuer=provider.issuer,
             audience=f"http://127.0.0.1:{port}/mcp",

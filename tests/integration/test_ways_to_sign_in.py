@@ -1,7 +1,8 @@
 import json
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
@@ -9,17 +10,19 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
-from engine.connections.catalogue import Connection
+from engine.connections.catalogue import SHARED, Connection
 from engine.connections.discovery import Discovery, _Metadata
 from engine.connections.dpop import ProofKey, sign
 from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
-from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
+from engine.connections.sign_in.jwt_bearer import JwtBearer
+from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.outgoing import Outgoing
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.hostile import answer, hostile
 
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 CALLBACK = "http://127.0.0.1:1/oauth/callback"
 HERE = OutgoingSettings(allow_http=True, allow_private=True)
 RSA = RSAKey.generate_key(2048, auto_kid=True)
@@ -41,6 +44,7 @@ CLIENTS = [
     Client("public", "", (CALLBACK,), {"token_endpoint_auth_method": "none"}),
     Client("rsa", "", (CALLBACK,), known_by(RSA, "RS256")),
     Client("ec", "", (CALLBACK,), known_by(EC, "ES256")),
+    Client("robot", "", (), {**known_by(RSA, "RS256"), "grant_types": [JWT_BEARER], "response_types": []}),
     Client("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
 ]
 ENVIRONMENT = {
@@ -267,3 +271,131 @@ async def test_an_issuer_inside_the_network_is_not_asked(issuer: str) -> None:
     async with Outgoing(OutgoingSettings()) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match="cannot be asked"):
             await Discovery(outgoing).endpoints(declared("basic", issuer))
+
+
+ENDPOINTS = {"authorization_endpoint": "https://issuer.example/authorize", "token_endpoint": "TOKEN"}
+
+
+@pytest.mark.parametrize("path", ["exchange", "refresh", "granted", "revoke", "account"])
+async def test_no_endpoint_that_is_declared_leads_into_the_network(path: str) -> None:
+    async with hostile() as inside:
+        addresses = ("token_endpoint", "revocation_endpoint", "userinfo_endpoint")
+        endpoints = {**ENDPOINTS, **dict.fromkeys(addresses, inside.url)}
+        connection = declared("basic", "https://issuer.example", **endpoints)
+        closed, tokens = OutgoingSettings(allow_http=True), Tokens("a", "r", None, ())
+        async with Outgoing(closed) as outgoing:
+            client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
+            asking: dict[str, Callable[[], Awaitable[object]]] = {
+                "exchange": lambda: client.exchange(
+                    code="c", redirect_uri=CALLBACK, code_verifier="v", asked=()
+                ),
+                "refresh": lambda: client.refresh(tokens),
+                "granted": lambda: client.granted("client_credentials", ()),
+                "revoke": lambda: client.revoke(tokens),
+                "account": lambda: client.account(tokens),
+            }
+            with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
+                await asking[path]()
+
+    assert inside.heard == []
+
+
+async def test_a_sign_in_service_of_ones_own_network_is_called_where_settings_name_its_host() -> None:
+    async with hostile() as inside:
+        inside.answers = [answer(b'{"access_token": "a"}', "Content-Type: application/json")]
+        connection = declared(
+            "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": inside.url}
+        )
+        named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+        async with Outgoing(named) as outgoing:
+            client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
+            tokens = await client.granted("client_credentials", ())
+
+    assert tokens.access_token == "a"
+
+
+async def test_a_token_endpoint_that_sends_on_to_another_address_is_not_followed(
+    discovery: Discovery,
+) -> None:
+    async with hostile() as elsewhere, hostile() as server:
+        server.answers = [answer(b"", f"Location: {elsewhere.url}", status=307)]
+        connection = declared(
+            "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": server.url}
+        )
+        with pytest.raises(RequestRejected, match="redirect, which is not followed"):
+            await OAuthClient(connection, ENVIRONMENT, discovery).refresh(Tokens("a", "r", None, ()))
+
+    assert elsewhere.heard == []
+
+
+async def test_metadata_that_sends_on_to_the_cloud_s_own_address_is_not_followed(
+    discovery: Discovery,
+) -> None:
+    async with hostile() as server:
+        server.answers = [answer(b"", "Location: http://169.254.169.254/latest/meta-data", status=302)]
+        with pytest.raises(RequestRejected, match="redirect, which is not followed"):
+            await discovery.endpoints(declared("basic", server.url.rstrip("/")))
+
+    assert len(server.heard) == 1
+
+
+def service_account(at: str, key: str = "RSA", **assertion: Any) -> Connection:
+    """A connection of a service that holds a key."""
+    return Connection.model_validate(
+        {
+            "name": "warehouse",
+            "title": "Warehouse",
+            "system": "warehouse",
+            "mode": "shared",
+            "sign_in": "jwt_bearer",
+            "base_url": "https://api.example.com",
+            "client_id": "robot",
+            "client_key": {"env": "RSA"},
+            "assertion": {"key": {"env": key}, **assertion},
+            "provider": {"issuer": at, "token_endpoint_auth_method": "private_key_jwt"},
+        }
+    )
+
+
+async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, discovery: Discovery) -> None:
+    way = JwtBearer(service_account(provider.issuer), ENVIRONMENT, discovery)
+
+    tokens = await way.unasked(SHARED, ())
+    assert tokens is not None
+    again = await way.renewed(SHARED, tokens)
+
+    assert again is not None
+    assert tokens.access_token != again.access_token
+    assert tokens.refresh_token is None
+    assert tokens.expires_at is not None
+
+
+@pytest.mark.parametrize(
+    "assertion", [{"key": "EC"}, {"issuer": "somebody"}, {"audience": "https://elsewhere.example"}]
+)
+async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
+    provider: OidcProvider, discovery: Discovery, assertion: dict[str, str]
+) -> None:
+    way = JwtBearer(service_account(provider.issuer, **assertion), ENVIRONMENT, discovery)
+
+    with pytest.raises(TokenRefused, match="invalid_grant"):
+        await way.unasked(SHARED, ())
+
+
+def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> None:
+    declared_here = service_account(
+        "https://issuer.example", subject="someone@acme.example", claims={"scope": "read"}
+    )
+    way = JwtBearer(declared_here, ENVIRONMENT, discovery)
+
+    said = jws.extract_compact(way.statement("https://issuer.example/token").encode())
+
+    payload = json.loads(said.payload)
+    assert {name: payload[name] for name in ("iss", "sub", "aud", "scope")} == {
+        "iss": "robot",
+        "sub": "someone@acme.example",
+        "aud": "https://issuer.example/token",
+        "scope": "read",
+    }
+    assert payload["exp"] - payload["iat"] == 300
+    assert said.headers()["kid"] == RSA.kid

@@ -288,7 +288,7 @@ async def test_who_may_not_call_the_tool_any_more_is_refused_without_a_word_abou
     platform: Platform,
 ) -> None:
     rules = PolicyFile.model_validate({"tools": {"read_once": {"roles": ["lead"]}}})
-    services = replace(platform.services, policy=Policy(rules, platform.services.roles))
+    services = replace(platform.services, policy=Policy(lambda: rules, platform.services.roles))
     runs = Runs(services, platform.temporal, platform.registry)
     async with serving(replace(platform, services=services, runs=runs)) as rest:
         ann = await rest.person("alice", "Ann Archer")

@@ -1,8 +1,13 @@
 // Runs the certified OpenID provider for tests, where alice and bob can sign in with any password; it keeps no data.
 import { randomBytes } from 'node:crypto';
 import Provider from 'oidc-provider';
+import { addStatementGrants } from './statement-grants.mjs';
 
-const { port, clients, scopes, key } = JSON.parse(process.argv[2]);
+const { port, clients, scopes, key, statements } = JSON.parse(process.argv[2]);
+// The pages of a device's code with their buttons inside the form, where a browser without scripts finds them too.
+const page = (form, button) => `<!doctype html><title>Device</title>${form.replace('</form>', `${button}</form>`)}`;
+const next = '<button>Continue</button>';
+const abort = '<button name="abort" value="yes">Abort</button>';
 const people = new Map([
   ['alice', 'Alice Example'],
   ['bob', 'Bob Example'],
@@ -21,6 +26,15 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
     registration: { enabled: true },
     clientCredentials: { enabled: true },
     revocation: { enabled: true },
+    deviceFlow: {
+      enabled: true,
+      userCodeInputSource: (ctx, form) => {
+        ctx.body = page(form, next);
+      },
+      userCodeConfirmSource: (ctx, form) => {
+        ctx.body = page(form, next + abort);
+      },
+    },
     resourceIndicators: {
       enabled: true,
       useGrantedResource: () => true,
@@ -45,4 +59,5 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
       : undefined,
 });
 
+addStatementGrants(provider, key, statements);
 provider.listen(port, '127.0.0.1');

@@ -1,5 +1,6 @@
-"""Composite tools that ask people: the caller, somebody else, and a child's question; none knows how they are asked."""
+"""Composite tools that ask: the caller, somebody else, the caller's client; none knows how they are asked."""
 
+import asyncio
 from datetime import timedelta
 from typing import Literal
 
@@ -7,7 +8,7 @@ from pydantic import BaseModel, Field
 from temporalio import workflow
 from temporalio.exceptions import ApplicationError
 
-from engine.sdk import approval, ask, progress, tool
+from engine.sdk import approval, ask, progress, roots, sample, tool
 
 
 class Matching(BaseModel):
@@ -115,3 +116,50 @@ class RefundMoney:
             timeout=_limit(refund.seconds),
         )
         return Refunded(approved_by=approver.name)
+
+
+class Guest(BaseModel):
+    """Who eats."""
+
+    name: str
+
+
+class Lunch(BaseModel):
+    """What to eat."""
+
+    size: str = Field(
+        json_schema_extra={"oneOf": [{"const": "s", "title": "Small"}, {"const": "l", "title": "Large"}]}
+    )
+    on_top: list[Literal["cheese", "olives", "basil"]] = Field(default=["cheese"], max_length=2)
+
+
+class Written(BaseModel):
+    """What the client's model wrote, and what the client works on."""
+
+    text: str
+    roots: list[str]
+
+
+@tool(title="Order lunch", read_only=True)
+@workflow.defn(name="order_lunch")
+class OrderLunch:
+    """Asks what to eat."""
+
+    @workflow.run
+    async def run(self, guest: Guest) -> Lunch:
+        """Ask, and say what was chosen."""
+        return await ask(f"What would {guest.name} like?", Lunch)
+
+
+@tool(title="Ask the client", read_only=True)
+@workflow.defn(name="ask_the_client")
+class AskTheClient:
+    """Asks the client's model, and what the client works on."""
+
+    @workflow.run
+    async def run(self) -> Written:
+        """Ask for both at once."""
+        text, folders = await asyncio.gather(
+            sample("Say hello.", max_tokens=20, system="Be short.", name="greeting"), roots(name="folders")
+        )
+        return Written(text=text, roots=[root.uri for root in folders])

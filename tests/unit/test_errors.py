@@ -77,6 +77,7 @@ def test_every_error_says_something_and_has_details_that_cross_a_wire(kind: type
 
 def test_only_what_may_go_well_later_is_retried() -> None:
     assert {kind.code for kind in EVERY if kind.retryable} == {
+        "key_service_unavailable",
         "rate_limited",
         "temporal_unreachable",
         "upstream_unavailable",

@@ -9,7 +9,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
 from engine.settings import IssuerSettings
-from gateway.openid import Issuer
+from gateway.issuer_keys import IssuerKeys
 
 ISSUER, AUDIENCE = "https://issuer.example", "https://byline.example/mcp"
 
@@ -29,9 +29,9 @@ class Provider:
         endpoints = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint")}
         return httpx2.Response(200, json={"issuer": self.name, "jwks_uri": f"{ISSUER}/jwks", **endpoints})
 
-    def issuer(self) -> Issuer:
+    def issuer(self) -> IssuerKeys:
         settings = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, client_id="byline")
-        return Issuer(settings, httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer)))
+        return IssuerKeys(settings, httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer)))
 
     def token(self, **changed: Any) -> str:
         claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
@@ -106,6 +106,6 @@ async def test_an_issuer_that_is_down_is_no_reason_to_call_a_token_forged() -> N
     down = httpx2.MockTransport(lambda _: httpx2.Response(503))
 
     with pytest.raises(UpstreamUnavailable):
-        await Issuer(settings, httpx2.AsyncClient(transport=down)).verified(
+        await IssuerKeys(settings, httpx2.AsyncClient(transport=down)).verified(
             provider.token(), audience=AUDIENCE
         )

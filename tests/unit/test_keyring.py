@@ -125,17 +125,6 @@ def test_a_key_that_another_process_made_is_found_by_its_id(path: Path) -> None:
     assert mine.key("unknown") is None
 
 
-def test_a_key_of_a_purpose_follows_from_each_master_key_and_is_none_of_them(path: Path) -> None:
-    mine = ring(path)
-    (one,) = mine.derived("sessions")
-    mine.rotate()
-
-    assert mine.derived("sessions")[1:] == [one]
-    assert one not in {mine.key(key_id) for key_id in ids(path)}
-    assert mine.derived("others")[1] != one
-    assert ring(path).derived("sessions") == mine.derived("sessions")
-
-
 def test_a_keyring_comes_from_the_environment_as_well() -> None:
     keys = [{"id": "two", "key": KEY}, {"id": "one", "key": KEY}]
     mine = written(json.dumps({"keys": keys}))

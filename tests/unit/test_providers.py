@@ -36,7 +36,7 @@ def addresses(base_url: object, provider: dict[str, Any]) -> list[str]:
 
 
 def test_the_catalogue_knows_many_systems_each_by_a_title_of_its_own() -> None:
-    assert len(PROVIDERS) >= 50
+    assert len(PROVIDERS) >= 60
     assert len({each.title for each in PROVIDERS.values()}) == len(PROVIDERS)
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in PROVIDERS)
 

@@ -329,6 +329,9 @@ def test_a_prompt_and_a_resource_are_offered_beside_tools_and_are_none(everythin
     assert set(everything.resources) == {"account", "my_account"}
     for name in ("reply", "account", "show"):
         assert everything.offer(name).name == name
+    assert [everything.title(name) for name in ("show", "reply", "account", "gone")] == [
+        *("Show", "Reply to a customer", "An account", "gone")
+    ]
     with pytest.raises(ToolUnknown):
         everything.tool("reply")
     with pytest.raises(ToolUnknown):

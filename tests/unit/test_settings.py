@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from engine.settings import GatewaySettings, IssuerSettings, Settings
+from engine.settings import AssertionIssuerSettings, GatewaySettings, IssuerSettings, Settings
 
 
 @pytest.fixture(autouse=True)
@@ -124,3 +124,11 @@ def test_half_a_version_is_refused_with_both_names(alone: str) -> None:
 
 def test_a_deployment_is_not_named_as_temporal_would_misread_it() -> None:
     assert "deployment_name" in told(BYLINE_TEMPORAL__DEPLOYMENT_NAME="a.b", BYLINE_TEMPORAL__BUILD_ID="1.2")
+
+
+def test_an_external_issuer_takes_assertions_itself() -> None:
+    issuer = IssuerSettings(issuer="https://id.example", audience="x", client_id="byline")
+    trusted = (AssertionIssuerSettings(issuer="https://id.example"),)
+
+    with pytest.raises(ValidationError, match="ASSERTION_ISSUERS is for the built-in"):
+        GatewaySettings(issuer=issuer, assertion_issuers=trusted)

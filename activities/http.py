@@ -1,0 +1,57 @@
+"""Actions for systems that no file here is about: one HTTP request, as the person, through the audited client."""
+
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from pydantic import BaseModel, Field, JsonValue
+
+from engine.sdk import action, upstream
+
+
+class HttpRequest(BaseModel):
+    """A request below the base URL of the action's connection.
+
+    `record` names what it touches, as `kind/id`, in the trail; `idempotent` says that sending it twice is harmless.
+    """
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
+    path: str
+    params: dict[str, str] = Field(default_factory=dict)
+    body: JsonValue = None
+    record: str | None = None
+    idempotent: bool | None = None
+
+
+class HttpAnswer(BaseModel):
+    """What came back: `body` where it was JSON, otherwise `text`."""
+
+    status: int
+    body: JsonValue = None
+    text: str = ""
+
+
+def http_action(
+    name: str, *, connection: str, scopes: tuple[str, ...] = ()
+) -> Callable[[HttpRequest], Awaitable[HttpAnswer]]:
+    """An action that makes any one request on a connection; `name` is its wire name.
+
+    It fails as every action does where the answer is outside 2xx.
+    """
+
+    @action(name, connection=connection, scopes=scopes)
+    async def send(request: HttpRequest) -> HttpAnswer:
+        """Make the request."""
+        response = await upstream().request(
+            request.method,
+            request.path,
+            record=request.record,
+            idempotent=request.idempotent,
+            params=request.params or None,
+            json=request.body,
+        )
+        try:
+            return HttpAnswer(status=response.status_code, body=response.json())
+        except ValueError:
+            return HttpAnswer(status=response.status_code, text=response.text)
+
+    return send

@@ -1,0 +1,176 @@
+"""Sign-ins with a code that is typed on another device; who looks at one asks the provider, and nothing else does."""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import delete, update
+from sqlmodel import col
+
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.authorization.standing_in import StandingIn
+from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.grants import Grants
+from engine.connections.oauth import TokenRefused
+from engine.connections.sign_in.device_code import DeviceCode, begun, polled
+from engine.connections.sign_in.methods import SignIns
+from engine.db.database import Database, now
+from engine.db.tables import DeviceSignInRow
+from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused, UpstreamUnavailable
+from engine.identity.model import Principal
+from engine.vault.resealing import SealedColumn
+from engine.vault.vault import Vault
+
+_SLOWER = timedelta(seconds=5)
+_SLOWEST = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWait:
+    """A code that nobody has confirmed yet, and in how many seconds to look again."""
+
+    code: DeviceCode
+    look_again: int
+
+
+class DeviceSignIns:
+    """Owner of the table of device sign-ins, of which each question has one at most."""
+
+    def __init__(
+        self,
+        database: Database,
+        vault: Vault,
+        catalogue: Catalogue,
+        grants: Grants,
+        requests: AuthorizationRequests,
+        standing_in: StandingIn,
+        sign_ins: SignIns,
+    ) -> None:
+        self._database = database
+        self._vault = vault
+        self._catalogue = catalogue
+        self._grants = grants
+        self._requests = requests
+        self._standing_in = standing_in
+        self._sign_ins = sign_ins
+
+    async def begin(self, request: AuthorizationRequest) -> None:
+        """Get a new code for a question, in the place of an earlier one."""
+        connection = await self._catalogue.get(request.connection)
+        held = await self._grants.scopes_held(connection, request.principal_id)
+        client = self._sign_ins.client(connection)
+        try:
+            code = await begun(client, tuple(dict.fromkeys((*held, *request.scopes))))
+        except TokenRefused as error:
+            msg = f"{connection.title} gives no code that could be typed elsewhere ({error.error})."
+            raise AuthorizationRefused(msg) from None
+        row = DeviceSignInRow(
+            request_id=request.id,
+            sealed_code=await self._vault.seal(code.text().encode(), _bound_to(request.id)),
+            interval_seconds=code.interval,
+            poll_after=now() + timedelta(seconds=code.interval),
+            expires_at=datetime.fromtimestamp(code.expires_at, UTC),
+        )
+        async with self._database.writing() as session:
+            await session.merge(row)
+
+    async def look(self, request: AuthorizationRequest, person: Principal) -> DeviceWait | None:
+        """What became of a question's code: still waited for, or None where there is none or it was confirmed just now.
+
+        However often and in however many processes people look, the provider is asked no more often than it wants.
+        Raises AuthorizationDenied where the person said no there, AuthorizationExpired where the code ran out, and
+        AuthorizationRefused where the provider took it back.
+        """
+        async with self._database.reading() as session:
+            row = await session.get(DeviceSignInRow, request.id)
+        asked = await self._standing_in.asked(request.principal_id, person)
+        if row is None or asked is None or not request.is_open:
+            return None
+        connection = await self._catalogue.get(request.connection)
+        code = DeviceCode.from_text((await self._vault.open(row.sealed_code, _bound_to(request.id))).decode())
+        if row.expires_at <= now():
+            await self._forget(request.id)
+            raise AuthorizationExpired("The code ran out before anybody confirmed it. Get a new one.")
+        wait = DeviceWait(code, row.interval_seconds + 1)
+        if not await self._may_ask(row):
+            return wait
+        by = None if asked.id == person.id else person
+        try:
+            tokens = await polled(self._sign_ins.client(connection), code)
+        except TokenRefused as error:
+            return await self._not_yet(error, request, connection, asked, by, wait)
+        except UpstreamUnavailable:
+            return replace(wait, look_again=await self._slow_down(request.id) + 1)
+        account = await self._sign_ins.client(connection).account(tokens)
+        await self._requests.grant(request, connection, asked, tokens, account, by=by)
+        await self._forget(request.id)
+        return None
+
+    @property
+    def sealed(self) -> SealedColumn:
+        """Where this table keeps what the vault sealed."""
+        return SealedColumn(
+            "device codes",
+            DeviceSignInRow,
+            "sealed_code",
+            lambda row: _bound_to(row.request_id),
+            lambda: col(DeviceSignInRow.expires_at) > now(),
+        )
+
+    async def _not_yet(
+        self,
+        error: TokenRefused,
+        request: AuthorizationRequest,
+        connection: Connection,
+        asked: Principal,
+        by: Principal | None,
+        wait: DeviceWait,
+    ) -> DeviceWait:
+        """What an answer without tokens means (RFC 8628 section 3.5)."""
+        match error.error:
+            case "authorization_pending":
+                return wait
+            case "slow_down":
+                return replace(wait, look_again=await self._slow_down(request.id) + 1)
+        await self._forget(request.id)
+        match error.error:
+            case "access_denied":
+                await self._requests.deny(request.id, asked, by=by)
+                raise AuthorizationDenied(f"You declined access to {connection.title}.") from None
+            case "expired_token":
+                msg = "The code ran out before anybody confirmed it. Get a new one."
+                raise AuthorizationExpired(msg) from None
+        msg = f"{connection.title} does not take the code any more ({error.error}). Get a new one."
+        raise AuthorizationRefused(msg) from None
+
+    async def _may_ask(self, row: DeviceSignInRow) -> bool:
+        """Take the turn to ask, where it has come and no other process took it."""
+        turn = (
+            update(DeviceSignInRow)
+            .where(
+                col(DeviceSignInRow.request_id) == row.request_id,
+                col(DeviceSignInRow.sealed_code) == row.sealed_code,
+                col(DeviceSignInRow.poll_after) <= now(),
+            )
+            .values(poll_after=now() + timedelta(seconds=row.interval_seconds))
+        )
+        async with self._database.writing() as session:
+            return (await session.exec(turn)).rowcount == 1
+
+    async def _slow_down(self, request_id: str) -> int:
+        async with self._database.writing() as session:
+            row = await session.get(DeviceSignInRow, request_id, with_for_update=True)
+            if row is None:
+                return int(_SLOWER.total_seconds())
+            slower = min(timedelta(seconds=row.interval_seconds) + _SLOWER, _SLOWEST)
+            row.interval_seconds = int(slower.total_seconds())
+            row.poll_after = now() + slower
+            session.add(row)
+        return row.interval_seconds
+
+    async def _forget(self, request_id: str) -> None:
+        async with self._database.writing() as session:
+            await session.exec(delete(DeviceSignInRow).where(col(DeviceSignInRow.request_id) == request_id))
+
+
+def _bound_to(request_id: str) -> str:
+    return f"device:{request_id}"

@@ -1,0 +1,70 @@
+"""Takes the key that a person typed on a page of Byline, for the question they were asked; it shows it to nobody."""
+
+from engine.audit.trail import AuditEvent, Trail
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.authorization.standing_in import StandingIn
+from engine.connections.catalogue import Catalogue
+from engine.connections.grants import Grants
+from engine.connections.sign_in.methods import SignIns
+from engine.errors import AuthorizationExpired, AuthorizationRefused
+from engine.identity.model import Principal
+
+
+class TypedKeys:
+    """What a sign-in page is elsewhere."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        grants: Grants,
+        requests: AuthorizationRequests,
+        standing_in: StandingIn,
+        trail: Trail,
+        sign_ins: SignIns,
+    ) -> None:
+        self._catalogue = catalogue
+        self._grants = grants
+        self._requests = requests
+        self._standing_in = standing_in
+        self._trail = trail
+        self._sign_ins = sign_ins
+
+    async def take(
+        self, request: AuthorizationRequest, person: Principal, *, secret: str, username: str = ""
+    ) -> None:
+        """Check it, store it as a grant and owe the waiters their wake-up.
+
+        `person` is the one who was asked, or an administrator who answers for a service. Raises KeyRefused where the
+        key will not do, AuthorizationRefused for anybody else, and AuthorizationExpired where nobody waits any more.
+        Refusals are in the trail.
+        """
+        try:
+            await self._take(request, person, secret, username)
+        except AuthorizationRefused as error:
+            refused = AuditEvent(
+                kind="authorization.refused",
+                principal=person,
+                connection=request.connection,
+                request_id=request.id,
+                error=error.code,
+                message=str(error),
+            )
+            await self._trail.append(refused)
+            raise
+
+    async def _take(
+        self, request: AuthorizationRequest, person: Principal, secret: str, username: str
+    ) -> None:
+        asked = await self._standing_in.asked(request.principal_id, person)
+        if asked is None:
+            raise AuthorizationRefused("This key was typed by somebody who was not asked for it.")
+        if not request.is_open:
+            raise AuthorizationExpired(
+                "Nobody waits for this key any more. Call the tool again to get a new link."
+            )
+        connection = await self._catalogue.get(request.connection)
+        held = await self._grants.scopes_held(connection, asked.id)
+        scopes = tuple(dict.fromkeys((*held, *request.scopes)))
+        tokens = await self._sign_ins.typed(connection).typed(secret, username, scopes)
+        by = None if asked.id == person.id else person
+        await self._requests.grant(request, connection, asked, tokens, tokens.account, by=by)

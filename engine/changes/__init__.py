@@ -1,0 +1,1 @@
+"""What runs say has changed, for whoever listens."""

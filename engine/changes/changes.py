@@ -1,0 +1,31 @@
+"""Which resources have changed of late, for every process to see; it knows nobody who listens."""
+
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlmodel import col, delete, select
+
+from engine.db.database import Database, now
+from engine.db.tables import ResourceChangeRow
+
+_KEPT: Final = timedelta(hours=1)
+
+
+class ResourceChanges:
+    """Owner of the table of resource changes."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def note(self, uri: str) -> None:
+        """Note that the resource at this address has changed, and forget what changed long ago."""
+        async with self._database.writing() as session:
+            forgotten = delete(ResourceChangeRow).where(col(ResourceChangeRow.changed_at) < now() - _KEPT)
+            await session.exec(forgotten)
+            await session.merge(ResourceChangeRow(uri=uri, changed_at=now()))
+
+    async def since(self, at: datetime) -> dict[str, datetime]:
+        """When each resource that changed since then changed last, by its address."""
+        query = select(ResourceChangeRow).where(col(ResourceChangeRow.changed_at) >= at)
+        async with self._database.reading() as session:
+            return {row.uri: row.changed_at for row in (await session.exec(query)).all()}

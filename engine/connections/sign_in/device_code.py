@@ -1,0 +1,78 @@
+"""Device authorization (RFC 8628): a code that is typed elsewhere, and the tokens once it was; it waits for nobody."""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from typing import Final, Self
+
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
+
+from engine.connections.oauth import OAuthClient, Tokens
+from engine.errors import AuthorizationRefused
+
+GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:device_code"
+_LONGEST_LIFE: Final = 3600
+_USUAL_INTERVAL: Final = 5
+
+
+class _Answer(BaseModel):
+    """A device authorization response (RFC 8628 section 3.2)."""
+
+    model_config = ConfigDict(strict=True)
+
+    device_code: str = Field(min_length=1, max_length=4000)
+    user_code: str = Field(min_length=1, max_length=100)
+    verification_uri: HttpUrl = Field(strict=False)
+    verification_uri_complete: HttpUrl | None = Field(default=None, strict=False)
+    expires_in: int = Field(gt=0)
+    interval: int = Field(default=_USUAL_INTERVAL, ge=0, le=300)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCode:
+    """A code in force until `expires_at`, in seconds since the epoch; `repr` shows what the person sees alone."""
+
+    user_code: str
+    address: str
+    address_with_code: str | None
+    device_code: str
+    interval: int
+    expires_at: float
+    scopes: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"DeviceCode(user_code={self.user_code!r}, address={self.address!r})"
+
+    def text(self) -> str:
+        """All of it, to be sealed."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """What `text` gave."""
+        fields = json.loads(text)
+        return cls(**{**fields, "scopes": tuple(fields["scopes"])})
+
+
+async def begun(client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
+    """A new code; raises AuthorizationRefused where the provider gives none, or makes no sense."""
+    try:
+        answer = _Answer.model_validate(await client.device_authorization(scopes))
+    except ValidationError:
+        msg = "The sign-in service gives no code that could be typed elsewhere: sign in here instead."
+        raise AuthorizationRefused(msg) from None
+    complete = answer.verification_uri_complete
+    return DeviceCode(
+        user_code=answer.user_code,
+        address=str(answer.verification_uri),
+        address_with_code=None if complete is None else str(complete),
+        device_code=answer.device_code,
+        interval=answer.interval,
+        expires_at=time.time() + min(answer.expires_in, _LONGEST_LIFE),
+        scopes=scopes,
+    )
+
+
+async def polled(client: OAuthClient, code: DeviceCode) -> Tokens:
+    """The tokens; raises TokenRefused with `authorization_pending`, `slow_down` or what ends it (section 3.5)."""
+    return await client.granted(GRANT_TYPE, code.scopes, device_code=code.device_code)

@@ -1,0 +1,69 @@
+"""Which way of signing in a connection has; it knows what each way can do for Byline and not how it does it."""
+
+from collections.abc import Mapping
+from typing import Final, Protocol
+
+from engine.connections.catalogue import TYPED, Connection
+from engine.connections.discovery import Discovery
+from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.registration import Registrations
+from engine.connections.sign_in.client_credentials import ClientCredentials
+from engine.connections.sign_in.jwt_bearer import JwtBearer
+from engine.connections.sign_in.typed_key import TypedKey
+from engine.errors import AuthorizationRefused
+from engine.outgoing import Outgoing
+
+_CLIENTS: Final[Mapping[str, type[OAuthClient]]] = {
+    "authorization_code": OAuthClient,
+    "client_credentials": ClientCredentials,
+    "jwt_bearer": JwtBearer,
+}
+
+
+class SignIn(Protocol):
+    """One connection's way to tokens. Whatever a person has to do for them, a page asks."""
+
+    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+        """Tokens for this principal's actions that nobody is asked for; None where a person has to act."""
+
+    async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
+        """New tokens in the place of these; None where a person has to act."""
+
+    async def revoke(self, tokens: Tokens) -> bool:
+        """Revoke upstream; False where that cannot be done or was not taken."""
+
+
+class SignIns:
+    """The way of every connection, in one process."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        discovery: Discovery,
+        outgoing: Outgoing,
+        registrations: Registrations | None = None,
+    ) -> None:
+        self._environment = environment
+        self._discovery = discovery
+        self._outgoing = outgoing
+        self._registrations = registrations
+
+    def of(self, connection: Connection) -> SignIn:
+        """The way that this connection declares."""
+        return self.typed(connection) if connection.sign_in in TYPED else self.client(connection)
+
+    def client(self, connection: Connection) -> OAuthClient:
+        """Byline as the connection's OAuth client; raises AuthorizationRefused where people type a key instead."""
+        if connection.sign_in in TYPED:
+            msg = f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
+            raise AuthorizationRefused(msg)
+        return _CLIENTS[connection.sign_in](
+            connection, self._environment, self._discovery, self._registrations
+        )
+
+    def typed(self, connection: Connection) -> TypedKey:
+        """What takes the keys that people type; raises AuthorizationRefused where they sign in elsewhere."""
+        if connection.sign_in not in TYPED:
+            msg = f"No key is typed for {connection.title}: open the link again and sign in there."
+            raise AuthorizationRefused(msg)
+        return TypedKey(connection, self._environment, self._outgoing)

@@ -1,0 +1,103 @@
+"""API keys, personal access tokens and basic: what the upstream gave a person, sent as it is; no server renews it."""
+
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import Final
+
+import httpx2
+
+from engine.connections.catalogue import Connection, Key
+from engine.connections.dpop import sign
+from engine.connections.oauth import Tokens
+from engine.connections.token_response import told_in
+from engine.errors import AddressRefused, ConnectionMisconfigured, KeyRefused, UpstreamUnavailable
+from engine.outgoing import Outgoing, OutgoingTransport
+
+_LONGEST: Final = 8000
+_REFUSES: Final = frozenset({401, 403})
+
+
+class TypedKey:
+    """One connection's keys: those that people type, or the one that an administrator set."""
+
+    def __init__(self, connection: Connection, environment: Mapping[str, str], outgoing: Outgoing) -> None:
+        self._connection = connection
+        self._key = connection.key or Key()
+        self._environment = environment
+        self._outgoing = outgoing
+
+    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+        """The key that an administrator set for all; None where people type their own."""
+        del principal_id
+        if self._connection.mode == "user" or self._key.secret is None:
+            return None
+        secret, username = self._key.secret.read(self._environment), self._key.username or ""
+        try:
+            return Tokens(self._sent(secret, username), None, None, scopes, account=username)
+        except KeyRefused as error:
+            msg = f"The key of connection '{self._connection.name}' cannot be sent: {error}"
+            raise ConnectionMisconfigured(msg) from None
+
+    async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
+        """The administrator's key as it is now; None where a person has to type another."""
+        del tokens
+        return await self.unasked(principal_id, self._connection.scopes)
+
+    async def revoke(self, tokens: Tokens) -> bool:
+        """False: only its owner can revoke a key, at the upstream."""
+        del tokens
+        return False
+
+    async def typed(self, secret: str, username: str, scopes: tuple[str, ...]) -> Tokens:
+        """What a person typed, checked where the connection says how; it counts for the scopes that it was typed for.
+
+        Raises KeyRefused, whose message says what to do, where it cannot be a key or the upstream does not take it.
+        """
+        sent = self._sent(secret.strip(), username.strip())
+        return Tokens(sent, None, None, scopes, account=await self._account(sent, username.strip()))
+
+    def _sent(self, secret: str, username: str) -> str:
+        is_basic = self._connection.sign_in == "basic"
+        if not secret or (is_basic and not username):
+            raise KeyRefused("Nothing was typed: fill in every field.")
+        if len(secret) + len(username) > _LONGEST:
+            raise KeyRefused(
+                f"That is longer than any key is: copy the key alone, of at most {_LONGEST} characters."
+            )
+        if is_basic:
+            if ":" in username or not (username + secret).isprintable():
+                raise KeyRefused(
+                    "A username holds no colon, and neither part holds a line break: copy them again."
+                )
+            return b64encode(f"{username}:{secret}".encode()).decode()
+        if not secret.isascii() or not secret.isprintable() or " " in secret:
+            raise KeyRefused(
+                "A key holds no spaces, line breaks or letters beyond ASCII: copy it again, and it alone."
+            )
+        return secret
+
+    async def _account(self, sent: str, username: str) -> str:
+        """Whose account it is, as the answer to the check says, or as was typed."""
+        check, title = self._key.check, self._connection.title
+        if check is None:
+            return username
+        address = f"{str(self._connection.base_url).rstrip('/')}{check.path}"
+        try:
+            async with httpx2.AsyncClient(transport=OutgoingTransport(self._outgoing)) as http:
+                request = http.build_request("GET", address, headers={"Accept": "application/json"})
+                sign(request, sent, None, place=self._connection.token_place)
+                response = await http.send(request)
+        except AddressRefused as error:
+            msg = f"The check of connection '{self._connection.name}' cannot be made: {error}"
+            raise ConnectionMisconfigured(msg) from None
+        except httpx2.HTTPError:
+            raise UpstreamUnavailable(f"The answer of {title} cannot be read. Try again later.") from None
+        if response.status_code in _REFUSES:
+            msg = (
+                f"{title} does not accept this: check that it is whole and still in force, and type it again."
+            )
+            raise KeyRefused(msg)
+        if not response.is_success:
+            msg = f"{title} cannot say whether this is right ({response.status_code}). Try again later."
+            raise UpstreamUnavailable(msg, status=response.status_code)
+        return (told_in(response.content, check.account) if check.account else "") or username

@@ -1,0 +1,68 @@
+"""Ends all that somebody granted: here at once, and upstream as soon as it can be told; each is in the trail."""
+
+from dataclasses import dataclass
+
+from engine.audit.trail import AuditEvent
+from engine.connections.revocations import Revocation
+from engine.errors import BylineError
+from engine.identity.model import Principal
+from engine.services import Services
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One grant that ended; `told` says whether its upstream was told, or has no way to be."""
+
+    connection: str
+    told: bool
+
+
+async def end_grants(services: Services, principal: Principal) -> list[Ended]:
+    """End every grant of a principal; an upstream that cannot be told now is told by upkeep."""
+    ended = []
+    for grant_id, connection in await services.grants.end_all(principal.id):
+        error, message = await _tell(services, grant_id, connection)
+        await services.trail.append(
+            AuditEvent(
+                kind="grant.removed",
+                principal=principal,
+                connection=connection,
+                grant_id=grant_id,
+                error=error,
+                message=message,
+            )
+        )
+        ended.append(Ended(connection, error is None))
+    return ended
+
+
+async def tell_upstream(services: Services, owed: Revocation) -> bool:
+    """Tell an upstream that a grant ended; False where it is to be tried again, after the last of which tokens go."""
+    error, message = await _tell(services, owed.grant_id, owed.connection)
+    if error is not None and not owed.is_last:
+        return False
+    if error is not None:
+        await services.revocations.forget(owed.grant_id)
+    await services.trail.append(
+        AuditEvent(
+            kind="grant.revoked",
+            principal=await services.principals.get(owed.holder),
+            connection=owed.connection,
+            grant_id=owed.grant_id,
+            error=error,
+            message=message,
+        )
+    )
+    return True
+
+
+async def _tell(services: Services, grant_id: str, connection: str) -> tuple[str | None, str | None]:
+    """The code and the words of what kept the upstream from being told."""
+    try:
+        declared = await services.catalogue.get(connection)
+        if await services.revocations.settle(declared, grant_id):
+            return None, None
+    except BylineError as error:
+        await services.revocations.put_off(grant_id)
+        return error.code, str(error)
+    return None, f"{declared.title} has no way to be told, or does not take it."

@@ -1,0 +1,90 @@
+"""The parts of upkeep: each does what is due and may be done twice; it calls token endpoints, and no upstream's API."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from engine.audit.trail import AuditEvent
+from engine.connections.catalogue import Connection
+from engine.connections.grants import Renewal
+from engine.db.database import now
+from engine.errors import BylineError
+from engine.services import Services
+from engine.upkeep.ending import end_grants, tell_upstream
+
+_OF_ITS_LIFE: Final = 0.6
+
+log = structlog.get_logger()
+
+
+class Upkeep:
+    """What is done by the clock, in nobody's name; what it does to somebody's grant is in the trail, by their name."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._parts: dict[str, Callable[[], Awaitable[int]]] = {
+            "end": self._end,
+            "revoke": self._revoke,
+            "renew": self._renew,
+            "expire": self._expire,
+        }
+
+    async def do(self, part: str) -> int:
+        """Do one part, and return how much of it was done; raises ValueError for a part of another release."""
+        if part not in self._parts:
+            msg = f"there is no upkeep called '{part}'"
+            raise ValueError(msg)
+        return await self._parts[part]()
+
+    async def _end(self) -> int:
+        """End the grants of everybody who is not active: those of a deactivation that was cut short."""
+        ended = 0
+        for principal in await self._services.principals.all():
+            if not principal.active:
+                ended += len(await end_grants(self._services, principal))
+        return ended
+
+    async def _revoke(self) -> int:
+        """Tell upstreams what they could not be told before."""
+        due = await self._services.revocations.due()
+        return sum([await tell_upstream(self._services, owed) for owed in due])
+
+    async def _renew(self) -> int:
+        """Renew grants whose refresh tokens are about to expire because nobody uses them."""
+        renewed = 0
+        for connection in (await self._services.catalogue.all()).values():
+            life = connection.provider.refresh_token_life
+            if life is None or connection.mode != "user":
+                continue
+            for holder in await self._services.grants.idle(connection, now() - life * _OF_ITS_LIFE):
+                renewed += await self._renewed(connection, holder)
+        return renewed
+
+    async def _renewed(self, connection: Connection, holder: str) -> bool:
+        try:
+            renewal = await self._services.grants.keep(connection, holder)
+        except BylineError as error:
+            # It is tried again by the next firing, or by the next action that needs it, which tells its person.
+            log.warning("grant_not_renewed", connection=connection.name, error=error.code)
+            return False
+        if renewal is not None:
+            await self._services.trail.append(await self._renewal_event(connection, holder, renewal))
+        return renewal is not None
+
+    async def _renewal_event(self, connection: Connection, holder: str, renewal: Renewal) -> AuditEvent:
+        return AuditEvent(
+            kind="grant.renewed",
+            principal=await self._services.principals.get(holder),
+            connection=connection.name,
+            mode=connection.mode,
+            system=connection.system,
+            grant_id=renewal.grant_id,
+            account=renewal.account,
+            fingerprint=renewal.fingerprint,
+            error=None if renewal.fingerprint else "invalid_grant",
+        )
+
+    async def _expire(self) -> int:
+        """Put away what is over: questions that nobody can answer now, and round trips that nobody comes back from."""
+        return await self._services.authorization.expire() + await self._services.consent.forget()

@@ -1,0 +1,94 @@
+"""HashiCorp Vault's transit engine as a key provider (OpenBao's is the same); the master key never leaves it."""
+
+import asyncio
+from base64 import b64decode, b64encode
+from collections.abc import Callable
+from typing import Any, Final
+
+from engine.errors import KeyServiceUnavailable, SettingsInvalid, VaultSealBroken
+from engine.settings import TransitSettings
+
+try:
+    import hvac
+    from hvac.exceptions import InvalidRequest, VaultError
+except ImportError as error:
+    msg = "BYLINE_VAULT__TRANSIT needs the library hvac: install byline[vault]."
+    raise SettingsInvalid(msg) from error
+
+_TIMEOUT_SECONDS: Final = 5.0
+_NOT_ITS_OWN: Final = ("message authentication failed", "invalid ciphertext")
+
+
+class Transit:
+    """One key of a transit engine; a key of an AEAD type, which takes associated data (aes256-gcm96 is the default)."""
+
+    name = "transit"
+
+    def __init__(self, settings: TransitSettings) -> None:
+        self._settings = settings
+
+    async def wrap(self, data_key: bytes, bound_to: str) -> bytes:
+        """Encrypt with the key's newest version."""
+
+        def encrypt(transit: Any, **key: str) -> str:
+            answer = transit.encrypt_data(
+                plaintext=_text(data_key), associated_data=_text(bound_to.encode()), **key
+            )
+            return str(answer["data"]["ciphertext"])
+
+        return (await self._asked(encrypt, bound_to)).encode()
+
+    async def unwrap(self, wrapped: bytes, bound_to: str) -> bytes:
+        """Decrypt with whichever version encrypted."""
+
+        def decrypt(transit: Any, **key: str) -> str:
+            answer = transit.decrypt_data(
+                ciphertext=wrapped.decode(), associated_data=_text(bound_to.encode()), **key
+            )
+            return str(answer["data"]["plaintext"])
+
+        return b64decode(await self._asked(decrypt, bound_to))
+
+    async def _asked(self, question: Callable[..., str], bound_to: str) -> str:
+        try:
+            return await asyncio.to_thread(self._ask, question)
+        except InvalidRequest as error:
+            if any(told in str(error) for told in _NOT_ITS_OWN):
+                msg = f"The key of {bound_to} was altered, or is not one that {self._where()} wrapped."
+                raise VaultSealBroken(msg) from None
+            raise self._unavailable(error) from None
+        except (VaultError, OSError, KeyError, TypeError, ValueError) as error:
+            raise self._unavailable(error) from None
+
+    def _ask(self, question: Callable[..., str]) -> str:
+        settings = self._settings
+        # A client for each question, since a token in a file is renewed by whoever writes the file.
+        client = hvac.Client(
+            url=settings.address,
+            token=_token(settings),
+            namespace=settings.namespace,
+            timeout=_TIMEOUT_SECONDS,
+            allow_redirects=False,
+        )
+        try:
+            return question(client.secrets.transit, name=settings.key, mount_point=settings.mount)
+        finally:
+            client.adapter.close()
+
+    def _where(self) -> str:
+        return f"Vault's key '{self._settings.key}' at {self._settings.address}"
+
+    def _unavailable(self, error: Exception) -> KeyServiceUnavailable:
+        # The server's own words may be anything; the kind of its refusal says which it is.
+        msg = f"{self._where()} cannot be used ({type(error).__name__}): see that it is up, unsealed and permitted."
+        return KeyServiceUnavailable(msg)
+
+
+def _token(settings: TransitSettings) -> str:
+    if settings.token is not None:
+        return settings.token.get_secret_value()
+    return "" if settings.token_file is None else settings.token_file.read_text().strip()
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()

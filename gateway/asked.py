@@ -1,0 +1,63 @@
+"""Lets only the person who was asked see the question behind a link; how a sign-in failed is told in one place too."""
+
+from typing import Final
+
+from fastapi.responses import Response
+
+from engine.audit.trail import AuditEvent
+from engine.authorization.requests import AuthorizationRequest
+from engine.errors import (
+    AuthorizationDenied,
+    AuthorizationExpired,
+    AuthorizationRefused,
+    BylineError,
+    UpstreamFailed,
+)
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.waiting.addresses import connect_path
+from gateway.pages import notice, page
+from gateway.sessions import BrowserSession
+
+CALL_AGAIN: Final = "Call the tool again to get a new link."
+
+
+async def asked_of(
+    services: Services, session: BrowserSession, principal: Principal, request_id: str
+) -> AuthorizationRequest | Response:
+    """The question, where this person may answer it; for anybody else a page that says no, and a line in the trail."""
+    request = await services.authorization.get(request_id)
+    if request is None:
+        text = f"This link is not known here. {CALL_AGAIN}"
+        return notice("Unknown link", text, status=404, session=session)
+    if await services.standing_in.asked(request.principal_id, principal) is None:
+        event = AuditEvent(
+            kind="authorization.refused",
+            principal=principal,
+            connection=request.connection,
+            request_id=request.id,
+            error=AuthorizationRefused.code,
+            message="The link was opened by somebody whom it was not made for.",
+        )
+        await services.trail.append(event)
+        title = "This link was made for somebody else"
+        path = connect_path(request.id)
+        return page(
+            "wrong_person.html", title=title, session=session, principal=principal, next=path, status=403
+        )
+    return request
+
+
+def told(session: BrowserSession, error: BylineError) -> Response:
+    """The page that says how a sign-in ended without a grant."""
+    match error:
+        case AuthorizationDenied():
+            text = f"{error} The tool was told. {CALL_AGAIN}"
+            return notice("You declined", text, status=200, session=session)
+        case AuthorizationExpired():
+            return notice("This link is too old", str(error), status=410, session=session)
+        case UpstreamFailed():
+            text = f"{error} Open your link again."
+            return notice("The sign-in service failed", text, status=502, session=session)
+        case _:
+            return notice("You are not connected", str(error), status=400, session=session)

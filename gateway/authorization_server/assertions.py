@@ -1,0 +1,149 @@
+"""Enterprise-managed authorization: an identity provider's word lets a client act for its person, who is not asked.
+
+It is the JWT authorization grant (RFC 7523 section 2.1) with an Identity Assertion Authorization Grant (ID-JAG). Only a
+confidential client that an administrator registered may bring one, each once, and only from an issuer in the settings.
+"""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from mcp.server.auth.provider import IdentityAssertionParams, TokenError
+from mcp.shared.auth import JWT_BEARER_GRANT_TYPE, OAuthToken
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+from sqlmodel import col
+
+from engine.audit.trail import AuditEvent
+from engine.db.database import now
+from engine.db.tables import UsedAssertionRow
+from engine.errors import IdentityForged
+from engine.identity.model import Actor
+from engine.services import Services
+from gateway.authorization_server.clients import Client
+from gateway.authorization_server.consents import Consent, Consents
+from gateway.authorization_server.tokens import Tokens
+from gateway.issuer_keys import IssuerKeys
+from gateway.openid import display_name
+from gateway.protected_resource import all_scopes, first_scopes, resource_identifier
+from gateway.toolsets import mcp_paths
+
+ID_JAG_PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"
+
+_TYPE: Final = "oauth-id-jag+jwt"
+_LONGEST_SECONDS: Final = 3600
+
+
+class Assertions:
+    """Takes assertions, and owns the table of those that were used."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._issuers = [
+            IssuerKeys(each, services.http) for each in services.settings.gateway.assertion_issuers
+        ]
+        self._tokens = Tokens(services)
+        self._consents = Consents(services.database)
+        self._life = timedelta(seconds=services.settings.gateway.access_token_life)
+        self._resources = [
+            resource_identifier(services.settings, path) for path in mcp_paths(services.settings)
+        ]
+
+    async def exchange(self, client: Client, asked: IdentityAssertionParams) -> OAuthToken:
+        """A token for whom the assertion names; raises TokenError, and UpstreamUnavailable without keys."""
+        if client.known_by != "administrator" or JWT_BEARER_GRANT_TYPE not in client.grant_types:
+            raise TokenError(
+                "unauthorized_client", "An administrator has not let this client bring assertions."
+            )
+        issuer, claims = await self._verified(asked.assertion)
+        if claims.get("client_id") != client.client_id:
+            raise TokenError("invalid_grant", "The assertion was issued to another client.")
+        resource = self._resource(claims, asked.resource)
+        scopes = self._scopes(claims, asked.scopes)
+        await self._use(issuer, claims)
+        principal = await self._services.principals.resolve(issuer, claims["sub"], display_name(claims))
+        if not principal.active or principal.kind != "person":
+            raise TokenError("invalid_grant", "The person was deactivated.")
+        consent = Consent(
+            id=str(uuid.uuid4()),
+            principal_id=principal.id,
+            client_id=client.client_id,
+            client_name=client.title,
+            asserted_by=issuer,
+            resource=resource,
+            scopes=tuple(scopes),
+            created_at=now(),
+            expires_at=now() + self._life,
+        )
+        await self._consents.add(consent)
+        asserted = AuditEvent(
+            kind="client.asserted",
+            principal=principal,
+            actor=Actor("mcp_client", client.client_id, client.title),
+            scopes=consent.scopes,
+            object_id=consent.id,
+            message=f"For {resource}, by the word of {issuer}.",
+        )
+        await self._services.trail.append(asserted)
+        return await self._tokens.issue(
+            principal, client, scopes, consent.id, resource=resource, with_refresh=False
+        )
+
+    async def _verified(self, assertion: str) -> tuple[str, Mapping[str, Any]]:
+        """The issuer of an assertion that holds, and its claims (ID-JAG section 4.3)."""
+        for issuer in self._issuers:
+            try:
+                verified = await issuer.verified(assertion, audience=self._services.settings.public_url)
+            except IdentityForged:
+                continue
+            typ = str(verified.header.get("typ")).lower().removeprefix("application/")
+            expires_at = verified.claims["exp"]
+            if typ != _TYPE or not verified.claims.get("jti") or "iat" not in verified.claims:
+                break
+            if not time.time() < expires_at <= time.time() + _LONGEST_SECONDS:
+                break
+            return issuer.issuer, verified.claims
+        msg = (
+            "The assertion does not hold: it has to be an ID-JAG for this server with jti and iat, from an issuer that "
+            "is trusted here, and good for an hour at most."
+        )
+        raise TokenError("invalid_grant", msg)
+
+    def _resource(self, claims: Mapping[str, Any], asked: str | None) -> str:
+        named = claims.get("resource")
+        among = {str(each).removesuffix("/") for each in (named if isinstance(named, list) else [named])}
+        served = [each for each in self._resources if each in among]
+        wanted = served if asked is None else [each for each in served if each == asked.removesuffix("/")]
+        if len(wanted) != 1:
+            msg = f"Assertion and request have to name one and the same of {', '.join(self._resources)}."
+            raise TokenError("invalid_target", msg)
+        return wanted[0]
+
+    def _scopes(self, claims: Mapping[str, Any], asked: Sequence[str] | None) -> Sequence[str]:
+        """What the request asks for, within what the assertion allows; without either, what every token needs."""
+        first, known = first_scopes(self._services.settings), all_scopes(self._services)
+        said = claims.get("scope")
+        allowed = [each for each in known if each in (said.split() if isinstance(said, str) else first)]
+        wanted = [each for each in asked or allowed if each]
+        if not wanted or not set(wanted) <= set(allowed):
+            raise TokenError(
+                "invalid_scope", f"The assertion allows no more than: {' '.join(allowed) or 'nothing'}."
+            )
+        return list(dict.fromkeys(wanted))
+
+    async def _use(self, issuer: str, claims: Mapping[str, Any]) -> None:
+        expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+        row = UsedAssertionRow(
+            id_hash=hashlib.sha256(f"{issuer}\n{claims['jti']}".encode()).hexdigest(), expires_at=expires_at
+        )
+        # Remembered a while longer than it holds, since clocks differ.
+        over = col(UsedAssertionRow.expires_at) < now() - timedelta(minutes=5)
+        try:
+            async with self._services.database.writing() as session:
+                await session.exec(delete(UsedAssertionRow).where(over))
+                session.add(row)
+        except IntegrityError:
+            raise TokenError("invalid_grant", "The assertion was used before. Bring a new one.") from None

@@ -1,0 +1,117 @@
+"""Which clients may act for whom, by a person's yes or an enterprise's word; no token holds beyond its consent.
+
+A consent is the family of the tokens that come of it: it ends when the person withdraws it, when its client gives it
+up, when a code or a refresh token of it comes a second time, and when nothing of it was used for 30 days.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from sqlalchemy import ColumnElement, delete, update
+from sqlmodel import col, select
+
+from engine.db.database import Database, now
+from engine.db.tables import ClientConsentRow
+
+UNUSED_LIFE: Final = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """What a client may do for a principal.
+
+    The browser was sent to `goes_to` with the answer; where an enterprise's issuer let the client in, `asserted_by`
+    names it, and nobody was asked here.
+    """
+
+    id: str
+    principal_id: str
+    client_id: str
+    client_name: str
+    goes_to: str | None = None
+    asserted_by: str | None = None
+    resource: str
+    scopes: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime
+
+
+class Consents:
+    """Owner of the table of consents."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, consent: Consent) -> None:
+        """Keep a consent, and forget those that ended by themselves."""
+        fields = {name: getattr(consent, name) for name in consent.__slots__}
+        row = ClientConsentRow(**{**fields, "scopes": " ".join(consent.scopes)})
+        async with self._database.writing() as session:
+            await session.exec(delete(ClientConsentRow).where(col(ClientConsentRow.expires_at) <= now()))
+            session.add(row)
+
+    async def get(self, consent: str) -> Consent | None:
+        """The consent with this id, while it holds."""
+        async with self._database.reading() as session:
+            row = await session.get(ClientConsentRow, consent)
+        return None if row is None or row.expires_at <= now() else _consent(row)
+
+    async def of(self, principal_id: str) -> list[Consent]:
+        """Everything that clients may do for a principal, the newest first."""
+        query = (
+            select(ClientConsentRow)
+            .where(ClientConsentRow.principal_id == principal_id, col(ClientConsentRow.expires_at) > now())
+            .order_by(col(ClientConsentRow.created_at).desc(), col(ClientConsentRow.id))
+        )
+        async with self._database.reading() as session:
+            return [_consent(row) for row in (await session.exec(query)).all()]
+
+    async def covers(self, asked: Consent) -> bool:
+        """Whether the person said yes to all of this before: same client, same destination, nothing more."""
+        return any(
+            set(asked.scopes) <= set(given.scopes)
+            for given in await self.of(asked.principal_id)
+            if (given.client_id, given.goes_to, given.resource)
+            == (asked.client_id, asked.goes_to, asked.resource)
+        )
+
+    async def prolong(self, consent: str) -> None:
+        """Note that a consent was used."""
+        later = update(ClientConsentRow).where(col(ClientConsentRow.id) == consent)
+        async with self._database.writing() as session:
+            await session.exec(later.values(expires_at=now() + UNUSED_LIFE))
+
+    async def end(self, consent: str) -> None:
+        """End one consent, and so all tokens that came of it."""
+        await self._end(col(ClientConsentRow.id) == consent)
+
+    async def end_of_client(self, client_id: str) -> None:
+        """End all that this client may do, for whomever."""
+        await self._end(col(ClientConsentRow.client_id) == client_id)
+
+    async def withdraw(self, principal_id: str, client_id: str) -> list[str]:
+        """End all that a client may do for one principal; returns the ids of the consents that held."""
+        return await self._end(
+            col(ClientConsentRow.principal_id) == principal_id, col(ClientConsentRow.client_id) == client_id
+        )
+
+    async def _end(self, *which: ColumnElement[bool]) -> list[str]:
+        ended = delete(ClientConsentRow).where(*which).returning(col(ClientConsentRow.id))
+        async with self._database.writing() as session:
+            return list((await session.exec(ended)).scalars().all())
+
+
+def _consent(row: ClientConsentRow) -> Consent:
+    return Consent(
+        id=row.id,
+        principal_id=row.principal_id,
+        client_id=row.client_id,
+        client_name=row.client_name,
+        goes_to=row.goes_to,
+        asserted_by=row.asserted_by,
+        resource=row.resource,
+        scopes=tuple(row.scopes.split()),
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )

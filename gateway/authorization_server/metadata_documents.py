@@ -1,0 +1,169 @@
+"""Clients whose id is the address of a document that describes them (OAuth Client ID Metadata Document).
+
+The document is fetched as any address that a stranger gave: never from a private network, never on to another address.
+A document that does not hold is fetched again at the next request, and nothing of it is used.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+from urllib.parse import unquote, urlsplit
+
+from pydantic import AnyUrl, BaseModel, ValidationError
+
+from engine.errors import AddressRefused, ClientRefused, RequestRejected, UpstreamUnavailable
+from engine.outgoing import Answer
+from engine.services import Services
+from gateway.authorization_server import redirects
+from gateway.authorization_server.clients import Client
+from gateway.protected_resource import all_scopes
+
+_LARGEST: Final = 16 * 1024
+_WITHIN_SECONDS: Final = 5.0
+_FRESH_SECONDS: Final = 3600.0
+_SHORTEST_SECONDS: Final = 60.0
+_LONGEST_SECONDS: Final = 86_400.0
+_REMEMBERED: Final = 1000
+_FETCHED_AT_ONCE: Final = 8
+_JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
+
+
+class _Document(BaseModel):
+    """What is read of a document (RFC 7591 section 2); it holds no secret, since anybody can read it."""
+
+    client_id: str
+    client_name: str | None = None
+    redirect_uris: list[AnyUrl]
+    token_endpoint_auth_method: str = "none"
+    grant_types: list[str] = ["authorization_code", "refresh_token"]
+    response_types: list[str] = ["code"]
+    application_type: str | None = None
+    client_secret: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    client: Client
+    fresh_until: float
+
+
+class MetadataDocuments:
+    """Knows clients by their documents, each for as long as its cache headers say within a minute and a day."""
+
+    def __init__(self, services: Services) -> None:
+        self._outgoing = services.outgoing
+        self._scopes = " ".join(all_scopes(services))
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
+        self._fetching = asyncio.Semaphore(_FETCHED_AT_ONCE)
+
+    async def get(self, address: str) -> Client:
+        """The client at an address.
+
+        Raises AddressRefused for an address that is not called, ClientRefused for a document that does not hold, and
+        UpstreamUnavailable where none comes. One that was good before stays so while its host does not answer.
+        """
+        kept = self._kept.get(address)
+        if kept is not None and time.monotonic() < kept.fresh_until:
+            return kept.client
+        _require_form(address)
+        try:
+            async with self._fetching:
+                answer = await self._fetched(address)
+        except UpstreamUnavailable:
+            if kept is None:
+                raise
+            return kept.client
+        client = self._client(address, answer)
+        self._kept[address] = _Kept(client, time.monotonic() + _lifetime(answer))
+        self._kept.move_to_end(address)
+        while len(self._kept) > _REMEMBERED:
+            self._kept.popitem(last=False)
+        return client
+
+    async def _fetched(self, address: str) -> Answer:
+        host = urlsplit(address).hostname
+        try:
+            async with asyncio.timeout(_WITHIN_SECONDS):
+                answer = await self._outgoing.send(
+                    "GET", address, headers={"Accept": "application/json"}, largest=_LARGEST
+                )
+        except TimeoutError:
+            raise UpstreamUnavailable(f"{host} did not answer in time. Try again.") from None
+        except RequestRejected as error:
+            raise ClientRefused(str(error)) from error
+        if answer.status >= 500:
+            msg = f"{host} answers {answer.status} instead of describing its client. Try again later."
+            raise UpstreamUnavailable(msg, status=answer.status)
+        kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
+        if answer.status != 200 or not _JSON.fullmatch(kind):
+            given = f"{answer.status} with {kind or 'no type'}"
+            msg = f"{address} has to answer 200 with JSON that describes the client, and answers {given}."
+            raise ClientRefused(msg)
+        return answer
+
+    def _client(self, address: str, answer: Answer) -> Client:
+        try:
+            document = _Document.model_validate(json.loads(answer.body))
+        except ValidationError as error:
+            wrong = ", ".join(sorted({".".join(map(str, each["loc"])) for each in error.errors()}))
+            raise ClientRefused(
+                f"The document at {address} does not describe a client: see {wrong}."
+            ) from None
+        except (ValueError, RecursionError):
+            raise ClientRefused(f"The document at {address} is not JSON.") from None
+        problem = _problem(address, document)
+        if problem is not None:
+            raise ClientRefused(f"The client at {address} cannot be used: {problem}")
+        return Client(
+            client_id=address,
+            client_name=document.client_name,
+            redirect_uris=document.redirect_uris,
+            token_endpoint_auth_method="none",
+            grant_types=document.grant_types,
+            response_types=document.response_types,
+            application_type=document.application_type,
+            scope=self._scopes,
+            known_by="document",
+        )
+
+
+def is_document_address(client_id: str) -> bool:
+    """Whether a client id is an address, so that no client can be registered under it."""
+    return client_id.startswith(("https://", "http://"))
+
+
+def _require_form(address: str) -> None:
+    """What the address has to look like, beyond what is asked of every address that is called."""
+    path = urlsplit(address).path
+    if path in {"", "/"} or {".", ".."} & set(unquote(path).split("/")):
+        raise AddressRefused("A client id that is an address has a path, without dots for its parts.")
+
+
+def _problem(address: str, document: _Document) -> str | None:
+    if document.client_id != address:
+        return "its client_id has to be its own address, letter for letter."
+    if document.client_secret is not None:
+        return "it holds a client_secret, which everybody can read. Leave it out."
+    if document.token_endpoint_auth_method != "none":
+        return "the only token_endpoint_auth_method for such a client here is none."
+    if not document.redirect_uris:
+        return "it has no redirect_uris."
+    for uri in document.redirect_uris:
+        problem = redirects.problem(uri, document.application_type)
+        if problem is not None:
+            return f"{uri}: {problem}."
+    return None
+
+
+def _lifetime(answer: Answer) -> float:
+    """Seconds for which a document is taken as it is, from Cache-Control (RFC 9111 section 5.2.2)."""
+    said = answer.headers.get("Cache-Control", "").lower()
+    if re.search(r"\bno-(?:store|cache)\b", said):
+        return _SHORTEST_SECONDS
+    age = re.search(r"\bmax-age=(\d{1,9})\b", said)
+    seconds = _FRESH_SECONDS if age is None else float(age.group(1))
+    return min(max(seconds, _SHORTEST_SECONDS), _LONGEST_SECONDS)

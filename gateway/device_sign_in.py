@@ -1,0 +1,60 @@
+"""The page with the code that a person types on another device; it looks for them by itself and runs no script."""
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse, Response
+
+from engine.authorization.requests import AuthorizationRequest
+from engine.errors import AuthorizationExpired, AuthorizationRefused, BylineError
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.waiting.addresses import connect_path
+from gateway.asked import asked_of, told
+from gateway.pages import notice, page
+from gateway.sessions import BrowserSession, Sessions
+from gateway.sign_in import to_sign_in
+
+
+def device_pages(services: Services) -> APIRouter:
+    """GET /connect/{request_id}/device."""
+    router = APIRouter(include_in_schema=False)
+    router.add_api_route("/connect/{request_id}/device", DevicePage(services).look, methods=["GET"])
+    return router
+
+
+class DevicePage:
+    """Shows the code and where to type it, until it was."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._sessions = Sessions(services)
+
+    async def look(self, request: Request, request_id: str) -> Response:
+        """GET /connect/{request_id}/device."""
+        session = await self._sessions.current(request)
+        if session is None or session.principal is None:
+            return to_sign_in(request.url.path)
+        asked = await asked_of(self._services, session, session.principal, request_id)
+        if isinstance(asked, Response):
+            return asked
+        try:
+            return await self._page(session, session.principal, asked)
+        except (AuthorizationExpired, AuthorizationRefused) as error:
+            link = (connect_path(asked.id), "Open the question again")
+            return notice("This code is no good any more", str(error), status=410, session=session, link=link)
+        except BylineError as error:
+            return told(session, error)
+
+    async def _page(
+        self, session: BrowserSession, principal: Principal, asked: AuthorizationRequest
+    ) -> Response:
+        connection = await self._services.catalogue.get(asked.connection)
+        wait = await self._services.devices.look(asked, principal)
+        if wait is None:
+            return RedirectResponse(connect_path(asked.id), 303, {"Cache-Control": "no-store"})
+        title = f"Connect {connection.title} on another device"
+        shown = page(
+            "device.html", title=title, session=session, asked=asked, connection=connection, code=wait.code
+        )
+        # A header, since a page that may hold no script has no other way to come back by itself.
+        shown.headers["Refresh"] = str(wait.look_again)
+        return shown

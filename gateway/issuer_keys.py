@@ -1,0 +1,142 @@
+"""An OpenID Connect issuer's metadata and keys, and the tokens that these verify; it signs nobody in."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from joserfc import jws, jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+from joserfc.jwt import JWTClaimsRegistry
+from pydantic import BaseModel, ValidationError
+
+from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
+from engine.settings import AssertionIssuerSettings, IssuerSettings
+
+_ALGORITHMS = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+    "Ed25519",
+)
+_LEEWAY_SECONDS = 30
+_KEYS_FRESH_SECONDS = 3600.0
+# A stranger can invent key ids, so an unknown one makes the keys be read again only this often.
+_KEYS_AGAIN_SECONDS = 10.0
+_TIMEOUT_SECONDS = 15.0
+
+
+class IssuerMetadata(BaseModel):
+    """What Byline needs of OpenID Connect Discovery 1.0, section 3."""
+
+    issuer: str
+    authorization_endpoint: str
+    token_endpoint: str
+    jwks_uri: str
+    userinfo_endpoint: str | None = None
+    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
+    authorization_response_iss_parameter_supported: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedToken:
+    """The header and claims of a token whose signature, issuer, audience and times hold."""
+
+    header: Mapping[str, Any]
+    claims: Mapping[str, Any]
+
+
+class IssuerKeys:
+    """The keys of an issuer that settings name, read when they are needed."""
+
+    def __init__(self, settings: IssuerSettings | AssertionIssuerSettings, http: httpx2.AsyncClient) -> None:
+        self.issuer = settings.issuer
+        self._jwks_uri = settings.jwks_uri
+        signs_in = isinstance(settings, IssuerSettings)
+        self._setting = f"BYLINE_GATEWAY__{'ISSUER__ISSUER' if signs_in else 'ASSERTION_ISSUERS'}"
+        self._http = http
+        self._metadata: IssuerMetadata | None = None
+        self._keys: KeySet | None = None
+        self._keys_read_at = float("-inf")
+        self._reading = asyncio.Lock()
+
+    async def verified(self, token: str, *, audience: str) -> VerifiedToken:
+        """The token's claims; raises IdentityForged where anything does not hold."""
+        try:
+            kid = jws.extract_compact(token.encode()).headers().get("kid")
+            decoded = jwt.decode(token, await self._keys_with(kid), algorithms=list(_ALGORITHMS))
+            JWTClaimsRegistry(
+                leeway=_LEEWAY_SECONDS,
+                iss={"essential": True, "value": self.issuer},
+                aud={"essential": True, "value": audience},
+                sub={"essential": True},
+                exp={"essential": True},
+            ).validate(decoded.claims)
+        except (JoseError, ValueError) as error:
+            msg = f"The token of {self.issuer} does not hold."
+            raise IdentityForged(msg) from error
+        return VerifiedToken(decoded.header, decoded.claims)
+
+    async def metadata(self) -> IssuerMetadata:
+        """The issuer's metadata, read once; its `issuer` must be the one in settings, letter for letter."""
+        if self._metadata is None:
+            url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+            try:
+                metadata = IssuerMetadata.model_validate(await self.get(url))
+            except ValidationError as error:
+                msg = f"{url} is not OpenID Connect metadata. Check {self._setting}."
+                raise SettingsInvalid(msg) from error
+            if metadata.issuer != self.issuer:
+                msg = f"The issuer calls itself {metadata.issuer}: set {self._setting} to exactly that."
+                raise SettingsInvalid(msg)
+            self._metadata = metadata
+        return self._metadata
+
+    async def get(self, url: str, access_token: str | None = None) -> Any:
+        """JSON that the issuer gives at one of its addresses; raises UpstreamUnavailable where it gives none."""
+        headers = {"Accept": "application/json"}
+        if access_token is not None:
+            headers["Authorization"] = f"Bearer {access_token}"
+        try:
+            response = await self._http.get(url, headers=headers, timeout=_TIMEOUT_SECONDS)
+            response.raise_for_status()
+            return response.json()
+        except (httpx2.HTTPError, ValueError) as error:
+            raise self.unreachable(error) from None
+
+    def unreachable(self, error: Exception) -> UpstreamUnavailable:
+        """What to raise where the issuer could not be asked."""
+        msg = f"The sign-in service {self.issuer} does not answer ({type(error).__name__})."
+        return UpstreamUnavailable(msg)
+
+    async def _keys_with(self, kid: str | None) -> KeySet:
+        if self._keys is not None and not self._must_read_keys(kid):
+            return self._keys
+        async with self._reading:
+            if self._keys is None or self._must_read_keys(kid):
+                self._keys_read_at, keys = time.monotonic(), await self._read_keys()
+                self._keys = keys
+        return self._keys
+
+    def _must_read_keys(self, kid: str | None) -> bool:
+        age = time.monotonic() - self._keys_read_at
+        known = self._keys is not None and (kid is None or any(key.kid == kid for key in self._keys))
+        return age > (_KEYS_FRESH_SECONDS if known else _KEYS_AGAIN_SECONDS)
+
+    async def _read_keys(self) -> KeySet:
+        document = await self.get(self._jwks_uri or (await self.metadata()).jwks_uri)
+        try:
+            return KeySet.import_key_set(document)
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            msg = f"The keys of {self.issuer} are not a JSON Web Key Set."
+            raise UpstreamUnavailable(msg) from error

@@ -1,0 +1,114 @@
+"""What gets through to MCP: one message at a time, which says one thing only, of callers who leave room for others."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Final
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.streamable_http import LAST_EVENT_ID_HEADER, MCP_SESSION_ID_HEADER
+from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, MCP_PROTOCOL_VERSION_HEADER
+from mcp_types import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_REQUEST, ErrorData, JSONRPCError
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.settings import LimitSettings
+from gateway.bearer import PersonalToken
+from gateway.mcp.legacy_sessions import LegacySessions
+from gateway.mcp.messages import MessageRefused, read_message
+
+# Of two copies, a proxy may have read the one, and Byline would read the other.
+_ROUTING: Final = (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER)
+_SINGLE: Final = ("authorization", "content-type", "host", "origin", MCP_SESSION_ID_HEADER)
+
+
+class Bounds:
+    """What callers hold at all MCP endpoints of a gateway together: requests under way, and sessions."""
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self.sessions: Final = LegacySessions(limits)
+        self._most = limits.requests_per_principal
+        self._under_way = Counter[str]()
+
+    @contextmanager
+    def request(self, principal: str) -> Iterator[None]:
+        """Have a request of this principal under way; raises MessageRefused where they have too many already."""
+        if self._under_way[principal] >= self._most:
+            msg = f"{self._most} requests at once are the most. Let one of them end first."
+            again = {"Retry-After": "1"}
+            raise MessageRefused(msg, INTERNAL_ERROR, HTTPStatus.TOO_MANY_REQUESTS, headers=again)
+        self._under_way[principal] += 1
+        try:
+            yield
+        finally:
+            self._under_way[principal] -= 1
+            if not self._under_way[principal]:
+                del self._under_way[principal]
+
+
+class Admission:
+    """Stands between the check of bearer tokens and an MCP endpoint; who has no good token, it leaves to that."""
+
+    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
+        self._app = app
+        self._bounds = bounds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or answer what is wrong with it."""
+        user = scope.get("user")
+        if not isinstance(user, AuthenticatedUser) or not isinstance(user.access_token, PersonalToken):
+            await self._app(scope, receive, send)
+            return
+        principal = user.access_token.principal.id
+        try:
+            with self._bounds.request(principal):
+                await self._admit(scope, receive, send, principal)
+        except MessageRefused as refused:
+            await _refusal(refused)(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, principal: str) -> None:
+        headers = Headers(scope=scope)
+        _require_single(headers)
+        if scope["method"] != "POST":
+            # No event is kept to be sent again, and the SDK would answer nothing at all to whoever asks for that.
+            rest = [each for each in scope["headers"] if each[0] != LAST_EVENT_ID_HEADER.encode()]
+            await self._bounds.sessions.serve(self._app, {**scope, "headers": rest}, receive, send, principal)
+            return
+        body = await _read(receive)
+        message = read_message(body, headers.get(MCP_PROTOCOL_VERSION_HEADER))
+        unread: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def replay() -> Message:
+            return unread.pop() if unread else await receive()
+
+        await self._bounds.sessions.serve(self._app, scope, replay, send, principal, message)
+
+
+def _require_single(headers: Headers) -> None:
+    for name in (*_ROUTING, *_SINGLE):
+        if len(headers.getlist(name)) > 1:
+            code = HEADER_MISMATCH if name in _ROUTING else INVALID_REQUEST
+            raise MessageRefused(f"The header {name} is there more than once.", code)
+
+
+async def _read(receive: Receive) -> bytes:
+    """The whole body; raises MessageRefused where the gateway's limits keep it from being read."""
+    body = bytearray()
+    while True:
+        try:
+            message = await receive()
+        except HTTPException as error:
+            raise MessageRefused(error.detail, status=error.status_code, headers=error.headers) from error
+        body += message.get("body", b"")
+        if message["type"] != "http.request" or not message.get("more_body", False):
+            return bytes(body)
+
+
+def _refusal(refused: MessageRefused) -> Response:
+    error = ErrorData(code=refused.code, message=str(refused))
+    answer = JSONRPCError(jsonrpc="2.0", id=refused.answers, error=error)
+    body = answer.model_dump_json(by_alias=True, exclude_unset=True)
+    return Response(body, refused.status, dict(refused.headers or {}), "application/json")

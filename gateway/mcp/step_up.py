@@ -1,0 +1,120 @@
+"""What an MCP endpoint answers to a token that does not do: 401, or 403 with the scopes that would; it runs nothing.
+
+The SDK knows one set of scopes for a whole endpoint, and names none. A tool may need one more, as the policy says.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from pydantic_core import from_json
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.errors import ResourceUnknown
+from engine.registry import Registry
+from engine.services import Services
+from gateway.mcp import search
+from gateway.protected_resource import first_scopes, metadata_address
+from gateway.toolsets import mcp_paths
+
+# A call is read in both ways in which the SDK reads it, one for each era, since they part over what is barely JSON.
+_READERS: Final[tuple[Callable[[bytes], Any], ...]] = (json.loads, from_json)
+
+
+class StepUp:
+    """ASGI middleware between the check of bearer tokens and the MCP endpoints, whose answers it leaves alone."""
+
+    def __init__(self, app: ASGIApp, services: Services, registry: Registry) -> None:
+        self._app = app
+        self._registry = registry
+        self._policy = services.policy
+        self._first = first_scopes(services.settings)
+        self._metadata = {
+            path: metadata_address(services.settings, path) for path in mcp_paths(services.settings)
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through whose token does, and answer any other."""
+        metadata = self._metadata.get(scope["path"]) if scope["type"] == "http" else None
+        if metadata is None:
+            await self._app(scope, receive, send)
+            return
+        user = scope.get("user")
+        if not isinstance(user, AuthenticatedUser):
+            await self._unauthorized(scope, metadata)(scope, receive, send)
+            return
+        held = list(dict.fromkeys(user.scopes))
+        missing = [each for each in self._first if each not in held]
+        # A body is read ahead only where its token leaves something to ask for.
+        if not missing and scope["method"] == "POST" and not self._policy.scopes.issubset(held):
+            body, receive = await _read_ahead(receive)
+            asked = {self._asked(message) for message in _messages(body)}
+            needed = {self._policy.scope_of(name) for name in asked if name is not None}
+            missing = sorted(each for each in needed if each is not None and each not in held)
+        if missing:
+            await _insufficient(held, missing, metadata)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _asked(self, message: Mapping[str, Any]) -> str | None:
+        """The name of the tool, prompt or resource that a message asks for, if any."""
+        params = message.get("params")
+        if not isinstance(params, dict):
+            return None
+        match message.get("method"), params:
+            case "tools/call", {"name": search.CALL, "arguments": {"name": str(name)}}:
+                return name
+            case "tools/call" | "prompts/get", {"name": str(name)}:
+                return name
+            case "resources/read", {"uri": str(uri)}:
+                with suppress(ResourceUnknown):
+                    return self._registry.resource_at(uri)[0].name
+        return None
+
+    def _unauthorized(self, scope: Scope, metadata: str) -> Response:
+        """RFC 6750 section 3.1: a request that brought no token is told of no error."""
+        described = {"error": "invalid_token", "error_description": "Send a bearer token that is good here."}
+        brought = {"error": "invalid_token"} if "authorization" in Headers(scope=scope) else {}
+        scopes = {"scope": " ".join(self._first)} if self._first else {}
+        return _challenge(401, described, {**brought, **scopes, "resource_metadata": metadata})
+
+
+def _insufficient(held: Sequence[str], missing: Sequence[str], metadata: str) -> Response:
+    """RFC 6750 section 3.1, with all that a token needs which does what this one does, and this."""
+    text = f"This takes a token with the scope {' '.join(missing)} besides."
+    scope = " ".join([*held, *missing])
+    error = {"error": "insufficient_scope"}
+    parameters = {**error, "scope": scope, "resource_metadata": metadata}
+    return _challenge(403, {**error, "error_description": text}, parameters)
+
+
+def _challenge(status: int, described: dict[str, str], parameters: dict[str, str]) -> Response:
+    told = ", ".join(f'{name}="{value}"' for name, value in parameters.items())
+    return JSONResponse(described, status, {"WWW-Authenticate": f"Bearer {told}"})
+
+
+async def _read_ahead(receive: Receive) -> tuple[bytes, Receive]:
+    """The body, and what gives it again; how long it may be was checked before."""
+    messages: list[Message] = []
+    while not messages or messages[-1].get("more_body", False):
+        messages.append(await receive())
+    body = b"".join(message.get("body", b"") for message in messages)
+
+    async def again() -> Message:
+        return messages.pop(0) if messages else await receive()
+
+    return body, again
+
+
+def _messages(body: bytes) -> Iterable[Mapping[str, Any]]:
+    """The messages in a body, however many and however it is read; what cannot be read has none."""
+    for read in _READERS:
+        with suppress(ValueError, RecursionError):
+            found = read(body)
+            for message in found if isinstance(found, list) else [found]:
+                if isinstance(message, dict):
+                    yield message

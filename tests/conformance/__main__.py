@@ -1,0 +1,123 @@
+"""Holds Byline against the public MCP conformance suite: every scored scenario, every one of tasks, and the sign-in.
+
+`python -m tests.conformance [revision …]` starts a whole Byline with the fixtures as an ordinary builder's package,
+signs a person in, and runs the suite against the gateway through a proxy that adds the person's token.
+"""
+
+import asyncio
+import json
+import os
+import secrets
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import httpx2
+
+from engine.db.database import Database
+from engine.settings import DatabaseSettings
+from examples.chat import Person, chat
+from gateway.embedded.stack import Stack
+from gateway.people import People
+from tests.conformance.suite import Check, authorization_checks, scored, server_checks
+from tests.conformance.token_proxy import token_proxy
+from tests.e2e.world import BYLINE, own_ports
+from tests.foreign.process import free_port
+
+_HERE: Final = Path(__file__).parent
+_REVISIONS: Final = ("2025-11-25", "2026-07-28")
+_SIGN_IN: Final = ("authorization-server-metadata-endpoint", "authorization-code-grant")
+_NOT_FINE: Final = ("FAILURE", "WARNING")
+
+
+async def main(revisions: Iterable[str]) -> int:
+    """Run it, print what was found, and return 1 where something that has to pass did not."""
+    has_passed = []
+    with tempfile.TemporaryDirectory(prefix="byline-conformance-") as name:
+        folder = Path(name)
+        async with _byline(folder) as stack:
+            person, token = await _signed_in(stack, folder)
+            async with token_proxy(stack.gateway_url, token) as proxy:
+                for revision in revisions:
+                    checks = await server_checks(f"{proxy}/mcp", revision, folder / revision)
+                    has_passed.append(_told(revision, checks, scored(revision)))
+            checks = await _sign_in_checks(stack, person, folder / "authorization")
+            has_passed.append(_told("authorization", checks, _SIGN_IN))
+    return 0 if all(has_passed) else 1
+
+
+@asynccontextmanager
+async def _byline(folder: Path) -> AsyncIterator[Stack]:
+    connections = folder / "connections.yml"
+    connections.write_text("connections: {}\n")
+    environment = {
+        **os.environ,
+        **own_ports(),
+        "BYLINE_CONNECTIONS_FILE": str(connections),
+        "BYLINE_MODULES": json.dumps(["tests.conformance.fixtures"]),
+        "BYLINE_POLICY_FILE": str(_HERE / "policy.yml"),
+    }
+    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+        for name in BYLINE:
+            await stack.start(name)
+            await stack.wait_ready(name)
+        yield stack
+
+
+async def _signed_in(stack: Stack, folder: Path) -> tuple[Person, str]:
+    person = Person("conformance", secrets.token_urlsafe(12))
+    database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
+    await People(database).add(person.username, "Carol Clark", person.password)
+    await database.close()
+    async with chat(person, stack.mcp_url):
+        assert person.tokens.tokens is not None
+        return person, person.tokens.tokens.access_token
+
+
+async def _sign_in_checks(stack: Stack, person: Person, folder: Path) -> list[Check]:
+    port = free_port()
+    registration = {
+        "client_name": "MCP conformance",
+        "redirect_uris": [f"http://127.0.0.1:{port}/callback"],
+        "token_endpoint_auth_method": "none",
+    }
+
+    async def sign_in(address: str) -> None:
+        page = await (await person.open(address)).form(submit="Allow")
+        assert urlsplit(page.url).port == port, page.url
+
+    async with httpx2.AsyncClient() as http:
+        metadata = await http.get(f"{stack.gateway_url}/.well-known/oauth-authorization-server")
+        registered = await http.post(metadata.json()["registration_endpoint"], json=registration)
+    client_id = registered.raise_for_status().json()["client_id"]
+    issuer = metadata.json()["issuer"]
+    return await authorization_checks(issuer, client_id, stack.mcp_url, port, folder, sign_in)
+
+
+def _told(what: str, checks: list[Check], required: Collection[str]) -> bool:
+    """Print the figures, and say whether all that has to pass did: a warning is no pass."""
+    has_to_pass = [each for each in checks if each.scenario in required or each.scenario.startswith("tasks-")]
+    besides = [each for each in checks if each not in has_to_pass]
+    print(f"{what}: {_figures(has_to_pass)}" + (f"; not scored: {_figures(besides)}" if besides else ""))
+    for check in checks:
+        if check.status in _NOT_FINE:
+            print(f"  {check.status} {check.scenario} {check.id}: {check.told}")
+    # A scenario that was skipped whole has shown nothing.
+    missing = sorted(set(required) - {check.scenario for check in checks if check.status == "SUCCESS"})
+    for scenario in missing:
+        print(f"  NOTHING PASSED {scenario}")
+    return not missing and not any(check.status in _NOT_FINE for check in has_to_pass)
+
+
+def _figures(checks: Collection[Check]) -> str:
+    counted = Counter(check.status for check in checks)
+    return f"{counted['SUCCESS']} passed, {counted['FAILURE']} failed, {counted['WARNING']} warnings"
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main(sys.argv[1:] or _REVISIONS)))

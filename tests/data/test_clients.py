@@ -1,0 +1,142 @@
+import asyncio
+import secrets
+from datetime import timedelta
+
+import pytest
+from alembic import command
+from mcp.server.auth.provider import RegistrationError
+from mcp.shared.auth import OAuthClientInformationFull
+from pydantic import AnyUrl
+from sqlalchemy import text, update
+
+from engine.db.database import Database, now
+from engine.db.migrate import config, upgrade
+from engine.db.tables import OAuthClientRow
+from engine.errors import TooSoon
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.settings import DatabaseSettings
+from gateway.authorization_server.clients import Client, Clients
+from gateway.authorization_server.consents import UNUSED_LIFE, Consents
+from tests.data.commands import Commands
+from tests.rest import consented
+
+RESOURCE = "https://byline.example/mcp"
+
+
+async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_it_may_do(
+    services: Services, alice: Principal, commands: Commands
+) -> None:
+    callback = "https://portal.example/callback"
+    printed = await commands.answer("clients", "add", "Portal", "--redirect-uri", callback, "--secret")
+    client_id, secret = printed.split()[1], printed.split()[3]
+    clients = Clients(services)
+    await clients.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
+    await clients.add("Assistant", [], confidential=True, asserts=True)
+    client = await clients.get(client_id)
+    assert client is not None
+    consent = consented(alice, client, RESOURCE)
+    await Consents(services.database).add(consent)
+    listed = await commands.answer("clients", "list")
+    gone = await commands.answer("clients", "remove", client_id)
+    twice = await commands.refusal("clients", "remove", client_id)
+
+    assert (client.client_secret, client.known_by, client.application_type) == (
+        secret,
+        "administrator",
+        "web",
+    )
+    rows = {line.split()[1]: line.split()[2:] for line in listed.splitlines()}
+    assert rows == {
+        "Portal": ["confidential", callback],
+        "Desktop": ["public", "http://127.0.0.1/cb"],
+        "Assistant": ["confidential", "assertions"],
+    }
+    assert client_id in gone
+    assert "byline clients list" in twice
+    assert await Consents(services.database).get(consent.id) is None
+
+
+async def test_a_client_that_an_administrator_registered_is_not_forgotten_with_those_that_came_by_themselves(
+    services: Services,
+) -> None:
+    clients = Clients(services)
+    client_id, _ = await clients.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
+    long_ago = update(OAuthClientRow).values(created_at=now() - timedelta(days=365))
+    async with services.database.writing() as session:
+        await session.exec(long_ago)
+    for _ in range(services.settings.gateway.registrations_per_hour):
+        await clients.register(itself())
+    with pytest.raises(TooSoon):
+        await clients.register(itself())
+    with pytest.raises(RegistrationError):
+        await clients.register(itself("javascript:alert(1)"))
+
+    assert await clients.get(client_id) is not None
+    assert [each.title for each in await clients.administered()] == ["Desktop"]
+
+
+def itself(uri: str = "http://127.0.0.1/cb") -> OAuthClientInformationFull:
+    """A client as it registers itself."""
+    return OAuthClientInformationFull(client_id=secrets.token_hex(8), redirect_uris=[AnyUrl(uri)])
+
+
+async def test_a_consent_holds_for_one_person_client_place_and_resource_until_it_ends(
+    services: Services, alice: Principal
+) -> None:
+    consents = Consents(services.database)
+    chat = Client(client_id="chat", redirect_uris=None)
+    given = consented(alice, chat, RESOURCE)
+    over = consented(alice, chat, RESOURCE)
+    await consents.add(given)
+    await consents.prolong(given.id)
+    kept = await consents.get(given.id)
+    elsewhere = consented(alice, Client(client_id="other", redirect_uris=None), RESOURCE)
+
+    assert kept is not None
+    assert kept.expires_at > given.created_at + UNUSED_LIFE
+    assert await consents.covers(over)
+    assert not await consents.covers(elsewhere)
+    assert not await consents.covers(consented(alice, chat, f"{RESOURCE}/other"))
+    assert await consents.withdraw(alice.id, "other") == []
+    assert await consents.withdraw(alice.id, "chat") == [given.id]
+    assert await consents.get(given.id) is None
+    assert await consents.of(alice.id) == []
+
+
+BEFORE = (
+    """INSERT INTO principal (id, issuer, subject, name, active, created_at)
+    VALUES ('p1', 'https://byline.example', 'alice', 'Alice', TRUE, :at)""",
+    """INSERT INTO oauth_client (client_id, metadata, created_at)
+    VALUES ('chat', '{"redirect_uris": ["http://127.0.0.1/cb"]}', :at), ('portal', '{"grant_types": []}', :at)""",
+    """INSERT INTO refresh_token
+    (token_hash, family, client_id, principal_id, scopes, resource, expires_at, revoked_at)
+    VALUES ('h1', 'f1', 'chat', 'p1', 'mcp', 'https://byline.example/mcp', :later, NULL),
+    ('h2', 'f1', 'chat', 'p1', 'mcp', 'https://byline.example/mcp', :later, NULL),
+    ('h3', 'f2', 'chat', 'p1', 'mcp', NULL, :later, :at)""",
+)
+
+
+async def test_who_was_signed_in_before_there_were_consents_stays_so(empty_database: str) -> None:
+    await asyncio.to_thread(command.upgrade, config(empty_database), "0002")
+    database = Database(DatabaseSettings(url=empty_database))
+    async with database.writing() as session:
+        connection = await session.connection()
+        for statement in BEFORE:
+            times = {"at": now(), "later": now() + UNUSED_LIFE}
+            given = {name: value for name, value in times.items() if f":{name}" in statement}
+            await connection.execute(text(statement), given)
+    await asyncio.to_thread(upgrade, empty_database)
+    consents = Consents(database)
+    kept, revoked = await consents.get("f1"), await consents.get("f2")
+    async with database.reading() as session:
+        connection = await session.connection()
+        by: dict[str, str] = dict(
+            (await connection.execute(text("SELECT client_id, registered_by FROM oauth_client"))).all()
+        )
+    await database.close()
+
+    assert kept is not None
+    assert (kept.principal_id, kept.client_id, kept.scopes) == ("p1", "chat", ("mcp",))
+    assert revoked is None
+    assert by == {"chat": "itself", "portal": "administrator"}

@@ -1,0 +1,282 @@
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx2
+import pytest
+import pytest_asyncio
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from joserfc import jwt
+from joserfc.jwk import RSAKey
+from mcp.client.auth.extensions.identity_assertion import IdentityAssertionOAuthProvider
+
+from engine.settings import AssertionIssuerSettings
+from examples.browser import Browser
+from examples.chat import Memory
+from gateway.authorization_server.clients import Clients
+from gateway.bearer import bearer_tokens
+from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.pages import Byline, serving
+
+JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ID_JAG = "urn:ietf:params:oauth:token-type:id-jag"
+AT_THE_ASSISTANT = "http://127.0.0.1:45678/callback"
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@dataclass(frozen=True)
+class Enterprise:
+    """Byline, an identity provider that others wrote and Byline trusts, and an assistant that is known at both."""
+
+    byline: Byline
+    provider: OidcProvider
+    id: str
+    secret: str
+
+    def claims(self, **changed: object) -> dict[str, Any]:
+        """What the provider says of Alice to the assistant, but for what is changed."""
+        claims = {
+            "iss": self.provider.issuer,
+            "sub": "alice",
+            "aud": self.byline.url,
+            "client_id": self.id,
+            "resource": f"{self.byline.url}/mcp",
+            "scope": "mcp billing",
+            "iat": int(time.time()),
+            "exp": int(time.time()) + 300,
+            "jti": secrets.token_hex(8),
+            **changed,
+        }
+        return {name: value for name, value in claims.items() if value is not None}
+
+    def signed(self, typ: str = "oauth-id-jag+jwt", key: RSAKey | None = None, **changed: object) -> str:
+        header = {"alg": "RS256", "typ": typ, "kid": self.provider.key.kid}
+        return jwt.encode(header, self.claims(**changed), key or self.provider.key)
+
+    async def bring(
+        self, assertion: str, client: tuple[str, str] | None = None, **form: str
+    ) -> httpx2.Response:
+        """Send an assertion as the assistant does, or as another client."""
+        sent = {"grant_type": JWT_BEARER, "assertion": assertion, **form}
+        async with httpx2.AsyncClient(
+            base_url=self.byline.url, auth=client or (self.id, self.secret)
+        ) as http:
+            return await http.post("/token", data=sent)
+
+    async def asserted(self) -> list[dict[str, Any]]:
+        lines = await self.byline.services.trail.find(limit=None)
+        return [line.event for line in lines if line.kind == "client.asserted"]
+
+    async def id_token(self, person: str) -> str:
+        """What the provider says of a person who signs in to the assistant."""
+        verifier = secrets.token_urlsafe(48)
+        async with (
+            AsyncOAuth2Client(
+                "assistant",
+                "assistant-secret",
+                redirect_uri=AT_THE_ASSISTANT,
+                scope="openid profile",
+                code_challenge_method="S256",
+            ) as client,
+            Browser(stop_at=AT_THE_ASSISTANT) as browser,
+        ):
+            url, _ = client.create_authorization_url(f"{self.provider.issuer}/auth", code_verifier=verifier)
+            page = await self.provider.let_in(await browser.open(url), person)
+            code = dict(parse_qsl(urlsplit(page.url).query))["code"]
+            answered = await client.fetch_token(
+                f"{self.provider.issuer}/token", code=code, code_verifier=verifier
+            )
+        return str(answered["id_token"])
+
+    async def id_jag(self, id_token: str, audience: str, resource: str) -> str:
+        """The assertion that the provider gives the assistant for its person's ID token."""
+        form = {
+            "grant_type": TOKEN_EXCHANGE,
+            "requested_token_type": ID_JAG,
+            "subject_token": id_token,
+            "subject_token_type": "urn:ietf:params:oauth:token-type:id_token",
+            "audience": audience,
+            "resource": resource,
+            "client_at_audience": self.id,
+        }
+        async with httpx2.AsyncClient(auth=("assistant", "assistant-secret")) as http:
+            answered = (await http.post(f"{self.provider.issuer}/token", data=form)).raise_for_status().json()
+        assert answered["issued_token_type"] == ID_JAG
+        return str(answered["access_token"])
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Enterprise]:
+    folder = tmp_path_factory.mktemp("enterprise")
+    grants = {"grant_types": ["authorization_code", TOKEN_EXCHANGE]}
+    assistant = Client("assistant", "assistant-secret", (AT_THE_ASSISTANT,), grants)
+    with oidc_provider(folder, [assistant], ["mcp"]) as provider:
+        trusted = AssertionIssuerSettings(issuer=provider.issuer)
+        policy = "tools: {refund: {scope: billing}}"
+        async with serving(folder, assertion_issuers=(trusted,), policy=policy) as byline:
+            client_id, secret = await Clients(byline.services).add(
+                "Assistant", [], confidential=True, asserts=True
+            )
+            assert secret is not None
+            yield Enterprise(byline, provider, client_id, secret)
+
+
+async def test_a_stock_client_is_let_in_by_the_word_of_the_provider_alone(enterprise: Enterprise) -> None:
+    byline, memory = enterprise.byline, Memory()
+    id_token = await enterprise.id_token("bob")
+    assertions: list[str] = []
+
+    async def assertion(audience: str, resource: str) -> str:
+        assertions.append(await enterprise.id_jag(id_token, audience, resource))
+        return assertions[-1]
+
+    provider = IdentityAssertionOAuthProvider(
+        server_url=f"{byline.url}/mcp",
+        storage=memory,
+        client_id=enterprise.id,
+        client_secret=enterprise.secret,
+        issuer=byline.url,
+        assertion_provider=assertion,
+        token_endpoint_auth_method="client_secret_basic",
+    )
+    async with httpx2.AsyncClient(auth=provider) as http:
+        seen = (await http.get(f"{byline.url}/mcp")).json()
+        metadata = (await http.get(f"{byline.url}/.well-known/oauth-authorization-server")).json()
+    replayed = await enterprise.bring(assertions[0])
+
+    bob = await byline.services.principals.find(enterprise.provider.issuer, "bob")
+    assert bob is not None
+    assert seen["principal"] == bob.id
+    assert seen["client"] == enterprise.id
+    assert seen["scopes"] == ["mcp"]
+    assert memory.tokens is not None
+    assert memory.tokens.refresh_token is None
+    assert metadata["authorization_grant_profiles_supported"] == [
+        "urn:ietf:params:oauth:grant-profile:id-jag"
+    ]
+    assert JWT_BEARER in metadata["grant_types_supported"]
+    assert replayed.json()["error"] == "invalid_grant"
+    assert "used before" in replayed.json()["error_description"]
+    (line,) = [each for each in await enterprise.asserted() if each["principal"]["sub"] == "bob"]
+    assert line["actor"] == {"kind": "mcp_client", "id": enterprise.id, "name": "Assistant"}
+    assert enterprise.provider.issuer in line["message"]
+
+
+async def test_an_asserted_token_is_its_persons_to_see_and_makes_nothing_that_lasts(
+    enterprise: Enterprise,
+) -> None:
+    services = enterprise.byline.services
+    issued = (await enterprise.bring(enterprise.signed(), scope="mcp")).json()
+    more = (await enterprise.bring(enterprise.signed())).json()
+    bounded = (await enterprise.bring(enterprise.signed(scope=None))).json()
+    token = await bearer_tokens(services).verify_token(issued["access_token"])
+    elsewhere = await bearer_tokens(services, "/api/v1").verify_token(issued["access_token"])
+    assert token is not None
+    alice = token.principal
+    await services.principals.set_active(alice.id, active=False)
+    stopped = await bearer_tokens(services).verify_token(issued["access_token"])
+    brought = await enterprise.bring(enterprise.signed())
+    await services.principals.set_active(alice.id, active=True)
+
+    assert (issued["scope"], more["scope"], bounded["scope"]) == ("mcp", "mcp billing", "mcp")
+    assert (alice.issuer, alice.subject) == (enterprise.provider.issuer, "alice")
+    assert token.in_person is False
+    assert elsewhere is None
+    assert stopped is None
+    assert brought.json()["error"] == "invalid_grant"
+
+
+REFUSED: dict[str, tuple[Callable[[Enterprise], str], str]] = {
+    "made for another server": (lambda at: at.signed(aud="https://other.example"), "invalid_grant"),
+    "made for a resource in the place of the server": (
+        lambda at: at.signed(aud=f"{at.byline.url}/mcp"),
+        "invalid_grant",
+    ),
+    "another issuer's": (lambda at: at.signed(iss="https://evil.example"), "invalid_grant"),
+    "signed by somebody else": (lambda at: at.signed(key=RSAKey.generate_key(2048)), "invalid_grant"),
+    "another kind of token": (lambda at: at.signed(typ="JWT"), "invalid_grant"),
+    "an access token": (lambda at: at.signed(typ="at+jwt"), "invalid_grant"),
+    "issued to another client": (lambda at: at.signed(client_id="another"), "invalid_grant"),
+    "issued to nobody": (lambda at: at.signed(client_id=None), "invalid_grant"),
+    "expired": (lambda at: at.signed(exp=int(time.time()) - 5), "invalid_grant"),
+    "good for a day": (lambda at: at.signed(exp=int(time.time()) + 86_400), "invalid_grant"),
+    "without an id": (lambda at: at.signed(jti=None), "invalid_grant"),
+    "without a time": (lambda at: at.signed(iat=None), "invalid_grant"),
+    "of nobody": (lambda at: at.signed(sub=None), "invalid_grant"),
+    "nonsense": (lambda _: "a.b.c", "invalid_grant"),
+    "for another resource": (lambda at: at.signed(resource="https://other.example/mcp"), "invalid_target"),
+    "for the API": (lambda at: at.signed(resource=f"{at.byline.url}/api/v1"), "invalid_target"),
+    "for no resource": (lambda at: at.signed(resource=None), "invalid_target"),
+    "for scopes that are none here": (lambda at: at.signed(scope="admin"), "invalid_scope"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_an_assertion_is_refused_that_is(kind: str, enterprise: Enterprise) -> None:
+    made, error = REFUSED[kind]
+    before = len(await enterprise.asserted())
+    response = await enterprise.bring(made(enterprise))
+
+    assert (response.status_code, response.json()["error"]) == (400, error)
+    assert len(await enterprise.asserted()) == before
+
+
+async def test_a_request_asks_for_no_more_than_its_assertion_says(enterprise: Enterprise) -> None:
+    answers = [
+        await enterprise.bring(enterprise.signed(), resource="https://other.example/mcp"),
+        await enterprise.bring(enterprise.signed(), resource=f"{enterprise.byline.url}/api/v1"),
+        await enterprise.bring(enterprise.signed(scope="mcp"), scope="mcp billing"),
+        await enterprise.bring(enterprise.signed(), scope="admin"),
+    ]
+
+    assert [each.json()["error"] for each in answers] == [
+        "invalid_target",
+        "invalid_target",
+        "invalid_scope",
+        "invalid_scope",
+    ]
+
+
+async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None:
+    clients = Clients(enterprise.byline.services)
+    portal_id, portal_secret = await clients.add(
+        "Portal", ["https://portal.example/"], confidential=True, asserts=False
+    )
+    backend = await clients.add_backend("Back end", ())
+    async with httpx2.AsyncClient(base_url=enterprise.byline.url) as http:
+        stated = {"redirect_uris": [AT_THE_ASSISTANT], "token_endpoint_auth_method": "client_secret_basic"}
+        itself = (await http.post("/register", json=stated)).json()
+    answers = [
+        await enterprise.bring(enterprise.signed(client_id=client_id), (client_id, str(secret)))
+        for client_id, secret in (
+            (portal_id, portal_secret),
+            backend,
+            (itself["client_id"], itself["client_secret"]),
+        )
+    ]
+    wrong = [
+        await enterprise.bring(enterprise.signed(), (enterprise.id, "guessed")),
+        await enterprise.bring(enterprise.signed(), ("", "")),
+    ]
+
+    assert [(each.status_code, each.json()["error"]) for each in answers] == [
+        (400, "unsupported_grant_type")
+    ] * 3
+    assert [(each.status_code, each.json()["error"]) for each in wrong] == [(401, "invalid_client")] * 2
+
+
+async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterprise) -> None:
+    clients = Clients(enterprise.byline.services)
+    client_id, secret = await clients.add("Other assistant", [], confidential=True, asserts=True)
+    client = (client_id, str(secret))
+    issued = await enterprise.bring(enterprise.signed(client_id=client_id), client)
+    await clients.remove(client_id)
+    again = await enterprise.bring(enterprise.signed(client_id=client_id), client)
+
+    assert issued.status_code == 200
+    assert (again.status_code, again.json()["error"]) == (401, "invalid_client")

@@ -1,0 +1,293 @@
+import asyncio
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import boto3
+import hvac
+import pytest
+from pydantic import SecretStr
+from sqlmodel import col, select
+
+from engine.db.migrate import upgrade
+from engine.db.tables import DataKeyRow, SigningKeyRow
+from engine.errors import KeyServiceUnavailable, SettingsInvalid, VaultSealBroken
+from engine.services import Services, open_services
+from engine.settings import AwsKmsSettings, DatabaseSettings, Settings, TransitSettings, VaultSettings
+from engine.vault.key_providers import open_key_providers
+from engine.wire import IDENTITY_TYPE
+from gateway.runs import Finished
+from tests.data.commands import Commands
+from tests.foreign.kms import CREDENTIALS, REGION, kms_server
+from tests.foreign.process import free_port
+from tests.platform import NORTHWIND, open_platform, until
+from tests.sandbox import Running
+from tests.transit import TOKEN, Transit
+
+SECRET = b"a refresh token"
+Opened = Callable[[VaultSettings], AbstractAsyncContextManager[Services]]
+
+
+@pytest.fixture
+def transit() -> Iterator[Transit]:
+    server = Transit(free_port())
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with kms_server(tmp_path_factory.mktemp("kms") / "moto.log") as address:
+        yield address
+
+
+def at_transit(server: Transit, folder: Path, life: float = 300.0, token: str = TOKEN) -> VaultSettings:
+    return VaultSettings(
+        provider="transit",
+        keyring_file=folder / "keyring.json",
+        transit=TransitSettings(address=server.address, key="byline", token=SecretStr(token)),
+        data_key_life=life,
+    )
+
+
+@pytest.fixture(params=["transit", "aws_kms"])
+def elsewhere(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> VaultSettings:
+    """Settings by which the master key lies at a service."""
+    if request.param == "transit":
+        return at_transit(request.getfixturevalue("transit"), tmp_path)
+    address: str = request.getfixturevalue("kms")
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    made = boto3.client("kms", region_name=REGION, endpoint_url=address).create_key()
+    named = AwsKmsSettings(key_id=made["KeyMetadata"]["KeyId"], region=REGION, endpoint=address)
+    return VaultSettings(provider="aws_kms", keyring_file=tmp_path / "keyring.json", aws_kms=named)
+
+
+@pytest.fixture
+async def address(tmp_path: Path) -> str:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
+    await asyncio.to_thread(upgrade, url)
+    return url
+
+
+@pytest.fixture
+def opened(address: str) -> Opened:
+    def open_with(vault: VaultSettings) -> AbstractAsyncContextManager[Services]:
+        return open_services(Settings(database=DatabaseSettings(url=address), vault=vault), {})
+
+    return open_with
+
+
+async def wrapped(services: Services) -> Sequence[DataKeyRow]:
+    async with services.database.reading() as session:
+        return (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
+
+
+async def test_a_master_key_that_never_leaves_its_service_seals_for_every_process_alike(
+    elsewhere: VaultSettings, opened: Opened, tmp_path: Path
+) -> None:
+    async with opened(elsewhere) as one, opened(elsewhere) as other:
+        sealed = await one.vault.seal(SECRET, "row")
+        (row,) = await wrapped(one)
+        _, key = await one.data_keys.current()
+
+        assert await other.vault.open(sealed, "row") == SECRET
+        assert one.vault.derived("cursors") == other.vault.derived("cursors")
+        assert row.wrapped_by == elsewhere.provider
+        assert key not in row.wrapped
+        with pytest.raises(VaultSealBroken):
+            await other.vault.open(sealed, "another row")
+    assert not (tmp_path / "keyring.json").exists()
+
+
+async def test_a_wrapped_key_that_was_moved_to_another_row_does_not_open(
+    elsewhere: VaultSettings, opened: Opened
+) -> None:
+    async with opened(elsewhere) as services:
+        await services.data_keys.rotate()
+        async with services.database.writing() as session:
+            one, two = (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
+            one.wrapped, two.wrapped = two.wrapped, one.wrapped
+            session.add_all([one, two])
+
+    with pytest.raises(VaultSealBroken, match="data_key:1 was altered, or is not one that"):
+        async with opened(elsewhere):
+            pass
+
+
+async def test_keys_move_to_another_provider_without_a_secret_being_touched(
+    elsewhere: VaultSettings, opened: Opened, address: str, tmp_path: Path
+) -> None:
+    here = VaultSettings(keyring_file=tmp_path / "keyring.json")
+    async with opened(here) as services:
+        sealed = await services.vault.seal(SECRET, "row")
+        signed = await services.keys.sign({}, IDENTITY_TYPE)
+        async with services.database.reading() as session:
+            before = (await session.exec(select(SigningKeyRow.sealed_private_key))).one()
+        derived = services.vault.derived("cursors")
+
+    with pytest.raises(SettingsInvalid, match="Data key 1 is wrapped by keyring, which is not set"):
+        async with opened(elsewhere.model_copy(update={"keyring_file": None})):
+            pass
+    told = await Commands(variables(elsewhere, address), tmp_path).answer("vault", "rewrap")
+    (tmp_path / "keyring.json").unlink()
+
+    assert told == f"Data key 1 is wrapped by {elsewhere.provider}.\n"
+    async with opened(elsewhere) as services:
+        assert await services.vault.open(sealed, "row") == SECRET
+        assert await services.keys.verify(signed, IDENTITY_TYPE)
+        assert services.vault.derived("cursors") == derived
+        async with services.database.reading() as session:
+            assert (await session.exec(select(SigningKeyRow.sealed_private_key))).one() == before
+
+
+def variables(vault: VaultSettings, address: str) -> dict[str, str]:
+    """The settings as a process of its own reads them."""
+    group = vault.transit or vault.aws_kms
+    assert group is not None
+    given = {name: value for name, value in group.model_dump(mode="json").items() if value is not None}
+    if vault.transit is not None:
+        given["token"] = TOKEN
+    prefix = f"BYLINE_VAULT__{vault.provider.upper()}__"
+    return {
+        **CREDENTIALS,
+        "BYLINE_DATABASE__URL": address,
+        "BYLINE_VAULT__PROVIDER": vault.provider,
+        "BYLINE_VAULT__KEYRING_FILE": str(vault.keyring_file),
+        **{prefix + name.upper(): value for name, value in given.items()},
+    }
+
+
+async def is_missed(services: Services, sealed: bytes) -> bool:
+    """Whether the service is away and no key that it unwrapped is left in memory."""
+    try:
+        await services.vault.open(sealed, "row")
+    except KeyServiceUnavailable:
+        return True
+    return False
+
+
+async def test_what_is_used_often_asks_the_service_nothing(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    async with opened(at_transit(transit, tmp_path)) as services:
+        before = list(transit.asked)
+        sealed = [await services.vault.seal(SECRET, f"row {number}") for number in range(200)]
+        found = [await services.vault.open(each, f"row {number}") for number, each in enumerate(sealed)]
+
+    assert set(found) == {SECRET}
+    assert transit.asked == before
+
+
+async def test_a_master_key_is_rotated_where_it_lies_and_the_versions_before_end(
+    transit: Transit, opened: Opened, address: str, tmp_path: Path
+) -> None:
+    settings = at_transit(transit, tmp_path)
+    async with opened(settings) as services:
+        sealed = await services.vault.seal(SECRET, "row")
+    vault = hvac.Client(url=transit.address, token=TOKEN).secrets.transit
+    await asyncio.to_thread(vault.rotate_key, "byline")
+
+    await Commands(variables(settings, address), tmp_path).answer("vault", "rewrap")
+    await asyncio.to_thread(vault.update_key_configuration, "byline", min_decryption_version=2)
+
+    async with opened(settings) as services:
+        assert await services.vault.open(sealed, "row") == SECRET
+        assert [row.wrapped[:9] for row in await wrapped(services)] == [b"vault:v2:"]
+
+
+async def test_a_service_that_is_away_is_missed_only_once_the_keys_in_memory_are_over(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    async with opened(at_transit(transit, tmp_path, life=1.0)) as services:
+        sealed = await services.vault.seal(SECRET, "row")
+        transit.stop()
+        assert await services.vault.open(sealed, "row") == SECRET
+        await until(lambda: is_missed(services, sealed))
+        with pytest.raises(KeyServiceUnavailable, match="see that it is up") as told:
+            await services.vault.seal(SECRET, "row")
+        assert transit.address in str(told.value)
+        assert TOKEN not in str(told.value)
+        transit.start()
+        assert await services.vault.open(sealed, "row") == SECRET
+
+
+async def test_a_run_tries_again_until_the_service_is_back_and_nothing_is_lost(
+    transit: Transit, tmp_path: Path, temporal_address: str, upstreams: Mapping[str, Running]
+) -> None:
+    vault = at_transit(transit, tmp_path, life=1.0)
+    async with open_platform(tmp_path, temporal_address, upstreams, vault=vault) as platform:
+        await platform.grant("crm", platform.alice)
+        sealed = await platform.services.vault.seal(SECRET, "row")
+        run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
+        transit.stop()
+        await until(lambda: is_missed(platform.services, sealed))
+
+        async def has_failed() -> bool:
+            described = await platform.temporal.get_workflow_handle(run).describe()
+            return any(
+                each.last_failure.application_failure_info.type == "key_service_unavailable"
+                for each in described.raw_description.pending_activities
+            )
+
+        async with platform.working():
+            await until(has_failed)
+            assert platform.requests("crm") == []
+            transit.start()
+            assert isinstance(await platform.outcome(run), Finished)
+        assert len(platform.requests("crm")) == 1
+
+
+@pytest.mark.parametrize("wrong", ["token", "address"])
+async def test_a_start_without_the_service_is_refused_with_what_to_see_to(
+    transit: Transit, address: str, tmp_path: Path, wrong: str
+) -> None:
+    settings = variables(at_transit(transit, tmp_path), address)
+    changed = {
+        "token": {"BYLINE_VAULT__TRANSIT__TOKEN": "hvs.of-nobody"},
+        "address": {"BYLINE_VAULT__TRANSIT__ADDRESS": f"http://127.0.0.1:{free_port()}"},
+    }[wrong]
+    said = await Commands({**settings, **changed}, tmp_path).refusal("keys", "list")
+
+    assert said.startswith("Vault's key 'byline' at http://127.0.0.1:")
+    assert "see that it is up, unsealed and permitted" in said
+    assert "hvs" not in said
+
+
+async def test_a_token_that_an_agent_renews_is_read_from_its_file(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    file.write_text("hvs.of-yesterday")
+    settings = at_transit(transit, tmp_path).model_copy(
+        update={"transit": TransitSettings(address=transit.address, key="byline", token_file=file)}
+    )
+    with pytest.raises(KeyServiceUnavailable, match="Forbidden"):
+        async with opened(settings):
+            pass
+    file.write_text(f"{TOKEN}\n")
+    async with opened(settings) as services:
+        assert await services.vault.open(await services.vault.seal(SECRET, "row"), "row") == SECRET
+
+
+@pytest.mark.parametrize(
+    ("library", "module", "extra"),
+    [("hvac", "engine.vault.transit", "vault"), ("boto3", "engine.vault.aws_kms", "aws")],
+)
+def test_a_provider_whose_library_is_not_installed_says_what_to_install(
+    library: str, module: str, extra: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    settings = VaultSettings(
+        keyring_file=tmp_path / "keyring.json",
+        transit=TransitSettings(address="http://127.0.0.1:1", key="byline", token=SecretStr("t")),
+        aws_kms=AwsKmsSettings(key_id="k", region=REGION),
+    )
+
+    with pytest.raises(SettingsInvalid, match=rf"install byline\[{extra}\]"):
+        open_key_providers(settings)

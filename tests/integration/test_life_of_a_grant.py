@@ -1,0 +1,244 @@
+"""Holds grants to their life: renewed once for all, ended at once wherever that is said, and kept up by the clock."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+from sqlmodel import SQLModel, select
+from temporalio.client import ScheduleActionExecutionStartWorkflow, ScheduleHandle
+
+from engine.db.database import now
+from engine.db.tables import AuthorizationAttemptRow, AuthorizationRequestRow, GrantRow, RevocationRow
+from engine.upkeep.schedule import ensure_upkeep, upkeep_id
+from gateway.runs import Finished
+from tests.data.commands import Commands
+from tests.platform import NORTHWIND, Platform, until, variables
+from tests.tools import pausing
+
+WIDTH = 100
+LONG_AGO = timedelta(days=8)
+PROFILE = {"crm": "/services/oauth2/userinfo", "billing": "/v1/invoices"}
+
+
+async def change(platform: Platform, table: type[SQLModel], **values: object) -> None:
+    async with platform.services.database.writing() as session:
+        await session.exec(update(table).values(**values))
+
+
+async def rows(platform: Platform, table: type[SQLModel]) -> list[Any]:
+    async with platform.services.database.reading() as session:
+        return list((await session.exec(select(table))).all())
+
+
+def is_good(platform: Platform, system: str, token: str) -> bool:
+    """Whether the upstream still takes this access token."""
+    return platform.systems[system].get(PROFILE[system], token).status_code == 200
+
+
+def refreshes(platform: Platform) -> int:
+    return sum(each["grant_type"] == "refresh_token" for each in platform.requests("crm", "token"))
+
+
+async def upkept(platform: Platform) -> dict[str, int]:
+    """Have the schedule of upkeep fire, and give what was done."""
+    handle: ScheduleHandle = platform.temporal.get_schedule_handle(
+        upkeep_id(platform.settings.temporal.task_queue)
+    )
+    before = (await handle.describe()).info.num_actions
+
+    async def has_fired() -> bool:
+        return (await handle.describe()).info.num_actions > before
+
+    await handle.trigger()
+    await until(has_fired)
+    begun = (await handle.describe()).info.recent_actions[-1].action
+    assert isinstance(begun, ScheduleActionExecutionStartWorkflow)
+    run = platform.temporal.get_workflow_handle(begun.workflow_id, run_id=begun.first_execution_run_id)
+    done: dict[str, int] = await run.result()
+    return done
+
+
+@pytest.fixture
+async def kept(platform: Platform) -> AsyncIterator[Platform]:
+    """A platform with the schedule of upkeep."""
+    queue = platform.settings.temporal.task_queue
+    await ensure_upkeep(platform.temporal, queue)
+    await ensure_upkeep(platform.temporal, queue)
+    yield platform
+    await platform.temporal.get_schedule_handle(upkeep_id(queue)).delete()
+
+
+@pytest.fixture
+def administrator(platform: Platform) -> Commands:
+    settings = variables(platform.settings, platform.settings.temporal.task_queue)
+    return Commands({**platform.environment, **settings}, platform.settings.vault.keyring_file.parent)  # type: ignore[union-attr]
+
+
+async def test_a_hundred_actions_of_two_processes_renew_an_expired_token_once(idle: Platform) -> None:
+    await idle.grant("crm", idle.alice)
+    await change(idle, GrantRow, expires_at=now() - timedelta(minutes=1))
+    # The sandbox rotates refresh tokens, and ends the whole family when one is used twice.
+    idle.systems["crm"].fault(on="token", hang_seconds=1.0)
+
+    async with idle.worker_process(), idle.worker_process():
+        run = await idle.start("read_widely", {"account_id": NORTHWIND, "width": WIDTH}, idle.alice)
+        assert isinstance(await idle.outcome(run), Finished)
+
+    (grant,) = await rows(idle, GrantRow)
+    assert refreshes(idle) == 1
+    assert grant.version == 2
+    assert [each["status"] for each in idle.requests("crm")] == [200] * WIDTH
+    children = children_of(await idle.history(run))
+    workers = {
+        event.activity_task_started_event_attributes.identity
+        for history in await asyncio.gather(*(idle.history(child) for child in children))
+        for event in history
+        if event.HasField("activity_task_started_event_attributes")
+    }
+    assert len(workers) == 2
+
+
+def children_of(history: list[Any]) -> list[str]:
+    """The ids of the workflows that one started."""
+    return [
+        event.child_workflow_execution_started_event_attributes.workflow_execution.workflow_id
+        for event in history
+        if event.HasField("child_workflow_execution_started_event_attributes")
+    ]
+
+
+async def test_a_grant_that_is_removed_in_the_middle_of_an_action_is_missed_by_its_next_request(
+    platform: Platform,
+) -> None:
+    await platform.grant("crm", platform.alice)
+    declared = await platform.services.catalogue.get("crm")
+    # Without a way to tell the upstream, which would go on taking the token.
+    quiet = declared.provider.model_copy(update={"revocation_endpoint": None})
+    await platform.redeclare("crm", provider=quiet)
+    run = await platform.start("read_twice", {"account_id": NORTHWIND}, platform.alice)
+    async with asyncio.timeout(60):
+        await pausing.BETWEEN.wait()
+
+    assert await platform.services.grants.remove(
+        await platform.services.catalogue.get("crm"), platform.alice.id
+    )
+    pausing.GO_ON.set()
+    (request,) = await platform.parked(run)
+
+    assert len(platform.requests("crm")) == 1
+    await platform.consent(request, platform.alice)
+    assert await platform.outcome(run) == Finished({"status": 200})
+
+
+async def test_who_is_deactivated_leaves_no_grant_behind_here_or_upstream(
+    kept: Platform, administrator: Commands
+) -> None:
+    platform = kept
+    hers = {name: (await platform.grant(name, platform.alice)).access_token for name in ("billing", "crm")}
+    his = (await platform.grant("crm", platform.bob)).access_token
+    platform.systems["billing"].fault(on="revoke", status=503)
+
+    told = await administrator.answer("people", "deactivate", platform.alice.id)
+
+    assert "Their grants are gone: 2. To be told upstream yet, which Byline goes on trying: billing." in told
+    assert {name: is_good(platform, name, token) for name, token in hers.items()} == {
+        "billing": True,
+        "crm": False,
+    }
+    assert is_good(platform, "crm", his)
+    assert sorted(bool(row.sealed_tokens) for row in await rows(platform, GrantRow)) == [False, False, True]
+    removed = await platform.trail("grant.removed")
+    assert {each["connection"]: each.get("error") for each in removed} == {
+        "billing": "upstream_unavailable",
+        "crm": None,
+    }
+    assert {each["principal"]["id"] for each in removed} == {platform.alice.id}
+
+    assert (await upkept(platform))["revoke"] == 0, "it was tried a moment ago"
+    await change(platform, RevocationRow, due_at=now())
+    assert (await upkept(platform))["revoke"] == 1
+    assert not is_good(platform, "billing", hers["billing"])
+    assert await rows(platform, RevocationRow) == []
+    (revoked,) = await platform.trail("grant.revoked")
+    assert (revoked["connection"], revoked["principal"]["id"]) == ("billing", platform.alice.id)
+
+
+async def test_an_upstream_that_cannot_be_told_for_a_week_is_given_up_and_the_tokens_go(
+    kept: Platform,
+) -> None:
+    await kept.grant("billing", kept.alice)
+    await kept.services.principals.set_active(kept.alice.id, active=False)
+    kept.systems["billing"].fault(on="revoke", status=503, count=2)
+
+    # A deactivation that was cut short is finished as well.
+    assert (await upkept(kept))["end"] == 1
+    await change(kept, RevocationRow, due_at=now(), created_at=now() - LONG_AGO)
+    assert (await upkept(kept))["revoke"] == 1
+
+    assert await rows(kept, RevocationRow) == []
+    (given_up,) = await kept.trail("grant.revoked")
+    assert given_up["error"] == "upstream_unavailable"
+
+
+async def test_a_grant_that_nobody_uses_is_renewed_before_it_dies_of_that(kept: Platform) -> None:
+    platform = kept
+    tokens = await platform.grant("crm", platform.alice)
+    declared = await platform.services.catalogue.get("crm")
+    mortal = declared.provider.model_copy(update={"refresh_token_life": timedelta(days=10)})
+    await platform.redeclare("crm", provider=mortal)
+
+    assert (await upkept(platform))["renew"] == 0
+    await change(platform, GrantRow, renewed_at=now() - LONG_AGO)
+    assert (await upkept(platform))["renew"] == 1
+    assert (await upkept(platform))["renew"] == 0
+    (renewed,) = await platform.trail("grant.renewed")
+    assert (renewed["connection"], renewed["principal"]["id"]) == ("crm", platform.alice.id)
+    assert refreshes(platform) == 1
+    assert platform.requests("crm") == []
+
+    found = await platform.services.grants.credential(
+        await platform.services.catalogue.get("crm"), platform.alice.id
+    )
+    assert found is not None
+    assert found.access_token != tokens.access_token
+    crm = platform.systems["crm"]
+    async with crm.client() as client:
+        await client.revoke_token(crm.url + crm.system.oauth.revoke, token=found.access_token)
+    await change(platform, GrantRow, renewed_at=now() - LONG_AGO)
+    crm.fault(on="token", status=503)
+    assert (await upkept(platform))["renew"] == 0, "the token endpoint failed, and the grant is kept"
+    assert (await upkept(platform))["renew"] == 1
+
+
+async def test_a_grant_that_its_provider_ended_meanwhile_is_ended_here_by_upkeep(kept: Platform) -> None:
+    tokens = await kept.grant("crm", kept.alice)
+    declared = await kept.services.catalogue.get("crm")
+    mortal = declared.provider.model_copy(update={"refresh_token_life": timedelta(days=10)})
+    await kept.redeclare("crm", provider=mortal)
+    crm = kept.systems["crm"]
+    async with crm.client() as client:
+        await client.revoke_token(crm.url + crm.system.oauth.revoke, token=tokens.refresh_token)
+    await change(kept, GrantRow, renewed_at=now() - LONG_AGO)
+
+    assert (await upkept(kept))["renew"] == 1
+
+    (ended,) = await kept.trail("grant.renewed")
+    assert ended["error"] == "invalid_grant"
+    assert await kept.services.grants.of(kept.alice.id) == []
+
+
+async def test_what_is_over_is_put_away_by_the_clock(kept: Platform) -> None:
+    run = await kept.start("read_once", {"account_id": NORTHWIND}, kept.alice)
+    (request,) = await kept.parked(run)
+    await kept.services.consent.begin(request, "browser")
+
+    assert (await upkept(kept))["expire"] == 0
+    await change(kept, AuthorizationRequestRow, expires_at=now() - timedelta(seconds=1))
+    await change(kept, AuthorizationAttemptRow, expires_at=now() - LONG_AGO)
+    assert (await upkept(kept))["expire"] == 2
+
+    assert [row.state for row in await rows(kept, AuthorizationRequestRow)] == ["expired"]
+    assert await rows(kept, AuthorizationAttemptRow) == []

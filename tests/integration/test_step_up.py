@@ -1,0 +1,194 @@
+import json
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx2
+from typing_extensions import override
+
+from engine.policy import PolicyFile, ToolPolicy
+from examples.chat import Person, chat
+from gateway.authorization_server.claims import FAMILY_CLAIM
+from gateway.authorization_server.clients import Client
+from gateway.authorization_server.consents import Consents
+from gateway.authorization_server.tokens import Tokens
+from gateway.people import People
+from gateway.protected_resource import API_PATH, first_scopes
+from gateway.toolsets import MCP_PATH, mcp_paths
+from tests.e2e.rounds import ENVELOPE, VERSION
+from tests.platform import Platform
+from tests.rest import Rest, consented, serving
+
+POLICY = PolicyFile(
+    tools={
+        "choose_account": ToolPolicy(scope="accounts"),
+        "refund": ToolPolicy(scope="billing"),
+        "read_once": ToolPolicy(scope="billing"),
+    }
+)
+MODERN = {"MCP-Protocol-Version": VERSION, "Mcp-Method": "tools/call", "Mcp-Name": "refund"}
+ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "application/json"}
+
+
+@dataclass
+class Reader(Person):
+    """Somebody who reads what they are asked before they agree."""
+
+    read: list[str] = field(default_factory=list)
+
+    @override
+    async def sign_in(self, url: str) -> str:
+        page = await self.open(url)
+        self.read.append(page.text)
+        return (await page.form(submit="Allow")).url
+
+
+async def token(rest: Rest, *scopes: str, path: str = MCP_PATH) -> str:
+    """A token of somebody who consented to these scopes."""
+    ann = await rest.person("ann", "Ann")
+    client = Client(client_id="reports", redirect_uris=None)
+    consent = replace(consented(ann, client, f"{rest.url}{path}"), scopes=scopes)
+    await Consents(rest.services.database).add(consent)
+    issued = await Tokens(rest.services).issue(
+        ann, client, scopes, consent.id, resource=consent.resource, with_refresh=False
+    )
+    return issued.access_token
+
+
+async def post(rest: Rest, bearer: str | None, sends: object, **headers: str) -> httpx2.Response:
+    """Send a document to the MCP endpoint, or bytes as they are."""
+    body = sends if isinstance(sends, bytes) else json.dumps(sends).encode()
+    sent = {**ACCEPT, **headers, **({} if bearer is None else {"Authorization": f"Bearer {bearer}"})}
+    async with httpx2.AsyncClient(timeout=60) as http:
+        return await http.post(f"{rest.url}{MCP_PATH}", content=body, headers=sent)
+
+
+def call(tool: str = "refund", **more: Any) -> dict[str, Any]:
+    params = {"name": tool, "arguments": {"amount": 1, "to": "Acme"}, "_meta": ENVELOPE}
+    return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params, **more}
+
+
+async def test_a_chat_client_asks_for_another_scope_when_a_tool_needs_it_and_not_before(
+    platform: Platform,
+) -> None:
+    ann = Reader("ann", "ann-demo", enters={"account": "Contoso"})
+    async with serving(platform, mcp=True, policy=POLICY) as rest:
+        await People(rest.services.database).add("ann", "Ann", "ann-demo")
+        async with chat(ann, f"{rest.url}/mcp") as client:
+            listed = {tool.name for tool in (await client.list_tools()).tools}
+            assert ann.tokens.tokens is not None
+            before = ann.tokens.tokens.scope
+            result = await client.call_tool("choose_account", {"name": "Nort"})
+
+    (first, then) = ann.read
+    assert {"choose_account", "refund"} <= listed
+    assert (before, ann.tokens.tokens.scope) == ("mcp", "mcp accounts")
+    assert "also call those that take" not in first
+    assert "<code>accounts</code>: <code>choose_account</code>" in then
+    assert result.structured_content == {
+        "account": "Contoso",
+        "discount": 0,
+        "note": None,
+        "urgent": False,
+    }
+
+
+BODIES: dict[str, bytes] = {
+    "of today's protocol": json.dumps(call()).encode(),
+    "of an older protocol": json.dumps(call(params={"name": "refund"})).encode(),
+    "a batch": json.dumps([call("no_such_tool"), call()]).encode(),
+    "a notification": json.dumps({**call(), "id": None}).encode(),
+    "a call that is written twice": (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"tools/call",'
+        b'"params":{"name":"choose"},"params":{"name":"refund"}}'
+    ),
+    "escaped": b'{"jsonrpc":"2.0","id":1,"method":"tools\\/call","params":{"name":"re\\u0066und"}}',
+    "a number without measure": (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"refund","arguments":{"amount":'
+        + b"9" * 4000
+        + b"}}}"
+    ),
+    "in another encoding": json.dumps(call()).encode("utf-16"),
+}
+
+
+async def test_a_call_is_answered_before_it_is_dispatched_with_the_scopes_that_it_takes(
+    idle: Platform,
+) -> None:
+    async with serving(idle, mcp=True, policy=POLICY) as rest:
+        short = await token(rest, "mcp", "accounts")
+        refused = {name: await post(rest, short, body) for name, body in BODIES.items()}
+        for name, body in BODIES.items():
+            refused[f"{name}, with headers"] = await post(rest, short, body, **MODERN)
+        other_tool = await post(rest, short, call("choose_account"), **MODERN)
+        no_call = await post(rest, short, {"jsonrpc": "2.0", "id": 1, "method": "ping"}, **MODERN)
+
+    metadata = f"{rest.url}/.well-known/oauth-protected-resource/mcp"
+    for name, response in refused.items():
+        assert response.status_code == 403, (name, response.text)
+        assert response.json()["error"] == "insufficient_scope"
+        assert response.headers["www-authenticate"] == (
+            f'Bearer error="insufficient_scope", scope="mcp accounts billing", resource_metadata="{metadata}"'
+        ), name
+    # What the headers say of the body is not this layer's to judge, and is judged after it.
+    assert (other_tool.status_code, no_call.status_code) == (400, 400)
+    assert await idle.trail("tool.called") == []
+
+
+async def test_whatever_asks_for_no_scoped_tool_goes_through(idle: Platform) -> None:
+    bodies: list[object] = [
+        {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": ENVELOPE}},
+        call("no_such_tool"),
+        call(params={"name": 7}),
+        call(params=["refund"]),
+        b"{",
+        b"",
+        b"[" * 100_000,
+        "tools/call",
+    ]
+    async with serving(idle, mcp=True, policy=POLICY) as rest:
+        ann, bearer = await rest.person("ann", "Ann"), await token(rest, "mcp")
+        answers = [await post(rest, bearer, body, **MODERN) for body in bodies]
+        made = await rest.services.api_tokens.create(ann, "reports", tools=["refund"])
+        without_arguments = call(params={"name": "refund", "arguments": {}, "_meta": ENVELOPE})
+        by_api_token = await post(rest, made.secret, without_arguments, **MODERN)
+
+    assert all(response.status_code in {200, 400, 404} for response in answers), answers
+    assert "www-authenticate" not in {name for response in answers for name in response.headers}
+    # Its owner chose its tools one by one; the arguments are wrong, and so the call was looked at.
+    assert by_api_token.status_code == 200
+    assert "arguments_invalid" in by_api_token.text
+
+
+async def test_a_challenge_says_what_to_ask_for(idle: Platform) -> None:
+    body = call("choose_account")
+    async with serving(idle, mcp=True, policy=POLICY) as rest:
+        empty = await post(rest, None, body)
+        wrong = await post(rest, "guessed", body)
+        elsewhere = await post(rest, await token(rest, "mcp", path=API_PATH), body)
+        without = await post(rest, await token(rest, "accounts"), body)
+        claims = await rest.services.keys.verify(await token(rest, "mcp"), "at+jwt")
+        of_no_consent = await post(
+            rest, await rest.services.keys.sign({**claims, FAMILY_CLAIM: "invented"}, "at+jwt"), body
+        )
+        async with httpx2.AsyncClient(base_url=rest.url) as http:
+            server = (await http.get("/.well-known/oauth-authorization-server")).json()
+            resources = [
+                (await http.get(f"/.well-known/oauth-protected-resource{path}")).json()
+                for path in ("", *mcp_paths(rest.services.settings), API_PATH)
+            ]
+
+    at = f'scope="mcp", resource_metadata="{rest.url}/.well-known/oauth-protected-resource/mcp"'
+    assert (empty.status_code, empty.headers["www-authenticate"]) == (401, f"Bearer {at}")
+    for response in (wrong, elsewhere, of_no_consent):
+        assert response.status_code == 401
+        assert response.headers["www-authenticate"] == f'Bearer error="invalid_token", {at}'
+    assert without.status_code == 403
+    assert 'scope="accounts mcp"' in without.headers["www-authenticate"]
+    assert first_scopes(rest.services.settings) == ("mcp",)
+    assert server["scopes_supported"] == ["mcp", "accounts", "billing"]
+    assert [each["resource"].removeprefix(rest.url) for each in resources] == ["/mcp", "/mcp", "/api/v1"]
+    assert [each["scopes_supported"] for each in resources] == [
+        ["mcp", "accounts", "billing"],
+        ["mcp", "accounts", "billing"],
+        ["mcp"],
+    ]

@@ -1,0 +1,276 @@
+"""Holds the keys that people type on a page: checked upstream, sealed, sent where they belong, told to nobody."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlmodel import select
+from starlette.responses import JSONResponse
+
+from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import Connection
+from engine.connections.checks import Trial
+from engine.connections.sign_in.typed_key import TypedKey
+from engine.db.tables import GrantRow
+from engine.errors import AuthorizationExpired, AuthorizationRefused, ConnectionMisconfigured, KeyRefused
+from engine.identity.model import Principal
+from engine.outgoing import Outgoing
+from engine.settings import OutgoingSettings
+from engine.waiting.waiters import ParkedAction
+from engine.wire import IDENTITY_TYPE
+from examples.browser import Browser
+from gateway.runs import Finished
+from tests.data.samples import identity_of
+from tests.foreign.kinto import Kinto, kinto_server
+from tests.foreign.oidc_provider import oidc_provider
+from tests.listeners import receiver
+from tests.pages import Byline, serving
+from tests.platform import NORTHWIND, Platform
+
+READ = {"account_id": NORTHWIND}
+WHO = "/services/oauth2/userinfo"
+CHECK = {"path": WHO, "account": "/preferred_username"}
+HERE = OutgoingSettings(allow_http=True, allow_private=True)
+
+
+def keyed(url: str, sign_in: str, **key: Any) -> Connection:
+    """A system that is signed in to by a key."""
+    return Connection.model_validate(
+        {
+            "name": "crm",
+            "title": "Acme CRM",
+            "system": "salesforce",
+            "mode": "shared" if "secret" in key else "user",
+            "base_url": url,
+            "sign_in": sign_in,
+            "key": key,
+            "scopes": ["api"],
+        }
+    )
+
+
+async def typed(platform: Platform, request: AuthorizationRequest, secret: str) -> None:
+    await platform.services.typed_keys.take(request, platform.alice, secret=secret)
+
+
+async def test_a_run_waits_for_the_key_that_its_person_types_and_acts_with_it(platform: Platform) -> None:
+    crm = platform.systems["crm"]
+    await platform.services.catalogue.declare([keyed(crm.url, "personal_access_token", check=CHECK)])
+    token = await crm.access_token("alice", "api")
+    run = await platform.start("read_once", READ, platform.alice)
+    (request,) = await platform.parked(run)
+
+    with pytest.raises(KeyRefused, match="does not accept this"):
+        await typed(platform, request, secrets.token_urlsafe(24))
+    await typed(platform, request, f"  {token}\n")
+
+    assert isinstance(await platform.outcome(run), Finished)
+    (asked,) = [each for each in platform.requests("crm") if each["path"] != WHO]
+    assert (asked["status"], asked["account"]) == (200, crm.account("alice"))
+    (refused,) = await platform.trail("authorization.refused")
+    (granted,) = await platform.trail("authorization.granted")
+    assert (refused["error"], granted["account"]) == ("key_refused", crm.account("alice"))
+    assert token not in f"{await platform.trail('action.ended', run)}{refused}{granted}"
+    answered = await platform.services.authorization.get(request.id)
+    assert answered is not None
+    with pytest.raises(AuthorizationExpired):
+        await typed(platform, answered, token)
+
+
+async def test_a_key_that_the_upstream_takes_no_more_is_asked_for_again(platform: Platform) -> None:
+    crm = platform.systems["crm"]
+    await platform.services.catalogue.declare([keyed(crm.url, "personal_access_token")])
+    run = await platform.start("read_once", READ, platform.alice)
+    (request,) = await platform.parked(run)
+    await typed(platform, request, "of-last-year")
+    (again,) = await platform.asked(run)
+    await typed(platform, again, await crm.access_token("alice", "api"))
+
+    assert isinstance(await platform.outcome(run), Finished)
+
+
+@pytest.fixture
+async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
+    async with serving(tmp_path, environment={"KEY": "of the service", "BROKEN": "two\nlines"}) as here:
+        yield here
+
+
+async def alice(byline: Byline, browser: Browser) -> Principal:
+    await byline.signed_in(browser, "alice")
+    (found,) = await byline.services.principals.named("Alice Liddell")
+    return found
+
+
+async def asked(byline: Byline, connection: Connection, principal: Principal) -> str:
+    """The link that an action of hers waits behind."""
+    await byline.services.catalogue.declare([connection])
+    identity = identity_of(principal)
+    await byline.services.keys.sign(identity.claims(), IDENTITY_TYPE)
+    required = await byline.services.authorization.require(
+        identity, connection, connection.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
+    )
+    assert required is not None
+    return f"{byline.url}/connect/{required.request}"
+
+
+async def state(byline: Byline, link: str) -> str:
+    found = await byline.services.authorization.get(link.rpartition("/")[2])
+    assert found is not None
+    return found.state
+
+
+async def sealed(byline: Byline) -> list[GrantRow]:
+    async with byline.services.database.reading() as session:
+        return list((await session.exec(select(GrantRow))).all())
+
+
+async def test_a_key_is_typed_on_a_page_that_says_where_it_goes_and_shows_it_to_nobody(
+    byline: Byline,
+) -> None:
+    made_at = "https://crm.example.com/settings/keys"
+    async with receiver([JSONResponse({}, 401), JSONResponse({"me": {"mail": "alice@crm.example"}})]) as crm:
+        url = f"http://127.0.0.1:{crm.port}"
+        key = {"header": "X-Api-Key", "check": {"path": "/me", "account": "/me/mail"}, "made_at": made_at}
+        async with Browser() as browser:
+            principal = await alice(byline, browser)
+            link = await asked(byline, keyed(url, "api_key", **key), principal)
+            question = await browser.open(link)
+            policy = (await browser._client.get(link)).headers["content-security-policy"]
+            empty = await question.form(submit="Connect", secret="  ")
+            wrong = await empty.form(submit="Connect", secret="planted-but-wrong")
+            done = await wrong.form(submit="Connect", secret="planted-and-right")
+
+    (grant,) = await byline.services.grants.of(principal.id)
+    assert "form-action 'self'" in policy
+    assert all(each in question.text for each in ("127.0.0.1", made_at, 'type="password"'))
+    assert (empty.status, wrong.status, done.status) == (422, 422, 200)
+    assert "fill in every field" in empty.text
+    assert "does not accept this" in wrong.text
+    assert "Acme CRM is connected" in done.text
+    assert "planted" not in question.text + empty.text + wrong.text + done.text
+    assert [post.headers["x-api-key"] for post in crm.posts] == ["planted-but-wrong", "planted-and-right"]
+    assert grant.account == "alice@crm.example"
+    assert "planted" not in f"{await sealed(byline)}{await byline.services.trail.find()}"
+
+
+async def test_a_key_may_be_declined_and_is_taken_from_nobody_else(byline: Byline) -> None:
+    connection = keyed("https://crm.example.com", "api_key")
+    async with Browser() as browser, Browser() as his:
+        principal = await alice(byline, browser)
+        link = await asked(byline, connection, principal)
+        await byline.signed_in(his, "bob")
+        opened = await his.open(link)
+        page = await his.open(f"{byline.url}/")
+        token = page.text.split('name="csrf_token" value="')[1].split('"')[0]
+        fields = {"csrf_token": token, "decision": "connect", "secret": "of bob"}
+        sent = await his._client.post(link, data=fields)
+        (bob,) = await byline.services.principals.named("Bob Baker")
+        request = await byline.services.authorization.get(link.rpartition("/")[2])
+        assert request is not None
+        with pytest.raises(AuthorizationRefused, match="not asked for it"):
+            await byline.services.typed_keys.take(request, bob, secret="of bob")
+        elsewhere = await (await browser.open(link)).browser._client.post(
+            link, data={"csrf_token": await form_token(browser, link), "decision": "continue"}
+        )
+        declined = await (await browser.open(link)).form(submit="Decline")
+
+    assert (opened.status, sent.status_code) == (403, 403)
+    assert elsewhere.status_code == 503
+    assert "type the key" in elsewhere.text
+    assert "You declined Acme CRM" in declined.text
+    assert await state(byline, link) == "denied"
+    assert await sealed(byline) == []
+
+
+async def form_token(browser: Browser, link: str) -> str:
+    return (await browser.open(link)).text.split('name="csrf_token" value="')[1].split('"')[0]
+
+
+async def test_a_shared_key_is_the_administrators_and_is_carried_where_it_belongs(byline: Byline) -> None:
+    shared = {"header": "X-Api-Key", "prefix": "Token ", "secret": {"env": "KEY"}}
+    connection = keyed(
+        "https://crm.example.com", "personal_access_token", **{**shared, "secret": {"env": "BROKEN"}}
+    )
+
+    with pytest.raises(ConnectionMisconfigured, match="cannot be sent"):
+        await byline.services.grants.credential(connection, "anybody")
+    no_spaces = keyed("https://crm.example.com", "api_key", **{**shared, "secret": {"env": "KEY"}})
+    with pytest.raises(ConnectionMisconfigured, match="holds no spaces"):
+        await byline.services.grants.credential(no_spaces, "anybody")
+    basic = keyed("https://crm.example.com", "basic", username="robot", secret={"env": "KEY"})
+    credential = await byline.services.grants.credential(basic, "anybody")
+
+    assert no_spaces.token_place == ("X-Api-Key", "Token ")
+    assert credential is not None
+    assert (credential.account, credential.scopes) == ("robot (shared)", ("api",))
+    assert basic.token_place == ("Authorization", "Basic ")
+
+
+@pytest.fixture(scope="module")
+def kinto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
+    folder = tmp_path_factory.mktemp("kinto")
+    with oidc_provider(folder) as provider, kinto_server(folder, provider.issuer) as here:
+        yield here
+
+
+async def test_a_username_and_a_password_are_what_a_system_of_others_knows_a_person_by(kinto: Kinto) -> None:
+    connection = keyed(kinto.url, "basic", check={"path": "/", "account": "/user/id"})
+    async with Outgoing(HERE) as outgoing:
+        way = TypedKey(connection, {}, outgoing)
+        hers = await way.typed("of älice", "alice", ("api",))
+        his = await way.typed("of bob", "bob", ("api",))
+        with pytest.raises(KeyRefused, match="no colon"):
+            await way.typed("of alice", "al:ice", ())
+
+    assert hers.account.startswith("basicauth:")
+    assert his.account.startswith("basicauth:")
+    assert hers.account != his.account
+
+
+@pytest.mark.parametrize("secret", ["", "two words", "two\nlines", "schlüssel", "x" * 9000])
+async def test_what_can_be_no_key_is_not_sent_to_find_out(secret: str) -> None:
+    async with receiver() as crm, Outgoing(HERE) as outgoing:
+        connection = keyed(f"http://127.0.0.1:{crm.port}", "api_key", check={"path": "/me"})
+        with pytest.raises(KeyRefused) as refused:
+            await TypedKey(connection, {}, outgoing).typed(secret, "", ())
+
+    assert crm.posts == []
+    assert not secret or secret not in str(refused.value)
+
+
+async def test_a_check_goes_nowhere_inside_the_network() -> None:
+    async with Outgoing(OutgoingSettings()) as outgoing:
+        connection = keyed("https://169.254.169.254", "api_key", check={"path": "/latest/meta-data"})
+        with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
+            await TypedKey(connection, {}, outgoing).typed("key", "", ())
+
+
+async def test_a_trial_says_whether_keys_are_told_apart_and_whether_the_services_own_is_good() -> None:
+    answers = [
+        JSONResponse({}, 401),
+        JSONResponse({}),
+        JSONResponse({}, 500),
+        JSONResponse({"me": "robot"}),
+        JSONResponse({}, 403),
+    ]
+    async with receiver(answers) as crm, Outgoing(HERE) as outgoing:
+        url, check = f"http://127.0.0.1:{crm.port}", {"path": "/me", "account": "me"}
+        people, shared = keyed(url, "api_key", check=check), {"secret": {"env": "KEY"}}
+        service = keyed(url, "api_key", check=check, **shared)
+        unchecked = keyed(url, "api_key")
+
+        async def tried(connection: Connection, environment: dict[str, str]) -> list[tuple[str, str]]:
+            found = await Trial(
+                connection, environment, outgoing, "https://byline.example/oauth/callback"
+            ).findings()
+            return [(each.part, each.state) for each in found]
+
+        told = [await tried(people, {}) for _ in range(3)]
+        own = [await tried(service, {"KEY": "k"}) for _ in range(2)]
+        missing, unclear = await tried(service, {}), await tried(unchecked, {})
+
+    assert told == [[("check", "ok")], [("check", "wrong")], [("check", "wrong")]]
+    assert own == [[("secret", "ok"), ("check", "ok")], [("secret", "ok"), ("check", "wrong")]]
+    assert (missing, unclear) == ([("secret", "wrong")], [("check", "unclear")])

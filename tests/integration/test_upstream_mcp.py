@@ -1,0 +1,310 @@
+"""Holds MCP servers as upstreams: found by their address, signed in to as the person, called in both protocols."""
+
+import json
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+import httpx2
+import pytest
+from starlette.responses import JSONResponse, Response
+
+from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import Connection
+from engine.connections.discovery import Discovery
+from engine.errors import AuthorizationRefused, ConnectionMisconfigured
+from engine.outgoing import Outgoing
+from engine.services import open_services
+from engine.settings import GatewaySettings, OutgoingSettings
+from examples.browser import Browser
+from gateway.app import open_app
+from gateway.runs import Failed, Finished
+from tests.foreign.oidc_provider import OidcProvider, oidc_provider
+from tests.foreign.process import free_port, running
+from tests.listeners import receiver
+from tests.pages import PASSWORDS, served, serving
+from tests.platform import NORTHWIND, Platform
+from tests.sandbox import CALLBACK
+
+HERE = OutgoingSettings(allow_http=True, allow_private=True)
+NOTE = {"tool": "add_note", "arguments": {"text": "pays \u2028 on time"}}
+MODERN, SESSION = "call_notes_server", "call_notes_server_in_a_session"
+
+
+@pytest.fixture(scope="module")
+def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]:
+    with oidc_provider(tmp_path_factory.mktemp("oidc"), scopes=["notes"]) as here:
+        yield here
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider) -> Iterator[str]:
+    """The address of an MCP server in a process of its own."""
+    port = free_port()
+    script = str(Path(__file__).parents[1] / "foreign" / "notes_server.py")
+    log = tmp_path_factory.mktemp("notes") / "notes.log"
+    with running([sys.executable, script, str(port), provider.issuer], log=log, port=port):
+        yield f"http://127.0.0.1:{port}/mcp"
+
+
+def at(url: str, **more: object) -> Connection:
+    """An MCP server of which nothing but its address is declared."""
+    return Connection.model_validate(
+        {"name": "notes", "title": "Notes", "system": "notes", "mode": "user", "mcp": {"url": url}, **more}
+    )
+
+
+async def consented(
+    platform: Platform, request: AuthorizationRequest, provider: OidcProvider, person: str
+) -> str:
+    """Let this person in at the provider as Alice's account; the address that the browser was sent to."""
+    session = secrets.token_urlsafe()
+    address = await platform.services.consent.begin(request, session)
+    async with Browser(stop_at=CALLBACK) as browser:
+        page = await provider.let_in(await browser.open(address), person)
+    answer = dict(parse_qsl(urlsplit(page.url).query))
+    await platform.services.consent.complete(answer, platform.alice, session)
+    return address
+
+
+async def test_a_server_is_found_by_its_address_and_called_as_whoever_signed_in(
+    platform: Platform, notes: str, provider: OidcProvider
+) -> None:
+    await platform.services.catalogue.declare([at(notes)])
+    run = await platform.start(MODERN, NOTE, platform.alice)
+    (request,) = await platform.parked(run)
+    address = await consented(platform, request, provider, "bob")
+    outcome = await platform.outcome(run)
+    again = await platform.outcome(await platform.start(SESSION, NOTE, platform.alice))
+    failing = await platform.outcome(await platform.start(MODERN, {"tool": "fail"}, platform.alice))
+    unknown = await platform.outcome(await platform.start(SESSION, {"tool": "gone"}, platform.alice))
+
+    asked = parse_qs(urlsplit(address).query)
+    assert set(asked) == {"client_id", "request_uri"}
+    for each in (outcome, again):
+        assert isinstance(each, Finished)
+        assert each.value["structured"] == {"by": "bob", "text": "pays \u2028 on time"}
+    assert isinstance(failing, Finished)
+    assert failing.value["is_error"]
+    assert isinstance(unknown, Finished)
+    assert unknown.value["is_error"]
+    (intended,) = await platform.trail("action.intended", run)
+    assert (intended["record_id"], intended["resource"]) == ("tool/add_note", "/mcp")
+
+
+async def test_byline_registers_itself_once_for_each_issuer_and_keeps_what_it_is_told_sealed(
+    idle: Platform, notes: str, provider: OidcProvider
+) -> None:
+    registrations = idle.services.registrations
+    endpoints = await Discovery(idle.services.outgoing).endpoints(at(notes))
+
+    first = await registrations.of("notes", endpoints)
+    second = await registrations.of("notes", endpoints)
+    await registrations.forget(provider.issuer)
+    third = await registrations.of("notes", endpoints)
+
+    assert endpoints.issuer == provider.issuer
+    assert first == second
+    assert first.client_id != third.client_id
+    assert (first.method, first.is_registered) == ("client_secret_basic", True)
+    assert first.secret is not None
+    assert first.secret not in repr(first)
+    assert first.secret.encode() not in Path(str(idle.services.database.url.database)).read_bytes()
+
+
+@asynccontextmanager
+async def gateway(platform: Platform) -> AsyncIterator[str]:
+    """The address of a gateway of this platform at another port, with people of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        own = GatewaySettings(public_url=url, demo_people=True)
+        settings = platform.settings.model_copy(update={"gateway": own})
+        async with open_app(settings, platform.environment) as app, served(app, listener):
+            yield url
+
+
+async def test_byline_is_an_upstream_of_byline_and_knows_who_calls(platform: Platform) -> None:
+    async with gateway(platform) as url:
+        await platform.services.catalogue.declare([at(f"{url}/mcp")])
+        run = await platform.start(
+            MODERN, {"tool": "say_again", "arguments": {"text": "hello"}}, platform.alice
+        )
+        (request,) = await platform.parked(run)
+        session = secrets.token_urlsafe()
+        address = await platform.services.consent.begin(request, session)
+        async with Browser(stop_at=CALLBACK) as browser:
+            page = await browser.open(address)
+            page = await page.form(submit="Sign in", username="bob", password=PASSWORDS["bob"])
+            page = await page.form(submit="Allow")
+        answer = dict(parse_qsl(urlsplit(page.url).query))
+        await platform.services.consent.complete(answer, platform.alice, session)
+        outcome = await platform.outcome(run)
+
+    asked = parse_qs(urlsplit(address).query)
+    (bob,) = [each for each in await platform.services.principals.named("Bob Baker") if each.issuer == url]
+    called = [event for event in await platform.trail("tool.called") if event["tool"] == "say_again"]
+    assert isinstance(outcome, Finished)
+    assert outcome.value["structured"] == {"text": "hello"}
+    assert [event["principal"]["id"] for event in called] == [bob.id]
+    assert (asked["resource"], asked["scope"]) == ([f"{url}/mcp"], ["mcp"])
+    assert answer["iss"] == url
+
+
+async def test_a_request_that_no_file_is_about_is_made_as_the_person_too(platform: Platform) -> None:
+    await platform.grant("crm", platform.alice)
+    path = f"/services/data/v63.0/sobjects/Account/{NORTHWIND}"
+    read = {"path": path, "record": f"account/{NORTHWIND}"}
+
+    run = await platform.start("send_to_crm", read, platform.alice)
+    outcome = await platform.outcome(run)
+    astray = await platform.outcome(
+        await platform.start("send_to_crm", {"path": "/services/../admin"}, platform.alice)
+    )
+
+    (ended,) = await platform.trail("action.ended", run)
+    assert isinstance(outcome, Finished)
+    assert (outcome.value["status"], outcome.value["body"]["Id"]) == (200, NORTHWIND)
+    assert ended["record_id"] == f"account/{NORTHWIND}"
+    assert isinstance(astray, Failed)
+
+
+CHALLENGE = {"WWW-Authenticate": 'Bearer resource_metadata="ORIGIN/meta", scope="notes"'}
+
+
+def sequence(origin: str, *answers: tuple[object, int]) -> list[Response]:
+    """A challenge, and what comes after it; ORIGIN is the server's own."""
+    challenge = {name: value.replace("ORIGIN", origin) for name, value in CHALLENGE.items()}
+    told = [
+        JSONResponse(json.loads(json.dumps(body).replace("ORIGIN", origin)), status)
+        for body, status in answers
+    ]
+    return [JSONResponse({}, 401, challenge), *told]
+
+
+RESOURCE = {"resource": "ORIGIN/mcp", "authorization_servers": ["ORIGIN"]}
+ISSUER = {
+    "issuer": "ORIGIN",
+    "authorization_endpoint": "ORIGIN/authorize",
+    "token_endpoint": "ORIGIN/token",
+    "code_challenge_methods_supported": ["S256"],
+}
+WITHOUT_PKCE = {name: value for name, value in ISSUER.items() if not name.startswith("code")}
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        ([({}, 404), ({}, 404), ({}, 404)], "does not say who signs people in"),
+        ([({"resource": "ORIGIN/mcp"}, 200)], "cannot be read"),
+        ([({**RESOURCE, "resource": "https://other.example/mcp"}, 200)], "is another by its own name"),
+        ([({**RESOURCE, "resource": "ORIGIN/m"}, 200)], "is another by its own name"),
+        ([({**RESOURCE, "authorization_servers": ["http://169.254.169.254"]}, 200)], "cannot be asked"),
+        ([(RESOURCE, 200), ({**ISSUER, "issuer": "https://other.example"}, 200)], "by its own name"),
+        ([(RESOURCE, 200), (WITHOUT_PKCE, 200)], "does not say that it takes PKCE"),
+        (
+            [(RESOURCE, 200), ({**ISSUER, "token_endpoint": "http://169.254.169.254/token"}, 200)],
+            "token_endpoint .* is not called",
+        ),
+    ],
+    ids=range(8),
+)
+async def test_a_server_whose_word_does_not_hold_is_not_signed_in_to(
+    answers: list[tuple[object, int]], told: str
+) -> None:
+    named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+    async with receiver() as server, Outgoing(named) as outgoing:
+        origin = f"http://127.0.0.1:{server.port}"
+        server.answers = sequence(origin, *answers)
+        with pytest.raises(ConnectionMisconfigured, match=told):
+            await Discovery(outgoing).endpoints(at(f"{origin}/mcp"))
+
+    assert len(server.posts) == len(answers) + 1
+
+
+@pytest.mark.parametrize(
+    ("challenge", "told"),
+    [
+        (JSONResponse({}), "asks nobody to sign in"),
+        (JSONResponse({}, 307, {"Location": "http://169.254.169.254/"}), "redirect, which is not followed"),
+        (
+            JSONResponse({}, 401, {"WWW-Authenticate": 'Bearer resource_metadata="http://169.254.169.254/"'}),
+            "is not on the public Internet",
+        ),
+    ],
+)
+async def test_a_challenge_leads_nowhere_inside_the_network(challenge: Response, told: str) -> None:
+    named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+    async with receiver([challenge]) as server, Outgoing(named) as outgoing:
+        with pytest.raises(ConnectionMisconfigured, match=told):
+            await Discovery(outgoing).endpoints(at(f"http://127.0.0.1:{server.port}/mcp"))
+
+    assert len(server.posts) == 1
+
+
+async def test_an_issuer_that_the_connection_names_has_to_be_one_of_the_servers(notes: str) -> None:
+    elsewhere = at(notes, provider={"issuer": "https://other.example"})
+    async with Outgoing(HERE) as outgoing:
+        with pytest.raises(ConnectionMisconfigured, match="takes no tokens of"):
+            await Discovery(outgoing).endpoints(elsewhere)
+
+
+async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_code(
+    platform: Platform, provider: OidcProvider
+) -> None:
+    honest = {"resource": "ORIGIN/mcp", "authorization_servers": [provider.issuer]}
+    async with receiver() as server:
+        origin = f"http://127.0.0.1:{server.port}"
+        await platform.services.catalogue.declare([at(f"{origin}/mcp")])
+        run = await platform.start(MODERN, NOTE, platform.alice)
+        (request,) = await platform.parked(run)
+        session = secrets.token_urlsafe()
+        server.answers = sequence(origin, (honest, 200))
+        address = await platform.services.consent.begin(request, session)
+        async with Browser(stop_at=CALLBACK) as browser:
+            page = await provider.let_in(await browser.open(address), "alice")
+        answer = dict(parse_qsl(urlsplit(page.url).query))
+        before = len(server.posts)
+        server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
+        async with open_services(platform.settings, platform.environment) as another_gateway:
+            with pytest.raises(AuthorizationRefused, match="another sign-in service"):
+                await another_gateway.consent.complete(answer, platform.alice, session)
+
+    assert not [post for post in server.posts[before:] if answer["code"].encode() in post.body]
+    (refused,) = await platform.trail("authorization.refused")
+    assert refused["error"] == "authorization_refused"
+    await platform.temporal.get_workflow_handle(run).terminate()
+
+
+async def test_an_issuer_that_registers_nobody_is_told_with_what_to_register(idle: Platform) -> None:
+    registrations = idle.services.registrations
+    async with receiver() as server:
+        origin = f"http://127.0.0.1:{server.port}"
+        server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
+        endpoints = await Discovery(idle.services.outgoing).endpoints(at(f"{origin}/mcp"))
+        with pytest.raises(ConnectionMisconfigured, match=f"redirect URI {CALLBACK}"):
+            await registrations.of("notes", endpoints)
+        server.answers = [JSONResponse({"error": "invalid_redirect_uri"}, 400)]
+        with pytest.raises(ConnectionMisconfigured, match="does not register Byline"):
+            await registrations.of("notes", replace(endpoints, registration=f"{origin}/register"))
+
+
+async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path: Path) -> None:
+    async with serving(tmp_path, public_url="https://byline.example") as byline, receiver() as server:
+        origin = f"http://127.0.0.1:{server.port}"
+        documents = {**ISSUER, "client_id_metadata_document_supported": True}
+        server.answers = sequence(origin, (RESOURCE, 200), (documents, 200))
+        endpoints = await Discovery(byline.services.outgoing).endpoints(at(f"{origin}/mcp"))
+        identity = await byline.services.registrations.of("notes", endpoints)
+        async with httpx2.AsyncClient() as http:
+            document = (await http.get(f"{byline.url}/oauth/client.json")).json()
+
+    assert identity.client_id == "https://byline.example/oauth/client.json"
+    assert (identity.method, identity.is_registered) == ("none", False)
+    assert document["client_id"] == identity.client_id
+    assert document["redirect_uris"] == ["https://byline.example/oauth/callback"]
+    assert document["token_endpoint_auth_method"] == "none"

@@ -1,0 +1,91 @@
+"""Vault's transit engine as its API reference tells it, with real AES-256-GCM over real HTTP; it is no Vault."""
+
+import json
+import secrets
+from base64 import b64decode, b64encode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+TOKEN = "hvs.of-the-test"
+
+
+class Transit:
+    """One engine with one key of type aes256-gcm96; it counts what it is asked, and may be stopped and started."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}"
+        self.asked: list[str] = []
+        self.versions = [secrets.token_bytes(32)]
+        self.min_decryption_version = 1
+        self._port = port
+        self._server: ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        """Answer from now on."""
+        transit = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
+                status, answer = transit.answer(self.path, self.headers.get("X-Vault-Token"), body)
+                text = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the library's name
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        """Answer nothing."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+    def answer(self, path: str, token: str | None, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """What the engine says to one request."""
+        operation = path.removeprefix("/v1/transit/").split("/")
+        self.asked.append(operation[0])
+        if token != TOKEN:
+            return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
+        bound_to = b64decode(body.get("associated_data", ""))
+        match operation:
+            case ["keys", "byline", "rotate"]:
+                self.versions.append(secrets.token_bytes(32))
+                return 200, {"data": {"latest_version": len(self.versions)}}
+            case ["keys", "byline", "config"]:
+                self.min_decryption_version = int(body["min_decryption_version"])
+                return 200, {"data": {}}
+            case ["encrypt", "byline"]:
+                nonce = secrets.token_bytes(12)
+                sealed = nonce + AESGCM(self.versions[-1]).encrypt(
+                    nonce, b64decode(body["plaintext"]), bound_to
+                )
+                text = f"vault:v{len(self.versions)}:{b64encode(sealed).decode()}"
+                return 200, {"data": {"ciphertext": text, "key_version": len(self.versions)}}
+            case ["decrypt", "byline"]:
+                return self._decrypted(body["ciphertext"], bound_to)
+        return 400, {"errors": ["encryption key not found"]}
+
+    def _decrypted(self, ciphertext: str, bound_to: bytes) -> tuple[int, dict[str, Any]]:
+        _, version, text = ciphertext.split(":")
+        if int(version[1:]) < self.min_decryption_version:
+            return 400, {"errors": ["ciphertext or signature version is disallowed by policy (too old)"]}
+        sealed = b64decode(text)
+        try:
+            plain = AESGCM(self.versions[int(version[1:]) - 1]).decrypt(sealed[:12], sealed[12:], bound_to)
+        except InvalidTag:
+            return 400, {"errors": ["cipher: message authentication failed"]}
+        return 200, {"data": {"plaintext": b64encode(plain).decode()}}

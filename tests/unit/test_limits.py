@@ -1,0 +1,103 @@
+import asyncio
+import resource
+
+import pytest
+from starlette.exceptions import HTTPException
+from starlette.types import Message, Receive, Scope, Send
+
+from engine.settings import LimitSettings
+from gateway.limits import BodyLimits
+from gateway.server import make_room_for
+
+LIMITS = LimitSettings(body=1_000_000, arrival=5.0)
+POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+
+
+async def unheard(message: Message) -> None:
+    raise AssertionError(message)
+
+
+async def test_large_bodies_share_the_room_that_there_is_and_small_ones_need_none() -> None:
+    under_way = 0
+    enough = asyncio.Event()
+
+    async def reader(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal under_way
+        del scope, send
+        await receive()
+        under_way += 1
+        await enough.wait()
+
+    limited = BodyLimits(reader, LIMITS)
+
+    def sending(size: int) -> Receive:
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b" " * size, "more_body": False}
+
+        return receive
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(34):
+            group.create_task(limited(dict(POST), sending(1_000_000), unheard))
+        await asyncio.sleep(0)
+        with pytest.raises(HTTPException) as refused:
+            await limited(dict(POST), sending(1_000_000), unheard)
+        small = group.create_task(limited(dict(POST), sending(60_000), unheard))
+        await asyncio.sleep(0)
+        enough.set()
+    await small
+    await limited(dict(POST), sending(1_000_000), unheard)
+
+    assert refused.value.status_code == 503
+    assert under_way == 36
+
+
+async def test_what_comes_after_a_body_may_take_its_time() -> None:
+    gone = asyncio.Event()
+    heard: list[str] = []
+
+    async def listener(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        heard.extend([(await receive())["type"], (await receive())["type"]])
+
+    messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    limited = BodyLimits(listener, LIMITS.model_copy(update={"arrival": 0.01}))
+    asyncio.get_running_loop().call_later(0.1, gone.set)
+    await limited(dict(POST), receive, unheard)
+
+    assert heard == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize("declared", [b"1000001", b"9" * 18])
+async def test_a_body_that_says_it_is_too_large_is_not_begun(declared: bytes) -> None:
+    async def reader(scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, send
+        await receive()
+
+    async def never() -> Message:
+        raise AssertionError("the body was asked for")
+
+    scope = {**POST, "headers": [(b"content-length", declared)]}
+    with pytest.raises(HTTPException) as refused:
+        await BodyLimits(reader, LIMITS)(scope, never, unheard)
+
+    assert refused.value.status_code == 413
+
+
+def test_a_gateway_may_open_a_file_for_each_connection() -> None:
+    usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
+        make_room_for(400)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (900, most)
+        make_room_for(100)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (900, most)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))
