@@ -51,7 +51,7 @@ async def test_a_tool_that_the_policy_names_takes_one_of_its_roles(
 
 
 async def test_a_scope_is_no_role_and_takes_none(services: Services, bob: Principal, rules: Path) -> None:
-    policy = Policy(read_policy(rules), services.roles)
+    policy = Policy(lambda: read_policy(rules), services.roles)
 
     assert await policy.allowed(bob, ["pay", "charge"]) == ["pay"]
     assert policy.scopes == {"billing"}
