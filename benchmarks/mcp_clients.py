@@ -12,8 +12,10 @@ from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOCOL_VERSION_META_KEY
 
+from engine.wire import OUTCOME_META
+
 Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-"""Calls a tool by name with arguments, and returns its structured content."""
+"""Calls a tool by name with arguments, and returns its value, or what there is to know while there is none."""
 
 _PROTOCOL = "2026-07-28"
 _LEGACY_PROTOCOL = "2025-11-25"
@@ -49,8 +51,7 @@ def lean(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
         params = {"name": tool, "arguments": arguments, "_meta": _META}
         body = _request("tools/call", params, next(numbers))
         answer = await http.post(url, headers={**headers, "Mcp-Name": tool}, json=body)
-        found: dict[str, Any] = _message(answer.raise_for_status())["result"]["structuredContent"]
-        return found
+        return _found(_message(answer.raise_for_status())["result"])
 
     return call
 
@@ -62,8 +63,7 @@ async def session(http: httpx2.AsyncClient, url: str, token: str | None = None) 
     async def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         body = _request("tools/call", {"name": tool, "arguments": arguments}, next(numbers))
         answer = await http.post(url, headers=headers, json=body)
-        found: dict[str, Any] = _message(answer.raise_for_status())["result"]["structuredContent"]
-        return found
+        return _found(_message(answer.raise_for_status())["result"])
 
     return call
 
@@ -172,6 +172,12 @@ async def packaged(url: str, token: str | None = None) -> AsyncIterator[Call]:
 
 def _request(method: str, params: dict[str, Any], number: int) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+
+
+def _found(result: dict[str, Any]) -> dict[str, Any]:
+    """What a call gave: the value, or what there is to know while there is none."""
+    found: dict[str, Any] = result.get("structuredContent") or result["_meta"][OUTCOME_META]
+    return found
 
 
 def _message(answer: httpx2.Response) -> Any:

@@ -13,6 +13,7 @@ from engine.authorization.devices import DeviceSignIns
 from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
 from engine.authorization.typed_keys import TypedKeys
+from engine.authorization.vouching import Vouching
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.changes.changes import ResourceChanges
@@ -22,9 +23,11 @@ from engine.connections.discovery import Discovery
 from engine.connections.grants import Grants
 from engine.connections.registration import Registrations
 from engine.connections.revocations import Revocations
+from engine.connections.sign_in.company import Company
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database
 from engine.db.migrate import require_current
+from engine.identity.company_sign_ins import CompanySignIns
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
 from engine.identity.runs import RunRecords
@@ -79,6 +82,8 @@ class Services:
     devices: DeviceSignIns
     sign_ins: SignIns
     registrations: Registrations
+    company_sign_ins: CompanySignIns
+    vouching: Vouching
     questions: Questions
     changes: ResourceChanges
     channels: Channels
@@ -106,7 +111,9 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
         registrations = Registrations(database, vault, outgoing, settings.public_url)
-        sign_ins = SignIns(environment, Discovery(outgoing), outgoing, registrations)
+        discovery, company_sign_ins = Discovery(outgoing), CompanySignIns(database, vault)
+        company = Company(settings.gateway.issuer, discovery, company_sign_ins)
+        sign_ins = SignIns(environment, discovery, outgoing, registrations, company)
         revocations = Revocations(database, vault, sign_ins.of)
         grants = Grants(database, vault, sign_ins.of, revocations)
         trail = Trail(database, keys)
@@ -169,6 +176,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             devices=DeviceSignIns(database, vault, catalogue, grants, requests, standing_in, sign_ins),
             sign_ins=sign_ins,
             registrations=registrations,
+            company_sign_ins=company_sign_ins,
+            vouching=Vouching(principals, grants, requests, trail, sign_ins),
             typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
             questions=questions,
             changes=ResourceChanges(database),

@@ -107,7 +107,11 @@ class VaultSettings(Group):
 
 
 class IssuerSettings(Group):
-    """An external OpenID Connect issuer that signs people in instead of the built-in one."""
+    """An external OpenID Connect issuer that signs people in instead of the built-in one.
+
+    With `vouches`, what it gives at a sign-in is kept, sealed, and shown to it again, so that it vouches for its people
+    on connections that want that.
+    """
 
     issuer: str
     audience: str
@@ -115,6 +119,8 @@ class IssuerSettings(Group):
     client_secret: SecretStr | None = None
     jwks_uri: str | None = None
     scopes: tuple[str, ...] = ()
+    sign_in_scope: str = "openid profile"
+    vouches: bool = False
 
 
 class AssertionIssuerSettings(Group):

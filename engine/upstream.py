@@ -11,6 +11,7 @@ import httpx2
 from engine.actions import ActionDefinition
 from engine.audit.trail import SAFE_METHODS, AuditEvent, Trail, Verdict
 from engine.authorization.requests import AuthorizationRequests
+from engine.authorization.vouching import Vouching
 from engine.connections.catalogue import Connection
 from engine.connections.dpop import nonce_asked, sign
 from engine.connections.grants import Credential, Grants
@@ -66,12 +67,15 @@ class Upstream:
         http: httpx2.AsyncClient,
         grants: Grants,
         requests: AuthorizationRequests,
+        vouching: Vouching,
         trail: Trail,
     ) -> None:
         self._context = context
         self._http = http
         self._grants = grants
         self._requests = requests
+        self._vouching = vouching
+        self._may_vouch = True
         self._trail = trail
         self._credential: Credential | None = None
         self._served = False
@@ -142,13 +146,26 @@ class Upstream:
         while self._credential is None:
             connection, needed = self._context.connection, self._context.definition.scopes
             found = await self._grants.credential(connection, self._context.identity.principal_id)
-            if found is None:
-                await self._require((*connection.scopes, *needed), needed=needed, refused=None)
-            elif missing := set(needed) - set(found.scopes):
-                await self._require(missing, needed=missing, refused=found.grant_id)
-            else:
+            missing = set(needed) - set(() if found is None else found.scopes)
+            if found is not None and not missing:
                 self._credential = found
+            elif await self._vouched((*connection.scopes, *needed)):
+                continue
+            elif found is None:
+                await self._require((*connection.scopes, *needed), needed=needed, refused=None)
+            else:
+                await self._require(missing, needed=missing, refused=found.grant_id)
         return self._credential
+
+    async def _vouched(self, scopes: tuple[str, ...]) -> bool:
+        """Whether the person's company vouched for them just now; it is asked once an attempt."""
+        if not self._may_vouch:
+            return False
+        self._may_vouch = False
+        context, wanted = self._context, tuple(dict.fromkeys(scopes))
+        return await self._vouching.vouched(
+            context.connection, context.identity.principal_id, wanted, run_id=context.run_id
+        )
 
     async def _replaced(self, refused: Credential) -> Credential:
         connection, principal_id = self._context.connection, self._context.identity.principal_id

@@ -19,6 +19,7 @@ UPKEEP_WORKFLOW: Final = "byline.upkeep"
 UPKEEP_ACTIVITY: Final = "byline.keep_up"
 
 PROGRESS_MEMO: Final = "byline_progress"
+OUTCOME_META: Final = "byline/outcome"
 
 PRINCIPAL_ATTRIBUTE: Final = "BylinePrincipal"
 TOOL_ATTRIBUTE: Final = "BylineTool"

@@ -146,7 +146,7 @@ async def story(stack: Stack) -> None:
     say()
     result = await call(bob, stack, crashes=False)
     say(f"the CRM's own refusal, told as Bob's: {_text(result)}")
-    if not result.is_error or result.structured_content.get("error") != "permission_denied":
+    if not result.is_error or not _text(result).startswith("permission_denied"):
         raise StoryWentWrong("Bob was not refused")
     say()
     say(f"Who changed ticket {TICKET}?")

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import TYPED, Connection, Key
+from engine.connections.catalogue import TYPED, VOUCHED, Connection, Key
 from engine.connections.registration import DOCUMENT_PATH
 from engine.errors import AuthorizationEnded, BylineError, ConnectionUnknown, KeyRefused
 from engine.services import Services
@@ -79,6 +79,11 @@ class ConnectPage:
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
         del fields
+        connection = await self._services.catalogue.get(asked.connection)
+        if await self._services.vouching.vouched(
+            connection, asked.principal_id, asked.scopes, asked_for=True
+        ):
+            return None
         return _on_to(await self._services.consent.begin(asked, session.id))
 
     async def _coded(
@@ -148,7 +153,8 @@ class ConnectPage:
         except BylineError:
             # Who continues is told what is wrong.
             return True, False
-        return bool(endpoints.authorization), endpoints.device_authorization is not None
+        has_page = bool(endpoints.authorization) or connection.sign_in in VOUCHED
+        return has_page, endpoints.device_authorization is not None
 
     async def _answered(
         self,

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx2
@@ -23,6 +23,16 @@ class SignInAttempt:
     state: str
     nonce: str
     code_verifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """A person as subject and name, and what their sign-in came with; `expires_at` in seconds since the epoch."""
+
+    person: tuple[str, str]
+    id_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
+    expires_at: float
 
 
 class Issuer:
@@ -50,8 +60,8 @@ class Issuer:
 
     async def complete(
         self, parameters: Mapping[str, str], attempt: SignInAttempt, redirect_uri: str
-    ) -> tuple[str, str]:
-        """The subject and name of who signed in; raises AuthorizationRefused for an answer that does not hold."""
+    ) -> SignedIn:
+        """Who signed in, and with what; raises AuthorizationRefused for an answer that does not hold."""
         metadata = await self._keys.metadata()
         answered_by = parameters.get("iss")
         if answered_by is None and not metadata.authorization_response_iss_parameter_supported:
@@ -67,7 +77,14 @@ class Issuer:
             raise AuthorizationRefused(msg)
         token = await self._exchange(metadata, parameters["code"], attempt, redirect_uri)
         claims = await self._id_claims(token, attempt.nonce)
-        return str(claims["sub"]), display_name({**await self._userinfo(metadata, token, claims), **claims})
+        name = display_name({**await self._userinfo(metadata, token, claims), **claims})
+        refresh_token = token.get("refresh_token")
+        return SignedIn(
+            (str(claims["sub"]), name),
+            id_token=str(token["id_token"]),
+            refresh_token=refresh_token if isinstance(refresh_token, str) else None,
+            expires_at=float(claims["exp"]),
+        )
 
     async def _exchange(
         self, metadata: IssuerMetadata, code: str, attempt: SignInAttempt, redirect_uri: str
@@ -114,7 +131,7 @@ class Issuer:
             token_endpoint_auth_method="none" if secret is None else with_secret,
             code_challenge_method="S256",
             redirect_uri=redirect_uri,
-            scope="openid profile",
+            scope=self.settings.sign_in_scope,
             timeout=_TIMEOUT_SECONDS,
             trust_env=False,
         )

@@ -105,6 +105,8 @@ class ExternalSignIn:
         self._arrival = Arrival(services)
         self._sessions = Sessions(services)
         self._issuer = Issuer(settings, services.http)
+        self._principals = services.principals
+        self._company = services.company_sign_ins
         self._redirect_uri = f"{services.settings.public_url}{_CALLBACK}"
 
     async def send(self, request: Request) -> Response:
@@ -135,12 +137,17 @@ class ExternalSignIn:
         again = (str(to_sign_in(path).headers["location"]), "Sign in again")
         parameters: Mapping[str, str] = request.query_params
         try:
-            person = await self._issuer.complete(parameters, attempt, self._redirect_uri)
+            signed_in = await self._issuer.complete(parameters, attempt, self._redirect_uri)
         except AuthorizationRefused as error:
             return notice("You are not signed in", str(error), status=400, link=again)
         except BylineError as error:
             return notice("Sign-in is not possible now", str(error), status=503, link=again)
-        return await self._arrival.arrive(request, self._issuer.settings.issuer, person, path)
+        if self._issuer.settings.vouches:
+            principal = await self._principals.resolve(self._issuer.settings.issuer, *signed_in.person)
+            await self._company.keep(
+                principal.id, signed_in.id_token, signed_in.refresh_token, signed_in.expires_at
+            )
+        return await self._arrival.arrive(request, self._issuer.settings.issuer, signed_in.person, path)
 
 
 class SignOut:

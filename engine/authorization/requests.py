@@ -193,17 +193,18 @@ class AuthorizationRequests:
 
     async def grant(
         self,
-        request: AuthorizationRequest,
+        request: AuthorizationRequest | None,
         connection: Connection,
         principal: Principal,
         tokens: Tokens,
         account: str,
         *,
         by: Principal | None = None,
+        run_id: str | None = None,
     ) -> None:
         """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction.
 
-        `by` is the administrator who answered for a service.
+        `by` is the administrator who answered for a service; without a `request`, nobody was asked.
         """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
@@ -216,7 +217,8 @@ class AuthorizationRequests:
             rows = (await session.exec(same_question)).all()
             grant_id = await self._grants.store(session, connection, principal.id, tokens, account)
             for row in rows:
-                if row.id == request.id or set(row.scopes.split()) <= set(tokens.scopes):
+                is_asked = request is not None and row.id == request.id
+                if is_asked or set(row.scopes.split()) <= set(tokens.scopes):
                     await self._answer(session, row, "granted")
             granted = AuditEvent(
                 kind="authorization.granted",
@@ -228,7 +230,8 @@ class AuthorizationRequests:
                 scopes=tokens.scopes,
                 account=account,
                 grant_id=grant_id,
-                request_id=request.id,
+                run_id=run_id,
+                request_id=None if request is None else request.id,
             )
             await record(session, granted)
         self._waiters.owed.set()

@@ -38,6 +38,8 @@ SignInName = Literal[
     "authorization_code",
     "client_credentials",
     "jwt_bearer",
+    "token_exchange",
+    "identity_assertion",
     "api_key",
     "personal_access_token",
     "basic",
@@ -46,8 +48,11 @@ SignInName = Literal[
 TYPED: Final = frozenset({"api_key", "personal_access_token", "basic"})
 """The ways that know no authorization server: a person types what the upstream gave them."""
 
+VOUCHED: Final = frozenset({"token_exchange", "identity_assertion"})
+"""The ways by which people whose company vouches for them are not asked."""
+
 _FOR: Final[Mapping[str, frozenset[str]]] = {
-    "user": TYPED | {"authorization_code"},
+    "user": TYPED | VOUCHED | {"authorization_code"},
     "shared": TYPED | {"client_credentials", "jwt_bearer"},
 }
 _USUAL: Final = {"user": "authorization_code", "shared": "client_credentials"}
@@ -148,11 +153,11 @@ class Provider(Declaration):
 
     With `issuer`, a callback must carry the same `iss` (RFC 9207); without `iss_required`, one that carries none will
     do too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC 8414). With `dpop`,
-    tokens are bound to a key of their grant's (RFC 9449). Without `device`, nobody is offered another one to
-    sign in on (RFC 8628). `resource` is what tokens are asked to be
-    good for (RFC 8707). `added_scopes` are asked for at every sign-in: for a refresh
-    token, or to tell whose account it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint
-    answers, where it does not keep to RFC 6749. `refresh_token_life` is how long one lasts that is not used.
+    tokens are bound to a key of their grant's (RFC 9449). Without `device`, nobody is offered another one to sign in on
+    (RFC 8628). `resource` is what tokens are asked to be good for (RFC 8707), and `audience` the same where tokens are
+    exchanged (RFC 8693). `added_scopes` are asked for at every sign-in: for a refresh token, or to tell whose account
+    it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint answers, where it does not keep
+    to RFC 6749. `refresh_token_life` is how long one lasts that is not used.
     """
 
     issuer: str | None = None
@@ -165,6 +170,7 @@ class Provider(Declaration):
     device_authorization_endpoint: HttpUrl | None = None
     device: bool = True
     resource: str | None = None
+    audience: str | None = None
     account_from: Literal["userinfo", "token_response", "id_token"] = "userinfo"
     account_claim: str = "preferred_username"
     scope_separator: ScopeSeparator = "space"
@@ -275,7 +281,8 @@ class Connection(Declaration):
         if provider.issuer is not None and provider.is_discovered:
             HttpUrl(provider.issuer)
         pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
-        if self.mode == "user" and pages == (None, None) and not provider.is_discovered:
+        is_asked = self.mode == "user" and self.sign_in != "token_exchange"
+        if is_asked and pages == (None, None) and not provider.is_discovered:
             msg = "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
             raise ValueError(msg)
         if (provider.token_endpoint_auth_method == "private_key_jwt") != (self.client_key is not None):

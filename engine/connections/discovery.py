@@ -166,6 +166,7 @@ def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
         device_authorization=address("device_authorization_endpoint") if declared.device else None,
         issuer=declared.issuer,
         iss_required=declared.iss_required,
+        auth_methods=tuple(known.get("token_endpoint_auth_methods_supported", ())),
         resource=declared.resource,
     )
 

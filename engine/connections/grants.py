@@ -172,6 +172,17 @@ class Grants:
         renewed = await self._renew(connection, row)
         return Renewal(row.id, row.account, None if renewed is None else renewed.fingerprint)
 
+    async def was_given_up(self, connection: Connection, principal_id: str) -> bool:
+        """Whether the holder's latest grant was taken back here, by themselves or by an administrator."""
+        latest = (
+            select(GrantRow.given_up)
+            .where(GrantRow.holder == connection.holder(principal_id), GrantRow.connection == connection.name)
+            .order_by(col(GrantRow.created_at).desc())
+            .limit(1)
+        )
+        async with self._database.reading() as session:
+            return (await session.exec(latest)).one_or_none() is True
+
     async def of(self, holder: str) -> list[Grant]:
         """Every grant of a holder that is in force."""
         query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
@@ -297,7 +308,7 @@ class Grants:
                 return False
             sealed = held.sealed_tokens
             await self._revocations.owe(session, held.id, held.holder, held.connection, sealed)
-            held.revoked_at, held.sealed_tokens = now(), b""
+            held.revoked_at, held.sealed_tokens, held.given_up = now(), b"", True
             session.add(held)
         return True
 

@@ -115,6 +115,12 @@ class OAuthClient:
         Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which one.
         """
         endpoints = await self.endpoints()
+        if not endpoints.authorization:
+            msg = (
+                f"{self._connection.title} has no page to sign in at here. Where your company vouches for you, sign "
+                "out of Byline and in again; otherwise use another device."
+            )
+            raise AuthorizationRefused(msg)
         wanted = scopes or endpoints.scopes
         asked = self._joined(tuple(dict.fromkeys((*wanted, *self._provider.added_scopes))))
         async with self._calling(
@@ -213,6 +219,15 @@ class OAuthClient:
             token = await client.fetch_token(endpoints.token, grant_type=grant_type, **parameters)
             tokens = Tokens.from_response(in_standard_words(self._provider, token), asked, proof_key=key)
             return replace(tokens, account=account_told(self._provider, token))
+
+    async def answer(self, grant_type: str, **parameters: str) -> Mapping[str, Any]:
+        """What the token endpoint answers to a grant of any type, as it says it, for what is no access token."""
+        endpoints = await self.endpoints()
+        async with self._calling(endpoints) as client:
+            answer: Mapping[str, Any] = await client.fetch_token(
+                endpoints.token, grant_type=grant_type, **parameters
+            )
+            return answer
 
     async def revoke(self, tokens: Tokens) -> bool:
         """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""

@@ -59,13 +59,13 @@ def account_told(provider: Provider, answer: Mapping[str, Any]) -> str:
         case "token_response":
             return str(told_at(answer, provider.account_claim) or "")
         case "id_token":
-            claims = _claims(answer.get("id_token"))
+            claims = claims_of(answer.get("id_token"))
             return str(told_at(claims, provider.account_claim) or claims.get("sub") or "")
         case "userinfo":
             return ""
 
 
-def _claims(id_token: object) -> dict[str, Any]:
+def claims_of(id_token: object) -> dict[str, Any]:
     """What an ID token says; it came from the token endpoint itself, which vouches for it (OpenID Connect 3.1.3.7)."""
     try:
         body = str(id_token).split(".")[1]

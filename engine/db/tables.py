@@ -153,7 +153,7 @@ class ClientSecretRow(SQLModel, table=True):
 class GrantRow(SQLModel, table=True):
     """What a holder consented to on a connection. Owner: engine.connections.grants.
 
-    `holder` is a principal's id, or `shared` for a service grant.
+    `holder` is a principal's id, or `shared` for a service grant. `given_up` where somebody took it back here.
     """
 
     __tablename__ = "grant"
@@ -181,6 +181,7 @@ class GrantRow(SQLModel, table=True):
     created_at: datetime = _instant()
     renewed_at: datetime = _instant()
     revoked_at: datetime | None = _instant(nullable=True)
+    given_up: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
 class RevocationRow(SQLModel, table=True):
@@ -255,8 +256,9 @@ class CompanySignInRow(SQLModel, table=True):
 
     principal_id: str = Field(primary_key=True, foreign_key="principal.id")
     sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    signed_in_at: datetime = _instant()
-    expires_at: datetime | None = _instant(nullable=True)
+    version: int = 1
+    expires_at: datetime = _instant()
+    refreshing_until: datetime | None = _instant(nullable=True)
 
 
 class QuestionRow(SQLModel, table=True):
@@ -327,6 +329,7 @@ class WaiterRow(SQLModel, table=True):
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
     due_at: datetime | None = _instant(nullable=True)
+    taken_at: datetime | None = _instant(nullable=True)
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):

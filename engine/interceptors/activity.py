@@ -117,7 +117,14 @@ class ActivityGuard(ActivityInboundInterceptor):
             parked=parked,
             waited=waited is not None,
         )
-        running = Upstream(context, services.http, services.grants, services.authorization, services.trail)
+        running = Upstream(
+            context,
+            services.http,
+            services.grants,
+            services.authorization,
+            services.vouching,
+            services.trail,
+        )
         await running.credential()
         enter_action(running)
 

@@ -20,6 +20,7 @@ class Ended:
 async def end_grants(services: Services, principal: Principal) -> list[Ended]:
     """End every grant of a principal; an upstream that cannot be told now is told by upkeep."""
     ended = []
+    await services.company_sign_ins.forget(principal.id)
     for grant_id, connection in await services.grants.end_all(principal.id):
         error, message = await _tell(services, grant_id, connection)
         await services.trail.append(

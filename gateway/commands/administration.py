@@ -134,6 +134,7 @@ async def _resealed(services: Services) -> int:
         services.consent,
         services.devices,
         services.registrations,
+        services.company_sign_ins,
         services.channels,
         services.webhooks,
         Clients(services),

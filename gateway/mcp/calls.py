@@ -13,7 +13,14 @@ from engine.errors import ArgumentsInvalid, BylineError
 from engine.registry import Registry, Tool
 from engine.services import Services
 from gateway.errors import mcp_code, protocol_code
-from gateway.mcp.clients import Context, is_modern, knows_tasks, require, require_tasks
+from gateway.mcp.clients import (
+    Context,
+    has_left,
+    is_modern,
+    knows_tasks,
+    require,
+    require_tasks,
+)
 from gateway.mcp.listing import Listing
 from gateway.mcp.results import COLLECT, Pending, failure, still_running, success, told
 from gateway.mcp.rounds import Patience, RequestState, Rounds
@@ -87,8 +94,8 @@ class Calls:
         outcome = await self._followed(context, params, caller, state, patience, tool)
         has_to_be_one = declared.task == "required" and not isinstance(outcome, InputRequiredResult)
         if with_task and (has_to_be_one or isinstance(outcome, Awaiting | Running)):
-            return await self._tasks.created(state.run)
-        return await self._answer(outcome, state.run, tool)
+            return await self._tasks.created(state.run, state.told.values())
+        return await self._answer(context, outcome, state.run, tool)
 
     async def _search(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
         tools = found(arguments, await self._listing.tools(caller))
@@ -110,7 +117,7 @@ class Calls:
         patience = self._rounds.patience(context)
         tool = self._registry.tool(run.tool)
         outcome = await self._followed(context, params, caller, state, patience, tool)
-        return await self._answer(outcome, run_id, tool)
+        return await self._answer(context, outcome, run_id, tool)
 
     async def _followed(
         self,
@@ -132,14 +139,14 @@ class Calls:
             raise
 
     async def _answer(
-        self, outcome: Outcome | InputRequiredResult, run_id: str, tool: Tool
+        self, context: Context, outcome: Outcome | InputRequiredResult, run_id: str, tool: Tool
     ) -> CallToolResult | InputRequiredResult:
         match outcome:
             case Finished(value):
-                self._runs.answered(run_id)
+                await self._rounds.end(context, run_id)
                 return success(tool, value)
             case Failed(code, message):
-                self._runs.answered(run_id)
+                await self._rounds.end(context, run_id)
                 if (protocol := protocol_code(code)) is not None:
                     raise MCPError(protocol, message)
                 return failure(code, message)
@@ -155,6 +162,6 @@ async def _client_cancelled(context: Context) -> bool:
     """Whether it was the client who ended the request, and not the gateway, which lets runs go on when it stops."""
     if is_modern(context):
         # A modern client cancels by closing the stream of the response.
-        return context.request is not None and bool(await context.request.is_disconnected())
+        return await has_left(context)
     # The SDK has no public way from a handler to the cancellation that it was asked for.
     return bool(context.session._request_outbound.cancel_requested.is_set())  # noqa: SLF001

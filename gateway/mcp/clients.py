@@ -51,6 +51,11 @@ def abilities(context: Context) -> frozenset[Ability]:
     return frozenset(can)
 
 
+async def has_left(context: Context) -> bool:
+    """Whether nobody listens any more to the answer of this request."""
+    return context.request is not None and bool(await context.request.is_disconnected())
+
+
 def knows_tasks(context: Context) -> bool:
     """Whether the client declared the tasks extension, which there is only in modern versions."""
     declared = context.session.client_capabilities

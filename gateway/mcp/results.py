@@ -7,6 +7,7 @@ from mcp_types import CallToolResult, TextContent
 
 from engine.registry import Tool
 from engine.services import Services
+from engine.wire import OUTCOME_META
 from gateway.connect import connect_link
 from gateway.mcp.asking import Asking
 from gateway.questions import question_link
@@ -30,11 +31,7 @@ def told(value: Any) -> CallToolResult:
 
 def failure(code: str, message: str) -> CallToolResult:
     """Why a call has no value."""
-    return CallToolResult(
-        content=[TextContent(text=f"{code}: {message}")],
-        structured_content={"error": code, "message": message},
-        is_error=True,
-    )
+    return _no_value(f"{code}: {message}", {"error": code, "message": message})
 
 
 def still_running(run_id: str) -> CallToolResult:
@@ -42,11 +39,15 @@ def still_running(run_id: str) -> CallToolResult:
     text = (
         f'NOT FINISHED: the run goes on. Call `{COLLECT}` with run_id "{run_id}" in a while for the outcome.'
     )
-    return CallToolResult(
-        content=[TextContent(text=text)],
-        structured_content={"status": "running", "run_id": run_id},
-        is_error=True,
-    )
+    return _no_value(text, {"status": "running", "run_id": run_id})
+
+
+def _no_value(text: str, outcome: dict[str, Any]) -> CallToolResult:
+    """What a call has instead of a value: in words, and for programs in `_meta`.
+
+    Clients hold structured content against the tool's output schema, many of them that of an error too.
+    """
+    return CallToolResult(content=[TextContent(text=text)], is_error=True, meta={OUTCOME_META: outcome})
 
 
 class Pending:
@@ -65,13 +66,10 @@ class Pending:
             f'Then call `{COLLECT}` with run_id "{run_id}" for the outcome, or call this tool again with the same '
             "arguments: it is not started twice."
         )
-        told: dict[str, Any] = {"status": _status(awaiting), "run_id": run_id, "links": links}
+        outcome: dict[str, Any] = {"status": _status(awaiting), "run_id": run_id, "links": links}
         if approvals := _approvals(awaiting):
-            told["approvals"] = approvals
-        # Marked as an error because a client checks a success against the tool's output schema, which this is not.
-        return CallToolResult(
-            content=[TextContent(text="\n".join(text))], structured_content=told, is_error=True
-        )
+            outcome["approvals"] = approvals
+        return _no_value("\n".join(text), outcome)
 
     async def lines(self, awaiting: Awaiting) -> list[str]:
         """What a run waits for, and what its person can do about it."""

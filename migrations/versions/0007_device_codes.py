@@ -37,14 +37,19 @@ def upgrade() -> None:
         "company_sign_in",
         sa.Column("principal_id", sa.String(), nullable=False),
         sa.Column("sealed_tokens", sa.LargeBinary(), nullable=False),
-        sa.Column("signed_in_at", _INSTANT, nullable=False),
-        sa.Column("expires_at", _INSTANT, nullable=True),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("expires_at", _INSTANT, nullable=False),
+        sa.Column("refreshing_until", _INSTANT, nullable=True),
         sa.ForeignKeyConstraint(["principal_id"], ["principal.id"]),
         sa.PrimaryKeyConstraint("principal_id"),
+    )
+    op.add_column(
+        "grant", sa.Column("given_up", sa.Boolean(), nullable=False, server_default=sa.text("false"))
     )
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_column("grant", "given_up")
     for table in ("company_sign_in", "upstream_client", "device_sign_in"):
         op.drop_table(table)

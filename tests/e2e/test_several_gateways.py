@@ -11,6 +11,7 @@ import httpx2
 import pytest
 import pytest_asyncio
 
+from engine.wire import OUTCOME_META
 from examples.chat import chat
 from tests.e2e.rounds import answer, call_tool
 from tests.e2e.world import PATIENCE, TOOL, World, link, outcome, said
@@ -181,12 +182,12 @@ async def test_a_session_that_no_gateway_knows_is_begun_anew_and_finds_its_run(
         by_hand = ByHand(http, pair.url, token)
         pair.proxy.only = 0
         session = await by_hand.open_session()
-        waits = answer(await by_hand.legacy(session, "tools/call", call))["result"]["structuredContent"]
+        waits = answer(await by_hand.legacy(session, "tools/call", call))["result"]["_meta"][OUTCOME_META]
         await pair.kill(0)
         pair.proxy.only = None
         lost = await by_hand.legacy(session, "tools/call", call)
         anew = await by_hand.open_session()
-        also_waits = answer(await by_hand.legacy(anew, "tools/call", call))["result"]["structuredContent"]
+        also_waits = answer(await by_hand.legacy(anew, "tools/call", call))["result"]["_meta"][OUTCOME_META]
         await world.consent(alice, waits["links"][0]["url"], "alice")
         result = answer(await by_hand.legacy(anew, "tools/call", call))["result"]["structuredContent"]
 

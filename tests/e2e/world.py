@@ -22,6 +22,7 @@ from temporalio.client import Client as TemporalClient
 from engine.db.database import Database
 from engine.db.tables import PersonRow, PrincipalRow, RunRow
 from engine.settings import DatabaseSettings
+from engine.wire import OUTCOME_META
 from examples.browser import Page
 from examples.chat import Person, chat
 from gateway.embedded.compose import ComposeFile
@@ -152,9 +153,10 @@ async def outcome(client: McpClient, run_id: str) -> dict[str, Any]:
 
 
 def said(result: CallToolResult) -> dict[str, Any]:
-    """The structured content of a tool's result."""
-    assert isinstance(result.structured_content, dict), result
-    return result.structured_content
+    """What a result tells programs: the tool's value, or what there is instead of one."""
+    told = (result.meta or {}).get(OUTCOME_META) if result.is_error else result.structured_content
+    assert isinstance(told, dict), result
+    return told
 
 
 async def output(command: Sequence[str], environment: dict[str, str], at: Path = ROOT) -> str:

@@ -20,6 +20,7 @@ from mcp_types import (
     PARSE_ERROR,
 )
 
+from engine.wire import OUTCOME_META
 from gateway.mcp.clients import TASKS
 from gateway.mcp.messages import MOST_VALUES
 from gateway.toolsets import SEARCH_PATH
@@ -288,7 +289,7 @@ async def test_arguments_that_do_not_fit_are_told_to_the_model_and_start_nothing
     for each in told:
         result = answer(each)["result"]
         assert result["isError"]
-        assert result["structuredContent"]["error"] == "arguments_invalid"
+        assert result["_meta"][OUTCOME_META]["error"] == "arguments_invalid"
     assert await shared.trail("tool.called") == before
 
 
@@ -340,7 +341,7 @@ async def test_what_is_somebody_elses_is_unknown_in_the_words_for_what_never_was
     state = answer(await alice.call("read_once", arguments))["result"]["requestState"]
     session = await alice.open_session()
     waits = await alice.legacy(session, "tools/call", {"name": "read_once", "arguments": arguments})
-    run = answer(waits)["result"]["structuredContent"]["run_id"]
+    run = answer(waits)["result"]["_meta"][OUTCOME_META]["run_id"]
 
     never = answer(await mallory.call("byline_collect", {"run_id": "read_once-never"}))["result"]
     hers = answer(await mallory.call("byline_collect", {"run_id": run}))["result"]

@@ -18,7 +18,7 @@ from temporalio.worker import Replayer, Worker
 from engine.identity.model import Principal
 from engine.questions.questions import Question
 from engine.services import open_services
-from engine.wire import ASK_ACTIVITY
+from engine.wire import ASK_ACTIVITY, OUTCOME_META
 from examples.browser import Browser
 from examples.chat import Person as ChatPerson
 from examples.chat import chat
@@ -226,7 +226,7 @@ async def test_a_no_in_the_chat_ends_the_wait_and_a_dismissed_form_leaves_the_li
 
     result = await in_chat(platform, ann, "choose_account", {"name": "Nort"})
 
-    told = result.structured_content or {}
+    told = (result.meta or {})[OUTCOME_META]
     assert result.is_error
     if decision == "decline":
         assert told["error"] == "question_declined"
@@ -240,7 +240,7 @@ async def test_a_client_without_forms_is_given_the_link_for_its_person(platform:
 
     async with serving(platform, mcp=True) as rest:
         result = await called(rest, ann, "choose_account", {"name": "Nort"}, elicitation=False)
-        told = result.structured_content or {}
+        told = (result.meta or {})[OUTCOME_META]
         (link,) = told["links"]
         page = await (await ann.open(link["url"])).form(submit="Answer", **{"answer.account": "Contoso"})
 
@@ -257,7 +257,7 @@ async def test_the_chat_of_who_needs_an_approval_is_told_whom_it_waits_for_and_g
 
     async with serving(platform, mcp=True) as rest, browsing(rest, "ben") as (browser, ben):
         result = await called(rest, ann, "refund", REFUND)
-        told = result.structured_content or {}
+        told = (result.meta or {})[OUTCOME_META]
         await platform.services.roles.give(ben.id, ROLE)
         asked = await question(platform, told["run_id"])
         front = await browser.open(rest.url)

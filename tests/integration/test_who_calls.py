@@ -12,6 +12,7 @@ from engine.connections.catalogue import SHARED
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR
+from engine.wire import OUTCOME_META
 from examples.browser import Browser
 from gateway.people import People
 from gateway.runs import Failed, Finished
@@ -113,8 +114,8 @@ async def test_a_token_for_one_tool_reaches_and_lists_no_other_at_any_door(platf
 
     assert [tool["name"] for tool in listed["items"]] == ["read_once"]
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:byline:error:not_allowed")
-    assert called["result"]["structuredContent"]["error"] == "not_allowed"
-    assert collected["result"]["structuredContent"]["error"] == "run_unknown"
+    assert called["result"]["_meta"][OUTCOME_META]["error"] == "not_allowed"
+    assert collected["result"]["_meta"][OUTCOME_META]["error"] == "run_unknown"
     assert [tool["name"] for tool in at_mcp["result"]["tools"]] == ["read_once", "byline_collect"]
 
 

@@ -44,14 +44,14 @@ export function addStatementGrants(provider, key, { vouches = {}, trusts = {} })
     return { access_token: await token.save(), token_type: 'Bearer', expires_in: token.expiration, scope };
   };
 
-  const ofPerson = async (ctx, { assertion, scope }) => {
+  const ofPerson = async (ctx, { assertion }) => {
     const { iss } = decodeJwt(assertion);
     if (!(iss in trusts)) throw new errors.InvalidGrant('the issuer of the statement is not trusted');
     const claims = await held(assertion, remote(iss), { issuer: iss, audience: provider.issuer, typ: ID_JAG_TYPE });
     if (claims.client_id !== ctx.oidc.client.clientId) {
       throw new errors.InvalidGrant('the statement was made for another client');
     }
-    return issued(ctx, claims.sub, scope);
+    return issued(ctx, claims.sub, claims.scope);
   };
 
   provider.registerGrantType(

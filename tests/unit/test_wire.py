@@ -37,6 +37,7 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
         "UPKEEP_WORKFLOW": "byline.upkeep",
         "UPKEEP_ACTIVITY": "byline.keep_up",
         "PROGRESS_MEMO": "byline_progress",
+        "OUTCOME_META": "byline/outcome",
         "PRINCIPAL_ATTRIBUTE": "BylinePrincipal",
         "TOOL_ATTRIBUTE": "BylineTool",
         "TRIGGER_ATTRIBUTE": "BylineTrigger",

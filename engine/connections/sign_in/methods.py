@@ -8,15 +8,22 @@ from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, Tokens
 from engine.connections.registration import Registrations
 from engine.connections.sign_in.client_credentials import ClientCredentials
+from engine.connections.sign_in.company import Company
+from engine.connections.sign_in.identity_assertion import IdentityAssertion
 from engine.connections.sign_in.jwt_bearer import JwtBearer
+from engine.connections.sign_in.token_exchange import TokenExchange
 from engine.connections.sign_in.typed_key import TypedKey
+from engine.connections.sign_in.vouched import VouchedFor
 from engine.errors import AuthorizationRefused
 from engine.outgoing import Outgoing
 
 _CLIENTS: Final[Mapping[str, type[OAuthClient]]] = {
-    "authorization_code": OAuthClient,
     "client_credentials": ClientCredentials,
     "jwt_bearer": JwtBearer,
+}
+_VOUCHED: Final[Mapping[str, type[VouchedFor]]] = {
+    "token_exchange": TokenExchange,
+    "identity_assertion": IdentityAssertion,
 }
 
 
@@ -42,11 +49,13 @@ class SignIns:
         discovery: Discovery,
         outgoing: Outgoing,
         registrations: Registrations | None = None,
+        company: Company | None = None,
     ) -> None:
         self._environment = environment
         self._discovery = discovery
         self._outgoing = outgoing
         self._registrations = registrations
+        self._company = company
 
     def of(self, connection: Connection) -> SignIn:
         """The way that this connection declares."""
@@ -57,7 +66,10 @@ class SignIns:
         if connection.sign_in in TYPED:
             msg = f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
             raise AuthorizationRefused(msg)
-        return _CLIENTS[connection.sign_in](
+        vouched = _VOUCHED.get(connection.sign_in)
+        if vouched is not None and self._company is not None:
+            return vouched(connection, self._environment, self._discovery, self._registrations, self._company)
+        return _CLIENTS.get(connection.sign_in, OAuthClient)(
             connection, self._environment, self._discovery, self._registrations
         )
 

@@ -1,0 +1,31 @@
+"""Token exchange (RFC 8693): the upstream's authorization server takes the company's own ID token of a person."""
+
+from dataclasses import replace
+from typing import Final
+
+from engine.connections.oauth import Tokens
+from engine.connections.sign_in.company import ID_TOKEN, TOKEN_EXCHANGE
+from engine.connections.sign_in.vouched import VouchedFor
+
+_ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+
+
+class TokenExchange(VouchedFor):
+    """A person's ID token for an access token of theirs."""
+
+    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+        """The person's own tokens; None where they did not sign in at the company lately."""
+        id_token = await self.company.id_token(principal_id)
+        if id_token is None:
+            return None
+        audience = self._provider.audience
+        tokens = await self.granted(
+            TOKEN_EXCHANGE,
+            scopes,
+            subject_token=id_token,
+            subject_token_type=ID_TOKEN,
+            requested_token_type=_ACCESS_TOKEN,
+            **({} if audience is None else {"audience": audience}),
+            **self.scoped(scopes),
+        )
+        return replace(tokens, account=await self.account(tokens))

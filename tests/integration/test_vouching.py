@@ -1,0 +1,305 @@
+"""Holds that a company vouches for its own people alone: nobody is asked, and where it does not, the link is shown."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from authlib.integrations.httpx_client import AsyncOAuth2Client
+from pydantic import HttpUrl, SecretStr
+from starlette.responses import JSONResponse
+
+from engine.authorization.vouching import Vouching
+from engine.connections.catalogue import Connection
+from engine.connections.discovery import Discovery
+from engine.connections.sign_in.company import Company
+from engine.connections.sign_in.methods import SignIns
+from engine.connections.token_response import claims_of
+from engine.identity.model import Principal
+from engine.settings import IssuerSettings
+from engine.waiting.waiters import ParkedAction
+from engine.wire import IDENTITY_TYPE
+from examples.browser import Browser
+from gateway.grants import give_up
+from tests.data.samples import identity_of
+from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.foreign.process import free_port
+from tests.listeners import receiver
+from tests.pages import Byline, serving
+from tests.platform import NORTHWIND, Platform
+
+ELSEWHERE = "http://127.0.0.1:1/callback"
+SECRET = secrets.token_urlsafe(24)
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+STATEMENT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+PORT = free_port()
+
+
+@dataclass(frozen=True)
+class Issuers:
+    """The company that signs people in, and the authorization server of the desk, which takes its word."""
+
+    company: OidcProvider
+    desk: OidcProvider
+
+    def settings(self, *, vouches: bool = True) -> IssuerSettings:
+        return IssuerSettings(
+            issuer=self.company.issuer,
+            audience="https://byline.example/mcp",
+            client_id="byline-at-company",
+            client_secret=SecretStr(SECRET),
+            vouches=vouches,
+        )
+
+    def desk_by(self, sign_in: str, issuer: str = "") -> Connection:
+        return Connection.model_validate(
+            {
+                "name": "crm",
+                "title": "Acme Desk",
+                "system": "desk",
+                "mode": "user",
+                "base_url": "https://desk.example.com",
+                "sign_in": sign_in,
+                "scopes": ["openid", "profile"],
+                "client_id": "byline",
+                "client_secret": {"env": "SECRET"},
+                "provider": {"issuer": issuer or self.desk.issuer, "account_claim": "sub"},
+            }
+        )
+
+    async def signed_in(self, person: str) -> dict[str, str]:
+        """What the company gives Byline when this person signs in."""
+        verifier = secrets.token_urlsafe(48)
+        async with (
+            AsyncOAuth2Client(
+                "byline-at-company",
+                SECRET,
+                redirect_uri=ELSEWHERE,
+                scope="openid profile",
+                code_challenge_method="S256",
+            ) as client,
+            Browser(stop_at=ELSEWHERE) as browser,
+        ):
+            url, _ = client.create_authorization_url(f"{self.company.issuer}/auth", code_verifier=verifier)
+            page = await self.company.let_in(await browser.open(url), person)
+            code = dict(parse_qsl(urlsplit(page.url).query))["code"]
+            tokens: dict[str, str] = await client.fetch_token(
+                f"{self.company.issuer}/token", code=code, code_verifier=verifier
+            )
+        return tokens
+
+
+@pytest.fixture(scope="module")
+def issuers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Issuers]:
+    at_company = Client(
+        "byline-at-company",
+        SECRET,
+        (f"http://127.0.0.1:{PORT}/sign-in/callback", ELSEWHERE),
+        {"grant_types": ["authorization_code", "refresh_token", EXCHANGE]},
+    )
+    at_desk = Client(
+        "byline",
+        SECRET,
+        (f"http://127.0.0.1:{PORT}/oauth/callback",),
+        {"grant_types": ["authorization_code", EXCHANGE, STATEMENT]},
+    )
+    desk_port = free_port()
+    vouches = {f"http://127.0.0.1:{desk_port}": "byline"}
+    with oidc_provider(tmp_path_factory.mktemp("company"), [at_company], vouches=vouches) as company:
+        trusts = {company.issuer: "byline-at-company"}
+        with oidc_provider(tmp_path_factory.mktemp("desk"), [at_desk], port=desk_port, trusts=trusts) as desk:
+            yield Issuers(company, desk)
+
+
+@pytest.fixture
+async def byline(tmp_path: Path, issuers: Issuers) -> AsyncIterator[Byline]:
+    environment = {"SECRET": SECRET}
+    async with serving(tmp_path, port=PORT, issuer=issuers.settings(), environment=environment) as here:
+        yield here
+
+
+async def signed_in(byline: Byline, issuers: Issuers, person: str, browser: Browser) -> Principal:
+    """Somebody who signed in to Byline at their company."""
+    await issuers.company.let_in(await browser.open(f"{byline.url}/sign-in"), person)
+    found = await byline.services.principals.find(issuers.company.issuer, person)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("sign_in", ["identity_assertion", "token_exchange"])
+async def test_a_person_whose_company_vouches_for_them_is_never_asked_and_nobody_else_profits(
+    byline: Byline, issuers: Issuers, sign_in: str
+) -> None:
+    services, connection = byline.services, issuers.desk_by(sign_in)
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+    bob = await services.principals.resolve(issuers.company.issuer, "bob", "Bob Example")
+
+    hers = await services.vouching.vouched(connection, alice.id, connection.scopes, run_id="run-1")
+    his = await services.vouching.vouched(connection, bob.id, connection.scopes)
+
+    (granted,) = [line.event for line in await services.trail.find() if line.kind == "authorization.granted"]
+    (grant,) = await services.grants.of(alice.id)
+    kept = await services.company_sign_ins.of(alice.id)
+    assert (hers, his) == (True, False)
+    assert (grant.account, await services.grants.of(bob.id)) == ("alice", [])
+    assert (granted["principal"]["id"], granted["run_id"], granted["account"]) == (alice.id, "run-1", "alice")
+    assert kept is not None
+    stored = Path(str(services.database.url.database)).read_bytes()
+    assert kept.id_token.encode() not in stored
+    assert kept.id_token not in repr(kept)
+
+
+async def test_an_id_token_that_ran_out_is_renewed_once_by_however_many(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services = byline.services
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+    kept = await services.company_sign_ins.of(alice.id)
+    assert kept is not None
+    await services.company_sign_ins.keep(alice.id, kept.id_token, kept.refresh_token, time.time() - 1)
+    others = [
+        Company(issuers.settings(), Discovery(services.outgoing), services.company_sign_ins) for _ in range(2)
+    ]
+
+    found = await asyncio.gather(*(company.id_token(alice.id) for company in others for _ in range(10)))
+
+    renewed = await services.company_sign_ins.of(alice.id)
+    assert renewed is not None
+    assert set(found) == {renewed.id_token}
+    assert renewed.version == kept.version + 2
+    assert renewed.refresh_token != kept.refresh_token
+    assert claims_of(renewed.id_token)["sub"] == "alice"
+
+
+async def test_who_did_not_sign_in_lately_is_shown_the_ordinary_link(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services, connection = byline.services, issuers.desk_by("identity_assertion")
+    await services.catalogue.declare([connection])
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+        kept = await services.company_sign_ins.of(alice.id)
+        assert kept is not None
+        await services.company_sign_ins.keep(alice.id, kept.id_token, None, time.time() - 1)
+        silent = await services.vouching.vouched(connection, alice.id, connection.scopes)
+        identity = identity_of(alice)
+        await services.keys.sign(identity.claims(), IDENTITY_TYPE)
+        required = await services.authorization.require(
+            identity, connection, connection.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
+        )
+        assert required is not None
+        question = await browser.open(f"{byline.url}/connect/{required.request}")
+        page = await question.form(submit="Continue")
+        asked_at = page.url
+        done = await issuers.desk.let_in(page, "alice")
+
+    assert not silent
+    assert asked_at.startswith(issuers.desk.issuer)
+    assert "Acme Desk is connected" in done.text
+
+
+async def test_signing_in_again_answers_the_question_that_was_open(byline: Byline, issuers: Issuers) -> None:
+    services, connection = byline.services, issuers.desk_by("token_exchange")
+    await services.catalogue.declare([connection])
+    alice = await services.principals.resolve(issuers.company.issuer, "alice", "Alice Example")
+    identity = identity_of(alice)
+    await services.keys.sign(identity.claims(), IDENTITY_TYPE)
+    required = await services.authorization.require(
+        identity, connection, connection.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
+    )
+    assert required is not None
+    async with Browser() as browser:
+        page = await browser.open(f"{byline.url}/connect/{required.request}")
+        question = await issuers.company.let_in(page, "alice")
+        done = await question.form(submit="Continue")
+
+    assert "Acme Desk is connected" in done.text
+
+
+async def test_what_was_given_up_is_not_come_by_again_unless_its_owner_asks(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services, connection = byline.services, issuers.desk_by("identity_assertion")
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+    vouching = services.vouching
+    assert await vouching.vouched(connection, alice.id, connection.scopes)
+    await give_up(services, connection, alice)
+
+    assert not await vouching.vouched(connection, alice.id, connection.scopes)
+    assert await services.grants.of(alice.id) == []
+    assert await vouching.vouched(connection, alice.id, connection.scopes, asked_for=True)
+    assert await vouching.vouched(connection, alice.id, connection.scopes)
+
+
+async def test_a_company_that_does_not_vouch_there_is_recorded_and_gives_nothing(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services = byline.services
+    unknown = issuers.desk_by("identity_assertion", issuer=issuers.company.issuer)
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+
+    assert not await services.vouching.vouched(unknown, alice.id, ("profile",))
+    assert not await services.vouching.vouched(issuers.desk_by("authorization_code"), alice.id, ())
+    (refused,) = [line.event for line in await services.trail.find() if line.kind == "authorization.refused"]
+    assert (refused["error"], refused["principal"]["id"]) == ("token_refused", alice.id)
+    assert "access_denied" in refused["message"]
+
+
+async def test_a_sign_in_that_comes_back_as_somebody_elses_is_dropped(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services = byline.services
+    alice = await services.principals.resolve(issuers.company.issuer, "alice", "Alice Example")
+    hers, his = await issuers.signed_in("alice"), await issuers.signed_in("bob")
+    await services.company_sign_ins.keep(alice.id, hers["id_token"], his["refresh_token"], time.time() - 1)
+
+    assert not await services.vouching.vouched(issuers.desk_by("token_exchange"), alice.id, ("profile",))
+    assert await services.company_sign_ins.of(alice.id) is None
+    assert await services.grants.of(alice.id) == []
+
+
+async def test_nothing_is_kept_of_a_sign_in_at_an_issuer_that_is_not_to_vouch(
+    tmp_path: Path, issuers: Issuers
+) -> None:
+    async with serving(tmp_path, port=PORT, issuer=issuers.settings(vouches=False)) as byline:
+        async with Browser() as browser:
+            alice = await signed_in(byline, issuers, "alice", browser)
+        assert await byline.services.company_sign_ins.of(alice.id) is None
+
+
+async def test_a_run_goes_on_unasked_with_what_its_persons_company_vouched_for(
+    idle: Platform, issuers: Issuers
+) -> None:
+    services, tokens = idle.services, await issuers.signed_in("alice")
+    company = Company(issuers.settings(), Discovery(services.outgoing), services.company_sign_ins)
+    sign_ins = SignIns({"SECRET": SECRET}, Discovery(services.outgoing), services.outgoing, None, company)
+    vouching = Vouching(
+        services.principals, services.grants, services.authorization, services.trail, sign_ins
+    )
+    await services.company_sign_ins.keep(idle.alice.id, tokens["id_token"], None, time.time() + 3000)
+    account = JSONResponse({"Id": NORTHWIND, "Name": "Northwind", "Type": "Customer"})
+    async with receiver([account] * 3) as desk:
+        connection = issuers.desk_by("identity_assertion").model_copy(
+            update={"base_url": HttpUrl(f"http://127.0.0.1:{desk.port}")}
+        )
+        await services.catalogue.declare([connection])
+        async with idle.working(vouching=vouching), idle.delivering():
+            hers = await idle.start("read_once", {"account_id": NORTHWIND}, idle.alice)
+            await idle.outcome(hers)
+            his = await idle.start("read_once", {"account_id": NORTHWIND}, idle.bob)
+            await idle.parked(his)
+
+    (request,) = desk.posts
+    (ended,) = await idle.trail("action.ended", hers)
+    assert request.headers["authorization"].startswith("Bearer ")
+    assert (ended["account"], ended["verdict"]) == ("alice", "allowed")
+    assert await idle.waiters(hers) == []
+    await idle.temporal.get_workflow_handle(his).terminate()
