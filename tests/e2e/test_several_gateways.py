@@ -44,6 +44,7 @@ class Pair:
             **self.world.stack.environment("gateway"),
             "BYLINE_GATEWAY__PUBLIC_URL": self.world.stack.gateway_url,
             "BYLINE_GATEWAY__PORT": str(self.proxy.gateways[place]),
+            "BYLINE_GATEWAY__HOLD_WITHIN": "4",
             "BYLINE_POLICY_FILE": str(self.log.with_name("policy.yml")),
         }
         async with AsyncExitStack() as stack:

@@ -55,8 +55,9 @@ async def gateway(shared: Platform, tmp_path_factory: pytest.TempPathFactory) ->
         "SESSIONS_PER_PRINCIPAL": OF_ONE,
     }
     environment = {f"BYLINE_GATEWAY__LIMITS__{name}": str(most) for name, most in limits.items()}
+    environment |= {"BYLINE_GATEWAY__ANSWER_WITHIN": "1", "BYLINE_GATEWAY__HOLD_WITHIN": "1"}
     log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-    async with gateway_process(shared, log, BYLINE_GATEWAY__ANSWER_WITHIN="1", **environment) as running:
+    async with gateway_process(shared, log, **environment) as running:
         yield running
         told = log.read_text()
     assert "Traceback" not in told, told
