@@ -44,11 +44,11 @@ class Gateway(Rest):
         return int(held.split()[1]) * 1024
 
     @asynccontextmanager
-    async def mcp(self, subject: str) -> AsyncIterator["ByHand"]:
-        """Somebody at `/mcp` who sends what they like."""
-        token = await self.token(await self.person(subject, subject.title()), MCP_PATH)
+    async def mcp(self, subject: str, path: str = MCP_PATH) -> AsyncIterator["ByHand"]:
+        """Somebody at an MCP endpoint who sends what they like."""
+        token = await self.token(await self.person(subject, subject.title()), path)
         async with httpx2.AsyncClient(timeout=60) as http:
-            yield ByHand(http, f"{self.url}{MCP_PATH}", token)
+            yield ByHand(http, f"{self.url}{path}", token)
 
 
 @asynccontextmanager
@@ -144,6 +144,18 @@ class ByHand:
         async with self.http.stream("GET", self.url, headers=sent) as response:
             yield response
 
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
+        """What a stream of 2026-07-28 tells of changes to the lists of tools, from when it has begun to."""
+        params = {"_meta": ENVELOPE, "notifications": {"toolsListChanged": True}}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "subscriptions/listen", "params": params}
+        sent = {**self.usual, **routed("subscriptions/listen")}
+        async with self.http.stream("POST", self.url, json=body, headers=sent) as response:
+            told = messages(response)
+            begun = await anext(told)
+            assert begun["method"] == "notifications/subscriptions/acknowledged", begun
+            yield told
+
     @property
     def usual(self) -> dict[str, str]:
         """What every request has."""
@@ -168,3 +180,10 @@ def routed(method: str, params: Mapping[str, Any] | None = None) -> dict[str, st
 def named(headers: Mapping[str, str]) -> dict[str, str]:
     """Headers as Python can name them."""
     return {name.replace("_", "-"): value for name, value in headers.items()}
+
+
+async def messages(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
+    """The messages of an event stream, as they come."""
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            yield json.loads(line.removeprefix("data: "))

@@ -14,10 +14,12 @@ import pytest_asyncio
 from engine.wire import OUTCOME_META
 from examples.chat import chat
 from tests.e2e.rounds import answer, call_tool
-from tests.e2e.world import TOOL, World, link, outcome, said
+from tests.e2e.world import PATIENCE, TOOL, World, link, outcome, said
 from tests.foreign.process import free_port
-from tests.gateways import ByHand, started
+from tests.gateways import ByHand, messages, started
 from tests.proxy import Proxy, proxied
+
+GUARDED = "resolve_billing_dispute"
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Pair:
             **self.world.stack.environment("gateway"),
             "BYLINE_GATEWAY__PUBLIC_URL": self.world.stack.gateway_url,
             "BYLINE_GATEWAY__PORT": str(self.proxy.gateways[place]),
+            "BYLINE_GATEWAY__HOLD_WITHIN": "4",
+            "BYLINE_POLICY_FILE": str(self.log.with_name("policy.yml")),
         }
         async with AsyncExitStack() as stack:
             process = await stack.enter_async_context(started(environment, self.log))
@@ -63,7 +67,9 @@ class Pair:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def shared(world: World, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
     proxy = Proxy([free_port(), free_port()])
-    pair = Pair(world, proxy, tmp_path_factory.mktemp("gateways") / "gateways.log")
+    folder = tmp_path_factory.mktemp("gateways")
+    pair = Pair(world, proxy, folder / "gateways.log")
+    (folder / "policy.yml").write_text(f"tools: {{{GUARDED}: {{roles: [finance]}}}}")
     await world.stack.stop("gateway")
     try:
         async with proxied(proxy, int(world.stack.variables["GATEWAY_PORT"])):
@@ -191,3 +197,35 @@ async def test_a_session_that_no_gateway_knows_is_begun_anew_and_finds_its_run(
     assert result["notes"] == ["once"]
     assert world.authors(record) == ["alice"]
     assert len(await world.runs(alice)) == 1
+
+
+async def test_whoever_listens_hears_of_a_role_that_another_process_gives_or_takes_at_whichever_gateway(
+    pair: Pair, world: World
+) -> None:
+    pair.proxy.sticky = True
+    alice = await world.newcomer("alice")
+    token = await world.token(alice)
+    name = f"Alice {alice.username[-6:]}"
+    changed = "notifications/tools/list_changed"
+    async with AsyncExitStack() as open_:
+        by_hand = ByHand(await open_.enter_async_context(httpx2.AsyncClient(timeout=60)), pair.url, token)
+        streams = []
+        for place in (0, 1):
+            pair.proxy.only = place
+            streams.append(await open_.enter_async_context(by_hand.listening()))
+            session = await by_hand.open_session()
+            streams.append(messages(await open_.enter_async_context(by_hand.stream(session))))
+
+        async def hear() -> list[str]:
+            async with asyncio.timeout(PATIENCE):
+                return [(await anext(stream))["method"] for stream in streams]
+
+        await world.byline("people", "give-role", name, "finance")
+        given = await hear()
+        listed = [tool["name"] for tool in answer(await by_hand.modern("tools/list"))["result"]["tools"]]
+        await world.byline("people", "take-role", name, "finance")
+        taken = await hear()
+        left = [tool["name"] for tool in answer(await by_hand.modern("tools/list"))["result"]["tools"]]
+
+    assert given == taken == [changed] * 4
+    assert (GUARDED in listed, GUARDED in left) == (True, False)

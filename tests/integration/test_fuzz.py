@@ -181,7 +181,8 @@ async def test_nothing_that_is_sent_breaks_the_gateway_or_gets_a_secret_out_of_i
     platform: Platform, tmp_path: Path
 ) -> None:
     log = tmp_path / "gateway.log"
-    async with gateway_process(platform, log, BYLINE_GATEWAY__ANSWER_WITHIN="0.1") as gateway:
+    brief = {"BYLINE_GATEWAY__ANSWER_WITHIN": "0.1", "BYLINE_GATEWAY__HOLD_WITHIN": "0.1"}
+    async with gateway_process(platform, log, **brief) as gateway:
         alice = await gateway.person("alice", "Alice")
         granted = await platform.grant("crm", alice)
         async with gateway.mcp("alice") as by_hand:

@@ -10,10 +10,20 @@ from typing import Any
 import httpx2
 import pytest
 import pytest_asyncio
-from mcp_types import HEADER_MISMATCH, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    PARSE_ERROR,
+)
 
 from engine.wire import OUTCOME_META
+from gateway.mcp.clients import TASKS
 from gateway.mcp.messages import MOST_VALUES
+from gateway.toolsets import SEARCH_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import ByHand, Gateway, gateway_process, routed
 from tests.platform import CONTOSO, NORTHWIND, Platform, open_platform, until
@@ -45,8 +55,9 @@ async def gateway(shared: Platform, tmp_path_factory: pytest.TempPathFactory) ->
         "SESSIONS_PER_PRINCIPAL": OF_ONE,
     }
     environment = {f"BYLINE_GATEWAY__LIMITS__{name}": str(most) for name, most in limits.items()}
+    environment |= {"BYLINE_GATEWAY__ANSWER_WITHIN": "1", "BYLINE_GATEWAY__HOLD_WITHIN": "1"}
     log = tmp_path_factory.mktemp("gateway") / "gateway.log"
-    async with gateway_process(shared, log, BYLINE_GATEWAY__ANSWER_WITHIN="1", **environment) as running:
+    async with gateway_process(shared, log, **environment) as running:
         yield running
         told = log.read_text()
     assert "Traceback" not in told, told
@@ -359,6 +370,30 @@ async def test_what_is_somebody_elses_is_unknown_in_the_words_for_what_never_was
     assert answer(await alice.legacy(session, "ping"))["result"] == {}
 
 
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
+async def test_a_task_of_somebody_else_is_unknown_and_goes_on(
+    alice: ByHand, mallory: ByHand, method: str
+) -> None:
+    meta = {**ENVELOPE, CLIENT_CAPABILITIES_META_KEY: {"extensions": {TASKS: {}}}}
+    arguments = {"account_id": CONTOSO, "label": method}
+    begun = answer(await alice.call("read_once", arguments, _meta=meta))["result"]
+    task = {"taskId": begun["taskId"], "_meta": meta}
+    never = {"taskId": "read_once-never", "_meta": meta}
+
+    hers, none = [await mallory.modern(method, each) for each in (task, never)]
+    unfit: tuple[object, ...] = (5, None, [], "\x00")
+    odd = [await mallory.modern(method, {"taskId": each, "_meta": meta}) for each in unfit]
+    undeclared = await mallory.modern(method, {"taskId": begun["taskId"]})
+    mine = answer(await alice.modern("tasks/get", task))["result"]
+
+    assert begun["resultType"] == "task"
+    assert hers.status_code == none.status_code == 400
+    assert hers.text.replace(begun["taskId"], "read_once-never") == none.text
+    assert [code(each) for each in (hers, *odd)] == [INVALID_PARAMS] * 5
+    assert code(undeclared) == MISSING_REQUIRED_CLIENT_CAPABILITY
+    assert mine["status"] in {"working", "input_required"}
+
+
 async def test_of_requests_with_one_id_each_is_answered(mallory: ByHand) -> None:
     session = await mallory.open_session()
     call = {"name": "read_when_told", "arguments": {"account_id": NORTHWIND}}
@@ -395,6 +430,16 @@ async def test_thousands_of_sessions_keep_nobody_from_one(
     assert answer(await mallory.legacy(last, "ping"))["result"] == {}
     assert answer(await alice.legacy(hers, "ping"))["result"] == {}
     assert await works(alice)
+
+
+async def test_sessions_at_all_endpoints_count_together(mallory: ByHand, gateway: Gateway) -> None:
+    first = await mallory.open_session()
+    async with gateway.mcp("mallory", SEARCH_PATH) as searching:
+        others = [await searching.open_session() for _ in range(OF_ONE)]
+        newest = await searching.legacy(others[-1], "ping")
+
+    assert (await mallory.legacy(first, "ping")).status_code == 404
+    assert answer(newest)["result"] == {}
 
 
 async def test_of_all_sessions_together_the_one_that_was_silent_longest_ends_for_a_new_one(
