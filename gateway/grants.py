@@ -2,7 +2,7 @@
 
 from engine.audit.trail import AuditEvent
 from engine.connections.catalogue import Connection
-from engine.errors import NotAllowed, UpstreamFailed
+from engine.errors import BylineError, NotAllowed
 from engine.identity.model import Principal
 from engine.services import Services
 
@@ -10,14 +10,14 @@ from engine.services import Services
 async def give_up(services: Services, connection: Connection, principal: Principal) -> bool:
     """Remove this person's grant on a connection; False where they have none.
 
-    Raises UpstreamFailed where the upstream could not be told; the grant is forgotten here all the same.
+    Raises what kept the upstream from being told; the grant is forgotten here all the same, and upkeep tries again.
     """
     if connection.mode == "shared":
         msg = f"Connection '{connection.name}' is shared: an administrator removes its grant, with `byline grants`."
         raise NotAllowed(msg)
     try:
         removed = await services.grants.remove(connection, principal.id)
-    except UpstreamFailed as error:
+    except BylineError as error:
         # It is forgotten here by now, whatever the upstream made of that.
         await _record(services, connection, principal, error)
         raise
@@ -27,7 +27,7 @@ async def give_up(services: Services, connection: Connection, principal: Princip
 
 
 async def _record(
-    services: Services, connection: Connection, principal: Principal, error: UpstreamFailed | None = None
+    services: Services, connection: Connection, principal: Principal, error: BylineError | None = None
 ) -> None:
     event = AuditEvent(
         kind="grant.removed",

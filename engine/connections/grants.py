@@ -154,6 +154,12 @@ class Grants:
             rows = (await session.exec(query.order_by(GrantRow.connection))).all()
         return [(row.id, row.connection) for row in rows if await self._end(row)]
 
+    async def holders(self) -> frozenset[str]:
+        """Everybody who has a grant in force."""
+        query = select(GrantRow.holder).where(col(GrantRow.revoked_at).is_(None)).distinct()
+        async with self._database.reading() as session:
+            return frozenset((await session.exec(query)).all())
+
     async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
         """The holders of grants whose tokens nobody renewed since then, the longest idle first."""
         query = select(GrantRow.holder).where(

@@ -39,11 +39,11 @@ class Upkeep:
 
     async def _end(self) -> int:
         """End the grants of everybody who is not active: those of a deactivation that was cut short."""
-        ended = 0
-        for principal in await self._services.principals.all():
-            if not principal.active:
-                ended += len(await end_grants(self._services, principal))
-        return ended
+        holders = await self._services.grants.holders()
+        gone = [
+            each for each in await self._services.principals.all() if not each.active and each.id in holders
+        ]
+        return sum([len(await end_grants(self._services, principal)) for principal in gone])
 
     async def _revoke(self) -> int:
         """Tell upstreams what they could not be told before."""

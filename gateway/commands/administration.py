@@ -1,5 +1,6 @@
 """What an administrator does from a shell: keys, vault and grants, each command a few words and an answer."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -8,7 +9,7 @@ import uvloop
 from engine.audit.trail import AuditEvent
 from engine.connections.catalogue import SHARED
 from engine.connections.grants import Grant
-from engine.errors import SettingsInvalid
+from engine.errors import BylineError, SettingsInvalid
 from engine.identity.signing import SigningKey
 from engine.services import Services
 from engine.vault.resealing import reseal
@@ -173,7 +174,7 @@ def remove_grant(
 ) -> None:
     """Forget a grant and revoke it upstream; the next action that needs it asks again."""
 
-    async def remove() -> bool:
+    async def remove() -> str | None:
         async with services_here() as services:
             declared = await services.catalogue.get(connection)
             if (declared.mode == "shared") != (name == SHARED):
@@ -181,14 +182,19 @@ def remove_grant(
                 msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
                 raise SettingsInvalid(msg)
             person = None if name == SHARED else await one_person(services, name)
-            removed = await services.grants.remove(declared, SHARED if person is None else person.id)
-            if removed:
-                await services.trail.append(
-                    AuditEvent(kind="grant.removed", principal=person, connection=connection)
-                )
-            return removed
+            event = AuditEvent(kind="grant.removed", principal=person, connection=connection)
+            try:
+                if not await services.grants.remove(declared, SHARED if person is None else person.id):
+                    return None
+            except BylineError as error:
+                # It is forgotten here by now, and upkeep goes on telling the upstream.
+                await services.trail.append(replace(event, error=error.code, message=str(error)))
+                return f" Its upstream is to be told yet, which Byline goes on trying: {error}"
+            await services.trail.append(event)
+            return ""
 
-    if not uvloop.run(remove()):
+    untold = uvloop.run(remove())
+    if untold is None:
         msg = f"{name} has no grant on connection '{connection}'."
         raise SettingsInvalid(msg)
-    typer.echo(f"The grant of {name} on {connection} is gone.")
+    typer.echo(f"The grant of {name} on {connection} is gone.{untold}")

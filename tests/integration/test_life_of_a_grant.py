@@ -166,6 +166,21 @@ async def test_who_is_deactivated_leaves_no_grant_behind_here_or_upstream(
     assert (revoked["connection"], revoked["principal"]["id"]) == ("billing", platform.alice.id)
 
 
+async def test_an_administrator_removes_a_grant_whose_upstream_is_away(
+    platform: Platform, administrator: Commands
+) -> None:
+    await platform.grant("billing", platform.alice)
+    platform.systems["billing"].fault(on="revoke", status=503)
+
+    told = await administrator.answer("grants", "remove", platform.alice.id, "billing")
+
+    assert "is gone. Its upstream is to be told yet, which Byline goes on trying" in told
+    assert await platform.services.grants.of(platform.alice.id) == []
+    (removed,) = await platform.trail("grant.removed")
+    assert removed["error"] == "upstream_unavailable"
+    assert len(await rows(platform, RevocationRow)) == 1
+
+
 async def test_an_upstream_that_cannot_be_told_for_a_week_is_given_up_and_the_tokens_go(
     kept: Platform,
 ) -> None:
