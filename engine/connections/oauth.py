@@ -96,7 +96,9 @@ class OAuthClient:
         registrations: Registrations | None = None,
     ) -> None:
         self._connection = connection
-        self._provider = connection.provider
+        # A token that is good at an MCP server alone opens no userinfo endpoint.
+        by_id_token = {} if connection.mcp is None else {"account_from": "id_token"}
+        self._provider = connection.provider.model_copy(update=by_id_token)
         self._discovery = discovery
         self._registrations = registrations
         self._secret = connection.client_secret.read(environment) if connection.client_secret else None
@@ -248,8 +250,7 @@ class OAuthClient:
     async def account(self, tokens: Tokens) -> str:
         """The upstream's own name for the account that consented; empty where the provider cannot tell."""
         endpoints = await self.endpoints()
-        is_told = self._connection.mcp is None or "openid" in tokens.scopes
-        if endpoints.userinfo is None or self._provider.account_from != "userinfo" or not is_told:
+        if endpoints.userinfo is None or self._provider.account_from != "userinfo":
             return tokens.account
         async with self._calling(endpoints) as client:
             request = client.build_request("GET", endpoints.userinfo)

@@ -73,11 +73,13 @@ def oidc_provider(
     port: int | None = None,
     vouches: Mapping[str, str] | None = None,
     trusts: Mapping[str, str] | None = None,
+    documents: Mapping[str, str] | None = None,
 ) -> Iterator[OidcProvider]:
     """Start a provider; an access token asked for with a `resource` is a JWT for it, with these scopes.
 
     `vouches` maps an audience to the client that it knows whoever asks here as; `trusts` maps an issuer whose
-    statements are taken to the audience that its ID tokens have.
+    statements are taken to the audience that its ID tokens have; `documents` maps an origin, at which clients have
+    their metadata documents, to where it is served here.
     """
     port = port or free_port()
     key = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
@@ -87,6 +89,7 @@ def oidc_provider(
         "scopes": scopes,
         "key": key.as_dict(private=True),
         "statements": {"vouches": vouches or {}, "trusts": trusts or {}},
+        "documents": documents or {},
     }
     with running(
         [str(NODE), str(SCRIPTS / "oidc-provider.mjs"), json.dumps(asked)],

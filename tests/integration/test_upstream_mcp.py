@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
-import httpx2
 import pytest
 from starlette.responses import JSONResponse, Response
 
@@ -21,9 +20,12 @@ from engine.errors import AuthorizationRefused, ConnectionMisconfigured
 from engine.outgoing import Outgoing
 from engine.services import open_services
 from engine.settings import GatewaySettings, OutgoingSettings
+from engine.waiting.waiters import ParkedAction
+from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
 from gateway.app import open_app
 from gateway.runs import Failed, Finished
+from tests.data.samples import identity_of
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port, running
 from tests.listeners import receiver
@@ -294,17 +296,30 @@ async def test_an_issuer_that_registers_nobody_is_told_with_what_to_register(idl
 
 
 async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path: Path) -> None:
-    async with serving(tmp_path, public_url="https://byline.example") as byline, receiver() as server:
-        origin = f"http://127.0.0.1:{server.port}"
-        documents = {**ISSUER, "client_id_metadata_document_supported": True}
-        server.answers = sequence(origin, (RESOURCE, 200), (documents, 200))
-        endpoints = await Discovery(byline.services.outgoing).endpoints(at(f"{origin}/mcp"))
-        identity = await byline.services.registrations.of("notes", endpoints)
-        async with httpx2.AsyncClient() as http:
-            document = (await http.get(f"{byline.url}/oauth/client.json")).json()
+    port, origin = free_port(), "https://byline.example"
+    documents = {origin: f"http://127.0.0.1:{port}"}
+    with oidc_provider(tmp_path, documents=documents) as provider:
+        async with serving(tmp_path, port=port, public_url=origin) as byline, receiver() as server:
+            here = f"http://127.0.0.1:{server.port}"
+            resource = {"resource": f"{here}/mcp", "authorization_servers": [provider.issuer]}
+            server.answers = sequence(here, (resource, 200))
+            services, connection = byline.services, at(f"{here}/mcp", scopes=["openid"])
+            await services.catalogue.declare([connection])
+            alice = await services.principals.resolve("https://id.example", "alice", "Alice")
+            identity = identity_of(alice)
+            await services.keys.sign(identity.claims(), IDENTITY_TYPE)
+            required = await services.authorization.require(
+                identity, connection, ("openid",), ParkedAction("w", "r", "k"), run_id="run-1"
+            )
+            assert required is not None
+            request = await services.authorization.get(required.request)
+            assert request is not None
+            address = await services.consent.begin(request, "session")
+            async with Browser(stop_at=f"{origin}/oauth/callback") as browser:
+                page = await provider.let_in(await browser.open(address), "alice")
+            await services.consent.complete(dict(parse_qsl(urlsplit(page.url).query)), alice, "session")
+            granted = await services.grants.of(alice.id)
 
-    assert identity.client_id == "https://byline.example/oauth/client.json"
-    assert (identity.method, identity.is_registered) == ("none", False)
-    assert document["client_id"] == identity.client_id
-    assert document["redirect_uris"] == ["https://byline.example/oauth/callback"]
-    assert document["token_endpoint_auth_method"] == "none"
+    (client_id,) = parse_qs(urlsplit(address).query)["client_id"]
+    assert client_id == f"{origin}/oauth/client.json"
+    assert [(grant.connection, grant.account) for grant in granted] == [("notes", "alice")]

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto';
 import Provider from 'oidc-provider';
 import { addStatementGrants } from './statement-grants.mjs';
 
-const { port, clients, scopes, key, statements } = JSON.parse(process.argv[2]);
+const { port, clients, scopes, key, statements, documents } = JSON.parse(process.argv[2]);
 // The pages of a device's code with their buttons inside the form, where a browser without scripts finds them too.
 const page = (form, button) => `<!doctype html><title>Device</title>${form.replace('</form>', `${button}</form>`)}`;
 const next = '<button>Continue</button>';
@@ -19,6 +19,12 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   claims: { openid: ['sub'], profile: ['name'], email: ['email', 'email_verified'] },
   cookies: { keys: [randomBytes(32).toString('hex')] },
   jwks: { keys: [key] },
+  // Documents lie at https addresses that no name server knows, and are served by this machine.
+  fetch: (url, options) => {
+    const { origin, pathname } = new URL(url);
+    if (!(origin in documents)) return globalThis.fetch(url, options);
+    return globalThis.fetch(documents[origin] + pathname, { ...options, dispatcher: undefined });
+  },
   pkce: { required: () => true },
   rotateRefreshToken: true,
   issueRefreshToken: (ctx, client) => client.grantTypeAllowed('refresh_token'),
@@ -26,6 +32,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
     registration: { enabled: true },
     clientCredentials: { enabled: true },
     revocation: { enabled: true },
+    clientIdMetadataDocument: { enabled: Object.keys(documents).length > 0, ack: 'draft-02' },
     deviceFlow: {
       enabled: true,
       userCodeInputSource: (ctx, form) => {
