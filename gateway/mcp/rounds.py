@@ -17,14 +17,14 @@ from mcp_types import (
     InputResponseRequestParams,
     ListRootsResult,
 )
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from engine.registry import Offer
 from engine.services import Services
 from engine.settings import LONGEST_WAIT
 from gateway.mcp.asking import Asked, Asking, Taken
 from gateway.mcp.clients import Ability, Context, abilities, has_left, is_modern
-from gateway.mcp.steps import Steps
+from gateway.mcp.steps import Heard, Steps
 from gateway.runs import Awaiting, Caller, Outcome, Running, Runs
 
 # Clients end a call after ten rounds of input: before that, the outcome is left to be collected.
@@ -40,14 +40,13 @@ _ANSWERS: Final[Mapping[Ability, type[BaseModel]]] = {
 class RequestState(BaseModel):
     """What a client carries between the rounds of one call; sealed and bound to its principal by the boundary.
 
-    `told` has the id of each request and question that the client knows of, by the key that it was put under; `seen` is
-    the time of the last step that it was told, in seconds since the epoch.
+    `told` has the id of each request and question that the client knows of, by the key that it was put under.
     """
 
     run: str
     told: dict[str, str] = {}
     round: int = 0
-    seen: float = 0.0
+    heard: Heard = Field(default_factory=Heard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +117,12 @@ class Rounds:
         patience: Patience,
     ) -> Outcome | InputRequiredResult:
         """What has become of the run when the request has to be answered, or what the client is to be asked."""
-        async with self._steps.told(context, caller, state.run, since=state.seen) as telling:
+        async with self._steps.told(context, caller, state.run, state.heard) as telling:
             if is_modern(context):
                 outcome = await self._modern(context, caller, state, dict(responses or {}), patience)
             else:
                 outcome = await self._legacy(context, caller, state, patience)
             if isinstance(outcome, InputRequiredResult):
-                state.seen = telling.seen
                 outcome.request_state = state.model_dump_json()
             elif not isinstance(outcome, Awaiting | Running):
                 await telling.all()

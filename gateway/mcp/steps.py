@@ -14,7 +14,7 @@ from mcp_types import (
     LoggingMessageNotificationParams,
     SetLevelRequestParams,
 )
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
@@ -35,6 +35,18 @@ _MOST_FOLLOWED: Final = 50
 _HAIR: Final = 1e-6
 
 
+class Heard(BaseModel):
+    """How far a client has heard of a run, in this request and those before it of the same call.
+
+    `at` is the time of the last step that it was told, in seconds since the epoch, and `number` the number that it was
+    told last, where it was told any; `counts` says whether that was a count of steps.
+    """
+
+    at: float = 0.0
+    number: float | None = None
+    counts: bool = False
+
+
 class Steps:
     """Follows the histories of a run's workflows, for those requests alone whose client wants to hear of it."""
 
@@ -43,14 +55,14 @@ class Steps:
 
     @asynccontextmanager
     async def told(
-        self, context: Context, caller: Caller, run_id: str, *, since: float
+        self, context: Context, caller: Caller, run_id: str, heard: Heard
     ) -> AsyncIterator["Telling"]:
-        """Tell the client of every step after `since` for as long as the block lasts.
+        """Tell the client of every step that it has not heard of for as long as the block lasts, and note it there.
 
         They are progress notifications where the request has a progress token, and else, where the client asked for
         that, log messages: what the tool itself tells at level info, and its other steps at level debug.
         """
-        telling = Telling(self._temporal, context, caller, since)
+        telling = Telling(self._temporal, context, caller, heard)
         if telling.wanted:
             telling.begin(run_id)
         try:
@@ -62,18 +74,15 @@ class Steps:
 class Telling:
     """What one request is told."""
 
-    def __init__(self, temporal: Client, context: Context, caller: Caller, since: float) -> None:
+    def __init__(self, temporal: Client, context: Context, caller: Caller, heard: Heard) -> None:
         self._temporal = temporal
         self._context = context
         self._caller = caller
         self._has_token = bool(context.meta and context.meta.get("progress_token") is not None)
         self._levels = _levels(context)
         self._following: dict[str, asyncio.Task[None]] = {}
-        self._told: float | None = None
-        self._counts = False
-        self._since = since
-        self.seen = since
-        """The time of the last step that was told, in seconds since the epoch."""
+        self._heard = heard
+        self._since = heard.at
 
     @property
     def wanted(self) -> bool:
@@ -114,7 +123,7 @@ class Telling:
         at = event.event_time.ToNanoseconds() / 1e9
         if at <= self._since:
             return
-        self.seen = max(self.seen, at)
+        self._heard.at = max(self._heard.at, at)
         if event.HasField("workflow_properties_modified_event_attributes"):
             memo = event.workflow_properties_modified_event_attributes.upserted_memo.fields
             if PROGRESS_MEMO in memo:
@@ -172,15 +181,14 @@ class Telling:
 
         Before a tool tells any number, its steps are counted.
         """
-        if self._told is None:
-            self._told = 1.0 if done is None else done
-            self._counts = done is None
-        elif done is not None and (done > self._told or self._counts):
-            self._told = done if done > self._told else self._told + _HAIR
-            self._counts = False
+        heard = self._heard
+        if heard.number is None:
+            heard.number, heard.counts = (1.0, True) if done is None else (done, False)
+        elif done is not None and (done > heard.number or heard.counts):
+            heard.number, heard.counts = max(done, heard.number + _HAIR), False
         else:
-            self._told += 1.0 if self._counts else _HAIR
-        return self._told
+            heard.number += 1.0 if heard.counts else _HAIR
+        return heard.number
 
 
 async def set_log_level(context: Context, params: SetLevelRequestParams) -> EmptyResult:

@@ -7,9 +7,10 @@ from typing import Any
 import httpx2
 
 VERSION = "2026-07-28"
+_META = "io.modelcontextprotocol"
 ENVELOPE = {
-    "io.modelcontextprotocol/protocolVersion": VERSION,
-    "io.modelcontextprotocol/clientCapabilities": {"elicitation": {"url": {}}},
+    f"{_META}/protocolVersion": VERSION,
+    f"{_META}/clientCapabilities": {"elicitation": {"url": {}}},
 }
 
 
@@ -17,16 +18,30 @@ async def call_tool(
     url: str, token: str | None, tool: str, arguments: Mapping[str, Any], **more: Any
 ) -> httpx2.Response:
     """Send one round of a tool call."""
+    params = {"name": tool, "arguments": arguments, **more}
+    return await send(url, token, "tools/call", params, name=tool)
+
+
+async def send(
+    url: str,
+    token: str | None,
+    method: str,
+    params: Mapping[str, Any],
+    *,
+    name: str,
+    capabilities: Mapping[str, Any] | None = None,
+) -> httpx2.Response:
+    """Send one request about what has this name, as a client of these capabilities or one that shows links."""
     headers = {
         "Accept": "application/json, text/event-stream",
         "MCP-Protocol-Version": VERSION,
-        "Mcp-Method": "tools/call",
-        "Mcp-Name": tool,
+        "Mcp-Method": method,
+        "Mcp-Name": name,
     }
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    params = {"name": tool, "arguments": arguments, "_meta": ENVELOPE, **more}
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    declared = {} if capabilities is None else {f"{_META}/clientCapabilities": capabilities}
+    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": ENVELOPE | declared, **params}}
     async with httpx2.AsyncClient(timeout=60) as http:
         return await http.post(url, json=body, headers=headers)
 
