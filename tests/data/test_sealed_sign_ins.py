@@ -9,6 +9,7 @@ from engine.db.database import now
 from engine.db.tables import DeviceSignInRow
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.vault.resealing import reseal
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from tests.data.commands import Commands
@@ -50,17 +51,18 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     registered = _Registered(client_id="byline", client_secret="planted", token_endpoint_auth_method="none")
     device = DeviceSignInRow(
         request_id=request_id,
-        sealed_code=services.vault.seal(CODE.text().encode(), _bound_to(request_id)),
+        sealed_code=await services.vault.seal(CODE.text().encode(), _bound_to(request_id)),
         interval_seconds=5,
         poll_after=now() + timedelta(minutes=5),
         expires_at=now() + timedelta(minutes=10),
     )
+    registration = await registrations._row(ISSUER, registered)
     async with services.database.writing() as session:
-        session.add(registrations._row(ISSUER, registered))
+        session.add(registration)
         session.add(device)
     await services.company_sign_ins.keep(alice.id, "planted-id-token", "planted-refresh", time.time() + 600)
 
-    services.keyring.rotate()
+    await commands.answer("vault", "rotate")
     await commands.answer("vault", "reseal")
 
     request = await services.authorization.get(request_id)
@@ -71,11 +73,9 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     assert wait is not None
     assert (kept.id_token, wait.code.user_code) == ("planted-id-token", "WDJB-MJHT")
     assert (await registrations.of("billing", AT_ISSUER)).client_id == "byline"
-    assert [await each.reseal() for each in (services.devices, registrations, services.company_sign_ins)] == [
-        0,
-        0,
-        0,
-    ]
+    owners = (services.devices, registrations, services.company_sign_ins)
+    again = [await reseal(services.database, services.vault, each.sealed, lambda *_: None) for each in owners]
+    assert again == [0, 0, 0]
 
 
 async def test_a_company_sign_in_is_renewed_by_one_process_at_a_time(
