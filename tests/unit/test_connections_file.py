@@ -57,7 +57,7 @@ def test_a_variable_that_nobody_set_is_named_with_its_place(tmp_path: Path) -> N
         ("{env: TRACKER_SECRET}", "{env: A, file: b}", "name one of env, file and vault"),
         ("wait_limit: P30D", "wait_limit: P3000D", "tracker.wait_limit: "),
         ("mode: user", "mode: user\n    sign_in: api_key", "sign_in api_key needs key: write it"),
-        ("mode: user", "mode: user\n    sign_in: basic", "knows no provider and no client_id"),
+        ("mode: user", "mode: user\n    sign_in: basic", "knows no provider, no client_id and no mcp"),
         ("mode: user", "mode: user\n    sign_in: jwt_bearer", "has no sign_in jwt_bearer: write api_key,"),
         ("mode: user", "mode: shared\n    sign_in: jwt_bearer", "sign_in jwt_bearer needs assertion"),
         ("client_id: byline", "scopes: []", "client_id is missing"),
