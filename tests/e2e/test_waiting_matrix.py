@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from sqlmodel import select
+from temporalio.client import WorkflowExecutionStatus
 
 from engine.db.tables import RunRow
 from engine.identity.model import call_digest
@@ -70,6 +71,7 @@ class Cell:
     seat: Seat
     chat: Conversation
     everybody: asyncio.Barrier
+    tool: str = "note"
     on: list[str] = field(default_factory=list)
     arguments: dict[str, Any] = field(default_factory=dict)
 
@@ -81,7 +83,7 @@ class Cell:
 
     async def again(self, **how: Any) -> None:
         """Have the model make the same call."""
-        await self.chat.call("note", self.arguments, **how)
+        await self.chat.call(self.tool, self.arguments, **how)
 
     async def sign_in(self, *links: str) -> None:
         """Open the links, and let Byline in at each."""
@@ -95,11 +97,19 @@ class Cell:
         async with self.seat.at_browser:
             await (await self.seat.who.open(link)).form(submit="Decline")
 
-    async def runs(self) -> int:
-        """How many runs serve this call."""
-        digest = call_digest("note", self.arguments)
+    async def runs(self) -> Sequence[str]:
+        """The runs that serve this call."""
+        digest = call_digest(self.tool, self.arguments)
         async with self.seat.world.database.reading() as session:
-            return len((await session.exec(select(RunRow.id).where(RunRow.call == digest))).all())
+            return (await session.exec(select(RunRow.id).where(RunRow.call == digest))).all()
+
+    async def with_everybody(self, *steps: Callable[[], Awaitable[None]]) -> None:
+        """Once every client has come as far as this, have one of them take these steps, and go on after them."""
+        async with asyncio.timeout(GATHER_WITHIN):
+            if await self.everybody.wait() == 0:
+                for step in steps:
+                    await step()
+            await self.everybody.wait()
 
     def notes(self) -> dict[str, int]:
         """How many notes of this call each of its systems has."""
@@ -113,7 +123,7 @@ class Cell:
         assert result.get("structuredContent") == {"on": self.on}, result
         assert not result.get("isError")
         assert self.notes() == dict.fromkeys(self.on, 1)
-        assert await self.runs() == 1
+        assert len(await self.runs()) == 1
 
     async def is_not_done(self, error: str) -> None:
         """See that the outcome is this error, and that nothing was done by one run."""
@@ -122,7 +132,7 @@ class Cell:
         assert result["_meta"][OUTCOME_META]["error"] == error
         assert result["content"][0]["text"].startswith(f"{error}: ")
         assert self.notes() == dict.fromkeys(self.on, 0)
-        assert await self.runs() == 1
+        assert len(await self.runs()) == 1
 
 
 async def two_in_turn(cell: Cell) -> None:
@@ -192,13 +202,24 @@ async def gateway_killed(cell: Cell) -> None:
     links = await cell.chat.links(1)
     if not cell.seat.client.prompts:
         await cell.chat.collect()
-    async with asyncio.timeout(GATHER_WITHIN):
-        if await cell.everybody.wait() == 0:
-            await cell.seat.world.stack.kill("gateway")
-            await cell.seat.world.restart("gateway")
-        await cell.everybody.wait()
+    world = cell.seat.world
+    await cell.with_everybody(partial(world.stack.kill, "gateway"), partial(world.restart, "gateway"))
     await cell.sign_in(*links)
     await cell.again()
+    await cell.is_done()
+
+
+async def gateway_stopped_under_a_tool_that_wants_to_be_cancelled(cell: Cell) -> None:
+    cell.tool, world = "note_when_told", cell.seat.world
+    await cell.ask([])
+    async with asyncio.timeout(GATHER_WITHIN):
+        while not (runs := await cell.runs()):
+            await asyncio.sleep(0.1)
+    await cell.with_everybody(partial(world.stack.stop, "gateway"), partial(world.restart, "gateway"))
+    run = (await world.temporal()).get_workflow_handle(runs[0])
+    assert (await run.describe()).status == WorkflowExecutionStatus.RUNNING
+    await cell.again()
+    await run.signal("word")
     await cell.is_done()
 
 
@@ -211,6 +232,7 @@ SCENARIOS: list[Callable[[Cell], Awaitable[None]]] = [
     expired,
     gone_and_back,
     gateway_killed,
+    gateway_stopped_under_a_tool_that_wants_to_be_cancelled,
 ]
 
 

@@ -79,6 +79,27 @@ async def note(text: str, on: list[System]) -> None:
     )
 
 
+@tool(title="Note when told", destructive=False, on_cancel="cancel")
+@workflow.defn(name="note_when_told")
+class NoteWhenTold:
+    """Notes once it is told to, for as long as somebody waits for that."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    @workflow.run
+    async def run(self, errand: Errand) -> Noted:
+        """Wait for the word, and note it."""
+        await workflow.wait_condition(lambda: self._told)
+        await note(errand.text, errand.on)
+        return Noted(on=errand.on)
+
+    @workflow.signal(name="word")
+    def hear(self) -> None:
+        """Go on."""
+        self._told = True
+
+
 @tool(title="Note", destructive=False)
 @workflow.defn(name="note")
 class Note:
