@@ -8,6 +8,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx2
 
 from engine.audit.trail import Trail
+from engine.authorization.account_choices import AccountChoices
 from engine.authorization.consent import Consent
 from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
@@ -15,6 +16,7 @@ from engine.authorization.typed_keys import TypedKeys
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.changes.changes import ResourceChanges
+from engine.connections.accounts import Accounts
 from engine.connections.catalogue import Catalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
@@ -34,6 +36,7 @@ from engine.notifications.posts import Posts
 from engine.outgoing import Outgoing
 from engine.policy import Policy
 from engine.questions.questions import Questions
+from engine.readiness import Readiness
 from engine.settings import Settings
 from engine.vault.data_keys import DataKeys
 from engine.vault.key_providers import open_key_providers
@@ -65,13 +68,16 @@ class Services:
     identities: IdentityVerifier
     client_secrets: ClientSecrets
     catalogue: Catalogue
+    accounts: Accounts
     grants: Grants
     trail: Trail
     waiters: Waiters
     authorization: AuthorizationRequests
+    account_choices: AccountChoices
     standing_in: StandingIn
     consent: Consent
     typed_keys: TypedKeys
+    readiness: Readiness
     questions: Questions
     changes: ResourceChanges
     channels: Channels
@@ -99,13 +105,14 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
 
         outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
         sign_ins = SignIns(environment, Discovery(outgoing), outgoing)
-        grants = Grants(database, vault, sign_ins.of)
+        accounts = Accounts(database, principals)
+        grants = Grants(database, vault, sign_ins.of, accounts)
         trail = Trail(database, keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
         waiters = Waiters(database, runs)
         requests = AuthorizationRequests(
-            database, principals, runs, grants, waiters, trail, settings.wait_limit
+            database, principals, runs, accounts, grants, waiters, trail, settings.wait_limit
         )
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         standing_in = StandingIn(principals, roles)
@@ -148,15 +155,18 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             identities=IdentityVerifier(keys, runs),
             client_secrets=client_secrets,
             catalogue=catalogue,
+            accounts=accounts,
             grants=grants,
             trail=trail,
             waiters=waiters,
             authorization=requests,
+            account_choices=AccountChoices(database, principals, accounts, grants, requests, waiters, trail),
             standing_in=standing_in,
             consent=Consent(
                 database, vault, catalogue, grants, requests, standing_in, trail, sign_ins, redirect_uri
             ),
-            typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
+            typed_keys=TypedKeys(catalogue, requests, standing_in, trail, sign_ins),
+            readiness=Readiness(database, catalogue, grants),
             questions=questions,
             changes=ResourceChanges(database),
             channels=channels,

@@ -134,13 +134,16 @@ class Upstream:
     async def credential(self) -> Credential:
         """The credential that this action uses; raises AuthorizationRequired where the person has to give it first."""
         while self._credential is None:
-            connection, needed = self._context.connection, self._context.definition.scopes
-            found = await self._grants.credential(connection, self._context.identity.principal_id)
+            context = self._context
+            connection, identity, needed = context.connection, context.identity, context.definition.scopes
+            found = await self._grants.credential(
+                connection, identity.principal_id, tool=identity.tool, run_id=context.run_id
+            )
             if found is None:
                 await self._require((*connection.scopes, *needed), needed=needed, refused=None)
             elif missing := set(needed) - set(found.scopes):
                 await self._require(missing, needed=missing, refused=found.grant_id)
-            else:
+            elif await self._grants.settle(connection, identity.principal_id, context.run_id, found):
                 self._credential = found
         return self._credential
 

@@ -53,6 +53,7 @@ from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages
+from gateway.tool_connections import tool_connection_pages
 from gateway.toolsets import MCP_PATH
 from gateway.untold import untold
 
@@ -97,6 +98,7 @@ def application(
         schedule_pages(services, registry, Schedules(services, temporal)),
         token_pages(services, registry),
         connection_pages(services, registry),
+        tool_connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
         protected_resource(services),

@@ -8,7 +8,10 @@ from fastapi.responses import RedirectResponse, Response
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import TYPED, Connection, Key
+from engine.connections.grants import Grant
 from engine.errors import (
+    AccountMismatched,
+    AccountUnknown,
     AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
@@ -19,7 +22,7 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.services import Services
-from engine.waiting.addresses import connect_path
+from engine.waiting.addresses import connect_path, tool_path
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
@@ -70,14 +73,16 @@ class ConnectPage:
         asked = await self._asked(session, principal, request_id)
         if isinstance(asked, Response):
             return asked
-        target = request.url.path
-        if asked.is_open and submission.fields.get("decision") == "continue":
+        target, decision = request.url.path, submission.fields.get("decision")
+        if asked.is_open and decision == "continue":
             try:
-                target = await self._services.consent.begin(asked, session.id)
+                tool = _chosen_for(asked, submission.fields)
+                target = await self._services.consent.begin(asked, session.id, tool=tool)
             except BylineError as error:
                 return notice("This connection does not work", str(error), status=503, session=session)
-        elif asked.is_open and submission.fields.get("decision") == "connect":
-            refused = await self._typed(session, principal, asked, submission.fields)
+        elif asked.is_open and decision in {"connect", "use"}:
+            take = self._typed if decision == "connect" else self._use
+            refused = await take(session, principal, asked, submission.fields)
             if refused is not None:
                 return refused
         elif asked.is_open:
@@ -95,15 +100,52 @@ class ConnectPage:
         fields: Mapping[str, str],
     ) -> Response | None:
         """Take a key that was typed; the page that says why not where it will not do."""
-        secret, username = fields.get("secret", ""), fields.get("username", "")
+        secret, username, tool = (
+            fields.get("secret", ""),
+            fields.get("username", ""),
+            _chosen_for(asked, fields),
+        )
         try:
-            await self._services.typed_keys.take(asked, principal, secret=secret, username=username)
-        except KeyRefused as error:
+            await self._services.typed_keys.take(
+                asked, principal, secret=secret, username=username, tool=tool
+            )
+        except (KeyRefused, AccountMismatched) as error:
             connection = await self._services.catalogue.get(asked.connection)
             return await self._question(session, asked, connection, problem=str(error))
         except BylineError as error:
             return _failed(session, error)
         return None
+
+    async def _use(
+        self,
+        session: BrowserSession,
+        principal: Principal,
+        asked: AuthorizationRequest,
+        fields: Mapping[str, str],
+    ) -> Response | None:
+        """Take the choice of an account that is connected; the page that says why not where there is none."""
+        connection = await self._services.catalogue.get(asked.connection)
+        holder = await self._services.standing_in.asked(asked.principal_id, principal)
+        grants = {grant.id: grant for grant in await self._accounts(asked)}
+        grant = grants.get(fields.get("account", ""))
+        if grant is None or holder is None:
+            return await self._question(session, asked, connection, problem="Choose one of the accounts.")
+        by, tool = None if holder.id == principal.id else principal, _chosen_for(asked, fields)
+        try:
+            await self._services.account_choices.answer(
+                asked, connection, holder, grant.account, tool=tool, by=by
+            )
+        except AccountUnknown as error:
+            return await self._question(session, asked, connection, problem=str(error))
+        return None
+
+    async def _accounts(self, asked: AuthorizationRequest) -> list[Grant]:
+        """The accounts that may be chosen."""
+        return [
+            grant
+            for grant in await self._services.grants.of(asked.principal_id)
+            if grant.connection == asked.connection and not grant.has_lapsed
+        ]
 
     async def _question(
         self,
@@ -114,10 +156,19 @@ class ConnectPage:
     ) -> Response:
         holder = await self._services.principals.get(asked.principal_id)
         is_typed = connection.sign_in in TYPED
+        template, title = "connect.html", f"Connect {connection.title}?"
+        choice: dict[str, object] = {}
+        if asked.asks == "choice":
+            template, title = "choose_account.html", f"Which account at {connection.title}?"
+            chosen = (await self._services.accounts.of(asked.principal_id)).get(connection.name, {})
+            wanted = chosen.get(asked.about, chosen.get(""))
+            accounts = await self._accounts(asked)
+            choice = {"accounts": accounts, "gone": wanted, "chosen_for": asked.about}
         return page(
-            "connect.html",
-            title=f"Connect {connection.title}?",
+            template,
+            title=title,
             session=session,
+            **choice,
             asked=asked,
             connection=connection,
             tools=await self._services.authorization.waiting_tools(asked.id),
@@ -159,17 +210,30 @@ class ConnectPage:
         connection: Connection,
         others: list[AuthorizationRequest],
     ) -> Response:
+        was_ahead = not await self._services.authorization.has_been_waited_for(asked.id)
+        text = "You can go back to your chat: the tool goes on by itself."
+        link = None
+        if was_ahead and asked.asks == "any_account" and asked.about:
+            text, link = (
+                "It is there for your tools now.",
+                (tool_path(asked.about), "See what else is needed"),
+            )
+        elif was_ahead:
+            text, link = "It is there for your tools now.", ("/connections", "See your connections")
         titles, texts = {
-            "granted": (
-                f"{connection.title} is connected",
-                "You can go back to your chat: the tool goes on by itself.",
-            ),
+            "granted": (f"{connection.title} is connected", text),
             "denied": (f"You declined {connection.title}", f"The tool was told. {_CALL_AGAIN}"),
         }.get(asked.state, ("This link is too old", f"Nobody waits for this sign-in any more. {_CALL_AGAIN}"))
         waiting = await waiting_links(self._services, others)
         status = 200 if asked.state in {"granted", "denied"} else 410
         return page(
-            "answered.html", title=titles, text=texts, waiting=waiting, session=session, status=status
+            "answered.html",
+            title=titles,
+            text=texts,
+            link=link,
+            waiting=waiting,
+            session=session,
+            status=status,
         )
 
 
@@ -199,11 +263,19 @@ class Callback:
         return RedirectResponse(connect_path(answered.id), 303, {"Cache-Control": "no-store"})
 
 
+def _chosen_for(asked: AuthorizationRequest, fields: Mapping[str, str]) -> str:
+    """The tool that an account is chosen for; empty where for every tool."""
+    return asked.about if asked.asks == "choice" and fields.get("reach") == "tool" else ""
+
+
 def _failed(session: BrowserSession, error: BylineError) -> Response:
     match error:
         case AuthorizationDenied():
             text = f"{error} The tool was told. {_CALL_AGAIN}"
             return notice("You declined", text, status=200, session=session)
+        case AccountMismatched():
+            link = (connect_path(error.request), "Sign in to the account that is asked for")
+            return notice("That is another account", str(error), status=409, session=session, link=link)
         case AuthorizationExpired():
             return notice("This link is too old", str(error), status=410, session=session)
         case UpstreamFailed():

@@ -12,8 +12,9 @@ from engine.identity.model import Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.app import application
-from gateway.mcp import mcp_server
+from gateway.mcp.server import mcp_servers
 from gateway.protected_resource import API_PATH
+from gateway.run_control import RunControl
 from tests.pages import served
 from tests.platform import Platform
 
@@ -64,10 +65,13 @@ async def serving(
         gateway = platform.settings.gateway.model_copy(update={"public_url": url, **changed})
         settings = platform.settings.model_copy(update={"gateway": gateway})
         services = replace(platform.services, settings=settings)
-        server = mcp_server(services, platform.registry, platform.runs)
-        app = application(services, platform.registry, platform.runs, platform.temporal, server)
+        runs, temporal = platform.runs, platform.temporal
+        control = RunControl(services, temporal, runs)
+        servers = mcp_servers(services, platform.registry, runs, control, temporal)
+        app = application(services, platform.registry, runs, temporal, servers)
         async with AsyncExitStack() as open_:
             if mcp:
-                await open_.enter_async_context(server.session_manager.run())
+                for server in servers.values():
+                    await open_.enter_async_context(server.session_manager.run())
             await open_.enter_async_context(served(app, listener))
             yield Rest(url, services)

@@ -11,13 +11,18 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
-from engine.connections.catalogue import Catalogue
+from engine.connections.catalogue import Catalogue, Connection
 from engine.connections.grants import Grants
 from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
-from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
+from engine.errors import (
+    AccountMismatched,
+    AuthorizationDenied,
+    AuthorizationExpired,
+    AuthorizationRefused,
+)
 from engine.identity.model import Principal
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
@@ -50,14 +55,18 @@ class Consent:
         self._sign_ins = sign_ins
         self._redirect_uri = redirect_uri
 
-    async def begin(self, request: AuthorizationRequest, session: str) -> str:
-        """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held."""
+    async def begin(self, request: AuthorizationRequest, session: str, *, tool: str = "") -> str:
+        """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held.
+
+        `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+        """
         connection = await self._catalogue.get(request.connection)
         state, code_verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         attempt = AuthorizationAttemptRow(
             state_hash=_digest(state),
             request_id=request.id,
             principal_id=request.principal_id,
+            tool=tool,
             session_hash=_digest(session),
             sealed_verifier=await self._vault.seal(code_verifier.encode(), _bound_to(_digest(state))),
             created_at=now(),
@@ -65,11 +74,13 @@ class Consent:
         )
         async with self._database.writing() as database_session:
             database_session.add(attempt)
-        scopes = dict.fromkeys(
-            (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
-        )
         return await self._sign_ins.client(connection).authorization_url(
-            redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
+            redirect_uri=self._redirect_uri,
+            state=state,
+            code_verifier=code_verifier,
+            scopes=await self._requests.scopes_to_ask(request, connection),
+            login_hint=request.account or "",
+            prompt="login" if request.account is None and await self._has_others(request) else "",
         )
 
     async def complete(
@@ -79,8 +90,9 @@ class Consent:
 
         `principal` is who came back: the one who was asked, or an administrator who answers for a service.
         Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another provider (RFC 9207),
-        or not from the browser and person that it was begun for; AuthorizationDenied where the person said no; and
-        AuthorizationExpired where nobody waits any more. Refusals are in the trail.
+        or not from the browser and person that it was begun for; AccountMismatched for the sign-in to another account
+        than the one that is asked for; AuthorizationDenied where the person said no; and AuthorizationExpired where
+        nobody waits any more. Refusals are in the trail.
         """
         try:
             return await self._complete(parameters, principal, session)
@@ -138,22 +150,30 @@ class Consent:
             msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
         client = self._sign_ins.client(connection)
-        asked = tuple(
-            dict.fromkeys((*await self._grants.scopes_held(connection, asked_principal.id), *request.scopes))
-        )
         try:
             tokens = await client.exchange(
                 code=parameters["code"],
                 redirect_uri=self._redirect_uri,
                 code_verifier=code_verifier,
-                asked=asked,
+                asked=await self._requests.scopes_to_ask(request, connection),
             )
         except TokenRefused as error:
             msg = f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
             raise AuthorizationRefused(msg) from None
         account = await client.account(tokens)
-        await self._requests.grant(request, connection, asked_principal, tokens, account, by=by)
+        is_answered = await self._requests.grant(
+            request, connection, asked_principal, tokens, account, tool=attempt.tool, by=by
+        )
+        if not is_answered:
+            raise mismatched(request, connection, account)
         return request
+
+    async def _has_others(self, request: AuthorizationRequest) -> bool:
+        """Whether accounts are connected, to which a provider who asks nobody would lead the browser back."""
+        return any(
+            grant.connection == request.connection and not grant.has_lapsed
+            for grant in await self._grants.of(request.principal_id)
+        )
 
     async def _take_attempt(
         self, state: str, principal: Principal, session: str
@@ -172,6 +192,15 @@ class Consent:
             database_session.add(attempt)
         verifier = await self._vault.open(attempt.sealed_verifier, _bound_to(state_hash))
         return attempt, asked, verifier.decode()
+
+
+def mismatched(request: AuthorizationRequest, connection: Connection, account: str) -> AccountMismatched:
+    """What to tell somebody who signed in to another account than the one that is waited for."""
+    msg = (
+        f"You signed in to {connection.title} as '{account}', and '{request.about}' is asked for: what waits goes on "
+        f"with that account alone. '{account}' is connected now as well, and nothing else changed."
+    )
+    return AccountMismatched(msg, request=request.id)
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

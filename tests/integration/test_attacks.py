@@ -2,7 +2,7 @@
 
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -26,7 +26,8 @@ from engine.errors import (
 from engine.identity.model import Principal
 from engine.settings import IssuerSettings
 from gateway.app import application
-from gateway.mcp import mcp_server
+from gateway.mcp.server import mcp_servers
+from gateway.run_control import RunControl
 from gateway.runs import Failed, Finished, Outcome
 from tests.foreign.process import free_port
 from tests.hostile import Hostile, answer, hostile
@@ -308,14 +309,15 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     """Somebody at the door of a gateway with these settings."""
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
-    server = mcp_server(services, idle.registry, idle.runs)
-    app = application(services, idle.registry, idle.runs, idle.temporal, server)
+    control = RunControl(services, idle.temporal, idle.runs)
+    servers = mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
+    app = application(services, idle.registry, idle.runs, idle.temporal, servers)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        server.session_manager.run(),
-        httpx2.AsyncClient(transport=transport, base_url=settings.public_url) as http,
-    ):
-        yield http
+    async with AsyncExitStack() as open_:
+        for server in servers.values():
+            await open_.enter_async_context(server.session_manager.run())
+        client = httpx2.AsyncClient(transport=transport, base_url=settings.public_url)
+        yield await open_.enter_async_context(client)
 
 
 async def test_an_issuer_that_does_not_answer_is_no_fault_of_the_token_nor_of_byline(idle: Platform) -> None:
