@@ -161,7 +161,7 @@ def list_grants(
     for grant in found:
         typer.echo(
             f"{grant.connection}  {plain(grant.account)}  {plain(' '.join(grant.scopes))}  "
-            f"since {grant.created_at:%Y-%m-%d}"
+            f"since {grant.created_at:%Y-%m-%d}{', has lapsed' if grant.has_lapsed else ''}"
         )
     if not found:
         typer.echo(f"{name} has granted nothing.")
@@ -169,7 +169,9 @@ def list_grants(
 
 @grants.command("remove")
 def remove_grant(
-    name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")], connection: str
+    name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")],
+    connection: str,
+    account: Annotated[str | None, typer.Option(help="the account, where there are several")] = None,
 ) -> None:
     """Forget a grant and revoke it upstream; the next action that needs it asks again."""
 
@@ -181,12 +183,14 @@ def remove_grant(
                 msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
                 raise SettingsInvalid(msg)
             person = None if name == SHARED else await one_person(services, name)
-            removed = await services.grants.remove(declared, SHARED if person is None else person.id)
-            if removed:
-                await services.trail.append(
-                    AuditEvent(kind="grant.removed", principal=person, connection=connection)
-                )
-            return removed
+            holder = SHARED if person is None else person.id
+            removed = await services.grants.remove(declared, holder, account)
+            if removed is None:
+                return False
+            await services.trail.append(
+                AuditEvent(kind="grant.removed", principal=person, connection=connection, account=removed)
+            )
+            return True
 
     if not uvloop.run(remove()):
         msg = f"{name} has no grant on connection '{connection}'."
