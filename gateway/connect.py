@@ -285,6 +285,13 @@ def _failed(session: BrowserSession, error: BylineError) -> Response:
             return notice("You are not connected", str(error), status=400, session=session)
 
 
+def what_is_asked(request: AuthorizationRequest, title: str) -> str:
+    """What a person is asked to do at a connection with this title, in a few words that name no account."""
+    if request.asks == "choice":
+        return f"Choose which of your accounts at {title} to use"
+    return f"Sign in to {title}"
+
+
 def connect_link(services: Services, request: AuthorizationRequest) -> str:
     """The page of an authorization request, which opens for whom it asks."""
     return f"{services.settings.public_url}{connect_path(request.id)}"
