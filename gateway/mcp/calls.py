@@ -156,7 +156,7 @@ class Calls:
                     raise MCPError(protocol, message)
                 return failure(code, message)
             case Awaiting():
-                return await self._pending.result(run_id, outcome)
+                return await self._pending.result(run_id, outcome, tool.name)
             case Running():
                 return still_running(run_id)
             case _:
