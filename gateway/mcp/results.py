@@ -7,8 +7,8 @@ from mcp_types import CallToolResult, TextContent
 
 from engine.registry import Tool
 from engine.services import Services
-from engine.wire import OUTCOME_META
 from engine.waiting.addresses import tool_path
+from engine.wire import OUTCOME_META
 from gateway.connect import connect_link
 from gateway.mcp.asking import Asking
 from gateway.questions import question_link
