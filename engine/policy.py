@@ -5,7 +5,7 @@ from pathlib import Path
 
 import structlog
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from engine.errors import NotAllowed, SettingsInvalid
 from engine.identity.model import Principal
@@ -24,6 +24,13 @@ class ToolPolicy(BaseModel):
 
     roles: frozenset[str] | None = None
     scope: str | None = Field(default=None, pattern=r"^[!#-\[\]-~]+$")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "ToolPolicy":
+        if self.roles is None and self.scope is None:
+            msg = "say which roles may call the tool, or which scope it takes"
+            raise ValueError(msg)
+        return self
 
 
 class PolicyFile(BaseModel):

@@ -368,6 +368,7 @@ class WaiterRow(SQLModel, table=True):
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
     due_at: datetime | None = _instant(nullable=True)
+    taken_at: datetime | None = _instant(nullable=True)
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):

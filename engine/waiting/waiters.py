@@ -126,6 +126,20 @@ class Waiters:
         async with self._database.reading() as session:
             return [_waiter(row) for row in (await session.exec(query)).all()]
 
+    async def take(self, run_id: str, awaits: Collection[str]) -> None:
+        """Note that a chat client took these waits of a run to its person, who need not be asked by it again."""
+        these = update(WaiterRow).where(col(WaiterRow.run_id) == run_id, col(WaiterRow.awaits).in_(awaits))
+        async with self._database.writing() as session:
+            await session.exec(these.values(taken_at=now()))
+
+    async def taken(self, run_id: str) -> set[str]:
+        """What a run waits for, as far as a chat client took it to its person."""
+        query = select(WaiterRow.awaits).where(
+            WaiterRow.run_id == run_id, WaiterRow.outcome == "waiting", col(WaiterRow.taken_at).is_not(None)
+        )
+        async with self._database.reading() as session:
+            return set((await session.exec(query)).all())
+
     async def runs_awaiting(self, session: AsyncSession, awaits: str) -> set[str]:
         """The runs that wait for this answer, seen from the caller's transaction."""
         query = select(WaiterRow.run_id).where(WaiterRow.awaits == awaits, WaiterRow.outcome == "waiting")

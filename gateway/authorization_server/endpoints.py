@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
@@ -150,13 +150,9 @@ class Endpoints:
                 "error_description": "This server issues no token for that resource.",
             }
             return JSONResponse(error, 400, _NO_STORE)
-        try:
-            await self._provider.get_client(form.get("client_id", ""))
-        except UpstreamUnavailable as error:
-            told = {"error": "temporarily_unavailable", "error_description": str(error)}
-            return JSONResponse(told, 503, _NO_STORE)
-        except BylineError as error:
-            return JSONResponse({"error": "invalid_client", "error_description": str(error)}, 401, _NO_STORE)
+        undescribed = await self._undescribed(form)
+        if undescribed is not None:
+            return undescribed
         return _challenged(await self._token.handle(_sending(request, form)))
 
     async def revoke(self, request: Request) -> Response:
@@ -164,8 +160,22 @@ class Endpoints:
         form = await _form(request)
         if form is None:
             return _invalid_request()
+        undescribed = await self._undescribed(form)
+        if undescribed is not None:
+            return undescribed
         # The handler insists on this field, which a public client or one with Basic authentication does not send.
         return _challenged(await self._revocation.handle(_sending(request, {"client_secret": "", **form})))
+
+    async def _undescribed(self, form: Mapping[str, str]) -> Response | None:
+        """What to answer where a client's description cannot be had, or does not do."""
+        try:
+            await self._provider.get_client(form.get("client_id", ""))
+        except UpstreamUnavailable as error:
+            told = {"error": "temporarily_unavailable", "error_description": str(error)}
+            return JSONResponse(told, 503, _NO_STORE)
+        except BylineError as error:
+            return JSONResponse({"error": "invalid_client", "error_description": str(error)}, 401, _NO_STORE)
+        return None
 
 
 def _only(exchange: TokenExchange) -> Callable[[Request], Awaitable[Response]]:

@@ -8,7 +8,8 @@ import asyncio
 import json
 import re
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -28,7 +29,10 @@ _FRESH_SECONDS: Final = 3600.0
 _SHORTEST_SECONDS: Final = 60.0
 _LONGEST_SECONDS: Final = 86_400.0
 _REMEMBERED: Final = 1000
+_STALE_SECONDS: Final = 86_400.0
 _FETCHED_AT_ONCE: Final = 8
+# Anybody who opens a page of ours has a document fetched, and could have its host overrun by it.
+_FETCHED_A_MINUTE: Final = 100
 _JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
 
 
@@ -54,40 +58,43 @@ class _Kept:
 class MetadataDocuments:
     """Knows clients by their documents, each for as long as its cache headers say within a minute and a day."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._outgoing = services.outgoing
         self._scopes = " ".join(all_scopes(services))
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._fetching = asyncio.Semaphore(_FETCHED_AT_ONCE)
+        self._minute = 0
+        self._fetched_of: Counter[str] = Counter()
 
     async def get(self, address: str) -> Client:
         """The client at an address.
 
         Raises AddressRefused for an address that is not called, ClientRefused for a document that does not hold, and
-        UpstreamUnavailable where none comes. One that was good before stays so while its host does not answer.
+        UpstreamUnavailable where none comes. One that was good before stays so for a day while its host is silent.
         """
         kept = self._kept.get(address)
-        if kept is not None and time.monotonic() < kept.fresh_until:
+        if kept is not None and self._clock() < kept.fresh_until:
             return kept.client
         _require_form(address)
         try:
-            async with self._fetching:
-                answer = await self._fetched(address)
+            answer = await self._fetched(address)
         except UpstreamUnavailable:
-            if kept is None:
+            if kept is None or self._clock() > kept.fresh_until + _STALE_SECONDS:
                 raise
             return kept.client
         client = self._client(address, answer)
-        self._kept[address] = _Kept(client, time.monotonic() + _lifetime(answer))
+        self._kept[address] = _Kept(client, self._clock() + _lifetime(answer))
         self._kept.move_to_end(address)
         while len(self._kept) > _REMEMBERED:
             self._kept.popitem(last=False)
         return client
 
     async def _fetched(self, address: str) -> Answer:
-        host = urlsplit(address).hostname
+        host = str(urlsplit(address).hostname)
+        self._count(host)
         try:
-            async with asyncio.timeout(_WITHIN_SECONDS):
+            async with asyncio.timeout(_WITHIN_SECONDS), self._fetching:
                 answer = await self._outgoing.send(
                     "GET", address, headers={"Accept": "application/json"}, largest=_LARGEST
                 )
@@ -104,6 +111,16 @@ class MetadataDocuments:
             msg = f"{address} has to answer 200 with JSON that describes the client, and answers {given}."
             raise ClientRefused(msg)
         return answer
+
+    def _count(self, host: str) -> None:
+        minute = int(self._clock() // 60)
+        if minute != self._minute:
+            self._minute = minute
+            self._fetched_of.clear()
+        self._fetched_of[host] += 1
+        if self._fetched_of[host] > _FETCHED_A_MINUTE:
+            msg = f"{host} was asked for many clients within the minute. Try again in a minute."
+            raise UpstreamUnavailable(msg)
 
     def _client(self, address: str, answer: Answer) -> Client:
         try:

@@ -102,6 +102,8 @@ class Asking:
             match response:
                 case ElicitResult(action="decline"):
                     await self._services.questions.decline(question.id, principal)
+                case ElicitResult(action="cancel"):
+                    return True
                 case ElicitResult(action="accept") if by == "form":
                     return await self._is_answered(question, principal, response.content or {})
                 case CreateMessageResult() | ListRootsResult() if by in {"sampling", "roots"}:

@@ -98,7 +98,7 @@ class Calls:
         outcome = await self._followed(context, params, caller, state, patience, tool)
         has_to_be_one = declared.task == "required" and not isinstance(outcome, InputRequiredResult)
         if with_task and (has_to_be_one or isinstance(outcome, Awaiting | Running)):
-            return await self._tasks.created(state.run)
+            return await self._tasks.created(state.run, state.told.values())
         return await self._answer(context, outcome, state.run, tool)
 
     async def _search(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
@@ -145,13 +145,12 @@ class Calls:
     async def _answer(
         self, context: Context, outcome: Outcome | InputRequiredResult, run_id: str, tool: Tool
     ) -> CallToolResult | InputRequiredResult:
-        # A legacy request goes on when its client is gone, whose outcome is then still owed to whoever calls again.
-        if isinstance(outcome, Finished | Failed) and not await has_left(context):
-            self._runs.answered(run_id)
         match outcome:
             case Finished(value):
+                await self._rounds.end(context, run_id)
                 return success(tool, value)
             case Failed(code, message):
+                await self._rounds.end(context, run_id)
                 if (protocol := protocol_code(code)) is not None:
                     raise MCPError(protocol, message)
                 return failure(code, message)

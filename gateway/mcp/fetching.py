@@ -13,14 +13,13 @@ from gateway.errors import mcp_code, protocol_code
 from gateway.mcp.clients import Context
 from gateway.mcp.results import Pending
 from gateway.mcp.rounds import Rounds
-from gateway.runs import Awaiting, Caller, Failed, Finished, Running, Runs
+from gateway.runs import Awaiting, Caller, Failed, Finished, Running
 
 
 class Fetching:
     """Gets what an offer gives, in as many rounds as its client can take."""
 
-    def __init__(self, services: Services, runs: Runs, rounds: Rounds) -> None:
-        self._runs = runs
+    def __init__(self, services: Services, rounds: Rounds) -> None:
         self._rounds = rounds
         self._pending = Pending(services)
 
@@ -38,10 +37,10 @@ class Fetching:
         outcome = await self._rounds.follow(context, caller, state, params.input_responses, patience)
         match outcome:
             case Finished(value):
-                self._runs.answered(state.run)
+                await self._rounds.end(context, state.run)
                 return value
             case Failed(code, message):
-                self._runs.answered(state.run)
+                await self._rounds.end(context, state.run)
                 raise MCPError(protocol_code(code) or INTERNAL_ERROR, message, {"error": code})
             case Awaiting():
                 lines = await self._pending.lines(outcome)

@@ -23,7 +23,7 @@ from engine.registry import Offer
 from engine.services import Services
 from engine.settings import LONGEST_WAIT
 from gateway.mcp.asking import Asked, Asking, Taken
-from gateway.mcp.clients import Ability, Context, abilities, is_modern
+from gateway.mcp.clients import Ability, Context, abilities, has_left, is_modern
 from gateway.mcp.steps import Steps
 from gateway.runs import Awaiting, Caller, Outcome, Running, Runs
 
@@ -129,6 +129,14 @@ class Rounds:
             elif not isinstance(outcome, Awaiting | Running):
                 await telling.all()
         return outcome
+
+    async def end(self, context: Context, run_id: str) -> None:
+        """The client is told the outcome, so that the same request begins a new run from now on.
+
+        A legacy request goes on when its client is gone: then the outcome is still owed to whoever asks again.
+        """
+        if not await has_left(context):
+            self._runs.answered(run_id)
 
     async def _modern(
         self,

@@ -51,7 +51,7 @@ def mcp_servers(
     rounds = Rounds(services, runs, steps)
     tasks = Tasks(services, registry, runs, control)
     calls = Calls(services, registry, runs, control, rounds, tasks, listing)
-    fetching = Fetching(services, runs, rounds)
+    fetching = Fetching(services, rounds)
     prompts, resources = Prompts(registry, runs, fetching), Resources(registry, runs, fetching)
     completions = Completions(registry, runs)
     changes = Changes(services, registry, runs)

@@ -1,5 +1,6 @@
 """The tasks extension (SEP-2663): a task is a run seen by its client, and its id is the run's; nothing more is kept."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -60,8 +61,13 @@ class Tasks:
         self._asking = Asking(services)
         self._pending = Pending(services)
 
-    async def created(self, run_id: str) -> dict[str, Any]:
-        """CreateTaskResult for a run, which is there already and stays when every gateway ends."""
+    async def created(self, run_id: str, told: Collection[str] = ()) -> dict[str, Any]:
+        """CreateTaskResult for a run, which is there already and stays when every gateway ends.
+
+        What the client was `told` of in the call, its task does not ask again.
+        """
+        if told:
+            await self._services.waiters.take(run_id, told)
         run = await self._services.runs.get(run_id)
         assert run is not None  # noqa: S101 -- it was registered before it began
         return {"resultType": "task", **_task(run, "working", run.started_at)}
@@ -87,7 +93,8 @@ class Tasks:
             raise MCPError(
                 INVALID_PARAMS, "An input response has not the shape that its request asks for."
             ) from error
-        await self._asking.take(told, responses, caller.principal, context)
+        taken = await self._asking.take(told, responses, caller.principal, context)
+        await self._services.waiters.take(run.id, taken.told.values())
         return EmptyResult()
 
     async def cancel(self, context: Context, params: TaskParams, at: Endpoint) -> EmptyResult:
@@ -116,15 +123,16 @@ class Tasks:
         awaiting = await self._runs.awaiting(run.id)
         waits = (await self._services.waiters.awaited_in([run.id])).get(run.id, {})
         since = max([run.started_at, *waits.values()])
-        asked = await self._asking.requests(awaiting, context)
+        taken = await self._services.waiters.taken(run.id) if awaiting.ids else set[str]()
+        asked = {
+            key: each.request.model_dump(by_alias=True, mode="json", exclude_none=True)
+            for key, each in (await self._asking.requests(awaiting, context)).items()
+            if each.id not in taken
+        }
         if asked:
-            requests = {
-                key: each.request.model_dump(by_alias=True, mode="json", exclude_none=True)
-                for key, each in asked.items()
-            }
-            return {**_task(run, "input_required", since), "inputRequests": requests}
+            return {**_task(run, "input_required", since), "inputRequests": asked}
         if awaiting.ids:
-            # It waits for what this client cannot ask: its model is told what to say to the user.
+            # It waits for what this client cannot ask, or has asked: its model is told what to say to the user.
             message = "\n".join(await self._pending.lines(awaiting))
             return {**_task(run, "working", since), "statusMessage": message}
         return _task(run, "working", since)

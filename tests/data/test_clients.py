@@ -131,9 +131,8 @@ async def test_who_was_signed_in_before_there_were_consents_stays_so(empty_datab
     kept, revoked = await consents.get("f1"), await consents.get("f2")
     async with database.reading() as session:
         connection = await session.connection()
-        by: dict[str, str] = dict(
-            (await connection.execute(text("SELECT client_id, registered_by FROM oauth_client"))).all()
-        )
+        clients = await connection.execute(text("SELECT client_id, registered_by FROM oauth_client"))
+        by = {row.client_id: row.registered_by for row in clients}
     await database.close()
 
     assert kept is not None

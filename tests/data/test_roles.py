@@ -11,7 +11,10 @@ from engine.services import Services
 @pytest.fixture
 def rules(tmp_path: Path) -> Path:
     path = tmp_path / "policy.yml"
-    path.write_text("tools:\n  refund:\n    roles: [finance, lead]\n  close_books:\n    roles: []\n")
+    path.write_text(
+        "tools:\n  refund:\n    roles: [finance, lead]\n  close_books:\n    roles: []\n"
+        "  pay:\n    scope: billing\n  charge:\n    roles: [lead]\n    scope: billing\n"
+    )
     return path
 
 
@@ -47,6 +50,15 @@ async def test_a_tool_that_the_policy_names_takes_one_of_its_roles(
         await policy.require(bob, "refund")
 
 
+async def test_a_scope_is_no_role_and_takes_none(services: Services, bob: Principal, rules: Path) -> None:
+    policy = Policy(lambda: read_policy(rules), services.roles)
+
+    assert await policy.allowed(bob, ["pay", "charge"]) == ["pay"]
+    assert policy.scopes == {"billing"}
+    assert policy.tools_with("billing") == ["charge", "pay"]
+    assert [policy.scope_of(tool) for tool in ("pay", "refund", "greet")] == ["billing", None, None]
+
+
 async def test_who_loses_the_role_loses_the_tool(
     services: Services, alice: Principal, other: Services, rules: Path
 ) -> None:
@@ -61,7 +73,15 @@ async def test_without_a_policy_everybody_may_call_everything(services: Services
 
 
 @pytest.mark.parametrize(
-    "text", ["tools: [refund]", "tools: {refund: {role: lead}}", "tools: {", "rules: {}"]
+    "text",
+    [
+        "tools: [refund]",
+        "tools: {refund: {role: lead}}",
+        "tools: {refund: {}}",
+        "tools: {a: {scope: a b}}",
+        "tools: {",
+        "rules: {}",
+    ],
 )
 def test_a_policy_that_cannot_be_read_is_told_with_its_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yml"

@@ -309,6 +309,11 @@ async def test_a_chat_client_is_let_in(stage: Stage) -> None:
         alice = InChromium(known.username, known.password, window=window)
         async with chat(alice, stage.world.stack.mcp_url) as client:
             assert TOOL in {tool.name for tool in (await client.list_tools()).tools}
+        await window.open("/applications")
+        await window.shows("Applications")
+        await window.press("Withdraw A chat client")
+        await window.page.get_by_text("No application acts for you.").wait_for()
+        await window.shows("Applications")
 
 
 async def test_an_account_is_connected_by_keyboard_and_without_scripts(stage: Stage) -> None:

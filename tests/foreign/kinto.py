@@ -41,10 +41,12 @@ class Kinto:
     url: str
     administrator: httpx2.Client
 
-    def add_collection(self, bucket: str, collection: str) -> None:
-        """Make a collection whose records nobody else sees unless a record says so."""
-        for path in (f"/buckets/{bucket}", f"/buckets/{bucket}/collections/{collection}"):
-            self.administrator.put(path).raise_for_status()
+    def add_collection(self, bucket: str, collection: str, *, creators: Sequence[str] = ()) -> None:
+        """Make a collection that these people may add to; others see its records only where a record says so."""
+        permissions = {"record:create": [user(name) for name in creators]}
+        self.administrator.put(f"/buckets/{bucket}").raise_for_status()
+        path = f"/buckets/{bucket}/collections/{collection}"
+        self.administrator.put(path, json={"permissions": permissions}).raise_for_status()
 
     def add_record(
         self, path: str, data: Mapping[str, Any], *, readers: Sequence[str] = (), writers: Sequence[str] = ()
@@ -53,6 +55,13 @@ class Kinto:
         permissions = {"read": [user(name) for name in readers], "write": [user(name) for name in writers]}
         answer = self.administrator.put(path, json={"data": data, "permissions": permissions})
         answer.raise_for_status()
+
+    def records(self, collection: str, **having: str) -> list[dict[str, Any]]:
+        """The records of `/buckets/…/collections/…` that have these values."""
+        answer = self.administrator.get(f"{collection}/records", params=having)
+        answer.raise_for_status()
+        found: list[dict[str, Any]] = answer.json()["data"]
+        return found
 
     def history(self, record: str) -> list[dict[str, Any]]:
         """What Kinto itself wrote down of a record's changes, the newest first."""

@@ -2,36 +2,44 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from tests.foreign.node import NODE, SCRIPTS
 
 ANSWER_WITHIN = 120.0
+INSPECTOR = SCRIPTS / "node_modules/@modelcontextprotocol/inspector/clients/launcher/build/index.js"
+
+Decision = Literal["accept", "decline", "cancel"]
+Event = Mapping[str, Any]
 
 
 class Implementation(StrEnum):
-    """A client, by the script that drives it."""
+    """A client, by the script that drives it and, where there are several, by the package."""
 
     CLIENT_2 = "call-tool.mjs"
-    SDK_1 = "call-tool-with-sdk.mjs"
+    CLIENT_2_WITH_TASKS = "call-tool-as-task.mjs"
+    SDK_1 = "call-tool-with-sdk.mjs @modelcontextprotocol/sdk"
+    SDK_OF_2025_06_18 = "call-tool-with-sdk.mjs sdk-of-2025-06-18"
+    SDK_OF_2025_03_26 = "call-tool-with-sdk.mjs sdk-of-2025-03-26"
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call under way; what the client says is to be read in the order in which it happens."""
+    """A call under way, by the events that its client tells, to be heard in the order in which they happen."""
 
-    process: asyncio.subprocess.Process
+    hear: Callable[[], Awaitable[Event]]
 
     async def protocol(self) -> str:
         """The protocol version that client and server agreed on."""
         return str(await self._said("protocol"))
 
     async def link(self) -> str:
-        """The next address that the client is asked to open; it goes on as if the person had agreed to."""
+        """The next address that the client is asked to open; it goes on as its person decided before."""
         return str(await self._said("open"))
 
     async def result(self) -> dict[str, Any]:
@@ -39,14 +47,27 @@ class ToolCall:
         result: dict[str, Any] = await self._said("result")
         return result
 
+    async def end(self) -> Event:
+        """How the call ends, whatever the client is asked until then: with a `result`, or with the client's `error`."""
+        while True:
+            event = await self.next()
+            if not event or {"result", "error"} & event.keys():
+                return event
+
+    async def next(self) -> Event:
+        """Whatever happens next after client and server agreed on a version; nothing after the end."""
+        event = await self._heard()
+        return event if "protocol" not in event else await self._heard()
+
     async def _said(self, what: str) -> Any:
-        assert self.process.stdout is not None
+        event = await (self._heard() if what == "protocol" else self.next())
+        if what not in event:
+            raise AssertionError(f"The MCP client was to say {what!r} and said {event or 'no more'}")
+        return event[what]
+
+    async def _heard(self) -> Event:
         async with asyncio.timeout(ANSWER_WITHIN):
-            line = await self.process.stdout.readline()
-        said = json.loads(line) if line else {}
-        if what not in said:
-            raise AssertionError(f"The MCP client was to say {what!r} and said {said or 'no more'}")
-        return said[what]
+            return await self.hear()
 
 
 @asynccontextmanager
@@ -58,15 +79,77 @@ async def tool_call(
     *,
     elicitation: bool,
     by: Implementation = Implementation.CLIENT_2,
+    decision: Decision = "accept",
+    patience: float = ANSWER_WITHIN,
 ) -> AsyncIterator[ToolCall]:
-    """Call the tool with a client that can be asked to open links or, without elicitation, cannot."""
-    asked = {"url": url, "token": token, "tool": tool, "arguments": arguments, "elicitation": elicitation}
+    """Call the tool with a client that can be asked to open links or, without elicitation, cannot.
+
+    `patience` is how many seconds the client waits for the answer to one request.
+    """
+    script, *package = by.split()
+    asked = {
+        "url": url,
+        "token": token,
+        "tool": tool,
+        "arguments": arguments,
+        "elicitation": elicitation,
+        "decision": decision,
+        "patience": round(patience * 1000),
+    }
+    async with _program(SCRIPTS / script, json.dumps(asked), *package) as process:
+
+        async def line() -> Event:
+            assert process.stdout is not None
+            told = await process.stdout.readline()
+            return dict(json.loads(told)) if told else {}
+
+        yield ToolCall(line)
+
+
+@asynccontextmanager
+async def inspector_call(
+    url: str, token: str, tool: str, arguments: Mapping[str, Any], *, patience: float = ANSWER_WITHIN
+) -> AsyncIterator[ToolCall]:
+    """Call the tool with the Inspector's command line, which can ask nobody anything and tells the result alone.
+
+    It knows no patience of its own: whoever started it ends it.
+    """
+    named = ("--tool-name", tool, "--tool-args-json", json.dumps(arguments))
+    async with _inspector(url, token, "tools/call", *named) as process:
+
+        async def end() -> Event:
+            try:
+                told, complaints = await asyncio.wait_for(process.communicate(), patience)
+            except TimeoutError:
+                return {"error": "it took too long"}
+            return {"result": json.loads(told)["result"]} if told else {"error": complaints.decode()}
+
+        yield ToolCall(end)
+
+
+async def inspector_protocol(url: str, token: str) -> str:
+    """The protocol version that the Inspector's command line and the server agree on."""
+    async with _inspector(url, token, "initialize") as process:
+        told, _ = await process.communicate()
+    return str(json.loads(told)["result"]["protocolVersion"])
+
+
+def _inspector(
+    url: str, token: str, method: str, *more: str
+) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    signed_in = ("--transport", "http", "--header", f"Authorization: Bearer {token}")
+    return _program(INSPECTOR, "--cli", url, *signed_in, "--format", "json", "--method", method, *more)
+
+
+@asynccontextmanager
+async def _program(script: Path, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    command: Sequence[str | Path] = (NODE, script, *arguments)
     process = await asyncio.create_subprocess_exec(
-        NODE, SCRIPTS / by, json.dumps(asked), stdout=asyncio.subprocess.PIPE
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        yield ToolCall(process)
+        yield process
     finally:
         if process.returncode is None:
             process.kill()
-        await process.wait()
+        await process.communicate()

@@ -396,6 +396,7 @@ async def test_a_code_is_worth_tokens_once_and_its_second_use_revokes_them(appli
     ("changed", "error"),
     [
         ({"code_verifier": "x" * 48}, "invalid_grant"),
+        ({"code_verifier": ""}, "invalid_grant"),
         ({"redirect_uri": "http://127.0.0.1:1/callback"}, "invalid_request"),
         ({"resource": "https://other.example/mcp"}, "invalid_target"),
     ],
@@ -407,6 +408,20 @@ async def test_a_code_is_bound_to_verifier_redirect_and_resource(
 
     assert response.status_code == 400
     assert response.json()["error"] == error
+
+
+async def test_a_code_is_not_had_for_its_challenge_nor_without_a_verifier(application: Application) -> None:
+    challenge = parse_qs(urlsplit(application.question()).query)["code_challenge"][0]
+    code = await application.code()
+    form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT_URI}
+    refused = [
+        await application.token(form),
+        await application.token({**form, "code_verifier": challenge}),
+        await application.token({**form, "code_verifier": challenge, "code_challenge_method": "plain"}),
+    ]
+
+    assert [each.status_code for each in refused] == [400, 400, 400]
+    assert (await application.redeem(code)).status_code == 200
 
 
 async def test_a_code_is_worth_nothing_to_another_client(

@@ -18,11 +18,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from engine.db.database import now
 from engine.db.tables import OAuthClientRow
-from engine.errors import SettingsInvalid
+from engine.errors import ClientRefused, SettingsInvalid, UpstreamUnavailable
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from examples.chat import Memory
 from gateway.authorization_server.clients import Clients
+from gateway.authorization_server.metadata_documents import MetadataDocuments
 from tests.integration.test_authorization_server import REDIRECT_URI, Application, answer, register
 from tests.listeners import Receiver, receiver
 from tests.pages import Byline, serving
@@ -151,16 +152,57 @@ async def test_an_address_that_describes_no_client_is_told_in_words(
     kind: str, byline: Byline, http: httpx2.AsyncClient, site: Site
 ) -> None:
     given, status, told = ANSWERS[kind]
-    site.receiving.answers.extend([given, given])
+    site.receiving.answers.extend([given, given, given])
     page = await http.get(described(byline, http, site).question(redirect_uri=WEB))
     token = await http.post(
         "/token", data={"grant_type": "refresh_token", "refresh_token": "x", "client_id": site.address}
     )
 
+    revoked = await http.post("/revoke", data={"token": "x", "client_id": site.address})
+
     assert (page.status_code, told in page.text) == (status, True), page.text
-    assert token.status_code == (401 if status == 400 else 503)
-    assert token.json()["error"] == ("invalid_client" if status == 400 else "temporarily_unavailable")
-    assert len(site.receiving.posts) == 2
+    for response in (token, revoked):
+        assert response.status_code == (401 if status == 400 else 503)
+        assert response.json()["error"] == ("invalid_client" if status == 400 else "temporarily_unavailable")
+    assert len(site.receiving.posts) == 3
+
+
+async def test_a_host_is_not_overrun_by_asking_for_clients_that_it_does_not_describe(
+    byline: Byline, site: Site
+) -> None:
+    documents = MetadataDocuments(byline.services)
+    # Two minutes may meet in this, and each has its own hundred.
+    told = await asyncio.gather(*(documents.get(site.address) for _ in range(202)), return_exceptions=True)
+    refused = [each for each in told if isinstance(each, UpstreamUnavailable)]
+
+    assert {type(each) for each in told} == {ClientRefused, UpstreamUnavailable}
+    assert all("Try again in a minute" in str(each) for each in refused)
+    assert len(site.receiving.posts) == len(told) - len(refused) <= 200
+
+
+async def test_a_document_that_was_good_stays_so_while_its_host_is_silent_and_no_longer_once_it_is_gone(
+    byline: Byline, site: Site
+) -> None:
+    seconds = 0.0
+    documents = MetadataDocuments(byline.services, clock=lambda: seconds)
+    site.receiving.answers.extend(
+        [
+            site.describes("max-age=120"),
+            Response(status_code=503),
+            site.describes("no-store"),
+            Response(status_code=404),
+        ]
+    )
+    seen = []
+    for passes in (0, 119, 2, 0, 61):
+        seconds += passes
+        try:
+            seen.append((await documents.get(site.address)).title)
+        except ClientRefused:
+            seen.append("gone")
+
+    assert seen == ["Described"] * 4 + ["gone"]
+    assert len(site.receiving.posts) == 4
 
 
 async def test_a_redirect_that_the_document_does_not_name_gets_no_code(

@@ -1,19 +1,28 @@
-// Calls one tool with the TypeScript SDK of protocol 2025-11-25, in the same words as call-tool.mjs.
-import { Client } from '@modelcontextprotocol/sdk/client/index.js';
-import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
-import { CallToolResultSchema, ElicitRequestSchema } from '@modelcontextprotocol/sdk/types.js';
-
-const { url, token, tool, arguments: args, elicitation } = JSON.parse(process.argv[2]);
+// Calls one tool with a TypeScript SDK of its first generation, which one is the last argument, as call-tool.mjs does.
+const { url, token, tool, arguments: args, elicitation, decision, patience } = JSON.parse(process.argv[2]);
+const sdk = process.argv[3];
+const { Client } = await import(`${sdk}/client/index.js`);
+const { StreamableHTTPClientTransport } = await import(`${sdk}/client/streamableHttp.js`);
+const { CallToolResultSchema, ElicitRequestSchema } = await import(`${sdk}/types.js`);
 const say = (line) => console.log(JSON.stringify(line));
 
-const client = new Client(
+// The oldest of them does not keep the version that it agreed on.
+class Attentive extends Client {
+  async request(request, ...more) {
+    const result = await super.request(request, ...more);
+    if (request.method === 'initialize') say({ protocol: result.protocolVersion });
+    return result;
+  }
+}
+
+const client = new Attentive(
   { name: 'byline-tests', version: '1.0.0' },
   { capabilities: elicitation ? { elicitation: { url: {} } } : {} },
 );
 if (elicitation) {
   client.setRequestHandler(ElicitRequestSchema, ({ params }) => {
     say({ open: params.url, message: params.message });
-    return { action: 'accept' };
+    return { action: decision };
   });
 }
 
@@ -21,7 +30,11 @@ const transport = new StreamableHTTPClientTransport(new URL(url), {
   requestInit: { headers: { Authorization: `Bearer ${token}` } },
 });
 await client.connect(transport);
-say({ protocol: transport.protocolVersion });
-const call = { name: tool, arguments: args };
-say({ result: await client.callTool(call, CallToolResultSchema, { timeout: 120_000 }) });
+await client.listTools();
+try {
+  const call = { name: tool, arguments: args };
+  say({ result: await client.callTool(call, CallToolResultSchema, { timeout: patience }) });
+} catch (error) {
+  say({ error: String(error) });
+}
 await client.close();

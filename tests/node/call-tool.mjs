@@ -1,7 +1,7 @@
 // Calls one tool with the TypeScript client and prints what happens as JSON lines; it opens no link itself.
 import { Client, StreamableHTTPClientTransport } from '@modelcontextprotocol/client';
 
-const { url, token, tool, arguments: args, elicitation } = JSON.parse(process.argv[2]);
+const { url, token, tool, arguments: args, elicitation, decision, patience } = JSON.parse(process.argv[2]);
 const say = (line) => console.log(JSON.stringify(line));
 
 const client = new Client(
@@ -14,7 +14,7 @@ const client = new Client(
 if (elicitation) {
   client.setRequestHandler('elicitation/create', ({ params }) => {
     say({ open: params.url, message: params.message });
-    return { action: 'accept' };
+    return { action: decision };
   });
 }
 
@@ -24,5 +24,10 @@ await client.connect(
   }),
 );
 say({ protocol: client.getNegotiatedProtocolVersion() });
-say({ result: await client.callTool({ name: tool, arguments: args }, { timeout: 120_000 }) });
+await client.listTools();
+try {
+  say({ result: await client.callTool({ name: tool, arguments: args }, { timeout: patience }) });
+} catch (error) {
+  say({ error: String(error) });
+}
 await client.close();

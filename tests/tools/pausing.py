@@ -23,7 +23,7 @@ class Seen(BaseModel):
     status: int
 
 
-@action("tests.read_twice", connection="crm")
+@action("tests.read_twice", connection="crm", reads_only=True)
 async def read_twice(account_id: str) -> Seen:
     """Read it, pause, and read it again."""
     path = f"/services/data/v63.0/sobjects/Account/{account_id}"

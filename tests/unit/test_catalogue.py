@@ -54,10 +54,12 @@ def test_a_secret_that_is_not_there_is_told_by_its_place(empty: dict[str, str], 
 
 
 def test_a_secret_has_one_place() -> None:
-    with pytest.raises(ValidationError, match="name either env or file"):
+    with pytest.raises(ValidationError, match="name one of env, file and vault"):
         SecretReference()
-    with pytest.raises(ValidationError, match="name either env or file"):
+    with pytest.raises(ValidationError, match="name one of env, file and vault"):
         SecretReference(env="CRM_SECRET", file=Path("secret"))
+    with pytest.raises(ValidationError, match="name one of env, file and vault"):
+        SecretReference(env="CRM_SECRET", vault=True)
 
 
 def test_a_secret_cannot_be_written_into_the_declaration() -> None:

@@ -54,7 +54,7 @@ def test_a_variable_that_nobody_set_is_named_with_its_place(tmp_path: Path) -> N
         ("title: Acme Tracker", "name_of_it: x", "tracker.title: Field required"),
         ("title: Acme Tracker", "name_of_it: x", "tracker.name_of_it: Extra inputs are not permitted"),
         ("client_secret: {env: TRACKER_SECRET}", "client_secret: open-to-all", "tracker.client_secret: "),
-        ("{env: TRACKER_SECRET}", "{env: A, file: b}", "name either env or file"),
+        ("{env: TRACKER_SECRET}", "{env: A, file: b}", "name one of env, file and vault"),
         ("wait_limit: P30D", "wait_limit: P3000D", "tracker.wait_limit: "),
         ("mode: user", "mode: user\n    sign_in: api_key", "sign_in api_key needs key: write it"),
         ("mode: user", "mode: user\n    sign_in: basic", "knows no provider and no client_id"),

@@ -1,0 +1,47 @@
+"""A running Byline whose tools note on many systems, at once or in turn, and whose gateway is quick to answer."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import get_args
+
+from engine.db.database import Database
+from engine.settings import DatabaseSettings
+from gateway.embedded.stack import Stack
+from tests.e2e.wiretap import Secrets
+from tests.e2e.world import ROOT, World, own_ports
+from tests.errands.noting import System
+from tests.foreign.kinto import kinto_server
+from tests.foreign.oidc_provider import Client, oidc_provider
+
+ROUND, HOLD = 1.2, 10.0
+
+
+@asynccontextmanager
+async def running_errands(folder: Path) -> AsyncIterator[World]:
+    """Start it; a modern client is held for `ROUND` seconds at a time, and a legacy one for `HOLD`."""
+    client_secret = secrets.token_urlsafe(24)
+    environment = {
+        **os.environ,
+        **own_ports(),
+        "BYLINE_CONNECTIONS_FILE": str(ROOT / "tests/errands/connections.yml"),
+        "BYLINE_MODULES": '["tests.errands"]',
+        "BYLINE_GATEWAY__ANSWER_WITHIN": str(ROUND),
+        "BYLINE_GATEWAY__HOLD_WITHIN": str(HOLD),
+        "KINTO_CLIENT_SECRET": client_secret,
+    }
+    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+        client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
+        with oidc_provider(folder, [client]) as provider, kinto_server(folder, provider.issuer) as kinto:
+            for system in get_args(System):
+                kinto.add_collection("errands", system, creators=["alice"])
+            environment |= {"KINTO_URL": kinto.url, "KINTO_ISSUER": provider.issuer}
+            database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
+            world = World(stack, provider, kinto, database, Secrets())
+            await asyncio.gather(world.restart("temporal"), world.restart("migrate"))
+            await asyncio.gather(world.restart("worker"), world.restart("gateway"))
+            yield world
+            await database.close()
