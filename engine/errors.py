@@ -9,11 +9,11 @@
     ├── AuthorizationEnded
     │   ├── AuthorizationDenied · AuthorizationExpired · AuthorizationCancelled
     ├── AuthorizationRefused
-    │   └── KeyRefused
+    │   └── KeyRefused · AccountMismatched
     ├── QuestionEnded
     │   ├── QuestionDeclined · QuestionExpired · QuestionCancelled · ApprovalDenied · ApprovalExpired
     ├── QuestionUnknown · QuestionClosed · AnswerInvalid
-    ├── ConnectionUnknown · ConnectionMisconfigured
+    ├── ConnectionUnknown · ConnectionMisconfigured · AccountUnknown · AccountUnclear
     ├── UpstreamFailed
     │   ├── PermissionDenied · RecordNotFound · RequestRejected
     │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
@@ -197,6 +197,17 @@ class KeyRefused(AuthorizationRefused):
     code = "key_refused"
 
 
+class AccountMismatched(AuthorizationRefused):
+    """Somebody signed in to another account than the one that is waited for; it is connected beside it."""
+
+    code = "account_mismatched"
+
+    def __init__(self, message: str, *, request: str) -> None:
+        super().__init__(message)
+        self.request = request
+        """The authorization request that goes on waiting."""
+
+
 class QuestionEnded(BylineError):
     """The wait for a person is over without an answer."""
 
@@ -261,6 +272,18 @@ class ConnectionMisconfigured(BylineError):
     """The connection cannot work as it is declared; an administrator has to mend it."""
 
     code = "connection_misconfigured"
+
+
+class AccountUnknown(BylineError):
+    """The person has connected no account of this name that can be used at the moment."""
+
+    code = "account_unknown"
+
+
+class AccountUnclear(BylineError):
+    """The person has several accounts on the connection; the message names them."""
+
+    code = "account_unclear"
 
 
 class UpstreamFailed(BylineError):

@@ -8,6 +8,7 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 import httpx2
 
 from engine.audit.trail import Trail
+from engine.authorization.account_choices import AccountChoices
 from engine.authorization.consent import Consent
 from engine.authorization.devices import DeviceSignIns
 from engine.authorization.requests import AuthorizationRequests
@@ -17,6 +18,7 @@ from engine.authorization.vouching import Vouching
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.changes.changes import ResourceChanges
+from engine.connections.accounts import Accounts
 from engine.connections.catalogue import Catalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
@@ -40,6 +42,7 @@ from engine.notifications.posts import Posts
 from engine.outgoing import Outgoing
 from engine.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
+from engine.readiness import Readiness
 from engine.settings import Settings
 from engine.vault.data_keys import DataKeys
 from engine.vault.key_providers import open_key_providers
@@ -71,11 +74,13 @@ class Services:
     identities: IdentityVerifier
     client_secrets: ClientSecrets
     catalogue: Catalogue
+    accounts: Accounts
     grants: Grants
     revocations: Revocations
     trail: Trail
     waiters: Waiters
     authorization: AuthorizationRequests
+    account_choices: AccountChoices
     standing_in: StandingIn
     consent: Consent
     typed_keys: TypedKeys
@@ -84,6 +89,7 @@ class Services:
     registrations: Registrations
     company_sign_ins: CompanySignIns
     vouching: Vouching
+    readiness: Readiness
     questions: Questions
     changes: ResourceChanges
     channels: Channels
@@ -114,14 +120,14 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         discovery, company_sign_ins = Discovery(outgoing), CompanySignIns(database, vault)
         company = Company(settings.gateway.issuer, discovery, company_sign_ins)
         sign_ins = SignIns(environment, discovery, outgoing, registrations, company)
-        revocations = Revocations(database, vault, sign_ins.of)
-        grants = Grants(database, vault, sign_ins.of, revocations)
+        accounts, revocations = Accounts(database, principals), Revocations(database, vault, sign_ins.of)
+        grants = Grants(database, vault, sign_ins.of, accounts, revocations)
         trail = Trail(database, keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
         waiters = Waiters(database, runs)
         requests = AuthorizationRequests(
-            database, principals, runs, grants, waiters, trail, settings.wait_limit
+            database, principals, runs, accounts, grants, waiters, trail, settings.wait_limit
         )
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         standing_in = StandingIn(principals, roles)
@@ -164,21 +170,24 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             identities=IdentityVerifier(keys, runs),
             client_secrets=client_secrets,
             catalogue=catalogue,
+            accounts=accounts,
             grants=grants,
             revocations=revocations,
             trail=trail,
             waiters=waiters,
             authorization=requests,
+            account_choices=AccountChoices(database, principals, accounts, grants, requests, waiters, trail),
             standing_in=standing_in,
             consent=Consent(
                 database, vault, catalogue, grants, requests, standing_in, trail, sign_ins, redirect_uri
             ),
-            devices=DeviceSignIns(database, vault, catalogue, grants, requests, standing_in, sign_ins),
+            devices=DeviceSignIns(database, vault, catalogue, requests, standing_in, trail, sign_ins),
             sign_ins=sign_ins,
             registrations=registrations,
             company_sign_ins=company_sign_ins,
-            vouching=Vouching(principals, grants, requests, trail, sign_ins),
-            typed_keys=TypedKeys(catalogue, grants, requests, standing_in, trail, sign_ins),
+            vouching=Vouching(database, principals, grants, requests, trail, sign_ins),
+            typed_keys=TypedKeys(catalogue, requests, standing_in, trail, sign_ins),
+            readiness=Readiness(database, catalogue, grants),
             questions=questions,
             changes=ResourceChanges(database),
             channels=channels,

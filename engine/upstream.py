@@ -144,11 +144,15 @@ class Upstream:
     async def credential(self) -> Credential:
         """The credential that this action uses; raises AuthorizationRequired where the person has to give it first."""
         while self._credential is None:
-            connection, needed = self._context.connection, self._context.definition.scopes
-            found = await self._grants.credential(connection, self._context.identity.principal_id)
+            context = self._context
+            connection, identity, needed = context.connection, context.identity, context.definition.scopes
+            found = await self._grants.credential(
+                connection, identity.principal_id, tool=identity.tool, run_id=context.run_id
+            )
             missing = set(needed) - set(() if found is None else found.scopes)
             if found is not None and not missing:
-                self._credential = found
+                if await self._grants.settle(connection, identity.principal_id, context.run_id, found):
+                    self._credential = found
             elif await self._vouched((*connection.scopes, *needed)):
                 continue
             elif found is None:
@@ -162,9 +166,13 @@ class Upstream:
         if not self._may_vouch:
             return False
         self._may_vouch = False
-        context, wanted = self._context, tuple(dict.fromkeys(scopes))
+        context = self._context
         return await self._vouching.vouched(
-            context.connection, context.identity.principal_id, wanted, run_id=context.run_id
+            context.connection,
+            context.identity.principal_id,
+            scopes,
+            tool=context.identity.tool,
+            run_id=context.run_id,
         )
 
     async def _replaced(self, refused: Credential) -> Credential:

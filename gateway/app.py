@@ -45,6 +45,7 @@ from gateway.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages
+from gateway.tool_connections import tool_connection_pages
 
 
 @asynccontextmanager
@@ -89,6 +90,7 @@ def application(
         token_pages(services, registry),
         application_pages(services),
         connection_pages(services, registry),
+        tool_connection_pages(services, registry),
         notification_pages(services),
         authorization_server(services),
         protected_resource(services),

@@ -7,6 +7,7 @@ from fastapi.responses import Response
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import (
+    AccountMismatched,
     AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
@@ -54,6 +55,9 @@ def told(session: BrowserSession, error: BylineError) -> Response:
         case AuthorizationDenied():
             text = f"{error} The tool was told. {CALL_AGAIN}"
             return notice("You declined", text, status=200, session=session)
+        case AccountMismatched():
+            link = (connect_path(error.request), "Sign in to the account that is asked for")
+            return notice("That is another account", str(error), status=409, session=session, link=link)
         case AuthorizationExpired():
             return notice("This link is too old", str(error), status=410, session=session)
         case UpstreamFailed():

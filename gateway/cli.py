@@ -68,10 +68,10 @@ def _work_with_tools(app: typer.Typer) -> frozenset[str]:
         "login": signing_in.login,
         "logout": signing_in.logout,
         "whoami": signing_in.whoami,
-        "tools": tools.tools,
         "call": call.call,
     }
     groups = {
+        "tools": tools.app,
         "runs": runs.app,
         "schedules": schedules.app,
         "connections": connections.app,

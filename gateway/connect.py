@@ -7,10 +7,18 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import TYPED, VOUCHED, Connection, Key
+from engine.connections.grants import Grant
 from engine.connections.registration import DOCUMENT_PATH
-from engine.errors import AuthorizationEnded, BylineError, ConnectionUnknown, KeyRefused
+from engine.errors import (
+    AccountMismatched,
+    AccountUnknown,
+    AuthorizationEnded,
+    BylineError,
+    ConnectionUnknown,
+    KeyRefused,
+)
 from engine.services import Services
-from engine.waiting.addresses import connect_path
+from engine.waiting.addresses import connect_path, tool_path
 from gateway.asked import CALL_AGAIN, asked_of, told
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
@@ -67,7 +75,12 @@ class ConnectPage:
         asked = await asked_of(self._services, session, principal, request_id)
         if isinstance(asked, Response):
             return asked
-        answers = {"continue": self._sent_away, "device": self._coded, "connect": self._typed}
+        answers = {
+            "continue": self._sent_away,
+            "device": self._coded,
+            "connect": self._typed,
+            "use": self._use,
+        }
         answer = answers.get(submission.fields.get("decision", ""), self._declined)
         try:
             shown = await answer(session, asked, submission.fields) if asked.is_open else None
@@ -78,19 +91,17 @@ class ConnectPage:
     async def _sent_away(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
-        del fields
+        tool = _chosen_for(asked, fields)
         connection = await self._services.catalogue.get(asked.connection)
-        if await self._services.vouching.vouched(
-            connection, asked.principal_id, asked.scopes, asked_for=True
-        ):
+        if await self._services.vouching.answer(asked, connection, tool=tool):
             return None
-        return _on_to(await self._services.consent.begin(asked, session.id))
+        return _on_to(await self._services.consent.begin(asked, session.id, tool=tool))
 
     async def _coded(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
-        del session, fields
-        await self._services.devices.begin(asked)
+        del session
+        await self._services.devices.begin(asked, tool=_chosen_for(asked, fields))
         return _on_to(f"{connect_path(asked.id)}/device")
 
     async def _declined(
@@ -107,18 +118,51 @@ class ConnectPage:
     async def _typed(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
-        """Take a key; where it will not do, the same page says why."""
+        """Take a key that was typed; the page that says why not where it will not do."""
         if session.principal is None:
             return None
-        secret, username = fields.get("secret", ""), fields.get("username", "")
+        secret, username, tool = (
+            fields.get("secret", ""),
+            fields.get("username", ""),
+            _chosen_for(asked, fields),
+        )
         try:
-            await self._services.typed_keys.take(asked, session.principal, secret=secret, username=username)
-        except KeyRefused as error:
+            await self._services.typed_keys.take(
+                asked, session.principal, secret=secret, username=username, tool=tool
+            )
+        except (KeyRefused, AccountMismatched) as error:
             connection = await self._services.catalogue.get(asked.connection)
             return await self._question(session, asked, connection, problem=str(error))
         except AuthorizationEnded as error:
             return told(session, error)
         return None
+
+    async def _use(
+        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    ) -> Response | None:
+        """Take the choice of an account that is connected; the page that says why not where there is none."""
+        connection, person = await self._services.catalogue.get(asked.connection), session.principal
+        holder = person and await self._services.standing_in.asked(asked.principal_id, person)
+        grants = {grant.id: grant for grant in await self._accounts(asked)}
+        grant = grants.get(fields.get("account", ""))
+        if grant is None or person is None or holder is None:
+            return await self._question(session, asked, connection, problem="Choose one of the accounts.")
+        by, tool = None if holder.id == person.id else person, _chosen_for(asked, fields)
+        try:
+            await self._services.account_choices.answer(
+                asked, connection, holder, grant.account, tool=tool, by=by
+            )
+        except AccountUnknown as error:
+            return await self._question(session, asked, connection, problem=str(error))
+        return None
+
+    async def _accounts(self, asked: AuthorizationRequest) -> list[Grant]:
+        """The accounts that may be chosen."""
+        return [
+            grant
+            for grant in await self._services.grants.of(asked.principal_id)
+            if grant.connection == asked.connection and not grant.has_lapsed
+        ]
 
     async def _question(
         self,
@@ -130,10 +174,19 @@ class ConnectPage:
         holder = await self._services.principals.get(asked.principal_id)
         is_typed = connection.sign_in in TYPED
         has_page, has_code = (False, False) if is_typed else await self._pages(connection)
+        template, title = "connect.html", f"Connect {connection.title}?"
+        choice: dict[str, object] = {}
+        if asked.asks == "choice":
+            template, title = "choose_account.html", f"Which account at {connection.title}?"
+            chosen = (await self._services.accounts.of(asked.principal_id)).get(connection.name, {})
+            wanted = chosen.get(asked.about, chosen.get(""))
+            accounts = await self._accounts(asked)
+            choice = {"accounts": accounts, "gone": wanted, "chosen_for": asked.about}
         return page(
-            "connect.html",
-            title=f"Connect {connection.title}?",
+            template,
+            title=title,
             session=session,
+            **choice,
             asked=asked,
             connection=connection,
             tools=await self._services.authorization.waiting_tools(asked.id),
@@ -163,17 +216,30 @@ class ConnectPage:
         connection: Connection,
         others: list[AuthorizationRequest],
     ) -> Response:
+        was_ahead = not await self._services.authorization.has_been_waited_for(asked.id)
+        text = "You can go back to your chat: the tool goes on by itself."
+        link = None
+        if was_ahead and asked.asks == "any_account" and asked.about:
+            text, link = (
+                "It is there for your tools now.",
+                (tool_path(asked.about), "See what else is needed"),
+            )
+        elif was_ahead:
+            text, link = "It is there for your tools now.", ("/connections", "See your connections")
         titles, texts = {
-            "granted": (
-                f"{connection.title} is connected",
-                "You can go back to your chat: the tool goes on by itself.",
-            ),
+            "granted": (f"{connection.title} is connected", text),
             "denied": (f"You declined {connection.title}", f"The tool was told. {CALL_AGAIN}"),
         }.get(asked.state, ("This link is too old", f"Nobody waits for this sign-in any more. {CALL_AGAIN}"))
         waiting = await waiting_links(self._services, others)
         status = 200 if asked.state in {"granted", "denied"} else 410
         return page(
-            "answered.html", title=titles, text=texts, waiting=waiting, session=session, status=status
+            "answered.html",
+            title=titles,
+            text=texts,
+            link=link,
+            waiting=waiting,
+            session=session,
+            status=status,
         )
 
 
@@ -205,6 +271,18 @@ class Callback:
 
 def _on_to(address: str) -> Response:
     return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+
+
+def _chosen_for(asked: AuthorizationRequest, fields: Mapping[str, str]) -> str:
+    """The tool that an account is chosen for; empty where for every tool."""
+    return asked.about if asked.asks == "choice" and fields.get("reach") == "tool" else ""
+
+
+def what_is_asked(request: AuthorizationRequest, title: str) -> str:
+    """What a person is asked to do at a connection with this title, in a few words that name no account."""
+    if request.asks == "choice":
+        return f"Choose which of your accounts at {title} to use"
+    return f"Sign in to {title}"
 
 
 def connect_link(services: Services, request: AuthorizationRequest) -> str:

@@ -1,5 +1,6 @@
-"""The page on which people see and give up what they granted: which account, for what, and used by which tool last."""
+"""The page on which people see and govern what they granted: which accounts, for what, used where, and by what last."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -9,9 +10,11 @@ from fastapi.responses import RedirectResponse, Response
 
 from engine.connections.catalogue import Connection
 from engine.connections.grants import Grant
-from engine.errors import BylineError
-from engine.registry import Registry
+from engine.errors import AccountUnknown, BylineError, NotAllowed
+from engine.identity.model import Principal
+from engine.registry import Registry, Tool
 from engine.services import Services
+from engine.waiting.addresses import connect_path, tool_path
 from gateway.connect import waiting_links
 from gateway.errors import http_status
 from gateway.grants import give_up
@@ -20,16 +23,36 @@ from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 _PATH: Final = "/connections"
+_FOR_ALL: Final = "for_all"
+_FOR_TOOL: Final = "for_tool:"
+
+
+@dataclass(frozen=True, slots=True)
+class ShownAccount:
+    """A grant as its owner sees it; `tool` is the title of what used it last."""
+
+    grant: Grant
+    used_at: datetime | None
+    tool: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which account is used, by a tool or by every tool: `account` is None where that is not said."""
+
+    field: str
+    title: str
+    account: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A grant as its owner sees it; `tool` is the title of what used it last."""
+    """A connection with somebody's accounts on it; `choices` where there is something to choose."""
 
     connection: Connection
-    grant: Grant
-    used_at: datetime | None
-    tool: str | None
+    accounts: list[ShownAccount]
+    for_all: Choice | None
+    for_tools: list[Choice]
 
 
 def connection_pages(services: Services, registry: Registry) -> APIRouter:
@@ -37,12 +60,12 @@ def connection_pages(services: Services, registry: Registry) -> APIRouter:
     router = APIRouter(include_in_schema=False)
     pages = ConnectionPages(services, registry)
     router.add_api_route(_PATH, pages.show, methods=["GET"])
-    router.add_api_route(f"{_PATH}/{{name}}", pages.revoke, methods=["POST"])
+    router.add_api_route(f"{_PATH}/{{name}}", pages.govern, methods=["POST"])
     return router
 
 
 class ConnectionPages:
-    """Shows a person's own grants, and takes them back."""
+    """Shows a person's own grants, and does what they say of them."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services
@@ -54,26 +77,67 @@ class ConnectionPages:
         session = await self._sessions.current(request)
         if session is None or session.principal is None:
             return to_sign_in(_PATH)
-        return await self._page(session, session.principal.id)
+        return await self._page(session, session.principal)
 
-    async def revoke(self, request: Request, name: str) -> Response:
+    async def govern(self, request: Request, name: str) -> Response:
         """POST /connections/{name}."""
         submission = await self._sessions.submitted(request)
         if submission is None or submission.session.principal is None:
             return stale_form(None, _PATH)
         session, principal = submission.session, submission.session.principal
         try:
-            connection = await self._services.catalogue.get(name)
-            await give_up(self._services, connection, principal)
+            target = await self._decide(name, principal, submission.fields)
         except BylineError as error:
-            return await self._page(session, principal.id, problem=str(error), status=http_status(error))
-        # Where it was gone already, the page shows that it is.
-        return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})
+            return await self._page(session, principal, problem=str(error), status=http_status(error))
+        return RedirectResponse(target, 303, {"Cache-Control": "no-store"})
+
+    async def _decide(self, name: str, principal: Principal, fields: Mapping[str, str]) -> str:
+        """Do what a button says; where to go on."""
+        connection = await self._services.catalogue.get(name)
+        grants = {grant.id: grant for grant in await self._services.grants.of(principal.id)}
+        match fields.get("decision"):
+            case "another":
+                if connection.mode == "shared":
+                    raise NotAllowed(
+                        f"Nobody connects an account of their own to {connection.title}: it is shared."
+                    )
+                asked = await self._services.authorization.ask_ahead(principal, connection, connection.scopes)
+                return connect_path(asked.id)
+            case "choose":
+                await self._choose(connection, principal, fields, grants)
+            case "disconnect":
+                # Where it was gone already, the page shows that it is.
+                grant = grants.get(fields.get("grant", ""))
+                if grant is not None and grant.connection == name:
+                    await give_up(self._services, connection, principal, grant.account)
+        return _PATH
+
+    async def _choose(
+        self,
+        connection: Connection,
+        principal: Principal,
+        fields: Mapping[str, str],
+        grants: Mapping[str, Grant],
+    ) -> None:
+        chosen = (await self._services.accounts.of(principal.id)).get(connection.name, {})
+        choices = self._services.account_choices
+        for field, value in fields.items():
+            if field != _FOR_ALL and not field.startswith(_FOR_TOOL):
+                continue
+            tool = "" if field == _FOR_ALL else self._registry.tool(field.removeprefix(_FOR_TOOL)).name
+            grant = grants.get(value)
+            if value == "" and tool in chosen:
+                await choices.forget(connection, principal, tool=tool)
+            elif grant is not None and chosen.get(tool) != grant.account:
+                await choices.use(connection, principal, grant.account, tool=tool)
+            elif value not in {"", "keep"} and grant is None:
+                raise AccountUnknown("The account that you chose is not connected any more. Choose another.")
 
     async def _page(
-        self, session: BrowserSession, principal_id: str, *, problem: str | None = None, status: int = 200
+        self, session: BrowserSession, principal: Principal, *, problem: str | None = None, status: int = 200
     ) -> Response:
-        waiting = await self._services.authorization.open_for(principal_id)
+        waiting = await self._services.authorization.open_for(principal.id)
+        tools = await self._tools(principal)
         return page(
             "connections.html",
             title="My connections",
@@ -81,16 +145,47 @@ class ConnectionPages:
             status=status,
             problem=problem,
             waiting=await waiting_links(self._services, waiting),
-            connections=await self._shown(principal_id),
+            connections=await self._shown(principal.id, tools),
+            tools=[(tool_path(tool.name), tool.declaration.title) for tool in tools],
         )
 
-    async def _shown(self, principal_id: str) -> list[Shown]:
+    async def _tools(self, principal: Principal) -> list[Tool]:
+        """The tools that this person may call and that need a connection."""
+        needing = sorted(name for name in self._registry.tools if self._registry.needs[name])
+        allowed = await self._services.policy.allowed(principal, needing)
+        found = [self._registry.tools[name] for name in allowed]
+        return sorted(found, key=lambda tool: tool.declaration.title.casefold())
+
+    async def _shown(self, principal_id: str, tools: list[Tool]) -> list[Shown]:
         known = await self._services.catalogue.all()
-        shown = []
+        accounts: dict[str, list[ShownAccount]] = {}
         for grant in await self._services.grants.of(principal_id):
-            if (connection := known.get(grant.connection)) is None:
-                continue
-            used = await self._services.trail.last_use(principal_id, grant.connection, since=grant.created_at)
-            tool = None if used is None else self._registry.title(used.event.get("tool") or "")
-            shown.append(Shown(connection, grant, None if used is None else used.time, tool))
+            if grant.connection in known:
+                accounts.setdefault(grant.connection, []).append(await self._account(principal_id, grant))
+        chosen = await self._services.accounts.of(principal_id)
+        shown = [self._one(known[name], accounts[name], chosen.get(name, {}), tools) for name in accounts]
         return sorted(shown, key=lambda each: each.connection.title.casefold())
+
+    async def _account(self, principal_id: str, grant: Grant) -> ShownAccount:
+        used = await self._services.trail.last_use(principal_id, grant.id, since=grant.created_at)
+        tool = None if used is None else self._registry.title(used.event.get("tool") or "")
+        return ShownAccount(grant, None if used is None else used.time, tool)
+
+    def _one(
+        self,
+        connection: Connection,
+        accounts: list[ShownAccount],
+        chosen: Mapping[str, str],
+        tools: list[Tool],
+    ) -> Shown:
+        if len(accounts) < 2 and not chosen:
+            return Shown(connection, accounts, None, [])
+        using = [
+            tool
+            for tool in tools
+            if any(need.connection == connection.name for need in self._registry.needs[tool.name])
+        ]
+        for_tools = [
+            Choice(f"{_FOR_TOOL}{tool.name}", tool.declaration.title, chosen.get(tool.name)) for tool in using
+        ]
+        return Shown(connection, accounts, Choice(_FOR_ALL, "Every tool", chosen.get("")), for_tools)

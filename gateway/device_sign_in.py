@@ -4,7 +4,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.errors import AuthorizationExpired, AuthorizationRefused, BylineError
+from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
@@ -38,6 +38,8 @@ class DevicePage:
             return asked
         try:
             return await self._page(session, session.principal, asked)
+        except AccountMismatched as error:
+            return told(session, error)
         except (AuthorizationExpired, AuthorizationRefused) as error:
             link = (connect_path(asked.id), "Open the question again")
             return notice("This code is no good any more", str(error), status=410, session=session, link=link)

@@ -181,35 +181,45 @@ class Platform:
         found = description.search_attributes.get("BylineAwaiting")
         return None if not found else [str(connection) for connection in found]
 
-    async def consent(self, request: AuthorizationRequest, principal: Principal) -> None:
-        """Let the principal answer with yes at the upstream's own sign-in page."""
-        await self.answer(request, principal, "Allow", by=self.services)
+    async def consent(
+        self, request: AuthorizationRequest, principal: Principal, *, account: str | None = None
+    ) -> None:
+        """Let the principal answer with yes at the upstream's own sign-in page, with the account of this person."""
+        await self.answer(request, principal, "Allow", by=self.services, account=account)
 
     async def answer(
-        self, request: AuthorizationRequest, principal: Principal, button: str, *, by: Services
+        self,
+        request: AuthorizationRequest,
+        principal: Principal,
+        button: str,
+        *,
+        by: Services,
+        account: str | None = None,
     ) -> None:
         """Play the round trip to the upstream's consent page, and take the answer to the services of a gateway."""
         system, session = self.systems[request.connection], secrets.token_urlsafe()
+        account = account or principal.subject
         address = await by.consent.begin(request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await browser.open(address)
             page = await page.form(
                 submit="Sign in",
-                username=system.account(principal.subject),
-                password=f"{principal.subject}-{system.system.name}",
+                username=system.account(account),
+                password=f"{account}-{system.system.name}",
             )
             page = await page.form(submit=button)
         await by.consent.complete(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
 
-    async def grant(self, connection: str, principal: Principal, scope: str | None = None) -> Tokens:
+    async def grant(
+        self, connection: str, principal: Principal, scope: str | None = None, *, account: str | None = None
+    ) -> Tokens:
         """Give a principal a grant before anything asks for it, with tokens that the upstream issued."""
         declared = await self.services.catalogue.get(connection)
-        asked = scope or " ".join(declared.scopes)
-        issued = await self.systems[connection].tokens(principal.subject, asked)
-        tokens = Tokens.from_response(issued, tuple(asked.split()))
-        account = self.systems[connection].account(principal.subject)
+        asked, system = scope or " ".join(declared.scopes), self.systems[connection]
+        account = account or principal.subject
+        tokens = Tokens.from_response(await system.tokens(account, asked), tuple(asked.split()))
         async with self.services.database.writing() as session:
-            await self.services.grants.store(session, declared, principal.id, tokens, account)
+            await self.services.grants.store(session, declared, principal.id, tokens, system.account(account))
         return tokens
 
     async def redeclare(self, connection: str, **changes: object) -> None:

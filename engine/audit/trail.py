@@ -43,6 +43,8 @@ Kind = Literal[
     "authorization.denied",
     "authorization.expired",
     "authorization.refused",
+    "account.chosen",
+    "account.unchosen",
     "grant.removed",
     "grant.revoked",
     "grant.renewed",
@@ -116,6 +118,7 @@ class AuditEvent:
     grant_id: str | None = None
     fingerprint: str | None = None
     account: str | None = None
+    for_tool: str | None = None
     scopes: tuple[str, ...] | None = None
     request_id: str | None = None
     object_id: str | None = None
@@ -254,16 +257,16 @@ class Trail:
             rows = (await session.exec(query)).all()
         return [_line(row) for row in reversed(rows)]
 
-    async def last_use(self, principal_id: str, connection: str, since: datetime) -> Line | None:
-        """The newest action that a principal's run took through a connection, not before `since`."""
-        through = cast("ColumnElement[Any]", AuditEventRow.event)["connection"].as_string()
+    async def last_use(self, principal_id: str, grant_id: str, since: datetime) -> Line | None:
+        """The newest action that a principal's run took by a grant of theirs, which was made at `since`."""
+        by_grant = cast("ColumnElement[Any]", AuditEventRow.event)["grant_id"].as_string()
         query = (
             select(AuditEventRow)
             .where(
                 AuditEventRow.principal_id == principal_id,
                 col(AuditEventRow.time) >= since,
                 AuditEventRow.kind == "action.intended",
-                through == connection,
+                by_grant == grant_id,
             )
             .order_by(col(AuditEventRow.time).desc(), col(AuditEventRow.seq).desc())
             .limit(1)

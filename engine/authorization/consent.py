@@ -19,7 +19,12 @@ from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
-from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
+from engine.errors import (
+    AccountMismatched,
+    AuthorizationDenied,
+    AuthorizationExpired,
+    AuthorizationRefused,
+)
 from engine.identity.model import Principal
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
@@ -53,8 +58,11 @@ class Consent:
         self._sign_ins = sign_ins
         self._redirect_uri = redirect_uri
 
-    async def begin(self, request: AuthorizationRequest, session: str) -> str:
-        """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held."""
+    async def begin(self, request: AuthorizationRequest, session: str, *, tool: str = "") -> str:
+        """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held.
+
+        `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+        """
         connection = await self._catalogue.get(request.connection)
         client = self._sign_ins.client(connection)
         issuer = (await client.endpoints()).issuer or ""
@@ -63,6 +71,7 @@ class Consent:
             state_hash=_digest(state),
             request_id=request.id,
             principal_id=request.principal_id,
+            tool=tool,
             session_hash=_digest(session),
             sealed_verifier=await self._vault.seal(
                 f"{code_verifier} {issuer}".encode(), _bound_to(_digest(state))
@@ -72,11 +81,13 @@ class Consent:
         )
         async with self._database.writing() as database_session:
             database_session.add(attempt)
-        scopes = dict.fromkeys(
-            (*await self._grants.scopes_held(connection, request.principal_id), *request.scopes)
-        )
         return await client.authorization_url(
-            redirect_uri=self._redirect_uri, state=state, code_verifier=code_verifier, scopes=tuple(scopes)
+            redirect_uri=self._redirect_uri,
+            state=state,
+            code_verifier=code_verifier,
+            scopes=await self._requests.scopes_to_ask(request, connection),
+            login_hint=request.account or "",
+            prompt="login" if request.account is None and await self._has_others(request) else "",
         )
 
     async def complete(
@@ -86,8 +97,9 @@ class Consent:
 
         `principal` is who came back: the one who was asked, or an administrator who answers for a service.
         Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another provider (RFC 9207),
-        or not from the browser and person that it was begun for; AuthorizationDenied where the person said no; and
-        AuthorizationExpired where nobody waits any more. Refusals are in the trail.
+        or not from the browser and person that it was begun for; AccountMismatched for the sign-in to another account
+        than the one that is asked for; AuthorizationDenied where the person said no; and AuthorizationExpired where
+        nobody waits any more. Refusals are in the trail.
         """
         try:
             return await self._complete(parameters, principal, session)
@@ -146,22 +158,30 @@ class Consent:
         if not request.is_open and request.state != "granted":
             msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
             raise AuthorizationExpired(msg)
-        asked = tuple(
-            dict.fromkeys((*await self._grants.scopes_held(connection, asked_principal.id), *request.scopes))
-        )
         try:
             tokens = await client.exchange(
                 code=parameters["code"],
                 redirect_uri=self._redirect_uri,
                 code_verifier=code_verifier,
-                asked=asked,
+                asked=await self._requests.scopes_to_ask(request, connection),
             )
         except TokenRefused as error:
             msg = f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
             raise AuthorizationRefused(msg) from None
         account = await client.account(tokens)
-        await self._requests.grant(request, connection, asked_principal, tokens, account, by=by)
+        is_answered = await self._requests.grant(
+            request, connection, asked_principal, tokens, account, tool=attempt.tool, by=by
+        )
+        if not is_answered:
+            raise mismatched(request, connection, account)
         return request
+
+    async def _has_others(self, request: AuthorizationRequest) -> bool:
+        """Whether accounts are connected, to which a provider who asks nobody would lead the browser back."""
+        return any(
+            grant.connection == request.connection and not grant.has_lapsed
+            for grant in await self._grants.of(request.principal_id)
+        )
 
     async def _take_attempt(
         self, state: str, principal: Principal, session: str
@@ -199,6 +219,15 @@ def _from_where_it_began(
         # It may be the answer of another provider (RFC 9207 section 2.4).
         msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
         raise AuthorizationRefused(msg)
+
+
+def mismatched(request: AuthorizationRequest, connection: Connection, account: str) -> AccountMismatched:
+    """What to tell somebody who signed in to another account than the one that is waited for."""
+    msg = (
+        f"You signed in to {connection.title} as '{account}', and '{request.about}' is asked for: what waits goes on "
+        f"with that account alone. '{account}' is connected now as well, and nothing else changed."
+    )
+    return AccountMismatched(msg, request=request.id)
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

@@ -6,16 +6,23 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, update
 from sqlmodel import col
 
+from engine.audit.trail import AuditEvent, Trail
+from engine.authorization.consent import mismatched
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
 from engine.connections.catalogue import Catalogue, Connection
-from engine.connections.grants import Grants
 from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.device_code import DeviceCode, begun, polled
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import DeviceSignInRow
-from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused, UpstreamUnavailable
+from engine.errors import (
+    AccountMismatched,
+    AuthorizationDenied,
+    AuthorizationExpired,
+    AuthorizationRefused,
+    UpstreamUnavailable,
+)
 from engine.identity.model import Principal
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
@@ -40,31 +47,34 @@ class DeviceSignIns:
         database: Database,
         vault: Vault,
         catalogue: Catalogue,
-        grants: Grants,
         requests: AuthorizationRequests,
         standing_in: StandingIn,
+        trail: Trail,
         sign_ins: SignIns,
     ) -> None:
         self._database = database
         self._vault = vault
         self._catalogue = catalogue
-        self._grants = grants
         self._requests = requests
         self._standing_in = standing_in
+        self._trail = trail
         self._sign_ins = sign_ins
 
-    async def begin(self, request: AuthorizationRequest) -> None:
-        """Get a new code for a question, in the place of an earlier one."""
+    async def begin(self, request: AuthorizationRequest, *, tool: str = "") -> None:
+        """Get a new code for a question, in the place of an earlier one.
+
+        `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+        """
         connection = await self._catalogue.get(request.connection)
-        held = await self._grants.scopes_held(connection, request.principal_id)
         client = self._sign_ins.client(connection)
         try:
-            code = await begun(client, tuple(dict.fromkeys((*held, *request.scopes))))
+            code = await begun(client, await self._requests.scopes_to_ask(request, connection))
         except TokenRefused as error:
             msg = f"{connection.title} gives no code that could be typed elsewhere ({error.error})."
             raise AuthorizationRefused(msg) from None
         row = DeviceSignInRow(
             request_id=request.id,
+            tool=tool,
             sealed_code=await self._vault.seal(code.text().encode(), _bound_to(request.id)),
             interval_seconds=code.interval,
             poll_after=now() + timedelta(seconds=code.interval),
@@ -77,8 +87,9 @@ class DeviceSignIns:
         """What became of a question's code: still waited for, or None where there is none or it was confirmed just now.
 
         However often and in however many processes people look, the provider is asked no more often than it wants.
-        Raises AuthorizationDenied where the person said no there, AuthorizationExpired where the code ran out, and
-        AuthorizationRefused where the provider took it back.
+        Raises AuthorizationDenied where the person said no there, AuthorizationExpired where the code ran out,
+        AuthorizationRefused where the provider took it back, and AccountMismatched where they confirmed it with another
+        account than the one that is asked for.
         """
         async with self._database.reading() as session:
             row = await session.get(DeviceSignInRow, request.id)
@@ -101,8 +112,12 @@ class DeviceSignIns:
         except UpstreamUnavailable:
             return replace(wait, look_again=await self._slow_down(request.id) + 1)
         account = await self._sign_ins.client(connection).account(tokens)
-        await self._requests.grant(request, connection, asked, tokens, account, by=by)
+        is_answered = await self._requests.grant(
+            request, connection, asked, tokens, account, tool=row.tool, by=by
+        )
         await self._forget(request.id)
+        if not is_answered:
+            raise await self._refused(mismatched(request, connection, account), request, person)
         return None
 
     @property
@@ -141,6 +156,21 @@ class DeviceSignIns:
                 raise AuthorizationExpired(msg) from None
         msg = f"{connection.title} does not take the code any more ({error.error}). Get a new one."
         raise AuthorizationRefused(msg) from None
+
+    async def _refused(
+        self, error: AccountMismatched, request: AuthorizationRequest, person: Principal
+    ) -> AccountMismatched:
+        """The same error, now that it is in the trail."""
+        refused = AuditEvent(
+            kind="authorization.refused",
+            principal=person,
+            connection=request.connection,
+            request_id=request.id,
+            error=error.code,
+            message=str(error),
+        )
+        await self._trail.append(refused)
+        return error
 
     async def _may_ask(self, row: DeviceSignInRow) -> bool:
         """Take the turn to ask, where it has come and no other process took it."""

@@ -4,15 +4,16 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, cast
 
 from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
+from engine.connections.accounts import Accounts
 from engine.connections.catalogue import Connection
-from engine.connections.grants import Grants
+from engine.connections.grants import Grants, Standing
 from engine.connections.oauth import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
@@ -27,15 +28,24 @@ from engine.identity.principals import Principals
 from engine.identity.runs import RunRecords
 from engine.waiting.waiters import ParkedAction, Waiters
 
+Asks = Literal["any_account", "account", "choice"]
+"""For a sign-in to whatever account, for one to a certain account, or for which account a tool shall use."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """A question to one principal: may Byline use your account on this connection with these scopes?"""
+    """A question to one principal: may Byline use your account on this connection with these scopes?
+
+    It is `about` the account that is asked for, the tool that a choice is asked for, or the tool that a sign-in to any
+    account was asked ahead for.
+    """
 
     id: str
     principal_id: str
     connection: str
     scopes: tuple[str, ...]
+    asks: Asks
+    about: str
     state: str
     expires_at: datetime
 
@@ -43,6 +53,11 @@ class AuthorizationRequest:
     def is_open(self) -> bool:
         """Whether it can still be answered."""
         return self.state == "open" and self.expires_at > now()
+
+    @property
+    def account(self) -> str | None:
+        """The account that is asked for; None where any will do."""
+        return self.about if self.asks == "account" else None
 
 
 class AuthorizationRequests:
@@ -53,6 +68,7 @@ class AuthorizationRequests:
         database: Database,
         principals: Principals,
         runs: RunRecords,
+        accounts: Accounts,
         grants: Grants,
         waiters: Waiters,
         trail: Trail,
@@ -61,6 +77,7 @@ class AuthorizationRequests:
         self._database = database
         self._principals = principals
         self._runs = runs
+        self._accounts = accounts
         self._grants = grants
         self._waiters = waiters
         self._trail = trail
@@ -79,25 +96,23 @@ class AuthorizationRequests:
     ) -> AuthorizationRequired | None:
         """Join the open request for this principal, connection and scopes, or open it; None where the grant is there.
 
-        A grant counts where it has the `needed` scopes and is not `refused_grant`, one that the upstream refused.
+        The grant of the account to use counts where it has the `needed` scopes and is not `refused_grant`, one that the
+        upstream refused. A run that has used an account is asked about for that one alone.
         """
         wanted = " ".join(sorted(scopes))
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             # Asking and answering take turns, so that an answer finds this waiter or leaves its grant to be seen.
             await self._principals.hold(session, identity.principal_id)
-            if await self._grants.covers(
-                session, connection, identity.principal_id, needed, besides=refused_grant
-            ):
+            standing = await self._grants.standing(
+                session, connection, identity.principal_id, tool=identity.tool, run_id=run_id
+            )
+            held = standing.grant
+            if held is not None and held.id != refused_grant and set(needed) <= set(held.scopes):
                 return None
-            row = await self._open_row(session, identity.principal_id, connection.name, wanted)
-            is_new = row is None
+            asks, about = _question(standing, identity.tool)
+            row, is_new = await self._opened(session, identity.principal_id, connection, wanted, asks, about)
             expires_at = now() + (connection.wait_limit or self._wait_limit)
-            if row is None:
-                row = _request_row(identity.principal_id, connection.name, wanted, expires_at)
-            row.expires_at = max(expires_at, row.expires_at)
-            session.add(row)
-            await session.flush()
             waiter = await self._waiters.join(
                 session, row.id, identity, parked, run_id=run_id, expires_at=expires_at
             )
@@ -112,6 +127,29 @@ class AuthorizationRequests:
             principal=identity.principal_id,
             expires_at=waiter.expires_at.timestamp(),
         )
+
+    async def ask_ahead(
+        self,
+        principal: Principal,
+        connection: Connection,
+        scopes: Collection[str],
+        *,
+        account: str | None = None,
+        tool: str = "",
+    ) -> AuthorizationRequest:
+        """A request that nobody waits for yet: for a sign-in to this account or, where none is named, to any.
+
+        Who asks for the sake of a tool is led back to what else that needs.
+        """
+        wanted = " ".join(sorted(scopes))
+        asks, about = _ahead(account, tool)
+        record = await self._trail.recorder()
+        async with self._database.writing() as session:
+            await self._principals.hold(session, principal.id)
+            row, is_new = await self._opened(session, principal.id, connection, wanted, asks, about)
+            if is_new:
+                await record(session, _event("authorization.requested", row, principal=principal))
+        return _request(row)
 
     async def check_answer(self, waiter_id: str, *, timed_out: bool, identity: Identity) -> None:
         """Return where the action that waited may try again; raises the AuthorizationEnded that fits otherwise."""
@@ -171,9 +209,22 @@ class AuthorizationRequests:
         async with self._database.reading() as session:
             return [_request(row) for row in (await session.exec(query)).all()]
 
+    async def scopes_to_ask(self, request: AuthorizationRequest, connection: Connection) -> tuple[str, ...]:
+        """What a sign-in asks for: what the request does, and what its account granted already."""
+        held: tuple[str, ...] = ()
+        if request.account is not None:
+            held = await self._grants.scopes_held(connection, request.principal_id, request.account)
+        return tuple(dict.fromkeys((*held, *request.scopes)))
+
+    async def has_been_waited_for(self, request_id: str) -> bool:
+        """Whether any run ever waited for this answer; what is asked ahead, none does."""
+        return await self._waiters.has_waited(request_id)
+
     async def waiting_tools(self, request_id: str) -> list[str]:
         """The tools whose runs wait for this answer."""
-        return await self._runs.tools(await self._waiters.runs_awaiting(request_id))
+        async with self._database.reading() as session:
+            runs = await self._waiters.runs_awaiting(session, request_id)
+        return await self._runs.tools(runs)
 
     async def awaited_by(self, run_id: str) -> list[AuthorizationRequest]:
         """What a run and all its descendants wait for."""
@@ -199,27 +250,20 @@ class AuthorizationRequests:
         tokens: Tokens,
         account: str,
         *,
+        tool: str = "",
         by: Principal | None = None,
         run_id: str | None = None,
-    ) -> None:
+    ) -> bool:
         """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction.
 
-        `by` is the administrator who answered for a service; without a `request`, nobody was asked.
+        False where it does not answer the request itself, which asks for another account. An account that answers
+        which one to use is used from now on by `tool`, or by every tool. `by` is the administrator who answered for a
+        service; without a `request`, nobody was asked.
         """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
-            same_question = select(AuthorizationRequestRow).where(
-                AuthorizationRequestRow.principal_id == principal.id,
-                AuthorizationRequestRow.connection == connection.name,
-                AuthorizationRequestRow.state == "open",
-            )
-            rows = (await session.exec(same_question)).all()
             grant_id = await self._grants.store(session, connection, principal.id, tokens, account)
-            for row in rows:
-                is_asked = request is not None and row.id == request.id
-                if is_asked or set(row.scopes.split()) <= set(tokens.scopes):
-                    await self._answer(session, row, "granted")
             granted = AuditEvent(
                 kind="authorization.granted",
                 principal=principal,
@@ -233,8 +277,61 @@ class AuthorizationRequests:
                 run_id=run_id,
                 request_id=None if request is None else request.id,
             )
-            await record(session, granted)
+            events = [granted]
+            if request is not None and await self._has_to_choose(session, request, connection, account):
+                events.append(await self.choose(session, request, connection, principal, account, tool, by))
+            is_answered = request is None or request.account in {None, account}
+            for row in await self._open_rows(session, principal.id, connection.name):
+                if request is not None and row.id == request.id and is_answered:
+                    await self.answer_with(session, row.id, account)
+                elif _suffices(row, account, tokens.scopes):
+                    await self._answer(session, row, "granted")
+            await self.answer_decided(session, connection, principal.id)
+            await record(session, *events)
         self._waiters.owed.set()
+        return is_answered
+
+    async def _has_to_choose(
+        self, session: AsyncSession, request: AuthorizationRequest, connection: Connection, account: str
+    ) -> bool:
+        """Whether an account just signed in to has to be remembered, since nothing else says that it is the one."""
+        tool = request.about if request.asks == "choice" else ""
+        standing = await self._grants.standing(session, connection, request.principal_id, tool=tool)
+        others = [each for each in standing.grants if each.account != account and not each.has_lapsed]
+        asked = request.asks == "choice" or (request.asks == "any_account" and not others)
+        return asked and standing.account != account
+
+    async def choose(
+        self,
+        session: AsyncSession,
+        request: AuthorizationRequest,
+        connection: Connection,
+        principal: Principal,
+        account: str,
+        tool: str,
+        by: Principal | None,
+    ) -> AuditEvent:
+        """Remember, in the caller's transaction, which account answers a request; the event to record of that."""
+        await self._accounts.choose(session, principal.id, connection.name, account, tool=tool)
+        if request.asks == "choice" and not tool:
+            await self._accounts.unchoose(session, principal.id, connection.name, tool=request.about)
+        return chosen(principal, connection, account, tool, by=by)
+
+    async def answer_with(self, session: AsyncSession, request_id: str, account: str) -> None:
+        """Answer a request, if it is open, in the caller's transaction; the runs that wait for it keep the account."""
+        row = await session.get_one(AuthorizationRequestRow, request_id)
+        if row.state == "open":
+            runs = await self._waiters.runs_awaiting(session, row.id)
+            await self._accounts.settle(session, row.principal_id, row.connection, runs, account)
+            await self._answer(session, row, "granted")
+
+    async def answer_decided(self, session: AsyncSession, connection: Connection, principal_id: str) -> None:
+        """Answer, in the caller's transaction, every question which account to use that is none any more."""
+        for row in await self._open_rows(session, principal_id, connection.name):
+            if row.asks == "choice":
+                standing = await self._grants.standing(session, connection, principal_id, tool=row.about)
+                if standing.grant is not None:
+                    await self._answer(session, row, "granted")
 
     async def deny(self, request_id: str, principal: Principal, *, by: Principal | None = None) -> bool:
         """Close an open request with a no, `by` an administrator for a service; False where it is not open any more."""
@@ -255,22 +352,87 @@ class AuthorizationRequests:
         session.add(row)
         await self._waiters.answer(session, row.id, outcome)
 
-    async def _open_row(
-        self, session: AsyncSession, principal_id: str, connection: str, scopes: str
-    ) -> AuthorizationRequestRow | None:
+    async def _open_rows(
+        self, session: AsyncSession, principal_id: str, connection: str
+    ) -> list[AuthorizationRequestRow]:
         query = select(AuthorizationRequestRow).where(
             AuthorizationRequestRow.principal_id == principal_id,
             AuthorizationRequestRow.connection == connection,
-            AuthorizationRequestRow.scopes == scopes,
             AuthorizationRequestRow.state == "open",
         )
-        row = (await session.exec(query)).one_or_none()
-        if row is not None and row.expires_at <= now():
-            row.state = "expired"
-            session.add(row)
-            await session.flush()
-            return None
-        return row
+        return list((await session.exec(query)).all())
+
+    async def _opened(
+        self,
+        session: AsyncSession,
+        principal_id: str,
+        connection: Connection,
+        scopes: str,
+        asks: Asks,
+        about: str,
+    ) -> tuple[AuthorizationRequestRow, bool]:
+        """The open request for this, which from now on waits as long as a new one would, and whether it is new."""
+        expires_at = now() + (connection.wait_limit or self._wait_limit)
+        for row in await self._open_rows(session, principal_id, connection.name):
+            if (row.scopes, row.asks, row.about) == (scopes, asks, about):
+                if row.expires_at > now():
+                    row.expires_at = max(expires_at, row.expires_at)
+                    return row, False
+                row.state = "expired"
+                await session.flush()
+        row = AuthorizationRequestRow(
+            id=str(uuid.uuid4()),
+            principal_id=principal_id,
+            connection=connection.name,
+            scopes=scopes,
+            asks=asks,
+            about=about,
+            created_at=now(),
+            expires_at=expires_at,
+        )
+        session.add(row)
+        await session.flush()
+        return row, True
+
+
+def _question(standing: Standing, tool: str) -> tuple[Asks, str]:
+    """What to ask where the account to use is not known, or its grant does not do."""
+    said = standing.chosen
+    if said.for_run is not None:
+        return "account", said.for_run
+    if standing.grant is not None:
+        return "account", standing.grant.account
+    is_anything_connected = any(not grant.has_lapsed for grant in standing.grants)
+    if is_anything_connected or (said.for_tool, said.for_all) != (None, None):
+        return "choice", tool
+    return "any_account", ""
+
+
+def _ahead(account: str | None, tool: str) -> tuple[Asks, str]:
+    return ("any_account", tool) if account is None else ("account", account)
+
+
+def _suffices(row: AuthorizationRequestRow, account: str, scopes: Collection[str]) -> bool:
+    """Whether an account with these scopes is all that a request asks for, whatever it was signed in to for."""
+    return (
+        row.asks != "choice"
+        and _request(row).account in {None, account}
+        and set(row.scopes.split()) <= set(scopes)
+    )
+
+
+def chosen(
+    principal: Principal, connection: Connection, account: str, tool: str, *, by: Principal | None = None
+) -> AuditEvent:
+    """The event that tells of a choice of account."""
+    return AuditEvent(
+        kind="account.chosen",
+        principal=principal,
+        by=by,
+        connection=connection.name,
+        account=account,
+        for_tool=tool or None,
+    )
 
 
 def _event(
@@ -294,20 +456,14 @@ def _event(
     )
 
 
-def _request_row(
-    principal_id: str, connection: str, scopes: str, expires_at: datetime
-) -> AuthorizationRequestRow:
-    return AuthorizationRequestRow(
-        id=str(uuid.uuid4()),
-        principal_id=principal_id,
-        connection=connection,
-        scopes=scopes,
-        created_at=now(),
-        expires_at=expires_at,
-    )
-
-
 def _request(row: AuthorizationRequestRow) -> AuthorizationRequest:
     return AuthorizationRequest(
-        row.id, row.principal_id, row.connection, tuple(row.scopes.split()), row.state, row.expires_at
+        id=row.id,
+        principal_id=row.principal_id,
+        connection=row.connection,
+        scopes=tuple(row.scopes.split()),
+        asks=cast("Asks", row.asks),
+        about=row.about,
+        state=row.state,
+        expires_at=row.expires_at,
     )

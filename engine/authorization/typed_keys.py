@@ -1,10 +1,10 @@
 """Takes the key that a person typed on a page of Byline, for the question they were asked; it shows it to nobody."""
 
 from engine.audit.trail import AuditEvent, Trail
+from engine.authorization.consent import mismatched
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn
 from engine.connections.catalogue import Catalogue
-from engine.connections.grants import Grants
 from engine.connections.sign_in.methods import SignIns
 from engine.errors import AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
@@ -16,30 +16,35 @@ class TypedKeys:
     def __init__(
         self,
         catalogue: Catalogue,
-        grants: Grants,
         requests: AuthorizationRequests,
         standing_in: StandingIn,
         trail: Trail,
         sign_ins: SignIns,
     ) -> None:
         self._catalogue = catalogue
-        self._grants = grants
         self._requests = requests
         self._standing_in = standing_in
         self._trail = trail
         self._sign_ins = sign_ins
 
     async def take(
-        self, request: AuthorizationRequest, person: Principal, *, secret: str, username: str = ""
+        self,
+        request: AuthorizationRequest,
+        person: Principal,
+        *,
+        secret: str,
+        username: str = "",
+        tool: str = "",
     ) -> None:
         """Check it, store it as a grant and owe the waiters their wake-up.
 
         `person` is the one who was asked, or an administrator who answers for a service. Raises KeyRefused where the
-        key will not do, AuthorizationRefused for anybody else, and AuthorizationExpired where nobody waits any more.
-        Refusals are in the trail.
+        key will not do, AccountMismatched where it is of another account than is waited for, AuthorizationRefused for
+        anybody else, and AuthorizationExpired where nobody waits any more. Refusals are in the trail. `tool` is the one
+        that the account shall be used by, where it is not chosen for every tool.
         """
         try:
-            await self._take(request, person, secret, username)
+            await self._take(request, person, secret, username, tool)
         except AuthorizationRefused as error:
             refused = AuditEvent(
                 kind="authorization.refused",
@@ -53,7 +58,7 @@ class TypedKeys:
             raise
 
     async def _take(
-        self, request: AuthorizationRequest, person: Principal, secret: str, username: str
+        self, request: AuthorizationRequest, person: Principal, secret: str, username: str, tool: str
     ) -> None:
         asked = await self._standing_in.asked(request.principal_id, person)
         if asked is None:
@@ -63,8 +68,11 @@ class TypedKeys:
                 "Nobody waits for this key any more. Call the tool again to get a new link."
             )
         connection = await self._catalogue.get(request.connection)
-        held = await self._grants.scopes_held(connection, asked.id)
-        scopes = tuple(dict.fromkeys((*held, *request.scopes)))
+        scopes = await self._requests.scopes_to_ask(request, connection)
         tokens = await self._sign_ins.typed(connection).typed(secret, username, scopes)
         by = None if asked.id == person.id else person
-        await self._requests.grant(request, connection, asked, tokens, tokens.account, by=by)
+        is_answered = await self._requests.grant(
+            request, connection, asked, tokens, tokens.account, tool=tool, by=by
+        )
+        if not is_answered:
+            raise mismatched(request, connection, tokens.account)

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +14,7 @@ from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
+from engine.connections.accounts import Accounts, Chosen
 from engine.connections.catalogue import SHARED, Connection
 from engine.connections.dpop import ProofKey
 from engine.connections.oauth import TokenRefused, Tokens
@@ -21,7 +22,7 @@ from engine.connections.revocations import Revocations, bound_to_grant
 from engine.connections.sign_in.methods import SignIn
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
-from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
+from engine.errors import AccountUnclear, BylineError, ConnectionMisconfigured, UpstreamUnavailable
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -32,7 +33,10 @@ _LEASE_POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A usable access token, and what the trail may say of it. `repr` hides the token."""
+    """A usable access token, and what the trail may say of it. `repr` hides the token.
+
+    `is_settled` says whether the run that asked uses this account for its whole life already.
+    """
 
     grant_id: str
     account: str
@@ -41,6 +45,7 @@ class Credential:
     version: int
     access_token: str
     proof_key: ProofKey | None
+    is_settled: bool = True
 
     def __repr__(self) -> str:
         return f"Credential(grant_id={self.grant_id!r}, account={self.account!r}, version={self.version})"
@@ -48,12 +53,14 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a holder consented to on a connection."""
+    """What a holder consented to on a connection, with one account; of no use once it `has_lapsed`."""
 
+    id: str
     connection: str
     account: str
     scopes: tuple[str, ...]
     created_at: datetime
+    has_lapsed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +68,28 @@ class Renewal:
     """What came of renewing an idle grant: the new token's fingerprint, or None where the provider ended the grant."""
 
     grant_id: str
+    holder: str
     account: str
     fingerprint: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a principal's action has to go by: their grants on the connection, and what they chose."""
+
+    grants: tuple[Grant, ...]
+    chosen: Chosen
+
+    @property
+    def account(self) -> str | None:
+        """The account to use; None where only its owner can say which, or there is none."""
+        return self.chosen.among([grant.account for grant in self.grants])
+
+    @property
+    def grant(self) -> Grant | None:
+        """The grant to use; None where there is none in force of the account to use."""
+        account = self.account
+        return next((each for each in self.grants if each.account == account and not each.has_lapsed), None)
 
 
 class Grants:
@@ -73,86 +100,120 @@ class Grants:
         database: Database,
         vault: Vault,
         sign_in: Callable[[Connection], SignIn],
+        accounts: Accounts,
         revocations: Revocations,
     ) -> None:
         self._database = database
         self._vault = vault
         self._sign_in = sign_in
+        self._accounts = accounts
         self._revocations = revocations
 
-    async def credential(self, connection: Connection, principal_id: str) -> Credential | None:
-        """The credential of this principal's actions on this connection, renewed if about to expire, or None."""
-        row = await self._in_force(connection, connection.holder(principal_id))
-        if row is None and connection.mode == "shared":
-            row = await self._obtain_shared(connection)
+    async def credential(
+        self, connection: Connection, principal_id: str, *, tool: str = "", run_id: str = ""
+    ) -> Credential | None:
+        """The credential of this principal's actions on this connection, renewed if about to expire, or None.
+
+        Of several accounts it is the one that was settled on in the run, or else chosen for the tool, or for all tools.
+        """
+        is_settled = True
+        if connection.mode == "shared":
+            row = await self._in_force(connection, SHARED) or await self._obtain_shared(connection)
+        else:
+            async with self._database.reading() as session:
+                standing, rows = await self._standing(session, connection, principal_id, tool, run_id)
+            is_settled = standing.chosen.is_settled or not run_id
+            row = None if standing.grant is None else rows[standing.grant.id]
         if row is not None and row.expires_at is not None and row.expires_at < now() + _RENEW_BEFORE:
             row = await self._renew(connection, row)
-        return None if row is None else await self._credential(row)
+        return None if row is None else await self._credential(row, is_settled=is_settled)
 
     async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
-        """A newer credential than `used`, which the upstream refused; None where it cannot be renewed."""
-        row = await self._in_force(connection, connection.holder(principal_id))
+        """A newer credential of the account of `used`, which the upstream refused; None where there is none."""
+        row = await self._in_force(connection, connection.holder(principal_id), used.account)
         if row is not None and (row.id, row.version) == (used.grant_id, used.version):
             row = await self._renew(connection, row)
         return None if row is None else await self._credential(row)
 
-    async def store(
-        self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
-    ) -> str:
-        """Put a new grant in the place of the holder's earlier one, in the caller's transaction; return its id."""
-        holder = connection.holder(principal_id)
-        await session.exec(
-            update(GrantRow)
-            .where(
-                col(GrantRow.holder) == holder,
-                col(GrantRow.connection) == connection.name,
-                col(GrantRow.revoked_at).is_(None),
-            )
-            .values(revoked_at=now(), sealed_tokens=b"")
-        )
-        row = await self._row(connection, holder, tokens, account)
-        session.add(row)
-        return row.id
-
-    async def scopes_held(self, connection: Connection, principal_id: str) -> tuple[str, ...]:
-        """The scopes of the grant in force, so that a step-up keeps them."""
-        row = await self._in_force(connection, connection.holder(principal_id))
-        return () if row is None else tuple(row.scopes.split())
-
-    async def covers(
+    async def standing(
         self,
         session: AsyncSession,
         connection: Connection,
         principal_id: str,
-        scopes: Collection[str],
         *,
-        besides: str | None,
+        tool: str = "",
+        run_id: str = "",
+    ) -> Standing:
+        """What an action of this run of this tool has to go by, seen from the caller's transaction."""
+        return (await self._standing(session, connection, principal_id, tool, run_id))[0]
+
+    async def settle(
+        self, connection: Connection, principal_id: str, run_id: str, credential: Credential
     ) -> bool:
-        """Whether a grant in force, other than `besides`, has all these scopes, seen from the caller's transaction."""
-        row = (await session.exec(_in_force(connection, connection.holder(principal_id)))).one_or_none()
-        return row is not None and row.id != besides and set(scopes) <= set(row.scopes.split())
+        """Let the run keep the account of this credential; False where it keeps another by now."""
+        if credential.is_settled:
+            return True
+        kept = await self._accounts.keep(principal_id, connection.name, run_id, credential.account)
+        return kept == credential.account
+
+    async def store(
+        self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
+    ) -> str:
+        """Put a new grant in the place of the holder's earlier one with this account, in the caller's transaction.
+
+        Returns its id. A shared connection has one grant, whatever its account.
+        """
+        holder = connection.holder(principal_id)
+        earlier = update(GrantRow).where(
+            col(GrantRow.holder) == holder,
+            col(GrantRow.connection) == connection.name,
+            col(GrantRow.revoked_at).is_(None),
+        )
+        if connection.mode == "user":
+            earlier = earlier.where(col(GrantRow.account) == account)
+        await session.exec(earlier.values(revoked_at=now(), sealed_tokens=b""))
+        row = await self._row(connection, holder, tokens, account)
+        session.add(row)
+        return row.id
+
+    async def scopes_held(
+        self, connection: Connection, principal_id: str, account: str | None = None
+    ) -> tuple[str, ...]:
+        """The scopes of the grant in force with this account, or of all that are, so that a step-up keeps them."""
+        query = _in_force(connection, connection.holder(principal_id), account)
+        async with self._database.reading() as session:
+            rows = (await session.exec(query)).all()
+        return tuple(dict.fromkeys(scope for row in rows for scope in row.scopes.split()))
 
     async def invalidate(self, credential: Credential) -> None:
         """Stop using a grant that the upstream refuses."""
-        await self._revoke_row(credential.grant_id)
+        await self._lapse(credential.grant_id)
 
-    async def remove(self, connection: Connection, principal_id: str) -> bool:
-        """Remove the holder's grant here and revoke it upstream; False where there was none.
+    async def remove(
+        self, connection: Connection, principal_id: str, account: str | None = None
+    ) -> str | None:
+        """Remove the holder's grant with this account, or their only one, here and revoke it upstream.
 
-        Raises what kept the upstream from being told: the grant is gone here all the same, and the word is owed.
+        Returns its account, or None where there was none. Raises AccountUnclear where there are several, and what kept
+        the upstream from being told: the grant is gone here all the same, and the word is owed.
         """
-        row = await self._in_force(connection, connection.holder(principal_id))
-        if row is None or not await self._end(row):
-            return False
-        await self._revocations.settle(connection, row.id)
-        return True
-
-    async def end_all(self, holder: str) -> list[tuple[str, str]]:
-        """Remove every grant of a holder here, and owe the upstreams word of each: grant ids and connections."""
-        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
+        holder = connection.holder(principal_id)
         async with self._database.reading() as session:
-            rows = (await session.exec(query.order_by(GrantRow.connection))).all()
-        return [(row.id, row.connection) for row in rows if await self._end(row)]
+            rows = (await session.exec(_kept(connection, holder))).all()
+        found = [row for row in rows if account is None or row.account == account]
+        if len(found) > 1:
+            named = ", ".join(f"'{row.account}'" for row in found)
+            msg = f"There are several accounts on connection '{connection.name}': say which of {named}."
+            raise AccountUnclear(msg)
+        for row in found:
+            if await self._end(row):
+                await self._revocations.settle(connection, row.id)
+                return row.account
+        return None
+
+    async def end_all(self, holder: str) -> list[Grant]:
+        """Remove every grant of a holder here, and owe the upstreams word of each; those that are gone now."""
+        return [_grant(row) for row in await self._all_kept(holder) if await self._end(row)]
 
     async def holders(self) -> frozenset[str]:
         """Everybody who has a grant in force."""
@@ -161,49 +222,59 @@ class Grants:
             return frozenset((await session.exec(query)).all())
 
     async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
-        """The holders of grants whose tokens nobody renewed since then, the longest idle first."""
-        query = select(GrantRow.holder).where(
+        """The ids of grants in force whose tokens nobody renewed since then, the longest idle first."""
+        query = select(GrantRow.id).where(
             GrantRow.connection == connection.name,
             col(GrantRow.revoked_at).is_(None),
+            col(GrantRow.lapsed_at).is_(None),
             col(GrantRow.renewed_at) < since,
         )
         async with self._database.reading() as session:
             return list((await session.exec(query.order_by(col(GrantRow.renewed_at)).limit(limit))).all())
 
-    async def keep(self, connection: Connection, holder: str) -> Renewal | None:
+    async def keep(self, connection: Connection, grant_id: str) -> Renewal | None:
         """Renew a grant though no action needs it, or None where it has nothing to be renewed by."""
-        row = await self._in_force(connection, holder)
-        if row is None or (await self._tokens(row)).refresh_token is None:
+        row = await self._by_id(grant_id)
+        if row is None or not _is_in_force(row) or (await self._tokens(row)).refresh_token is None:
             return None
         renewed = await self._renew(connection, row)
-        return Renewal(row.id, row.account, None if renewed is None else renewed.fingerprint)
+        return Renewal(row.id, row.holder, row.account, None if renewed is None else renewed.fingerprint)
 
-    async def was_given_up(self, connection: Connection, principal_id: str) -> bool:
-        """Whether the holder's latest grant was taken back here, by themselves or by an administrator."""
-        latest = (
-            select(GrantRow.given_up)
-            .where(GrantRow.holder == connection.holder(principal_id), GrantRow.connection == connection.name)
-            .order_by(col(GrantRow.created_at).desc())
-            .limit(1)
+    async def given_up(self, connection: Connection, principal_id: str) -> set[str]:
+        """The accounts whose latest grant was taken back here, by their holder or by an administrator."""
+        query = select(GrantRow.account, GrantRow.given_up).where(
+            GrantRow.holder == connection.holder(principal_id), GrantRow.connection == connection.name
         )
         async with self._database.reading() as session:
-            return (await session.exec(latest)).one_or_none() is True
+            latest = dict((await session.exec(query.order_by(col(GrantRow.created_at)))).all())
+        return {account for account, given_up in latest.items() if given_up}
 
     async def of(self, holder: str) -> list[Grant]:
-        """Every grant of a holder that is in force."""
-        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
-        async with self._database.reading() as session:
-            rows = (await session.exec(query.order_by(GrantRow.connection))).all()
-        return [Grant(row.connection, row.account, tuple(row.scopes.split()), row.created_at) for row in rows]
+        """Every grant that a holder did not give up, those that lapsed included."""
+        return [_grant(row) for row in await self._all_kept(holder)]
 
     @property
     def sealed(self) -> SealedColumn:
         """Where this table keeps what the vault sealed."""
         return SealedColumn("grants", GrantRow, "sealed_tokens", _bound_to)
 
-    async def _in_force(self, connection: Connection, holder: str) -> GrantRow | None:
+    async def _standing(
+        self, session: AsyncSession, connection: Connection, principal_id: str, tool: str, run_id: str
+    ) -> tuple[Standing, dict[str, GrantRow]]:
+        rows = (await session.exec(_kept(connection, connection.holder(principal_id)))).all()
+        chosen = await self._accounts.chosen(session, principal_id, connection.name, tool=tool, run_id=run_id)
+        return Standing(tuple(_grant(row) for row in rows), chosen), {row.id: row for row in rows}
+
+    async def _all_kept(self, holder: str) -> Sequence[GrantRow]:
+        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
         async with self._database.reading() as session:
-            return (await session.exec(_in_force(connection, holder))).one_or_none()
+            return (await session.exec(query.order_by(GrantRow.connection, GrantRow.account))).all()
+
+    async def _in_force(
+        self, connection: Connection, holder: str, account: str | None = None
+    ) -> GrantRow | None:
+        async with self._database.reading() as session:
+            return (await session.exec(_in_force(connection, holder, account))).one_or_none()
 
     async def _obtain_shared(self, connection: Connection) -> GrantRow | None:
         try:
@@ -217,6 +288,12 @@ class Grants:
         row = await self._row(connection, SHARED, tokens, f"{account} (shared)".lstrip())
         try:
             async with self._database.writing() as session:
+                lapsed = col(GrantRow.holder) == SHARED, col(GrantRow.lapsed_at).is_not(None)
+                await session.exec(
+                    update(GrantRow)
+                    .where(*lapsed, col(GrantRow.connection) == connection.name)
+                    .values(revoked_at=now())
+                )
                 session.add(row)
         except IntegrityError:
             return await self._in_force(connection, SHARED)
@@ -227,8 +304,8 @@ class Grants:
         deadline = now() + _LEASE
         current: GrantRow | None = row
         while now() < deadline:
-            if current is None or current.revoked_at is not None:
-                return await self._in_force(connection, row.holder)
+            if current is None or not _is_in_force(current):
+                return await self._in_force(connection, row.holder, row.account)
             if current.version != row.version:
                 return current
             if _is_free(current) and await self._take_lease(current):
@@ -249,6 +326,7 @@ class Grants:
                 col(GrantRow.id) == row.id,
                 col(GrantRow.version) == row.version,
                 col(GrantRow.revoked_at).is_(None),
+                col(GrantRow.lapsed_at).is_(None),
                 free,
             )
             .values(refreshing_until=now() + _LEASE)
@@ -270,7 +348,7 @@ class Grants:
             await self._release(row.id)
             raise
         if fresh is None:
-            await self._revoke_row(row.id)
+            await self._lapse(row.id)
             return None
         return await self._replace_tokens(row.id, fresh)
 
@@ -282,7 +360,7 @@ class Grants:
             row = await session.get(GrantRow, grant_id, with_for_update=True)
             if row is None:
                 return None
-            if row.revoked_at is not None:
+            if not _is_in_force(row):
                 await self._owe_late(session, row, tokens)
                 return None
             row.sealed_tokens = await self._seal(row, tokens)
@@ -296,11 +374,13 @@ class Grants:
         return row
 
     async def _owe_late(self, session: AsyncSession, row: GrantRow, tokens: Tokens) -> None:
-        """Owe word of tokens that came after their grant was removed, unless a newer one may rest on their consent."""
+        """Owe word of tokens that came after their grant ended, unless a newer one may rest on their consent."""
         in_force = select(GrantRow.id).where(
             GrantRow.holder == row.holder,
             GrantRow.connection == row.connection,
+            GrantRow.account == row.account,
             col(GrantRow.revoked_at).is_(None),
+            col(GrantRow.lapsed_at).is_(None),
         )
         if (await session.exec(in_force)).first() is None:
             sealed = await self._seal(row, tokens)
@@ -312,8 +392,10 @@ class Grants:
             held = await session.get(GrantRow, row.id, with_for_update=True)
             if held is None or held.revoked_at is not None:
                 return False
-            sealed = held.sealed_tokens
-            await self._revocations.owe(session, held.id, held.holder, held.connection, sealed)
+            if held.sealed_tokens:
+                await self._revocations.owe(
+                    session, held.id, held.holder, held.connection, held.sealed_tokens
+                )
             held.revoked_at, held.sealed_tokens, held.given_up = now(), b"", True
             session.add(held)
         return True
@@ -324,12 +406,17 @@ class Grants:
                 update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
             )
 
-    async def _revoke_row(self, grant_id: str) -> None:
+    async def _lapse(self, grant_id: str) -> None:
+        """Keep that there was a grant, and none of its tokens, which its upstream ended."""
         async with self._database.writing() as session:
             await session.exec(
                 update(GrantRow)
-                .where(col(GrantRow.id) == grant_id, col(GrantRow.revoked_at).is_(None))
-                .values(revoked_at=now(), sealed_tokens=b"")
+                .where(
+                    col(GrantRow.id) == grant_id,
+                    col(GrantRow.revoked_at).is_(None),
+                    col(GrantRow.lapsed_at).is_(None),
+                )
+                .values(lapsed_at=now(), sealed_tokens=b"")
             )
 
     async def _by_id(self, grant_id: str) -> GrantRow | None:
@@ -359,7 +446,7 @@ class Grants:
         fields = json.loads(await self._vault.open(row.sealed_tokens, _bound_to(row)))
         return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
 
-    async def _credential(self, row: GrantRow) -> Credential:
+    async def _credential(self, row: GrantRow, *, is_settled: bool = True) -> Credential:
         tokens = await self._tokens(row)
         return Credential(
             grant_id=row.id,
@@ -369,13 +456,35 @@ class Grants:
             version=row.version,
             access_token=tokens.access_token,
             proof_key=None if tokens.proof_key is None else ProofKey.from_jwk(tokens.proof_key),
+            is_settled=is_settled,
         )
 
 
-def _in_force(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
-    return select(GrantRow).where(
-        GrantRow.holder == holder, GrantRow.connection == connection.name, col(GrantRow.revoked_at).is_(None)
+def _kept(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
+    return (
+        select(GrantRow)
+        .where(
+            GrantRow.holder == holder,
+            GrantRow.connection == connection.name,
+            col(GrantRow.revoked_at).is_(None),
+        )
+        .order_by(GrantRow.account)
     )
+
+
+def _in_force(connection: Connection, holder: str, account: str | None) -> SelectOfScalar[GrantRow]:
+    """The grants that can be used, with this account or any; a service has one, whatever its account."""
+    query = _kept(connection, holder).where(col(GrantRow.lapsed_at).is_(None))
+    return query if account is None or holder == SHARED else query.where(GrantRow.account == account)
+
+
+def _is_in_force(row: GrantRow) -> bool:
+    return row.revoked_at is None and row.lapsed_at is None
+
+
+def _grant(row: GrantRow) -> Grant:
+    scopes = tuple(row.scopes.split())
+    return Grant(row.id, row.connection, row.account, scopes, row.created_at, row.lapsed_at is not None)
 
 
 def _is_free(row: GrantRow) -> bool:

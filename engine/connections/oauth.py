@@ -110,11 +110,20 @@ class OAuthClient:
         )
 
     async def authorization_url(
-        self, *, redirect_uri: str, state: str, code_verifier: str, scopes: tuple[str, ...]
+        self,
+        *,
+        redirect_uri: str,
+        state: str,
+        code_verifier: str,
+        scopes: tuple[str, ...],
+        login_hint: str = "",
+        prompt: str = "",
     ) -> str:
         """The consent page's address: authorization code with PKCE S256 (RFC 7636).
 
-        Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which one.
+        An OpenID provider is told the `login_hint` and the `prompt` that are given (OpenID Connect Core 1.0 section
+        3.1.2.1). Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which
+        one.
         """
         endpoints = await self.endpoints()
         if not endpoints.authorization:
@@ -123,8 +132,9 @@ class OAuthClient:
                 "out of Byline and in again; otherwise use another device."
             )
             raise AuthorizationRefused(msg)
-        wanted = scopes or endpoints.scopes
-        asked = self._joined(tuple(dict.fromkeys((*wanted, *self._provider.added_scopes))))
+        wanted = tuple(dict.fromkeys((*(scopes or endpoints.scopes), *self._provider.added_scopes)))
+        asked = self._joined(wanted)
+        told = {"login_hint": login_hint, "prompt": prompt} if "openid" in wanted else {}
         async with self._calling(
             endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
         ) as client:
@@ -134,6 +144,7 @@ class OAuthClient:
                 code_verifier=code_verifier if self._provider.pkce else None,
                 **{self._provider.scope_parameter: asked},
                 **_resource(endpoints),
+                **{name: value for name, value in told.items() if value},
             )
             # Merged last, since a provider may spell otherwise what is standard.
             url = httpx2.URL(str(url)).copy_merge_params(self._provider.authorization_parameters)

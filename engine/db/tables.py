@@ -151,20 +151,30 @@ class ClientSecretRow(SQLModel, table=True):
 
 
 class GrantRow(SQLModel, table=True):
-    """What a holder consented to on a connection. Owner: engine.connections.grants.
+    """What a holder consented to on a connection, with one upstream account. Owner: engine.connections.grants.
 
-    `holder` is a principal's id, or `shared` for a service grant. `given_up` where somebody took it back here.
+    `holder` is a principal's id, or `shared` for a service grant, of which there is one. A grant that the upstream
+    took back has lapsed: it is of no use, and stays its holder's until they sign in again or remove it. It is
+    `given_up` where somebody took it back here.
     """
 
     __tablename__ = "grant"
     __table_args__ = (
         Index(
-            "grant_in_force",
+            "grant_of_account",
             "holder",
             "connection",
+            "account",
             unique=True,
             sqlite_where=text("revoked_at IS NULL"),
             postgresql_where=text("revoked_at IS NULL"),
+        ),
+        Index(
+            "grant_shared",
+            "connection",
+            unique=True,
+            sqlite_where=text("holder = 'shared' AND revoked_at IS NULL"),
+            postgresql_where=text("holder = 'shared' AND revoked_at IS NULL"),
         ),
     )
 
@@ -180,6 +190,7 @@ class GrantRow(SQLModel, table=True):
     refreshing_until: datetime | None = _instant(nullable=True)
     created_at: datetime = _instant()
     renewed_at: datetime = _instant()
+    lapsed_at: datetime | None = _instant(nullable=True)
     revoked_at: datetime | None = _instant(nullable=True)
     given_up: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
@@ -198,8 +209,28 @@ class RevocationRow(SQLModel, table=True):
     due_at: datetime = _instant()
 
 
+class AccountChoiceRow(SQLModel, table=True):
+    """Which account on a connection a principal's actions use. Owner: engine.connections.accounts.
+
+    It holds for the run or the tool that it names, or for every tool where it names neither.
+    """
+
+    __tablename__ = "account_choice"
+
+    principal_id: str = Field(primary_key=True, foreign_key="principal.id")
+    run_id: str = Field(default="", primary_key=True)
+    connection: str = Field(primary_key=True)
+    tool: str = Field(default="", primary_key=True)
+    account: str
+    chosen_at: datetime = _instant()
+
+
 class AuthorizationRequestRow(SQLModel, table=True):
-    """An open or answered question to one principal. Owner: engine.authorization.requests."""
+    """An open or answered question to one principal. Owner: engine.authorization.requests.
+
+    `asks` is for a sign-in to any account, for one to the account that it is `about`, or for the account that the tool
+    that it is `about` shall use. A sign-in to any account is about a tool where it was asked ahead, for that tool.
+    """
 
     __tablename__ = "authorization_request"
     __table_args__ = (
@@ -208,6 +239,8 @@ class AuthorizationRequestRow(SQLModel, table=True):
             "principal_id",
             "connection",
             "scopes",
+            "asks",
+            "about",
             unique=True,
             sqlite_where=text("state = 'open'"),
             postgresql_where=text("state = 'open'"),
@@ -218,6 +251,8 @@ class AuthorizationRequestRow(SQLModel, table=True):
     principal_id: str = Field(foreign_key="principal.id")
     connection: str
     scopes: str
+    asks: str = Field(default="any_account", sa_column_kwargs={"server_default": "any_account"})
+    about: str = Field(default="", sa_column_kwargs={"server_default": ""})
     state: str = "open"
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
@@ -225,11 +260,15 @@ class AuthorizationRequestRow(SQLModel, table=True):
 
 
 class DeviceSignInRow(SQLModel, table=True):
-    """The code by which a question is answered on another device. Owner: engine.authorization.devices."""
+    """The code by which a question is answered on another device. Owner: engine.authorization.devices.
+
+    `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+    """
 
     __tablename__ = "device_sign_in"
 
     request_id: str = Field(primary_key=True, foreign_key="authorization_request.id")
+    tool: str = Field(default="", sa_column_kwargs={"server_default": ""})
     sealed_code: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     interval_seconds: int
     poll_after: datetime = _instant()
@@ -333,13 +372,17 @@ class WaiterRow(SQLModel, table=True):
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
-    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.authorization.consent."""
+    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.authorization.consent.
+
+    `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+    """
 
     __tablename__ = "authorization_attempt"
 
     state_hash: str = Field(primary_key=True)
     request_id: str
     principal_id: str
+    tool: str = Field(default="", sa_column_kwargs={"server_default": ""})
     session_hash: str
     sealed_verifier: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     created_at: datetime = _instant()

@@ -151,7 +151,8 @@ class Notifier:
 
     async def _asked_to_sign_in(self, request: AuthorizationRequest) -> tuple[Collection[str], Waiting]:
         known = (await self._catalogue.all()).get(request.connection)
-        action = f"sign in to {request.connection if known is None else known.title}"
+        title = request.connection if known is None else known.title
+        action = f"choose an account at {title}" if request.asks == "choice" else f"sign in to {title}"
         asked: Collection[str] = [request.principal_id]
         principal = await self._principals.get(request.principal_id)
         if principal is not None and principal.kind == "service":

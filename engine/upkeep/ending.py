@@ -21,19 +21,20 @@ async def end_grants(services: Services, principal: Principal) -> list[Ended]:
     """End every grant of a principal; an upstream that cannot be told now is told by upkeep."""
     ended = []
     await services.company_sign_ins.forget(principal.id)
-    for grant_id, connection in await services.grants.end_all(principal.id):
-        error, message = await _tell(services, grant_id, connection)
+    for grant in await services.grants.end_all(principal.id):
+        error, message = await _tell(services, grant.id, grant.connection)
         await services.trail.append(
             AuditEvent(
                 kind="grant.removed",
                 principal=principal,
-                connection=connection,
-                grant_id=grant_id,
+                connection=grant.connection,
+                grant_id=grant.id,
+                account=grant.account,
                 error=error,
                 message=message,
             )
         )
-        ended.append(Ended(connection, error is None))
+        ended.append(Ended(grant.connection, error is None))
     return ended
 
 

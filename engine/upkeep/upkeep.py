@@ -57,25 +57,25 @@ class Upkeep:
             life = connection.provider.refresh_token_life
             if life is None or connection.mode != "user":
                 continue
-            for holder in await self._services.grants.idle(connection, now() - life * _OF_ITS_LIFE):
-                renewed += await self._renewed(connection, holder)
+            for grant_id in await self._services.grants.idle(connection, now() - life * _OF_ITS_LIFE):
+                renewed += await self._renewed(connection, grant_id)
         return renewed
 
-    async def _renewed(self, connection: Connection, holder: str) -> bool:
+    async def _renewed(self, connection: Connection, grant_id: str) -> bool:
         try:
-            renewal = await self._services.grants.keep(connection, holder)
+            renewal = await self._services.grants.keep(connection, grant_id)
         except BylineError as error:
             # It is tried again by the next firing, or by the next action that needs it, which tells its person.
             log.warning("grant_not_renewed", connection=connection.name, error=error.code)
             return False
         if renewal is not None:
-            await self._services.trail.append(await self._renewal_event(connection, holder, renewal))
+            await self._services.trail.append(await self._renewal_event(connection, renewal))
         return renewal is not None
 
-    async def _renewal_event(self, connection: Connection, holder: str, renewal: Renewal) -> AuditEvent:
+    async def _renewal_event(self, connection: Connection, renewal: Renewal) -> AuditEvent:
         return AuditEvent(
             kind="grant.renewed",
-            principal=await self._services.principals.get(holder),
+            principal=await self._services.principals.get(renewal.holder),
             connection=connection.name,
             mode=connection.mode,
             system=connection.system,

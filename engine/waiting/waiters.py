@@ -140,11 +140,16 @@ class Waiters:
         async with self._database.reading() as session:
             return set((await session.exec(query)).all())
 
-    async def runs_awaiting(self, awaits: str) -> set[str]:
-        """The runs that wait for this answer."""
+    async def runs_awaiting(self, session: AsyncSession, awaits: str) -> set[str]:
+        """The runs that wait for this answer, seen from the caller's transaction."""
         query = select(WaiterRow.run_id).where(WaiterRow.awaits == awaits, WaiterRow.outcome == "waiting")
+        return set((await session.exec(query)).all())
+
+    async def has_waited(self, awaits: str) -> bool:
+        """Whether anybody ever waited for this answer."""
+        query = select(WaiterRow.id).where(WaiterRow.awaits == awaits).limit(1)
         async with self._database.reading() as session:
-            return set((await session.exec(query)).all())
+            return (await session.exec(query)).one_or_none() is not None
 
     async def awaited_in(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
         """For each of these runs that waits, what it waits for and since when, by one query for all."""

@@ -1,14 +1,19 @@
-"""Connections as their caller sees them: each with their own grant on it, which they may give up; it shows no token."""
+"""Connections as their caller sees them: their own grants on each, and which of them is used; it shows no token."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Path, Query
+from pydantic import BaseModel, ConfigDict, Field
 
+from engine.connections.accounts import Chosen as AccountsChosen
 from engine.connections.catalogue import Connection
-from engine.connections.grants import Grant
+from engine.connections.grants import Grant, Standing
+from engine.errors import NotAllowed
+from engine.registry import Registry
 from engine.services import Services
 from gateway.api.callers import Calling, CallingInPerson
 from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
@@ -17,6 +22,14 @@ from gateway.grants import give_up
 from gateway.runs import Caller
 
 _NAME = Annotated[str, Path(max_length=200)]
+_ACCOUNT = Annotated[
+    str | None,
+    Query(max_length=1000, description="Which account, where you have several on the connection."),
+]
+_TOOL = Annotated[
+    str | None,
+    Query(max_length=200, description="A tool; without it, every tool that has no account of its own."),
+]
 
 
 class GrantShown(BaseModel):
@@ -25,6 +38,29 @@ class GrantShown(BaseModel):
     account: str = Field(description="The upstream's own name for the account; empty where it has none.")
     scopes: list[str]
     since: datetime
+    lapsed: bool = Field(
+        description="Whether the upstream took it back, so that it has to be signed in to again."
+    )
+
+
+class Chosen(BaseModel):
+    """Which account is used."""
+
+    tool: str | None = Field(description="By this tool; null where by every tool that has none of its own.")
+    account: str
+
+
+class Choice(BaseModel):
+    """Which account to use from now on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    account: str = Field(max_length=1000, description="One that you have connected.")
+    tool: str | None = Field(
+        default=None,
+        max_length=200,
+        description="For this tool; without it, for every tool that has none of its own.",
+    )
 
 
 class ConnectionShown(BaseModel):
@@ -38,12 +74,17 @@ class ConnectionShown(BaseModel):
     )
     scopes: list[str] = Field(description="What is asked for when somebody signs in.")
     grant: GrantShown | None = Field(
-        description="The caller's own; always null where the connection is shared."
+        description="The caller's own that tools without an account of their own use; null where there is none, where "
+        "it has to be chosen, and where the connection is shared."
+    )
+    accounts: list[GrantShown] = Field(description="All of the caller's own.")
+    chosen: list[Chosen] = Field(
+        description="What the caller chose; runs that have begun to use an account keep it."
     )
 
 
-def routes(services: Services) -> APIRouter:
-    """List and read connections, and give up one's own grant."""
+def routes(services: Services, registry: Registry) -> APIRouter:
+    """List and read connections, choose accounts, and give up one's own grants."""
     router = APIRouter(tags=["connections"])
     cursors = Cursors(services.vault, "connections")
 
@@ -55,8 +96,8 @@ def routes(services: Services) -> APIRouter:
         start = "" if position is None else str(position[0])
         known = await services.catalogue.all()
         names = sorted(name for name in known if name > start)[: limit + 1]
-        granted = await _granted(services, caller)
-        shown = [_shown(known[name], granted.get(name)) for name in names]
+        own = await _own(services, caller)
+        shown = [own.shown(known[name]) for name in names]
         return cursors.page(shown, [[name] for name in names], limit)
 
     @router.get(
@@ -64,36 +105,86 @@ def routes(services: Services) -> APIRouter:
     )
     async def get_connection(caller: Calling, name: _NAME) -> ConnectionShown:
         connection = await services.catalogue.get(name)
-        return _shown(connection, (await _granted(services, caller)).get(name))
+        return (await _own(services, caller)).shown(connection)
+
+    @router.put(
+        "/connections/{name}/choice",
+        summary="Choose which of your accounts is used",
+        responses=problems(403, 404, 422),
+    )
+    async def choose(caller: CallingInPerson, name: _NAME, choice: Choice) -> ConnectionShown:
+        """It holds until you change it, for runs that begin to use the connection from now on."""
+        connection = await _personal(services, name)
+        tool = "" if choice.tool is None else registry.tool(choice.tool).name
+        await services.account_choices.use(connection, caller.principal, choice.account, tool=tool)
+        return (await _own(services, caller)).shown(connection)
+
+    @router.delete(
+        "/connections/{name}/choice",
+        summary="Take back what you chose",
+        status_code=HTTPStatus.NO_CONTENT,
+        responses=problems(403, 404, 422),
+    )
+    async def unchoose(caller: CallingInPerson, name: _NAME, tool: _TOOL = None) -> None:
+        """Without a choice your only account is used, and of several you are asked which."""
+        connection = await _personal(services, name)
+        await services.account_choices.forget(connection, caller.principal, tool=tool or "")
 
     @router.delete(
         "/connections/{name}/grant",
         summary="Give up your grant on a connection",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 422, 502),
+        responses=problems(403, 404, 409, 422, 502),
     )
-    async def delete_grant(caller: CallingInPerson, name: _NAME) -> None:
+    async def delete_grant(caller: CallingInPerson, name: _NAME, account: _ACCOUNT = None) -> None:
         """It is forgotten here and revoked upstream; the next action that needs it asks again."""
         connection = await services.catalogue.get(name)
-        if not await give_up(services, connection, caller.principal):
-            detail = f"You have no grant on connection '{name}'."
+        if not await give_up(services, connection, caller.principal, account):
+            of = "" if account is None else f" of account '{account}'"
+            detail = f"You have no grant{of} on connection '{name}'."
             raise Refused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)
 
     return router
 
 
-async def _granted(services: Services, caller: Caller) -> dict[str, Grant]:
-    return {grant.connection: grant for grant in await services.grants.of(caller.principal.id)}
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """What the caller granted and chose, by connection."""
+
+    grants: Mapping[str, list[Grant]]
+    chosen: Mapping[str, Mapping[str, str]]
+
+    def shown(self, connection: Connection) -> ConnectionShown:
+        grants, chosen = self.grants.get(connection.name, []), self.chosen.get(connection.name, {})
+        used = Standing(tuple(grants), AccountsChosen(for_all=chosen.get(""))).grant
+        return ConnectionShown(
+            name=connection.name,
+            title=connection.title,
+            system=connection.system,
+            mode=connection.mode,
+            scopes=list(connection.scopes),
+            grant=None if used is None else _grant_shown(used),
+            accounts=[_grant_shown(grant) for grant in grants],
+            chosen=[Chosen(tool=tool or None, account=account) for tool, account in sorted(chosen.items())],
+        )
 
 
-def _shown(connection: Connection, grant: Grant | None) -> ConnectionShown:
-    return ConnectionShown(
-        name=connection.name,
-        title=connection.title,
-        system=connection.system,
-        mode=connection.mode,
-        scopes=list(connection.scopes),
-        grant=None
-        if grant is None
-        else GrantShown(account=grant.account, scopes=list(grant.scopes), since=grant.created_at),
+async def _own(services: Services, caller: Caller) -> _Own:
+    grants: dict[str, list[Grant]] = {}
+    for grant in await services.grants.of(caller.principal.id):
+        grants.setdefault(grant.connection, []).append(grant)
+    return _Own(grants, await services.accounts.of(caller.principal.id))
+
+
+async def _personal(services: Services, name: str) -> Connection:
+    connection = await services.catalogue.get(name)
+    if connection.mode == "shared":
+        msg = f"Connection '{name}' is shared: it has one account, for everybody, and nobody chooses."
+        raise NotAllowed(msg)
+    return connection
+
+
+def _grant_shown(grant: Grant) -> GrantShown:
+    return GrantShown(
+        account=grant.account, scopes=list(grant.scopes), since=grant.created_at, lapsed=grant.has_lapsed
     )

@@ -9,7 +9,18 @@ from temporalio.client import Client
 from engine.registry import Registry
 from engine.schedules.schedules import Schedules
 from engine.services import Services
-from gateway.api import connections, events, me, notifications, questions, schedules, tokens, tools, webhooks
+from gateway.api import (
+    connections,
+    events,
+    me,
+    notifications,
+    questions,
+    readiness,
+    schedules,
+    tokens,
+    tools,
+    webhooks,
+)
 from gateway.api import runs as run_routes
 from gateway.api import services as service_routes
 from gateway.api.bodies import WRITING, JsonBodies
@@ -47,7 +58,8 @@ def api(services: Services, registry: Registry, runs: Runs, temporal: Client) ->
         events.routes(services, runs, states),
         me.routes(services),
         questions.routes(services),
-        connections.routes(services),
+        connections.routes(services, registry),
+        readiness.routes(services, registry, runs),
         tokens.routes(services, registry),
         service_routes.routes(services, registry),
         notifications.routes(services),

@@ -79,9 +79,13 @@ class Gateway:
         """Change what was read with this tag; fails where somebody else has changed it since."""
         return self._document(self._send(method, path, headers={"If-Match": tag}))
 
-    def delete(self, *path: str) -> None:
+    def put(self, *path: str, body: Any) -> Any:
+        """Have this at the path."""
+        return self._document(self._send("PUT", path, body=body))
+
+    def delete(self, *path: str, **query: str | None) -> None:
         """Remove what is at this path."""
-        self._send("DELETE", path)
+        self._send("DELETE", path, query=query)
 
     @contextmanager
     def events(self, *path: str, after: str | None, silence: float) -> Iterator[httpx2.EventSource]:

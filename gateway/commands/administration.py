@@ -9,7 +9,7 @@ import uvloop
 from engine.audit.trail import AuditEvent
 from engine.connections.catalogue import SHARED
 from engine.connections.grants import Grant
-from engine.errors import BylineError, SettingsInvalid
+from engine.errors import AccountUnclear, BylineError, SettingsInvalid
 from engine.identity.signing import SigningKey
 from engine.services import Services
 from engine.vault.resealing import reseal
@@ -162,7 +162,7 @@ def list_grants(
     for grant in found:
         typer.echo(
             f"{grant.connection}  {plain(grant.account)}  {plain(' '.join(grant.scopes))}  "
-            f"since {grant.created_at:%Y-%m-%d}"
+            f"since {grant.created_at:%Y-%m-%d}{', has lapsed' if grant.has_lapsed else ''}"
         )
     if not found:
         typer.echo(f"{name} has granted nothing.")
@@ -170,7 +170,9 @@ def list_grants(
 
 @grants.command("remove")
 def remove_grant(
-    name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")], connection: str
+    name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")],
+    connection: str,
+    account: Annotated[str | None, typer.Option(help="the account, where there are several")] = None,
 ) -> None:
     """Forget a grant and revoke it upstream; the next action that needs it asks again."""
 
@@ -182,15 +184,19 @@ def remove_grant(
                 msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
                 raise SettingsInvalid(msg)
             person = None if name == SHARED else await one_person(services, name)
-            event = AuditEvent(kind="grant.removed", principal=person, connection=connection)
+            holder = SHARED if person is None else person.id
+            event = AuditEvent(kind="grant.removed", principal=person, connection=connection, account=account)
             try:
-                if not await services.grants.remove(declared, SHARED if person is None else person.id):
-                    return None
+                removed = await services.grants.remove(declared, holder, account)
+            except AccountUnclear:
+                raise
             except BylineError as error:
                 # It is forgotten here by now, and upkeep goes on telling the upstream.
                 await services.trail.append(replace(event, error=error.code, message=str(error)))
                 return f" Its upstream is to be told yet, which Byline goes on trying: {error}"
-            await services.trail.append(event)
+            if removed is None:
+                return None
+            await services.trail.append(replace(event, account=removed))
             return ""
 
     untold = uvloop.run(remove())

@@ -1,6 +1,6 @@
 """`byline connections`: which systems tools act on in your name, and what you granted on each."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,17 +24,43 @@ def list_connections(*, as_json: AsJson = False) -> None:
         print_json({"items": found})
         return
     rows = [
-        (each["name"], each["title"], each["mode"], *_told(each["mode"], each["grant"])) for each in found
+        (each["name"], each["title"], each["mode"], *told)
+        for each in found
+        for told in [_told(each, account) for account in each["accounts"]] or [_told(each, None)]
     ]
     print_columns(rows, otherwise="No connection is declared.")
 
 
 @app.command()
-def disconnect(connection: Name) -> None:
+def use(
+    name: Name,
+    account: Annotated[
+        str | None, typer.Argument(help="the account to use; without it, what you chose is taken back")
+    ] = None,
+    *,
+    tool: Annotated[str | None, typer.Option(help="choose for this tool alone")] = None,
+) -> None:
+    """Choose which of your accounts tools use on a connection; runs that have begun to use one keep it."""
+    of = "every tool that has no account of its own" if tool is None else plain(tool)
+    with gateway_here() as gateway:
+        if account is None:
+            gateway.delete("connections", name, "choice", tool=tool)
+        else:
+            gateway.put("connections", name, "choice", body={"account": account, "tool": tool})
+    said = "Nothing is chosen" if account is None else f"{plain(account)} is used"
+    typer.echo(f"{said} on {plain(name)} by {of} from now on.")
+
+
+@app.command()
+def remove(
+    name: Name,
+    *,
+    account: Annotated[str | None, typer.Option(help="which one, where you have several")] = None,
+) -> None:
     """Give up your grant: it is forgotten here and revoked there; the next tool that needs it asks again."""
     with gateway_here() as gateway:
-        gateway.delete("connections", connection, "grant")
-    typer.echo(f"Your grant on {plain(connection)} is gone.")
+        gateway.delete("connections", name, "grant", account=account)
+    typer.echo(f"Your grant on {plain(name)} is gone.")
 
 
 @app.command("test")
@@ -62,9 +88,15 @@ def remove_secret(name: Name) -> None:
     remove_secret(name)
 
 
-def _told(mode: str, grant: dict[str, object] | None) -> tuple[object, ...]:
-    if grant is None:
-        return ("one account for everybody" if mode == "shared" else "not connected", "", "")
-    scopes = grant["scopes"]
-    words = " ".join(map(str, scopes)) if isinstance(scopes, list) else ""
-    return (grant["account"] or "connected", f"since {str(grant['since'])[:10]}", words)
+def _told(connection: dict[str, Any], account: dict[str, Any] | None) -> tuple[str, ...]:
+    if account is None:
+        shared = connection["mode"] == "shared"
+        return ("one account for everybody" if shared else "not connected", "", "", "")
+    since = "its sign-in has lapsed" if account["lapsed"] else f"since {str(account['since'])[:10]}"
+    used = [
+        each["tool"] or "every tool without its own"
+        for each in connection["chosen"]
+        if each["account"] == account["account"]
+    ]
+    by = f"used by {', '.join(used)}" if used else ""
+    return (account["account"] or "connected", since, " ".join(account["scopes"]), by)

@@ -151,7 +151,7 @@ async def _end_grants(services: Services, person: Principal) -> str:
     ended = await end_grants(services, person)
     if not ended:
         return ""
-    untold = [each.connection for each in ended if not each.told]
+    untold = dict.fromkeys(each.connection for each in ended if not each.told)
     told = f" Their grants are gone: {len(ended)}."
     return (
         f"{told} To be told upstream yet, which Byline goes on trying: {', '.join(untold)}."

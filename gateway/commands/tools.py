@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
+from typer.core import TyperGroup
 
 from gateway.client.answers import Tool
 from gateway.client.arguments import kind_of
@@ -26,25 +27,60 @@ def tool_names(incomplete: str) -> list[str]:
 ToolName = Annotated[str, typer.Argument(help="a tool's name", autocompletion=tool_names)]
 
 
-def tools(
-    name: Annotated[
-        str | None, typer.Argument(help="show this tool whole", autocompletion=tool_names)
-    ] = None,
-    *,
-    as_json: AsJson = False,
-) -> None:
+class _ToolGroup(TyperGroup):
+    """Takes a tool's name where a command's could stand: `byline tools look_up_account`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            args = ["show", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_ToolGroup, help="The tools that you may call.", invoke_without_command=True)
+
+
+@app.callback()
+def tools(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the tools that you may call, or show what one of them takes."""
+    if context.invoked_subcommand is not None:
+        return
     with gateway_here() as gateway:
-        found: Any = {"items": gateway.items("tools")} if name is None else gateway.get("tools", name)
+        found = gateway.items("tools")
+    if as_json:
+        print_json({"items": found})
+        return
+    known = [Tool.model_validate(item) for item in found]
+    print_columns(
+        [(tool.name, tool.title) for tool in known], otherwise="There is no tool that you may call."
+    )
+
+
+@app.command("show")
+def show_tool(name: ToolName, *, as_json: AsJson = False) -> None:
+    """Show what a tool takes; `show` may be left out."""
+    with gateway_here() as gateway:
+        found = gateway.get("tools", name)
     if as_json:
         print_json(found)
-    elif name is None:
-        known = [Tool.model_validate(item) for item in found["items"]]
-        print_columns(
-            [(tool.name, tool.title) for tool in known], otherwise="There is no tool that you may call."
-        )
     else:
         _show(Tool.model_validate(found))
+
+
+@app.command("check")
+def check_tool(name: ToolName, *, as_json: AsJson = False) -> None:
+    """Say whether a call of a tool would wait for you to sign in, and where; exits with 3 if so, and starts nothing."""
+    with gateway_here() as gateway:
+        found = gateway.get("tools", name, "readiness")
+    if as_json:
+        print_json(found)
+    else:
+        for each in found["connections"]:
+            typer.echo(plain(each["detail"]))
+        typer.echo(
+            f"Connect it at {plain(found['url'])}" if found["url"] else "A call would wait for no sign-in."
+        )
+    if found["would_wait"]:
+        raise typer.Exit(3)
 
 
 def _show(tool: Tool) -> None:

@@ -23,7 +23,7 @@ from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
 from engine.services import Services
-from gateway.connect import connect_link
+from gateway.connect import connect_link, what_is_asked
 from gateway.mcp.clients import Ability, Context, abilities, is_modern
 from gateway.questions import question_link
 from gateway.runs import Awaiting
@@ -90,7 +90,7 @@ class Asking:
     async def sign_in(self, request: AuthorizationRequest) -> str:
         """What a person is asked to do for an authorization request."""
         connection = await self._services.catalogue.get(request.connection)
-        return f"Sign in to {connection.title} so that this can go on in your name."
+        return f"{what_is_asked(request, connection.title)} so that this can go on in your name."
 
     async def _is_settled(
         self, question: Question, response: Any, principal: Principal, context: Context

@@ -13,6 +13,7 @@ from engine.errors import ArgumentsInvalid, BylineError
 from engine.registry import Registry, Tool
 from engine.services import Services
 from gateway.errors import mcp_code, protocol_code
+from gateway.mcp.checking import CHECK, Checking
 from gateway.mcp.clients import (
     Context,
     has_left,
@@ -54,6 +55,7 @@ class Calls:
         self._tasks = tasks
         self._listing = listing
         self._pending = Pending(services)
+        self._checking = Checking(services, registry, runs)
 
     async def call(self, context: Context, params: CallToolRequestParams, at: Endpoint) -> HandlerResult:
         """Answer one request; a tool's own failure is a result that the model reads."""
@@ -62,6 +64,8 @@ class Calls:
             name, arguments = at.meant(params.name, params.arguments or {})
             if at.searches and name == SEARCH:
                 return await self._search(caller, arguments)
+            if name == CHECK:
+                return await self._checking.check(caller, arguments)
             if name == COLLECT:
                 return await self._collect(context, params, caller, arguments)
             return await self._call(context, params, caller, self._registry.tool(name), arguments)
@@ -151,7 +155,7 @@ class Calls:
                     raise MCPError(protocol, message)
                 return failure(code, message)
             case Awaiting():
-                return await self._pending.result(run_id, outcome)
+                return await self._pending.result(run_id, outcome, tool.name)
             case Running():
                 return still_running(run_id)
             case _:

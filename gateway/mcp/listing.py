@@ -7,6 +7,7 @@ from mcp_types import INVALID_PARAMS, Icon, ListToolsResult, PaginatedRequestPar
 from mcp_types import Tool as ListedTool
 
 from engine.registry import Tool
+from gateway.mcp.checking import CHECK_TOOL
 from gateway.mcp.clients import Context
 from gateway.mcp.results import COLLECT
 from gateway.mcp.search import CALL_TOOL, SEARCH_TOOL
@@ -25,7 +26,7 @@ COLLECT_TOOL: Final = ListedTool(
     },
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
 )
-_OWN: Final = {tool.name: tool.input_schema for tool in (COLLECT_TOOL, SEARCH_TOOL, CALL_TOOL)}
+_OWN: Final = {tool.name: tool.input_schema for tool in (COLLECT_TOOL, CHECK_TOOL, SEARCH_TOOL, CALL_TOOL)}
 
 
 class Listing:
@@ -37,12 +38,12 @@ class Listing:
     async def listed(
         self, context: Context, params: PaginatedRequestParams | None, at: Endpoint
     ) -> ListToolsResult:
-        """Every tool that the caller may call here, by name, and the one that collects outcomes."""
+        """Every tool that the caller may call here, by name, and those that check one and collect outcomes."""
         del context
         refuse_pages(params)
         caller = at.caller()
         tools = [SEARCH_TOOL, CALL_TOOL] if at.searches else await self.tools(caller)
-        return ListToolsResult(tools=[*tools, COLLECT_TOOL])
+        return ListToolsResult(tools=[*tools, CHECK_TOOL, COLLECT_TOOL])
 
     async def tools(self, caller: Caller) -> list[ListedTool]:
         """Every composite tool that the caller may call."""

@@ -7,6 +7,7 @@ from mcp_types import CallToolResult, TextContent
 
 from engine.registry import Tool
 from engine.services import Services
+from engine.waiting.addresses import tool_path
 from engine.wire import OUTCOME_META
 from gateway.connect import connect_link
 from gateway.mcp.asking import Asking
@@ -57,16 +58,21 @@ class Pending:
         self._services = services
         self._asking = Asking(services)
 
-    async def result(self, run_id: str, awaiting: Awaiting) -> CallToolResult:
-        """What a model is told of such a run, and what to tell its user."""
+    async def result(self, run_id: str, awaiting: Awaiting, tool: str) -> CallToolResult:
+        """What a model is told of such a run of a tool, and what to tell its user."""
         links = await self._links(awaiting)
         text = [*await self.lines(awaiting)]
         text[0] = f"NOT FINISHED: {text[0]}"
+        all_of_it = f"{self._services.settings.public_url}{tool_path(tool)}"
+        if awaiting.requests:
+            text.append(f"Whatever else this tool may need can be connected as well, at {all_of_it}")
         text.append(
             f'Then call `{COLLECT}` with run_id "{run_id}" for the outcome, or call this tool again with the same '
             "arguments: it is not started twice."
         )
         outcome: dict[str, Any] = {"status": _status(awaiting), "run_id": run_id, "links": links}
+        if awaiting.requests:
+            outcome["connect_all"] = all_of_it
         if approvals := _approvals(awaiting):
             outcome["approvals"] = approvals
         return _no_value("\n".join(text), outcome)

@@ -413,17 +413,17 @@ async def test_an_open_intent_is_found_however_much_was_written_since(services: 
     assert await services.trail.may_have_acted("run-1", "key-1")
 
 
-async def test_the_last_use_of_a_connection_is_its_newest_action_of_that_person_since_then(
+async def test_the_last_use_of_a_grant_is_its_newest_action_of_that_person_since_then(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     used = replace(EVENT, kind="action.intended", connection="support")
     before = now()
-    assert await services.trail.last_use(alice.id, "support", before) is None
-    for who, connection in ((alice, "support"), (alice, "support"), (alice, "crm"), (bob, "support")):
-        await services.trail.append(replace(used, identity=identity_of(who), connection=connection))
+    assert await services.trail.last_use(alice.id, "grant-1", before) is None
+    for who, grant in ((alice, "grant-1"), (alice, "grant-1"), (alice, "grant-2"), (bob, "grant-1")):
+        await services.trail.append(replace(used, identity=identity_of(who), grant_id=grant))
 
-    found = await services.trail.last_use(alice.id, "support", before)
+    found = await services.trail.last_use(alice.id, "grant-1", before)
 
     assert found is not None
     assert (found.seq, found.event["tool"]) == (2, TOOL)
-    assert await services.trail.last_use(alice.id, "support", now()) is None
+    assert await services.trail.last_use(alice.id, "grant-1", now()) is None

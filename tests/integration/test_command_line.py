@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from examples.browser import Browser, Page
 from gateway.demo_people import DEMO_PEOPLE
 from gateway.people import People
 from tests.foreign.oidc_provider import Client, oidc_provider
-from tests.platform import DEADLINE, NORTHWIND, Platform, until
+from tests.platform import CONTOSO, DEADLINE, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
 from tests.sandbox import CALLBACK
 
@@ -455,10 +455,45 @@ async def test_what_somebody_granted_is_shown_and_given_up(alice: Terminal, plat
 
     listed = (await alice.answer("connections", "list")).out
     assert re.search(rf"crm .*{re.escape(platform.systems['crm'].account('alice'))}", listed)
-    await alice.answer("connections", "disconnect", "crm")
-    again = await alice("connections", "disconnect", "crm")
+    await alice.answer("connections", "remove", "crm")
+    again = await alice("connections", "remove", "crm")
     assert (again.code, again.err.strip()) == (1, "You have no grant on connection 'crm'.")
     assert (await alice(*READ, "--json")).code == 3
+
+
+async def test_accounts_are_chosen_checked_and_removed(
+    alice: Terminal, platform: Platform, rest: Rest
+) -> None:
+    me = (await alice.answer("whoami", "--json")).json["principal"]
+    principal = replace(
+        await rest.services.principals.resolve(me["issuer"], me["subject"], me["name"]), subject="alice"
+    )
+    crm = platform.systems["crm"]
+    bobs = crm.account("bob")
+    missing = await alice("tools", "check", "read_once")
+    await platform.grant("crm", principal)
+    await platform.grant("crm", principal, account="bob")
+    unclear = await alice("tools", "check", "read_once", "--json")
+    refused = await alice("connections", "remove", "crm")
+    await alice.answer("connections", "use", "crm", bobs)
+    await alice.answer("connections", "use", "crm", crm.account("alice"), "--tool", "read_widely")
+    ready = await alice.answer("tools", "check", "read_once")
+    listed = (await alice.answer("connections", "list")).out
+    await alice.answer("call", "read_once", "--arg", f"account_id={CONTOSO}")
+    await alice.answer("connections", "use", "crm", "--tool", "read_widely")
+    await alice.answer("connections", "remove", "crm", "--account", bobs)
+    left = (await alice.answer("connections", "list", "--json")).json["items"]
+
+    assert (missing.code, "Acme CRM is not connected yet." in missing.out) == (3, True)
+    assert (unclear.code, unclear.json["connections"][0]["state"]) == (3, "choice_needed")
+    assert (refused.code, bobs in refused.err) == (1, True)
+    assert "A call would wait for no sign-in." in ready.out
+    assert re.search(rf"crm .*{re.escape(bobs)} .*used by every tool without its own", listed)
+    assert re.search(rf"crm .*{re.escape(crm.account('alice'))} .*used by read_widely", listed)
+    assert platform.requests("crm")[-1]["account"] == bobs
+    (connection,) = [each for each in left if each["name"] == "crm"]
+    assert [each["account"] for each in connection["accounts"]] == [crm.account("alice")]
+    assert connection["chosen"] == [{"tool": None, "account": bobs}]
 
 
 async def test_a_schedule_is_made_paused_resumed_and_deleted(alice: Terminal) -> None:

@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
+from tests.e2e.rounds import answer, call_tool
 from tests.platform import Platform
 from tests.rest import Rest, serving
 
@@ -27,7 +28,7 @@ async def test_everybody_sees_every_connection_with_their_own_grant_alone(
     assert crm["mode"] == "user"
     assert crm["grant"]["account"] == platform.systems["crm"].account("alice")
     assert crm["grant"]["scopes"] == list(tokens.scopes)
-    assert by_bob == {**crm, "grant": None}
+    assert by_bob == {**crm, "grant": None, "accounts": []}
     assert [name for name, each in seen.items() if each["grant"]] == ["crm"]
     assert [each["name"] for page in pages for each in page] == sorted(seen)
 
@@ -62,6 +63,96 @@ async def test_the_grant_of_a_shared_connection_is_not_a_persons_to_give_up(
 
     assert refused.status_code == 403
     assert (shown["mode"], shown["grant"]) == ("shared", None)
+
+
+async def test_of_several_accounts_one_is_chosen_for_every_tool_and_another_for_one_tool(
+    rest: Rest, platform: Platform
+) -> None:
+    ann = await rest.person("alice", "Ann")
+    names = {name: platform.systems["crm"].account(name) for name in ("alice", "bob")}
+    for name in names:
+        await platform.grant("crm", ann, account=name)
+    async with rest.calling_as(ann) as alice:
+        unsaid = (await alice.get("/connections/crm")).json()
+        await alice.put("/connections/crm/choice", json={"account": names["bob"]})
+        of_tool = {"account": names["alice"], "tool": "read_once"}
+        said = (await alice.put("/connections/crm/choice", json=of_tool)).json()
+        taken_back = await alice.delete("/connections/crm/choice", params={"tool": "read_once"})
+        refused = [
+            await alice.put("/connections/crm/choice", json={"account": "somebody@else.example"}),
+            await alice.put("/connections/crm/choice", json={"account": names["bob"], "tool": "nothing"}),
+            await alice.put("/connections/nowhere/choice", json={"account": names["bob"]}),
+            await alice.delete("/connections/crm/grant"),
+            await alice.delete("/connections/crm/grant", params={"account": "somebody@else.example"}),
+        ]
+        given_up = await alice.delete("/connections/crm/grant", params={"account": names["bob"]})
+        left = (await alice.get("/connections/crm")).json()
+
+    assert (unsaid["grant"], unsaid["chosen"]) == (None, [])
+    assert {each["account"] for each in unsaid["accounts"]} == set(names.values())
+    assert said["grant"]["account"] == names["bob"]
+    assert said["chosen"] == [{"tool": None, "account": names["bob"]}, of_tool]
+    assert (taken_back.status_code, given_up.status_code) == (204, 204)
+    assert [(answer.status_code, answer.json()["type"].rpartition(":")[2]) for answer in refused] == [
+        (404, "account_unknown"),
+        (404, "tool_unknown"),
+        (404, "connection_unknown"),
+        (409, "account_unclear"),
+        (404, "grant_unknown"),
+    ]
+    assert [each["account"] for each in left["accounts"]] == [names["alice"]]
+    assert (left["grant"], left["chosen"]) == (None, [{"tool": None, "account": names["bob"]}])
+
+
+async def test_what_a_call_would_wait_for_is_said_before_it_and_starts_nothing(
+    rest: Rest, platform: Platform
+) -> None:
+    await platform.redeclare("support", scopes=("tickets:read",))
+    ann, tool = await rest.person("alice", "Ann"), "comment_on_ticket"
+    where = f"{rest.url}/connect/tools/{tool}"
+    async with rest.calling_as(ann) as alice:
+
+        async def asked() -> tuple[bool, str | None, dict[str, object]]:
+            told = (await alice.get(f"/tools/{tool}/readiness")).json()
+            (state,) = [each for each in told["connections"] if each["name"] == "support"]
+            return told["would_wait"], told["url"], {key: state[key] for key in ("state", "lacking")}
+
+        missing = await asked()
+        await platform.grant("support", ann)
+        narrow = await asked()
+        await platform.grant("support", ann, "tickets:read tickets:write", account="bob")
+        unclear = await asked()
+        support = await platform.services.catalogue.get("support")
+        bobs = platform.systems["support"].account("bob")
+        await platform.services.account_choices.use(support, ann, bobs, tool=tool)
+        ready = await asked()
+        unknown = await alice.get("/tools/nothing/readiness")
+        runs = (await alice.get("/runs")).json()["items"]
+
+    both = ["tickets:read", "tickets:write"]
+    assert missing == (True, where, {"state": "missing", "lacking": both})
+    assert narrow == (True, where, {"state": "too_narrow", "lacking": ["tickets:write"]})
+    assert unclear == (True, where, {"state": "choice_needed", "lacking": both})
+    assert ready == (False, None, {"state": "connected", "lacking": []})
+    assert (unknown.status_code, runs, platform.requests("support")) == (404, [], [])
+
+
+async def test_a_model_is_told_as_much_and_which_link_to_show(platform: Platform) -> None:
+    async with serving(platform, mcp=True) as rest:
+        ann = await rest.person("alice", "Ann")
+        token = await rest.token(ann, "/mcp")
+        told, unfit, unknown = [
+            answer(await call_tool(f"{rest.url}/mcp", token, "byline_check", arguments))
+            for arguments in ({"tool": "read_once"}, {}, {"tool": "nothing"})
+        ]
+        async with rest.calling_as(ann) as alice:
+            over_rest = (await alice.get("/tools/read_once/readiness")).json()
+
+    assert told["result"]["structuredContent"] == over_rest
+    assert f"{rest.url}/connect/tools/read_once" in told["result"]["content"][0]["text"]
+    assert not told["result"].get("isError")
+    assert unfit["result"]["structuredContent"]["error"] == "arguments_invalid"
+    assert unknown["error"]["code"] == -32602
 
 
 async def _pages(client: httpx2.AsyncClient) -> AsyncIterator[list[dict[str, object]]]:

@@ -25,7 +25,7 @@ from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
 from gateway.grants import give_up
-from tests.data.samples import identity_of
+from tests.data.samples import identity_of, tokens
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import free_port
 from tests.listeners import receiver
@@ -128,6 +128,18 @@ async def signed_in(byline: Byline, issuers: Issuers, person: str, browser: Brow
     found = await byline.services.principals.find(issuers.company.issuer, person)
     assert found is not None
     return found
+
+
+async def accounts(byline: Byline, person: Principal) -> dict[str, bool]:
+    """Whose accounts they are, and whether each has lapsed."""
+    return {grant.account: grant.has_lapsed for grant in await byline.services.grants.of(person.id)}
+
+
+async def lapse(byline: Byline, connection: Connection, person: Principal) -> None:
+    """Let the upstream refuse the only grant there is."""
+    found = await byline.services.grants.credential(connection, person.id)
+    assert found is not None
+    await byline.services.grants.invalidate(found)
 
 
 @pytest.mark.parametrize("sign_in", ["identity_assertion", "token_exchange"])
@@ -234,8 +246,38 @@ async def test_what_was_given_up_is_not_come_by_again_unless_its_owner_asks(
 
     assert not await vouching.vouched(connection, alice.id, connection.scopes)
     assert await services.grants.of(alice.id) == []
-    assert await vouching.vouched(connection, alice.id, connection.scopes, asked_for=True)
+    asked = await services.authorization.ask_ahead(alice, connection, connection.scopes)
+    assert await vouching.answer(asked, connection)
+    assert await accounts(byline, alice) == {"alice": False}
+    await lapse(byline, connection, alice)
+    assert await accounts(byline, alice) == {"alice": True}
     assert await vouching.vouched(connection, alice.id, connection.scopes)
+    assert await accounts(byline, alice) == {"alice": False}
+
+
+async def test_the_account_that_a_company_vouches_for_is_used_in_the_place_of_no_other(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services, connection = byline.services, issuers.desk_by("token_exchange")
+    vouching = services.vouching
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+    async with services.database.writing() as session:
+        await services.grants.store(session, connection, alice.id, tokens("openid", "profile"), "hers alone")
+    await lapse(byline, connection, alice)
+
+    assert not await vouching.vouched(connection, alice.id, connection.scopes, tool="report")
+    for_hers = await services.authorization.ask_ahead(
+        alice, connection, connection.scopes, account="hers alone"
+    )
+    assert not await vouching.answer(for_hers, connection)
+    assert await accounts(byline, alice) == {"hers alone": True}
+
+    another = await services.authorization.ask_ahead(alice, connection, connection.scopes, tool="report")
+    assert await vouching.answer(another, connection)
+    assert not await vouching.answer(another, connection), "it is connected already, and is not another"
+    assert await accounts(byline, alice) == {"hers alone": True, "alice": False}
+    assert await services.accounts.of(alice.id) == {connection.name: {"": "alice"}}
 
 
 async def test_a_company_that_does_not_vouch_there_is_recorded_and_gives_nothing(
@@ -278,13 +320,18 @@ async def test_nothing_is_kept_of_a_sign_in_at_an_issuer_that_is_not_to_vouch(
 async def test_a_run_goes_on_unasked_with_what_its_persons_company_vouched_for(
     idle: Platform, issuers: Issuers
 ) -> None:
-    services, tokens = idle.services, await issuers.signed_in("alice")
+    services, at_company = idle.services, await issuers.signed_in("alice")
     company = Company(issuers.settings(), Discovery(services.outgoing), services.company_sign_ins)
     sign_ins = SignIns({"SECRET": SECRET}, Discovery(services.outgoing), services.outgoing, None, company)
     vouching = Vouching(
-        services.principals, services.grants, services.authorization, services.trail, sign_ins
+        services.database,
+        services.principals,
+        services.grants,
+        services.authorization,
+        services.trail,
+        sign_ins,
     )
-    await services.company_sign_ins.keep(idle.alice.id, tokens["id_token"], None, time.time() + 3000)
+    await services.company_sign_ins.keep(idle.alice.id, at_company["id_token"], None, time.time() + 3000)
     account = JSONResponse({"Id": NORTHWIND, "Name": "Northwind", "Type": "Customer"})
     async with receiver([account] * 3) as desk:
         connection = issuers.desk_by("identity_assertion").model_copy(

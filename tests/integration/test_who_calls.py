@@ -116,7 +116,11 @@ async def test_a_token_for_one_tool_reaches_and_lists_no_other_at_any_door(platf
     assert (refused.status_code, refused.json()["type"]) == (403, "urn:byline:error:not_allowed")
     assert called["result"]["_meta"][OUTCOME_META]["error"] == "not_allowed"
     assert collected["result"]["_meta"][OUTCOME_META]["error"] == "run_unknown"
-    assert [tool["name"] for tool in at_mcp["result"]["tools"]] == ["read_once", "byline_collect"]
+    assert [tool["name"] for tool in at_mcp["result"]["tools"]] == [
+        "read_once",
+        "byline_check",
+        "byline_collect",
+    ]
 
 
 async def test_with_an_api_token_nothing_is_made_that_outlives_or_outreaches_it(

@@ -174,6 +174,24 @@ class ReadAccountThenTicket:
         return await workflow.execute_activity(read_ticket, following.ticket_id, start_to_close_timeout=_STEP)
 
 
+@tool(title="Read again afterwards", read_only=True)
+@workflow.defn(name="read_account_around_ticket")
+class ReadAccountAroundTicket:
+    """Reads in the CRM, then in support, and then in the CRM again."""
+
+    @workflow.run
+    async def run(self, following: Following) -> Names:
+        """Read all three."""
+        first = await workflow.execute_activity(
+            read_account, following.account_id, start_to_close_timeout=_STEP
+        )
+        await workflow.execute_activity(read_ticket, following.ticket_id, start_to_close_timeout=_STEP)
+        last = await workflow.execute_activity(
+            read_account, following.account_id, start_to_close_timeout=_STEP
+        )
+        return Names(names=[first.name, last.name])
+
+
 @tool(title="Read when told", read_only=True)
 @workflow.defn(name="read_when_told")
 class ReadWhenTold:

@@ -1,11 +1,12 @@
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from engine import errors
 from engine.connections.oauth import TokenRefused
 from engine.errors import (
+    AccountMismatched,
     AnswerRequired,
     AuthorizationRequired,
     BylineError,
@@ -23,17 +24,19 @@ def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:
 
 
 def sample(kind: type[BylineError]) -> BylineError:
-    if kind is AuthorizationRequired:
-        return AuthorizationRequired(waiter="w", request="r", connection="c", principal="p", expires_at=0.0)
-    if kind is PersonRequired:
-        return PersonRequired("m", waiter="w", awaits="r", asked=["p"], expires_at=0.0)
-    if kind is AnswerRequired:
-        return AnswerRequired(waiter="w", question="q", role=None, asked=["p"], expires_at=0.0)
-    if kind is RateLimited:
-        return RateLimited("m", retry_after=1.0)
-    if kind is TokenRefused:
-        return TokenRefused("c", "invalid_grant")
-    return kind("m")
+    made: dict[type[BylineError], Callable[[], BylineError]] = {
+        AuthorizationRequired: lambda: AuthorizationRequired(
+            waiter="w", request="r", connection="c", principal="p", expires_at=0.0
+        ),
+        PersonRequired: lambda: PersonRequired("m", waiter="w", awaits="r", asked=["p"], expires_at=0.0),
+        AnswerRequired: lambda: AnswerRequired(
+            waiter="w", question="q", role=None, asked=["p"], expires_at=0.0
+        ),
+        AccountMismatched: lambda: AccountMismatched("m", request="r"),
+        RateLimited: lambda: RateLimited("m", retry_after=1.0),
+        TokenRefused: lambda: TokenRefused("c", "invalid_grant"),
+    }
+    return made.get(kind, lambda: kind("m"))()
 
 
 TREE = [kind for kind in below(BylineError) if kind.__module__ == errors.__name__]

@@ -85,6 +85,9 @@ def test_what_builders_import_is_what_it_was() -> None:
 
 def test_every_error_code_is_what_it_was() -> None:
     assert {kind.code for kind in below(BylineError) if kind.__module__ == errors.__name__} == {
+        "account_mismatched",
+        "account_unclear",
+        "account_unknown",
         "address_refused",
         "answer_invalid",
         "answer_required",

@@ -1,0 +1,61 @@
+"""Says before a tool is called which sign-ins the call would wait for; it asks nobody, and starts nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.grants import Grant, Grants
+from engine.db.database import Database
+from engine.needs import Need
+
+State = Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionReadiness:
+    """How one connection that a tool may use stands for one principal.
+
+    `account` is the one that would be used, as far as there is one; `lacking` are the scopes that it did not grant.
+    """
+
+    connection: Connection
+    state: State
+    account: str | None
+    lacking: tuple[str, ...]
+    accounts: tuple[Grant, ...]
+    """Every account of theirs that can be used."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether no action would wait for a sign-in or a choice, as far as is known without asking the upstream."""
+        return self.state == "connected"
+
+
+class Readiness:
+    """Compares what the code of a tool may use with what is granted and chosen."""
+
+    def __init__(self, database: Database, catalogue: Catalogue, grants: Grants) -> None:
+        self._database = database
+        self._catalogue = catalogue
+        self._grants = grants
+
+    async def of(self, principal_id: str, tool: str, needs: Iterable[Need]) -> list[ConnectionReadiness]:
+        """How each connection that the tool may use stands, by title; raises ConnectionUnknown."""
+        found = [await self._one(principal_id, tool, need) for need in needs]
+        return sorted(found, key=lambda each: each.connection.title.casefold())
+
+    async def _one(self, principal_id: str, tool: str, need: Need) -> ConnectionReadiness:
+        connection = await self._catalogue.get(need.connection)
+        if connection.mode == "shared":
+            return ConnectionReadiness(connection, "connected", None, (), ())
+        async with self._database.reading() as session:
+            standing = await self._grants.standing(session, connection, principal_id, tool=tool)
+        usable = tuple(grant for grant in standing.grants if not grant.has_lapsed)
+        if standing.grant is not None:
+            lacking = tuple(sorted(set(need.scopes) - set(standing.grant.scopes)))
+            state: State = "too_narrow" if lacking else "connected"
+            return ConnectionReadiness(connection, state, standing.account, lacking, usable)
+        state = "choice_needed" if usable else "lapsed" if standing.grants else "missing"
+        lacking = tuple(sorted({*connection.scopes, *need.scopes}))
+        return ConnectionReadiness(connection, state, standing.account, lacking, usable)

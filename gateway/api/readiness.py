@@ -1,0 +1,27 @@
+"""Whether a call of a tool would wait for sign-ins, over REST; it starts nothing, and calls no upstream."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from engine.registry import Registry
+from engine.services import Services
+from gateway.api.callers import Calling
+from gateway.api.problems import problems
+from gateway.readiness import ToolReadiness, readiness_of
+from gateway.runs import Runs
+
+
+def routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:
+    """`/tools/{tool}/readiness`."""
+    router = APIRouter(tags=["tools"])
+
+    @router.get(
+        "/tools/{tool}/readiness",
+        summary="Say whether a call of a tool would wait for you to sign in",
+        responses=problems(403, 404, 422),
+    )
+    async def get_readiness(caller: Calling, tool: Annotated[str, Path(max_length=200)]) -> ToolReadiness:
+        return await readiness_of(services, registry, runs, caller, tool)
+
+    return router

@@ -1,0 +1,76 @@
+"""What a call of a tool would wait for, as programs and models are told it before they call; it starts nothing."""
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, Field
+
+from engine.readiness import ConnectionReadiness
+from engine.registry import Registry
+from engine.services import Services
+from engine.waiting.addresses import tool_path
+from gateway.runs import Caller, Runs
+
+_WORDS: Final = {
+    "connected": "{title} is connected.",
+    "missing": "{title} is not connected yet.",
+    "lapsed": "The sign-in at {title} has lapsed.",
+    "too_narrow": "{title} is connected, without what this tool needs there: {lacking}.",
+    "choice_needed": "More than one account at {title} is connected, and it is not said which one this tool uses.",
+}
+
+
+class ConnectionState(BaseModel):
+    """How one connection that a tool may use stands."""
+
+    name: str
+    title: str
+    mode: Literal["user", "shared"]
+    state: Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
+    account: str | None = Field(description="The account that would be used, as far as there is one.")
+    lacking: list[str] = Field(description="The scopes that a sign-in would ask for.")
+    detail: str
+
+
+class ToolReadiness(BaseModel):
+    """Whether a call of a tool would wait for its caller to sign in somewhere."""
+
+    tool: str
+    would_wait: bool = Field(
+        description="A branch of the tool that is never taken counts as well. What an upstream has revoked without "
+        "telling is not known before it is asked."
+    )
+    connections: list[ConnectionState]
+    url: str | None = Field(
+        description="Where the caller connects all of it, with nothing to wait for afterwards."
+    )
+
+
+async def readiness_of(
+    services: Services, registry: Registry, runs: Runs, caller: Caller, name: str
+) -> ToolReadiness:
+    """What the caller's call of this tool would wait for; raises ToolUnknown or NotAllowed."""
+    tool = registry.tool(name)
+    await runs.allow(name, caller)
+    found = await services.readiness.of(caller.principal.id, name, registry.needs[name])
+    would_wait = not all(each.is_ready for each in found)
+    link = f"{services.settings.public_url}{tool_path(tool.name)}"
+    return ToolReadiness(
+        tool=tool.name,
+        would_wait=would_wait,
+        connections=[_told(each) for each in found],
+        url=link if would_wait else None,
+    )
+
+
+def _told(found: ConnectionReadiness) -> ConnectionState:
+    connection = found.connection
+    detail = _WORDS[found.state].format(title=connection.title, lacking=" ".join(found.lacking))
+    return ConnectionState(
+        name=connection.name,
+        title=connection.title,
+        mode=connection.mode,
+        state=found.state,
+        account=found.account,
+        lacking=list(found.lacking),
+        detail=detail,
+    )

@@ -1,0 +1,312 @@
+"""Holds several accounts of one person on one connection to being used as their owner chose, and never otherwise."""
+
+import asyncio
+import secrets
+
+import pytest
+
+from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import Connection
+from engine.errors import AccountUnclear, AccountUnknown, AuthorizationRequired
+from engine.identity.model import Principal
+from engine.services import Services
+from engine.waiting.waiters import ParkedAction
+from tests.data.samples import TOOL, connection, identity_of, tokens
+
+DECLARED = connection(scopes=("read", "write"))
+BILLING = DECLARED.model_copy(
+    update={"provider": DECLARED.provider.model_copy(update={"revocation_endpoint": None})}
+)
+WORK, HOME = "alice@work.example", "alice@home.example"
+
+
+async def connected(
+    services: Services, principal: Principal, *accounts: str, declared: Connection = BILLING
+) -> None:
+    for account in accounts:
+        async with services.database.writing() as session:
+            await services.grants.store(session, declared, principal.id, tokens("read", "write"), account)
+
+
+async def used(
+    services: Services, principal: Principal, *, tool: str = TOOL, run: str = "run-1"
+) -> str | None:
+    """The account that an action of this run may use."""
+    found = await services.grants.credential(BILLING, principal.id, tool=tool, run_id=run)
+    if found is None or not await services.grants.settle(BILLING, principal.id, run, found):
+        return None
+    return found.account
+
+
+async def asked(
+    services: Services, principal: Principal, run: str = "run-1", *scopes: str
+) -> AuthorizationRequired | None:
+    place = ParkedAction(run, f"of {run}", secrets.token_hex(4))
+    needed = scopes or BILLING.scopes
+    return await services.authorization.require(
+        identity_of(principal, run), BILLING, needed, place, run_id=run, needed=needed
+    )
+
+
+async def question(
+    services: Services, principal: Principal, run: str = "run-1", *scopes: str
+) -> AuthorizationRequest:
+    required = await asked(services, principal, run, *scopes)
+    assert required is not None
+    found = await services.authorization.get(required.request)
+    assert found is not None
+    return found
+
+
+async def signed_in(
+    services: Services, principal: Principal, request: AuthorizationRequest, account: str, tool: str = ""
+) -> bool:
+    return await services.authorization.grant(
+        request, BILLING, principal, tokens(*BILLING.scopes), account, tool=tool
+    )
+
+
+async def is_open(services: Services, request: AuthorizationRequest) -> bool:
+    found = await services.authorization.get(request.id)
+    return found is not None and found.is_open
+
+
+async def lapse(services: Services, principal: Principal, account: str) -> None:
+    """Let the upstream refuse what was granted with this account."""
+    await services.account_choices.use(BILLING, principal, account, tool="the one that finds out")
+    found = await services.grants.credential(BILLING, principal.id, tool="the one that finds out")
+    assert found is not None
+    await services.grants.invalidate(found)
+    await services.account_choices.forget(BILLING, principal, tool="the one that finds out")
+
+
+async def test_one_account_needs_no_choice_and_several_do(services: Services, alice: Principal) -> None:
+    await connected(services, alice, WORK)
+    before = await used(services, alice)
+    await connected(services, alice, HOME)
+
+    assert before == WORK
+    assert await used(services, alice, run="run-2") is None
+    assert [grant.account for grant in await services.grants.of(alice.id)] == [HOME, WORK]
+
+
+async def test_signing_in_to_an_account_again_replaces_its_grant_and_no_other(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    before = {grant.account: grant.id for grant in await services.grants.of(alice.id)}
+    await connected(services, alice, WORK)
+    after = {grant.account: grant.id for grant in await services.grants.of(alice.id)}
+
+    assert after.keys() == before.keys()
+    assert after[HOME] == before[HOME]
+    assert after[WORK] != before[WORK]
+
+
+async def test_a_shared_connection_has_one_grant_whatever_its_account(
+    services: Services, alice: Principal
+) -> None:
+    ledger = connection("ledger", mode="shared")
+    await connected(services, alice, "one", "another", declared=ledger)
+    found = await services.grants.credential(ledger, alice.id)
+
+    assert found is not None
+    assert found.account == "another"
+
+
+async def test_the_choice_for_a_tool_goes_before_the_one_for_every_tool_and_lasts_until_it_is_changed(
+    services: Services, other: Services, alice: Principal, bob: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    await connected(services, bob, WORK, HOME)
+    await services.account_choices.use(BILLING, alice, WORK)
+    await services.account_choices.use(BILLING, alice, HOME, tool="plan_holidays")
+
+    assert await used(other, alice, run="run-1") == WORK
+    assert await used(other, alice, run="run-2", tool="plan_holidays") == HOME
+    assert await used(other, bob, run="run-3") is None
+    await services.account_choices.forget(BILLING, alice, tool="plan_holidays")
+    assert await used(other, alice, run="run-4", tool="plan_holidays") == WORK
+    await services.account_choices.use(BILLING, alice, HOME)
+    assert await used(other, alice, run="run-5") == HOME
+    assert await services.accounts.of(alice.id) == {"billing": {"": HOME}}
+    told = [
+        (line.kind, line.event.get("account"), line.event.get("for_tool"))
+        for line in await services.trail.find()
+    ]
+    assert told == [
+        ("account.chosen", WORK, None),
+        ("account.chosen", HOME, "plan_holidays"),
+        ("account.unchosen", None, "plan_holidays"),
+        ("account.chosen", HOME, None),
+    ]
+
+
+async def test_an_account_that_is_not_connected_cannot_be_chosen(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK)
+    await lapse(services, alice, WORK)
+
+    for account in (WORK, HOME):
+        with pytest.raises(AccountUnknown, match=account):
+            await services.account_choices.use(BILLING, alice, account)
+
+
+async def test_a_run_keeps_the_account_that_it_used_first_whatever_is_chosen_meanwhile(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK)
+    assert await used(services, alice) == WORK
+    await connected(services, alice, HOME)
+    await services.account_choices.use(BILLING, alice, HOME)
+
+    assert await used(services, alice) == WORK
+    assert await used(services, alice, run="run-2") == HOME
+    await services.grants.remove(BILLING, alice.id, WORK)
+    assert await used(services, alice) is None
+    request = await question(services, alice)
+    assert (request.asks, request.account) == ("account", WORK)
+    assert not await signed_in(services, alice, request, HOME)
+    assert await is_open(services, request)
+    assert await used(services, alice) is None
+    assert await signed_in(services, alice, request, WORK)
+    assert await used(services, alice) == WORK
+
+
+async def test_of_first_uses_that_meet_while_the_choice_changes_one_decides_for_the_run(
+    services: Services, other: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    for number in range(6):
+        await services.account_choices.use(BILLING, alice, WORK)
+        uses = (used((services, other)[each % 2], alice, run=f"run-{number}") for each in range(8))
+        found, *_ = await asyncio.gather(
+            asyncio.gather(*uses), other.account_choices.use(BILLING, alice, HOME)
+        )
+        assert len({account for account in found if account is not None}) == 1
+
+
+async def test_the_account_that_was_chosen_is_asked_for_and_never_replaced_by_another(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    await services.account_choices.use(BILLING, alice, WORK)
+    await services.grants.remove(BILLING, alice.id, WORK)
+
+    assert await used(services, alice) is None
+    request = await question(services, alice)
+    assert (request.asks, request.about) == ("choice", TOOL)
+    await services.account_choices.answer(request, BILLING, alice, HOME)
+    assert await used(services, alice) == HOME
+    assert await services.accounts.of(alice.id) == {"billing": {"": HOME}}
+
+
+async def test_an_account_whose_sign_in_lapsed_gives_way_to_no_other(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK)
+    await lapse(services, alice, WORK)
+    first = await question(services, alice, "run-1")
+    await connected(services, alice, HOME)
+
+    assert first.asks == "any_account"
+    assert await used(services, alice, run="run-2") is None
+    assert (await question(services, alice, "run-2")).asks == "choice"
+    await connected(services, alice, WORK)
+    await services.grants.remove(BILLING, alice.id, HOME)
+    assert await used(services, alice, run="run-3") == WORK
+
+
+async def test_whoever_signs_in_elsewhere_when_their_only_account_lapsed_is_not_asked_again_which_to_use(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK)
+    await lapse(services, alice, WORK)
+
+    assert await signed_in(services, alice, await question(services, alice), HOME)
+
+    assert await used(services, alice, run="run-2") == HOME
+
+
+async def test_an_answer_holds_for_the_runs_that_waited_even_if_it_is_changed_before_they_wake(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    request = await question(services, alice, "run-1")
+    assert (await question(services, alice, "run-2")).id == request.id
+
+    await services.account_choices.answer(request, BILLING, alice, WORK)
+    await services.account_choices.use(BILLING, alice, HOME)
+
+    assert len(await services.waiters.wake_ups(10)) == 2
+    assert [await used(services, alice, run=f"run-{number}") for number in (1, 2, 3)] == [WORK, WORK, HOME]
+
+
+async def test_a_new_account_that_answers_for_one_tool_is_used_by_that_tool_alone(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK)
+    await services.account_choices.use(BILLING, alice, WORK)
+    await services.grants.remove(BILLING, alice.id)
+    request = await question(services, alice)
+
+    assert await signed_in(services, alice, request, HOME, tool=TOOL)
+
+    assert await services.accounts.of(alice.id) == {"billing": {"": WORK, TOOL: HOME}}
+    assert await used(services, alice, run="run-2") == HOME
+    assert await used(services, alice, run="run-3", tool="another_tool") is None
+
+
+async def test_a_choice_by_page_answers_the_tools_that_wait_for_one(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    request = await question(services, alice)
+
+    await services.account_choices.use(BILLING, alice, HOME, tool="another_tool")
+    assert await is_open(services, request)
+    await services.account_choices.use(BILLING, alice, HOME)
+
+    assert not await is_open(services, request)
+    assert await used(services, alice) == HOME
+
+
+async def test_a_step_up_is_asked_of_the_chosen_account_and_leaves_the_others_as_they_are(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+    await services.account_choices.use(BILLING, alice, HOME)
+
+    request = await question(services, alice, "run-1", "delete")
+
+    assert (request.asks, request.about, request.scopes) == ("account", HOME, ("delete",))
+    assert await services.authorization.scopes_to_ask(request, BILLING) == ("read", "write", "delete")
+    widened = tokens("read", "write", "delete")
+    await services.authorization.grant(request, BILLING, alice, widened, HOME)
+    assert await asked(services, alice, "run-1", "delete") is None
+    assert set(await services.grants.scopes_held(BILLING, alice.id, WORK)) == {"read", "write"}
+
+
+async def test_what_is_asked_ahead_waits_for_nobody_and_serves_whoever_comes(
+    services: Services, alice: Principal
+) -> None:
+    ahead = await services.authorization.ask_ahead(alice, BILLING, BILLING.scopes)
+
+    assert await services.authorization.open_for(alice.id) == []
+    assert (await services.authorization.ask_ahead(alice, BILLING, BILLING.scopes)).id == ahead.id
+    assert (await question(services, alice)).id == ahead.id
+    assert await signed_in(services, alice, ahead, WORK)
+    assert await used(services, alice) == WORK
+
+
+async def test_a_removal_says_which_account_where_there_are_several(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK, HOME)
+
+    with pytest.raises(AccountUnclear, match=f"'{HOME}', '{WORK}'"):
+        await services.grants.remove(BILLING, alice.id)
+    assert await services.grants.remove(BILLING, alice.id, "somebody@else.example") is None
+    assert await services.grants.remove(BILLING, alice.id, WORK) == WORK
+    assert [grant.account for grant in await services.grants.of(alice.id)] == [HOME]

@@ -1,0 +1,175 @@
+"""Holds runs of somebody with two accounts at a system to using the one that was chosen, or asking which."""
+
+import asyncio
+
+import pytest
+
+from engine.errors import AccountMismatched
+from gateway.runs import Finished
+from tests.platform import CONTOSO, DISPUTE, NORTHWIND, Platform
+
+READ = {"account_id": CONTOSO}
+
+
+async def use(platform: Platform, connection: str, account: str, tool: str = "") -> None:
+    """Let Alice choose an account."""
+    declared = await platform.services.catalogue.get(connection)
+    name = platform.systems[connection].account(account)
+    await platform.services.account_choices.use(declared, platform.alice, name, tool=tool)
+
+
+async def two_accounts(platform: Platform, *connections: str) -> None:
+    """Connect Alice's account, and Bob's as her other one."""
+    for connection in connections:
+        await platform.grant(connection, platform.alice)
+        await platform.grant(connection, platform.alice, account="bob")
+
+
+def seen(platform: Platform, system: str) -> list[str]:
+    """By which of the accounts a system was asked; by nobody where it knows no account for a token."""
+    names = {platform.systems[system].account(name): name for name in ("alice", "bob")}
+    return [names.get(request["account"], "nobody") for request in platform.requests(system)]
+
+
+async def test_a_run_waits_for_the_choice_between_two_accounts_which_is_remembered(
+    platform: Platform,
+) -> None:
+    await two_accounts(platform, "crm")
+    crm = await platform.services.catalogue.get("crm")
+
+    run = await platform.start("read_once", {**READ, "label": "1"}, platform.alice)
+    (request,) = await platform.parked(run)
+    before = platform.requests("crm")
+    bobs = platform.systems["crm"].account("bob")
+    await platform.services.account_choices.answer(request, crm, platform.alice, bobs)
+
+    assert (request.asks, request.about, before) == ("choice", "read_once", [])
+    assert isinstance(await platform.outcome(run), Finished)
+    again = await platform.start("read_once", {**READ, "label": "2"}, platform.alice)
+    assert isinstance(await platform.outcome(again), Finished)
+    assert seen(platform, "crm") == ["bob", "bob"]
+    trail = [event["account"] for event in await platform.trail("action.intended")]
+    assert trail == [bobs, bobs]
+
+
+async def test_a_run_that_waits_for_a_choice_goes_on_with_an_account_that_is_connected_for_it(
+    platform: Platform,
+) -> None:
+    await platform.grant("crm", platform.alice)
+    await use(platform, "crm", "alice")
+    declared = await platform.services.catalogue.get("crm")
+    await platform.services.grants.remove(declared, platform.alice.id)
+
+    run = await platform.start("read_once", READ, platform.alice)
+    (request,) = await platform.parked(run)
+    await platform.consent(request, platform.alice, account="bob")
+
+    assert request.asks == "choice"
+    assert isinstance(await platform.outcome(run), Finished)
+    assert seen(platform, "crm") == ["bob"]
+    chosen = (await platform.services.accounts.of(platform.alice.id))["crm"]
+    assert chosen == {"": platform.systems["crm"].account("bob")}
+
+
+async def test_each_tool_uses_the_account_that_was_chosen_for_it_at_the_same_time(platform: Platform) -> None:
+    await two_accounts(platform, "crm")
+    await use(platform, "crm", "alice")
+    await use(platform, "crm", "bob", tool="read_once")
+
+    runs = [
+        await platform.start(tool, arguments, platform.alice)
+        for tool, arguments in (
+            ("read_once", READ),
+            ("read_widely", {"account_id": CONTOSO, "width": 3}),
+        )
+    ]
+    outcomes = await asyncio.gather(*(platform.outcome(run) for run in runs))
+
+    assert all(isinstance(outcome, Finished) for outcome in outcomes)
+    assert sorted(seen(platform, "crm")) == ["alice", "alice", "alice", "bob"]
+
+
+async def test_branches_that_need_a_choice_a_step_up_and_a_sign_in_ask_for_all_three_at_once(
+    platform: Platform,
+) -> None:
+    await two_accounts(platform, "crm")
+    await platform.grant("support", platform.alice, scope="tickets:write")
+    dispute = {"account_id": NORTHWIND, "customer_id": "cus_NffrFeUfNV2Hib", "ticket_id": DISPUTE}
+
+    run = await platform.start("resolve_billing_dispute", dispute, platform.alice)
+    requests = {request.connection: request for request in await platform.asked(run, questions=3)}
+
+    assert {name: request.asks for name, request in requests.items()} == {
+        "crm": "choice",
+        "billing": "any_account",
+        "support": "account",
+    }
+    crm = await platform.services.catalogue.get("crm")
+    alices = platform.systems["crm"].account("alice")
+    await platform.services.account_choices.answer(requests["crm"], crm, platform.alice, alices)
+    for name in ("billing", "support"):
+        await platform.consent(requests[name], platform.alice)
+    assert isinstance(await platform.outcome(run), Finished)
+
+
+async def test_a_step_up_with_another_account_is_told_mixes_nothing_up_and_waits_for_the_right_one(
+    platform: Platform,
+) -> None:
+    await platform.redeclare("support", scopes=("tickets:read",))
+    await two_accounts(platform, "support")
+    await use(platform, "support", "alice")
+    support = await platform.services.catalogue.get("support")
+    alices, bobs = (platform.systems["support"].account(name) for name in ("alice", "bob"))
+
+    run = await platform.start(
+        "comment_on_ticket", {"ticket_id": DISPUTE, "text": "Looked into"}, platform.alice
+    )
+    (request,) = await platform.parked(run)
+    with pytest.raises(AccountMismatched, match="goes on with that account alone"):
+        await platform.consent(request, platform.alice, account="bob")
+    (still,) = await platform.asked(run)
+    assert (still.id, still.account, still.is_open) == (request.id, alices, True)
+    assert platform.requests("support") == []
+
+    await platform.consent(request, platform.alice)
+    assert isinstance(await platform.outcome(run), Finished)
+    assert set(seen(platform, "support")) == {"alice"}
+    held = await platform.services.grants.scopes_held(support, platform.alice.id, alices)
+    assert set(held) == {"tickets:read", "tickets:write"}
+    assert {grant.account for grant in await platform.services.grants.of(platform.alice.id)} == {alices, bobs}
+
+
+async def test_the_chosen_account_that_its_upstream_revoked_is_asked_for_and_no_other_is_used(
+    platform: Platform,
+) -> None:
+    tokens = await platform.grant("crm", platform.alice)
+    await platform.grant("crm", platform.alice, account="bob")
+    await use(platform, "crm", "alice")
+    crm = platform.systems["crm"]
+    async with crm.client() as client:
+        await client.revoke_token(crm.url + crm.system.oauth.revoke, token=tokens.refresh_token)
+
+    run = await platform.start("read_once", READ, platform.alice)
+    (request,) = await platform.parked(run)
+
+    assert set(seen(platform, "crm")) == {"nobody"}
+    assert request.account == crm.account("alice")
+    await platform.consent(request, platform.alice)
+    assert isinstance(await platform.outcome(run), Finished)
+    assert set(seen(platform, "crm")) == {"nobody", "alice"}
+
+
+async def test_a_run_goes_on_with_its_account_though_another_was_chosen_while_it_waited(
+    platform: Platform,
+) -> None:
+    await two_accounts(platform, "crm")
+    await use(platform, "crm", "alice")
+
+    run = await platform.start("read_account_around_ticket", {**READ, "ticket_id": DISPUTE}, platform.alice)
+    (request,) = await platform.parked(run)
+    await use(platform, "crm", "bob")
+    await platform.consent(request, platform.alice)
+
+    assert request.connection == "support"
+    assert isinstance(await platform.outcome(run), Finished)
+    assert seen(platform, "crm") == ["alice", "alice"]
