@@ -126,6 +126,23 @@ async def test_a_grant_wakes_everybody_who_waits(
     assert await kinds(services) == ["authorization.requested", "authorization.granted"]
 
 
+async def test_what_a_client_took_to_its_person_is_known_of_that_run_until_the_wait_is_over(
+    services: Services, alice: Principal
+) -> None:
+    taken = await request_of(services, await asked(services, alice, 1))
+    left = await request_of(services, await asked(services, alice, 2, ("delete",)))
+    await services.waiters.take("run-2", [left.id])
+    await services.waiters.take("run-1", [taken.id])
+    another_action = await asked(services, alice, 3)
+
+    assert another_action is not None
+    assert another_action.request == taken.id
+    assert await services.waiters.taken("run-1") == {taken.id}
+    assert await services.waiters.taken("run-2") == set()
+    await consent(services, alice, taken)
+    assert await services.waiters.taken("run-1") == set()
+
+
 async def test_a_wake_up_is_owed_until_it_was_delivered(services: Services, alice: Principal) -> None:
     required = await asked(services, alice)
     await consent(services, alice, await request_of(services, required))
