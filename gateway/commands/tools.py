@@ -36,7 +36,7 @@ class _ToolGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_ToolGroup, help="The tools that you may call.", invoke_without_command=True)
+app = typer.Typer(cls=_ToolGroup, invoke_without_command=True)
 
 
 @app.callback()

@@ -308,6 +308,63 @@ async def test_no_token_of_a_grant_that_ended_is_kept(
     assert await overdue(services) == []
 
 
+async def test_each_account_of_a_person_is_kept_up_and_ended_on_its_own(
+    services: Services, alice: Principal, hers: Connection, billing: Running
+) -> None:
+    given: dict[str, str] = {}
+    for account in ("home", "work"):
+        issued = await billing.tokens("alice", "read_only")
+        given[account] = issued["access_token"]
+        granted = Tokens(
+            issued["access_token"], issued["refresh_token"], issued["expires_at"], ("read_only",)
+        )
+        async with services.database.writing() as session:
+            await services.grants.store(session, hers, alice.id, granted, account)
+            await session.exec(update(GrantRow).values(renewed_at=now() - timedelta(days=1)))
+    since = now() - timedelta(hours=1)
+
+    first, second = await services.grants.idle(hers, since)
+    renewal = await services.grants.keep(hers, first)
+    assert renewal is not None
+    assert (renewal.holder, renewal.grant_id) == (alice.id, first)
+    assert await services.grants.idle(hers, since) == [second]
+
+    assert await services.grants.remove(hers, alice.id, "home") == "home"
+    left = await services.grants.credential(hers, alice.id)
+    assert left is not None
+    assert left.account == "work"
+    assert billing.get("/v1/invoices", left.access_token).status_code == 200
+    assert billing.get("/v1/invoices", given["home"]).status_code == 401
+    assert await services.grants.given_up(hers, alice.id) == {"home"}
+
+    assert [grant.account for grant in await services.grants.end_all(alice.id)] == ["work"]
+    assert await services.grants.given_up(hers, alice.id) == {"home", "work"}
+    await stored(services, hers, alice, tokens())
+    assert await services.grants.given_up(hers, alice.id) == {"home", "work"}
+    async with services.database.writing() as session:
+        await services.grants.store(session, hers, alice.id, tokens(), "home")
+    assert await services.grants.given_up(hers, alice.id) == {"work"}
+
+
+@pytest.mark.usefixtures("signed_in")
+async def test_a_grant_that_lapsed_keeps_no_token_and_is_neither_kept_up_nor_told_of(
+    services: Services, alice: Principal, hers: Connection
+) -> None:
+    used = await services.grants.credential(hers, alice.id)
+    assert used is not None
+    await services.grants.invalidate(used)
+
+    (grant,) = await services.grants.of(alice.id)
+    async with services.database.reading() as session:
+        assert (await session.exec(select(GrantRow.sealed_tokens))).all() == [b""]
+    assert grant.has_lapsed
+    assert await services.grants.idle(hers, now()) == []
+    assert await services.grants.keep(hers, grant.id) is None
+    assert await services.grants.given_up(hers, alice.id) == set()
+    assert await services.grants.remove(hers, alice.id) == "alice@acme.example"
+    assert await overdue(services) == []
+
+
 async def test_a_new_consent_takes_the_place_of_the_one_before(
     services: Services, alice: Principal, hers: Connection
 ) -> None:

@@ -127,6 +127,54 @@ async def test_an_account_is_connected_seen_and_disconnected(stage: Stage) -> No
     await stage.parked(alice)
 
 
+async def test_of_two_accounts_one_is_chosen_seen_and_disconnected(stage: Stage) -> None:
+    alice = await stage.world.newcomer("alice")
+    async with stage.browser.window() as window:
+        await window.open(f"/connect/tools/{TOOL}")
+        await window.sign_in(alice.username, alice.password)
+        await window.shows("What Annotate a record needs")
+        await window.press("Connect Kinto")
+        await stage.provider_lets_in(window, "alice")
+        await window.shows("Kinto is connected")
+        await window.page.get_by_role("link", name="See what else is needed").click()
+        await window.page.get_by_text("Everything is connected.").wait_for()
+        await window.shows("What Annotate a record needs")
+    # A browser of its own, since the provider ends the tokens of whoever was signed in before in the same one.
+    async with stage.browser.window() as window:
+        await window.open("/connections")
+        await window.sign_in(alice.username, alice.password)
+        await window.press("Connect another account at Kinto")
+        await window.shows("Connect Kinto?")
+        await window.press("Continue")
+        await stage.provider_lets_in(window, "bob")
+        await window.shows("Kinto is connected")
+        await window.open(f"/connect/tools/{TOOL}")
+        await window.page.get_by_text("more than one account").wait_for()
+        await window.shows("What Annotate a record needs")
+        run_id, link = await stage.parked(alice)
+        await window.open(link)
+        await window.shows("Which account at Kinto?")
+        await window.page.get_by_label("alice").check()
+        await window.press("Use this account")
+        await window.shows("Kinto is connected")
+        assert (await stage.ended(alice, run_id))["notes"] == [NOTE]
+        await window.open("/connections")
+        await window.shows("My connections")
+        every = window.page.get_by_label("Every tool")
+        assert await every.locator("option:checked").inner_text() == "alice"
+        await window.page.get_by_text("Single tools").click()
+        await window.page.get_by_label("Annotate a record").select_option("bob")
+        await window.press("Use these")
+        await window.shows("My connections")
+        await window.press("Disconnect Kinto: bob")
+        await window.page.get_by_text("bob (not connected any more)").first.wait_for(state="attached")
+        await window.shows("My connections")
+        _, link = await stage.parked(alice)
+        await window.open(link)
+        await window.page.get_by_text("It used bob so far").wait_for()
+        await window.shows("Which account at Kinto?")
+
+
 async def test_a_link_that_is_declined_too_old_or_anothers_says_so(stage: Stage) -> None:
     alice, bob = await stage.world.newcomer("alice"), await stage.world.newcomer("bob")
     _, link = await stage.parked(alice)

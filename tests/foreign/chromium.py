@@ -47,7 +47,8 @@ _TO_THE_TOP = (
     "() => { document.body.tabIndex = -1; document.body.focus(); document.body.removeAttribute('tabindex'); }"
 )
 _CONTROLS = """() => {
-  const controls = [...document.querySelectorAll("a[href], button, input:not([type=hidden]), select, textarea")];
+  const kinds = "a[href], button, input:not([type=hidden]), select, summary, textarea";
+  const controls = [...document.querySelectorAll(kinds)].filter((each) => each.checkVisibility());
   const inGroup = (each) => each.type === "radio" && !each.checked;
   return controls.filter((each) => !each.disabled && !inGroup(each)).map((each) => {
     each.dataset.control ??= controls.indexOf(each);

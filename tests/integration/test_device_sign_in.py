@@ -21,7 +21,7 @@ from engine.identity.model import Principal
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser, Page
-from tests.data.samples import identity_of
+from tests.data.samples import TOOL, identity_of, tokens
 from tests.foreign.chromium import chromium
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.hostile import answer, hostile
@@ -139,13 +139,56 @@ async def test_who_confirms_the_code_elsewhere_is_signed_in_here(
     assert await stage.row() is None
 
 
+def device_link(page: Page, provider: OidcProvider) -> str:
+    """Where the page sends people to confirm its code."""
+    links = (each.split('"')[0] for each in page.text.split('href="')[1:])
+    return next(each for each in links if each.startswith(provider.issuer)).replace("&amp;", "&")
+
+
+async def test_a_code_confirmed_with_another_account_than_the_one_asked_for_answers_nothing(
+    stage: Stage, provider: OidcProvider
+) -> None:
+    services, connection = stage.byline.services, declared(issuer=provider.issuer)
+    await services.catalogue.declare([connection])
+    request = await services.authorization.ask_ahead(
+        stage.alice, connection, connection.scopes, account="alice"
+    )
+    page = await (await stage.question(request)).form(submit="Use another device")
+    await provider.confirm(device_link(page, provider), "bob")
+    told = await stage.look(request)
+
+    (grant,) = await services.grants.of(stage.alice.id)
+    *_, refused = [line.event for line in await services.trail.find()]
+    assert (told.status, grant.account) == (409, "bob")
+    assert "That is another account" in told.text
+    assert (await stage.now(request.id)).is_open
+    assert (refused["kind"], refused["error"]) == ("authorization.refused", "account_mismatched")
+    assert await stage.row() is None
+
+
+async def test_a_code_connects_an_account_for_the_tool_that_waits_for_a_choice(
+    stage: Stage, provider: OidcProvider
+) -> None:
+    services, connection = stage.byline.services, declared(issuer=provider.issuer)
+    async with services.database.writing() as session:
+        for account in ("alice", "bob"):
+            issued = tokens(*connection.scopes)
+            await services.grants.store(session, connection, stage.alice.id, issued, account)
+    request = await stage.asked(connection)
+    question = await stage.question(request)
+    page = await question.form(submit="Connect another on another device", reach="tool")
+    await provider.confirm(device_link(page, provider), "carol")
+    done = await stage.look(request)
+
+    assert request.asks == "choice"
+    assert "Acme CRM is connected" in done.text
+    assert await services.accounts.of(stage.alice.id) == {"crm": {TOOL: "carol"}}
+
+
 async def test_a_no_on_the_other_device_is_a_no(stage: Stage, provider: OidcProvider) -> None:
     request = await stage.asked(declared(issuer=provider.issuer))
     page = await (await stage.question(request)).form(submit="Use another device")
-    link = next(
-        each.split('"')[0] for each in page.text.split('href="')[1:] if each.startswith(provider.issuer)
-    )
-    await provider.confirm(link.replace("&amp;", "&"), "alice", submit="Abort")
+    await provider.confirm(device_link(page, provider), "alice", submit="Abort")
 
     told = await stage.look(request)
 
