@@ -158,11 +158,11 @@ async def test_a_code_confirmed_with_another_account_than_the_one_asked_for_answ
     told = await stage.look(request)
 
     (grant,) = await services.grants.of(stage.alice.id)
-    *_, refused = [line.event for line in await services.trail.find()]
+    *_, refused = await services.trail.find()
     assert (told.status, grant.account) == (409, "bob")
     assert "That is another account" in told.text
     assert (await stage.now(request.id)).is_open
-    assert (refused["kind"], refused["error"]) == ("authorization.refused", "account_mismatched")
+    assert (refused.kind, refused.event["error"]) == ("authorization.refused", "account_mismatched")
     assert await stage.row() is None
 
 
@@ -171,18 +171,18 @@ async def test_a_code_connects_an_account_for_the_tool_that_waits_for_a_choice(
 ) -> None:
     services, connection = stage.byline.services, declared(issuer=provider.issuer)
     async with services.database.writing() as session:
-        for account in ("alice", "bob"):
+        for account in ("alice", "her other"):
             issued = tokens(*connection.scopes)
             await services.grants.store(session, connection, stage.alice.id, issued, account)
     request = await stage.asked(connection)
     question = await stage.question(request)
     page = await question.form(submit="Connect another on another device", reach="tool")
-    await provider.confirm(device_link(page, provider), "carol")
+    await provider.confirm(device_link(page, provider), "bob")
     done = await stage.look(request)
 
     assert request.asks == "choice"
     assert "Acme CRM is connected" in done.text
-    assert await services.accounts.of(stage.alice.id) == {"crm": {TOOL: "carol"}}
+    assert await services.accounts.of(stage.alice.id) == {"crm": {TOOL: "bob"}}
 
 
 async def test_a_no_on_the_other_device_is_a_no(stage: Stage, provider: OidcProvider) -> None:
