@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 
+from engine.wire import OUTCOME_META
 from tests.e2e.rounds import answer, call_tool
 from tests.platform import Platform
 from tests.rest import Rest, serving
@@ -55,7 +56,8 @@ async def test_the_grant_of_a_shared_connection_is_not_a_persons_to_give_up(
     rest: Rest, platform: Platform
 ) -> None:
     declared = await platform.services.catalogue.get("crm")
-    shared = declared.model_copy(update={"name": "crm_for_all", "mode": "shared"})
+    changed = {"name": "crm_for_all", "mode": "shared", "sign_in": "client_credentials"}
+    shared = declared.model_copy(update=changed)
     await platform.services.catalogue.declare([shared])
     async with rest.calling_as(await rest.person("alice", "Ann")) as alice:
         refused = await alice.delete("/connections/crm_for_all/grant")
@@ -151,7 +153,7 @@ async def test_a_model_is_told_as_much_and_which_link_to_show(platform: Platform
     assert told["result"]["structuredContent"] == over_rest
     assert f"{rest.url}/connect/tools/read_once" in told["result"]["content"][0]["text"]
     assert not told["result"].get("isError")
-    assert unfit["result"]["structuredContent"]["error"] == "arguments_invalid"
+    assert unfit["result"]["_meta"][OUTCOME_META]["error"] == "arguments_invalid"
     assert unknown["error"]["code"] == -32602
 
 
