@@ -81,8 +81,7 @@ class AccountChoices:
         self._waiters.owed.set()
 
     async def _check(self, connection: Connection, principal: Principal, account: str) -> None:
-        for grant in await self._grants.of(principal.id):
-            if (grant.connection, grant.account, grant.has_lapsed) == (connection.name, account, False):
-                return
-        msg = f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
-        raise AccountUnknown(msg)
+        usable = await self._grants.usable(principal.id, connection.name)
+        if account not in {grant.account for grant in usable}:
+            msg = f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
+            raise AccountUnknown(msg)

@@ -81,7 +81,8 @@ class Vouching:
         if tokens is None or not set(request.scopes) <= set(tokens.scopes):
             return False
         if request.account is None:
-            is_wanted = tokens.account not in await self._connected(connection, principal)
+            connected = await self._grants.usable(principal.id, connection.name)
+            is_wanted = tokens.account not in {grant.account for grant in connected}
         else:
             is_wanted = tokens.account == request.account
         return is_wanted and await self._requests.grant(
@@ -94,13 +95,6 @@ class Vouching:
             return None
         principal = await self._principals.get(principal_id)
         return principal if principal is not None and principal.active else None
-
-    async def _connected(self, connection: Connection, principal: Principal) -> set[str]:
-        return {
-            grant.account
-            for grant in await self._grants.of(principal.id)
-            if grant.connection == connection.name and not grant.has_lapsed
-        }
 
     async def _tokens(
         self, connection: Connection, principal: Principal, scopes: Collection[str], run_id: str = ""

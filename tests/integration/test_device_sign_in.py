@@ -158,11 +158,11 @@ async def test_a_code_confirmed_with_another_account_than_the_one_asked_for_answ
     told = await stage.look(request)
 
     (grant,) = await services.grants.of(stage.alice.id)
-    *_, refused = [line.event for line in await services.trail.find()]
+    *_, refused = await services.trail.find()
     assert (told.status, grant.account) == (409, "bob")
     assert "That is another account" in told.text
     assert (await stage.now(request.id)).is_open
-    assert (refused["kind"], refused["error"]) == ("authorization.refused", "account_mismatched")
+    assert (refused.kind, refused.event["error"]) == ("authorization.refused", "account_mismatched")
     assert await stage.row() is None
 
 
