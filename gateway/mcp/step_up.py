@@ -17,7 +17,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.errors import ResourceUnknown
 from engine.registry import Registry
 from engine.services import Services
+from gateway.bearer import PersonalToken
 from gateway.mcp import search
+from gateway.mcp.results import COLLECT
 from gateway.protected_resource import first_scopes, metadata_address
 from gateway.toolsets import mcp_paths
 
@@ -31,6 +33,7 @@ class StepUp:
     def __init__(self, app: ASGIApp, services: Services, registry: Registry) -> None:
         self._app = app
         self._registry = registry
+        self._runs = services.runs
         self._policy = services.policy
         self._first = first_scopes(services.settings)
         self._metadata = {
@@ -52,7 +55,7 @@ class StepUp:
         # A body is read ahead only where its token leaves something to ask for.
         if not missing and scope["method"] == "POST" and not self._policy.scopes.issubset(held):
             body, receive = await _read_ahead(receive)
-            asked = {self._asked(message) for message in _messages(body)}
+            asked = {await self._asked(message, user) for message in _messages(body)}
             needed = {self._policy.scope_of(name) for name in asked if name is not None}
             missing = sorted(each for each in needed if each is not None and each not in held)
         if missing:
@@ -60,20 +63,31 @@ class StepUp:
             return
         await self._app(scope, receive, send)
 
-    def _asked(self, message: Mapping[str, Any]) -> str | None:
-        """The name of the tool, prompt or resource that a message asks for, if any."""
+    async def _asked(self, message: Mapping[str, Any], user: AuthenticatedUser) -> str | None:
+        """The name of the tool, prompt or resource that a message is about, if any: of a run, that which it is of."""
         params = message.get("params")
-        if not isinstance(params, dict):
-            return None
         match message.get("method"), params:
-            case "tools/call", {"name": search.CALL, "arguments": {"name": str(name)}}:
-                return name
+            case "tools/call", {"name": search.CALL, "arguments": {"name": name, **rest}}:
+                params = {"name": name, "arguments": rest.get("arguments")}
+        match message.get("method"), params:
+            case "tools/call", {"name": str(name), "arguments": {"run_id": run_id}} if name == COLLECT:
+                return await self._of_run(run_id, user)
             case "tools/call" | "prompts/get", {"name": str(name)}:
                 return name
-            case "resources/read", {"uri": str(uri)}:
+            case "tasks/get" | "tasks/update" | "tasks/cancel", {"taskId": run_id}:
+                return await self._of_run(run_id, user)
+            case "resources/read" | "resources/subscribe", {"uri": str(uri)}:
                 with suppress(ResourceUnknown):
                     return self._registry.resource_at(uri)[0].name
         return None
+
+    async def _of_run(self, run_id: object, user: AuthenticatedUser) -> str | None:
+        """What one's own run is of; another's is unknown here as it is everywhere."""
+        token = user.access_token
+        if not (isinstance(run_id, str) and run_id.isprintable() and isinstance(token, PersonalToken)):
+            return None
+        run = await self._runs.get(run_id)
+        return None if run is None or run.principal_id != token.principal.id else run.tool
 
     def _unauthorized(self, scope: Scope, metadata: str) -> Response:
         """RFC 6750 section 3.1: a request that brought no token is told of no error."""

@@ -14,6 +14,7 @@ NOT_FINISHED = re.compile(
     r"Show the user these links and ask them to open each one:\n"
     r"(?P<links>(?:- Sign in to \w+ so that this can go on in your name\. \S+\n)+)"
     r"The run goes on by itself as soon as they have signed in\.\n"
+    r"Whatever else this tool may need can be connected as well, at \S+/connect/tools/\w+\n"
     r'Then call `(?P<tool>\w+)` with run_id "(?P<run_id>[\w-]+)" for the outcome, '
     r"or call this tool again with the same arguments: it is not started twice\."
     r'|NOT FINISHED: the run goes on\. Call `(?P<later>\w+)` with run_id "(?P<run>[\w-]+)" in a while '

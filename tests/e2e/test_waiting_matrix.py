@@ -1,3 +1,5 @@
+"""Takes stock MCP clients of every kind through every wait, and counts what their calls began and what they did."""
+
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence

@@ -171,18 +171,18 @@ async def test_a_code_connects_an_account_for_the_tool_that_waits_for_a_choice(
 ) -> None:
     services, connection = stage.byline.services, declared(issuer=provider.issuer)
     async with services.database.writing() as session:
-        for account in ("alice", "bob"):
+        for account in ("alice", "her other"):
             issued = tokens(*connection.scopes)
             await services.grants.store(session, connection, stage.alice.id, issued, account)
     request = await stage.asked(connection)
     question = await stage.question(request)
     page = await question.form(submit="Connect another on another device", reach="tool")
-    await provider.confirm(device_link(page, provider), "carol")
+    await provider.confirm(device_link(page, provider), "bob")
     done = await stage.look(request)
 
     assert request.asks == "choice"
     assert "Acme CRM is connected" in done.text
-    assert await services.accounts.of(stage.alice.id) == {"crm": {TOOL: "carol"}}
+    assert await services.accounts.of(stage.alice.id) == {"crm": {TOOL: "bob"}}
 
 
 async def test_a_no_on_the_other_device_is_a_no(stage: Stage, provider: OidcProvider) -> None:

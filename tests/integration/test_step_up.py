@@ -13,7 +13,7 @@ from gateway.authorization_server.consents import Consents
 from gateway.authorization_server.tokens import Tokens
 from gateway.people import People
 from gateway.protected_resource import API_PATH, first_scopes
-from gateway.toolsets import MCP_PATH, mcp_paths
+from gateway.toolsets import MCP_PATH, SEARCH_PATH, mcp_paths
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.platform import Platform
 from tests.rest import Rest, consented, serving
@@ -54,12 +54,14 @@ async def token(rest: Rest, *scopes: str, path: str = MCP_PATH) -> str:
     return issued.access_token
 
 
-async def post(rest: Rest, bearer: str | None, sends: object, **headers: str) -> httpx2.Response:
-    """Send a document to the MCP endpoint, or bytes as they are."""
+async def post(
+    rest: Rest, bearer: str | None, sends: object, *, at: str = MCP_PATH, **headers: str
+) -> httpx2.Response:
+    """Send a document to an MCP endpoint, or bytes as they are."""
     body = sends if isinstance(sends, bytes) else json.dumps(sends).encode()
     sent = {**ACCEPT, **headers, **({} if bearer is None else {"Authorization": f"Bearer {bearer}"})}
     async with httpx2.AsyncClient(timeout=60) as http:
-        return await http.post(f"{rest.url}{MCP_PATH}", content=body, headers=sent)
+        return await http.post(f"{rest.url}{at}", content=body, headers=sent)
 
 
 def call(tool: str = "refund", **more: Any) -> dict[str, Any]:
@@ -92,16 +94,22 @@ async def test_a_chat_client_asks_for_another_scope_when_a_tool_needs_it_and_not
     }
 
 
-BODIES: dict[str, bytes] = {
-    "of today's protocol": json.dumps(call()).encode(),
-    "of an older protocol": json.dumps(call(params={"name": "refund"})).encode(),
+CALLS: dict[str, tuple[bytes, dict[str, str]]] = {
+    "of today's protocol": (json.dumps(call()).encode(), MODERN),
+    "of an older protocol": (json.dumps(call(params={"name": "refund"})).encode(), {}),
+    "of one and the other": (json.dumps(call(params={"name": "refund"})).encode(), MODERN),
+    "escaped": (
+        b'{"jsonrpc":"2.0","id":1,"method":"tools\\/call","params":{"name":"re\\u0066und"}}',
+        {},
+    ),
+}
+NO_MESSAGES: dict[str, bytes] = {
     "a batch": json.dumps([call("no_such_tool"), call()]).encode(),
     "a notification": json.dumps({**call(), "id": None}).encode(),
     "a call that is written twice": (
         b'{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"tools/call",'
         b'"params":{"name":"choose"},"params":{"name":"refund"}}'
     ),
-    "escaped": b'{"jsonrpc":"2.0","id":1,"method":"tools\\/call","params":{"name":"re\\u0066und"}}',
     "a number without measure": (
         b'{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"refund","arguments":{"amount":'
         + b"9" * 4000
@@ -116,9 +124,9 @@ async def test_a_call_is_answered_before_it_is_dispatched_with_the_scopes_that_i
 ) -> None:
     async with serving(idle, mcp=True, policy=POLICY) as rest:
         short = await token(rest, "mcp", "accounts")
-        refused = {name: await post(rest, short, body) for name, body in BODIES.items()}
-        for name, body in BODIES.items():
-            refused[f"{name}, with headers"] = await post(rest, short, body, **MODERN)
+        refused = {name: await post(rest, short, body, **sent) for name, (body, sent) in CALLS.items()}
+        unread = [await post(rest, short, body) for body in NO_MESSAGES.values()]
+        unread += [await post(rest, short, body, **MODERN) for body in NO_MESSAGES.values()]
         other_tool = await post(rest, short, call("choose_account"), **MODERN)
         no_call = await post(rest, short, {"jsonrpc": "2.0", "id": 1, "method": "ping"}, **MODERN)
 
@@ -129,9 +137,47 @@ async def test_a_call_is_answered_before_it_is_dispatched_with_the_scopes_that_i
         assert response.headers["www-authenticate"] == (
             f'Bearer error="insufficient_scope", scope="mcp accounts billing", resource_metadata="{metadata}"'
         ), name
+    assert {response.status_code for response in unread} == {400}
     # What the headers say of the body is not this layer's to judge, and is judged after it.
     assert (other_tool.status_code, no_call.status_code) == (400, 400)
     assert await idle.trail("tool.called") == []
+
+
+async def test_what_became_of_a_run_takes_the_scope_that_its_tool_takes(idle: Platform) -> None:
+    async with serving(idle, mcp=True, policy=POLICY) as rest:
+        ann, bob = await rest.person("ann", "Ann"), await rest.person("bob", "Bob")
+        await idle.register(idle.identity(ann, "refund-of-ann", "refund"))
+        await idle.register(idle.identity(bob, "refund-of-bob", "refund"))
+        collected, *others = [
+            {"name": "byline_collect", "arguments": {"run_id": run}}
+            for run in ("refund-of-ann", "refund-of-bob", "no such run", 7)
+        ]
+        short = await token(rest, "mcp")
+        refused = {
+            method: await post(rest, short, call(method=method, params={"taskId": "refund-of-ann"}), **MODERN)
+            for method in ("tasks/get", "tasks/update", "tasks/cancel")
+        }
+        refused["collected"] = await post(rest, short, call(params=collected))
+        searching = await token(rest, "mcp", path=SEARCH_PATH)
+        within = {"name": "byline_call", "arguments": collected}
+        refused["within"] = await post(rest, searching, call(params=within), at=SEARCH_PATH)
+        headers = {**MODERN, "Mcp-Name": "byline_collect"}
+        unknown = [
+            await post(rest, short, call(params={**other, "_meta": ENVELOPE}), **headers) for other in others
+        ]
+        wide = await post(
+            rest,
+            await token(rest, "mcp", "billing"),
+            call(params={**collected, "_meta": ENVELOPE}),
+            **headers,
+        )
+
+    for name, response in refused.items():
+        assert response.status_code == 403, (name, response.text)
+        assert 'error="insufficient_scope", scope="mcp billing"' in response.headers["www-authenticate"]
+    assert [response.status_code for response in (*unknown, wide)] == [200, 200, 200, 200]
+    assert "You have no run 'refund-of-bob'" in unknown[0].text
+    assert "You have no run" not in wide.text
 
 
 async def test_whatever_asks_for_no_scoped_tool_goes_through(idle: Platform) -> None:
@@ -160,12 +206,12 @@ async def test_whatever_asks_for_no_scoped_tool_goes_through(idle: Platform) -> 
 
 
 async def test_a_challenge_says_what_to_ask_for(idle: Platform) -> None:
-    body = call("choose_account")
+    body, headers = call("choose_account"), {**MODERN, "Mcp-Name": "choose_account"}
     async with serving(idle, mcp=True, policy=POLICY) as rest:
         empty = await post(rest, None, body)
         wrong = await post(rest, "guessed", body)
         elsewhere = await post(rest, await token(rest, "mcp", path=API_PATH), body)
-        without = await post(rest, await token(rest, "accounts"), body)
+        without = await post(rest, await token(rest, "accounts"), body, **headers)
         claims = await rest.services.keys.verify(await token(rest, "mcp"), "at+jwt")
         of_no_consent = await post(
             rest, await rest.services.keys.sign({**claims, FAMILY_CLAIM: "invented"}, "at+jwt"), body
@@ -186,9 +232,12 @@ async def test_a_challenge_says_what_to_ask_for(idle: Platform) -> None:
     assert 'scope="accounts mcp"' in without.headers["www-authenticate"]
     assert first_scopes(rest.services.settings) == ("mcp",)
     assert server["scopes_supported"] == ["mcp", "accounts", "billing"]
-    assert [each["resource"].removeprefix(rest.url) for each in resources] == ["/mcp", "/mcp", "/api/v1"]
-    assert [each["scopes_supported"] for each in resources] == [
-        ["mcp", "accounts", "billing"],
-        ["mcp", "accounts", "billing"],
-        ["mcp"],
+    assert [each["resource"].removeprefix(rest.url) for each in resources] == [
+        "/mcp",
+        "/mcp",
+        "/mcp/search",
+        "/api/v1",
     ]
+    *mcp, api = [each["scopes_supported"] for each in resources]
+    assert mcp == [["mcp", "accounts", "billing"]] * 3
+    assert api == ["mcp"]

@@ -27,7 +27,7 @@ from tests.foreign.kinto import Kinto, kinto_server
 from tests.foreign.oidc_provider import oidc_provider
 from tests.listeners import receiver
 from tests.pages import Byline, serving
-from tests.platform import NORTHWIND, Platform
+from tests.platform import CONTOSO, NORTHWIND, Platform
 
 READ = {"account_id": NORTHWIND}
 WHO = "/services/oauth2/userinfo"
@@ -89,6 +89,28 @@ async def test_a_key_that_the_upstream_takes_no_more_is_asked_for_again(platform
     await typed(platform, again, await crm.access_token("alice", "api"))
 
     assert isinstance(await platform.outcome(run), Finished)
+
+
+async def test_a_key_of_another_account_that_is_typed_for_one_tool_is_used_by_that_tool(
+    platform: Platform,
+) -> None:
+    crm = platform.systems["crm"]
+    connection = keyed(crm.url, "personal_access_token", check=CHECK)
+    await platform.services.catalogue.declare([connection])
+    await platform.grant("crm", platform.alice)
+    hers, bobs = crm.account("alice"), crm.account("bob")
+    await platform.services.account_choices.use(connection, platform.alice, hers)
+    await platform.services.grants.remove(connection, platform.alice.id)
+
+    run = await platform.start("read_once", {"account_id": CONTOSO}, platform.alice)
+    (request,) = await platform.parked(run)
+    key = await crm.access_token("bob", "api")
+    await platform.services.typed_keys.take(request, platform.alice, secret=key, tool="read_once")
+
+    assert request.asks == "choice"
+    assert isinstance(await platform.outcome(run), Finished)
+    assert (await platform.services.accounts.of(platform.alice.id))["crm"] == {"": hers, "read_once": bobs}
+    assert {each["account"] for each in platform.requests("crm") if each["path"] != WHO} == {bobs}
 
 
 @pytest.fixture

@@ -141,6 +141,31 @@ async def test_a_request_that_is_pushed_beforehand_leaves_nothing_in_the_address
     assert query["request_uri"][0].startswith("urn:")
 
 
+async def test_who_connects_another_account_is_not_led_back_to_the_one_that_the_provider_remembers(
+    provider: OidcProvider, discovery: Discovery
+) -> None:
+    connection = declared("basic", provider.issuer)
+    client = OAuthClient(connection, ENVIRONMENT, discovery)
+    asked = {"redirect_uri": CALLBACK, "code_verifier": secrets.token_urlsafe(48), "state": "s"}
+    usual = await client.authorization_url(**asked, scopes=connection.scopes)
+    another = await client.authorization_url(**asked, scopes=connection.scopes, prompt="login")
+    endpoints = {f"{name}_endpoint": f"{provider.issuer}/{name}" for name in ("authorization", "token")}
+    # Where all is declared nothing is pushed, so that the address tells.
+    plain = OAuthClient(declared("basic", provider.issuer, **endpoints), ENVIRONMENT, discovery)
+    certain = await plain.authorization_url(**asked, scopes=connection.scopes, login_hint="alice")
+    no_openid = await plain.authorization_url(**asked, scopes=("profile",), prompt="login")
+
+    async with Browser(stop_at=CALLBACK) as browser:
+        await provider.let_in(await browser.open(usual), "alice")
+        remembered = await browser.open(usual)
+        page = await browser.open(another)
+
+    assert remembered.url.startswith(CALLBACK)
+    assert 'name="login"' in page.text
+    assert parse_qs(urlsplit(certain).query)["login_hint"] == ["alice"]
+    assert "prompt" not in parse_qs(urlsplit(no_openid).query)
+
+
 async def test_what_a_connection_declares_goes_before_what_its_issuer_publishes(
     provider: OidcProvider, discovery: Discovery
 ) -> None:
