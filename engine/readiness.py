@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.catalogue import Catalogue
+from engine.connections.connection import Connection
 from engine.connections.grants import Grant, Grants
 from engine.db.database import Database
 from engine.needs import Need

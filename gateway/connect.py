@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.authorization.standing_in import stand_in
-from engine.connections.catalogue import TYPED, VOUCHED, Connection, Key
+from engine.connections.connection import TYPED, VOUCHED, Connection, Key
 from engine.connections.registration import DOCUMENT_PATH
 from engine.errors import (
     AccountMismatched,

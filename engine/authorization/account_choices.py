@@ -3,7 +3,7 @@
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests, chosen
 from engine.connections.accounts import Accounts
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Grants
 from engine.db.database import Database
 from engine.errors import AccountUnknown

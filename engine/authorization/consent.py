@@ -13,7 +13,8 @@ from engine.audit.trail import Trail
 from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn, stand_in
-from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.catalogue import Catalogue
+from engine.connections.connection import Connection
 from engine.connections.discovery import Endpoints
 from engine.connections.grants import Grants
 from engine.connections.oauth import TokenRefused

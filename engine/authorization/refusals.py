@@ -2,7 +2,7 @@
 
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.errors import AccountMismatched, BylineError
 from engine.identity.model import Principal
 

@@ -12,9 +12,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.connections.accounts import Accounts
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Grants, Standing
-from engine.connections.oauth import Tokens
+from engine.connections.tokens import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
 from engine.errors import (

@@ -4,10 +4,11 @@ from collections.abc import Collection
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.connections.catalogue import VOUCHED, Connection
+from engine.connections.connection import VOUCHED, Connection
 from engine.connections.grants import Grants
-from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.methods import SignIns
+from engine.connections.tokens import Tokens
 from engine.db.database import Database
 from engine.identity.model import Principal
 from engine.identity.principals import Principals

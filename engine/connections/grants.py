@@ -2,10 +2,9 @@
 
 import asyncio
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
@@ -15,11 +14,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.accounts import Accounts, Chosen
-from engine.connections.catalogue import SHARED, Connection
+from engine.connections.connection import SHARED, Connection
 from engine.connections.dpop import ProofKey
-from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused
 from engine.connections.revocations import Revocations, bound_to_grant
 from engine.connections.sign_in.methods import SignIn
+from engine.connections.tokens import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
 from engine.errors import AccountUnclear, BylineError, ConnectionMisconfigured, UpstreamUnavailable
@@ -445,11 +445,10 @@ class Grants:
         return row
 
     async def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
-        return await self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
+        return await self._vault.seal(tokens.text().encode(), _bound_to(row))
 
     async def _tokens(self, row: GrantRow) -> Tokens:
-        fields = json.loads(await self._vault.open(row.sealed_tokens, _bound_to(row)))
-        return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
+        return Tokens.from_text(await self._vault.open(row.sealed_tokens, _bound_to(row)))
 
     async def _credential(self, row: GrantRow, *, is_settled: bool = True) -> Credential:
         tokens = await self._tokens(row)
