@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import jsonpointer
 
-from engine.connections.catalogue import Provider
+from engine.connections.connection import Provider
 
 _SEPARATORS: Final = {"space": r"\s+", "comma": r"[\s,]+"}
 

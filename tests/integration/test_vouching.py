@@ -14,7 +14,7 @@ from pydantic import HttpUrl, SecretStr
 from starlette.responses import JSONResponse
 
 from engine.authorization.vouching import Vouching
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.sign_in.company import Company
 from engine.connections.sign_in.methods import SignIns

@@ -4,7 +4,7 @@ import asyncio
 import time
 from typing import Final
 
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, TokenRefused
 from engine.connections.token_response import claims_of

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Final
 
-from engine.connections.oauth import Tokens
 from engine.connections.sign_in.vouched import VouchedFor
+from engine.connections.tokens import Tokens
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 

@@ -7,11 +7,12 @@ from typing import Final
 
 from joserfc import jwt
 
-from engine.connections.catalogue import Assertion, Connection
 from engine.connections.client_keys import algorithm_of, read_private_key
+from engine.connections.connection import Assertion, Connection
 from engine.connections.discovery import Discovery
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
 from engine.connections.registration import Registrations
+from engine.connections.tokens import Tokens
 from engine.errors import ConnectionMisconfigured
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
