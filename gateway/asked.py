@@ -42,7 +42,7 @@ async def asked_of(
     return request
 
 
-def told(session: BrowserSession, error: BylineError) -> Response:
+def not_connected(session: BrowserSession, error: BylineError) -> Response:
     """The page that says how a sign-in ended without a grant."""
     match error:
         case AuthorizationDenied():

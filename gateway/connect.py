@@ -19,7 +19,7 @@ from engine.errors import (
 )
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
-from gateway.asked import CALL_AGAIN, asked_of, told
+from gateway.asked import CALL_AGAIN, asked_of, not_connected
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
@@ -130,7 +130,7 @@ class ConnectPage:
             connection = await self._services.catalogue.get(asked.connection)
             return await self._question(session, asked, connection, problem=str(error))
         except AuthorizationEnded as error:
-            return told(session, error)
+            return not_connected(session, error)
         return None
 
     async def _use(
@@ -252,7 +252,7 @@ class Callback:
         try:
             answered = await self._consent.complete(parameters, session.principal, session.id)
         except BylineError as error:
-            return told(session, error)
+            return not_connected(session, error)
         # A page of its own, so that the address with the code is neither shown nor kept.
         return RedirectResponse(connect_path(answered.id), 303, {"Cache-Control": "no-store"})
 
