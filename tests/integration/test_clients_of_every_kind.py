@@ -283,7 +283,7 @@ async def test_an_address_of_a_private_network_or_another_form_is_not_called(
 async def closed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Byline]:
     """A gateway as it is without development settings, at which nobody registers themselves."""
     folder = tmp_path_factory.mktemp("closed")
-    async with serving(folder, open_registration=False) as running:
+    async with serving(folder, outgoing=OutgoingSettings(), open_registration=False) as running:
         yield running
 
 
