@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.connections.catalogue import Catalogue, Connection
+from engine.connections.catalogue import Catalogue
+from engine.connections.connection import Connection
 from engine.connections.grants import Grant, Grants
 from engine.db.database import Database
 from engine.needs import Need
@@ -51,11 +52,10 @@ class Readiness:
             return ConnectionReadiness(connection, "connected", None, (), ())
         async with self._database.reading() as session:
             standing = await self._grants.standing(session, connection, principal_id, tool=tool)
-        usable = tuple(grant for grant in standing.grants if not grant.has_lapsed)
         if standing.grant is not None:
             lacking = tuple(sorted(set(need.scopes) - set(standing.grant.scopes)))
             state: State = "too_narrow" if lacking else "connected"
-            return ConnectionReadiness(connection, state, standing.account, lacking, usable)
-        state = "choice_needed" if usable else "lapsed" if standing.grants else "missing"
+            return ConnectionReadiness(connection, state, standing.account, lacking, standing.usable)
+        state = "choice_needed" if standing.usable else "lapsed" if standing.grants else "missing"
         lacking = tuple(sorted({*connection.scopes, *need.scopes}))
-        return ConnectionReadiness(connection, state, standing.account, lacking, usable)
+        return ConnectionReadiness(connection, state, standing.account, lacking, standing.usable)

@@ -12,7 +12,7 @@ from engine.actions import ActionDefinition
 from engine.audit.trail import SAFE_METHODS, AuditEvent, Trail, Verdict
 from engine.authorization.requests import AuthorizationRequests
 from engine.authorization.vouching import Vouching
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.dpop import nonce_asked, sign
 from engine.connections.grants import Credential, Grants
 from engine.errors import (

@@ -30,7 +30,7 @@ from gateway.console import console
 from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
 from gateway.limits import BodyLimits
-from gateway.mcp.endpoint import mcp_endpoints
+from gateway.mcp.asgi import mcp_endpoints
 from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
 from gateway.pages import assets, nothing_here

@@ -4,7 +4,7 @@ from typing import Final
 
 from fastapi.responses import Response
 
-from engine.audit.trail import AuditEvent
+from engine.authorization.refusals import refusal
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import (
     AccountMismatched,
@@ -32,15 +32,8 @@ async def asked_of(
         text = f"This link is not known here. {CALL_AGAIN}"
         return notice("Unknown link", text, status=404, session=session)
     if await services.standing_in.asked(request.principal_id, principal) is None:
-        event = AuditEvent(
-            kind="authorization.refused",
-            principal=principal,
-            connection=request.connection,
-            request_id=request.id,
-            error=AuthorizationRefused.code,
-            message="The link was opened by somebody whom it was not made for.",
-        )
-        await services.trail.append(event)
+        refused = AuthorizationRefused("The link was opened by somebody whom it was not made for.")
+        await services.trail.append(refusal(principal, refused, request))
         title = "This link was made for somebody else"
         path = connect_path(request.id)
         return page(
@@ -49,7 +42,7 @@ async def asked_of(
     return request
 
 
-def told(session: BrowserSession, error: BylineError) -> Response:
+def not_connected(session: BrowserSession, error: BylineError) -> Response:
     """The page that says how a sign-in ended without a grant."""
     match error:
         case AuthorizationDenied():

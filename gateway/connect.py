@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import TYPED, VOUCHED, Connection, Key
-from engine.connections.grants import Grant
+from engine.authorization.standing_in import stand_in
+from engine.connections.connection import TYPED, VOUCHED, Connection, Key
 from engine.connections.registration import DOCUMENT_PATH
 from engine.errors import (
     AccountMismatched,
@@ -19,7 +19,7 @@ from engine.errors import (
 )
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
-from gateway.asked import CALL_AGAIN, asked_of, told
+from gateway.asked import CALL_AGAIN, asked_of, not_connected
 from gateway.pages import notice, page, stale_form
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
@@ -111,8 +111,7 @@ class ConnectPage:
         person = session.principal
         holder = person and await self._services.standing_in.asked(asked.principal_id, person)
         if person is not None and holder is not None:
-            by = None if holder.id == person.id else person
-            await self._services.authorization.deny(asked.id, holder, by=by)
+            await self._services.authorization.deny(asked.id, holder, by=stand_in(holder, person))
         return None
 
     async def _typed(
@@ -121,11 +120,8 @@ class ConnectPage:
         """Take a key that was typed; the page that says why not where it will not do."""
         if session.principal is None:
             return None
-        secret, username, tool = (
-            fields.get("secret", ""),
-            fields.get("username", ""),
-            _chosen_for(asked, fields),
-        )
+        secret, username = fields.get("secret", ""), fields.get("username", "")
+        tool = _chosen_for(asked, fields)
         try:
             await self._services.typed_keys.take(
                 asked, session.principal, secret=secret, username=username, tool=tool
@@ -134,7 +130,7 @@ class ConnectPage:
             connection = await self._services.catalogue.get(asked.connection)
             return await self._question(session, asked, connection, problem=str(error))
         except AuthorizationEnded as error:
-            return told(session, error)
+            return not_connected(session, error)
         return None
 
     async def _use(
@@ -143,11 +139,11 @@ class ConnectPage:
         """Take the choice of an account that is connected; the page that says why not where there is none."""
         connection, person = await self._services.catalogue.get(asked.connection), session.principal
         holder = person and await self._services.standing_in.asked(asked.principal_id, person)
-        grants = {grant.id: grant for grant in await self._accounts(asked)}
-        grant = grants.get(fields.get("account", ""))
+        usable = await self._services.grants.usable(asked.principal_id, asked.connection)
+        grant = next((each for each in usable if each.id == fields.get("account")), None)
         if grant is None or person is None or holder is None:
             return await self._question(session, asked, connection, problem="Choose one of the accounts.")
-        by, tool = None if holder.id == person.id else person, _chosen_for(asked, fields)
+        by, tool = stand_in(holder, person), _chosen_for(asked, fields)
         try:
             await self._services.account_choices.answer(
                 asked, connection, holder, grant.account, tool=tool, by=by
@@ -155,14 +151,6 @@ class ConnectPage:
         except AccountUnknown as error:
             return await self._question(session, asked, connection, problem=str(error))
         return None
-
-    async def _accounts(self, asked: AuthorizationRequest) -> list[Grant]:
-        """The accounts that may be chosen."""
-        return [
-            grant
-            for grant in await self._services.grants.of(asked.principal_id)
-            if grant.connection == asked.connection and not grant.has_lapsed
-        ]
 
     async def _question(
         self,
@@ -180,7 +168,7 @@ class ConnectPage:
             template, title = "choose_account.html", f"Which account at {connection.title}?"
             chosen = (await self._services.accounts.of(asked.principal_id)).get(connection.name, {})
             wanted = chosen.get(asked.about, chosen.get(""))
-            accounts = await self._accounts(asked)
+            accounts = await self._services.grants.usable(asked.principal_id, asked.connection)
             choice = {"accounts": accounts, "gone": wanted, "chosen_for": asked.about}
         return page(
             template,
@@ -264,7 +252,7 @@ class Callback:
         try:
             answered = await self._consent.complete(parameters, session.principal, session.id)
         except BylineError as error:
-            return told(session, error)
+            return not_connected(session, error)
         # A page of its own, so that the address with the code is neither shown nor kept.
         return RedirectResponse(connect_path(answered.id), 303, {"Cache-Control": "no-store"})
 

@@ -8,7 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Grant
 from engine.errors import AccountUnknown, BylineError, NotAllowed
 from engine.identity.model import Principal

@@ -8,7 +8,7 @@ from engine.errors import AccountMismatched, AuthorizationExpired, Authorization
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
-from gateway.asked import asked_of, told
+from gateway.asked import asked_of, not_connected
 from gateway.pages import notice, page
 from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
@@ -39,12 +39,12 @@ class DevicePage:
         try:
             return await self._page(session, session.principal, asked)
         except AccountMismatched as error:
-            return told(session, error)
+            return not_connected(session, error)
         except (AuthorizationExpired, AuthorizationRefused) as error:
             link = (connect_path(asked.id), "Open the question again")
             return notice("This code is no good any more", str(error), status=410, session=session, link=link)
         except BylineError as error:
-            return told(session, error)
+            return not_connected(session, error)
 
     async def _page(
         self, session: BrowserSession, principal: Principal, asked: AuthorizationRequest

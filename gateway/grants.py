@@ -1,7 +1,7 @@
 """How people give up their own grants, by whatever door: forgotten here, revoked upstream, and told in the trail."""
 
 from engine.audit.trail import AuditEvent
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.errors import AccountUnclear, BylineError, NotAllowed
 from engine.identity.model import Principal
 from engine.services import Services

@@ -18,7 +18,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from engine.connections.catalogue import read_connections
-from engine.connections.oauth import Tokens
+from engine.connections.tokens import Tokens
 from engine.db.migrate import upgrade
 from engine.errors import SettingsInvalid
 from engine.identity.model import Actor, Principal

@@ -28,7 +28,7 @@ from temporalio.testing import WorkflowEnvironment
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import read_connections
-from engine.connections.oauth import Tokens
+from engine.connections.tokens import Tokens
 from engine.db.migrate import upgrade
 from engine.db.tables import WaiterRow
 from engine.identity.model import Actor, Identity, Principal, TriggerKind

@@ -3,7 +3,7 @@
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests, chosen
 from engine.connections.accounts import Accounts
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Grants
 from engine.db.database import Database
 from engine.errors import AccountUnknown
@@ -81,8 +81,7 @@ class AccountChoices:
         self._waiters.owed.set()
 
     async def _check(self, connection: Connection, principal: Principal, account: str) -> None:
-        for grant in await self._grants.of(principal.id):
-            if (grant.connection, grant.account, grant.has_lapsed) == (connection.name, account, False):
-                return
-        msg = f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
-        raise AccountUnknown(msg)
+        usable = await self._grants.usable(principal.id, connection.name)
+        if account not in {grant.account for grant in usable}:
+            msg = f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
+            raise AccountUnknown(msg)

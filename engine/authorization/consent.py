@@ -9,22 +9,19 @@ from sqlalchemy import delete
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.audit.trail import AuditEvent, Trail
+from engine.audit.trail import Trail
+from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.authorization.standing_in import StandingIn
-from engine.connections.catalogue import Catalogue, Connection
+from engine.authorization.standing_in import StandingIn, stand_in
+from engine.connections.catalogue import Catalogue
+from engine.connections.connection import Connection
 from engine.connections.discovery import Endpoints
 from engine.connections.grants import Grants
 from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
-from engine.errors import (
-    AccountMismatched,
-    AuthorizationDenied,
-    AuthorizationExpired,
-    AuthorizationRefused,
-)
+from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
@@ -87,7 +84,7 @@ class Consent:
             code_verifier=code_verifier,
             scopes=await self._requests.scopes_to_ask(request, connection),
             login_hint=request.account or "",
-            prompt="login" if request.account is None and await self._has_others(request) else "",
+            prompt=await self._prompt(request),
         )
 
     async def complete(
@@ -104,11 +101,7 @@ class Consent:
         try:
             return await self._complete(parameters, principal, session)
         except AuthorizationRefused as error:
-            await self._trail.append(
-                AuditEvent(
-                    kind="authorization.refused", principal=principal, error=error.code, message=str(error)
-                )
-            )
+            await self._trail.append(refusal(principal, error))
             raise
 
     async def forget(self) -> int:
@@ -140,7 +133,7 @@ class Consent:
             parameters.get("state", ""), principal, session
         )
         code_verifier, _, begun_at = kept.partition(" ")
-        by = None if asked_principal.id == principal.id else principal
+        by = stand_in(asked_principal, principal)
         request = await self._requests.get(attempt.request_id)
         if request is None:
             msg = "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
@@ -176,12 +169,12 @@ class Consent:
             raise mismatched(request, connection, account)
         return request
 
-    async def _has_others(self, request: AuthorizationRequest) -> bool:
-        """Whether accounts are connected, to which a provider who asks nobody would lead the browser back."""
-        return any(
-            grant.connection == request.connection and not grant.has_lapsed
-            for grant in await self._grants.of(request.principal_id)
+    async def _prompt(self, request: AuthorizationRequest) -> str:
+        """What to ask of the provider: of itself, it might lead the browser back to an account that is connected."""
+        is_another = request.account is None and await self._grants.usable(
+            request.principal_id, request.connection
         )
+        return "login" if is_another else ""
 
     async def _take_attempt(
         self, state: str, principal: Principal, session: str
@@ -219,15 +212,6 @@ def _from_where_it_began(
         # It may be the answer of another provider (RFC 9207 section 2.4).
         msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
         raise AuthorizationRefused(msg)
-
-
-def mismatched(request: AuthorizationRequest, connection: Connection, account: str) -> AccountMismatched:
-    """What to tell somebody who signed in to another account than the one that is waited for."""
-    msg = (
-        f"You signed in to {connection.title} as '{account}', and '{request.about}' is asked for: what waits goes on "
-        f"with that account alone. '{account}' is connected now as well, and nothing else changed."
-    )
-    return AccountMismatched(msg, request=request.id)
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

@@ -6,18 +6,18 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from engine.audit.trail import AuditEvent, Trail
-from engine.authorization.consent import mismatched
+from engine.audit.trail import Trail
+from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.authorization.standing_in import StandingIn
-from engine.connections.catalogue import Catalogue, Connection
+from engine.authorization.standing_in import StandingIn, stand_in
+from engine.connections.catalogue import Catalogue
+from engine.connections.connection import Connection
 from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.device_code import DeviceCode, begun, polled
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import DeviceSignInRow
 from engine.errors import (
-    AccountMismatched,
     AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
@@ -104,7 +104,7 @@ class DeviceSignIns:
         wait = DeviceWait(code, row.interval_seconds + 1)
         if not await self._may_ask(row):
             return wait
-        by = None if asked.id == person.id else person
+        by = stand_in(asked, person)
         try:
             tokens = await polled(self._sign_ins.client(connection), code)
         except TokenRefused as error:
@@ -117,7 +117,9 @@ class DeviceSignIns:
         )
         await self._forget(request.id)
         if not is_answered:
-            raise await self._refused(mismatched(request, connection, account), request, person)
+            other = mismatched(request, connection, account)
+            await self._trail.append(refusal(person, other, request))
+            raise other
         return None
 
     @property
@@ -156,21 +158,6 @@ class DeviceSignIns:
                 raise AuthorizationExpired(msg) from None
         msg = f"{connection.title} does not take the code any more ({error.error}). Get a new one."
         raise AuthorizationRefused(msg) from None
-
-    async def _refused(
-        self, error: AccountMismatched, request: AuthorizationRequest, person: Principal
-    ) -> AccountMismatched:
-        """The same error, now that it is in the trail."""
-        refused = AuditEvent(
-            kind="authorization.refused",
-            principal=person,
-            connection=request.connection,
-            request_id=request.id,
-            error=error.code,
-            message=str(error),
-        )
-        await self._trail.append(refused)
-        return error
 
     async def _may_ask(self, row: DeviceSignInRow) -> bool:
         """Take the turn to ask, where it has come and no other process took it."""

@@ -12,9 +12,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.connections.accounts import Accounts
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Grants, Standing
-from engine.connections.oauth import Tokens
+from engine.connections.tokens import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
 from engine.errors import (
@@ -297,8 +297,8 @@ class AuthorizationRequests:
         """Whether an account just signed in to has to be remembered, since nothing else says that it is the one."""
         tool = request.about if request.asks == "choice" else ""
         standing = await self._grants.standing(session, connection, request.principal_id, tool=tool)
-        others = [each for each in standing.grants if each.account != account and not each.has_lapsed]
-        asked = request.asks == "choice" or (request.asks == "any_account" and not others)
+        is_alone = all(each.account == account for each in standing.usable)
+        asked = request.asks == "choice" or (request.asks == "any_account" and is_alone)
         return asked and standing.account != account
 
     async def choose(
@@ -402,8 +402,7 @@ def _question(standing: Standing, tool: str) -> tuple[Asks, str]:
         return "account", said.for_run
     if standing.grant is not None:
         return "account", standing.grant.account
-    is_anything_connected = any(not grant.has_lapsed for grant in standing.grants)
-    if is_anything_connected or (said.for_tool, said.for_all) != (None, None):
+    if standing.usable or (said.for_tool, said.for_all) != (None, None):
         return "choice", tool
     return "any_account", ""
 

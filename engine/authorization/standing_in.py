@@ -20,3 +20,8 @@ class StandingIn:
         if asked is None or asked.kind != "service" or not asked.active or person.kind != "person":
             return None
         return asked if await self._roles.administers(person) else None
+
+
+def stand_in(asked: Principal, person: Principal) -> Principal | None:
+    """The administrator who answers for a service, to be named beside it; None where it is a person who was asked."""
+    return None if asked.id == person.id else person

@@ -1,9 +1,9 @@
 """Takes the key that a person typed on a page of Byline, for the question they were asked; it shows it to nobody."""
 
-from engine.audit.trail import AuditEvent, Trail
-from engine.authorization.consent import mismatched
+from engine.audit.trail import Trail
+from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.authorization.standing_in import StandingIn
+from engine.authorization.standing_in import StandingIn, stand_in
 from engine.connections.catalogue import Catalogue
 from engine.connections.sign_in.methods import SignIns
 from engine.errors import AuthorizationExpired, AuthorizationRefused
@@ -46,15 +46,7 @@ class TypedKeys:
         try:
             await self._take(request, person, secret, username, tool)
         except AuthorizationRefused as error:
-            refused = AuditEvent(
-                kind="authorization.refused",
-                principal=person,
-                connection=request.connection,
-                request_id=request.id,
-                error=error.code,
-                message=str(error),
-            )
-            await self._trail.append(refused)
+            await self._trail.append(refusal(person, error, request))
             raise
 
     async def _take(
@@ -70,9 +62,8 @@ class TypedKeys:
         connection = await self._catalogue.get(request.connection)
         scopes = await self._requests.scopes_to_ask(request, connection)
         tokens = await self._sign_ins.typed(connection).typed(secret, username, scopes)
-        by = None if asked.id == person.id else person
         is_answered = await self._requests.grant(
-            request, connection, asked, tokens, tokens.account, tool=tool, by=by
+            request, connection, asked, tokens, tokens.account, tool=tool, by=stand_in(asked, person)
         )
         if not is_answered:
             raise mismatched(request, connection, tokens.account)

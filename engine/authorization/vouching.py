@@ -4,10 +4,11 @@ from collections.abc import Collection
 
 from engine.audit.trail import AuditEvent, Trail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.connections.catalogue import VOUCHED, Connection
+from engine.connections.connection import VOUCHED, Connection
 from engine.connections.grants import Grants
-from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.methods import SignIns
+from engine.connections.tokens import Tokens
 from engine.db.database import Database
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
@@ -81,7 +82,8 @@ class Vouching:
         if tokens is None or not set(request.scopes) <= set(tokens.scopes):
             return False
         if request.account is None:
-            is_wanted = tokens.account not in await self._connected(connection, principal)
+            connected = await self._grants.usable(principal.id, connection.name)
+            is_wanted = tokens.account not in {grant.account for grant in connected}
         else:
             is_wanted = tokens.account == request.account
         return is_wanted and await self._requests.grant(
@@ -94,13 +96,6 @@ class Vouching:
             return None
         principal = await self._principals.get(principal_id)
         return principal if principal is not None and principal.active else None
-
-    async def _connected(self, connection: Connection, principal: Principal) -> set[str]:
-        return {
-            grant.account
-            for grant in await self._grants.of(principal.id)
-            if grant.connection == connection.name and not grant.has_lapsed
-        }
 
     async def _tokens(
         self, connection: Connection, principal: Principal, scopes: Collection[str], run_id: str = ""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from engine.connections.catalogue import SHARED, TYPED, Connection, Key
+from engine.connections.connection import SHARED, TYPED, Connection, Key
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, TokenRefused
 from engine.connections.registration import Registrations

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, HttpUrl, ValidationError
 
-from engine.connections.catalogue import Connection, Provider
+from engine.connections.connection import Connection, Provider
 from engine.connections.protected_resource import ProtectedResources
 from engine.errors import AddressRefused, ConnectionMisconfigured, UpstreamUnavailable
 from engine.outgoing import Outgoing

@@ -11,7 +11,7 @@ import httpx2
 from joserfc import jwt
 from joserfc.jwk import ECKey
 
-from engine.connections.catalogue import BEARER, TokenPlace
+from engine.connections.connection import BEARER, TokenPlace
 
 _ALGORITHM: Final = "ES256"
 

@@ -2,10 +2,9 @@
 
 import asyncio
 import hashlib
-import json
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import update
@@ -15,11 +14,12 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.accounts import Accounts, Chosen
-from engine.connections.catalogue import SHARED, Connection
+from engine.connections.connection import SHARED, Connection
 from engine.connections.dpop import ProofKey
-from engine.connections.oauth import TokenRefused, Tokens
+from engine.connections.oauth import TokenRefused
 from engine.connections.revocations import Revocations, bound_to_grant
 from engine.connections.sign_in.methods import SignIn
+from engine.connections.tokens import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import GrantRow
 from engine.errors import AccountUnclear, BylineError, ConnectionMisconfigured, UpstreamUnavailable
@@ -29,6 +29,7 @@ from engine.vault.vault import Vault
 _RENEW_BEFORE = timedelta(seconds=30)
 _LEASE = timedelta(seconds=45)
 _LEASE_POLL_SECONDS = 0.05
+_IN_FORCE = (col(GrantRow.revoked_at).is_(None), col(GrantRow.lapsed_at).is_(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,15 @@ class Standing:
         return self.chosen.among([grant.account for grant in self.grants])
 
     @property
+    def usable(self) -> tuple[Grant, ...]:
+        """The grants in force."""
+        return tuple(grant for grant in self.grants if not grant.has_lapsed)
+
+    @property
     def grant(self) -> Grant | None:
         """The grant to use; None where there is none in force of the account to use."""
         account = self.account
-        return next((each for each in self.grants if each.account == account and not each.has_lapsed), None)
+        return next((grant for grant in self.usable if grant.account == account), None)
 
 
 class Grants:
@@ -224,10 +230,7 @@ class Grants:
     async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
         """The ids of grants in force whose tokens nobody renewed since then, the longest idle first."""
         query = select(GrantRow.id).where(
-            GrantRow.connection == connection.name,
-            col(GrantRow.revoked_at).is_(None),
-            col(GrantRow.lapsed_at).is_(None),
-            col(GrantRow.renewed_at) < since,
+            GrantRow.connection == connection.name, *_IN_FORCE, col(GrantRow.renewed_at) < since
         )
         async with self._database.reading() as session:
             return list((await session.exec(query.order_by(col(GrantRow.renewed_at)).limit(limit))).all())
@@ -252,6 +255,14 @@ class Grants:
     async def of(self, holder: str) -> list[Grant]:
         """Every grant that a holder did not give up, those that lapsed included."""
         return [_grant(row) for row in await self._all_kept(holder)]
+
+    async def usable(self, holder: str, connection: str) -> list[Grant]:
+        """A holder's grants in force on the connection of this name, by account."""
+        return [
+            grant
+            for grant in await self.of(holder)
+            if grant.connection == connection and not grant.has_lapsed
+        ]
 
     @property
     def sealed(self) -> SealedColumn:
@@ -325,8 +336,7 @@ class Grants:
             .where(
                 col(GrantRow.id) == row.id,
                 col(GrantRow.version) == row.version,
-                col(GrantRow.revoked_at).is_(None),
-                col(GrantRow.lapsed_at).is_(None),
+                *_IN_FORCE,
                 free,
             )
             .values(refreshing_until=now() + _LEASE)
@@ -379,8 +389,7 @@ class Grants:
             GrantRow.holder == row.holder,
             GrantRow.connection == row.connection,
             GrantRow.account == row.account,
-            col(GrantRow.revoked_at).is_(None),
-            col(GrantRow.lapsed_at).is_(None),
+            *_IN_FORCE,
         )
         if (await session.exec(in_force)).first() is None:
             sealed = await self._seal(row, tokens)
@@ -411,11 +420,7 @@ class Grants:
         async with self._database.writing() as session:
             await session.exec(
                 update(GrantRow)
-                .where(
-                    col(GrantRow.id) == grant_id,
-                    col(GrantRow.revoked_at).is_(None),
-                    col(GrantRow.lapsed_at).is_(None),
-                )
+                .where(col(GrantRow.id) == grant_id, *_IN_FORCE)
                 .values(lapsed_at=now(), sealed_tokens=b"")
             )
 
@@ -440,11 +445,10 @@ class Grants:
         return row
 
     async def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
-        return await self._vault.seal(json.dumps(asdict(tokens)).encode(), _bound_to(row))
+        return await self._vault.seal(tokens.text().encode(), _bound_to(row))
 
     async def _tokens(self, row: GrantRow) -> Tokens:
-        fields = json.loads(await self._vault.open(row.sealed_tokens, _bound_to(row)))
-        return Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
+        return Tokens.from_text(await self._vault.open(row.sealed_tokens, _bound_to(row)))
 
     async def _credential(self, row: GrantRow, *, is_settled: bool = True) -> Credential:
         tokens = await self._tokens(row)

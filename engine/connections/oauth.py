@@ -3,21 +3,21 @@
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
-from engine.connections.catalogue import Connection
 from engine.connections.client_keys import assertion, read_private_key
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery, Endpoints
 from engine.connections.dpop import ProofKey, ProvingTransport, sign
 from engine.connections.json_requests import JsonTransport
 from engine.connections.registration import ClientIdentity, Registrations
 from engine.connections.token_response import account_told, in_standard_words, told_at
+from engine.connections.tokens import Tokens
 from engine.errors import (
     AddressRefused,
     AuthorizationRefused,
@@ -30,7 +30,6 @@ from engine.outgoing import OutgoingTransport
 
 _TIMEOUT_SECONDS = 15.0
 _ERROR = re.compile(r"[a-z_]{1,40}")
-_END_OF_TIME = datetime.max.replace(tzinfo=UTC).timestamp()
 
 
 class TokenRefused(BylineError):
@@ -41,48 +40,6 @@ class TokenRefused(BylineError):
     def __init__(self, connection: str, error: str) -> None:
         super().__init__(f"The sign-in service of connection '{connection}' refused: {error}.")
         self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """What a token endpoint issued; `expires_at` in seconds since the epoch, `proof_key` a private JWK (RFC 9449).
-
-    `account` is whose they are, where the token response itself says so.
-    """
-
-    access_token: str
-    refresh_token: str | None
-    expires_at: float | None
-    scopes: tuple[str, ...]
-    proof_key: str | None = None
-    account: str = ""
-
-    @classmethod
-    def from_response(
-        cls,
-        token: Mapping[str, Any],
-        asked: tuple[str, ...],
-        previous: "Tokens | None" = None,
-        proof_key: ProofKey | None = None,
-    ) -> "Tokens":
-        """Read a token response (RFC 6749 section 5.1).
-
-        A scope left out is the one asked for, and a refresh token that is not replaced stays. Raises ValueError for
-        what is no token response, or for tokens that should be bound to a key and are not.
-        """
-        access, expires_at, scope = token.get("access_token"), token.get("expires_at"), token.get("scope")
-        refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
-        if not (access and isinstance(access, str) and isinstance(refresh, str | None)):
-            msg = "there is no token in it"
-            raise ValueError(msg)
-        if expires_at is not None and not 0 <= expires_at < _END_OF_TIME:
-            msg = "it expires at no time that there is"
-            raise ValueError(msg)
-        if proof_key is not None and str(token.get("token_type")).lower() != "dpop":
-            msg = "the token is not bound to the key"
-            raise ValueError(msg)
-        scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
-        return cls(access, refresh, expires_at, scopes, proof_key.jwk() if proof_key else None)
 
 
 class OAuthClient:

@@ -1,6 +1,5 @@
 """Grants that ended here and that their upstreams are still to be told of: an outbox, so that no revocation is lost."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,9 +9,9 @@ from sqlalchemy import delete
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.connections.catalogue import Connection
-from engine.connections.oauth import Tokens
+from engine.connections.connection import Connection
 from engine.connections.sign_in.methods import SignIn
+from engine.connections.tokens import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import RevocationRow
 from engine.vault.resealing import SealedColumn
@@ -78,8 +77,7 @@ class Revocations:
             row = await session.get(RevocationRow, grant_id)
         if row is None:
             return True
-        fields = json.loads(await self._vault.open(row.sealed_tokens, _bound_to(row)))
-        tokens = Tokens(**{**fields, "scopes": tuple(fields["scopes"])})
+        tokens = Tokens.from_text(await self._vault.open(row.sealed_tokens, _bound_to(row)))
         taken = await self._sign_in(connection).revoke(tokens)
         await self.forget(grant_id)
         return taken

@@ -1,11 +1,12 @@
 """The words of identity: who it is, what acts for them, and what set it off; plain values, safe in workflow code."""
 
-import base64
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from engine.claims import unverified_claims
 
 PrincipalKind = Literal["person", "service"]
 TriggerKind = Literal["mcp", "rest", "schedule", "webhook"]
@@ -106,9 +107,8 @@ class Identity:
     def unverified(cls, token: str) -> "Identity | None":
         """What a token says of itself, for labels only: nothing may be decided by it."""
         try:
-            body = token.split(".")[1]
-            return cls.from_claims(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4))))
-        except (IndexError, ValueError, KeyError, TypeError, RecursionError):
+            return cls.from_claims(unverified_claims(token))
+        except (KeyError, TypeError):
             return None
 
 

@@ -6,7 +6,7 @@ from typing import Final
 import structlog
 
 from engine.audit.trail import AuditEvent
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Renewal
 from engine.db.database import now
 from engine.errors import BylineError

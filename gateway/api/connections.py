@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from engine.connections.accounts import Chosen as AccountsChosen
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Grant, Standing
 from engine.errors import NotAllowed
 from engine.registry import Registry

@@ -7,7 +7,7 @@ import typer
 import uvloop
 
 from engine.audit.trail import AuditEvent
-from engine.connections.catalogue import SHARED
+from engine.connections.connection import SHARED
 from engine.connections.grants import Grant
 from engine.errors import AccountUnclear, BylineError, SettingsInvalid
 from engine.identity.signing import SigningKey

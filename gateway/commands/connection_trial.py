@@ -2,8 +2,9 @@
 
 import uvloop
 
-from engine.connections.catalogue import Connection, read_connections
+from engine.connections.catalogue import read_connections
 from engine.connections.checks import Finding, Trial
+from engine.connections.connection import Connection
 from engine.errors import ConnectionUnknown
 from engine.services import Services
 from gateway.commands.columns import print_columns

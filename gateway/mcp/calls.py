@@ -22,12 +22,12 @@ from gateway.mcp.clients import (
     require,
     require_tasks,
 )
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.listing import Listing
-from gateway.mcp.results import COLLECT, Pending, failure, still_running, success, told
+from gateway.mcp.results import COLLECT, Pending, as_json, failure, still_running, success
 from gateway.mcp.rounds import Patience, RequestState, Rounds
 from gateway.mcp.search import SEARCH, found
 from gateway.mcp.tasks import Tasks
-from gateway.mcp.toolsets import Endpoint
 from gateway.run_control import RunControl
 from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
@@ -103,7 +103,7 @@ class Calls:
 
     async def _search(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
         tools = found(arguments, await self._listing.tools(caller))
-        return told([tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools])
+        return as_json([tool.model_dump(by_alias=True, mode="json", exclude_none=True) for tool in tools])
 
     async def _collect(
         self,

@@ -38,8 +38,8 @@ from engine.policy import PolicyFile
 from engine.registry import Registry
 from engine.services import Services
 from gateway.mcp.clients import Context, session_state
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import refused
-from gateway.mcp.toolsets import Endpoint
 from gateway.runs import Caller, Runs
 
 _LOOK_EVERY_SECONDS: Final = 0.25

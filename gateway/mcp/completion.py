@@ -7,8 +7,8 @@ from mcp_types import CompleteRequestParams, CompleteResult, Completion, PromptR
 from engine.errors import BylineError, ResourceUnknown
 from engine.registry import Offer, Registry
 from gateway.mcp.clients import Context
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import refused
-from gateway.mcp.toolsets import Endpoint
 from gateway.runs import Runs
 
 # The protocol's limit.

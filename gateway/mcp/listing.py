@@ -9,9 +9,9 @@ from mcp_types import Tool as ListedTool
 from engine.registry import Tool
 from gateway.mcp.checking import CHECK_TOOL
 from gateway.mcp.clients import Context
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.results import COLLECT
 from gateway.mcp.search import CALL_TOOL, SEARCH_TOOL
-from gateway.mcp.toolsets import Endpoint
 from gateway.runs import Caller, Runs
 
 COLLECT_TOOL: Final = ListedTool(

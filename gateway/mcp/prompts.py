@@ -15,9 +15,9 @@ from mcp_types import Prompt as ListedPrompt
 from engine.errors import BylineError
 from engine.registry import Prompt, Registry
 from gateway.mcp.clients import Context
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import Fetching, refused
 from gateway.mcp.listing import refuse_pages
-from gateway.mcp.toolsets import Endpoint
 from gateway.runs import Runs
 
 

@@ -16,9 +16,9 @@ from mcp_types import Resource as ListedResource
 from engine.errors import BylineError
 from engine.registry import Registry, Resource
 from gateway.mcp.clients import Context
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import Fetching, refused
 from gateway.mcp.listing import refuse_pages
-from gateway.mcp.toolsets import Endpoint
 from gateway.runs import Runs
 
 

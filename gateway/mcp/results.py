@@ -19,10 +19,10 @@ COLLECT: Final = "byline_collect"
 
 def success(tool: Tool, value: Any) -> CallToolResult:
     """The value that a tool returned: in the blocks that it chose itself, or as JSON."""
-    return CallToolResult.model_validate(value) if tool.returns_content else told(value)
+    return CallToolResult.model_validate(value) if tool.returns_content else as_json(value)
 
 
-def told(value: Any) -> CallToolResult:
+def as_json(value: Any) -> CallToolResult:
     """A value as JSON, for models and for programs."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
     return CallToolResult(

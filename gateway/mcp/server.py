@@ -19,6 +19,7 @@ from gateway.mcp.calls import Calls
 from gateway.mcp.changes import Changes
 from gateway.mcp.clients import TASKS
 from gateway.mcp.completion import Completions
+from gateway.mcp.endpoints import Endpoint, endpoints
 from gateway.mcp.fetching import Fetching
 from gateway.mcp.listing import Listing, own_schema
 from gateway.mcp.prompts import Prompts
@@ -26,7 +27,6 @@ from gateway.mcp.resources import Resources
 from gateway.mcp.rounds import Rounds, request_states
 from gateway.mcp.steps import Steps, set_log_level
 from gateway.mcp.tasks import TaskParams, Tasks, TaskUpdateParams
-from gateway.mcp.toolsets import Endpoint, endpoints
 from gateway.mcp.untold import untold
 from gateway.run_control import RunControl
 from gateway.runs import Runs

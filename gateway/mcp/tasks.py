@@ -25,8 +25,8 @@ from engine.services import Services
 from gateway.errors import mcp_code, protocol_code
 from gateway.mcp.asking import Asking
 from gateway.mcp.clients import Context, is_modern, require_tasks
+from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.results import Pending, failure, success
-from gateway.mcp.toolsets import Endpoint
 from gateway.run_control import RunControl
 from gateway.run_states import status_of
 from gateway.runs import RUN_CANCELLED, Caller, Finished, Runs

@@ -4,8 +4,8 @@ import secrets
 import time
 from typing import Any, Literal
 
-from engine.connections.catalogue import Connection
-from engine.connections.oauth import Tokens
+from engine.connections.connection import Connection
+from engine.connections.tokens import Tokens
 from engine.identity.model import Actor, Identity, Principal
 
 TOOL = "resolve_billing_dispute"

@@ -6,7 +6,7 @@ import secrets
 import pytest
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.errors import AccountUnclear, AccountUnknown, AuthorizationRequired
 from engine.identity.model import Principal
 from engine.services import Services

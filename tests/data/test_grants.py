@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.grants import Credential
-from engine.connections.oauth import Tokens
 from engine.connections.revocations import Revocation
+from engine.connections.tokens import Tokens
 from engine.db.database import now
 from engine.db.tables import GrantRow, RevocationRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable, VaultSealBroken

@@ -109,7 +109,7 @@ async def test_a_process_that_knew_only_the_old_key_seals_with_the_new_one(
 
     assert (await services.data_keys.current())[0] == key_id == "2"
     assert await read(other, alice) == granted
-    assert await stale(services) == 1, "only the signing key, since grants that were replaced keep no tokens"
+    assert await stale(services) == 1, "only what was sealed before: grants that were replaced keep no tokens"
 
 
 async def fill_again(services: Services, principal: Principal) -> dict[str, str]:

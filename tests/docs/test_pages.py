@@ -8,7 +8,7 @@ import pytest
 import yaml
 from _pytest.mark import ParameterSet
 
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.interpolation import interpolate
 from engine.policy import PolicyFile
 from gateway.toolsets import ToolsetsFile

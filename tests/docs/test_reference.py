@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from engine import errors, sdk, wire
 from engine.audit.trail import AuditEvent, Kind, Verdict
-from engine.connections.catalogue import Assertion, Connection, Key, Provider
+from engine.connections.connection import Assertion, Connection, Key, Provider
 from engine.identity.model import Actor, Identity
 from engine.upstream import Upstream
 from examples.sandbox.__main__ import SYSTEMS

@@ -15,7 +15,8 @@ from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
 from engine.audit.verify import verify_trail
 from engine.connections.discovery import Discovery
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
+from engine.connections.tokens import Tokens
 from engine.errors import (
     ArgumentsInvalid,
     AuthorizationExpired,

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
 from engine.services import Services

@@ -10,7 +10,7 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.db.database import now
 from engine.db.tables import AuthorizationRequestRow
 from engine.identity.model import Actor, Identity, Principal

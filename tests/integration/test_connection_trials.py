@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.connections.catalogue import Connection
 from engine.connections.checks import Trial
+from engine.connections.connection import Connection
 from engine.outgoing import Outgoing
 from engine.settings import OutgoingSettings
 from tests.data.commands import Commands

@@ -13,7 +13,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.db.database import now
 from engine.db.tables import DeviceSignInRow
 from engine.errors import AuthorizationExpired, AuthorizationRefused

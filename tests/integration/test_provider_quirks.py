@@ -9,10 +9,11 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
 
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.known_providers import known_provider
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
+from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused
 from engine.outgoing import Outgoing
 from engine.settings import OutgoingSettings

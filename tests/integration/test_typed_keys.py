@@ -10,8 +10,8 @@ from sqlmodel import select
 from starlette.responses import JSONResponse
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
 from engine.connections.checks import Trial
+from engine.connections.connection import Connection
 from engine.connections.sign_in.typed_key import TypedKey
 from engine.db.tables import GrantRow
 from engine.errors import AuthorizationExpired, AuthorizationRefused, ConnectionMisconfigured, KeyRefused

@@ -14,7 +14,7 @@ import pytest
 from starlette.responses import JSONResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.errors import AuthorizationRefused, ConnectionMisconfigured
 from engine.outgoing import Outgoing

@@ -14,11 +14,11 @@ from pydantic import HttpUrl, SecretStr
 from starlette.responses import JSONResponse
 
 from engine.authorization.vouching import Vouching
-from engine.connections.catalogue import Connection
+from engine.claims import unverified_claims
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.sign_in.company import Company
 from engine.connections.sign_in.methods import SignIns
-from engine.connections.token_response import claims_of
 from engine.identity.model import Principal
 from engine.settings import IssuerSettings
 from engine.waiting.waiters import ParkedAction
@@ -186,7 +186,7 @@ async def test_an_id_token_that_ran_out_is_renewed_once_by_however_many(
     assert set(found) == {renewed.id_token}
     assert renewed.version == kept.version + 2
     assert renewed.refresh_token != kept.refresh_token
-    assert claims_of(renewed.id_token)["sub"] == "alice"
+    assert unverified_claims(renewed.id_token)["sub"] == "alice"
 
 
 async def test_who_did_not_sign_in_lately_is_shown_the_ordinary_link(

@@ -9,7 +9,7 @@ import pytest
 from temporalio.api.enums.v1 import EventType
 
 from engine.authorization.requests import AuthorizationRequests
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.db.database import now
 from engine.errors import AuthorizationRequired
 from engine.identity.model import Identity

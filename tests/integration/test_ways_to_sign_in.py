@@ -10,11 +10,12 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
-from engine.connections.catalogue import SHARED, Connection
+from engine.connections.connection import SHARED, Connection
 from engine.connections.discovery import Discovery, _Metadata
 from engine.connections.dpop import ProofKey, sign
-from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.connections.oauth import OAuthClient, TokenRefused
 from engine.connections.sign_in.jwt_bearer import JwtBearer
+from engine.connections.tokens import Tokens
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.outgoing import Outgoing
 from engine.settings import OutgoingSettings

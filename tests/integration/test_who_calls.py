@@ -8,7 +8,7 @@ import pytest
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.callers.service_principals import ServicePrincipals
-from engine.connections.catalogue import SHARED
+from engine.connections.connection import SHARED
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from engine.connections.catalogue import Connection, SecretReference, read_connections
+from engine.connections.catalogue import read_connections
+from engine.connections.connection import Connection, SecretReference
 from engine.errors import ConnectionMisconfigured
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engine.connections.catalogue import Connection, read_connections
+from engine.connections.catalogue import read_connections
+from engine.connections.connection import Connection
 from engine.connections.known_providers import KnownProvider, known_names, known_provider
 from engine.connections.token_response import account_told
 from engine.errors import SettingsInvalid

@@ -1,6 +1,7 @@
 """Client credentials (RFC 6749 section 4.4): the service's own tokens, for `shared` connections; no person is in it."""
 
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
+from engine.connections.tokens import Tokens
 
 
 class ClientCredentials(OAuthClient):

@@ -4,10 +4,10 @@ import asyncio
 import time
 from typing import Final
 
-from engine.connections.catalogue import Connection
+from engine.claims import unverified_claims
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, TokenRefused
-from engine.connections.token_response import claims_of
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
 from engine.identity.company_sign_ins import CompanySignIn, CompanySignIns
 from engine.settings import IssuerSettings
@@ -88,8 +88,8 @@ class Company:
         except Exception:
             await self._sign_ins.end_turn(principal_id)
             raise
-        id_token, before = answer.get("id_token"), claims_of(signed_in.id_token)
-        claims = claims_of(id_token)
+        id_token, before = answer.get("id_token"), unverified_claims(signed_in.id_token)
+        claims = unverified_claims(str(id_token))
         is_theirs = (claims.get("iss"), claims.get("sub")) == (settings.issuer, before.get("sub"))
         expires_at = claims.get("exp")
         if not (is_theirs and isinstance(id_token, str) and isinstance(expires_at, int | float)):

@@ -7,7 +7,8 @@ from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
+from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused
 
 GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:device_code"

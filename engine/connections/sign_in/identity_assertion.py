@@ -1,12 +1,10 @@
 """Identity assertions (ID-JAG, MCP's enterprise-managed authorization): vouched for by the company, nobody is asked."""
 
 from dataclasses import replace
-from typing import Final
 
-from engine.connections.oauth import Tokens
+from engine.connections.sign_in.jwt_bearer import JWT_BEARER
 from engine.connections.sign_in.vouched import VouchedFor
-
-JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+from engine.connections.tokens import Tokens
 
 
 class IdentityAssertion(VouchedFor):

@@ -7,14 +7,15 @@ from typing import Final
 
 from joserfc import jwt
 
-from engine.connections.catalogue import Assertion, Connection
 from engine.connections.client_keys import algorithm_of, read_private_key
+from engine.connections.connection import Assertion, Connection
 from engine.connections.discovery import Discovery
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
 from engine.connections.registration import Registrations
+from engine.connections.tokens import Tokens
 from engine.errors import ConnectionMisconfigured
 
-GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFE_SECONDS: Final = 300
 
 
@@ -42,7 +43,7 @@ class JwtBearer(OAuthClient):
         """The service's tokens, whoever acts."""
         del principal_id
         statement = self.statement((await self.endpoints()).token)
-        return await self.granted(GRANT_TYPE, scopes, assertion=statement, **self.scoped(scopes))
+        return await self.granted(JWT_BEARER, scopes, assertion=statement, **self.scoped(scopes))
 
     def statement(self, token_endpoint: str) -> str:
         """What lets the service in; it lives five minutes and is good once."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from engine.connections.catalogue import TYPED, Connection
+from engine.connections.connection import TYPED, Connection
 from engine.connections.discovery import Discovery
-from engine.connections.oauth import OAuthClient, Tokens
+from engine.connections.oauth import OAuthClient
 from engine.connections.registration import Registrations
 from engine.connections.sign_in.client_credentials import ClientCredentials
 from engine.connections.sign_in.company import Company
@@ -14,6 +14,7 @@ from engine.connections.sign_in.jwt_bearer import JwtBearer
 from engine.connections.sign_in.token_exchange import TokenExchange
 from engine.connections.sign_in.typed_key import TypedKey
 from engine.connections.sign_in.vouched import VouchedFor
+from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused
 from engine.outgoing import Outgoing
 

@@ -3,9 +3,9 @@
 from dataclasses import replace
 from typing import Final
 
-from engine.connections.oauth import Tokens
 from engine.connections.sign_in.company import ID_TOKEN, TOKEN_EXCHANGE
 from engine.connections.sign_in.vouched import VouchedFor
+from engine.connections.tokens import Tokens
 
 _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 

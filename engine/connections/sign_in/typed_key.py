@@ -6,10 +6,10 @@ from typing import Final
 
 import httpx2
 
-from engine.connections.catalogue import Connection, Key
+from engine.connections.connection import Connection, Key
 from engine.connections.dpop import sign
-from engine.connections.oauth import Tokens
 from engine.connections.token_response import told_in
+from engine.connections.tokens import Tokens
 from engine.errors import AddressRefused, ConnectionMisconfigured, KeyRefused, UpstreamUnavailable
 from engine.outgoing import Outgoing, OutgoingTransport
 

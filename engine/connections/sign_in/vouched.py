@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-from engine.connections.catalogue import Connection
+from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
-from engine.connections.oauth import OAuthClient, TokenRefused, Tokens
+from engine.connections.oauth import OAuthClient, TokenRefused
 from engine.connections.registration import Registrations
 from engine.connections.sign_in.company import Company
+from engine.connections.tokens import Tokens
 
 
 class VouchedFor(OAuthClient):

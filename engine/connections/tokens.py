@@ -1,0 +1,63 @@
+"""What a grant's tokens are: read from a token endpoint's answer, and to be sealed as one; it asks nobody for any."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Self
+
+from engine.connections.dpop import ProofKey
+
+_END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC).timestamp()
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a token endpoint issued; `expires_at` in seconds since the epoch, `proof_key` a private JWK (RFC 9449).
+
+    `account` is whose they are, where the token response itself says so.
+    """
+
+    access_token: str
+    refresh_token: str | None
+    expires_at: float | None
+    scopes: tuple[str, ...]
+    proof_key: str | None = None
+    account: str = ""
+
+    @classmethod
+    def from_response(
+        cls,
+        token: Mapping[str, Any],
+        asked: tuple[str, ...],
+        previous: Self | None = None,
+        proof_key: ProofKey | None = None,
+    ) -> Self:
+        """Read a token response (RFC 6749 section 5.1).
+
+        A scope left out is the one asked for, and a refresh token that is not replaced stays. Raises ValueError for
+        what is no token response, or for tokens that should be bound to a key and are not.
+        """
+        access, expires_at, scope = token.get("access_token"), token.get("expires_at"), token.get("scope")
+        refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
+        if not (access and isinstance(access, str) and isinstance(refresh, str | None)):
+            msg = "there is no token in it"
+            raise ValueError(msg)
+        if expires_at is not None and not 0 <= expires_at < _END_OF_TIME:
+            msg = "it expires at no time that there is"
+            raise ValueError(msg)
+        if proof_key is not None and str(token.get("token_type")).lower() != "dpop":
+            msg = "the token is not bound to the key"
+            raise ValueError(msg)
+        scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
+        return cls(access, refresh, expires_at, scopes, proof_key.jwk() if proof_key else None)
+
+    def text(self) -> str:
+        """All of it, to be sealed."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str | bytes) -> Self:
+        """What `text` gave."""
+        fields = json.loads(text)
+        return cls(**{**fields, "scopes": tuple(fields["scopes"])})
