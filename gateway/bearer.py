@@ -1,5 +1,6 @@
 """Bearer tokens: a resource takes only those made for it, of a principal who is still active."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
@@ -10,7 +11,7 @@ from mcp.server.auth.provider import AccessToken, TokenVerifier
 
 from engine.callers.api_tokens import PREFIX, ApiTokens, bearer_actor
 from engine.claims import unverified_claims
-from engine.errors import IdentityForged
+from engine.errors import IdentityForged, UpstreamUnavailable
 from engine.identity.model import Actor, ActorKind, Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
@@ -22,6 +23,8 @@ from gateway.issuer_keys import IssuerKeys, VerifiedToken
 from gateway.openid import display_name
 from gateway.protected_resource import API_PATH, all_scopes, resource_identifier
 from gateway.toolsets import MCP_PATH
+
+_LOOK_EVERY_SECONDS: Final = 10.0
 
 
 class PersonalToken(AccessToken):
@@ -66,6 +69,22 @@ def bearer_tokens(services: Services, path: str = MCP_PATH) -> BearerTokens:
         OwnTokens(services, resource, client),
         None if issuer is None else ExternalTokens(services, issuer, resource, client),
     )
+
+
+async def is_good(tokens: TokenVerifier, token: str) -> bool:
+    """Whether a token is taken still; one that nobody can judge now is not."""
+    try:
+        return await tokens.verify_token(token) is not None
+    except UpstreamUnavailable:
+        return False
+
+
+async def refused(tokens: TokenVerifier, token: str) -> None:
+    """Return soon after a token was taken for the last time: it ran out, was revoked, or its person was deactivated."""
+    while True:
+        if not await is_good(tokens, token):
+            return
+        await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
 
 class PersonalApiTokens(TokenVerifier):

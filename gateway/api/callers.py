@@ -8,10 +8,10 @@ from fastapi import Depends, FastAPI, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from mcp.server.auth.provider import TokenVerifier
 
-from engine.errors import NotAllowed, UpstreamUnavailable
+from engine.errors import NotAllowed
 from engine.services import Services
 from gateway.api.problems import Refused
-from gateway.bearer import PersonalToken, bearer_tokens
+from gateway.bearer import PersonalToken, bearer_tokens, is_good
 from gateway.protected_resource import API_PATH, metadata_address
 from gateway.runs import Caller
 
@@ -63,13 +63,10 @@ async def _still_good(
 ) -> Recheck:
     tokens: TokenVerifier = request.app.state.tokens
 
-    async def is_good() -> bool:
-        try:
-            return credentials is not None and await tokens.verify_token(credentials.credentials) is not None
-        except UpstreamUnavailable:
-            return False
+    async def still_good() -> bool:
+        return credentials is not None and await is_good(tokens, credentials.credentials)
 
-    return is_good
+    return still_good
 
 
 StillGood = Annotated[Recheck, Depends(_still_good)]

@@ -1,5 +1,6 @@
 """What gets through to MCP: one message at a time, which says one thing only, of callers who leave room for others."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import TokenVerifier
 from mcp.server.streamable_http import LAST_EVENT_ID_HEADER, MCP_SESSION_ID_HEADER
 from mcp.shared.inbound import MCP_METHOD_HEADER, MCP_NAME_HEADER, MCP_PROTOCOL_VERSION_HEADER
 from mcp_types import HEADER_MISMATCH, INTERNAL_ERROR, INVALID_REQUEST, ErrorData, JSONRPCError
@@ -16,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
-from gateway.bearer import PersonalToken
+from gateway.bearer import PersonalToken, refused
 from gateway.mcp.legacy_sessions import LegacySessions
 from gateway.mcp.messages import MessageRefused, read_message
 
@@ -52,9 +54,10 @@ class Bounds:
 class Admission:
     """Stands between the check of bearer tokens and an MCP endpoint; who has no good token, it leaves to that."""
 
-    def __init__(self, app: ASGIApp, bounds: Bounds) -> None:
+    def __init__(self, app: ASGIApp, bounds: Bounds, tokens: TokenVerifier) -> None:
         self._app = app
         self._bounds = bounds
+        self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer what is wrong with it."""
@@ -62,20 +65,27 @@ class Admission:
         if not isinstance(user, AuthenticatedUser) or not isinstance(user.access_token, PersonalToken):
             await self._app(scope, receive, send)
             return
-        principal = user.access_token.principal.id
+        token = user.access_token
         try:
-            with self._bounds.request(principal):
-                await self._admit(scope, receive, send, principal)
-        except MessageRefused as refused:
-            await _refusal(refused)(scope, receive, send)
+            with self._bounds.request(token.principal.id):
+                await self._admit(scope, receive, send, token)
+        except MessageRefused as error:
+            await _refusal(error)(scope, receive, send)
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send, principal: str) -> None:
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, token: PersonalToken) -> None:
+        principal = token.principal.id
         headers = Headers(scope=scope)
         _require_single(headers)
         if scope["method"] != "POST":
             # No event is kept to be sent again, and the SDK would answer nothing at all to whoever asks for that.
             rest = [each for each in scope["headers"] if each[0] != LAST_EVENT_ID_HEADER.encode()]
-            await self._bounds.sessions.serve(self._app, {**scope, "headers": rest}, receive, send, principal)
+            ended = asyncio.create_task(refused(self._tokens, token.token))
+            try:
+                await self._bounds.sessions.serve(
+                    self._app, {**scope, "headers": rest}, _received_until(ended, receive), send, principal
+                )
+            finally:
+                ended.cancel()
             return
         body = await _read(receive)
         message = read_message(body, headers.get(MCP_PROTOCOL_VERSION_HEADER))
@@ -94,6 +104,20 @@ def _require_single(headers: Headers) -> None:
             raise MessageRefused(f"The header {name} is there more than once.", code)
 
 
+def _received_until(ended: asyncio.Task[None], receive: Receive) -> Receive:
+    """What comes in, as from a client that left where something ended before."""
+
+    async def received() -> Message:
+        coming = asyncio.ensure_future(receive())
+        try:
+            await asyncio.wait({coming, ended}, return_when=asyncio.FIRST_COMPLETED)
+            return coming.result() if coming.done() else {"type": "http.disconnect"}
+        finally:
+            coming.cancel()
+
+    return received
+
+
 async def _read(receive: Receive) -> bytes:
     """The whole body; raises MessageRefused where the gateway's limits keep it from being read."""
     body = bytearray()
@@ -107,8 +131,8 @@ async def _read(receive: Receive) -> bytes:
             return bytes(body)
 
 
-def _refusal(refused: MessageRefused) -> Response:
-    error = ErrorData(code=refused.code, message=str(refused))
-    answer = JSONRPCError(jsonrpc="2.0", id=refused.answers, error=error)
+def _refusal(refusal: MessageRefused) -> Response:
+    error = ErrorData(code=refusal.code, message=str(refusal))
+    answer = JSONRPCError(jsonrpc="2.0", id=refusal.answers, error=error)
     body = answer.model_dump_json(by_alias=True, exclude_unset=True)
-    return Response(body, refused.status, dict(refused.headers or {}), "application/json")
+    return Response(body, refusal.status, dict(refusal.headers or {}), "application/json")

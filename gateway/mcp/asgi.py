@@ -48,13 +48,14 @@ def _endpoint(
 ) -> Starlette:
     settings = services.settings
     limits, issuer = settings.gateway.limits, settings.gateway.issuer
+    tokens = bearer_tokens(services, path)
     # The SDK's own metadata routes give way to ours, which are found before.
     endpoint = server.streamable_http_app(
         streamable_http_path=path,
         max_request_body_size=limits.body,
         session_idle_timeout=limits.session_idle,
         max_sessions=None,
-        token_verifier=bearer_tokens(services, path),
+        token_verifier=tokens,
         auth=AuthSettings(
             issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
             resource_server_url=AnyHttpUrl(resource_identifier(settings, path)),
@@ -68,7 +69,7 @@ def _endpoint(
         ),
     )
     # Innermost, where it is known who calls: first what is a message at all, then what its token is good for.
-    endpoint.user_middleware.append(Middleware(Admission, bounds=bounds))
+    endpoint.user_middleware.append(Middleware(Admission, bounds=bounds, tokens=tokens))
     endpoint.user_middleware.append(Middleware(StepUp, services=services, registry=registry))
     # Outside the check of bearer tokens, which may find that the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})

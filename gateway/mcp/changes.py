@@ -37,10 +37,13 @@ from engine.errors import BylineError, ResourceUnknown
 from engine.policy import PolicyFile
 from engine.registry import Registry
 from engine.services import Services
+from gateway.bearer import bearer_tokens
+from gateway.bearer import refused as refused_token
 from gateway.mcp.clients import Context, session_state
 from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import refused
 from gateway.runs import Caller, Runs
+from gateway.toolsets import mcp_paths
 
 _LOOK_EVERY_SECONDS: Final = 0.25
 _MOST_WATCHED: Final = 1_000
@@ -74,6 +77,7 @@ class Changes:
         self._services = services
         self._registry = registry
         self._runs = runs
+        self._tokens = {path: bearer_tokens(services, path) for path in mcp_paths(services.settings)}
         self._offers: dict[type, tuple[str, ...]] = {
             ToolsListChanged: tuple(sorted(registry.tools)),
             PromptsListChanged: tuple(sorted(registry.prompts)),
@@ -87,7 +91,7 @@ class Changes:
     async def listen(
         self, context: Context, params: SubscriptionsListenRequestParams, at: Endpoint
     ) -> SubscriptionsListenResult:
-        """subscriptions/listen: a stream that ends with the token that it was opened with."""
+        """subscriptions/listen: a stream that ends when the token that it was opened with is not good any more."""
         watched = set(params.notifications.resource_subscriptions or ())
         if len(watched) > _MOST_WATCHED:
             raise MCPError(INVALID_PARAMS, f"One stream watches {_MOST_WATCHED:,} resources at most.")
@@ -95,8 +99,17 @@ class Changes:
         _listening.set(await self._listener(at.caller(), watched))
         token = get_access_token()
         left = None if token is None or token.expires_at is None else token.expires_at - time.time()
-        with anyio.move_on_after(left):
-            return await self._streams(context, params)
+        with anyio.move_on_after(left) as stream:
+
+            async def end() -> None:
+                await refused_token(self._tokens[at.path], "" if token is None else token.token)
+                stream.cancel()
+
+            ending = asyncio.create_task(end())
+            try:
+                return await self._streams(context, params)
+            finally:
+                ending.cancel()
         return SubscriptionsListenResult(meta={SUBSCRIPTION_ID_META_KEY: context.request_id})
 
     async def initialized(self, context: Context, params: NotificationParams | None, at: Endpoint) -> None:
