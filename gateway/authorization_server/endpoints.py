@@ -16,6 +16,7 @@ from mcp.server.auth.middleware.client_auth import ClientAuthenticator
 from mcp.server.auth.provider import construct_redirect_uri
 from mcp.server.auth.settings import ClientRegistrationOptions
 from mcp.shared.auth import JWT_BEARER_GRANT_TYPE
+from pydantic import AnyUrl
 from starlette.types import Message
 
 from engine.errors import BylineError, TooSoon, UpstreamUnavailable
@@ -25,6 +26,7 @@ from gateway.authorization_server.clients import TOKEN_EXCHANGE
 from gateway.authorization_server.consent_page import ConsentPage
 from gateway.authorization_server.exchange import TokenExchange, is_token_exchange
 from gateway.authorization_server.provider import CONSENT_PATH, Provider
+from gateway.authorization_server.redirects import is_loopback, reaches
 from gateway.cross_origin import cross_origin
 from gateway.errors import http_status
 from gateway.pages import notice
@@ -117,7 +119,7 @@ class Endpoints:
             return _cannot_continue("It names a parameter twice.")
         try:
             # Before the handler, which has no words for a client whose description cannot be had.
-            await self._provider.get_client(request.query_params.get("client_id", ""))
+            client = await self._provider.get_client(request.query_params.get("client_id", ""))
         except BylineError as error:
             return _cannot_continue(str(error), http_status(error))
         response = await self._authorization.handle(request)
@@ -125,7 +127,13 @@ class Endpoints:
         if location is None:
             return _cannot_continue(str(json.loads(bytes(response.body)).get("error_description")))
         if "error" in parse_qs(urlsplit(location).query):
-            response.headers["location"] = construct_redirect_uri(location, iss=self._issuer)
+            back = construct_redirect_uri(location, iss=self._issuer)
+            target = AnyUrl(back)
+            if client is not None and client.known_by != "administrator" and not is_loopback(target):
+                # Anybody can name a site for a client's: nobody is sent there unasked (RFC 9700 section 4.11.2).
+                problem = "Go back only where you know whom you go to."
+                return _cannot_continue(problem, link=(back, f"Go back to {reaches(target)}"))
+            response.headers["location"] = back
         return response
 
     async def register(self, request: Request) -> Response:
@@ -241,6 +249,6 @@ def _invalid_request() -> Response:
     return JSONResponse({"error": "invalid_request", "error_description": text}, 400, _NO_STORE)
 
 
-def _cannot_continue(problem: str, status: int = 400) -> Response:
+def _cannot_continue(problem: str, status: int = 400, link: tuple[str, str] | None = None) -> Response:
     text = f"The application that sent you here made a request that Byline cannot answer. {problem}"
-    return notice("This application cannot continue", text, status=status)
+    return notice("This application cannot continue", text, status=status, link=link)

@@ -338,6 +338,19 @@ async def test_other_mistakes_are_told_to_the_client_with_state_and_issuer(
     assert told["iss"] == [application.byline.url]
 
 
+async def test_nobody_is_sent_to_a_site_that_anybody_registered_before_they_were_asked(
+    byline: Byline, http: httpx2.AsyncClient
+) -> None:
+    site = "https://phishing.example/sign-in"
+    registered = (await register(http, redirect_uris=[site], application_type="web")).raise_for_status()
+    asked = Application(byline, http, registered.json()).question(redirect_uri=site, scope="admin")
+    response = await http.get(asked)
+
+    assert (response.status_code, response.headers.get("location")) == (400, None)
+    assert "Go back to phishing.example" in response.text
+    assert "error=invalid_scope" in response.text
+
+
 async def test_a_no_is_told_to_the_client_and_can_be_given_once(application: Application) -> None:
     async with Browser(stop_at=REDIRECT_URI) as browser:
         await application.byline.signed_in(browser, "alice")
