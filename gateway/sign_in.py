@@ -144,9 +144,11 @@ class ExternalSignIn:
             return notice("Sign-in is not possible now", str(error), status=503, link=again)
         if self._issuer.settings.vouches:
             principal = await self._principals.resolve(self._issuer.settings.issuer, *signed_in.person)
-            await self._company.keep(
-                principal.id, signed_in.id_token, signed_in.refresh_token, signed_in.expires_at
-            )
+            # Of somebody who was deactivated nothing is kept.
+            if principal.active:
+                await self._company.keep(
+                    principal.id, signed_in.id_token, signed_in.refresh_token, signed_in.expires_at
+                )
         return await self._arrival.arrive(request, self._issuer.settings.issuer, signed_in.person, path)
 
 

@@ -259,6 +259,9 @@ class Connection(Declaration):
         if provider.is_discovered and provider.issuer is None and self.mcp is None:
             msg = "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
             raise ValueError(msg)
+        if self.sign_in == "identity_assertion" and self.mcp is not None and provider.issuer is None:
+            # Otherwise the MCP server would choose whom the company vouches to, and nobody would be asked.
+            raise ValueError("write provider.issuer: to it alone the company vouches for people")
         if provider.issuer is not None and provider.is_discovered:
             HttpUrl(provider.issuer)
         pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)

@@ -111,13 +111,15 @@ class Tasks:
         named = None if context.request is None else context.request.headers.get(_NAME_HEADER)
         if named is not None and named != params.task_id:
             raise MCPError(HEADER_MISMATCH, "Mcp-Name does not match the taskId in the body.")
-        caller = at.caller()
+        caller, unknown = at.caller(), f"You have no task '{params.task_id}'."
         try:
-            return await self._runs.owned(params.task_id, caller), caller
+            run = await self._runs.owned(params.task_id, caller)
         except BylineError as error:
-            raise MCPError(
-                mcp_code(error) or INVALID_PARAMS, f"You have no task '{params.task_id}'."
-            ) from error
+            raise MCPError(mcp_code(error) or INVALID_PARAMS, unknown) from error
+        if run.tool not in self._registry.tools:
+            # Prompts and resources are runs as well, and no tasks.
+            raise MCPError(INVALID_PARAMS, unknown)
+        return run, caller
 
     async def _running(self, context: Context, run: Run) -> dict[str, Any]:
         awaiting = await self._runs.awaiting(run.id)
