@@ -71,6 +71,11 @@ def test_a_variable_that_nobody_set_is_named_with_its_place(tmp_path: Path) -> N
             "mode: user\n    sign_in: basic\n    key: {secret: {env: A}}",
             "sign_in basic knows no provider",
         ),
+        (
+            WHOLE[WHOLE.index("provider:") :],
+            "sign_in: identity_assertion\n    mcp: {url: https://mcp.example.com/mcp}\n",
+            "write provider.issuer: to it alone the company vouches for people",
+        ),
         ("connections:", "connection:", "is not YAML with a mapping `connections:`"),
         ("connections:", "connections: [", "is not YAML with a mapping `connections:`"),
     ],
