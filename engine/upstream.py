@@ -32,7 +32,7 @@ _IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
 _CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
 _NOT_FOUND = frozenset({404, 410})
 _LARGEST_ANSWER: Final = 16_000_000
-_OF_THE_WIRE: Final = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_OF_THE_WIRE: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _SEPARATOR = re.compile(r"[/\\]")
 
 
@@ -328,7 +328,8 @@ async def _received(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
             pieces.append(piece)
     finally:
         await response.aclose()
-    headers = [(name, value) for name, value in response.headers.multi_items() if name not in _OF_THE_WIRE]
+    # As the bytes they came in: a header of others' servers is not always ASCII.
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_WIRE]
     whole = httpx2.Response(
         response.status_code, headers=headers, content=b"".join(pieces), request=response.request
     )
