@@ -1,12 +1,10 @@
 """What an administrator does from a shell: keys, vault and grants, each command a few words and an answer."""
 
-from dataclasses import replace
 from typing import Annotated
 
 import typer
 import uvloop
 
-from engine.audit.trail import AuditEvent
 from engine.connections.connection import SHARED
 from engine.connections.grants import Grant
 from engine.errors import AccountUnclear, BylineError, SettingsInvalid
@@ -17,6 +15,7 @@ from gateway.authorization_server.clients import Clients
 from gateway.commands.opened import services_here
 from gateway.commands.people import one_person
 from gateway.commands.plain import plain
+from gateway.grants import remove_grant
 
 keys = typer.Typer(help="The keys that sign identities, tokens and the trail.", no_args_is_help=True)
 vault = typer.Typer(help="The master keys that seal every secret.", no_args_is_help=True)
@@ -169,7 +168,7 @@ def list_grants(
 
 
 @grants.command("remove")
-def remove_grant(
+def forget_grant(
     name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")],
     connection: str,
     account: Annotated[str | None, typer.Option(help="the account, where there are several")] = None,
@@ -184,20 +183,12 @@ def remove_grant(
                 msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
                 raise SettingsInvalid(msg)
             person = None if name == SHARED else await one_person(services, name)
-            holder = SHARED if person is None else person.id
-            event = AuditEvent(kind="grant.removed", principal=person, connection=connection, account=account)
             try:
-                removed = await services.grants.remove(declared, holder, account)
+                return "" if await remove_grant(services, declared, person, account) else None
             except AccountUnclear:
                 raise
             except BylineError as error:
-                # It is forgotten here by now, and upkeep goes on telling the upstream.
-                await services.trail.append(replace(event, error=error.code, message=str(error)))
                 return f" Its upstream is to be told yet, which Byline goes on trying: {error}"
-            if removed is None:
-                return None
-            await services.trail.append(replace(event, account=removed))
-            return ""
 
     untold = uvloop.run(remove())
     if untold is None:
