@@ -8,8 +8,6 @@ from typing import Final
 from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
-from engine.audit.trail import AuditEvent
-from engine.identity.model import Actor, Principal
 from engine.services import Services
 from gateway.authorization_server.consents import Consent, Consents
 from gateway.pages import notice, page, stale_form
@@ -78,20 +76,9 @@ class ApplicationPages:
             return notice(
                 "Nothing to withdraw", text, status=410, session=session, link=(_PATH, "Applications")
             )
-        await self._record(principal, held)
-        return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})
-
-    async def _record(self, principal: Principal, held: list[Consent]) -> None:
         for consent in held:
-            withdrawn = AuditEvent(
-                kind="client.withdrawn",
-                principal=principal,
-                actor=Actor("mcp_client", consent.client_id, consent.client_name),
-                scopes=consent.scopes,
-                object_id=consent.id,
-                message=f"For {consent.resource}.",
-            )
-            await self._trail.append(withdrawn)
+            await self._trail.append(consent.event("client.withdrawn", principal))
+        return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})
 
 
 def _applications(consents: list[Consent]) -> list[Application]:

@@ -17,11 +17,9 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from engine.audit.trail import AuditEvent
 from engine.db.database import now
 from engine.db.tables import UsedAssertionRow
 from engine.errors import IdentityForged
-from engine.identity.model import Actor
 from engine.services import Services
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import Consent, Consents
@@ -79,15 +77,8 @@ class Assertions:
             expires_at=now() + self._life,
         )
         await self._consents.add(consent)
-        asserted = AuditEvent(
-            kind="client.asserted",
-            principal=principal,
-            actor=Actor("mcp_client", client.client_id, client.title),
-            scopes=consent.scopes,
-            object_id=consent.id,
-            message=f"For {resource}, by the word of {issuer}.",
-        )
-        await self._services.trail.append(asserted)
+        by_whom = f", by the word of {issuer}"
+        await self._services.trail.append(consent.event("client.asserted", principal, by_whom))
         return await self._tokens.issue(
             principal, client, scopes, consent.id, resource=resource, with_refresh=False
         )

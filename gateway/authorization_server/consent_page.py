@@ -10,10 +10,9 @@ from fastapi import Request
 from fastapi.responses import RedirectResponse, Response
 from mcp.server.auth.provider import construct_redirect_uri
 
-from engine.audit.trail import AuditEvent
 from engine.db.database import now
 from engine.errors import BylineError
-from engine.identity.model import Actor, Principal
+from engine.identity.model import Principal
 from engine.services import Services
 from gateway.authorization_server import redirects
 from gateway.authorization_server.clients import Client
@@ -67,7 +66,8 @@ class ConsentPage:
             consent = _consent(principal, asked, client)
             allowed = await self._allow(asked, consent)
             if allowed is not None:
-                await self._record(principal, consent)
+                answered_to = f", answered to {consent.goes_to}"
+                await self._trail.append(consent.event("client.allowed", principal, answered_to))
             return allowed or _over(session)
         declined = await self._codes.decline(asked.id)
         return self._redirect(asked, error="access_denied") if declined else _over(session)
@@ -78,17 +78,6 @@ class ConsentPage:
             return None
         await self._consents.add(consent)
         return self._redirect(asked, code=code)
-
-    async def _record(self, principal: Principal, consent: Consent) -> None:
-        allowed = AuditEvent(
-            kind="client.allowed",
-            principal=principal,
-            actor=Actor("mcp_client", consent.client_id, consent.client_name),
-            scopes=consent.scopes,
-            object_id=consent.id,
-            message=f"For {consent.resource}, answered to {consent.goes_to}.",
-        )
-        await self._trail.append(allowed)
 
     def _page(self, session: BrowserSession, principal: Principal, asked: Asked, client: Client) -> Response:
         target = asked.parameters.redirect_uri

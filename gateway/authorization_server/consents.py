@@ -6,13 +6,15 @@ up, when a code or a refresh token of it comes a second time, and when nothing o
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Literal
 
 from sqlalchemy import ColumnElement, delete, update
 from sqlmodel import col, select
 
+from engine.audit.trail import AuditEvent
 from engine.db.database import Database, now
 from engine.db.tables import ClientConsentRow
+from engine.identity.model import Actor, Principal
 
 UNUSED_LIFE: Final = timedelta(days=30)
 
@@ -35,6 +37,22 @@ class Consent:
     scopes: tuple[str, ...]
     created_at: datetime
     expires_at: datetime
+
+    def event(
+        self,
+        kind: Literal["client.allowed", "client.asserted", "client.withdrawn"],
+        principal: Principal,
+        circumstances: str = "",
+    ) -> AuditEvent:
+        """The line of the trail that says what became of this consent of a principal."""
+        return AuditEvent(
+            kind=kind,
+            principal=principal,
+            actor=Actor("mcp_client", self.client_id, self.client_name),
+            scopes=self.scopes,
+            object_id=self.id,
+            message=f"For {self.resource}{circumstances}.",
+        )
 
 
 class Consents:
