@@ -18,9 +18,9 @@ from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSe
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
 from gateway.authorization_server.tokens import Tokens
+from gateway.browser.sessions import NewSession, Sessions
 from gateway.embedded.stack import Stack
 from gateway.protected_resource import SCOPE, resource_identifier
-from gateway.sessions import NewSession, Sessions
 
 _CHAT = Client(client_id="bench", redirect_uris=None)
 

@@ -24,6 +24,7 @@ from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
 from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
+from gateway.browser.rendering import assets, nothing_here
 from gateway.connect import connect_pages
 from gateway.connections import connection_pages
 from gateway.console import console
@@ -33,7 +34,6 @@ from gateway.limits import BodyLimits
 from gateway.mcp.asgi import mcp_endpoints
 from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages
-from gateway.pages import assets, nothing_here
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,

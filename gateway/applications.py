@@ -10,8 +10,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from engine.services import Services
 from gateway.authorization_server.consents import Consent, Consents
-from gateway.pages import notice, page, stale_form
-from gateway.sessions import Sessions
+from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.sessions import Sessions
 from gateway.sign_in import to_sign_in
 
 _PATH: Final = "/applications"

@@ -17,8 +17,8 @@ from engine.errors import (
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
-from gateway.pages import notice, page
-from gateway.sessions import BrowserSession
+from gateway.browser.rendering import notice, page
+from gateway.browser.sessions import BrowserSession
 
 CALL_AGAIN: Final = "Call the tool again to get a new link."
 

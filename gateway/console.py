@@ -7,11 +7,11 @@ from fastapi.responses import Response
 
 from engine.identity.model import Principal
 from engine.services import Services
+from gateway.browser.rendering import page
+from gateway.browser.sessions import Sessions
 from gateway.connect import waiting_links
-from gateway.pages import page
 from gateway.protected_resource import resource_identifier
 from gateway.questions import question_links
-from gateway.sessions import Sessions
 
 
 def console(services: Services) -> APIRouter:

@@ -9,8 +9,8 @@ from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
 from gateway.asked import asked_of, not_connected
-from gateway.pages import notice, page
-from gateway.sessions import BrowserSession, Sessions
+from gateway.browser.rendering import notice, page
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 

@@ -8,9 +8,9 @@ from fastapi.responses import RedirectResponse, Response
 from engine.errors import BylineError
 from engine.notifications.channels import EVENTS, ChannelKind, Event
 from engine.services import Services
+from gateway.browser.rendering import page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.pages import page, stale_form
-from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 _PATH: Final = "/notifications"

@@ -12,8 +12,8 @@ from engine.questions.questions import Question
 from engine.questions.schemas import choices
 from engine.services import Services
 from engine.waiting.addresses import question_path
-from gateway.pages import notice, page, stale_form
-from gateway.sessions import BrowserSession, Sessions
+from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 _FIELD = "answer."

@@ -14,10 +14,10 @@ from engine.registry import Registry
 from engine.schedules.schedules import Plan, Schedules
 from engine.schedules.timing import Overlap, Timing
 from engine.services import Services
+from gateway.browser.rendering import page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.pages import page, stale_form
 from gateway.schedule_views import ScheduleViews
-from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 _PATH: Final = "/schedules"

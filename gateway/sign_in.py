@@ -12,10 +12,10 @@ from engine.errors import AuthorizationRefused, BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
+from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.openid import Issuer, SignInAttempt
-from gateway.pages import notice, page, stale_form
 from gateway.people import People
-from gateway.sessions import BrowserSession, Sessions
 
 _CALLBACK = "/sign-in/callback"
 # A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.

@@ -11,9 +11,9 @@ from engine.errors import ApiTokenInvalid, BylineError
 from engine.identity.model import Principal
 from engine.registry import Registry
 from engine.services import Services
+from gateway.browser.rendering import page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.pages import page, stale_form
-from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 _PATH: Final = "/tokens"

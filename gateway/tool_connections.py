@@ -12,9 +12,9 @@ from engine.readiness import ConnectionReadiness
 from engine.registry import Registry, Tool
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
+from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.pages import notice, page, stale_form
-from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 _WORDS: Final = {

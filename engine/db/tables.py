@@ -512,7 +512,7 @@ class UsedAssertionRow(SQLModel, table=True):
 
 
 class BrowserSessionRow(SQLModel, table=True):
-    """A signed-in browser, by the hash of its cookie. Owner: gateway.sessions."""
+    """A signed-in browser, by the hash of its cookie. Owner: gateway.browser.sessions."""
 
     __tablename__ = "browser_session"
 

@@ -18,10 +18,10 @@ from gateway.authorization_server import redirects
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.codes import Asked, Codes
 from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
+from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.pages import notice, page, stale_form
 from gateway.protected_resource import API_PATH, resource_identifier
-from gateway.sessions import BrowserSession, Sessions
 from gateway.sign_in import to_sign_in
 
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from gateway.sessions import BrowserSession
+from gateway.browser.sessions import BrowserSession
 
 _HERE = Path(__file__).parent
 _TEMPLATES = Environment(
