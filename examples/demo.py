@@ -15,8 +15,8 @@ from mcp_types import CallToolResult, TextContent
 
 from engine.errors import BylineError
 from examples.chat import Person, chat
-from gateway.demo_people import DEMO_PEOPLE
 from gateway.embedded.stack import Stack
+from gateway.sign_in.demo_people import DEMO_PEOPLE
 
 ACCOUNT, CUSTOMER, TICKET = "001D000000IRFmaIAP", "cus_NffrFeUfNV2Hib", 35436
 _ARGUMENTS = {"account_id": ACCOUNT, "customer_id": CUSTOMER, "ticket_id": TICKET}

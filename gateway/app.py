@@ -43,7 +43,7 @@ from gateway.questions import question_pages
 from gateway.run_control import RunControl
 from gateway.runs import Runs
 from gateway.schedules import schedule_pages
-from gateway.sign_in import seed_demo_people, sign_in_pages
+from gateway.sign_in.pages import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages
 from gateway.tool_connections import tool_connection_pages
 

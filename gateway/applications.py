@@ -12,7 +12,7 @@ from engine.services import Services
 from gateway.authorization_server.consents import Consent, Consents
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import Sessions
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 _PATH: Final = "/applications"
 

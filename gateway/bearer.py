@@ -19,9 +19,9 @@ from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import ACT_CLAIM, CLIENT_NAME_CLAIM
 from gateway.authorization_server.clients import Clients
 from gateway.authorization_server.tokens import Tokens
-from gateway.issuer_keys import IssuerKeys, VerifiedToken
-from gateway.openid import display_name
 from gateway.protected_resource import API_PATH, all_scopes, resource_identifier
+from gateway.sign_in.issuer_keys import IssuerKeys, VerifiedToken
+from gateway.sign_in.openid import display_name
 from gateway.toolsets import MCP_PATH
 
 _LOOK_EVERY_SECONDS: Final = 10.0

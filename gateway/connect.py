@@ -22,7 +22,7 @@ from engine.waiting.addresses import connect_path, tool_path
 from gateway.asked import CALL_AGAIN, asked_of, not_connected
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 
 def connect_pages(services: Services) -> APIRouter:

@@ -20,7 +20,7 @@ from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.connect import waiting_links
 from gateway.errors import http_status
 from gateway.grants import give_up
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 _PATH: Final = "/connections"
 _FOR_ALL: Final = "for_all"

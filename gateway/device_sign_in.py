@@ -11,7 +11,7 @@ from engine.waiting.addresses import connect_path
 from gateway.asked import asked_of, not_connected
 from gateway.browser.rendering import notice, page
 from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 
 def device_pages(services: Services) -> APIRouter:

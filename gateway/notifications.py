@@ -11,7 +11,7 @@ from engine.services import Services
 from gateway.browser.rendering import page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 _PATH: Final = "/notifications"
 _KINDS: Final = {

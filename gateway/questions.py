@@ -14,7 +14,7 @@ from engine.services import Services
 from engine.waiting.addresses import question_path
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 _FIELD = "answer."
 _INPUTS = {"email": "email", "uri": "url", "date": "date"}

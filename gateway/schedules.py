@@ -18,7 +18,7 @@ from gateway.browser.rendering import page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.schedule_views import ScheduleViews
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 _PATH: Final = "/schedules"
 _MOST: Final = 100

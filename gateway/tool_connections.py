@@ -15,7 +15,7 @@ from engine.waiting.addresses import connect_path, tool_path
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 _WORDS: Final = {
     "connected": "connected",

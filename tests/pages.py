@@ -30,11 +30,11 @@ from gateway.bearer import bearer_tokens
 from gateway.browser.rendering import assets
 from gateway.connect import connect_pages
 from gateway.console import console
-from gateway.demo_people import DEMO_PEOPLE
 from gateway.device_sign_in import device_pages
 from gateway.protected_resource import metadata_address, protected_resource
 from gateway.questions import question_pages
-from gateway.sign_in import seed_demo_people, sign_in_pages
+from gateway.sign_in.demo_people import DEMO_PEOPLE
+from gateway.sign_in.pages import seed_demo_people, sign_in_pages
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
 

@@ -64,7 +64,7 @@ class RoleRow(SQLModel, table=True):
 
 
 class PersonRow(SQLModel, table=True):
-    """A person of the built-in sign-in. Owner: gateway.people."""
+    """A person of the built-in sign-in. Owner: gateway.sign_in.people."""
 
     __tablename__ = "person"
 

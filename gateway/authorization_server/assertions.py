@@ -24,9 +24,9 @@ from engine.services import Services
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import Consent, Consents
 from gateway.authorization_server.tokens import Tokens
-from gateway.issuer_keys import IssuerKeys
-from gateway.openid import display_name
 from gateway.protected_resource import all_scopes, first_scopes, resource_identifier
+from gateway.sign_in.issuer_keys import IssuerKeys
+from gateway.sign_in.openid import display_name
 from gateway.toolsets import mcp_paths
 
 ID_JAG_PROFILE: Final = "urn:ietf:params:oauth:grant-profile:id-jag"

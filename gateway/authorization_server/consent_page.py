@@ -22,7 +22,7 @@ from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.protected_resource import API_PATH, resource_identifier
-from gateway.sign_in import to_sign_in
+from gateway.sign_in.pages import to_sign_in
 
 
 class ConsentPage:

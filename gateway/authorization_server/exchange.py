@@ -25,9 +25,9 @@ from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import ACT_CLAIM
 from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
 from gateway.authorization_server.tokens import Tokens
-from gateway.issuer_keys import IssuerKeys, VerifiedToken
-from gateway.openid import display_name
 from gateway.protected_resource import SCOPE, all_scopes, resources
+from gateway.sign_in.issuer_keys import IssuerKeys, VerifiedToken
+from gateway.sign_in.openid import display_name
 
 EXCHANGED_LIFE_SECONDS: Final = 300
 

@@ -18,7 +18,7 @@ from engine.upkeep.ending import end_grants
 from gateway.commands.columns import print_columns
 from gateway.commands.opened import services_here
 from gateway.commands.plain import plain
-from gateway.people import People
+from gateway.sign_in.people import People
 
 app = typer.Typer(
     help="The people of the built-in sign-in, and everybody who has acted.", no_args_is_help=True

@@ -13,9 +13,9 @@ import uvloop
 
 from engine.settings import Settings
 from engine.telemetry import configure_logging
-from gateway.demo_people import DEMO_PEOPLE
 from gateway.embedded.readiness import is_ready
 from gateway.embedded.stack import COMPOSE_FILE, DATA, Stack
+from gateway.sign_in.demo_people import DEMO_PEOPLE
 
 _SIGN_INS = "byline.sign-ins"
 

@@ -23,7 +23,7 @@ from engine.db.database import Database
 from engine.settings import DatabaseSettings
 from examples.chat import Person, chat
 from gateway.embedded.stack import Stack
-from gateway.people import People
+from gateway.sign_in.people import People
 from tests.conformance.suite import Check, authorization_checks, scored, server_checks
 from tests.conformance.token_proxy import token_proxy
 from tests.e2e.world import BYLINE, own_ports

@@ -13,8 +13,8 @@ from engine.connections.connection import Assertion, Connection, Key, Provider
 from engine.identity.model import Actor, Identity
 from engine.upstream import Upstream
 from examples.sandbox.__main__ import SYSTEMS
-from gateway.demo_people import DEMO_PEOPLE
 from gateway.errors import http_status, mcp_code
+from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.docs.command_line import COMMANDS
 from tests.docs.markdown import ROOT, code, table
 from tests.docs.variables import VARIABLES

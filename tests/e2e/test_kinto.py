@@ -2,7 +2,7 @@ import asyncio
 from datetime import UTC, datetime
 
 from examples.chat import Person, chat
-from gateway.demo_people import DEMO_PEOPLE
+from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.e2e.world import TOOL, World, link, said
 from tests.foreign.kinto import user
 

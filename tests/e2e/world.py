@@ -27,7 +27,7 @@ from examples.browser import Page
 from examples.chat import Person, chat
 from gateway.embedded.compose import ComposeFile
 from gateway.embedded.stack import COMPOSE_FILE, Stack
-from gateway.people import People
+from gateway.sign_in.people import People
 from tests.e2e.wiretap import Secrets, tapped
 from tests.foreign.kinto import Kinto, kinto_server, user
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider

@@ -7,8 +7,8 @@ import pytest
 
 from engine.identity.model import Principal
 from examples.browser import Browser, Page
-from gateway.people import People
 from gateway.runs import Finished
+from gateway.sign_in.people import People
 from tests.pages import PASSWORDS
 from tests.platform import CONTOSO, DISPUTE, NORTHWIND, Platform
 from tests.rest import Rest, serving

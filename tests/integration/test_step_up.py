@@ -11,8 +11,8 @@ from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import Consents
 from gateway.authorization_server.tokens import Tokens
-from gateway.people import People
 from gateway.protected_resource import API_PATH, first_scopes
+from gateway.sign_in.people import People
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, mcp_paths
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.platform import Platform

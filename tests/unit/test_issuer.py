@@ -9,7 +9,7 @@ from joserfc.jwk import OctKey, RSAKey
 
 from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
 from engine.settings import IssuerSettings
-from gateway.issuer_keys import IssuerKeys
+from gateway.sign_in.issuer_keys import IssuerKeys
 
 ISSUER, AUDIENCE = "https://issuer.example", "https://byline.example/mcp"
 

@@ -1,6 +1,6 @@
 import pytest
 
-from gateway.sign_in import own_path
+from gateway.sign_in.pages import own_path
 
 
 @pytest.mark.parametrize("path", ["/", "/connect/4f1c", "/authorize/4f1c?again=1&x=%2F#there"])

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from engine.db.database import Database
 from engine.db.tables import PersonRow
-from gateway.demo_people import DEMO_PEOPLE
+from gateway.sign_in.demo_people import DEMO_PEOPLE
 
 _HASHER = PasswordHasher()
 _HASHES_AT_ONCE = 2

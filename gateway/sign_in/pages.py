@@ -14,8 +14,8 @@ from engine.services import Services
 from engine.settings import IssuerSettings
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.openid import Issuer, SignInAttempt
-from gateway.people import People
+from gateway.sign_in.openid import Issuer, SignInAttempt
+from gateway.sign_in.people import People
 
 _CALLBACK = "/sign-in/callback"
 # A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.

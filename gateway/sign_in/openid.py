@@ -11,7 +11,7 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from engine.errors import AuthorizationRefused, IdentityForged
 from engine.settings import IssuerSettings
-from gateway.issuer_keys import IssuerKeys, IssuerMetadata
+from gateway.sign_in.issuer_keys import IssuerKeys, IssuerMetadata
 
 _TIMEOUT_SECONDS = 15.0
 
