@@ -40,8 +40,8 @@ from gateway.protected_resource import (
     protected_resource,
 )
 from gateway.questions import question_pages
-from gateway.run_control import RunControl
-from gateway.runs import Runs
+from gateway.runs.control import RunControl
+from gateway.runs.runs import Runs
 from gateway.schedules import schedule_pages
 from gateway.sign_in.pages import seed_demo_people, sign_in_pages
 from gateway.tokens import token_pages

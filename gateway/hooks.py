@@ -30,7 +30,7 @@ from engine.webhooks.mapping import event_id, event_id_at, read_body
 from engine.webhooks.refusals import Refusals
 from engine.webhooks.signatures import Scheme, Signed, event_id_pointer, verify
 from engine.webhooks.webhooks import Webhook
-from gateway.runs import Caller, Runs
+from gateway.runs.runs import Caller, Runs
 
 log = structlog.get_logger()
 

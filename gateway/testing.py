@@ -30,7 +30,7 @@ from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultS
 from engine.temporal import connect, ensure_search_attributes
 from engine.waiting.delivery import delivering
 from engine.worker import build_worker
-from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
+from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
 __all__ = ["Awaiting", "Failed", "Finished", "Outcome", "Question", "Running", "Workbench", "workbench"]
 

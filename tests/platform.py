@@ -52,7 +52,7 @@ from examples.browser import Browser
 from gateway.embedded.compose import ComposeFile
 from gateway.embedded.readiness import is_ready
 from gateway.embedded.stack import COMPOSE_FILE
-from gateway.runs import Awaiting, Caller, Outcome, Runs
+from gateway.runs.runs import Awaiting, Caller, Outcome, Runs
 from tests.sandbox import CALLBACK, ROOT, Running
 
 NORTHWIND = "001D000000IRFmaIAP"

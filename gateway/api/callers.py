@@ -13,7 +13,7 @@ from engine.services import Services
 from gateway.api.problems import Refused
 from gateway.bearer import PersonalToken, bearer_tokens, is_good
 from gateway.protected_resource import API_PATH, metadata_address
-from gateway.runs import Caller
+from gateway.runs.runs import Caller
 
 _BEARER: Final = HTTPBearer(
     scheme_name="bearer",

@@ -19,7 +19,7 @@ from gateway.api.callers import Calling, CallingInPerson
 from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
 from gateway.api.problems import Refused, problems
 from gateway.grants import give_up
-from gateway.runs import Caller
+from gateway.runs.runs import Caller
 
 _NAME = Annotated[str, Path(max_length=200)]
 _ACCOUNT = Annotated[

@@ -21,8 +21,8 @@ from engine.services import Services
 from gateway.api.callers import Calling, Recheck, StillGood
 from gateway.api.problems import Refused, problems
 from gateway.api.runs import RunId
-from gateway.run_states import Progress, RunState, RunStates
-from gateway.runs import Caller, Runs
+from gateway.runs.runs import Caller, Runs
+from gateway.runs.states import Progress, RunState, RunStates
 
 _LOOK_EVERY_SECONDS: Final = 0.25
 _ASK_EVERY_SECONDS: Final = 2.0

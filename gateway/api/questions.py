@@ -14,7 +14,7 @@ from gateway.api.callers import Calling
 from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, Place, position
 from gateway.api.problems import problems
 from gateway.questions import question_link
-from gateway.runs import Caller
+from gateway.runs.runs import Caller
 
 _ID = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 

@@ -8,8 +8,8 @@ from engine.registry import Registry
 from engine.services import Services
 from gateway.api.callers import Calling
 from gateway.api.problems import problems
-from gateway.readiness import ToolReadiness, readiness_of
-from gateway.runs import Runs
+from gateway.runs.readiness import ToolReadiness, readiness_of
+from gateway.runs.runs import Runs
 
 
 def routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:

@@ -27,9 +27,9 @@ from gateway.api.bodies import WRITING, JsonBodies
 from gateway.api.callers import challenge, know_callers
 from gateway.api.problems import Problem, problems, tell_problems
 from gateway.protected_resource import API_PATH
-from gateway.run_control import RunControl
-from gateway.run_states import RunStates
-from gateway.runs import Runs
+from gateway.runs.control import RunControl
+from gateway.runs.runs import Runs
+from gateway.runs.states import RunStates
 
 _VERSION = "1.0.0"
 

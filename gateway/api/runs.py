@@ -15,9 +15,9 @@ from gateway.api.callers import Calling
 from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, position
 from gateway.api.problems import problems
 from gateway.api.tools import STARTED, IdempotencyKey, Prefer, Starting, namespaced
-from gateway.run_control import RunControl
-from gateway.run_states import GOES_ON, RunState, RunStates, RunStatus, RunSummary
-from gateway.runs import Caller, Runs
+from gateway.runs.control import RunControl
+from gateway.runs.runs import Caller, Runs
+from gateway.runs.states import GOES_ON, RunState, RunStates, RunStatus, RunSummary
 
 _ASKED_AT_ONCE: Final = 50
 _MOST_ASKED: Final = 400

@@ -19,7 +19,7 @@ from gateway.api.etags import IfMatch, stale, tag
 from gateway.api.problems import problems
 from gateway.api.tools import IdempotencyKey, namespaced
 from gateway.protected_resource import API_PATH
-from gateway.runs import Caller
+from gateway.runs.runs import Caller
 from gateway.schedule_views import ScheduleShown, ScheduleViews
 
 ScheduleId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\x21-\x7e]+$")]

@@ -14,8 +14,8 @@ from engine.registry import Registry, Tool
 from gateway.api.callers import Calling
 from gateway.api.problems import Refused, problems
 from gateway.protected_resource import API_PATH
-from gateway.run_states import GOES_ON, RunState, RunStates
-from gateway.runs import Caller, Runs, Serving
+from gateway.runs.runs import Caller, Runs, Serving
+from gateway.runs.states import GOES_ON, RunState, RunStates
 
 LONGEST_WAIT_SECONDS: Final = 60
 _WAIT: Final = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[;,]|$)", re.IGNORECASE)

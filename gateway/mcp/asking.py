@@ -26,7 +26,7 @@ from engine.services import Services
 from gateway.connect import connect_link, what_is_asked
 from gateway.mcp.clients import Ability, Context, abilities, is_modern
 from gateway.questions import question_link
-from gateway.runs import Awaiting
+from gateway.runs.runs import Awaiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ from gateway.mcp.results import COLLECT, Pending, as_json, failure, still_runnin
 from gateway.mcp.rounds import Patience, RequestState, Rounds
 from gateway.mcp.search import SEARCH, found
 from gateway.mcp.tasks import Tasks
-from gateway.run_control import RunControl
-from gateway.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
+from gateway.runs.control import RunControl
+from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
 # A client that knows tasks gets one as soon as a call takes longer than it would wait for a quick one.
 _TASK_AFTER: Final = Patience(2.0, asks_again=False)

@@ -42,7 +42,7 @@ from gateway.bearer import refused as refused_token
 from gateway.mcp.clients import Context, session_state
 from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import refused
-from gateway.runs import Caller, Runs
+from gateway.runs.runs import Caller, Runs
 from gateway.toolsets import mcp_paths
 
 _LOOK_EVERY_SECONDS: Final = 0.25

@@ -9,8 +9,8 @@ from mcp_types import Tool as ListedTool
 from engine.errors import ArgumentsInvalid
 from engine.registry import Registry
 from engine.services import Services
-from gateway.readiness import readiness_of
-from gateway.runs import Caller, Runs
+from gateway.runs.readiness import readiness_of
+from gateway.runs.runs import Caller, Runs
 
 CHECK: Final = "byline_check"
 

@@ -9,7 +9,7 @@ from engine.registry import Offer, Registry
 from gateway.mcp.clients import Context
 from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import refused
-from gateway.runs import Runs
+from gateway.runs.runs import Runs
 
 # The protocol's limit.
 _MOST: Final = 100

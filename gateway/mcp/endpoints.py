@@ -11,7 +11,7 @@ from engine.registry import Registry
 from engine.settings import Settings
 from gateway.bearer import PersonalToken
 from gateway.mcp.search import CALL
-from gateway.runs import Caller
+from gateway.runs.runs import Caller
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, read_toolsets
 
 

@@ -13,7 +13,7 @@ from gateway.errors import mcp_code, protocol_code
 from gateway.mcp.clients import Context
 from gateway.mcp.results import Pending
 from gateway.mcp.rounds import Rounds
-from gateway.runs import Awaiting, Caller, Failed, Finished, Running
+from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Running
 
 
 class Fetching:

@@ -12,7 +12,7 @@ from gateway.mcp.clients import Context
 from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.results import COLLECT
 from gateway.mcp.search import CALL_TOOL, SEARCH_TOOL
-from gateway.runs import Caller, Runs
+from gateway.runs.runs import Caller, Runs
 
 COLLECT_TOOL: Final = ListedTool(
     name=COLLECT,

@@ -19,7 +19,7 @@ from gateway.mcp.clients import Context
 from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.fetching import Fetching, refused
 from gateway.mcp.listing import refuse_pages
-from gateway.runs import Runs
+from gateway.runs.runs import Runs
 
 
 class Resources:

@@ -12,7 +12,7 @@ from engine.wire import OUTCOME_META
 from gateway.connect import connect_link
 from gateway.mcp.asking import Asking
 from gateway.questions import question_link
-from gateway.runs import Awaiting
+from gateway.runs.runs import Awaiting
 
 COLLECT: Final = "byline_collect"
 

@@ -25,7 +25,7 @@ from engine.settings import LONGEST_WAIT
 from gateway.mcp.asking import Asked, Asking, Taken
 from gateway.mcp.clients import Ability, Context, abilities, has_left, is_modern
 from gateway.mcp.steps import Heard, Steps
-from gateway.runs import Awaiting, Caller, Outcome, Running, Runs
+from gateway.runs.runs import Awaiting, Caller, Outcome, Running, Runs
 
 # Clients end a call after ten rounds of input: before that, the outcome is left to be collected.
 _LAST_ROUND: Final = 8

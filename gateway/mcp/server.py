@@ -28,8 +28,8 @@ from gateway.mcp.rounds import Rounds, request_states
 from gateway.mcp.steps import Steps, set_log_level
 from gateway.mcp.tasks import TaskParams, Tasks, TaskUpdateParams
 from gateway.mcp.untold import untold
-from gateway.run_control import RunControl
-from gateway.runs import Runs
+from gateway.runs.control import RunControl
+from gateway.runs.runs import Runs
 
 # What is listed depends on who asks, and a client that listens is told of changes: a minute is for those that do not.
 _FRESH: Final = CacheHint(ttl_ms=60_000, scope="private")

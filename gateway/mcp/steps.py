@@ -24,8 +24,8 @@ from temporalio.service import RPCError
 from engine.errors import AnswerRequired, AuthorizationRequired
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
 from gateway.mcp.clients import Context, is_modern, session_state
-from gateway.run_states import Progress
-from gateway.runs import Caller
+from gateway.runs.runs import Caller
+from gateway.runs.states import Progress
 
 _LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)
 _LOG_LEVEL: Final = "byline_log_level"

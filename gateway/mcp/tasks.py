@@ -27,9 +27,9 @@ from gateway.mcp.asking import Asking
 from gateway.mcp.clients import Context, is_modern, require_tasks
 from gateway.mcp.endpoints import Endpoint
 from gateway.mcp.results import Pending, failure, success
-from gateway.run_control import RunControl
-from gateway.run_states import status_of
-from gateway.runs import RUN_CANCELLED, Caller, Finished, Runs
+from gateway.runs.control import RunControl
+from gateway.runs.runs import RUN_CANCELLED, Caller, Finished, Runs
+from gateway.runs.states import status_of
 
 _POLL_INTERVAL_MS: Final = 1000
 _RESPONSES: Final[TypeAdapter[InputResponses]] = TypeAdapter(InputResponses)

@@ -128,7 +128,7 @@ def test_every_error_is_told_as_every_edge_tells_it() -> None:
 
 def test_every_end_of_a_run_that_is_no_error_of_ours_is_told() -> None:
     page = (REFERENCE / "errors.md").read_text().split("## How a run can end besides\n")[1]
-    ends = re.findall(r'"(run_[a-z_]+)"', (ROOT / "gateway/runs.py").read_text())
+    ends = re.findall(r'"(run_[a-z_]+)"', (ROOT / "gateway/runs/runs.py").read_text())
 
     assert set(ends) == set(re.findall(r"^\| `(run_\w+)` \|", page, re.MULTILINE))
 

@@ -28,8 +28,8 @@ from engine.identity.model import Principal
 from engine.settings import IssuerSettings
 from gateway.app import application
 from gateway.mcp.server import mcp_servers
-from gateway.run_control import RunControl
-from gateway.runs import Failed, Finished, Outcome
+from gateway.runs.control import RunControl
+from gateway.runs.runs import Failed, Finished, Outcome
 from tests.foreign.process import free_port
 from tests.hostile import Hostile, answer, hostile
 from tests.platform import CONTOSO, NORTHWIND, Platform, until

@@ -7,7 +7,7 @@ import pytest
 
 from engine.identity.model import Principal
 from examples.browser import Browser, Page
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from gateway.sign_in.people import People
 from tests.pages import PASSWORDS
 from tests.platform import CONTOSO, DISPUTE, NORTHWIND, Platform

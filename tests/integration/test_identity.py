@@ -9,7 +9,7 @@ from engine.identity.model import Identity
 from engine.interceptors.client import acting_as
 from engine.interceptors.headers import read_text
 from engine.wire import IDENTITY_HEADER
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from tests.platform import CONTOSO, NORTHWIND, Platform
 from tests.tools.reading import Reading
 

@@ -17,7 +17,7 @@ from engine.services import Services, open_services
 from engine.settings import AwsKmsSettings, DatabaseSettings, Settings, TransitSettings, VaultSettings
 from engine.vault.key_providers import open_key_providers
 from engine.wire import IDENTITY_TYPE
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from tests.data.commands import Commands
 from tests.foreign.kms import CREDENTIALS, REGION, kms_server
 from tests.foreign.process import free_port

@@ -10,7 +10,7 @@ from sqlalchemy import text
 from engine.telemetry import configure_logging
 from gateway.app import application
 from gateway.mcp.server import mcp_servers
-from gateway.run_control import RunControl
+from gateway.runs.control import RunControl
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import answer
 from tests.gateways import ByHand

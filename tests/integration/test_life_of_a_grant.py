@@ -13,7 +13,7 @@ from temporalio.client import ScheduleActionExecutionStartWorkflow, ScheduleHand
 from engine.db.database import now
 from engine.db.tables import AuthorizationAttemptRow, AuthorizationRequestRow, GrantRow, RevocationRow
 from engine.upkeep.schedule import ensure_upkeep, upkeep_id
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from tests.data.commands import Commands
 from tests.platform import NORTHWIND, Platform, until, variables
 from tests.tools import pausing

@@ -39,7 +39,7 @@ from engine.questions.questions import Place
 from engine.settings import NotificationSettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction
 from examples.browser import Browser
-from gateway.runs import Caller, Failed, Finished
+from gateway.runs.runs import Caller, Failed, Finished
 from gateway.sign_in.people import People
 from tests.foreign.process import free_port
 from tests.listeners import Receiver, mail_server, receiver

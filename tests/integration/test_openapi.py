@@ -13,7 +13,7 @@ from openapi_pydantic import OpenAPI
 from engine.identity.roles import ADMINISTRATOR
 from engine.registry import Registry
 from gateway.api.router import api
-from gateway.runs import Runs
+from gateway.runs.runs import Runs
 from tests.docs.markdown import ROOT, table
 from tests.platform import NORTHWIND, Platform
 from tests.rest import serving

@@ -22,7 +22,7 @@ from engine.wire import ASK_ACTIVITY, OUTCOME_META
 from examples.browser import Browser
 from examples.chat import Person as ChatPerson
 from examples.chat import chat
-from gateway.runs import Awaiting, Failed, Finished
+from gateway.runs.runs import Awaiting, Failed, Finished
 from gateway.sign_in.people import People
 from tests.platform import NAMESPACE, Platform, until
 from tests.rest import Rest, serving

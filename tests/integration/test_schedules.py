@@ -54,7 +54,7 @@ from engine.wire import (
     TOOL_ATTRIBUTE,
     TRIGGER_ATTRIBUTE,
 )
-from gateway.runs import Failed, Finished
+from gateway.runs.runs import Failed, Finished
 from tests.data.commands import Commands
 from tests.platform import CONTOSO, NAMESPACE, NORTHWIND, Platform, until, variables
 

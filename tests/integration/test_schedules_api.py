@@ -12,7 +12,7 @@ from engine.identity.model import Principal
 from engine.schedules.schedules import Schedules
 from examples.browser import Browser, Page
 from gateway.protected_resource import API_PATH
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from gateway.sign_in.people import People
 from tests.platform import CONTOSO, NORTHWIND, Platform, until

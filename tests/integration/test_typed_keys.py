@@ -21,7 +21,7 @@ from engine.settings import OutgoingSettings
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from tests.data.samples import identity_of
 from tests.foreign.kinto import Kinto, kinto_server
 from tests.foreign.oidc_provider import oidc_provider

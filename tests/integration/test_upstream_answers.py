@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from gateway.runs import Failed, Finished
+from gateway.runs.runs import Failed, Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
 
 READ = {"account_id": NORTHWIND}

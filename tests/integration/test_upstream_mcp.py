@@ -24,7 +24,7 @@ from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
 from gateway.app import open_app
-from gateway.runs import Failed, Finished
+from gateway.runs.runs import Failed, Finished
 from tests.data.samples import identity_of
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port, running

@@ -17,7 +17,7 @@ from temporalio.workflow import NondeterminismError
 from engine.audit.verify import verify_trail
 from engine.registry import Registry
 from engine.worker import BylineInterceptor
-from gateway.runs import Finished, Runs
+from gateway.runs.runs import Finished, Runs
 from tests.platform import MODULES, NAMESPACE, NORTHWIND, Platform, until
 
 VERSIONS = Path(__file__).parents[1] / "versions"

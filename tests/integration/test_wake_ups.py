@@ -17,7 +17,7 @@ from engine.services import open_services
 from engine.waiting.delivery import Delivery
 from engine.waiting.waiters import ParkedAction
 from engine.wire import LOOK_AGAIN_SIGNAL
-from gateway.runs import Finished
+from gateway.runs.runs import Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
 
 READ = {"account_id": NORTHWIND}

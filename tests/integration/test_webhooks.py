@@ -17,7 +17,7 @@ from engine.identity.roles import ADMINISTRATOR
 from engine.identity.runs import run_row
 from engine.policy import Policy, PolicyFile
 from engine.webhooks.signatures import Scheme
-from gateway.runs import Finished, Runs
+from gateway.runs.runs import Finished, Runs
 from tests.platform import NORTHWIND, Platform, severed
 from tests.rest import Rest, serving
 from tests.senders import SENDERS, STRIPE, Delivery, an_event, now, stripe

@@ -14,7 +14,7 @@ from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR
 from engine.wire import OUTCOME_META
 from examples.browser import Browser
-from gateway.runs import Failed, Finished
+from gateway.runs.runs import Failed, Finished
 from gateway.sign_in.people import People
 from tests.e2e.rounds import ENVELOPE, VERSION, answer, call_tool
 from tests.platform import NORTHWIND, Platform

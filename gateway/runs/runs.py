@@ -44,8 +44,8 @@ from engine.questions.questions import Question
 from engine.registry import Offer, Registry, Tool
 from engine.services import Services
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
-from gateway.told import Told
-from gateway.wait_watch import WaitWatch
+from gateway.runs.told import Told
+from gateway.runs.wait_watch import WaitWatch
 
 Offered = TypeVar("Offered", bound=Offer)
 

@@ -8,7 +8,7 @@ from engine.readiness import ConnectionReadiness
 from engine.registry import Registry
 from engine.services import Services
 from engine.waiting.addresses import tool_path
-from gateway.runs import Caller, Runs
+from gateway.runs.runs import Caller, Runs
 
 _WORDS: Final = {
     "connected": "{title} is connected.",

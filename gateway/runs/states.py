@@ -16,7 +16,7 @@ from engine.services import Services
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
 from gateway.connect import connect_link
 from gateway.questions import question_link
-from gateway.runs import Failed, Finished, Runs
+from gateway.runs.runs import Failed, Finished, Runs
 
 RunStatus = Literal[
     "running", "waiting", "completed", "failed", "cancelled", "terminated", "timed_out", "unknown"

@@ -12,8 +12,8 @@ from engine.identity.model import Identity
 from engine.identity.roles import ADMINISTRATOR
 from engine.identity.runs import Run
 from engine.services import Services
-from gateway.run_states import status_of
-from gateway.runs import Caller, Runs, Serving
+from gateway.runs.runs import Caller, Runs, Serving
+from gateway.runs.states import status_of
 
 
 class RunControl:
