@@ -30,7 +30,7 @@ from gateway.connections import connection_pages
 from gateway.console import console
 from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
-from gateway.limits import BodyLimits
+from gateway.http.limits import BodyLimits
 from gateway.mcp.asgi import mcp_endpoints
 from gateway.mcp.server import mcp_servers
 from gateway.notifications import notification_pages

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse, Response
 
 from engine.services import Services
 from engine.settings import Settings
-from gateway.cross_origin import cross_origin
+from gateway.http.cross_origin import cross_origin
 from gateway.toolsets import MCP_PATH, mcp_paths
 
 API_ROOT: Final = "/api"

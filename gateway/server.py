@@ -7,7 +7,7 @@ import uvicorn
 
 from engine.settings import Settings
 from gateway.app import open_app
-from gateway.slow_clients import impatient
+from gateway.http.slow_clients import impatient
 
 _CLOSE_WITHIN_SECONDS = 5
 # The database, Temporal, upstreams' sign-in services, and what Python itself has open.

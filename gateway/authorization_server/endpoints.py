@@ -28,8 +28,8 @@ from gateway.authorization_server.exchange import TokenExchange, is_token_exchan
 from gateway.authorization_server.provider import CONSENT_PATH, Provider
 from gateway.authorization_server.redirects import is_loopback, reaches
 from gateway.browser.rendering import notice
-from gateway.cross_origin import cross_origin
 from gateway.errors import http_status
+from gateway.http.cross_origin import cross_origin
 from gateway.protected_resource import all_scopes
 
 _AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]

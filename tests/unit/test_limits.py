@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
-from gateway.limits import BodyLimits
+from gateway.http.limits import BodyLimits
 from gateway.server import make_room_for
 
 LIMITS = LimitSettings(body=1_000_000, arrival=5.0)
