@@ -266,18 +266,6 @@ def _chosen_for(asked: AuthorizationRequest, fields: Mapping[str, str]) -> str:
     return asked.about if asked.asks == "choice" and fields.get("reach") == "tool" else ""
 
 
-def what_is_asked(request: AuthorizationRequest, title: str) -> str:
-    """What a person is asked to do at a connection with this title, in a few words that name no account."""
-    if request.asks == "choice":
-        return f"Choose which of your accounts at {title} to use"
-    return f"Sign in to {title}"
-
-
-def connect_link(services: Services, request: AuthorizationRequest) -> str:
-    """The page of an authorization request, which opens for whom it asks."""
-    return f"{services.settings.public_url}{connect_path(request.id)}"
-
-
 async def waiting_links(services: Services, requests: list[AuthorizationRequest]) -> list[tuple[str, str]]:
     """Address and title of each open request."""
     connections = await services.catalogue.all()

@@ -119,11 +119,6 @@ class QuestionPage:
         )
 
 
-def question_link(services: Services, question: Question) -> str:
-    """The page of a question, which opens for whom it asks."""
-    return f"{services.settings.public_url}{question_path(question.id)}"
-
-
 def question_links(questions: list[Question]) -> list[tuple[str, str]]:
     """Address and words of each question."""
     return [(question_path(question.id), question.message) for question in questions]

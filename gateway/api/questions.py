@@ -13,7 +13,7 @@ from gateway.api.bodies import Body
 from gateway.api.callers import Calling
 from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, Place, position
 from gateway.api.problems import problems
-from gateway.questions import question_link
+from gateway.links import question_link
 from gateway.runs.runs import Caller
 
 _ID = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]

@@ -23,9 +23,8 @@ from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
 from engine.services import Services
-from gateway.connect import connect_link, what_is_asked
+from gateway.links import connect_link, question_link, what_is_asked
 from gateway.mcp.clients import Ability, Context, abilities, is_modern
-from gateway.questions import question_link
 from gateway.runs.runs import Awaiting
 
 

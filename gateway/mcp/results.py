@@ -9,9 +9,8 @@ from engine.registry import Tool
 from engine.services import Services
 from engine.waiting.addresses import tool_path
 from engine.wire import OUTCOME_META
-from gateway.connect import connect_link
+from gateway.links import connect_link, question_link
 from gateway.mcp.asking import Asking
-from gateway.questions import question_link
 from gateway.runs.runs import Awaiting
 
 COLLECT: Final = "byline_collect"

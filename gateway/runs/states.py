@@ -14,8 +14,7 @@ from engine.identity.model import Principal, TriggerKind
 from engine.identity.runs import Run
 from engine.services import Services
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
-from gateway.connect import connect_link
-from gateway.questions import question_link
+from gateway.links import connect_link, question_link
 from gateway.runs.runs import Failed, Finished, Runs
 
 RunStatus = Literal[
