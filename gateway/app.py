@@ -22,30 +22,30 @@ from engine.temporal import connect
 from engine.waiting.delivery import delivering
 from gateway.api.problems import domain_problem, framework_problem, nowhere
 from gateway.api.router import api
-from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.browser.rendering import assets, nothing_here
-from gateway.connect import connect_pages
-from gateway.connections import connection_pages
-from gateway.console import console
-from gateway.device_sign_in import device_pages
 from gateway.hooks import hooks
 from gateway.http.limits import BodyLimits
 from gateway.mcp.asgi import mcp_endpoints
 from gateway.mcp.server import mcp_servers
-from gateway.notifications import notification_pages
+from gateway.pages.applications import application_pages
+from gateway.pages.connect import connect_pages
+from gateway.pages.connections import connection_pages
+from gateway.pages.console import console
+from gateway.pages.device_sign_in import device_pages
+from gateway.pages.notifications import notification_pages
+from gateway.pages.questions import question_pages
+from gateway.pages.schedules import schedule_pages
+from gateway.pages.tokens import token_pages
+from gateway.pages.tool_connections import tool_connection_pages
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
     protected_resource,
 )
-from gateway.questions import question_pages
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Runs
-from gateway.schedules import schedule_pages
 from gateway.sign_in.pages import seed_demo_people, sign_in_pages
-from gateway.tokens import token_pages
-from gateway.tool_connections import tool_connection_pages
 
 
 @asynccontextmanager

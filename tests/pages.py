@@ -24,15 +24,15 @@ from engine.settings import (
     VaultSettings,
 )
 from examples.browser import Browser, Page
-from gateway.applications import application_pages
 from gateway.authorization_server.endpoints import authorization_server
 from gateway.bearer import bearer_tokens
 from gateway.browser.rendering import assets
-from gateway.connect import connect_pages
-from gateway.console import console
-from gateway.device_sign_in import device_pages
+from gateway.pages.applications import application_pages
+from gateway.pages.connect import connect_pages
+from gateway.pages.console import console
+from gateway.pages.device_sign_in import device_pages
+from gateway.pages.questions import question_pages
 from gateway.protected_resource import metadata_address, protected_resource
-from gateway.questions import question_pages
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from gateway.sign_in.pages import seed_demo_people, sign_in_pages
 

@@ -8,9 +8,9 @@ from engine.errors import AccountMismatched, AuthorizationExpired, Authorization
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
-from gateway.asked import asked_of, not_connected
 from gateway.browser.rendering import notice, page
 from gateway.browser.sessions import BrowserSession, Sessions
+from gateway.pages.asked import asked_of, not_connected
 from gateway.sign_in.pages import to_sign_in
 
 

@@ -19,9 +19,9 @@ from engine.errors import (
 )
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
-from gateway.asked import CALL_AGAIN, asked_of, not_connected
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
+from gateway.pages.asked import CALL_AGAIN, asked_of, not_connected
 from gateway.sign_in.pages import to_sign_in
 
 

@@ -9,9 +9,9 @@ from engine.identity.model import Principal
 from engine.services import Services
 from gateway.browser.rendering import page
 from gateway.browser.sessions import Sessions
-from gateway.connect import waiting_links
+from gateway.pages.connect import waiting_links
+from gateway.pages.questions import question_links
 from gateway.protected_resource import resource_identifier
-from gateway.questions import question_links
 
 
 def console(services: Services) -> APIRouter:

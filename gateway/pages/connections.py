@@ -17,9 +17,9 @@ from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
 from gateway.browser.rendering import page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.connect import waiting_links
 from gateway.errors import http_status
 from gateway.grants import give_up
+from gateway.pages.connect import waiting_links
 from gateway.sign_in.pages import to_sign_in
 
 _PATH: Final = "/connections"
