@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from fastapi import Request
 from fastapi.responses import Response
 
 from engine.authorization.refusals import refusal
@@ -18,9 +19,21 @@ from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
 from gateway.browser.rendering import notice, page
-from gateway.browser.sessions import BrowserSession
+from gateway.browser.sessions import BrowserSession, Sessions
+from gateway.sign_in.pages import to_sign_in
 
 CALL_AGAIN: Final = "Call the tool again to get a new link."
+
+
+async def opened(
+    services: Services, request: Request, request_id: str
+) -> tuple[BrowserSession, Principal, AuthorizationRequest] | Response:
+    """Who opened the link of a question, and the question; for whom it shall not be shown, the page that they get."""
+    session = await Sessions(services).current(request)
+    if session is None or session.principal is None:
+        return to_sign_in(request.url.path)
+    asked = await asked_of(services, session, session.principal, request_id)
+    return asked if isinstance(asked, Response) else (session, session.principal, asked)
 
 
 async def asked_of(

@@ -21,8 +21,7 @@ from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
 from gateway.browser.rendering import notice, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.pages.asked import CALL_AGAIN, asked_of, not_connected
-from gateway.sign_in.pages import to_sign_in
+from gateway.pages.asked import CALL_AGAIN, asked_of, not_connected, opened
 
 
 def connect_pages(services: Services) -> APIRouter:
@@ -51,19 +50,17 @@ class ConnectPage:
 
     async def ask(self, request: Request, request_id: str) -> Response:
         """GET /connect/{request_id}."""
-        session = await self._sessions.current(request)
-        if session is None or session.principal is None:
-            return to_sign_in(request.url.path)
-        asked = await asked_of(self._services, session, session.principal, request_id)
-        if isinstance(asked, Response):
-            return asked
+        found = await opened(self._services, request, request_id)
+        if isinstance(found, Response):
+            return found
+        session, principal, asked = found
         try:
             connection = await self._services.catalogue.get(asked.connection)
         except ConnectionUnknown as error:
             return notice("This connection is gone", str(error), status=410, session=session)
         if asked.is_open:
             return await self._question(session, asked, connection)
-        others = await self._services.authorization.open_for(session.principal.id)
+        others = await self._services.authorization.open_for(principal.id)
         return await self._answered(session, asked, connection, others)
 
     async def answer(self, request: Request, request_id: str) -> Response:

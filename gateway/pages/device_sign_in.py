@@ -9,9 +9,8 @@ from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
 from gateway.browser.rendering import notice, page
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.pages.asked import asked_of, not_connected
-from gateway.sign_in.pages import to_sign_in
+from gateway.browser.sessions import BrowserSession
+from gateway.pages.asked import not_connected, opened
 
 
 def device_pages(services: Services) -> APIRouter:
@@ -26,18 +25,15 @@ class DevicePage:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._sessions = Sessions(services)
 
     async def look(self, request: Request, request_id: str) -> Response:
         """GET /connect/{request_id}/device."""
-        session = await self._sessions.current(request)
-        if session is None or session.principal is None:
-            return to_sign_in(request.url.path)
-        asked = await asked_of(self._services, session, session.principal, request_id)
-        if isinstance(asked, Response):
-            return asked
+        found = await opened(self._services, request, request_id)
+        if isinstance(found, Response):
+            return found
+        session, principal, asked = found
         try:
-            return await self._page(session, session.principal, asked)
+            return await self._page(session, principal, asked)
         except AccountMismatched as error:
             return not_connected(session, error)
         except (AuthorizationExpired, AuthorizationRefused) as error:
