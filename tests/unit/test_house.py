@@ -80,6 +80,7 @@ def test_the_wheel_holds_the_rooms_the_migrations_and_the_command(tmp_path: Path
     assert tops == set(ROOMS)
     assert "engine/migrations/env.py" in names
     assert "engine/connections/providers/salesforce.yml" in names
+    assert {"gateway/browser/templates/layout.html", "gateway/browser/static/byline.css"} <= set(names)
     assert "byline = gateway.cli:main" in zipfile.ZipFile(wheel).read(command).decode()
 
 
@@ -124,6 +125,17 @@ def test_the_release_has_one_number() -> None:
         ("engine/wire.py", "import gateway.cli", "The rooms"),
         ("activities/planted.py", "import gateway.cli", "The rooms"),
         ("activities/planted.py", "import workflows", "The rooms"),
+        ("gateway/planted.py", "", "Inside the gateway, every module has its layer"),
+        (
+            "gateway/api/planted.py",
+            "import gateway.pages.connect",
+            "Inside the gateway, every module has its layer",
+        ),
+        (
+            "gateway/runs/planted.py",
+            "import gateway.mcp.calls",
+            "Inside the gateway, every module has its layer",
+        ),
         ("gateway/planted.py", "import activities", "No request reaches an upstream"),
         ("gateway/planted.py", "import workflows", "No request reaches an upstream"),
         ("workflows/planted.py", "import engine.settings", "written with the SDK alone"),
