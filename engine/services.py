@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 
 import httpx2
 
@@ -39,7 +38,7 @@ from engine.notifications.channels import Channels
 from engine.notifications.mail import Mail
 from engine.notifications.notifier import Notifier
 from engine.notifications.posts import Posts
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
 from engine.readiness import Readiness
@@ -50,8 +49,6 @@ from engine.vault.keyring import Keyring
 from engine.vault.vault import Vault
 from engine.waiting.waiters import Waiters
 from engine.webhooks.webhooks import Webhooks
-
-_UPSTREAM_TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +94,7 @@ class Services:
     outgoing: Outgoing
     webhooks: Webhooks
     http: httpx2.AsyncClient
+    """What actions call their upstreams by."""
 
 
 @asynccontextmanager
@@ -132,12 +130,6 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         standing_in = StandingIn(principals, roles)
         redirect_uri = f"{settings.public_url}/oauth/callback"
-        # All people share this client, so it keeps no cookie: one person's session would travel with another's request.
-        no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        http = httpx2.AsyncClient(
-            timeout=_UPSTREAM_TIMEOUT, follow_redirects=False, trust_env=False, cookies=no_cookies
-        )
-        await closing.enter_async_context(http)
         channels = Channels(database, vault, trail)
         mail = Mail(settings.notifications, settings.public_url)
         notifier = Notifier(
@@ -194,5 +186,5 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             notifier=notifier,
             outgoing=outgoing,
             webhooks=Webhooks(database, vault, principals, roles, trail),
-            http=http,
+            http=outgoing.http,
         )

@@ -16,6 +16,8 @@ from engine.connections.connection import Connection
 from engine.connections.dpop import nonce_asked, sign
 from engine.connections.grants import Credential, Grants
 from engine.errors import (
+    AddressRefused,
+    ConnectionMisconfigured,
     OutcomeUnknown,
     PermissionDenied,
     RateLimited,
@@ -25,7 +27,7 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Identity
-from engine.outgoing import retry_after
+from engine.outgoing.client import retry_after
 from engine.waiting.waiters import ParkedAction
 
 _IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
@@ -217,7 +219,11 @@ class Upstream:
         ended = replace(intended, kind="action.ended", intent=seq)
         try:
             response, is_whole = await _received(await self._http.send(request, stream=True))
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+        except AddressRefused as error:
+            await self._trail.append(replace(ended, verdict="unreachable", error=error.code))
+            msg = f"Connection '{self._context.connection.name}' is not called: {error}"
+            raise ConnectionMisconfigured(msg) from None
+        except (UpstreamUnavailable, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             await self._trail.append(replace(ended, verdict="unreachable", error=type(error).__name__))
             msg = f"{self._context.connection.title} cannot be reached."
             raise UpstreamUnavailable(msg) from None

@@ -181,7 +181,7 @@ class ExternalTokens(TokenVerifier):
     def __init__(
         self, services: Services, settings: IssuerSettings, resource: str, client: ActorKind
     ) -> None:
-        self._issuer = IssuerKeys(settings, services.http)
+        self._issuer = IssuerKeys(settings, services.outgoing)
         # An issuer that knows resource indicators (RFC 8707) names the resource that the client asked for.
         self._audiences = dict.fromkeys((settings.audience, resource))
         # An ID token has the client as its audience. Where access tokens have the same one, only their type differs.

@@ -14,7 +14,7 @@ import uvicorn
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 @dataclass(frozen=True)
@@ -100,17 +100,26 @@ async def receiver(
     """A real HTTP server at a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         receiving = Receiver(listener.getsockname()[1], answers=list(answers))
-        options: dict[str, Any] = {"log_level": "warning", "lifespan": "off"}
-        config = uvicorn.Config(receiving, **options)
-        config.load()
-        config.ssl = tls
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        async with asyncio.timeout(30):
-            while not server.started:
-                await asyncio.sleep(0.01)
-        try:
+        async with serving(receiving, listener, tls=tls):
             yield receiving
-        finally:
-            server.should_exit = True
-            await task
+
+
+@asynccontextmanager
+async def serving(
+    app: ASGIApp, listener: socket.socket, *, tls: SSLContext | None = None
+) -> AsyncIterator[None]:
+    """An ASGI application behind a real HTTP server at a socket."""
+    options: dict[str, Any] = {"log_level": "warning", "lifespan": "off"}
+    config = uvicorn.Config(app, **options)
+    config.load()
+    config.ssl = tls
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    async with asyncio.timeout(30):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -18,7 +18,7 @@ from engine.errors import (
     RequestRejected,
     UpstreamFailed,
 )
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 
 _GONE = frozenset({404, 410})
 _REQUEST: Final = "the scopes, and that the redirect URI is registered"
@@ -53,6 +53,9 @@ class Trial:
 
     async def findings(self) -> list[Finding]:
         """Every part that can be tried; what follows from a part that is wrong is not."""
+        return [*await self._signing_in(), await self._upstream()]
+
+    async def _signing_in(self) -> list[Finding]:
         if self._connection.sign_in in TYPED:
             return await self._key()
         try:
@@ -73,6 +76,14 @@ class Trial:
             await self._made_up_code(client),
             Finding("redirect URI", "ok", f"register {self._redirect_uri} with the provider"),
         ]
+
+    async def _upstream(self) -> Finding:
+        part, address = "upstream", str(self._connection.base_url)
+        try:
+            await self._outgoing.require_public(address)
+        except BylineError as error:
+            return Finding(part, "wrong", f"{error} Check base_url.")
+        return Finding(part, "ok", f"actions may call {address}")
 
     async def _key(self) -> list[Finding]:
         """The administrator's key where the connection is shared, and a made-up one where people type theirs."""

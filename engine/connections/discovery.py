@@ -10,7 +10,7 @@ from pydantic import BaseModel, HttpUrl, ValidationError
 from engine.connections.connection import Connection, Provider
 from engine.connections.protected_resource import ProtectedResources
 from engine.errors import AddressRefused, ConnectionMisconfigured, UpstreamUnavailable
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 
 _KEPT_SECONDS: Final = 3600.0
 _OPENID, _OAUTH = "openid-configuration", "oauth-authorization-server"

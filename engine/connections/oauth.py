@@ -26,7 +26,7 @@ from engine.errors import (
     RequestRejected,
     UpstreamUnavailable,
 )
-from engine.outgoing import OutgoingTransport
+from engine.outgoing.client import OutgoingTransport
 
 _TIMEOUT_SECONDS = 15.0
 _ERROR = re.compile(r"[a-z_]{1,40}")

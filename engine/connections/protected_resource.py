@@ -10,7 +10,7 @@ import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
 from engine.errors import AddressRefused, ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
-from engine.outgoing import Answer, Outgoing
+from engine.outgoing.client import Answer, Outgoing
 
 _KEPT_SECONDS: Final = 3600.0
 _WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"

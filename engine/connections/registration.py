@@ -14,7 +14,7 @@ from engine.connections.discovery import Endpoints
 from engine.db.database import Database, now
 from engine.db.tables import UpstreamClientRow
 from engine.errors import AddressRefused, ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 

@@ -11,7 +11,7 @@ from engine.db.database import now
 from engine.errors import RateLimited, RequestRejected, UpstreamUnavailable
 from engine.notifications.channels import Destination
 from engine.notifications.messages import Note
-from engine.outgoing import Outgoing, retry_after
+from engine.outgoing.client import Outgoing, retry_after
 
 _TRY_AGAIN: Final = frozenset({408, 425, 429})
 _LARGEST_ANSWER = 64_000

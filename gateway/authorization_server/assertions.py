@@ -41,7 +41,7 @@ class Assertions:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._issuers = [
-            IssuerKeys(each, services.http) for each in services.settings.gateway.assertion_issuers
+            IssuerKeys(each, services.outgoing) for each in services.settings.gateway.assertion_issuers
         ]
         self._tokens = Tokens(services)
         self._consents = Consents(services.database)

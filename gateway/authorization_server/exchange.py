@@ -69,7 +69,7 @@ class TokenExchange:
         self._subjects = (
             _OwnSubjects(services, self._resources)
             if external is None
-            else _ExternalSubjects(services, IssuerKeys(external, services.http))
+            else _ExternalSubjects(services, IssuerKeys(external, services.outgoing))
         )
 
     async def answer(self, request: Request, form: Mapping[str, str]) -> Response:

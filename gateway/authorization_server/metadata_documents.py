@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AnyUrl, BaseModel, ValidationError
 
 from engine.errors import AddressRefused, ClientRefused, RequestRejected, UpstreamUnavailable
-from engine.outgoing import Answer
+from engine.outgoing.client import Answer
 from engine.services import Services
 from gateway.authorization_server import redirects
 from gateway.authorization_server.clients import Client

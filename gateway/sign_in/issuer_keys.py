@@ -1,19 +1,26 @@
 """An OpenID Connect issuer's metadata and keys, and the tokens that these verify; it signs nobody in."""
 
 import asyncio
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import httpx2
 from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from joserfc.jwt import JWTClaimsRegistry
 from pydantic import BaseModel, ValidationError
 
-from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
+from engine.errors import (
+    AddressRefused,
+    IdentityForged,
+    RequestRejected,
+    SettingsInvalid,
+    UpstreamUnavailable,
+)
+from engine.outgoing.client import Outgoing
 from engine.settings import AssertionIssuerSettings, IssuerSettings
 
 _ALGORITHMS = (
@@ -33,7 +40,6 @@ _LEEWAY_SECONDS = 30
 _KEYS_FRESH_SECONDS = 3600.0
 # A stranger can invent key ids, so an unknown one makes the keys be read again only this often.
 _KEYS_AGAIN_SECONDS = 10.0
-_TIMEOUT_SECONDS = 15.0
 
 
 class IssuerMetadata(BaseModel):
@@ -59,12 +65,12 @@ class VerifiedToken:
 class IssuerKeys:
     """The keys of an issuer that settings name, read when they are needed."""
 
-    def __init__(self, settings: IssuerSettings | AssertionIssuerSettings, http: httpx2.AsyncClient) -> None:
+    def __init__(self, settings: IssuerSettings | AssertionIssuerSettings, outgoing: Outgoing) -> None:
         self.issuer = settings.issuer
         self._jwks_uri = settings.jwks_uri
         signs_in = isinstance(settings, IssuerSettings)
         self._setting = f"BYLINE_GATEWAY__{'ISSUER__ISSUER' if signs_in else 'ASSERTION_ISSUERS'}"
-        self._http = http
+        self._outgoing = outgoing
         self._metadata: IssuerMetadata | None = None
         self._keys: KeySet | None = None
         self._keys_read_at = float("-inf")
@@ -108,16 +114,27 @@ class IssuerKeys:
         if access_token is not None:
             headers["Authorization"] = f"Bearer {access_token}"
         try:
-            response = await self._http.get(url, headers=headers, timeout=_TIMEOUT_SECONDS)
-            response.raise_for_status()
-            return response.json()
-        except (httpx2.HTTPError, ValueError) as error:
+            answer = await self._outgoing.send("GET", url, headers=headers)
+        except AddressRefused as error:
+            raise self.not_called(error) from None
+        except (RequestRejected, UpstreamUnavailable) as error:
             raise self.unreachable(error) from None
+        if answer.status != 200:
+            raise self.unreachable(f"{url} gives {answer.status}.")
+        try:
+            return json.loads(answer.body)
+        except (ValueError, RecursionError):
+            raise self.unreachable(f"{url} gives no JSON.") from None
 
-    def unreachable(self, error: Exception) -> UpstreamUnavailable:
+    def not_called(self, error: AddressRefused) -> SettingsInvalid:
+        """What to raise where an address of the issuer may not be called."""
+        return SettingsInvalid(f"The sign-in service {self.issuer} is not called: {error}")
+
+    def unreachable(self, reason: object) -> UpstreamUnavailable:
         """What to raise where the issuer could not be asked."""
-        msg = f"The sign-in service {self.issuer} does not answer ({type(error).__name__})."
-        return UpstreamUnavailable(msg)
+        return UpstreamUnavailable(
+            f"The sign-in service {self.issuer} does not answer as it should: {reason}"
+        )
 
     async def _keys_with(self, kid: str | None) -> KeySet:
         if self._keys is not None and not self._must_read_keys(kid):

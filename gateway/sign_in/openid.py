@@ -9,11 +9,16 @@ import httpx2
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
-from engine.errors import AuthorizationRefused, IdentityForged
+from engine.errors import (
+    AddressRefused,
+    AuthorizationRefused,
+    IdentityForged,
+    RequestRejected,
+    UpstreamUnavailable,
+)
+from engine.outgoing.client import Outgoing, OutgoingTransport
 from engine.settings import IssuerSettings
 from gateway.sign_in.issuer_keys import IssuerKeys, IssuerMetadata
-
-_TIMEOUT_SECONDS = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,10 @@ class SignedIn:
 class Issuer:
     """The issuer that settings name, and Byline as its client."""
 
-    def __init__(self, settings: IssuerSettings, http: httpx2.AsyncClient) -> None:
+    def __init__(self, settings: IssuerSettings, outgoing: Outgoing) -> None:
         self.settings = settings
-        self._keys = IssuerKeys(settings, http)
+        self._outgoing = outgoing
+        self._keys = IssuerKeys(settings, outgoing)
 
     async def begin(self, redirect_uri: str, *, afresh: bool) -> tuple[str, SignInAttempt]:
         """The issuer's page, and what to remember until it answers; `afresh` asks who is there once more."""
@@ -97,8 +103,12 @@ class Issuer:
         except OAuthError as error:
             msg = f"{metadata.issuer} did not accept the sign-in ({error.error})."
             raise AuthorizationRefused(msg) from None
-        except (httpx2.HTTPError, ValueError) as error:
+        except AddressRefused as error:
+            raise self._keys.not_called(error) from None
+        except (UpstreamUnavailable, RequestRejected) as error:
             raise self._keys.unreachable(error) from None
+        except (httpx2.HTTPError, ValueError) as error:
+            raise self._keys.unreachable(f"{type(error).__name__}.") from None
         return token
 
     async def _id_claims(self, token: Mapping[str, Any], nonce: str) -> Mapping[str, Any]:
@@ -132,8 +142,7 @@ class Issuer:
             code_challenge_method="S256",
             redirect_uri=redirect_uri,
             scope=self.settings.sign_in_scope,
-            timeout=_TIMEOUT_SECONDS,
-            trust_env=False,
+            transport=OutgoingTransport(self._outgoing),
         )
 
 

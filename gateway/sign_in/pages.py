@@ -104,7 +104,7 @@ class ExternalSignIn:
     def __init__(self, services: Services, settings: IssuerSettings) -> None:
         self._arrival = Arrival(services)
         self._sessions = Sessions(services)
-        self._issuer = Issuer(settings, services.http)
+        self._issuer = Issuer(settings, services.outgoing)
         self._principals = services.principals
         self._company = services.company_sign_ins
         self._redirect_uri = f"{services.settings.public_url}{_CALLBACK}"

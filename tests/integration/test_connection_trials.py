@@ -8,7 +8,7 @@ import yaml
 
 from engine.connections.checks import Trial
 from engine.connections.connection import Connection
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.settings import OutgoingSettings
 from tests.data.commands import Commands
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
@@ -43,7 +43,7 @@ def declaration(issuer: str, client_id: str = "people", **more: Any) -> dict[str
         "title": "Example",
         "system": "example",
         "mode": "shared" if client_id == "service" else "user",
-        "base_url": "https://api.example.com",
+        "base_url": "http://127.0.0.1/api",
         "scopes": [] if client_id == "service" else ["openid"],
         "client_id": client_id,
         "client_secret": {"env": "SECRET"},
@@ -67,7 +67,7 @@ async def test_a_connection_that_people_can_sign_in_by_passes_and_tells_the_redi
     found = await tried(outgoing, declaration(provider.issuer, client_id))
 
     assert {state for state, _ in found.values()} == {"ok"}
-    assert list(found) == ["secret", "endpoints", "consent page", "client", "redirect URI"]
+    assert list(found) == ["secret", "endpoints", "consent page", "client", "redirect URI", "upstream"]
     assert CALLBACK in found["redirect URI"][1]
 
 
@@ -78,6 +78,7 @@ async def test_a_shared_connection_is_tried_by_signing_in(provider: OidcProvider
         "secret": "ok",
         "endpoints": "ok",
         "client": "ok",
+        "upstream": "ok",
     }
 
 
@@ -95,7 +96,26 @@ async def test_a_client_that_the_provider_does_not_accept_is_told_as_that(
 async def test_a_secret_that_is_not_there_is_told_before_anybody_is_called(outgoing: Outgoing) -> None:
     found = await tried(outgoing, declaration("http://127.0.0.1:9"), secret="")
 
-    assert found == {"secret": ("wrong", "The client secret is not there: set SECRET.")}
+    assert found["secret"] == ("wrong", "The client secret is not there: set SECRET.")
+    assert list(found) == ["secret", "upstream"]
+
+
+@pytest.mark.parametrize(
+    ("base_url", "told"),
+    [
+        ("http://127.0.0.1/api", "BYLINE_OUTGOING__PRIVATE_HOSTS"),
+        ("http://169.254.169.254/latest", "BYLINE_OUTGOING__PRIVATE_HOSTS"),
+        ("http://no..such..host/", "is not known"),
+    ],
+)
+async def test_an_upstream_that_no_action_may_call_is_told_ahead(
+    provider: OidcProvider, base_url: str, told: str
+) -> None:
+    async with Outgoing(OutgoingSettings(allow_http=True)) as careful:
+        found = await tried(careful, declaration(provider.issuer, base_url=base_url))
+
+    assert found["upstream"][0] == "wrong"
+    assert told in found["upstream"][1]
 
 
 async def test_an_issuer_that_is_not_there_is_told(outgoing: Outgoing) -> None:

@@ -33,7 +33,7 @@ from engine.notifications.mail import Mail
 from engine.notifications.notifier import Notifier
 from engine.notifications.posts import Posts
 from engine.notifications.workflow import Notice, Owed
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.questions.asking import Asked
 from engine.questions.questions import Place
 from engine.settings import NotificationSettings, OutgoingSettings

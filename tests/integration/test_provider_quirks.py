@@ -15,7 +15,7 @@ from engine.connections.known_providers import known_provider
 from engine.connections.oauth import OAuthClient
 from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from tests.platform import NORTHWIND, Platform

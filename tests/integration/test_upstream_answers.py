@@ -7,6 +7,8 @@ from typing import Any
 import httpx2
 import pytest
 
+from engine.outgoing.client import Outgoing
+from engine.settings import OutgoingSettings
 from gateway.runs.runs import Failed, Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
 
@@ -21,6 +23,17 @@ async def impatient(idle: Platform) -> AsyncIterator[Platform]:
     async with (
         httpx2.AsyncClient(timeout=PATIENCE, trust_env=False) as http,
         idle.working(http=http),
+        idle.delivering(),
+    ):
+        yield idle
+
+
+@pytest.fixture
+async def careful(idle: Platform) -> AsyncIterator[Platform]:
+    """A platform whose worker calls no private network, where the sandbox lies."""
+    async with (
+        Outgoing(OutgoingSettings(allow_http=True)) as outgoing,
+        idle.working(http=outgoing.http),
         idle.delivering(),
     ):
         yield idle
@@ -52,6 +65,22 @@ async def test_a_token_that_the_upstream_refuses_is_renewed_once_and_the_request
     assert refreshes(platform) == 1
     assert await verdicts(platform, run) == [(1, "unauthenticated"), (1, "allowed")]
     assert await platform.waiters(run) == []
+
+
+async def test_an_upstream_inside_the_network_is_not_called_with_anybodys_token(
+    careful: Platform,
+) -> None:
+    await careful.grant("crm", careful.alice)
+
+    run = await careful.start("read_once", READ, careful.alice)
+
+    outcome = await careful.outcome(run)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "connection_misconfigured"
+    assert "BYLINE_OUTGOING__PRIVATE_HOSTS" in outcome.message
+    assert careful.requests("crm") == []
+    (ended,) = await careful.trail("action.ended", run)
+    assert (ended["verdict"], ended["error"]) == ("unreachable", "address_refused")
 
 
 async def test_a_grant_that_was_taken_back_upstream_is_asked_for_again(platform: Platform) -> None:

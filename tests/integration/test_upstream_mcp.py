@@ -17,7 +17,7 @@ from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.errors import AuthorizationRefused, ConnectionMisconfigured
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.services import open_services
 from engine.settings import GatewaySettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction

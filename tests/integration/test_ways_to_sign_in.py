@@ -17,7 +17,7 @@ from engine.connections.oauth import OAuthClient, TokenRefused
 from engine.connections.sign_in.jwt_bearer import JwtBearer
 from engine.connections.tokens import Tokens
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider

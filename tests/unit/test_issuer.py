@@ -1,57 +1,87 @@
+import socket
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx2
 import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
-from engine.settings import IssuerSettings
+from engine.outgoing.client import Outgoing
+from engine.settings import IssuerSettings, OutgoingSettings
 from gateway.sign_in.issuer_keys import IssuerKeys
+from tests.listeners import serving
 
-ISSUER, AUDIENCE = "https://issuer.example", "https://byline.example/mcp"
+pytestmark = pytest.mark.enable_socket
+
+AUDIENCE = "https://byline.example/mcp"
+KEY = RSAKey.generate_key(2048, {"kid": "first"})
+HERE = OutgoingSettings(allow_http=True, allow_private=True)
 
 
 @dataclass
 class Provider:
-    """An OpenID provider behind a transport, which counts what it is asked."""
+    """An OpenID provider of this machine, which counts what it is asked."""
 
-    key: RSAKey = field(default_factory=lambda: RSAKey.generate_key(2048, {"kid": "first"}))
-    name: str = ISSUER
+    issuer: str
+    keys: IssuerKeys
+    called: str
+    is_down: bool = False
+    redirects_to: str | None = None
     asked: list[str] = field(default_factory=list)
 
-    def answer(self, request: httpx2.Request) -> httpx2.Response:
-        self.asked.append(request.url.path)
-        if request.url.path == "/jwks":
-            return httpx2.Response(200, json={"keys": [self.key.as_dict(private=False)]})
-        endpoints = {name: f"{ISSUER}/{name}" for name in ("authorization_endpoint", "token_endpoint")}
-        return httpx2.Response(200, json={"issuer": self.name, "jwks_uri": f"{ISSUER}/jwks", **endpoints})
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        path = Request(scope).url.path
+        self.asked.append(path)
+        await self._answer(path)(scope, receive, send)
 
-    def issuer(self) -> IssuerKeys:
-        settings = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, client_id="byline")
-        return IssuerKeys(settings, httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer)))
+    def _answer(self, path: str) -> Response:
+        if self.is_down:
+            return Response("down", 503)
+        if self.redirects_to is not None:
+            return Response(status_code=302, headers={"Location": self.redirects_to})
+        if path == "/jwks":
+            return JSONResponse({"keys": [KEY.as_dict(private=False)]})
+        endpoints = {name: f"{self.issuer}/{name}" for name in ("authorization_endpoint", "token_endpoint")}
+        return JSONResponse({"issuer": self.called, "jwks_uri": f"{self.issuer}/jwks", **endpoints})
 
     def token(self, **changed: Any) -> str:
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
-        return jwt.encode({"alg": "RS256", "kid": "first"}, {**claims, **changed}, self.key)
+        claims = {"iss": self.issuer, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
+        return jwt.encode({"alg": "RS256", "kid": "first"}, {**claims, **changed}, KEY)
+
+
+@asynccontextmanager
+async def provider(outgoing: OutgoingSettings = HERE, *, suffix: str = "") -> AsyncIterator[Provider]:
+    """A provider, called by its address and what `suffix` adds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        issuer = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        settings = IssuerSettings(issuer=issuer, audience=AUDIENCE, client_id="byline")
+        async with Outgoing(outgoing) as client:
+            made = Provider(issuer, IssuerKeys(settings, client), f"{issuer}{suffix}")
+            async with serving(made, listener):
+                yield made
 
 
 async def test_a_whole_token_is_taken_and_the_keys_are_read_once() -> None:
-    provider = Provider()
-    issuer = provider.issuer()
-    verified = [await issuer.verified(provider.token(), audience=AUDIENCE) for _ in range(3)]
+    async with provider() as at:
+        verified = [await at.keys.verified(at.token(), audience=AUDIENCE) for _ in range(3)]
 
     assert [token.claims["sub"] for token in verified] == ["alice"] * 3
-    assert provider.asked == ["/.well-known/openid-configuration", "/jwks"]
+    assert [at.asked.count(path) for path in ("/.well-known/openid-configuration", "/jwks")] == [1, 1]
 
 
 @pytest.mark.parametrize(
     "changed",
     [
         {"iss": "https://other.example"},
-        {"iss": f"{ISSUER}/"},
+        {"iss": "https://127.0.0.1"},
         {"aud": "https://other.example/mcp"},
         {"aud": []},
         {"aud": None},
@@ -64,48 +94,60 @@ async def test_a_whole_token_is_taken_and_the_keys_are_read_once() -> None:
     ],
 )
 async def test_a_token_whose_claims_do_not_hold_is_refused(changed: dict[str, Any]) -> None:
-    provider = Provider()
-
-    with pytest.raises(IdentityForged):
-        await provider.issuer().verified(provider.token(**changed), audience=AUDIENCE)
+    async with provider() as at:
+        with pytest.raises(IdentityForged):
+            await at.keys.verified(at.token(**changed), audience=AUDIENCE)
 
 
 async def test_the_public_key_is_no_shared_secret() -> None:
-    provider = Provider()
-    public = OctKey.import_key(provider.key.as_pem(private=False).replace(b"-----", b""), {"kid": "first"})
-    claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
-    forged = jwt.encode({"alg": "HS256", "kid": "first"}, claims, public)
-
-    with pytest.raises(IdentityForged):
-        await provider.issuer().verified(forged, audience=AUDIENCE)
+    public = OctKey.import_key(KEY.as_pem(private=False).replace(b"-----", b""), {"kid": "first"})
+    async with provider() as at:
+        claims = {"iss": at.issuer, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
+        forged = jwt.encode({"alg": "HS256", "kid": "first"}, claims, public)
+        with pytest.raises(IdentityForged):
+            await at.keys.verified(forged, audience=AUDIENCE)
 
 
 async def test_invented_key_ids_do_not_make_byline_ask_the_issuer_again_and_again() -> None:
-    provider = Provider()
-    issuer = provider.issuer()
-    await issuer.verified(provider.token(), audience=AUDIENCE)
-    for number in range(5):
-        stranger = RSAKey.generate_key(2048, {"kid": f"invented-{number}"})
-        token = jwt.encode({"alg": "RS256", "kid": f"invented-{number}"}, {"iss": ISSUER}, stranger)
-        with pytest.raises(IdentityForged):
-            await issuer.verified(token, audience=AUDIENCE)
+    stranger = RSAKey.generate_key(2048)
+    async with provider() as at:
+        await at.keys.verified(at.token(), audience=AUDIENCE)
+        for number in range(5):
+            token = jwt.encode({"alg": "RS256", "kid": f"invented-{number}"}, {"iss": at.issuer}, stranger)
+            with pytest.raises(IdentityForged):
+                await at.keys.verified(token, audience=AUDIENCE)
 
-    assert provider.asked.count("/jwks") == 1
+    assert at.asked.count("/jwks") == 1
 
 
 async def test_an_issuer_that_calls_itself_something_else_is_a_setting_to_mend() -> None:
-    provider = Provider(name=f"{ISSUER}/")
-
-    with pytest.raises(SettingsInvalid, match="BYLINE_GATEWAY__ISSUER__ISSUER"):
-        await provider.issuer().verified(provider.token(), audience=AUDIENCE)
+    async with provider(suffix="/") as at:
+        with pytest.raises(SettingsInvalid, match="BYLINE_GATEWAY__ISSUER__ISSUER"):
+            await at.keys.verified(at.token(), audience=AUDIENCE)
 
 
 async def test_an_issuer_that_is_down_is_no_reason_to_call_a_token_forged() -> None:
-    provider = Provider()
-    settings = IssuerSettings(issuer=ISSUER, audience=AUDIENCE, client_id="byline")
-    down = httpx2.MockTransport(lambda _: httpx2.Response(503))
+    async with provider() as at:
+        at.is_down = True
+        with pytest.raises(UpstreamUnavailable):
+            await at.keys.verified(at.token(), audience=AUDIENCE)
 
-    with pytest.raises(UpstreamUnavailable):
-        await IssuerKeys(settings, httpx2.AsyncClient(transport=down)).verified(
-            provider.token(), audience=AUDIENCE
-        )
+
+async def test_an_issuer_whose_metadata_lead_elsewhere_is_not_followed() -> None:
+    async with provider() as inside, provider() as at:
+        at.redirects_to = f"{inside.issuer}/latest/meta-data"
+        with pytest.raises(UpstreamUnavailable, match="redirect"):
+            await at.keys.verified(at.token(), audience=AUDIENCE)
+
+    assert inside.asked == []
+
+
+async def test_an_issuer_inside_the_network_is_a_host_to_name_in_settings() -> None:
+    async with provider(OutgoingSettings(allow_http=True)) as at:
+        with pytest.raises(SettingsInvalid, match="BYLINE_OUTGOING__PRIVATE_HOSTS"):
+            await at.keys.verified(at.token(), audience=AUDIENCE)
+    async with provider(OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))) as named:
+        verified = await named.keys.verified(named.token(), audience=AUDIENCE)
+
+    assert at.asked == []
+    assert verified.claims["sub"] == "alice"

@@ -12,7 +12,8 @@ from cryptography.x509.oid import NameOID
 from starlette.responses import RedirectResponse, Response
 
 from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
-from engine.outgoing import Outgoing, Resolver, is_public, resolve, retry_after
+from engine.outgoing.addresses import Resolver, is_public, resolve
+from engine.outgoing.client import Outgoing, retry_after
 from engine.settings import OutgoingSettings
 from tests.listeners import receiver
 
@@ -157,6 +158,28 @@ async def test_what_was_checked_is_what_is_called_whatever_the_name_means_a_mome
     assert (post.path, post.body, post.headers["x-own"]) == ("/path", b"body", "yes")
     assert post.headers["host"] == f"receiver.example:{receiving.port}"
     assert asked == ["receiver.example"]
+
+
+@pytest.mark.enable_socket
+async def test_a_connection_that_was_checked_is_kept_open_for_its_host_alone() -> None:
+    resolver, asked = says("127.0.0.1")
+    async with receiver() as receiving, Outgoing(OPEN, resolver=resolver) as outgoing:
+        for host in ("one.example", "one.example", "two.example", "one.example"):
+            await outgoing.send("GET", f"http://{host}:{receiving.port}/")
+
+    assert asked == ["one.example", "two.example"]
+
+
+@pytest.mark.enable_socket
+async def test_an_address_that_does_not_answer_is_passed_over() -> None:
+    async def two(host: str, port: int) -> list[str]:
+        del host, port
+        return ["127.0.0.2", "127.0.0.1"]
+
+    async with receiver() as receiving, Outgoing(OPEN, resolver=two) as outgoing:
+        answer = await outgoing.send("GET", f"http://receiver.example:{receiving.port}/")
+
+    assert answer.status == 200
 
 
 @pytest.mark.enable_socket

@@ -16,7 +16,7 @@ from engine.connections.sign_in.typed_key import TypedKey
 from engine.connections.sign_in.vouched import VouchedFor
 from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused
-from engine.outgoing import Outgoing
+from engine.outgoing.client import Outgoing
 
 _CLIENTS: Final[Mapping[str, type[OAuthClient]]] = {
     "client_credentials": ClientCredentials,

@@ -11,7 +11,7 @@ from engine.connections.dpop import sign
 from engine.connections.token_response import told_in
 from engine.connections.tokens import Tokens
 from engine.errors import AddressRefused, ConnectionMisconfigured, KeyRefused, UpstreamUnavailable
-from engine.outgoing import Outgoing, OutgoingTransport
+from engine.outgoing.client import Outgoing, OutgoingTransport
 
 _LONGEST: Final = 8000
 _REFUSES: Final = frozenset({401, 403})

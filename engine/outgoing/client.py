@@ -1,9 +1,7 @@
 """Requests to addresses that others gave: never to a private network, never on to another address, never for long."""
 
 import asyncio
-import ipaddress
-import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,23 +13,18 @@ from typing import Final, Self
 import httpx2
 
 from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
+from engine.outgoing.addresses import Resolver, resolve
+from engine.outgoing.transport import CheckedBackend, CheckedTransport
 from engine.settings import OutgoingSettings
 
 _WITHIN_SECONDS = 20.0
-_TIMEOUT = httpx2.Timeout(10.0, connect=5.0)
+_TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 _LARGEST_ANSWER: Final = 1_000_000
 _LONGEST_ADDRESS = 2000
 _LONGEST_PATIENCE = 86_400.0
 _OWN_HEADERS: Final = frozenset(
     {"host", "accept-encoding", "connection", "content-length", "transfer-encoding"}
 )
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Resolver = Callable[[str, int], Awaitable[list[str]]]
-
-# Of IPv6, only this block is handed out for the Internet (RFC 4291 section 2.4); NAT64 hides IPv4 addresses (RFC 6052).
-_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +34,6 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-async def resolve(host: str, port: int) -> list[str]:
-    """Every address of a host, as the system's resolver says; numbers in any spelling are addresses too."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        msg = f"The host '{host}' is not known."
-        raise UpstreamUnavailable(msg) from error
-    return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one that anybody on the Internet may reach, whatever it is wrapped in."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        hidden = _within(ip)
-        if hidden:
-            return all(is_public(str(each)) for each in hidden)
-        if ip not in _GLOBAL_UNICAST:
-            return False
-    return ip.is_global and not (ip.is_multicast or ip.is_reserved)
-
-
-def _within(ip: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses that traffic to this IPv6 address may end at."""
-    if ip.ipv4_mapped is not None:
-        return (ip.ipv4_mapped,)
-    if ip.sixtofour is not None:
-        return (ip.sixtofour,)
-    if ip.teredo is not None:
-        return ip.teredo
-    return (ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF),) if ip in _NAT64 else ()
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
@@ -90,7 +50,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 class Outgoing:
-    """One client for all of a process. A host is resolved once per request, and what was checked is what is called."""
+    """One client for all of a process, which keeps no cookie: one person's would travel with another's request."""
 
     def __init__(
         self,
@@ -99,29 +59,28 @@ class Outgoing:
         resolver: Resolver = resolve,
         trust: SSLContext | None = None,
     ) -> None:
-        self._settings = settings
-        self._resolve = resolver
+        self._backend = CheckedBackend(settings, resolver)
+        self._transport = CheckedTransport(settings, self._backend, trust)
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        # A connection kept open would be found again by its address alone, under another host's certificate.
-        self._http = httpx2.AsyncClient(
+        self.http = httpx2.AsyncClient(
+            transport=self._transport,
             timeout=_TIMEOUT,
             follow_redirects=False,
             trust_env=False,
             cookies=no_cookies,
-            verify=trust or True,
-            limits=httpx2.Limits(max_keepalive_connections=0),
         )
+        """For whoever bounds the answer themselves, with thirty seconds for each part of it; all other rules hold."""
 
     async def __aenter__(self) -> Self:
         """Open the client."""
-        await self._http.__aenter__()
+        await self.http.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close it."""
-        await self._http.__aexit__(kind, error, trace)
+        await self.http.__aexit__(kind, error, trace)
 
     def check(self, url: str) -> httpx2.URL:
         """The address, where its form is one that is called at all; raises AddressRefused."""
@@ -129,19 +88,15 @@ class Outgoing:
             parsed = httpx2.URL(url)
         except (httpx2.InvalidURL, ValueError) as error:
             raise AddressRefused("This is not an address: write https://host/path.") from error
-        schemes = {"https", "http"} if self._settings.allow_http else {"https"}
-        if parsed.scheme not in schemes or not parsed.host or len(url) > _LONGEST_ADDRESS:
-            msg = f"An address begins with {' or '.join(f'{each}://' for each in sorted(schemes))} and names a host."
-            raise AddressRefused(msg)
-        if not 0 < (parsed.port or 443) < 65536 or parsed.userinfo or parsed.fragment:
-            raise AddressRefused(
-                "An address holds no user name, no password, no fragment and no port above 65535."
-            )
+        if len(url) > _LONGEST_ADDRESS:
+            raise AddressRefused(f"An address has at most {_LONGEST_ADDRESS:,} characters.")
+        self._transport.check(parsed)
         return parsed
 
     async def require_public(self, url: str) -> None:
         """Return where this may be called; raises AddressRefused, or UpstreamUnavailable where the host is unknown."""
-        await self._addresses(self.check(url))
+        parsed = self.check(url)
+        await self._backend.addresses(parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
 
     async def send(
         self,
@@ -160,8 +115,7 @@ class Outgoing:
         parsed = self.check(url)
         try:
             async with asyncio.timeout(_WITHIN_SECONDS):
-                addresses = await self._addresses(parsed)
-                answer = await self._first(addresses, parsed, method, headers or {}, content, largest)
+                answer = await self._ask(parsed, method, headers or {}, content, largest)
         except TimeoutError:
             raise UpstreamUnavailable(f"{parsed.host} did not answer in time.") from None
         except httpx2.HTTPError as error:
@@ -174,51 +128,13 @@ class Outgoing:
             raise RequestRejected(msg, status=answer.status)
         return answer
 
-    async def _addresses(self, url: httpx2.URL) -> list[str]:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        addresses = await self._resolve(url.host, port)
-        # One private address among public ones is how a name is turned against the network that resolves it.
-        allowed = self._settings.allow_private or url.host in self._settings.private_hosts
-        if not addresses or not (allowed or all(map(is_public, addresses))):
-            msg = f"{url.host} is not on the public Internet, so it is not called."
-            raise AddressRefused(msg)
-        return addresses
-
-    async def _first(
-        self,
-        addresses: list[str],
-        url: httpx2.URL,
-        method: str,
-        headers: Mapping[str, str],
-        content: bytes | None,
-        largest: int,
-    ) -> Answer:
-        """The answer of the first address that takes the connection."""
-        for address in addresses[:-1]:
-            try:
-                return await self._ask(address, url, method, headers, content, largest)
-            except (httpx2.ConnectError, httpx2.ConnectTimeout):
-                continue
-        return await self._ask(addresses[-1], url, method, headers, content, largest)
-
     async def _ask(
-        self,
-        address: str,
-        url: httpx2.URL,
-        method: str,
-        headers: Mapping[str, str],
-        content: bytes | None,
-        largest: int,
+        self, url: httpx2.URL, method: str, headers: Mapping[str, str], content: bytes | None, largest: int
     ) -> Answer:
-        request = self._http.build_request(
-            method,
-            url.copy_with(host=address.partition("%")[0]),
-            headers={**headers, "Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"},
-            content=content,
-            # The certificate has to be the named host's, although the connection goes to the address.
-            extensions={"sni_hostname": url.raw_host.decode("ascii")},
+        request = self.http.build_request(
+            method, url, headers={**headers, "Accept-Encoding": "identity"}, content=content
         )
-        response = await self._http.send(request, stream=True)
+        response = await self.http.send(request, stream=True)
         try:
             body = bytearray()
             async for piece in response.aiter_raw():

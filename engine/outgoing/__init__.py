@@ -1,0 +1,1 @@
+"""Requests to addresses that others gave, by one set of rules."""
