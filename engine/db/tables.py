@@ -517,9 +517,8 @@ class BrowserSessionRow(SQLModel, table=True):
     __tablename__ = "browser_session"
 
     id_hash: str = Field(primary_key=True)
-    principal_id: str | None = None
+    principal_id: str
     csrf_token: str
-    data: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
 

@@ -41,7 +41,7 @@ class ConsentPage:
     async def ask(self, request: Request, question: str) -> Response:
         """GET /authorize/{question}: the question, or at once the answer where the person gave it before."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(request.url.path)
         found = await self._asked(session, question)
         if isinstance(found, Response):
@@ -55,7 +55,7 @@ class ConsentPage:
     async def answer(self, request: Request, question: str) -> Response:
         """POST /authorize/{question}."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, request.url.path)
         session, principal = submission.session, submission.session.principal
         found = await self._asked(session, question)

@@ -1,12 +1,10 @@
-"""Browser sessions: a random cookie whose hash is stored, and a form token without which no page takes a POST."""
+"""Browser sessions of people who are signed in: a random cookie whose hash is stored, and a token for their forms."""
 
 import hashlib
-import hmac
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -17,18 +15,17 @@ from engine.db.database import now
 from engine.db.tables import BrowserSessionRow
 from engine.identity.model import Principal
 from engine.services import Services
-
-_ANONYMOUS_LIFE = timedelta(minutes=30)
+from gateway.browser.cookies import Cookie
+from gateway.browser.forms import fields_of
 
 
 @dataclass(frozen=True, slots=True)
 class BrowserSession:
-    """One browser, signed in where `principal` is there; `id` names it without giving its cookie away."""
+    """One browser in which somebody is signed in; `id` names it without giving its cookie away."""
 
     id: str
     csrf_token: str
-    principal: Principal | None
-    data: Mapping[str, Any]
+    principal: Principal
     expires_at: datetime
 
 
@@ -55,21 +52,17 @@ class Sessions:
         self._database = services.database
         self._principals = services.principals
         self._life = timedelta(seconds=services.settings.gateway.session_life)
-        self._secure = services.settings.public_url.startswith("https://")
-        # Browsers take a `__Host-` cookie only with Secure, which plain HTTP on the loopback can't have.
-        self._cookie = "__Host-byline" if self._secure else "byline"
+        self._cookie = Cookie("byline", is_secure=services.settings.public_url.startswith("https://"))
 
     async def current(self, request: Request) -> BrowserSession | None:
         """The session of this browser; the one of a deactivated principal counts as none."""
-        cookie = request.cookies.get(self._cookie)
+        cookie = self._cookie.of(request)
         if not cookie:
             return None
         async with self._database.reading() as session:
             row = await session.get(BrowserSessionRow, _digest(cookie))
         if row is None or row.expires_at <= now():
             return None
-        if row.principal_id is None:
-            return _session(row, None)
         principal = await self._principals.get(row.principal_id)
         return _session(row, principal) if principal is not None and principal.active else None
 
@@ -78,29 +71,20 @@ class Sessions:
         session = await self.current(request)
         if session is None:
             return None
-        form = await request.form()
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-        if not hmac.compare_digest(fields.get("csrf_token", "").encode(), session.csrf_token.encode()):
-            return None
-        return Submission(session, fields)
+        fields = await fields_of(request, session.csrf_token)
+        return None if fields is None else Submission(session, fields)
 
-    async def begin(
-        self,
-        request: Request,
-        principal: Principal | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> NewSession:
+    async def begin(self, request: Request, principal: Principal) -> NewSession:
         """A new session in the place of the browser's earlier one, which ends: an id never outlives a sign-in."""
         cookie = secrets.token_urlsafe(32)
         row = BrowserSessionRow(
             id_hash=_digest(cookie),
-            principal_id=None if principal is None else principal.id,
+            principal_id=principal.id,
             csrf_token=secrets.token_urlsafe(32),
-            data=dict(data or {}),
             created_at=now(),
-            expires_at=now() + (_ANONYMOUS_LIFE if principal is None else self._life),
+            expires_at=now() + self._life,
         )
-        earlier = _digest(request.cookies.get(self._cookie, ""))
+        earlier = _digest(self._cookie.of(request))
         over = (col(BrowserSessionRow.id_hash) == earlier) | (col(BrowserSessionRow.expires_at) <= now())
         async with self._database.writing() as session:
             await session.exec(delete(BrowserSessionRow).where(over))
@@ -117,26 +101,16 @@ class Sessions:
     def keep(self, response: Response, new: NewSession) -> Response:
         """Hand the cookie to the browser."""
         seconds = int((new.session.expires_at - now()).total_seconds())
-        response.set_cookie(
-            self._cookie,
-            new.cookie,
-            max_age=seconds,
-            path="/",
-            secure=self._secure,
-            httponly=True,
-            samesite="lax",
-        )
-        return response
+        return self._cookie.keep(response, new.cookie, seconds=seconds)
 
     def forget(self, response: Response) -> Response:
         """Take the cookie from the browser."""
-        response.delete_cookie(self._cookie, path="/", secure=self._secure, httponly=True, samesite="lax")
-        return response
+        return self._cookie.forget(response)
 
 
 def _digest(cookie: str) -> str:
     return hashlib.sha256(cookie.encode()).hexdigest()
 
 
-def _session(row: BrowserSessionRow, principal: Principal | None) -> BrowserSession:
-    return BrowserSession(row.id_hash, row.csrf_token, principal, row.data, row.expires_at)
+def _session(row: BrowserSessionRow, principal: Principal) -> BrowserSession:
+    return BrowserSession(row.id_hash, row.csrf_token, principal, row.expires_at)

@@ -52,7 +52,7 @@ class ApplicationPages:
     async def show(self, request: Request) -> Response:
         """GET /applications."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(_PATH)
         given = await self._consents.of(session.principal.id)
         return page(
@@ -66,7 +66,7 @@ class ApplicationPages:
     async def withdraw(self, request: Request) -> Response:
         """POST /applications: end all that one client may do for who is signed in, and every token that it has."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, _PATH)
         session, principal = submission.session, submission.session.principal
         client_id = submission.fields.get("client_id", "")

@@ -30,7 +30,7 @@ async def opened(
 ) -> tuple[BrowserSession, Principal, AuthorizationRequest] | Response:
     """Who opened the link of a question, and the question; for whom it shall not be shown, the page that they get."""
     session = await Sessions(services).current(request)
-    if session is None or session.principal is None:
+    if session is None:
         return to_sign_in(request.url.path)
     asked = await asked_of(services, session, session.principal, request_id)
     return asked if isinstance(asked, Response) else (session, session.principal, asked)

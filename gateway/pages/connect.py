@@ -66,7 +66,7 @@ class ConnectPage:
     async def answer(self, request: Request, request_id: str) -> Response:
         """POST /connect/{request_id}."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, request.url.path)
         session, principal = submission.session, submission.session.principal
         asked = await asked_of(self._services, session, principal, request_id)
@@ -105,18 +105,15 @@ class ConnectPage:
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
         del fields
-        person = session.principal
-        holder = person and await self._services.standing_in.asked(asked.principal_id, person)
-        if person is not None and holder is not None:
-            await self._services.authorization.deny(asked.id, holder, by=stand_in(holder, person))
+        holder = await self._services.standing_in.asked(asked.principal_id, session.principal)
+        if holder is not None:
+            await self._services.authorization.deny(asked.id, holder, by=stand_in(holder, session.principal))
         return None
 
     async def _typed(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
         """Take a key that was typed; the page that says why not where it will not do."""
-        if session.principal is None:
-            return None
         secret, username = fields.get("secret", ""), fields.get("username", "")
         tool = _chosen_for(asked, fields)
         try:
@@ -135,10 +132,10 @@ class ConnectPage:
     ) -> Response | None:
         """Take the choice of an account that is connected; the page that says why not where there is none."""
         connection, person = await self._services.catalogue.get(asked.connection), session.principal
-        holder = person and await self._services.standing_in.asked(asked.principal_id, person)
+        holder = await self._services.standing_in.asked(asked.principal_id, person)
         usable = await self._services.grants.usable(asked.principal_id, asked.connection)
         grant = next((each for each in usable if each.id == fields.get("account")), None)
-        if grant is None or person is None or holder is None:
+        if grant is None or holder is None:
             return await self._question(session, asked, connection, problem="Choose one of the accounts.")
         by, tool = stand_in(holder, person), _chosen_for(asked, fields)
         try:
@@ -243,7 +240,7 @@ class Callback:
             text = f"What the sign-in service sent is incomplete. Open your link again, or start over. {CALL_AGAIN}"
             return notice("This answer cannot be read", text, status=400)
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             text = "You are not signed in to Byline in this browser. Sign in, and then open your link again."
             return notice("Who is this?", text, status=403, link=("/sign-in", "Sign in"))
         try:

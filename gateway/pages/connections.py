@@ -75,14 +75,14 @@ class ConnectionPages:
     async def show(self, request: Request) -> Response:
         """GET /connections."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(_PATH)
         return await self._page(session, session.principal)
 
     async def govern(self, request: Request, name: str) -> Response:
         """POST /connections/{name}."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, _PATH)
         session, principal = submission.session, submission.session.principal
         try:

@@ -46,7 +46,7 @@ class QuestionPage:
     async def ask(self, request: Request, question_id: str) -> Response:
         """GET /questions/{question_id}."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(request.url.path)
         asked = await self._asked(session, session.principal, question_id)
         return asked if isinstance(asked, Response) else await self._shown(session, asked)
@@ -54,7 +54,7 @@ class QuestionPage:
     async def answer(self, request: Request, question_id: str) -> Response:
         """POST /questions/{question_id}."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, request.url.path)
         session, principal = submission.session, submission.session.principal
         asked = await self._asked(session, principal, question_id)

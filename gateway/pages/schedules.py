@@ -56,14 +56,14 @@ class SchedulePages:
     async def show(self, request: Request) -> Response:
         """GET /schedules."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(_PATH)
         return await self._page(session, session.principal)
 
     async def create(self, request: Request) -> Response:
         """POST /schedules."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, _PATH)
         principal, fields = submission.session.principal, dict(submission.fields)
         try:
@@ -85,7 +85,7 @@ class SchedulePages:
     async def steer(self, request: Request, schedule_id: str) -> Response:
         """POST /schedules/{schedule_id}."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, _PATH)
         principal = submission.session.principal
         try:

@@ -44,14 +44,14 @@ class TokenPages:
     async def show(self, request: Request) -> Response:
         """GET /tokens."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(_PATH)
         return await self._page(session, session.principal)
 
     async def create(self, request: Request) -> Response:
         """POST /tokens."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, _PATH)
         principal, fields = submission.session.principal, submission.fields
         chosen = [name for name in self._registry.tools if f"{_TOOL_FIELD}{name}" in fields]
@@ -75,7 +75,7 @@ class TokenPages:
     async def revoke(self, request: Request, token_id: str) -> Response:
         """POST /tokens/{token_id}."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, _PATH)
         principal = submission.session.principal
         try:

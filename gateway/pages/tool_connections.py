@@ -46,7 +46,7 @@ class ToolConnections:
     async def show(self, request: Request, name: str) -> Response:
         """GET /connect/tools/{name}."""
         session = await self._sessions.current(request)
-        if session is None or session.principal is None:
+        if session is None:
             return to_sign_in(request.url.path)
         try:
             tool, needs = await self._standing(session.principal, name)
@@ -57,7 +57,7 @@ class ToolConnections:
     async def connect(self, request: Request, name: str) -> Response:
         """POST /connect/tools/{name}: connect what is missing, or use an account that is there."""
         submission = await self._sessions.submitted(request)
-        if submission is None or submission.session.principal is None:
+        if submission is None:
             return stale_form(None, request.url.path)
         session, principal, fields = submission.session, submission.session.principal, submission.fields
         try:

@@ -12,14 +12,16 @@ from engine.errors import AuthorizationRefused, BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
+from gateway.browser.forms import fields_of
 from gateway.browser.rendering import notice, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
+from gateway.browser.sessions import Sessions
+from gateway.browser.visits import Visit, Visits
 from gateway.sign_in.openid import Issuer, SignInAttempt
 from gateway.sign_in.people import People
 
 _CALLBACK = "/sign-in/callback"
 # A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.
-_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
+_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]{0,1000}")
 
 
 def sign_in_pages(services: Services) -> APIRouter:
@@ -55,6 +57,7 @@ class Arrival:
     def __init__(self, services: Services) -> None:
         self._principals = services.principals
         self._sessions = Sessions(services)
+        self._visits = Visits(services)
 
     async def arrive(self, request: Request, issuer: str, person: tuple[str, str], path: str) -> Response:
         """Begin the session of a person that `issuer` vouches for, unless they were deactivated."""
@@ -62,7 +65,8 @@ class Arrival:
         if not principal.active:
             return _deactivated(principal)
         new = await self._sessions.begin(request, principal)
-        return self._sessions.keep(RedirectResponse(path, 303, {"Cache-Control": "no-store"}), new)
+        there = RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+        return self._sessions.keep(self._visits.end(there), new)
 
 
 class BuiltInSignIn:
@@ -72,29 +76,27 @@ class BuiltInSignIn:
         self._arrival = Arrival(services)
         self._people = People(services.database)
         self._sessions = Sessions(services)
+        self._visits = Visits(services)
         self._issuer = services.settings.public_url
 
     async def ask(self, request: Request) -> Response:
         """GET /sign-in."""
         path = own_path(request.query_params.get("next", ""))
-        session = await self._sessions.current(request)
-        if session is not None and session.principal is not None:
+        if await self._sessions.current(request) is not None:
             return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
-        if session is not None:
-            return _form(session, path)
-        new = await self._sessions.begin(request)
-        return self._sessions.keep(_form(new.session, path), new)
+        visit = await self._visits.current(request) or self._visits.begin()
+        return await self._visits.keep(_form(visit, path), visit)
 
     async def check(self, request: Request) -> Response:
         """POST /sign-in."""
-        submission = await self._sessions.submitted(request)
-        if submission is None:
+        visit = await self._visits.current(request)
+        fields = None if visit is None else await fields_of(request, visit.csrf_token)
+        if visit is None or fields is None:
             return stale_form(None, "/sign-in")
-        fields = submission.fields
         path = own_path(fields.get("next", ""))
         person = await self._people.authenticate(fields.get("username", ""), fields.get("password", ""))
         if person is None:
-            return _form(submission.session, path, problem="The username or the password is wrong.")
+            return _form(visit, path, problem="The username or the password is wrong.")
         return await self._arrival.arrive(request, self._issuer, person, path)
 
 
@@ -104,6 +106,7 @@ class ExternalSignIn:
     def __init__(self, services: Services, settings: IssuerSettings) -> None:
         self._arrival = Arrival(services)
         self._sessions = Sessions(services)
+        self._visits = Visits(services)
         self._issuer = Issuer(settings, services.outgoing)
         self._principals = services.principals
         self._company = services.company_sign_ins
@@ -112,8 +115,7 @@ class ExternalSignIn:
     async def send(self, request: Request) -> Response:
         """GET /sign-in."""
         path = own_path(request.query_params.get("next", ""))
-        session = await self._sessions.current(request)
-        if session is not None and session.principal is not None:
+        if await self._sessions.current(request) is not None:
             return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
         try:
             url, attempt = await self._issuer.begin(
@@ -121,17 +123,16 @@ class ExternalSignIn:
             )
         except BylineError as error:
             return notice("Sign-in is not possible now", str(error), status=503)
-        new = await self._sessions.begin(request, data={"sign_in": asdict(attempt), "next": path})
-        return self._sessions.keep(RedirectResponse(url, 303, {"Cache-Control": "no-store"}), new)
+        visit = self._visits.begin({"sign_in": asdict(attempt), "next": path})
+        return await self._visits.keep(RedirectResponse(url, 303, {"Cache-Control": "no-store"}), visit)
 
     async def return_(self, request: Request) -> Response:
         """GET /sign-in/callback."""
-        session = await self._sessions.current(request)
-        attempt = None if session is None else session.data.get("sign_in")
-        if session is None or attempt is None:
+        visit = await self._visits.current(request)
+        if visit is None or "sign_in" not in visit.data:
             text = "This sign-in was begun in another browser, or too long ago."
             return notice("Please sign in again", text, status=400, link=("/sign-in", "Sign in"))
-        return await self._complete(request, SignInAttempt(**attempt), session.data["next"])
+        return await self._complete(request, SignInAttempt(**visit.data["sign_in"]), visit.data["next"])
 
     async def _complete(self, request: Request, attempt: SignInAttempt, path: str) -> Response:
         again = (str(to_sign_in(path).headers["location"]), "Sign in again")
@@ -177,10 +178,15 @@ def own_path(wanted: str) -> str:
     return wanted if _OWN_PATH.fullmatch(wanted) else "/"
 
 
-def _form(session: BrowserSession, path: str, problem: str | None = None) -> Response:
+def _form(visit: Visit, path: str, problem: str | None = None) -> Response:
     status = 200 if problem is None else 401
     return page(
-        "sign_in.html", title="Sign in to Byline", session=session, next=path, problem=problem, status=status
+        "sign_in.html",
+        title="Sign in to Byline",
+        csrf_token=visit.csrf_token,
+        next=path,
+        problem=problem,
+        status=status,
     )
 
 

@@ -1,3 +1,5 @@
+import json
+from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -47,34 +49,80 @@ async def test_passwords_are_kept_as_argon2_hashes(byline: Byline) -> None:
     assert all(person.password_hash.startswith("$argon2id$") for person in people)
 
 
+async def sent_in(client: httpx2.AsyncClient, page: httpx2.Response) -> httpx2.Response:
+    """What answers Alice's form on a sign-in page."""
+    token = page.text.split('name="csrf_token" value="')[1].split('"')[0]
+    form = {"csrf_token": token, "username": "alice", "password": "alice-demo", "next": "/"}
+    return await client.post("/sign-in", data=form)
+
+
 async def test_signing_in_changes_the_session_so_that_a_planted_one_is_worth_nothing(byline: Byline) -> None:
-    async with httpx2.AsyncClient(base_url=byline.url) as client:
-        before = await client.get("/sign-in")
-        planted = client.cookies["byline"]
-        token = before.text.split('name="csrf_token" value="')[1].split('"')[0]
-        form = {"csrf_token": token, "username": "alice", "password": "alice-demo", "next": "/"}
-        after = await client.post("/sign-in", data=form)
-        signed_in = client.cookies["byline"]
-    async with httpx2.AsyncClient(base_url=byline.url, cookies={"byline": planted}) as thief:
-        page = await thief.get("/")
+    async with httpx2.AsyncClient(base_url=byline.url, cookies={"byline": "planted"}) as client:
+        page = await client.get("/sign-in")
+        visit = client.cookies["byline-visit"]
+        after = await sent_in(client, page)
+        cookies = {cookie.name: cookie.value for cookie in client.cookies.jar if cookie.domain}
+    planted = {"byline": "planted", "byline-visit": visit}
+    async with httpx2.AsyncClient(base_url=byline.url, cookies=planted) as thief:
+        front = await thief.get("/")
 
     assert after.status_code == 303
-    assert signed_in != planted
-    assert "Signed in as" not in page.text
+    assert "byline-visit" not in cookies
+    assert cookies["byline"] not in planted.values()
+    assert "Signed in as" not in front.text
 
 
-async def test_the_cookie_is_out_of_reach_for_scripts_and_other_sites_and_only_its_hash_is_kept(
+async def test_whoever_is_not_signed_in_leaves_nothing_behind(byline: Byline) -> None:
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        for _ in range(3):
+            await client.get("/sign-in")
+        async with byline.services.database.reading() as session:
+            before = (await session.exec(select(BrowserSessionRow))).all()
+        await sent_in(client, await client.get("/sign-in"))
+        async with byline.services.database.reading() as session:
+            after = (await session.exec(select(BrowserSessionRow))).all()
+
+    assert (len(before), len(after)) == (0, 1)
+
+
+@pytest.mark.parametrize("visit", ["", "bm90aGluZw==", "%", "é", "altered", "over", "elsewhere"])
+async def test_a_visit_that_byline_did_not_begin_or_that_is_over_signs_nobody_in(
+    byline: Byline, visit: str
+) -> None:
+    vault = byline.services.vault
+    told = {"csrf_token": "t", "data": {}, "until": 1 if visit == "over" else 1 << 40}
+    async with httpx2.AsyncClient(base_url=byline.url) as client:
+        page = await client.get("/sign-in")
+        own = client.cookies["byline-visit"]
+        made = {
+            "altered": own[:40] + ("A" if own[40] != "A" else "B") + own[41:],
+            "over": urlsafe_b64encode(await vault.seal(json.dumps(told).encode(), "browser visit")).decode(),
+            "elsewhere": urlsafe_b64encode(await vault.seal(json.dumps(told).encode(), "a grant")).decode(),
+        }
+        token = "t" if visit in {"over", "elsewhere"} else page.text.split('value="')[1].split('"')[0]
+        form = {"csrf_token": token, "username": "alice", "password": "alice-demo", "next": "/"}
+        cookie = f"byline-visit={made.get(visit, visit)}".encode()
+        client.cookies.clear()
+        refused = await client.post("/sign-in", data=form, headers=[(b"cookie", cookie)])
+
+    assert refused.status_code == 403
+    assert "set-cookie" not in refused.headers
+
+
+async def test_cookies_are_out_of_reach_for_scripts_and_other_sites_and_only_a_hash_is_kept(
     byline: Byline,
 ) -> None:
     async with httpx2.AsyncClient(base_url=byline.url) as client:
-        response = await client.get("/sign-in")
+        page = await client.get("/sign-in")
+        after = await sent_in(client, page)
         cookie = client.cookies["byline"]
     async with byline.services.database.reading() as session:
         rows = (await session.exec(select(BrowserSessionRow))).all()
 
-    flags = response.headers["set-cookie"].lower()
-    assert "httponly" in flags
-    assert "samesite=lax" in flags
+    for flags in (header.lower() for each in (page, after) for header in each.headers.get_list("set-cookie")):
+        assert "httponly" in flags
+        assert "samesite=lax" in flags
+    assert rows
     assert cookie not in repr(rows)
 
 
@@ -86,7 +134,7 @@ async def test_behind_https_the_cookie_belongs_to_this_host_alone(tmp_path: Path
         response = await client.get(f"{byline.url}/sign-in")
 
     cookie = response.headers["set-cookie"]
-    assert cookie.startswith("__Host-byline=")
+    assert cookie.startswith("__Host-byline-visit=")
     assert "; Secure" in cookie
     assert "; Path=/" in cookie
     assert "Domain" not in cookie
