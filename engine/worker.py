@@ -88,7 +88,7 @@ def build_worker(settings: Settings, services: Services, temporal: Client, regis
             _changed(services),
             _enroll(services, temporal),
             _deliver(services, registry),
-            _keep_up(services),
+            _keep_up(services, temporal),
         ],
         interceptors=[BylineInterceptor(services, temporal)],
         workflow_runner=_runner(settings),
@@ -160,10 +160,10 @@ def _deliver(services: Services, registry: Registry) -> Callable[[Owed], Awaitab
     return deliver
 
 
-def _keep_up(services: Services) -> Callable[[str], Awaitable[int]]:
+def _keep_up(services: Services, temporal: Client) -> Callable[[str], Awaitable[int]]:
     @activity.defn(name=UPKEEP_ACTIVITY)
     async def keep_up(part: str) -> int:
-        return await Upkeep(services).do(part)
+        return await Upkeep(services, temporal).do(part)
 
     return keep_up
 

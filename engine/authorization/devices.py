@@ -29,6 +29,7 @@ from engine.vault.vault import Vault
 
 _SLOWER = timedelta(seconds=5)
 _SLOWEST = timedelta(minutes=1)
+_REMEMBERED = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,12 @@ class DeviceSignIns:
             await self._trail.append(refusal(person, other, request))
             raise other
         return None
+
+    async def forget(self) -> int:
+        """Forget the codes that ran out while nobody looked; returns how many."""
+        over = delete(DeviceSignInRow).where(col(DeviceSignInRow.expires_at) < now() - _REMEMBERED)
+        async with self._database.writing() as session:
+            return int((await session.exec(over)).rowcount)
 
     @property
     def sealed(self) -> SealedColumn:

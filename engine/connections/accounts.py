@@ -2,14 +2,21 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, now
 from engine.db.tables import AccountChoiceRow
 from engine.identity.principals import Principals
+from engine.settings import LONGEST_WAIT
+
+# No server forgets a run within a day of its end, so that each is seen there before it is gone.
+_LOOKED_AT_AGAIN: Final = timedelta(days=1)
+_LOST: Final = LONGEST_WAIT + timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,34 @@ class Accounts:
         for run_id in sorted(set(run_ids) - settled):
             session.add(_row(principal_id, connection, account, run_id=run_id))
 
+    async def due(self, limit: int) -> list[str]:
+        """Runs that keep an account and that nobody looked for within a day, the longest overdue first."""
+        query = (
+            select(AccountChoiceRow.run_id)
+            .where(col(AccountChoiceRow.due_at) <= now())
+            .group_by(AccountChoiceRow.run_id)
+            .order_by(func.min(AccountChoiceRow.due_at))
+            .limit(limit)
+        )
+        async with self._database.reading() as session:
+            return list((await session.exec(query)).all())
+
+    async def forget(self, looked_for: Collection[str], kept: Collection[str], namespace: str) -> int:
+        """Forget the accounts of runs that this Temporal namespace, where they were looked for, keeps no more.
+
+        Only what it kept before counts as gone: a namespace that never knew a run says nothing of it. What was seen in
+        none goes once it is older than the longest wait. Returns how many accounts went.
+        """
+        run, known_to = col(AccountChoiceRow.run_id), col(AccountChoiceRow.namespace)
+        was_never_seen = known_to.is_(None) & (col(AccountChoiceRow.chosen_at) < now() - _LOST)
+        gone = run.in_(set(looked_for) - set(kept)) & ((known_to == namespace) | was_never_seen)
+        put_off = update(AccountChoiceRow).values(due_at=now() + _LOOKED_AT_AGAIN)
+        async with self._database.writing() as session:
+            forgotten = await session.exec(delete(AccountChoiceRow).where(gone))
+            await session.exec(put_off.where(run.in_(looked_for)))
+            await session.exec(update(AccountChoiceRow).where(run.in_(kept)).values(namespace=namespace))
+        return int(forgotten.rowcount)
+
 
 def _row(
     principal_id: str, connection: str, account: str, *, tool: str = "", run_id: str = ""
@@ -128,4 +163,5 @@ def _row(
         run_id=run_id,
         account=account,
         chosen_at=now(),
+        due_at=now() if run_id else None,
     )

@@ -212,10 +212,19 @@ class RevocationRow(SQLModel, table=True):
 class AccountChoiceRow(SQLModel, table=True):
     """Which account on a connection a principal's actions use. Owner: engine.connections.accounts.
 
-    It holds for the run or the tool that it names, or for every tool where it names neither.
+    It holds for the run or the tool that it names, or for every tool where it names neither. That of a run lasts as
+    long as Temporal keeps the run: who looks again at `due_at` notes the `namespace` that kept it.
     """
 
     __tablename__ = "account_choice"
+    __table_args__ = (
+        Index(
+            "account_choice_due",
+            "due_at",
+            sqlite_where=text("due_at IS NOT NULL"),
+            postgresql_where=text("due_at IS NOT NULL"),
+        ),
+    )
 
     principal_id: str = Field(primary_key=True, foreign_key="principal.id")
     run_id: str = Field(default="", primary_key=True)
@@ -223,6 +232,8 @@ class AccountChoiceRow(SQLModel, table=True):
     tool: str = Field(default="", primary_key=True)
     account: str
     chosen_at: datetime = _instant()
+    due_at: datetime | None = _instant(nullable=True)
+    namespace: str | None = None
 
 
 class AuthorizationRequestRow(SQLModel, table=True):
@@ -350,6 +361,12 @@ class WaiterRow(SQLModel, table=True):
     __table_args__ = (
         Index("waiter_awaits", "awaits", "outcome"),
         Index("waiter_run", "run_id", "outcome"),
+        Index(
+            "waiter_over",
+            "expires_at",
+            sqlite_where=text("due_at IS NULL"),
+            postgresql_where=text("due_at IS NULL"),
+        ),
         Index(
             "waiter_due",
             "due_at",
@@ -611,6 +628,7 @@ class NotificationRow(SQLModel, table=True):
     """
 
     __tablename__ = "notification"
+    __table_args__ = (Index("notification_owed", "created_at"),)
 
     id: str = Field(primary_key=True)
     owed_by: str

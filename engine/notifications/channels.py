@@ -6,9 +6,10 @@ import secrets
 import uuid
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Literal, cast, get_args
 
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, func, select
 
@@ -17,6 +18,7 @@ from engine.db.database import Database, now
 from engine.db.tables import NotificationChannelRow, NotificationRow
 from engine.errors import ArgumentsInvalid, ChannelUnknown
 from engine.identity.model import Principal, TriggerKind
+from engine.settings import LONGEST_WAIT
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -25,6 +27,9 @@ Event = Literal["waiting", "ended", "chat_waiting", "chat_ended"]
 
 EVENTS: Final = get_args(Event)
 MOST_CHANNELS: Final = 10
+
+_REMEMBERED: Final = LONGEST_WAIT + timedelta(days=30)
+_AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +140,15 @@ class Channels:
     async def owe(self, notes: Iterable[str], owed_by: str) -> list[str]:
         """Of these notes, the ones that nobody else owes already: each is told once, however often it is asked for."""
         return [note for note in notes if await self._is_owed_by(note, owed_by)]
+
+    async def forget(self) -> int:
+        """Forget which notes were owed longer ago than anything waits; returns how many."""
+        over = (
+            select(NotificationRow.id).where(NotificationRow.created_at < now() - _REMEMBERED).limit(_AT_ONCE)
+        )
+        async with self._database.writing() as session:
+            gone = await session.exec(delete(NotificationRow).where(col(NotificationRow.id).in_(over)))
+        return int(gone.rowcount)
 
     @property
     def sealed(self) -> SealedColumn:

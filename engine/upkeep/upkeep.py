@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
+from temporalio.client import Client
 
 from engine.audit.trail import AuditEvent
 from engine.connections.connection import Connection
@@ -12,8 +13,11 @@ from engine.db.database import now
 from engine.errors import BylineError
 from engine.services import Services
 from engine.upkeep.ending import end_grants, tell_upstream
+from engine.upkeep.kept_runs import kept, namespace_id
 
 _OF_ITS_LIFE: Final = 0.6
+_RUNS_AT_ONCE: Final = 500
+_MOST_RUNS: Final = 10_000
 
 log = structlog.get_logger()
 
@@ -21,8 +25,9 @@ log = structlog.get_logger()
 class Upkeep:
     """What is done by the clock, in nobody's name; what it does to somebody's grant is in the trail, by their name."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, temporal: Client) -> None:
         self._services = services
+        self._temporal = temporal
         self._parts: dict[str, Callable[[], Awaitable[int]]] = {
             "end": self._end,
             "revoke": self._revoke,
@@ -86,5 +91,24 @@ class Upkeep:
         )
 
     async def _expire(self) -> int:
-        """Put away what is over: questions that nobody can answer now, and round trips that nobody comes back from."""
-        return await self._services.authorization.expire() + await self._services.consent.forget()
+        """Put away what is over, as far as one firing goes: questions, round trips, codes, waits, notes, accounts."""
+        over = (
+            self._services.authorization.expire,
+            self._services.consent.forget,
+            self._services.devices.forget,
+            self._services.waiters.forget,
+            self._services.channels.forget,
+            self._forget_accounts,
+        )
+        return sum([await put_away() for put_away in over])
+
+    async def _forget_accounts(self) -> int:
+        """Forget the accounts of runs that Temporal forgot, of which nothing can go on or be reset any more."""
+        namespace, forgotten = await namespace_id(self._temporal), 0
+        for _ in range(_MOST_RUNS // _RUNS_AT_ONCE):
+            due = await self._services.accounts.due(_RUNS_AT_ONCE)
+            if not due:
+                break
+            known = await kept(self._temporal, due)
+            forgotten += await self._services.accounts.forget(due, known, namespace)
+        return forgotten

@@ -4,9 +4,10 @@ import asyncio
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -14,6 +15,10 @@ from engine.db.database import Database, now
 from engine.db.tables import WaiterRow
 from engine.identity.model import Identity
 from engine.identity.runs import RunRecords
+
+# A worker that was away for as long finds that it has to ask again.
+_REMEMBERED: Final = timedelta(days=30)
+_AT_ONCE: Final = 10_000
 
 _WAITERS = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
 
@@ -182,6 +187,17 @@ class Waiters:
     async def postpone(self, waiter_ids: Sequence[str], until: datetime) -> None:
         """Try these wake-ups again later."""
         await self._set_due(waiter_ids, until)
+
+    async def forget(self) -> int:
+        """Forget waits that ran out a month ago, answered or not, unless a wake-up is owed; returns how many."""
+        over = (
+            select(WaiterRow.id)
+            .where(col(WaiterRow.due_at).is_(None), WaiterRow.expires_at < now() - _REMEMBERED)
+            .limit(_AT_ONCE)
+        )
+        async with self._database.writing() as session:
+            gone = await session.exec(delete(WaiterRow).where(col(WaiterRow.id).in_(over)))
+        return int(gone.rowcount)
 
     async def _set_due(self, waiter_ids: Sequence[str], due_at: datetime | None) -> None:
         async with self._database.writing() as session:

@@ -2,11 +2,16 @@
 
 import asyncio
 import secrets
+from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
+from sqlmodel import col
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
+from engine.db.database import now
+from engine.db.tables import AccountChoiceRow
 from engine.errors import AccountUnclear, AccountUnknown, AuthorizationRequired
 from engine.identity.model import Principal
 from engine.services import Services
@@ -310,3 +315,26 @@ async def test_a_removal_says_which_account_where_there_are_several(
     assert await services.grants.remove(BILLING, alice.id, "somebody@else.example") is None
     assert await services.grants.remove(BILLING, alice.id, WORK) == WORK
     assert [grant.account for grant in await services.grants.of(alice.id)] == [HOME]
+
+
+async def test_the_account_of_a_run_goes_by_the_word_of_a_namespace_that_knew_the_run(
+    services: Services, alice: Principal
+) -> None:
+    await connected(services, alice, WORK)
+    for run in ("run-1", "run-2"):
+        assert await used(services, alice, run=run) == WORK
+    await services.account_choices.use(BILLING, alice, WORK)
+
+    async def looked_for(namespace: str, *kept: str, days: int = 1) -> int:
+        runs = update(AccountChoiceRow).where(col(AccountChoiceRow.run_id) != "")
+        async with services.database.writing() as session:
+            await session.exec(runs.values(due_at=now(), chosen_at=now() - timedelta(days=days)))
+        return await services.accounts.forget(await services.accounts.due(10), kept, namespace)
+
+    assert await looked_for("new") == 0, "a namespace that never knew a run says nothing of it"
+    assert await looked_for("old", "run-1") == 0
+    assert await services.accounts.due(10) == [], "who was looked for is looked for again a day later"
+    assert await looked_for("new") == 0, "another one may still have it"
+    assert await looked_for("new", days=400) == 1, "nobody was seen to have the other one"
+    assert await looked_for("old") == 1
+    assert await services.accounts.of(alice.id) == {"billing": {"": WORK}}

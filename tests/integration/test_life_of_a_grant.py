@@ -7,19 +7,31 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
-from sqlmodel import SQLModel, select
+from sqlmodel import SQLModel, col, select
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import ScheduleActionExecutionStartWorkflow, ScheduleHandle
 
 from engine.db.database import now
-from engine.db.tables import AuthorizationAttemptRow, AuthorizationRequestRow, GrantRow, RevocationRow
+from engine.db.tables import (
+    AccountChoiceRow,
+    AuthorizationAttemptRow,
+    AuthorizationRequestRow,
+    DeviceSignInRow,
+    GrantRow,
+    NotificationRow,
+    RevocationRow,
+    WaiterRow,
+)
 from engine.upkeep.schedule import ensure_upkeep, upkeep_id
 from gateway.runs.runs import Finished
 from tests.data.commands import Commands
-from tests.platform import NORTHWIND, Platform, until, variables
+from tests.platform import DISPUTE, NORTHWIND, Platform, until, variables
 from tests.tools import pausing
 
 WIDTH = 100
 LONG_AGO = timedelta(days=8)
+LONGER_THAN_ANY_WAIT = timedelta(days=400)
 PROFILE = {"crm": "/services/oauth2/userinfo", "billing": "/v1/invoices"}
 
 
@@ -249,11 +261,103 @@ async def test_what_is_over_is_put_away_by_the_clock(kept: Platform) -> None:
     run = await kept.start("read_once", {"account_id": NORTHWIND}, kept.alice)
     (request,) = await kept.parked(run)
     await kept.services.consent.begin(request, "browser")
+    await kept.services.channels.owe(["a note"], "somebody")
+    async with kept.services.database.writing() as session:
+        session.add(
+            DeviceSignInRow(
+                request_id=request.id,
+                sealed_code=b"",
+                interval_seconds=5,
+                poll_after=now(),
+                expires_at=now(),
+            )
+        )
 
     assert (await upkept(kept))["expire"] == 0
     await change(kept, AuthorizationRequestRow, expires_at=now() - timedelta(seconds=1))
     await change(kept, AuthorizationAttemptRow, expires_at=now() - LONG_AGO)
-    assert (await upkept(kept))["expire"] == 2
+    await change(kept, DeviceSignInRow, expires_at=now() - LONG_AGO)
+    await change(kept, NotificationRow, created_at=now() - LONGER_THAN_ANY_WAIT)
+    await change(kept, WaiterRow, expires_at=now() - timedelta(days=29))
+    assert (await upkept(kept))["expire"] == 4
+    await change(kept, WaiterRow, expires_at=now() - timedelta(days=31), due_at=now())
+    assert (await upkept(kept))["expire"] == 0, "a wake-up is owed"
+    await change(kept, WaiterRow, due_at=None)
+    assert (await upkept(kept))["expire"] == 1
 
     assert [row.state for row in await rows(kept, AuthorizationRequestRow)] == ["expired"]
-    assert await rows(kept, AuthorizationAttemptRow) == []
+    for table in (AuthorizationAttemptRow, DeviceSignInRow, NotificationRow, WaiterRow):
+        assert await rows(kept, table) == []
+
+
+async def forgotten(platform: Platform, workflow_id: str, first_run_id: str = "") -> None:
+    """Let Temporal forget a workflow that ended, or one run of it, as it does after the retention time."""
+    execution = WorkflowExecution(workflow_id=workflow_id, run_id=first_run_id)
+    request = DeleteWorkflowExecutionRequest(
+        namespace=platform.temporal.namespace, workflow_execution=execution
+    )
+    await platform.temporal.workflow_service.delete_workflow_execution(request)
+    query = f"WorkflowId = '{workflow_id}'"
+
+    async def is_gone() -> bool:
+        left = [each.run_id async for each in platform.temporal.list_workflows(query)]
+        described = await platform.runs.described(workflow_id, first_run_id or None)
+        return described is None and (bool(left) == bool(first_run_id)) and first_run_id not in left
+
+    await until(is_gone)
+
+
+async def choose(platform: Platform, account: str) -> None:
+    """Let Alice use this account of the CRM from now on."""
+    declared, name = await platform.services.catalogue.get("crm"), platform.systems["crm"].account(account)
+    await platform.services.account_choices.use(declared, platform.alice, name)
+
+
+async def looked_for(platform: Platform) -> int:
+    """Have upkeep look for all runs again, a day later; how many accounts were forgotten."""
+    async with platform.services.database.writing() as session:
+        runs = update(AccountChoiceRow).where(col(AccountChoiceRow.run_id) != "")
+        await session.exec(runs.values(due_at=now()))
+    return (await upkept(platform))["expire"]
+
+
+async def keeping(platform: Platform) -> list[str]:
+    """The runs that keep an account."""
+    return sorted({row.run_id for row in await rows(platform, AccountChoiceRow) if row.run_id})
+
+
+async def test_a_runs_account_is_kept_until_temporal_forgot_all_of_the_run(kept: Platform) -> None:
+    for account in ("alice", "bob"):
+        await kept.grant("crm", kept.alice, account=account)
+    await choose(kept, "alice")
+    reading = {"account_id": NORTHWIND, "ticket_id": DISPUTE}
+    finished = await kept.start("read_once", {"account_id": NORTHWIND}, kept.alice)
+    await kept.outcome(finished)
+    parked = await kept.start("read_on", reading, kept.alice)
+    await kept.parked(parked)
+    continued = await kept.start("read_on", {**reading, "continued": 1}, kept.alice)
+    await kept.parked(continued)
+    left = await kept.start("leave_it_to_another", reading, kept.alice)
+    await kept.outcome(left)
+    (request,) = await kept.asked(left)
+    await choose(kept, "bob")
+    alive = sorted([parked, continued, left])
+
+    assert await looked_for(kept) == 0, "what ended a moment ago can still be reset"
+    record = await kept.services.runs.get(continued)
+    assert record is not None
+    await asyncio.gather(
+        forgotten(kept, finished),
+        forgotten(kept, left),
+        forgotten(kept, continued, str(record.first_run_id)),
+    )
+    assert await looked_for(kept) == 1
+    assert await keeping(kept) == alive
+
+    await kept.consent(request, kept.alice)
+    await asyncio.gather(kept.outcome(parked), kept.outcome(continued))
+    await kept.temporal.get_workflow_handle(f"{left}-left").result()
+    asked = [each["account"] for each in kept.requests("crm")]
+    assert asked == [kept.systems["crm"].account("alice")] * 8
+    assert await looked_for(kept) == 0, "what went on can still be reset"
+    assert await keeping(kept) == alive

@@ -46,6 +46,12 @@ class Following(BaseModel):
     ticket_id: int
 
 
+class Onward(Following):
+    """What to read, and how often to continue as new on the way."""
+
+    continued: int = 0
+
+
 class Word(BaseModel):
     """A run to send a word to."""
 
@@ -190,6 +196,38 @@ class ReadAccountAroundTicket:
             read_account, following.account_id, start_to_close_timeout=_STEP
         )
         return Names(names=[first.name, last.name])
+
+
+@tool(title="Read on", read_only=True)
+@workflow.defn(name="read_on")
+class ReadOn:
+    """Reads in the CRM in each run of a chain, and in support in the last."""
+
+    @workflow.run
+    async def run(self, onward: Onward) -> Ticket:
+        """Read, and continue as new as often as asked."""
+        await workflow.execute_activity(read_account, onward.account_id, start_to_close_timeout=_STEP)
+        if onward.continued:
+            workflow.continue_as_new(onward.model_copy(update={"continued": onward.continued - 1}))
+        ticket = await workflow.execute_activity(read_ticket, onward.ticket_id, start_to_close_timeout=_STEP)
+        await workflow.execute_activity(read_account, onward.account_id, start_to_close_timeout=_STEP)
+        return ticket
+
+
+@tool(title="Leave it to another", read_only=True)
+@workflow.defn(name="leave_it_to_another")
+class LeaveItToAnother:
+    """Ends at once, and leaves behind a workflow that reads on."""
+
+    @workflow.run
+    async def run(self, onward: Onward) -> None:
+        """Start it, and wait for nothing."""
+        await workflow.start_child_workflow(
+            ReadOn.run,
+            onward,
+            id=f"{workflow.info().workflow_id}-left",
+            parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+        )
 
 
 @tool(title="Read when told", read_only=True)
