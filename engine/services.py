@@ -21,8 +21,10 @@ from engine.connections.accounts import Accounts
 from engine.connections.catalogue import Catalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
+from engine.connections.grant_records import GrantRecords
 from engine.connections.grants import Grants
 from engine.connections.registration import Registrations
+from engine.connections.renewals import Renewals
 from engine.connections.revocations import Revocations
 from engine.connections.sign_in.company import Company
 from engine.connections.sign_in.methods import SignIns
@@ -73,6 +75,7 @@ class Services:
     catalogue: Catalogue
     accounts: Accounts
     grants: Grants
+    renewals: Renewals
     revocations: Revocations
     trail: Trail
     waiters: Waiters
@@ -119,7 +122,9 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         company = Company(settings.gateway.issuer, discovery, company_sign_ins)
         sign_ins = SignIns(environment, discovery, outgoing, registrations, company)
         accounts, revocations = Accounts(database, principals), Revocations(database, vault, sign_ins.of)
-        grants = Grants(database, vault, sign_ins.of, accounts, revocations)
+        grant_records = GrantRecords(database, vault, revocations)
+        renewals = Renewals(grant_records, sign_ins.of)
+        grants = Grants(database, grant_records, renewals, accounts, revocations)
         trail = Trail(database, keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = Catalogue(database, client_secrets)
@@ -164,6 +169,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             catalogue=catalogue,
             accounts=accounts,
             grants=grants,
+            renewals=renewals,
             revocations=revocations,
             trail=trail,
             waiters=waiters,

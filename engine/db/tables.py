@@ -151,7 +151,7 @@ class ClientSecretRow(SQLModel, table=True):
 
 
 class GrantRow(SQLModel, table=True):
-    """What a holder consented to on a connection, with one upstream account. Owner: engine.connections.grants.
+    """What a holder consented to on a connection, with one upstream account. Owner: engine.connections.grant_records.
 
     `holder` is a principal's id, or `shared` for a service grant, of which there is one. A grant that the upstream
     took back has lapsed: it is of no use, and stays its holder's until they sign in again or remove it. It is

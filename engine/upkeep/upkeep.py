@@ -8,7 +8,7 @@ from temporalio.client import Client
 
 from engine.audit.trail import AuditEvent
 from engine.connections.connection import Connection
-from engine.connections.grants import Renewal
+from engine.connections.renewals import Renewal
 from engine.db.database import now
 from engine.errors import BylineError
 from engine.services import Services
@@ -62,13 +62,13 @@ class Upkeep:
             life = connection.provider.refresh_token_life
             if life is None or connection.mode != "user":
                 continue
-            for grant_id in await self._services.grants.idle(connection, now() - life * _OF_ITS_LIFE):
+            for grant_id in await self._services.renewals.idle(connection, now() - life * _OF_ITS_LIFE):
                 renewed += await self._renewed(connection, grant_id)
         return renewed
 
     async def _renewed(self, connection: Connection, grant_id: str) -> bool:
         try:
-            renewal = await self._services.grants.keep(connection, grant_id)
+            renewal = await self._services.renewals.keep(connection, grant_id)
         except BylineError as error:
             # It is tried again by the next firing, or by the next action that needs it, which tells its person.
             log.warning("grant_not_renewed", connection=connection.name, error=error.code)

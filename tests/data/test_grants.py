@@ -323,11 +323,11 @@ async def test_each_account_of_a_person_is_kept_up_and_ended_on_its_own(
             await session.exec(update(GrantRow).values(renewed_at=now() - timedelta(days=1)))
     since = now() - timedelta(hours=1)
 
-    first, second = await services.grants.idle(hers, since)
-    renewal = await services.grants.keep(hers, first)
+    first, second = await services.renewals.idle(hers, since)
+    renewal = await services.renewals.keep(hers, first)
     assert renewal is not None
     assert (renewal.holder, renewal.grant_id) == (alice.id, first)
-    assert await services.grants.idle(hers, since) == [second]
+    assert await services.renewals.idle(hers, since) == [second]
 
     assert await services.grants.remove(hers, alice.id, "home") == "home"
     left = await services.grants.credential(hers, alice.id)
@@ -358,8 +358,8 @@ async def test_a_grant_that_lapsed_keeps_no_token_and_is_neither_kept_up_nor_tol
     async with services.database.reading() as session:
         assert (await session.exec(select(GrantRow.sealed_tokens))).all() == [b""]
     assert grant.has_lapsed
-    assert await services.grants.idle(hers, now()) == []
-    assert await services.grants.keep(hers, grant.id) is None
+    assert await services.renewals.idle(hers, now()) == []
+    assert await services.renewals.keep(hers, grant.id) is None
     assert await services.grants.given_up(hers, alice.id) == set()
     assert await services.grants.remove(hers, alice.id) == "alice@acme.example"
     assert await overdue(services) == []
@@ -504,7 +504,7 @@ async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
         await other.data_keys.rotate()
         newer = tokens()
         await asyncio.gather(
-            services.grants._replace_tokens(grant_id, newer),
+            services.renewals._records.renew(grant_id, newer),
             reseal(other.database, other.vault, other.grants.sealed, lambda *_: None),
         )
         found = await services.grants.credential(hers, alice.id)
