@@ -8,6 +8,7 @@ import httpx2
 
 from engine.audit.trail import Trail
 from engine.authorization.account_choices import AccountChoices
+from engine.authorization.answering import Answering
 from engine.authorization.consent import Consent
 from engine.authorization.devices import DeviceSignIns
 from engine.authorization.requests import AuthorizationRequests
@@ -80,6 +81,7 @@ class Services:
     trail: Trail
     waiters: Waiters
     authorization: AuthorizationRequests
+    answering: Answering
     account_choices: AccountChoices
     standing_in: StandingIn
     consent: Consent
@@ -130,8 +132,9 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         catalogue = Catalogue(database, client_secrets)
         waiters = Waiters(database, runs)
         requests = AuthorizationRequests(
-            database, principals, runs, accounts, grants, waiters, trail, settings.wait_limit
+            database, principals, runs, grants, waiters, trail, settings.wait_limit
         )
+        answering = Answering(database, principals, accounts, grants, requests, waiters, trail)
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         standing_in = StandingIn(principals, roles)
         redirect_uri = f"{settings.public_url}/oauth/callback"
@@ -174,17 +177,29 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             trail=trail,
             waiters=waiters,
             authorization=requests,
-            account_choices=AccountChoices(database, principals, accounts, grants, requests, waiters, trail),
+            answering=answering,
+            account_choices=AccountChoices(database, principals, accounts, grants, answering, waiters, trail),
             standing_in=standing_in,
             consent=Consent(
-                database, vault, catalogue, grants, requests, standing_in, trail, sign_ins, redirect_uri
+                database,
+                vault,
+                catalogue,
+                grants,
+                requests,
+                answering,
+                standing_in,
+                trail,
+                sign_ins,
+                redirect_uri,
             ),
-            devices=DeviceSignIns(database, vault, catalogue, requests, standing_in, trail, sign_ins),
+            devices=DeviceSignIns(
+                database, vault, catalogue, requests, answering, standing_in, trail, sign_ins
+            ),
             sign_ins=sign_ins,
             registrations=registrations,
             company_sign_ins=company_sign_ins,
-            vouching=Vouching(database, principals, grants, requests, trail, sign_ins),
-            typed_keys=TypedKeys(catalogue, requests, standing_in, trail, sign_ins),
+            vouching=Vouching(database, principals, grants, requests, answering, trail, sign_ins),
+            typed_keys=TypedKeys(catalogue, requests, answering, standing_in, trail, sign_ins),
             readiness=Readiness(database, catalogue, grants),
             questions=questions,
             changes=ResourceChanges(database),

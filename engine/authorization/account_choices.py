@@ -1,7 +1,8 @@
 """Takes what people say of which account to use, and lets those who waited for that go on; it connects no account."""
 
 from engine.audit.trail import AuditEvent, Trail
-from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests, chosen
+from engine.authorization.answering import Answering, chosen
+from engine.authorization.requests import AuthorizationRequest
 from engine.connections.accounts import Accounts
 from engine.connections.connection import Connection
 from engine.connections.grants import Grants
@@ -21,7 +22,7 @@ class AccountChoices:
         principals: Principals,
         accounts: Accounts,
         grants: Grants,
-        requests: AuthorizationRequests,
+        answering: Answering,
         waiters: Waiters,
         trail: Trail,
     ) -> None:
@@ -29,7 +30,7 @@ class AccountChoices:
         self._principals = principals
         self._accounts = accounts
         self._grants = grants
-        self._requests = requests
+        self._answering = answering
         self._waiters = waiters
         self._trail = trail
 
@@ -42,7 +43,7 @@ class AccountChoices:
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
             await self._accounts.choose(session, principal.id, connection.name, account, tool=tool)
-            await self._requests.answer_decided(session, connection, principal.id)
+            await self._answering.answer_decided(session, connection, principal.id)
             await record(session, chosen(principal, connection, account, tool))
         self._waiters.owed.set()
 
@@ -55,7 +56,7 @@ class AccountChoices:
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
             await self._accounts.unchoose(session, principal.id, connection.name, tool=tool)
-            await self._requests.answer_decided(session, connection, principal.id)
+            await self._answering.answer_decided(session, connection, principal.id)
             await record(session, forgotten)
         self._waiters.owed.set()
 
@@ -74,9 +75,9 @@ class AccountChoices:
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
-            said = await self._requests.choose(session, request, connection, principal, account, tool, by)
-            await self._requests.answer_with(session, request.id, account)
-            await self._requests.answer_decided(session, connection, principal.id)
+            said = await self._answering.choose(session, request, connection, principal, account, tool, by)
+            await self._answering.answer_with(session, request, account)
+            await self._answering.answer_decided(session, connection, principal.id)
             await record(session, said)
         self._waiters.owed.set()
 

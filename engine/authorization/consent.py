@@ -10,6 +10,7 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import Trail
+from engine.authorization.answering import Answering
 from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn, stand_in
@@ -40,6 +41,7 @@ class Consent:
         catalogue: Catalogue,
         grants: Grants,
         requests: AuthorizationRequests,
+        answering: Answering,
         standing_in: StandingIn,
         trail: Trail,
         sign_ins: SignIns,
@@ -50,6 +52,7 @@ class Consent:
         self._catalogue = catalogue
         self._grants = grants
         self._requests = requests
+        self._answering = answering
         self._standing_in = standing_in
         self._trail = trail
         self._sign_ins = sign_ins
@@ -162,7 +165,7 @@ class Consent:
             msg = f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
             raise AuthorizationRefused(msg) from None
         account = await client.account(tokens)
-        is_answered = await self._requests.grant(
+        is_answered = await self._answering.grant(
             request, connection, asked_principal, tokens, account, tool=attempt.tool, by=by
         )
         if not is_answered:

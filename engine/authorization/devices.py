@@ -7,6 +7,7 @@ from sqlalchemy import delete, update
 from sqlmodel import col
 
 from engine.audit.trail import Trail
+from engine.authorization.answering import Answering
 from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn, stand_in
@@ -49,6 +50,7 @@ class DeviceSignIns:
         vault: Vault,
         catalogue: Catalogue,
         requests: AuthorizationRequests,
+        answering: Answering,
         standing_in: StandingIn,
         trail: Trail,
         sign_ins: SignIns,
@@ -57,6 +59,7 @@ class DeviceSignIns:
         self._vault = vault
         self._catalogue = catalogue
         self._requests = requests
+        self._answering = answering
         self._standing_in = standing_in
         self._trail = trail
         self._sign_ins = sign_ins
@@ -113,7 +116,7 @@ class DeviceSignIns:
         except UpstreamUnavailable:
             return replace(wait, look_again=await self._slow_down(request.id) + 1)
         account = await self._sign_ins.client(connection).account(tokens)
-        is_answered = await self._requests.grant(
+        is_answered = await self._answering.grant(
             request, connection, asked, tokens, account, tool=row.tool, by=by
         )
         await self._forget(request.id)

@@ -1,4 +1,4 @@
-"""What people are asked to consent to, and their answers; it shows no page, sends no signal and holds no token."""
+"""What people are asked to consent to, who waits for that, and how it ends; it sends no signal and stores no grant."""
 
 import uuid
 from collections.abc import Collection
@@ -11,10 +11,8 @@ from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, Trail
-from engine.connections.accounts import Accounts
 from engine.connections.connection import Connection
 from engine.connections.grants import Grants, Standing
-from engine.connections.tokens import Tokens
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
 from engine.errors import (
@@ -68,7 +66,6 @@ class AuthorizationRequests:
         database: Database,
         principals: Principals,
         runs: RunRecords,
-        accounts: Accounts,
         grants: Grants,
         waiters: Waiters,
         trail: Trail,
@@ -77,7 +74,6 @@ class AuthorizationRequests:
         self._database = database
         self._principals = principals
         self._runs = runs
-        self._accounts = accounts
         self._grants = grants
         self._waiters = waiters
         self._trail = trail
@@ -242,97 +238,6 @@ class AuthorizationRequests:
             rows = (await session.exec(query)).all()
         return [_request(row) for row in sorted(rows, key=lambda row: row.created_at)]
 
-    async def grant(
-        self,
-        request: AuthorizationRequest | None,
-        connection: Connection,
-        principal: Principal,
-        tokens: Tokens,
-        account: str,
-        *,
-        tool: str = "",
-        by: Principal | None = None,
-        run_id: str | None = None,
-    ) -> bool:
-        """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction.
-
-        False where it does not answer the request itself, which asks for another account. An account that answers
-        which one to use is used from now on by `tool`, or by every tool. `by` is the administrator who answered for a
-        service; without a `request`, nobody was asked.
-        """
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
-            await self._principals.hold(session, principal.id)
-            grant_id = await self._grants.store(session, connection, principal.id, tokens, account)
-            granted = AuditEvent(
-                kind="authorization.granted",
-                principal=principal,
-                by=by,
-                connection=connection.name,
-                mode=connection.mode,
-                system=connection.system,
-                scopes=tokens.scopes,
-                account=account,
-                grant_id=grant_id,
-                run_id=run_id,
-                request_id=None if request is None else request.id,
-            )
-            events = [granted]
-            if request is not None and await self._has_to_choose(session, request, connection, account):
-                events.append(await self.choose(session, request, connection, principal, account, tool, by))
-            is_answered = request is None or request.account in {None, account}
-            for row in await self._open_rows(session, principal.id, connection.name):
-                if request is not None and row.id == request.id and is_answered:
-                    await self.answer_with(session, row.id, account)
-                elif _suffices(row, account, tokens.scopes):
-                    await self._answer(session, row, "granted")
-            await self.answer_decided(session, connection, principal.id)
-            await record(session, *events)
-        self._waiters.owed.set()
-        return is_answered
-
-    async def _has_to_choose(
-        self, session: AsyncSession, request: AuthorizationRequest, connection: Connection, account: str
-    ) -> bool:
-        """Whether an account just signed in to has to be remembered, since nothing else says that it is the one."""
-        tool = request.about if request.asks == "choice" else ""
-        standing = await self._grants.standing(session, connection, request.principal_id, tool=tool)
-        is_alone = all(each.account == account for each in standing.usable)
-        asked = request.asks == "choice" or (request.asks == "any_account" and is_alone)
-        return asked and standing.account != account
-
-    async def choose(
-        self,
-        session: AsyncSession,
-        request: AuthorizationRequest,
-        connection: Connection,
-        principal: Principal,
-        account: str,
-        tool: str,
-        by: Principal | None,
-    ) -> AuditEvent:
-        """Remember, in the caller's transaction, which account answers a request; the event to record of that."""
-        await self._accounts.choose(session, principal.id, connection.name, account, tool=tool)
-        if request.asks == "choice" and not tool:
-            await self._accounts.unchoose(session, principal.id, connection.name, tool=request.about)
-        return chosen(principal, connection, account, tool, by=by)
-
-    async def answer_with(self, session: AsyncSession, request_id: str, account: str) -> None:
-        """Answer a request, if it is open, in the caller's transaction; the runs that wait for it keep the account."""
-        row = await session.get_one(AuthorizationRequestRow, request_id)
-        if row.state == "open":
-            runs = await self._waiters.runs_awaiting(session, row.id)
-            await self._accounts.settle(session, row.principal_id, row.connection, runs, account)
-            await self._answer(session, row, "granted")
-
-    async def answer_decided(self, session: AsyncSession, connection: Connection, principal_id: str) -> None:
-        """Answer, in the caller's transaction, every question which account to use that is none any more."""
-        for row in await self._open_rows(session, principal_id, connection.name):
-            if row.asks == "choice":
-                standing = await self._grants.standing(session, connection, principal_id, tool=row.about)
-                if standing.grant is not None:
-                    await self._answer(session, row, "granted")
-
     async def deny(self, request_id: str, principal: Principal, *, by: Principal | None = None) -> bool:
         """Close an open request with a no, `by` an administrator for a service; False where it is not open any more."""
         record = await self._trail.recorder()
@@ -346,7 +251,23 @@ class AuthorizationRequests:
         self._waiters.owed.set()
         return True
 
-    async def _answer(self, session: AsyncSession, row: AuthorizationRequestRow, outcome: str) -> None:
+    async def open_in(
+        self, session: AsyncSession, principal_id: str, connection: str
+    ) -> list[AuthorizationRequest]:
+        """Every open request to this principal on this connection, seen from the caller's transaction."""
+        return [_request(row) for row in await self._open_rows(session, principal_id, connection)]
+
+    async def granted(self, session: AsyncSession, request_id: str) -> bool:
+        """Close a request with a yes, in the caller's transaction; False where it is not open any more."""
+        row = await session.get(AuthorizationRequestRow, request_id)
+        if row is None or row.state != "open":
+            return False
+        await self._answer(session, row, "granted")
+        return True
+
+    async def _answer(
+        self, session: AsyncSession, row: AuthorizationRequestRow, outcome: Literal["granted", "denied"]
+    ) -> None:
         row.state = outcome
         row.answered_at = now()
         session.add(row)
@@ -409,29 +330,6 @@ def _question(standing: Standing, tool: str) -> tuple[Asks, str]:
 
 def _ahead(account: str | None, tool: str) -> tuple[Asks, str]:
     return ("any_account", tool) if account is None else ("account", account)
-
-
-def _suffices(row: AuthorizationRequestRow, account: str, scopes: Collection[str]) -> bool:
-    """Whether an account with these scopes is all that a request asks for, whatever it was signed in to for."""
-    return (
-        row.asks != "choice"
-        and _request(row).account in {None, account}
-        and set(row.scopes.split()) <= set(scopes)
-    )
-
-
-def chosen(
-    principal: Principal, connection: Connection, account: str, tool: str, *, by: Principal | None = None
-) -> AuditEvent:
-    """The event that tells of a choice of account."""
-    return AuditEvent(
-        kind="account.chosen",
-        principal=principal,
-        by=by,
-        connection=connection.name,
-        account=account,
-        for_tool=tool or None,
-    )
 
 
 def _event(

@@ -1,6 +1,7 @@
 """Takes the key that a person typed on a page of Byline, for the question they were asked; it shows it to nobody."""
 
 from engine.audit.trail import Trail
+from engine.authorization.answering import Answering
 from engine.authorization.refusals import mismatched, refusal
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.authorization.standing_in import StandingIn, stand_in
@@ -17,12 +18,14 @@ class TypedKeys:
         self,
         catalogue: Catalogue,
         requests: AuthorizationRequests,
+        answering: Answering,
         standing_in: StandingIn,
         trail: Trail,
         sign_ins: SignIns,
     ) -> None:
         self._catalogue = catalogue
         self._requests = requests
+        self._answering = answering
         self._standing_in = standing_in
         self._trail = trail
         self._sign_ins = sign_ins
@@ -62,7 +65,7 @@ class TypedKeys:
         connection = await self._catalogue.get(request.connection)
         scopes = await self._requests.scopes_to_ask(request, connection)
         tokens = await self._sign_ins.typed(connection).typed(secret, username, scopes)
-        is_answered = await self._requests.grant(
+        is_answered = await self._answering.grant(
             request, connection, asked, tokens, tokens.account, tool=tool, by=stand_in(asked, person)
         )
         if not is_answered:

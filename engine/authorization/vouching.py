@@ -3,6 +3,7 @@
 from collections.abc import Collection
 
 from engine.audit.trail import AuditEvent, Trail
+from engine.authorization.answering import Answering
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.connections.connection import VOUCHED, Connection
 from engine.connections.grants import Grants
@@ -26,6 +27,7 @@ class Vouching:
         principals: Principals,
         grants: Grants,
         requests: AuthorizationRequests,
+        answering: Answering,
         trail: Trail,
         sign_ins: SignIns,
     ) -> None:
@@ -33,6 +35,7 @@ class Vouching:
         self._principals = principals
         self._grants = grants
         self._requests = requests
+        self._answering = answering
         self._trail = trail
         self._sign_ins = sign_ins
 
@@ -64,7 +67,9 @@ class Vouching:
         tokens = await self._tokens(connection, principal, (*held, *scopes), run_id)
         if tokens is None or account not in {None, tokens.account}:
             return False
-        await self._requests.grant(None, connection, principal, tokens, tokens.account, run_id=run_id or None)
+        await self._answering.grant(
+            None, connection, principal, tokens, tokens.account, run_id=run_id or None
+        )
         return True
 
     async def answer(self, request: AuthorizationRequest, connection: Connection, *, tool: str = "") -> bool:
@@ -86,7 +91,7 @@ class Vouching:
             is_wanted = tokens.account not in {grant.account for grant in connected}
         else:
             is_wanted = tokens.account == request.account
-        return is_wanted and await self._requests.grant(
+        return is_wanted and await self._answering.grant(
             request, connection, principal, tokens, tokens.account, tool=tool
         )
 

@@ -66,7 +66,7 @@ async def question(
 async def signed_in(
     services: Services, principal: Principal, request: AuthorizationRequest, account: str, tool: str = ""
 ) -> bool:
-    return await services.authorization.grant(
+    return await services.answering.grant(
         request, BILLING, principal, tokens(*BILLING.scopes), account, tool=tool
     )
 
@@ -288,7 +288,7 @@ async def test_a_step_up_is_asked_of_the_chosen_account_and_leaves_the_others_as
     assert (request.asks, request.about, request.scopes) == ("account", HOME, ("delete",))
     assert await services.authorization.scopes_to_ask(request, BILLING) == ("read", "write", "delete")
     widened = tokens("read", "write", "delete")
-    await services.authorization.grant(request, BILLING, alice, widened, HOME)
+    await services.answering.grant(request, BILLING, alice, widened, HOME)
     assert await asked(services, alice, "run-1", "delete") is None
     assert set(await services.grants.scopes_held(BILLING, alice.id, WORK)) == {"read", "write"}
 

@@ -61,7 +61,7 @@ async def consent(
     services: Services, principal: Principal, request: AuthorizationRequest, *scopes: str
 ) -> None:
     granted = tokens(*(scopes or BILLING.scopes))
-    await services.authorization.grant(request, BILLING, principal, granted, "alice@acme.example")
+    await services.answering.grant(request, BILLING, principal, granted, "alice@acme.example")
 
 
 async def waiters(services: Services) -> list[WaiterRow]:

@@ -328,6 +328,7 @@ async def test_a_run_goes_on_unasked_with_what_its_persons_company_vouched_for(
         services.principals,
         services.grants,
         services.authorization,
+        services.answering,
         services.trail,
         sign_ins,
     )
