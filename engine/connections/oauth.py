@@ -4,7 +4,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import httpx2
 from authlib.integrations.base_client import OAuthError
@@ -30,6 +30,10 @@ from engine.outgoing.client import OutgoingTransport
 
 _TIMEOUT_SECONDS = 15.0
 _ERROR = re.compile(r"[a-z_]{1,40}")
+# What GitHub and Slack say instead of invalid_grant: of a code, and of a refresh token that is spent or was taken back.
+_OWN_WORDS: Final = dict.fromkeys(
+    ("bad_verification_code", "bad_refresh_token", "invalid_code", "invalid_refresh_token"), "invalid_grant"
+)
 
 
 class TokenRefused(BylineError):
@@ -275,7 +279,7 @@ class OAuthClient:
 
     async def _refused(self, code: str, identity: ClientIdentity, endpoints: Endpoints) -> TokenRefused:
         # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
-        known = code if _ERROR.fullmatch(code) else "unknown_error"
+        known = _OWN_WORDS.get(code, code) if _ERROR.fullmatch(code) else "unknown_error"
         if known == "invalid_client" and identity.is_registered and self._registrations is not None:
             # What was granted to a client that is gone is gone too; the next sign-in registers another.
             await self._registrations.forget(endpoints.issuer or "")

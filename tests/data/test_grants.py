@@ -94,6 +94,21 @@ async def test_a_grant_yields_its_token_until_it_is_about_to_expire(
     assert len(billing.requests("token")) == asked
 
 
+@pytest.mark.parametrize(("left", "renewals"), [(60, 0), (20, 1)])
+@pytest.mark.usefixtures("signed_in")
+async def test_a_token_that_would_expire_on_its_way_is_renewed_before_it_is_used(
+    services: Services, alice: Principal, hers: Connection, billing: Running, left: int, renewals: int
+) -> None:
+    async with services.database.writing() as session:
+        await session.exec(update(GrantRow).values(expires_at=now() + timedelta(seconds=left)))
+    asked = len(billing.requests("token"))
+    found = await services.grants.credential(hers, alice.id)
+
+    assert found is not None
+    assert found.version == 1 + renewals
+    assert len(billing.requests("token")) == asked + renewals
+
+
 async def test_what_may_be_logged_of_a_credential_holds_no_token(
     services: Services, alice: Principal, hers: Connection, signed_in: Tokens
 ) -> None:

@@ -1,7 +1,7 @@
 """Holds grants to their life: renewed once for all, ended at once wherever that is said, and kept up by the clock."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +12,7 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import ScheduleActionExecutionStartWorkflow, ScheduleHandle
 
+from engine.connections.tokens import Tokens
 from engine.db.database import now
 from engine.db.tables import (
     AccountChoiceRow,
@@ -95,7 +96,9 @@ async def test_a_hundred_actions_of_two_processes_renew_an_expired_token_once(id
     # The sandbox rotates refresh tokens, and ends the whole family when one is used twice.
     idle.systems["crm"].fault(on="token", hang_seconds=1.0)
 
-    async with idle.worker_process(), idle.worker_process():
+    # Neither can hold more than half of what waits for the renewal.
+    half = {"BYLINE_TEMPORAL__MAX_CONCURRENT_ACTIVITIES": str(WIDTH // 2)}
+    async with idle.worker_process(**half), idle.worker_process(**half):
         run = await idle.start("read_widely", {"account_id": NORTHWIND, "width": WIDTH}, idle.alice)
         assert isinstance(await idle.outcome(run), Finished)
 
@@ -122,25 +125,49 @@ def children_of(history: list[Any]) -> list[str]:
     ]
 
 
-async def test_a_grant_that_is_removed_in_the_middle_of_an_action_is_missed_by_its_next_request(
+async def by_its_holder(platform: Platform, _: Commands, __: Tokens) -> None:
+    declared = await platform.services.catalogue.get("crm")
+    assert await platform.services.grants.remove(declared, platform.alice.id)
+
+
+async def by_an_administrator(platform: Platform, administrator: Commands, _: Tokens) -> None:
+    await administrator.answer("grants", "remove", platform.alice.id, "crm")
+
+
+async def by_its_upstream(platform: Platform, _: Commands, tokens: Tokens) -> None:
+    crm = platform.systems["crm"]
+    async with crm.client() as client:
+        await client.revoke_token(crm.url + crm.system.oauth.revoke, token=tokens.refresh_token)
+
+
+@pytest.mark.parametrize(
+    ("ended", "statuses"),
+    [(by_its_holder, [200]), (by_an_administrator, [200]), (by_its_upstream, [200, 401])],
+)
+async def test_a_grant_that_ends_in_the_middle_of_an_action_is_missed_by_its_next_request(
     platform: Platform,
+    administrator: Commands,
+    monkeypatch: pytest.MonkeyPatch,
+    ended: Callable[[Platform, Commands, Tokens], Awaitable[None]],
+    statuses: list[int],
 ) -> None:
-    await platform.grant("crm", platform.alice)
+    between, go_on = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(pausing, "BETWEEN", between)
+    monkeypatch.setattr(pausing, "GO_ON", go_on)
+    tokens = await platform.grant("crm", platform.alice)
     declared = await platform.services.catalogue.get("crm")
     # Without a way to tell the upstream, which would go on taking the token.
     quiet = declared.provider.model_copy(update={"revocation_endpoint": None})
     await platform.redeclare("crm", provider=quiet)
     run = await platform.start("read_twice", {"account_id": NORTHWIND}, platform.alice)
     async with asyncio.timeout(60):
-        await pausing.BETWEEN.wait()
+        await between.wait()
 
-    assert await platform.services.grants.remove(
-        await platform.services.catalogue.get("crm"), platform.alice.id
-    )
-    pausing.GO_ON.set()
+    await ended(platform, administrator, tokens)
+    go_on.set()
     (request,) = await platform.parked(run)
 
-    assert len(platform.requests("crm")) == 1
+    assert [each["status"] for each in platform.requests("crm")] == statuses
     await platform.consent(request, platform.alice)
     assert await platform.outcome(run) == Finished({"status": 200})
 

@@ -12,7 +12,7 @@ import pytest
 from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.known_providers import known_provider
-from engine.connections.oauth import OAuthClient
+from engine.connections.oauth import OAuthClient, TokenRefused
 from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused
 from engine.outgoing.client import Outgoing
@@ -193,6 +193,28 @@ async def test_an_account_is_read_where_the_provider_names_it(
     provider.answer = {"access_token": "a", **answer}
 
     assert await odd.account(await exchanged(odd)) == account
+
+
+@pytest.mark.parametrize(
+    ("known", "of_a_code", "of_a_refresh_token"),
+    [
+        ("github", "bad_verification_code", "bad_refresh_token"),
+        ("slack", "invalid_code", "invalid_refresh_token"),
+    ],
+)
+async def test_what_its_provider_ended_is_known_as_that_whatever_the_provider_calls_it(
+    provider: Provider, discovery: Discovery, known: str, of_a_code: str, of_a_refresh_token: str
+) -> None:
+    odd = client(provider, discovery, **like(known))
+
+    provider.answer = {"error": of_a_code}
+    with pytest.raises(TokenRefused) as refused:
+        await exchanged(odd)
+    provider.answer = {"ok": False, "error": of_a_refresh_token}
+    with pytest.raises(TokenRefused) as ended:
+        await odd.renewed("ann", Tokens("a", "r", None, ASKED))
+
+    assert (refused.value.error, ended.value.error) == ("invalid_grant", "invalid_grant")
 
 
 async def test_an_account_is_read_at_a_pointer_into_what_userinfo_says(
