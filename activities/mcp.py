@@ -1,22 +1,28 @@
-"""Actions on any MCP server: one call of one of its tools, over streamable HTTP; nothing asked back is answered."""
+"""Actions on any MCP server, whichever version it speaks: one call of one of its tools, over streamable HTTP.
+
+Nothing that a server asks back is answered.
+"""
 
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from pydantic import BaseModel, Field, JsonValue
 
 from engine.sdk import action, upstream
 
-MODERN: Final = "2026-07-28"
-LEGACY: Final = "2025-11-25"
-ProtocolVersion = Literal["2026-07-28", "2025-11-25"]
-
+_STATELESS: Final = "2026-07-28"
+_WITH_SESSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
 _META: Final = "io.modelcontextprotocol"
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 _CLIENT: Final = {"name": "Byline", "version": "1"}
 _ACCEPT: Final = {"Accept": "application/json, text/event-stream"}
+# Of what is told of sign-in, permission and patience, nothing is learned about the protocol.
+_REFUSALS: Final = frozenset(range(400, 500)) - {401, 403, 429}
+
+_has_sessions: dict[str, bool] = {}
+"""Of each server that this process called, by address, whether it takes sessions."""
 
 
 class ToolCall(BaseModel):
@@ -36,59 +42,111 @@ class ToolAnswer(BaseModel):
 
 
 def mcp_action(
-    name: str, *, connection: str, scopes: tuple[str, ...] = (), protocol: ProtocolVersion = MODERN
+    name: str, *, connection: str, scopes: tuple[str, ...] = ()
 ) -> Callable[[ToolCall], Awaitable[ToolAnswer]]:
     """An action that calls any one tool of the MCP server of a connection; `name` is its wire name.
 
-    `protocol` is the version that the server speaks; the older one takes a session, and so three requests more.
+    Which version of the protocol the server speaks is asked before the first call, and again where that has changed.
     """
 
     @action(name, connection=connection, scopes=scopes)
     async def call(called: ToolCall) -> ToolAnswer:
         """Call the tool."""
-        return await (_in_a_session(called) if protocol == LEGACY else _at_once(called))
+        server = upstream().address
+        session = await _session(server)
+        _has_sessions[server] = session is not None
+        if session is not None:
+            return await _in_session(called, session)
+        try:
+            return await _at_once(called)
+        except Exception:
+            # It may be that the server was set back to a version that takes sessions: the next call asks.
+            _has_sessions.pop(server, None)
+            raise
 
     return call
 
 
-async def _at_once(called: ToolCall) -> ToolAnswer:
-    """One request that says all (protocol 2026-07-28)."""
-    meta = {"protocolVersion": MODERN, "clientCapabilities": {}, "clientInfo": _CLIENT}
-    params = {**_params(called), "_meta": {f"{_META}/{key}": value for key, value in meta.items()}}
-    headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": called.tool}
-    return _answer(await _send("tools/call", params, headers, idempotent=called.read_only or None))
+async def _session(server: str) -> dict[str, str] | None:
+    """The headers of a new session; None where the server takes none, and calls are made without.
+
+    Servers are told apart as the protocol has it (2026-07-28, Streamable HTTP, "Backward Compatibility"), by a request
+    that calls nothing. Raises ValueError where the server speaks no version that is spoken here.
+    """
+    if _has_sessions.get(server) is False:
+        return None
+    session = await _begun() if server in _has_sessions else None
+    if session is None and not await _is_stateless():
+        session = await _begun()
+        if session is None:
+            spoken = ", ".join((_STATELESS, *_WITH_SESSIONS))
+            raise ValueError(
+                f"This is no MCP server, or one of another version than {spoken}: check the address of its connection."
+            )
+    return session
 
 
-async def _in_a_session(called: ToolCall) -> ToolAnswer:
-    """A handshake, the call, and the end of the session (protocol 2025-11-25)."""
-    hello = {"protocolVersion": LEGACY, "capabilities": {}, "clientInfo": _CLIENT}
-    greeted = await upstream().request(
-        "POST", "", idempotent=True, json=_message("initialize", hello), headers=_ACCEPT
-    )
-    agreed = _result(greeted.headers.get("Content-Type", ""), greeted.text).get("protocolVersion")
-    headers = {"MCP-Protocol-Version": str(agreed)}
-    session = greeted.headers.get("Mcp-Session-Id")
-    if session is not None:
-        headers["Mcp-Session-Id"] = session
-    told = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    await upstream().request("POST", "", idempotent=True, json=told, headers={**_ACCEPT, **headers})
-    result = await _send("tools/call", _params(called), headers, idempotent=called.read_only or None)
-    return _answer(result)
-
-
-async def _send(
-    method: str, params: Mapping[str, Any], headers: Mapping[str, str], *, idempotent: bool | None
-) -> dict[str, Any]:
-    record = f"tool/{params['name']}"
+async def _is_stateless() -> bool:
+    """Whether the server answers requests that come without a session (2026-07-28)."""
     response = await upstream().request(
         "POST",
         "",
-        record=record,
-        idempotent=idempotent,
-        json=_message(method, params),
+        changes=False,
+        expected=_REFUSALS,
+        json=_message("server/discover", {"_meta": _meta()}),
+        headers={**_ACCEPT, "MCP-Protocol-Version": _STATELESS, "Mcp-Method": "server/discover"},
+    )
+    versions = _told(response.headers.get("Content-Type", ""), response.text).get("supportedVersions")
+    return isinstance(versions, list) and _STATELESS in versions
+
+
+async def _begun() -> dict[str, str] | None:
+    """The headers of a session that the server began (2025-11-25, Lifecycle); None where it began none."""
+    hello = {"protocolVersion": _WITH_SESSIONS[0], "capabilities": {}, "clientInfo": _CLIENT}
+    response = await upstream().request(
+        "POST", "", changes=False, expected=_REFUSALS, json=_message("initialize", hello), headers=_ACCEPT
+    )
+    agreed = _told(response.headers.get("Content-Type", ""), response.text).get("protocolVersion")
+    if agreed not in _WITH_SESSIONS:
+        return None
+    headers = {"MCP-Protocol-Version": str(agreed)}
+    if "Mcp-Session-Id" in response.headers:
+        headers["Mcp-Session-Id"] = response.headers["Mcp-Session-Id"]
+    told = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    await upstream().tell("POST", "", json=told, headers={**_ACCEPT, **headers})
+    return headers
+
+
+async def _in_session(called: ToolCall, session: Mapping[str, str]) -> ToolAnswer:
+    """The call, and the end of the session (2025-11-25, Transports, "Session Management")."""
+    try:
+        return _answer(await _call(called, _params(called), session))
+    finally:
+        if "Mcp-Session-Id" in session:
+            await upstream().tell("DELETE", "", headers=session)
+
+
+async def _at_once(called: ToolCall) -> ToolAnswer:
+    """One request that says all (2026-07-28)."""
+    headers = {"MCP-Protocol-Version": _STATELESS, "Mcp-Method": "tools/call", "Mcp-Name": called.tool}
+    return _answer(await _call(called, {**_params(called), "_meta": _meta()}, headers))
+
+
+async def _call(called: ToolCall, params: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    response = await upstream().request(
+        "POST",
+        "",
+        record=f"tool/{called.tool}",
+        idempotent=called.read_only or None,
+        json=_message("tools/call", params),
         headers={**_ACCEPT, **headers},
     )
     return _result(response.headers.get("Content-Type", ""), response.text)
+
+
+def _meta() -> dict[str, Any]:
+    meta = {"protocolVersion": _STATELESS, "clientCapabilities": {}, "clientInfo": _CLIENT}
+    return {f"{_META}/{key}": value for key, value in meta.items()}
 
 
 def _params(called: ToolCall) -> dict[str, Any]:
@@ -113,6 +171,14 @@ def _result(content_type: str, body: str) -> dict[str, Any]:
                 f"The MCP server refuses the call (JSON-RPC error {code}): check the tool and its arguments."
             )
     raise ValueError("The MCP server's answer holds no result of the call.")
+
+
+def _told(content_type: str, body: str) -> dict[str, Any]:
+    """As `_result`, and nothing where there is none."""
+    try:
+        return _result(content_type, body)
+    except (ValueError, RecursionError):
+        return {}
 
 
 def _events(body: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from engine.connections.dpop import nonce_asked, sign
 from engine.connections.grants import Credential, Grants
 from engine.errors import (
     AddressRefused,
+    BylineError,
     ConnectionMisconfigured,
     OutcomeUnknown,
     PermissionDenied,
@@ -34,6 +36,7 @@ _IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
 _CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
 _NOT_FOUND = frozenset({404, 410})
 _LARGEST_ANSWER: Final = 16_000_000
+_TOLD_WITHIN: Final = httpx2.Timeout(5.0)
 _OF_THE_WIRE: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _SEPARATOR = re.compile(r"[/\\]")
 
@@ -83,6 +86,11 @@ class Upstream:
         self._served = False
         self._writes = 0
 
+    @property
+    def address(self) -> str:
+        """The base URL of the connection."""
+        return str(self._context.connection.base_url)
+
     async def get(
         self, path: str, *, record: str | None = None, params: Mapping[str, str] | None = None
     ) -> httpx2.Response:
@@ -97,6 +105,8 @@ class Upstream:
         record: str | None = None,
         created: Callable[[httpx2.Response], str] | None = None,
         idempotent: bool | None = None,
+        changes: bool | None = None,
+        expected: Collection[int] = (),
         params: Mapping[str, str] | None = None,
         json: object = None,
         data: Mapping[str, str] | None = None,
@@ -106,16 +116,20 @@ class Upstream:
 
         `record` names the record touched as `kind/id`; `created` reads that name from the answer where the upstream
         chooses it. `idempotent` says whether sending twice is harmless; by default it follows from the method
-        (RFC 9110 section 9.2.2) and from whether the connection honours idempotency keys.
+        (RFC 9110 section 9.2.2) and from whether the connection honours idempotency keys. `changes` says whether it may
+        change anything at all, by default from the method too (section 9.2.1): what changes nothing is idempotent and
+        carries no key. The `expected` statuses are answers, and raise nothing.
         """
         connection = self._context.connection
+        if changes is None:
+            changes = method not in SAFE_METHODS
         if idempotent is None:
-            idempotent = method in _IDEMPOTENT or connection.idempotency_keys
+            idempotent = not changes or method in _IDEMPOTENT or connection.idempotency_keys
         if record is not None and not record.isprintable():
             msg = "The name of the record that this action touches holds characters that cannot be shown."
             raise ValueError(msg)
-        address = _joined(str(connection.base_url), path)
-        key = self._next_key(method)
+        address = _joined(self.address, path)
+        key = self._next_key() if changes else None
         if not idempotent:
             await self._refuse_to_repeat(key)
         request = self._http.build_request(
@@ -141,7 +155,30 @@ class Upstream:
             credential = await self._replaced(credential)
             sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
             response = await self._send(request, credential, record, created, key, idempotent=idempotent)
-        return await self._judged(response, credential)
+        return response if response.status_code in expected else await self._judged(response, credential)
+
+    async def tell(
+        self, method: str, path: str, *, json: object = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        """Make a request on which nothing depends: it is tried once, for seconds, and raises nothing.
+
+        Nobody is asked to sign in for it. What came of it is in the trail.
+        """
+        context = self._context
+        with suppress(BylineError):
+            credential = await self._grants.credential(
+                context.connection,
+                context.identity.principal_id,
+                tool=context.identity.tool,
+                run_id=context.run_id,
+            )
+            if credential is None:
+                return
+            request = self._http.build_request(
+                method, _joined(self.address, path), json=json, headers=headers, timeout=_TOLD_WITHIN
+            )
+            sign(request, credential.access_token, credential.proof_key, place=context.connection.token_place)
+            await self._send(request, credential, None, None, None, idempotent=True)
 
     async def credential(self) -> Credential:
         """The credential that this action uses; raises AuthorizationRequired where the person has to give it first."""
@@ -297,9 +334,7 @@ class Upstream:
             scopes=credential.scopes,
         )
 
-    def _next_key(self, method: str) -> str | None:
-        if method in SAFE_METHODS:
-            return None
+    def _next_key(self) -> str:
         self._writes += 1
         return self._context.parked.key if self._writes == 1 else f"{self._context.parked.key}.{self._writes}"
 

@@ -1,21 +1,23 @@
-"""Holds MCP servers as upstreams: found by their address, signed in to as the person, called in both protocols."""
+"""Holds MCP servers as upstreams: found by their address, signed in to as the person, called in every protocol."""
 
 import json
 import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
+import httpx2
 import pytest
 from starlette.responses import JSONResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
+from engine.connections.tokens import Tokens
 from engine.errors import AuthorizationRefused, ConnectionMisconfigured
 from engine.outgoing.client import Outgoing
 from engine.services import open_services
@@ -26,6 +28,7 @@ from examples.browser import Browser
 from gateway.app import open_app
 from gateway.runs.runs import Failed, Finished
 from tests.data.samples import identity_of
+from tests.foreign.node import NODE, SCRIPTS
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port, running
 from tests.listeners import receiver
@@ -35,7 +38,8 @@ from tests.sandbox import CALLBACK
 
 HERE = OutgoingSettings(allow_http=True, allow_private=True)
 NOTE = {"tool": "add_note", "arguments": {"text": "pays \u2028 on time"}}
-MODERN, SESSION = "call_notes_server", "call_notes_server_in_a_session"
+CALL = "call_notes_server"
+STRICT, OLDER = "@modelcontextprotocol/server", "@modelcontextprotocol/sdk"
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +82,13 @@ async def test_a_server_is_found_by_its_address_and_called_as_whoever_signed_in(
     platform: Platform, notes: str, provider: OidcProvider
 ) -> None:
     await platform.services.catalogue.declare([at(notes)])
-    run = await platform.start(MODERN, NOTE, platform.alice)
+    run = await platform.start(CALL, NOTE, platform.alice)
     (request,) = await platform.parked(run)
     address = await consented(platform, request, provider, "bob")
     outcome = await platform.outcome(run)
-    again = await platform.outcome(await platform.start(SESSION, NOTE, platform.alice))
-    failing = await platform.outcome(await platform.start(MODERN, {"tool": "fail"}, platform.alice))
-    unknown = await platform.outcome(await platform.start(SESSION, {"tool": "gone"}, platform.alice))
+    again = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+    failing = await platform.outcome(await platform.start(CALL, {"tool": "fail"}, platform.alice))
+    unknown = await platform.outcome(await platform.start(CALL, {"tool": "gone"}, platform.alice))
 
     asked = parse_qs(urlsplit(address).query)
     assert set(asked) == {"client_id", "request_uri"}
@@ -95,8 +99,9 @@ async def test_a_server_is_found_by_its_address_and_called_as_whoever_signed_in(
     assert failing.value["is_error"]
     assert isinstance(unknown, Finished)
     assert unknown.value["is_error"]
-    (intended,) = await platform.trail("action.intended", run)
-    assert (intended["record_id"], intended["resource"]) == ("tool/add_note", "/mcp")
+    asking, calling = await platform.trail("action.intended", run)
+    assert {event["resource"] for event in (asking, calling)} == {"/mcp"}
+    assert (asking.get("record_id"), calling["record_id"]) == (None, "tool/add_note")
 
 
 async def test_byline_registers_itself_once_for_each_issuer_and_keeps_what_it_is_told_sealed(
@@ -119,6 +124,144 @@ async def test_byline_registers_itself_once_for_each_issuer_and_keeps_what_it_is
     assert first.secret.encode() not in Path(str(idle.services.database.url.database)).read_bytes()
 
 
+async def connected(platform: Platform, port: int) -> None:
+    """Have Alice's key for a server that asks nobody to sign in."""
+    connection = Connection.model_validate(
+        {
+            "name": "notes",
+            "title": "Notes",
+            "system": "notes",
+            "mode": "user",
+            "base_url": f"http://127.0.0.1:{port}/mcp",
+            "sign_in": "personal_access_token",
+        }
+    )
+    await platform.services.catalogue.declare([connection])
+    async with platform.services.database.writing() as session:
+        tokens = Tokens("key", None, None, ())
+        await platform.services.grants.store(session, connection, platform.alice.id, tokens, "alice")
+
+
+def of_node(sdk: str, port: int, folder: Path, *, sessions: bool = True) -> AbstractContextManager[None]:
+    """A server of a TypeScript SDK."""
+    asked = json.dumps({"port": port, "sdk": sdk, "sessions": sessions})
+    command = [str(NODE), str(SCRIPTS / "mcp-server.mjs"), asked]
+    return running(command, log=folder / "node.log", port=port)
+
+
+def of_python(port: int, folder: Path) -> AbstractContextManager[None]:
+    """A server of the Python SDK, for clients of every version."""
+    script = str(Path(__file__).parents[1] / "foreign" / "dual_server.py")
+    return running([sys.executable, script, str(port)], log=folder / "python.log", port=port)
+
+
+async def noted(platform: Platform) -> tuple[int, list[str]]:
+    """How many notes are kept after one more, and by which requests, of which only the call is of a record."""
+    text = secrets.token_hex(4)
+    run = await platform.start(CALL, {"tool": "add_note", "arguments": {"text": text}}, platform.alice)
+    outcome = await platform.outcome(run)
+    assert isinstance(outcome, Finished)
+    assert outcome.value["structured"]["text"] == text
+    made = await platform.trail("action.ended", run)
+    # Whatever comes before it, the call is the action's first write: it would not be made twice in another try.
+    (key,) = [event["idempotency_key"] for event in made if "idempotency_key" in event]
+    assert "." not in key
+    told = [
+        " ".join(filter(None, (event["method"], event.get("record_id"), str(event["status"]))))
+        for event in made
+    ]
+    return outcome.value["structured"]["kept"], told
+
+
+ASKED, REFUSED, BEGUN, READY = "POST 200", "POST 400", "POST 200", "POST 202"
+CALLED, ENDED = "POST tool/add_note 200", "DELETE 200"
+
+
+@pytest.mark.parametrize(
+    ("sdk", "sessions", "first", "then"),
+    [
+        (STRICT, False, [ASKED, CALLED], [CALLED]),
+        (OLDER, True, [REFUSED, BEGUN, READY, CALLED, ENDED], [BEGUN, READY, CALLED, ENDED]),
+        (OLDER, False, [REFUSED, BEGUN, READY, CALLED], [BEGUN, READY, CALLED]),
+        ("sdk-of-2025-06-18", True, [REFUSED, BEGUN, READY, CALLED, ENDED], [BEGUN, READY, CALLED, ENDED]),
+        ("sdk-of-2025-03-26", True, [REFUSED, BEGUN, READY, CALLED, ENDED], [BEGUN, READY, CALLED, ENDED]),
+        # It would have taken the newer protocol's call for one of its own: what asks must not be the call.
+        ("sdk-of-2025-03-26", False, [ASKED, BEGUN, READY, CALLED], [BEGUN, READY, CALLED]),
+    ],
+)
+async def test_a_server_is_called_in_the_protocol_that_it_speaks_once_and_on_record(
+    platform: Platform, tmp_path: Path, sdk: str, first: list[str], then: list[str], *, sessions: bool
+) -> None:
+    port = free_port()
+    await connected(platform, port)
+    with of_node(sdk, port, tmp_path, sessions=sessions):
+        assert await noted(platform) == (1, first)
+        assert await noted(platform) == (2, then)
+        if sessions:
+            async with httpx2.AsyncClient() as http:
+                assert (await http.get(f"http://127.0.0.1:{port}/sessions")).text == "0"
+
+
+async def test_a_server_that_speaks_another_protocol_since_is_called_in_that(
+    platform: Platform, tmp_path: Path
+) -> None:
+    port = free_port()
+    await connected(platform, port)
+    with of_node(OLDER, port, tmp_path):
+        assert await noted(platform) == (1, [REFUSED, BEGUN, READY, CALLED, ENDED])
+    with of_python(port, tmp_path):
+        assert await noted(platform) == (1, [BEGUN, READY, CALLED, ENDED])
+    with of_node(STRICT, port, tmp_path):
+        assert await noted(platform) == (1, [REFUSED, ASKED, CALLED])
+    with of_python(port, tmp_path):
+        assert await noted(platform) == (1, [CALLED])
+    with of_node(OLDER, port, tmp_path):
+        set_back = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+        assert isinstance(set_back, Failed)
+        assert set_back.code == "request_rejected"
+        assert await noted(platform) == (1, [REFUSED, BEGUN, READY, CALLED, ENDED])
+
+
+def said(result: dict[str, object]) -> JSONResponse:
+    return JSONResponse(
+        {"jsonrpc": "2.0", "id": 1, "result": result}, headers={"Mcp-Session-Id": "session-1"}
+    )
+
+
+def agreed(version: str) -> JSONResponse:
+    return said({"protocolVersion": version, "capabilities": {}, "serverInfo": {"name": "n", "version": "1"}})
+
+
+async def test_an_answer_stands_however_its_session_ends(platform: Platform) -> None:
+    answer = said({"content": [{"type": "text", "text": "kept"}]})
+    older = [Response(status_code=400), agreed("2025-06-18"), Response(status_code=202), answer]
+    async with receiver([*older, Response(status_code=500)]) as server:
+        await connected(platform, server.port)
+        outcome = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+
+    assert isinstance(outcome, Finished)
+    assert outcome.value["text"] == "kept"
+    session = [
+        (post.headers["mcp-protocol-version"], post.headers["mcp-session-id"]) for post in server.posts[2:]
+    ]
+    assert session == [("2025-06-18", "session-1")] * 3
+
+
+@pytest.mark.parametrize(
+    "answers", [[Response("ok"), Response("ok")], [Response(status_code=404), agreed("2031-01-01")]]
+)
+async def test_what_speaks_no_version_that_is_spoken_here_is_not_called(
+    platform: Platform, answers: list[Response]
+) -> None:
+    async with receiver(answers) as server:
+        await connected(platform, server.port)
+        outcome = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+
+    assert isinstance(outcome, Failed)
+    assert "This is no MCP server, or one of another version" in outcome.message
+    assert len(server.posts) == 2
+
+
 @asynccontextmanager
 async def gateway(platform: Platform) -> AsyncIterator[str]:
     """The address of a gateway of this platform at another port, with people of its own."""
@@ -134,7 +277,7 @@ async def test_byline_is_an_upstream_of_byline_and_knows_who_calls(platform: Pla
     async with gateway(platform) as url:
         await platform.services.catalogue.declare([at(f"{url}/mcp")])
         run = await platform.start(
-            MODERN, {"tool": "say_again", "arguments": {"text": "hello"}}, platform.alice
+            CALL, {"tool": "say_again", "arguments": {"text": "hello"}}, platform.alice
         )
         (request,) = await platform.parked(run)
         session = secrets.token_urlsafe()
@@ -262,7 +405,7 @@ async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_co
     async with receiver() as server:
         origin = f"http://127.0.0.1:{server.port}"
         await platform.services.catalogue.declare([at(f"{origin}/mcp")])
-        run = await platform.start(MODERN, NOTE, platform.alice)
+        run = await platform.start(CALL, NOTE, platform.alice)
         (request,) = await platform.parked(run)
         session = secrets.token_urlsafe()
         server.answers = sequence(origin, (honest, 200))

@@ -7,14 +7,13 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 
 from activities.http import HttpAnswer, HttpRequest, http_action
-from activities.mcp import LEGACY, ToolAnswer, ToolCall, mcp_action
+from activities.mcp import ToolAnswer, ToolCall, mcp_action
 from engine.sdk import tool
 
 _STEP = timedelta(seconds=30)
 _ONCE = RetryPolicy(maximum_attempts=1)
 
 call_notes = mcp_action("notes.call", connection="notes")
-call_notes_in_a_session = mcp_action("notes.call_in_a_session", connection="notes", protocol=LEGACY)
 send_to_crm = http_action("crm.send", connection="crm", scopes=("api",))
 
 
@@ -38,26 +37,13 @@ class SayAgain:
 @tool(title="Call a tool of the notes server")
 @workflow.defn(name="call_notes_server")
 class CallNotesServer:
-    """Calls it in one request."""
+    """Calls it, as the server's protocol has it."""
 
     @workflow.run
     async def run(self, call: ToolCall) -> ToolAnswer:
         """Call it."""
         return await workflow.execute_activity(
             call_notes, call, start_to_close_timeout=_STEP, retry_policy=_ONCE
-        )
-
-
-@tool(title="Call a tool of the notes server in a session")
-@workflow.defn(name="call_notes_server_in_a_session")
-class CallNotesServerInASession:
-    """Calls it as the older protocol has it."""
-
-    @workflow.run
-    async def run(self, call: ToolCall) -> ToolAnswer:
-        """Call it."""
-        return await workflow.execute_activity(
-            call_notes_in_a_session, call, start_to_close_timeout=_STEP, retry_policy=_ONCE
         )
 
 
