@@ -20,6 +20,7 @@ from engine.errors import (
     AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRequired,
+    NotAllowed,
 )
 from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
@@ -135,8 +136,11 @@ class AuthorizationRequests:
     ) -> AuthorizationRequest:
         """A request that nobody waits for yet: for a sign-in to this account or, where none is named, to any.
 
-        Who asks for the sake of a tool is led back to what else that needs.
+        Who asks for the sake of a tool is led back to what else that needs. Raises NotAllowed where the connection is
+        shared.
         """
+        if connection.mode == "shared":
+            raise NotAllowed(f"Nobody connects an account of their own to {connection.title}: it is shared.")
         wanted = " ".join(sorted(scopes))
         asks, about = _ahead(account, tool)
         record = await self._trail.recorder()
@@ -188,20 +192,23 @@ class AuthorizationRequests:
             row = await session.get(AuthorizationRequestRow, request_id)
         return None if row is None else _request(row)
 
-    async def open_for(self, principal_id: str) -> list[AuthorizationRequest]:
-        """Every question that this principal can still answer and that somebody waits for, oldest first."""
+    async def open_for(self, principal_id: str, *, ahead: bool = False) -> list[AuthorizationRequest]:
+        """Every question that this principal can still answer and that somebody waits for, oldest first.
+
+        With `ahead`, also those that nobody waits for yet.
+        """
         query = (
             select(AuthorizationRequestRow)
             .where(
                 AuthorizationRequestRow.principal_id == principal_id,
                 AuthorizationRequestRow.state == "open",
                 col(AuthorizationRequestRow.expires_at) > now(),
-                col(AuthorizationRequestRow.id).in_(
-                    select(WaiterRow.awaits).where(WaiterRow.outcome == "waiting")
-                ),
             )
             .order_by(col(AuthorizationRequestRow.created_at))
         )
+        if not ahead:
+            awaited = select(WaiterRow.awaits).where(WaiterRow.outcome == "waiting")
+            query = query.where(col(AuthorizationRequestRow.id).in_(awaited))
         async with self._database.reading() as session:
             return [_request(row) for row in (await session.exec(query)).all()]
 

@@ -77,7 +77,9 @@ class ConnectionShown(BaseModel):
         description="The caller's own that tools without an account of their own use; null where there is none, where "
         "it has to be chosen, and where the connection is shared."
     )
-    accounts: list[GrantShown] = Field(description="All of the caller's own.")
+    accounts: list[GrantShown] = Field(
+        description="All of the caller's own; for a token that is limited to tools, those that these use."
+    )
     chosen: list[Chosen] = Field(
         description="What the caller chose; runs that have begun to use an account keep it."
     )
@@ -92,20 +94,23 @@ def routes(services: Services, registry: Registry) -> APIRouter:
     async def list_connections(
         caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
     ) -> Page[ConnectionShown]:
+        """A token that is limited to some tools sees what these use, and the accounts that they use there."""
         position = cursors.open(after)
         start = "" if position is None else str(position[0])
         known = await services.catalogue.all()
-        names = sorted(name for name in known if name > start)[: limit + 1]
-        own = await _own(services, caller)
+        own = await _own(services, registry, caller)
+        names = sorted(name for name in known if name > start and own.reach.has(name))[: limit + 1]
         shown = [own.shown(known[name]) for name in names]
         return cursors.page(shown, [[name] for name in names], limit)
 
     @router.get(
-        "/connections/{name}", summary="Get a connection, with your grant", responses=problems(404, 422)
+        "/connections/{name}", summary="Get a connection, with your grant", responses=problems(403, 404, 422)
     )
     async def get_connection(caller: Calling, name: _NAME) -> ConnectionShown:
         connection = await services.catalogue.get(name)
-        return (await _own(services, caller)).shown(connection)
+        own = await _own(services, registry, caller)
+        own.reach.require(name)
+        return own.shown(connection)
 
     @router.put(
         "/connections/{name}/choice",
@@ -117,7 +122,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         connection = await _personal(services, name)
         tool = "" if choice.tool is None else registry.tool(choice.tool).name
         await services.account_choices.use(connection, caller.principal, choice.account, tool=tool)
-        return (await _own(services, caller)).shown(connection)
+        return (await _own(services, registry, caller)).shown(connection)
 
     @router.delete(
         "/connections/{name}/choice",
@@ -148,15 +153,55 @@ def routes(services: Services, registry: Registry) -> APIRouter:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """The connections that a caller's token reaches: by `tools`, those that it is limited to, or None where by all."""
+
+    registry: Registry
+    tools: frozenset[str] | None
+
+    def has(self, connection: str) -> bool:
+        """Whether any of the tools uses the connection."""
+        return self.tools is None or bool(self.on(connection))
+
+    def on(self, connection: str) -> list[str]:
+        """Those of the tools that the token is limited to that use the connection."""
+        return sorted(
+            tool
+            for tool in self.tools or ()
+            if any(need.connection == connection for need in self.registry.needs.get(tool, ()))
+        )
+
+    def require(self, connection: str) -> None:
+        """Return where `has` says yes; raises NotAllowed."""
+        if not self.has(connection):
+            msg = f"This token is for tools that do not use '{connection}'. Make one for others, or sign in."
+            raise NotAllowed(msg)
+
+
+@dataclass(frozen=True, slots=True)
 class _Own:
-    """What the caller granted and chose, by connection."""
+    """What the caller granted and chose, by connection, as far as their token reaches."""
 
     grants: Mapping[str, list[Grant]]
     chosen: Mapping[str, Mapping[str, str]]
+    reach: Reach
 
     def shown(self, connection: Connection) -> ConnectionShown:
         grants, chosen = self.grants.get(connection.name, []), self.chosen.get(connection.name, {})
         used = Standing(tuple(grants), AccountsChosen(for_all=chosen.get(""))).grant
+        if self.reach.tools is not None:
+            tools = self.reach.on(connection.name)
+            accounts = {
+                Standing(tuple(grants), AccountsChosen(None, chosen.get(tool), chosen.get(""))).account
+                for tool in tools
+            }
+            grants = [grant for grant in grants if grant.account in accounts]
+            used = used if used in grants else None
+            chosen = {
+                tool: account
+                for tool, account in chosen.items()
+                if account in accounts and tool in {"", *tools}
+            }
         return ConnectionShown(
             name=connection.name,
             title=connection.title,
@@ -169,11 +214,12 @@ class _Own:
         )
 
 
-async def _own(services: Services, caller: Caller) -> _Own:
+async def _own(services: Services, registry: Registry, caller: Caller) -> _Own:
     grants: dict[str, list[Grant]] = {}
     for grant in await services.grants.of(caller.principal.id):
         grants.setdefault(grant.connection, []).append(grant)
-    return _Own(grants, await services.accounts.of(caller.principal.id))
+    chosen = await services.accounts.of(caller.principal.id)
+    return _Own(grants, chosen, Reach(registry, caller.tools))
 
 
 async def _personal(services: Services, name: str) -> Connection:

@@ -1,9 +1,14 @@
 """`byline connections`: which systems tools act on in your name, and what you granted on each."""
 
-from typing import Annotated, Any
+import time
+import webbrowser
+from typing import Annotated, Any, Final
 
 import typer
 
+from gateway.client.api import Gateway
+from gateway.client.failures import CommandFailed
+from gateway.commands.attending import WAITS, OpenLinks, WaitForPeople
 from gateway.commands.columns import print_columns
 from gateway.commands.connected import AsJson, gateway_here, print_json
 from gateway.commands.plain import plain
@@ -13,6 +18,8 @@ secret = typer.Typer(help="The secrets of connections' clients in the vault.", n
 app.add_typer(secret, name="secret")
 
 Name = Annotated[str, typer.Argument(help="a connection's name")]
+
+_LOOK_EVERY_SECONDS: Final = 2.0
 
 
 @app.command("list")
@@ -29,6 +36,34 @@ def list_connections(*, as_json: AsJson = False) -> None:
         for told in [_told(each, account) for account in each["accounts"]] or [_told(each, None)]
     ]
     print_columns(rows, otherwise="No connection is declared.")
+
+
+@app.command()
+def add(
+    name: Name, *, as_json: AsJson = False, wait: WaitForPeople = None, open_links: OpenLinks = False
+) -> None:
+    """Connect an account, the first or another, on a page that opens for you alone."""
+    waits = not as_json if wait is None else wait
+    with gateway_here() as gateway:
+        asked = gateway.post("connections", name, "sign-ins")
+        typer.echo(f"{plain(asked['title'])} at:\n\n  {plain(asked['url'])}\n", err=True)
+        if open_links and asked["url"].startswith(f"{gateway.url}/"):
+            webbrowser.open(asked["url"])
+        if waits:
+            asked = _answered(gateway, asked)
+    if as_json:
+        print_json(asked)
+    match asked["state"]:
+        case "open":
+            raise typer.Exit(WAITS)
+        case "granted" if not as_json:
+            typer.echo(f"An account is connected on {plain(name)}. See it with: byline connections list")
+        case "denied":
+            raise CommandFailed("You declined. Nothing was connected.")
+        case "expired":
+            raise CommandFailed(
+                f"Nobody signed in in time. Start again: byline connections add {plain(name)}"
+            )
 
 
 @app.command()
@@ -86,6 +121,18 @@ def remove_secret(name: Name) -> None:
     from gateway.commands.connection_secrets import remove_secret
 
     remove_secret(name)
+
+
+def _answered(gateway: Gateway, asked: dict[str, Any]) -> dict[str, Any]:
+    """The sign-in once it is answered, or once whoever waits for that has enough; its link holds all the same."""
+    try:
+        while asked["state"] == "open":
+            time.sleep(_LOOK_EVERY_SECONDS)
+            asked = gateway.get("sign-ins", asked["id"])
+    except KeyboardInterrupt:
+        typer.echo("\nThe link goes on to be good.", err=True)
+        raise typer.Exit(130) from None
+    return asked
 
 
 def _told(connection: dict[str, Any], account: dict[str, Any] | None) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from engine.connections.connection import Connection
 from engine.connections.grants import Grant
-from engine.errors import AccountUnknown, BylineError, NotAllowed
+from engine.errors import AccountUnknown, BylineError
 from engine.identity.model import Principal
 from engine.registry import Registry, Tool
 from engine.services import Services
@@ -97,10 +97,6 @@ class ConnectionPages:
         grants = {grant.id: grant for grant in await self._services.grants.of(principal.id)}
         match fields.get("decision"):
             case "another":
-                if connection.mode == "shared":
-                    raise NotAllowed(
-                        f"Nobody connects an account of their own to {connection.title}: it is shared."
-                    )
                 asked = await self._services.authorization.ask_ahead(principal, connection, connection.scopes)
                 return connect_path(asked.id)
             case "choose":

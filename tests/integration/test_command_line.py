@@ -461,6 +461,27 @@ async def test_what_somebody_granted_is_shown_and_given_up(alice: Terminal, plat
     assert (await alice(*READ, "--json")).code == 3
 
 
+async def test_an_account_is_connected_before_anything_needs_it(alice: Terminal, platform: Platform) -> None:
+    left = await alice("connections", "add", "crm", "--json")
+    async with alice.begun("connections", "add", "crm") as started:
+        link = await started.link("/connect/")
+        await alice.consent(link)
+        ended = await started.end()
+    async with alice.begun("connections", "add", "support") as started:
+        async with alice.browser(await started.link("/connect/")) as page:
+            await page.form(submit="Decline")
+        declined = await started.end()
+    unknown = await alice("connections", "add", "nowhere")
+    listed = (await alice.answer("connections", "list")).out
+
+    assert (left.code, left.json["state"], left.json["url"]) == (3, "open", link)
+    assert ended.code == 0, ended
+    assert "An account is connected on crm." in ended.out
+    assert (declined.code, declined.err.splitlines()[-1]) == (1, "You declined. Nothing was connected.")
+    assert (unknown.code, "nowhere" in unknown.err) == (1, True)
+    assert re.search(rf"crm .*{re.escape(platform.systems['crm'].account('alice'))}", listed)
+
+
 async def test_accounts_are_chosen_checked_and_removed(
     alice: Terminal, platform: Platform, rest: Rest
 ) -> None:

@@ -1,11 +1,12 @@
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import httpx2
 import pytest
 
 from engine.wire import OUTCOME_META
 from tests.e2e.rounds import answer, call_tool
-from tests.platform import Platform
+from tests.platform import NORTHWIND, Platform
 from tests.rest import Rest, serving
 
 
@@ -104,6 +105,109 @@ async def test_of_several_accounts_one_is_chosen_for_every_tool_and_another_for_
     ]
     assert [each["account"] for each in left["accounts"]] == [names["alice"]]
     assert (left["grant"], left["chosen"]) == (None, [{"tool": None, "account": names["bob"]}])
+
+
+async def test_another_account_is_connected_by_a_link_that_is_asked_for(
+    rest: Rest, platform: Platform
+) -> None:
+    ann = await rest.person("alice", "Ann")
+    await platform.grant("crm", ann)
+    async with rest.calling_as(ann) as alice, rest.calling_as(await rest.person("bob", "Ben")) as bob:
+        begun = await alice.post("/connections/crm/sign-ins")
+        again = await alice.post("/connections/crm/sign-ins")
+        address = begun.headers["Location"].removeprefix("/api/v1")
+        listed = (await alice.get("/sign-ins")).json()["items"]
+        of_others = [await bob.get(address), (await bob.get("/sign-ins")).json()["items"]]
+        request = await platform.services.authorization.get(begun.json()["id"])
+        assert request is not None
+        await platform.consent(request, replace(ann, subject="alice"), account="bob")
+        answered = (await alice.get(address)).json()
+        left = (await alice.get("/sign-ins")).json()["items"]
+        accounts = (await alice.get("/connections/crm")).json()["accounts"]
+
+    asked = again.json()
+    assert (begun.status_code, begun.json()["url"], listed) == (201, asked["url"], [asked])
+    assert (asked["connection"], asked["state"], asked["account"]) == ("crm", "open", None)
+    assert (asked["title"], asked["url"]) == ("Sign in to Acme CRM", f"{rest.url}/connect/{asked['id']}")
+    assert (of_others[0].status_code, of_others[1]) == (404, [])
+    assert of_others[0].json()["type"] == "urn:byline:error:sign_in_unknown"
+    assert (answered, left) == ({**asked, "state": "granted"}, [])
+    assert {each["account"] for each in accounts} == {
+        platform.systems["crm"].account(name) for name in ("alice", "bob")
+    }
+
+
+async def test_a_sign_in_that_a_run_waits_for_is_listed_beside_those_that_were_asked_for(
+    rest: Rest, platform: Platform
+) -> None:
+    ann = await rest.person("alice", "Ann")
+    run = await platform.start("read_once", {"account_id": NORTHWIND}, ann)
+    (awaited,) = await platform.asked(run)
+    async with rest.calling_as(ann) as alice:
+        ahead = (await alice.post("/connections/support/sign-ins")).json()
+        listed = (await alice.get("/sign-ins")).json()["items"]
+        await platform.services.authorization.deny(awaited.id, ann)
+        denied = (await alice.get(f"/sign-ins/{awaited.id}")).json()
+
+    assert [each["id"] for each in listed] == [awaited.id, ahead["id"]]
+    assert denied["state"] == "denied"
+
+
+async def test_a_link_to_connect_takes_a_person_and_a_connection_of_their_own(
+    rest: Rest, platform: Platform
+) -> None:
+    ann = await rest.person("alice", "Ann")
+    declared = await platform.services.catalogue.get("crm")
+    changed = {"name": "crm_for_all", "mode": "shared", "sign_in": "client_credentials"}
+    await platform.services.catalogue.declare([declared.model_copy(update=changed)])
+    async with rest.calling_as(ann) as alice:
+        shared = await alice.post("/connections/crm_for_all/sign-ins")
+        unknown = await alice.post("/connections/nowhere/sign-ins")
+        token = (await alice.post("/tokens", json={"name": "nightly"})).json()["token"]
+        by_token = await alice.post("/connections/crm/sign-ins", headers={"Authorization": f"Bearer {token}"})
+
+    assert (shared.status_code, by_token.status_code, unknown.status_code) == (403, 403, 404)
+    assert shared.json()["detail"] == "Nobody connects an account of their own to Acme CRM: it is shared."
+    assert await platform.trail("authorization.requested") == []
+
+
+async def test_a_token_for_some_tools_sees_what_these_use_and_with_which_account(platform: Platform) -> None:
+    async with serving(platform, mcp=True) as rest:
+        ann = await rest.person("alice", "Ann")
+        hers, other = (platform.systems["crm"].account(name) for name in ("alice", "bob"))
+        await platform.grant("crm", ann)
+        await platform.grant("crm", ann, account="bob")
+        await platform.grant("support", ann)
+        crm = await platform.services.catalogue.get("crm")
+        await platform.services.account_choices.use(crm, ann, other, tool="read_widely")
+        await platform.services.account_choices.use(crm, ann, hers, tool="read_once")
+        async with rest.calling_as(ann) as alice:
+            await alice.post("/connections/support/sign-ins")
+            made = await alice.post("/tokens", json={"name": "nightly", "tools": ["read_once"]})
+            token = made.json()["token"]
+            alice.headers["Authorization"] = f"Bearer {token}"
+            listed = (await alice.get("/connections")).json()["items"]
+            one = (await alice.get("/connections/crm")).json()
+            checked = (await alice.get("/tools/read_once/readiness")).json()
+            sign_ins = (await alice.get("/sign-ins")).json()["items"]
+            refused = [
+                await alice.get("/connections/support"),
+                await alice.get("/tools/comment_on_ticket/readiness"),
+            ]
+        by_model, refused_model = [
+            answer(await call_tool(f"{rest.url}/mcp", token, "byline_check", {"tool": tool}))["result"]
+            for tool in ("read_once", "comment_on_ticket")
+        ]
+
+    assert ([each["name"] for each in listed], listed[0], sign_ins) == (["crm"], one, [])
+    assert [each["account"] for each in one["accounts"]] == [hers]
+    assert (one["grant"], one["chosen"]) == (None, [{"tool": "read_once", "account": hers}])
+    assert [each["account"] for each in checked["connections"]] == [hers]
+    assert by_model["structuredContent"] == checked
+    assert refused_model["_meta"][OUTCOME_META]["error"] == "not_allowed"
+    assert [each.status_code for each in refused] == [403, 403]
+    for told in (listed, checked, by_model, refused_model, *(each.json() for each in refused)):
+        assert other not in str(told)
 
 
 async def test_what_a_call_would_wait_for_is_said_before_it_and_starts_nothing(
