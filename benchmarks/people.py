@@ -19,6 +19,7 @@ from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
 from gateway.authorization_server.tokens import Tokens
 from gateway.browser.sessions import NewSession, Sessions
+from gateway.browser.visits import Visits
 from gateway.embedded.stack import Stack
 from gateway.protected_resource import SCOPE, resource_identifier
 
@@ -49,6 +50,7 @@ class People:
         self._services = services
         self._http = http
         self._sessions = Sessions(services)
+        self._visits = Visits(services)
         self._numbers = count(1)
 
     async def new(self) -> Person:
@@ -56,7 +58,9 @@ class People:
         name = f"person-{next(self._numbers)}"
         issuer = self._services.settings.public_url
         principal = await self._services.principals.resolve(issuer, name, name)
-        browser = await self._sessions.begin(Request({"type": "http", "headers": []}), principal)
+        browser = await self._sessions.begin(
+            Request({"type": "http", "headers": []}), principal, self._visits.begin()
+        )
         return Person(principal, await self._token(principal), browser)
 
     async def _token(self, principal: Principal) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import httpx2
 
+from engine.audit.attempts import Attempts
 from engine.audit.trail import Trail
 from engine.authorization.account_choices import AccountChoices
 from engine.authorization.answering import Answering
@@ -79,6 +80,7 @@ class Services:
     renewals: Renewals
     revocations: Revocations
     trail: Trail
+    attempts: Attempts
     waiters: Waiters
     authorization: AuthorizationRequests
     answering: Answering
@@ -175,6 +177,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             renewals=renewals,
             revocations=revocations,
             trail=trail,
+            attempts=Attempts(trail),
             waiters=waiters,
             authorization=requests,
             answering=answering,
@@ -187,6 +190,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
                 grants,
                 requests,
                 answering,
+                principals,
                 standing_in,
                 trail,
                 sign_ins,

@@ -9,6 +9,7 @@ from joserfc.errors import ClaimError
 from joserfc.jwt import JWTClaimsRegistry
 from mcp.server.auth.provider import AccessToken, TokenVerifier
 
+from engine.audit.attempts import Attempts
 from engine.callers.api_tokens import PREFIX, ApiTokens, bearer_actor
 from engine.claims import unverified_claims
 from engine.errors import IdentityForged, UpstreamUnavailable
@@ -132,6 +133,7 @@ class OwnTokens(TokenVerifier):
         self._principals = services.principals
         self._clients = Clients(services)
         self._tokens = Tokens(services)
+        self._attempts = services.attempts
         self._signs_people_in = services.settings.gateway.issuer is None
         self._resource = resource
         self._client = client
@@ -147,9 +149,16 @@ class OwnTokens(TokenVerifier):
         """The token with its principal, or None; a check costs two queries, each by a primary key."""
         try:
             claims = await self._keys.verify(token, ACCESS_TOKEN_TYPE)
-            self._claims.validate(claims)
-        except (IdentityForged, ClaimError):
+        except IdentityForged:
             return None
+        try:
+            self._claims.validate(claims)
+        except ClaimError:
+            await self._note_misdirected(claims)
+            return None
+        return await self._holder(token, claims)
+
+    async def _holder(self, token: str, claims: dict[str, Any]) -> PersonalToken | None:
         if ACT_CLAIM in claims:
             return await self._exchanged(token, claims)
         if not self._signs_people_in:
@@ -161,6 +170,17 @@ class OwnTokens(TokenVerifier):
         actor = _client_of(claims, self._client)
         asked = consent.asserted_by is None
         return _accepted(token, claims, self._resource, principal, actor, in_person=asked)
+
+    async def _note_misdirected(self, claims: dict[str, Any]) -> None:
+        """Write down that a token which is good elsewhere was tried here."""
+        elsewhere = dict(claims, aud=self._resource)
+        try:
+            self._claims.validate(elsewhere)
+        except ClaimError:
+            return
+        accepted = await self._holder("", elsewhere)
+        if accepted is not None:
+            await _misdirected(self._attempts, self._resource, accepted.principal, accepted.actor)
 
     async def _exchanged(self, token: str, claims: dict[str, Any]) -> PersonalToken | None:
         """A back end's token, whose `sub` is a principal's id; it ends with the registration of the back end."""
@@ -187,6 +207,7 @@ class ExternalTokens(TokenVerifier):
         # An ID token has the client as its audience. Where access tokens have the same one, only their type differs.
         self._only_typed = settings.audience == settings.client_id
         self._principals = services.principals
+        self._attempts = services.attempts
         self._resource = resource
         self._client = client
 
@@ -204,12 +225,26 @@ class ExternalTokens(TokenVerifier):
         for audience in self._audiences:
             with contextlib.suppress(IdentityForged):
                 return await self._issuer.verified(token, audience=audience)
+        with contextlib.suppress(IdentityForged):
+            await self._note_misdirected(dict((await self._issuer.verified(token, audience=None)).claims))
         return None
+
+    async def _note_misdirected(self, claims: dict[str, Any]) -> None:
+        """Write down that a token of the issuer which is good elsewhere was tried here; who is new stays unknown."""
+        principal = await self._principals.find(claims["iss"], claims["sub"])
+        if principal is not None:
+            await _misdirected(self._attempts, self._resource, principal, _client_of(claims, self._client))
 
     def _is_access_token(self, typ: object) -> bool:
         # RFC 9068 section 4 asks for this type; many issuers still write JWT, or nothing.
         kind = typ.lower().removeprefix("application/") if isinstance(typ, str) else "jwt"
         return kind == ACCESS_TOKEN_TYPE or (kind == "jwt" and not self._only_typed)
+
+
+async def _misdirected(attempts: Attempts, resource: str, principal: Principal, actor: Actor) -> None:
+    message = f"A token that was issued for something else was tried at {resource}."
+    sort = f"token of {principal.id} at {resource}"
+    await attempts.refused(sort, "token_misdirected", message, principal=principal, actor=actor)
 
 
 def _client_of(claims: dict[str, Any], kind: ActorKind) -> Actor:

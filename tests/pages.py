@@ -51,6 +51,10 @@ class Byline:
         page = await browser.open(f"{self.url}/sign-in?next={path}")
         return await page.form(submit="Sign in", username=username, password=PASSWORDS[username])
 
+    async def trail(self, kind: str) -> list[dict[str, Any]]:
+        """The lines of a kind."""
+        return [line.event for line in await self.services.trail.find() if line.kind == kind]
+
     async def whoami(self, access_token: str) -> httpx2.Response:
         """What `/mcp` makes of a bearer token."""
         async with httpx2.AsyncClient() as client:

@@ -43,6 +43,7 @@ Kind = Literal[
     "authorization.denied",
     "authorization.expired",
     "authorization.refused",
+    "attempt.refused",
     "account.chosen",
     "account.unchosen",
     "grant.removed",

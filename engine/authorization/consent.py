@@ -22,8 +22,14 @@ from engine.connections.oauth import TokenRefused
 from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
-from engine.errors import AuthorizationDenied, AuthorizationExpired, AuthorizationRefused
+from engine.errors import (
+    AuthorizationDenied,
+    AuthorizationExpired,
+    AuthorizationRefused,
+    ConnectionMisconfigured,
+)
 from engine.identity.model import Principal
+from engine.identity.principals import Principals
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -42,6 +48,7 @@ class Consent:
         grants: Grants,
         requests: AuthorizationRequests,
         answering: Answering,
+        principals: Principals,
         standing_in: StandingIn,
         trail: Trail,
         sign_ins: SignIns,
@@ -53,6 +60,7 @@ class Consent:
         self._grants = grants
         self._requests = requests
         self._answering = answering
+        self._principals = principals
         self._standing_in = standing_in
         self._trail = trail
         self._sign_ins = sign_ins
@@ -61,8 +69,18 @@ class Consent:
     async def begin(self, request: AuthorizationRequest, session: str, *, tool: str = "") -> str:
         """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held.
 
-        `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+        `tool` is the one that the account shall be used by, where it is not chosen for every tool. Raises
+        ConnectionMisconfigured where the way there does not hold, which is in the trail.
         """
+        try:
+            return await self._begin(request, session, tool)
+        except ConnectionMisconfigured as error:
+            asked = await self._principals.get(request.principal_id)
+            if asked is not None:
+                await self._trail.append(refusal(asked, error, request))
+            raise
+
+    async def _begin(self, request: AuthorizationRequest, session: str, tool: str) -> str:
         connection = await self._catalogue.get(request.connection)
         client = self._sign_ins.client(connection)
         issuer = (await client.endpoints()).issuer or ""
@@ -103,7 +121,7 @@ class Consent:
         """
         try:
             return await self._complete(parameters, principal, session)
-        except AuthorizationRefused as error:
+        except (AuthorizationRefused, ConnectionMisconfigured) as error:
             await self._trail.append(refusal(principal, error))
             raise
 

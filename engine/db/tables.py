@@ -529,13 +529,15 @@ class UsedAssertionRow(SQLModel, table=True):
 
 
 class BrowserSessionRow(SQLModel, table=True):
-    """A signed-in browser, by the hash of its cookie. Owner: gateway.browser.sessions."""
+    """A signed-in browser, by the hash of its cookie; `visit` is how it came. Owner: gateway.browser.sessions."""
 
     __tablename__ = "browser_session"
+    __table_args__ = (Index("browser_session_visit", "visit"),)
 
     id_hash: str = Field(primary_key=True)
     principal_id: str
     csrf_token: str
+    visit: str = ""
     created_at: datetime = _instant()
     expires_at: datetime = _instant()
 

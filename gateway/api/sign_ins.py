@@ -13,7 +13,7 @@ from engine.services import Services
 from gateway.api.callers import Calling, CallingInPerson
 from gateway.api.connections import Reach
 from gateway.api.problems import Refused, problems
-from gateway.connect import connect_link, what_is_asked
+from gateway.links import connect_link, what_is_asked
 from gateway.protected_resource import API_PATH
 
 _NAME = Annotated[str, Path(max_length=200)]

@@ -100,9 +100,9 @@ class Consents:
         async with self._database.writing() as session:
             await session.exec(later.values(expires_at=now() + UNUSED_LIFE))
 
-    async def end(self, consent: str) -> None:
-        """End one consent, and so all tokens that came of it."""
-        await self._end(col(ClientConsentRow.id) == consent)
+    async def end(self, consent: str) -> bool:
+        """End one consent, and so all tokens that came of it; False where it had ended before."""
+        return bool(await self._end(col(ClientConsentRow.id) == consent))
 
     async def end_of_client(self, client_id: str) -> None:
         """End all that this client may do, for whomever."""

@@ -19,7 +19,8 @@ from mcp.shared.auth import JWT_BEARER_GRANT_TYPE
 from pydantic import AnyUrl
 from starlette.types import Message
 
-from engine.errors import BylineError, TooSoon, UpstreamUnavailable
+from engine.errors import AddressRefused, BylineError, ClientRefused, TooSoon, UpstreamUnavailable
+from engine.identity.model import Actor
 from engine.services import Services
 from gateway.authorization_server.assertions import ID_JAG_PROFILE
 from gateway.authorization_server.clients import TOKEN_EXCHANGE
@@ -71,6 +72,7 @@ class Endpoints:
         self._registration = RegistrationHandler(provider, ClientRegistrationOptions(enabled=True))
         self._consent = ConsentPage(services, provider.get_client)
         self._scopes = all_scopes(services)
+        self._attempts = services.attempts
 
     def add_to(self, router: APIRouter) -> None:
         """Mount every endpoint; chat clients in a browser may call all but what a person sees."""
@@ -121,10 +123,16 @@ class Endpoints:
             # Before the handler, which has no words for a client whose description cannot be had.
             client = await self._provider.get_client(request.query_params.get("client_id", ""))
         except BylineError as error:
+            if isinstance(error, AddressRefused | ClientRefused):
+                await self._attempts.refused("client document", "client_refused", str(error))
             return _cannot_continue(str(error), http_status(error))
         response = await self._authorization.handle(request)
         location = response.headers.get("location")
         if location is None:
+            if client is not None:
+                message = "An application asked to send a person's answer to an address that is not its own."
+                actor = Actor("mcp_client", client.client_id, client.title)
+                await self._attempts.refused("request to authorize", "redirect_refused", message, actor=actor)
             return _cannot_continue(str(json.loads(bytes(response.body)).get("error_description")))
         if "error" in parse_qs(urlsplit(location).query):
             back = construct_redirect_uri(location, iss=self._issuer)

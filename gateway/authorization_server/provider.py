@@ -55,6 +55,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         self._assertions = Assertions(services)
         self._tokens = Tokens(services)
         self._principals = services.principals
+        self._trail = services.trail
         self._resources = resources(services.settings)
         self._first_scopes = list(first_scopes(services.settings))
 
@@ -86,7 +87,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
             return None
         if code.used:
             # RFC 6749 section 4.1.2: a code that comes a second time takes back what came of the first.
-            await self._consents.end(code.id)
+            await self._end_of_copied(code.id, "code")
             return None
         asked = code.parameters
         return IssuedCode(
@@ -107,7 +108,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
     ) -> OAuthToken:
         code = authorization_code.record
         if not await self._codes.use(code):
-            await self._consents.end(code.id)
+            await self._end_of_copied(code.id, "code")
             raise TokenError("invalid_grant", "The authorization code was used before.")
         if await self._consents.get(code.id) is None:
             raise TokenError("invalid_grant", "The person took their consent back.")
@@ -127,7 +128,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
             return None
         if refresh.used:
             # RFC 9700 section 4.14.2: it was copied by somebody, and nobody can say by whom.
-            await self._consents.end(refresh.family)
+            await self._end_of_copied(refresh.family, "refresh token")
             return None
         return IssuedRefreshToken(
             token=refresh_token,
@@ -145,7 +146,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         refresh = refresh_token.record
         principal = await self._active(refresh.principal_id)
         if not await self._tokens.use(refresh):
-            await self._consents.end(refresh.family)
+            await self._end_of_copied(refresh.family, "refresh token")
             raise TokenError("invalid_grant", "The refresh token was used before.")
         await self._consents.prolong(refresh.family)
         return await self._issue(client, principal, scopes, refresh.family, refresh.resource)
@@ -171,6 +172,16 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         await self._consents.end(
             token.family if isinstance(token, IssuedAccessToken) else token.record.family
         )
+
+    async def _end_of_copied(self, family: str, what: str) -> None:
+        """End a consent of which something came a second time, and say so in the trail, where it held until now."""
+        consent = await self._consents.get(family)
+        if not await self._consents.end(family) or consent is None:
+            return
+        principal = await self._principals.get(consent.principal_id)
+        if principal is not None:
+            why = f", ended: its {what} came a second time, so somebody has a copy"
+            await self._trail.append(consent.event("client.withdrawn", principal, why))
 
     def serves(self, resource: str | None) -> bool:
         """Whether a resource indicator (RFC 8707) names this server, or leaves it open."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import delete
-from sqlmodel import col
+from sqlmodel import col, select
 
 from engine.db.database import now
 from engine.db.tables import BrowserSessionRow
@@ -17,6 +17,7 @@ from engine.identity.model import Principal
 from engine.services import Services
 from gateway.browser.cookies import Cookie
 from gateway.browser.forms import fields_of
+from gateway.browser.visits import Visit
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,21 @@ class Sessions:
         fields = await fields_of(request, session.csrf_token)
         return None if fields is None else Submission(session, fields)
 
-    async def begin(self, request: Request, principal: Principal) -> NewSession:
+    async def begun_by(self, visit: Visit) -> Principal | None:
+        """Who signed in by this visit already, and still is, though their browser gave it up."""
+        query = select(BrowserSessionRow.principal_id).where(BrowserSessionRow.visit == visit.id)
+        async with self._database.reading() as session:
+            found = (await session.exec(query)).first()
+        return None if found is None else await self._principals.get(found)
+
+    async def begin(self, request: Request, principal: Principal, visit: Visit) -> NewSession:
         """A new session in the place of the browser's earlier one, which ends: an id never outlives a sign-in."""
         cookie = secrets.token_urlsafe(32)
         row = BrowserSessionRow(
             id_hash=_digest(cookie),
             principal_id=principal.id,
             csrf_token=secrets.token_urlsafe(32),
+            visit=visit.id,
             created_at=now(),
             expires_at=now() + self._life,
         )

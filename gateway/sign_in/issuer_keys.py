@@ -76,15 +76,18 @@ class IssuerKeys:
         self._keys_read_at = float("-inf")
         self._reading = asyncio.Lock()
 
-    async def verified(self, token: str, *, audience: str) -> VerifiedToken:
-        """The token's claims; raises IdentityForged where anything does not hold."""
+    async def verified(self, token: str, *, audience: str | None) -> VerifiedToken:
+        """The token's claims, whoever it was issued for where `audience` is None.
+
+        Raises IdentityForged where anything does not hold.
+        """
         try:
             kid = jws.extract_compact(token.encode()).headers().get("kid")
             decoded = jwt.decode(token, await self._keys_with(kid), algorithms=list(_ALGORITHMS))
             JWTClaimsRegistry(
                 leeway=_LEEWAY_SECONDS,
                 iss={"essential": True, "value": self.issuer},
-                aud={"essential": True, "value": audience},
+                aud={"essential": True} if audience is None else {"essential": True, "value": audience},
                 sub={"essential": True},
                 exp={"essential": True},
             ).validate(decoded.claims)

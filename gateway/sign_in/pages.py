@@ -58,13 +58,35 @@ class Arrival:
         self._principals = services.principals
         self._sessions = Sessions(services)
         self._visits = Visits(services)
+        self._attempts = services.attempts
 
-    async def arrive(self, request: Request, issuer: str, person: tuple[str, str], path: str) -> Response:
+    async def goal(self, request: Request) -> str:
+        """The path of this site that the link to sign in leads to; that one led elsewhere is written down."""
+        wanted = request.query_params.get("next", "")
+        path = own_path(wanted)
+        if wanted not in {"", path}:
+            message = "A link to sign in here would have led on to another site."
+            await self._attempts.refused("link to sign in", "redirect_refused", message)
+        return path
+
+    async def visit(self, request: Request) -> Visit | None:
+        """The visit of this browser; one by which somebody signed in already is none any more, and is written down."""
+        visit = await self._visits.current(request)
+        person = None if visit is None else await self._sessions.begun_by(visit)
+        if visit is None or person is None:
+            return visit
+        message = "What a browser had before this person signed in came again: it may have been planted."
+        await self._attempts.refused(f"visit {visit.id}", "session_replaced", message, principal=person)
+        return None
+
+    async def arrive(
+        self, request: Request, visit: Visit, issuer: str, person: tuple[str, str], path: str
+    ) -> Response:
         """Begin the session of a person that `issuer` vouches for, unless they were deactivated."""
         principal = await self._principals.resolve(issuer, *person)
         if not principal.active:
             return _deactivated(principal)
-        new = await self._sessions.begin(request, principal)
+        new = await self._sessions.begin(request, principal, visit)
         there = RedirectResponse(path, 303, {"Cache-Control": "no-store"})
         return self._sessions.keep(self._visits.end(there), new)
 
@@ -81,15 +103,15 @@ class BuiltInSignIn:
 
     async def ask(self, request: Request) -> Response:
         """GET /sign-in."""
-        path = own_path(request.query_params.get("next", ""))
+        path = await self._arrival.goal(request)
         if await self._sessions.current(request) is not None:
             return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
-        visit = await self._visits.current(request) or self._visits.begin()
+        visit = await self._arrival.visit(request) or self._visits.begin()
         return await self._visits.keep(_form(visit, path), visit)
 
     async def check(self, request: Request) -> Response:
         """POST /sign-in."""
-        visit = await self._visits.current(request)
+        visit = await self._arrival.visit(request)
         fields = None if visit is None else await fields_of(request, visit.csrf_token)
         if visit is None or fields is None:
             return stale_form(None, "/sign-in")
@@ -97,7 +119,7 @@ class BuiltInSignIn:
         person = await self._people.authenticate(fields.get("username", ""), fields.get("password", ""))
         if person is None:
             return _form(visit, path, problem="The username or the password is wrong.")
-        return await self._arrival.arrive(request, self._issuer, person, path)
+        return await self._arrival.arrive(request, visit, self._issuer, person, path)
 
 
 class ExternalSignIn:
@@ -114,7 +136,7 @@ class ExternalSignIn:
 
     async def send(self, request: Request) -> Response:
         """GET /sign-in."""
-        path = own_path(request.query_params.get("next", ""))
+        path = await self._arrival.goal(request)
         if await self._sessions.current(request) is not None:
             return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
         try:
@@ -128,13 +150,14 @@ class ExternalSignIn:
 
     async def return_(self, request: Request) -> Response:
         """GET /sign-in/callback."""
-        visit = await self._visits.current(request)
+        visit = await self._arrival.visit(request)
         if visit is None or "sign_in" not in visit.data:
             text = "This sign-in was begun in another browser, or too long ago."
             return notice("Please sign in again", text, status=400, link=("/sign-in", "Sign in"))
-        return await self._complete(request, SignInAttempt(**visit.data["sign_in"]), visit.data["next"])
+        return await self._complete(request, visit)
 
-    async def _complete(self, request: Request, attempt: SignInAttempt, path: str) -> Response:
+    async def _complete(self, request: Request, visit: Visit) -> Response:
+        attempt, path = SignInAttempt(**visit.data["sign_in"]), visit.data["next"]
         again = (str(to_sign_in(path).headers["location"]), "Sign in again")
         parameters: Mapping[str, str] = request.query_params
         try:
@@ -150,7 +173,9 @@ class ExternalSignIn:
                 await self._company.keep(
                     principal.id, signed_in.id_token, signed_in.refresh_token, signed_in.expires_at
                 )
-        return await self._arrival.arrive(request, self._issuer.settings.issuer, signed_in.person, path)
+        return await self._arrival.arrive(
+            request, visit, self._issuer.settings.issuer, signed_in.person, path
+        )
 
 
 class SignOut:

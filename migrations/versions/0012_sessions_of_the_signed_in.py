@@ -15,10 +15,14 @@ def upgrade() -> None:
     with op.batch_alter_table("browser_session") as table:
         table.alter_column("principal_id", existing_type=sa.String(), nullable=False)
         table.drop_column("data")
+        table.add_column(sa.Column("visit", sa.String(), server_default="", nullable=False))
+    op.create_index("browser_session_visit", "browser_session", ["visit"])
 
 
 def downgrade() -> None:
     """Take back."""
+    op.drop_index("browser_session_visit", "browser_session")
     with op.batch_alter_table("browser_session") as table:
+        table.drop_column("visit")
         table.add_column(sa.Column("data", sa.JSON(), server_default="{}", nullable=False))
         table.alter_column("principal_id", existing_type=sa.String(), nullable=True)

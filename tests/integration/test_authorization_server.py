@@ -314,6 +314,10 @@ async def test_a_request_with_a_wrong_client_or_redirect_gets_a_page_and_no_redi
     assert response.status_code == 400
     assert response.headers["content-type"].startswith("text/html")
     assert "cannot continue" in response.text
+    tried = [
+        (each["error"], each["actor"]["id"]) for each in await application.byline.trail("attempt.refused")
+    ]
+    assert tried == ([] if "client_id" in changed else [("redirect_refused", application.id)])
 
 
 @pytest.mark.parametrize(
@@ -403,6 +407,8 @@ async def test_a_code_is_worth_tokens_once_and_its_second_use_revokes_them(appli
     assert first.status_code == 200
     assert second.json()["error"] == "invalid_grant"
     assert refreshed.json()["error"] == "invalid_grant"
+    (withdrawn,) = await application.byline.trail("client.withdrawn")
+    assert "its code came a second time" in withdrawn["message"]
 
 
 @pytest.mark.parametrize(
@@ -455,6 +461,10 @@ async def test_a_refresh_token_rotates_and_a_copied_one_ends_the_family(applicat
     assert second["refresh_token"] != first["refresh_token"]
     assert copied.json()["error"] == "invalid_grant"
     assert newest.json()["error"] == "invalid_grant"
+    await application.refresh(first["refresh_token"])
+    (withdrawn,) = await application.byline.trail("client.withdrawn")
+    assert (withdrawn["principal"]["name"], withdrawn["actor"]["id"]) == ("Alice Liddell", application.id)
+    assert "its refresh token came a second time" in withdrawn["message"]
 
 
 async def test_of_two_refreshes_at_once_one_is_answered(application: Application) -> None:
@@ -503,7 +513,14 @@ async def test_a_token_for_another_server_person_or_time_is_not_taken(
     whole = await byline.services.keys.sign(claims, "at+jwt")
 
     assert (await byline.whoami(whole)).status_code == 200
-    assert (await byline.whoami(forged)).status_code == 401
+    for _ in range(3):
+        assert (await byline.whoami(forged)).status_code == 401
+    # What is good nowhere tells of nobody; what is good elsewhere was taken from somebody, or strayed.
+    tried = [
+        (each["error"], each["principal"]["name"], each["actor"]["id"])
+        for each in await byline.trail("attempt.refused")
+    ]
+    assert tried == ([("token_misdirected", "Alice Liddell", application.id)] if "aud" in changed else [])
 
 
 async def test_a_signed_identity_is_no_access_token(application: Application) -> None:

@@ -161,6 +161,8 @@ async def test_an_address_that_describes_no_client_is_told_in_words(
     revoked = await http.post("/revoke", data={"token": "x", "client_id": site.address})
 
     assert (page.status_code, told in page.text) == (status, True), page.text
+    tried = [each["error"] for each in await byline.trail("attempt.refused")]
+    assert status != 400 or tried.count("client_refused") == 1
     for response in (token, revoked):
         assert response.status_code == (401 if status == 400 else 503)
         assert response.json()["error"] == ("invalid_client" if status == 400 else "temporarily_unavailable")

@@ -147,6 +147,12 @@ async def test_the_issuers_other_tokens_are_not_taken(stage: Stage) -> None:
     sent = [for_another["access_token"], for_itself["access_token"], for_itself["id_token"]]
 
     assert [(await stage.byline.whoami(token)).status_code for token in sent] == [401, 401, 401]
+    assert await stage.byline.trail("attempt.refused") == []
+    alice = await stage.byline.services.principals.resolve(stage.provider.issuer, "alice", "Alice Example")
+    assert [(await stage.byline.whoami(token)).status_code for token in sent] == [401, 401, 401]
+    (attempt,) = await stage.byline.trail("attempt.refused")
+    assert (attempt["error"], attempt["principal"]["id"]) == ("token_misdirected", alice.id)
+    assert attempt["actor"]["id"] == "chat"
 
 
 async def test_clients_are_sent_to_the_external_issuer_and_the_built_in_server_is_off(stage: Stage) -> None:

@@ -65,11 +65,15 @@ async def test_signing_in_changes_the_session_so_that_a_planted_one_is_worth_not
     planted = {"byline": "planted", "byline-visit": visit}
     async with httpx2.AsyncClient(base_url=byline.url, cookies=planted) as thief:
         front = await thief.get("/")
+        again = [await sent_in(thief, page) for _ in range(2)]
 
     assert after.status_code == 303
     assert "byline-visit" not in cookies
     assert cookies["byline"] not in planted.values()
     assert "Signed in as" not in front.text
+    assert [each.status_code for each in again] == [403, 403]
+    (attempt,) = await byline.trail("attempt.refused")
+    assert (attempt["error"], attempt["principal"]["name"]) == ("session_replaced", "Alice Liddell")
 
 
 async def test_whoever_is_not_signed_in_leaves_nothing_behind(byline: Byline) -> None:
@@ -154,8 +158,14 @@ async def test_a_form_without_the_sessions_own_token_is_refused(byline: Byline) 
 async def test_a_sign_in_leads_to_no_other_site(byline: Byline) -> None:
     async with Browser() as browser:
         page = await byline.signed_in(browser, "alice", "https://evil.example/")
+    async with httpx2.AsyncClient() as anybody:
+        for elsewhere in ("//evil.example", "/\\evil.example", "/\t/evil.example", "evil.example"):
+            await anybody.get(f"{byline.url}/sign-in", params={"next": elsewhere})
 
     assert page.url == f"{byline.url}/"
+    (attempt,) = await byline.trail("attempt.refused")
+    assert attempt["error"] == "redirect_refused"
+    assert "evil" not in str(attempt)
 
 
 async def test_a_deactivated_person_is_told_so_and_not_signed_in(byline: Byline) -> None:

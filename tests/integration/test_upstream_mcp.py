@@ -391,6 +391,30 @@ async def test_a_challenge_leads_nowhere_inside_the_network(challenge: Response,
     assert len(server.posts) == 1
 
 
+async def test_a_person_whom_such_a_server_would_have_led_astray_is_named_in_the_trail(
+    idle: Platform,
+) -> None:
+    settings = idle.settings.model_copy(
+        update={"outgoing": OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))}
+    )
+    inside = {"Location": "http://169.254.169.254/latest/meta-data"}
+    metadata = {"WWW-Authenticate": 'Bearer resource_metadata="ORIGIN/meta"'}
+    async with receiver() as server, open_services(settings, idle.environment) as services:
+        origin = f"http://127.0.0.1:{server.port}"
+        challenge = {name: value.replace("ORIGIN", origin) for name, value in metadata.items()}
+        server.answers = [JSONResponse({}, 401, challenge), JSONResponse({}, 302, inside)]
+        await services.catalogue.declare([at(f"{origin}/mcp")])
+        connection = await services.catalogue.get("notes")
+        asked = await services.authorization.ask_ahead(idle.alice, connection, ())
+        with pytest.raises(ConnectionMisconfigured, match="redirect, which is not followed"):
+            await services.consent.begin(asked, "session")
+
+    (refused,) = await idle.trail("authorization.refused")
+    assert (refused["principal"]["id"], refused["request_id"]) == (idle.alice.id, asked.id)
+    assert (refused["error"], refused["connection"]) == ("connection_misconfigured", "notes")
+    assert len(server.posts) == 2
+
+
 async def test_an_issuer_that_the_connection_names_has_to_be_one_of_the_servers(notes: str) -> None:
     elsewhere = at(notes, provider={"issuer": "https://other.example"})
     async with Outgoing(HERE) as outgoing:
