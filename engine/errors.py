@@ -89,6 +89,9 @@ class PrincipalInactive(IdentityRefused):
 
     code = "principal_inactive"
 
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} is not active here any more, so nothing is done in their name.")
+
 
 class FiringRefused(IdentityRefused):
     """What a schedule began in Temporal is not what is on record: unknown, paused, altered, or begun twice."""

@@ -90,8 +90,7 @@ class _Hooks:
             msg = f"The webhook '{webhook.name}' is switched off."
             raise NotAllowed(msg)
         if not principal.active:
-            msg = f"{principal.name} was deactivated."
-            raise PrincipalInactive(msg)
+            raise PrincipalInactive(principal.name)
         if not webhook.mapping.is_meant(document):
             return Response(status_code=HTTPStatus.NO_CONTENT)
         key = f"webhook:{webhook.id}:{_event(webhook, signed, document)}"

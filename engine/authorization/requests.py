@@ -21,6 +21,7 @@ from engine.errors import (
     AuthorizationExpired,
     AuthorizationRequired,
     NotAllowed,
+    PrincipalInactive,
 )
 from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
@@ -94,13 +95,15 @@ class AuthorizationRequests:
         """Join the open request for this principal, connection and scopes, or open it; None where the grant is there.
 
         The grant of the account to use counts where it has the `needed` scopes and is not `refused_grant`, one that the
-        upstream refused. A run that has used an account is asked about for that one alone.
+        upstream refused. A run that has used an account is asked about for that one alone. Raises PrincipalInactive for
+        somebody who was deactivated while their action ran.
         """
         wanted = " ".join(sorted(scopes))
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             # Asking and answering take turns, so that an answer finds this waiter or leaves its grant to be seen.
-            await self._principals.hold(session, identity.principal_id)
+            if not await self._principals.hold(session, identity.principal_id):
+                raise PrincipalInactive(identity.name)
             standing = await self._grants.standing(
                 session, connection, identity.principal_id, tool=identity.tool, run_id=run_id
             )

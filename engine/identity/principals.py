@@ -56,12 +56,14 @@ class Principals:
             row = await session.get(PrincipalRow, principal_id)
         return None if row is None else _principal(row)
 
-    async def hold(self, session: AsyncSession, principal_id: str) -> None:
-        """Keep every other transaction that holds this principal waiting until the caller's ends."""
+    async def hold(self, session: AsyncSession, principal_id: str) -> bool:
+        """Keep every other transaction that holds this principal waiting until the caller's ends.
+
+        Returns whether they are active.
+        """
         # SQLite has one writer at a time as it is; elsewhere rows may still refer to the principal meanwhile.
-        await session.exec(
-            select(PrincipalRow.id).where(PrincipalRow.id == principal_id).with_for_update(key_share=True)
-        )
+        held = select(PrincipalRow.active).where(PrincipalRow.id == principal_id)
+        return bool((await session.exec(held.with_for_update(key_share=True))).one_or_none())
 
     async def named(self, name: str) -> list[Principal]:
         """Whose id is `name`, or else everybody whose name or subject it is."""

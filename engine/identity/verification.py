@@ -28,8 +28,7 @@ class IdentityVerifier:
             raise IdentityMisplaced(msg)
         standing = await self._runs.standing(root.workflow_id, identity.principal_id)
         if not standing.principal_active:
-            msg = f"{identity.name} is not active here any more, so nothing is done in their name."
-            raise PrincipalInactive(msg)
+            raise PrincipalInactive(identity.name)
         bound_to = standing.first_run_id
         if standing.registered and bound_to is None:
             bound_to = await self._runs.bind(root)

@@ -121,9 +121,7 @@ class Firings:
 
     async def _entitled(self, owner: Principal | None, schedule: Schedule) -> Principal:
         if owner is None or not owner.active:
-            name = schedule.principal_id if owner is None else owner.name
-            msg = f"{name} is not active here any more, so nothing is done in their name."
-            raise PrincipalInactive(msg)
+            raise PrincipalInactive(schedule.principal_id if owner is None else owner.name)
         await self._services.policy.require(owner, schedule.tool)
         return owner
 

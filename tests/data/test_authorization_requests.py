@@ -5,7 +5,6 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import select
 
 from engine.authorization.requests import AuthorizationRequest
@@ -16,6 +15,7 @@ from engine.errors import (
     AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRequired,
+    PrincipalInactive,
 )
 from engine.identity.model import Principal
 from engine.services import Services
@@ -374,5 +374,5 @@ async def test_what_a_person_and_a_run_wait_for_is_known(
 
 
 async def test_a_wait_for_a_person_whom_nobody_knows_is_refused(services: Services) -> None:
-    with pytest.raises(IntegrityError):
+    with pytest.raises(PrincipalInactive):
         await asked(services, Principal("unknown", "https://people.example", "x", "X"))

@@ -25,7 +25,7 @@ from engine.db.tables import (
     WaiterRow,
 )
 from engine.upkeep.schedule import ensure_upkeep, upkeep_id
-from gateway.runs.runs import Finished
+from gateway.runs.runs import Failed, Finished
 from tests.data.commands import Commands
 from tests.platform import DISPUTE, NORTHWIND, Platform, until, variables
 from tests.tools import pausing
@@ -170,6 +170,27 @@ async def test_a_grant_that_ends_in_the_middle_of_an_action_is_missed_by_its_nex
     assert [each["status"] for each in platform.requests("crm")] == statuses
     await platform.consent(request, platform.alice)
     assert await platform.outcome(run) == Finished({"status": 200})
+
+
+async def test_who_is_deactivated_in_the_middle_of_an_action_is_not_asked_to_sign_in_again(
+    platform: Platform, administrator: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    between, go_on = asyncio.Event(), asyncio.Event()
+    monkeypatch.setattr(pausing, "BETWEEN", between)
+    monkeypatch.setattr(pausing, "GO_ON", go_on)
+    await platform.grant("crm", platform.alice)
+    run = await platform.start("read_twice", {"account_id": NORTHWIND}, platform.alice)
+    async with asyncio.timeout(60):
+        await between.wait()
+
+    await administrator.answer("people", "deactivate", platform.alice.id)
+    go_on.set()
+
+    outcome = await platform.outcome(run)
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "principal_inactive"
+    assert len(platform.requests("crm")) == 1
+    assert await platform.waiters(run) == []
 
 
 async def test_who_is_deactivated_leaves_no_grant_behind_here_or_upstream(
