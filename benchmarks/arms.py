@@ -19,8 +19,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from benchmarks.plain_worker import Options
 from gateway.embedded import child
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import COMPOSE_FILE, Stack
-from gateway.embedded.surroundings import LOOPBACK
+from gateway.embedded.stack import Stack
+from gateway.embedded.surroundings import COMPOSE_FILE, LOOPBACK
 
 _ROOT = Path(__file__).parent.parent
 _PATIENCE = httpx2.Timeout(300.0)

@@ -2,15 +2,19 @@
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 import typer
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
+from typer.core import TyperGroup
+from typing_extensions import override
 
 from engine.errors import BylineError
 from gateway.client.failures import CommandFailed
-from gateway.commands import call, connections, runs, schedules, signing_in, tokens, tools
+from gateway.commands import call, connections, new, processes, runs, schedules, signing_in, tokens, tools
 from gateway.commands.plain import plain
 
 _WORK = "Work with tools"
@@ -18,24 +22,33 @@ _RUN = "Run and administer"
 _SETTINGS = frozenset({"Settings", "ClientSettings"})
 
 
-def commands(words: Sequence[str] = ()) -> typer.Typer:
-    """All commands, or at least the one that is meant where the words after `byline` begin with its name."""
+class _Later(TyperGroup):
+    """Commands that are Byline itself, which takes long to load: nobody waits for it who runs another one."""
+
+    @override
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        group = typer.main.get_group(import_module(f"gateway.commands.{self.name}").app)
+        group.name, group.help = self.name, self.help
+        return group.make_context(info_name, args, parent, **extra)
+
+
+def commands() -> typer.Typer:
+    """All commands."""
     app = typer.Typer(
         name="byline",
         help="Durable composite MCP tools in which every action carries a name.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    meant = _work_with_tools(app)
-    if not words or words[0] not in meant:
-        _run_and_administer(app)
+    _work_with_tools(app)
+    _run_and_administer(app)
     return app
 
 
 def main() -> None:
     """Run a command; an expected failure is told in one line, and wrong settings exit with 2."""
     try:
-        commands(sys.argv[1:])()
+        commands()()
     except ValidationError as error:
         if error.title not in _SETTINGS:
             typer.echo(
@@ -62,32 +75,21 @@ def main() -> None:
         sys.exit(1)
 
 
-def _work_with_tools(app: typer.Typer) -> frozenset[str]:
-    """Add the commands that talk to a gateway, and return their names."""
-    single: dict[str, Callable[..., object]] = {
-        "login": signing_in.login,
-        "logout": signing_in.logout,
-        "whoami": signing_in.whoami,
-        "call": call.call,
-    }
-    groups = {
-        "tools": tools.app,
-        "runs": runs.app,
-        "schedules": schedules.app,
-        "connections": connections.app,
-        "tokens": tokens.app,
-    }
-    for name, command in single.items():
-        app.command(name, rich_help_panel=_WORK)(command)
-    for name, group in groups.items():
-        app.add_typer(group, name=name, rich_help_panel=_WORK)
-    return frozenset({*single, *groups})
+def _work_with_tools(app: typer.Typer) -> None:
+    """Add the commands that talk to a gateway."""
+    app.command("login", rich_help_panel=_WORK)(signing_in.login)
+    app.command("logout", rich_help_panel=_WORK)(signing_in.logout)
+    app.command("whoami", rich_help_panel=_WORK)(signing_in.whoami)
+    app.command("call", rich_help_panel=_WORK)(call.call)
+    app.add_typer(tools.app, name="tools", rich_help_panel=_WORK)
+    app.add_typer(runs.app, name="runs", rich_help_panel=_WORK)
+    app.add_typer(schedules.app, name="schedules", rich_help_panel=_WORK)
+    app.add_typer(connections.app, name="connections", rich_help_panel=_WORK)
+    app.add_typer(tokens.app, name="tokens", rich_help_panel=_WORK)
 
 
 def _run_and_administer(app: typer.Typer) -> None:
-    """Add the commands that are Byline itself, which takes long to load: nobody waits for it who only calls a tool."""
-    from gateway.commands import administration, audit, clients, new, people, processes, services
-
+    """Add the commands that are Byline itself; a group's name is that of its module."""
     single: tuple[Callable[..., object], ...] = (
         processes.dev,
         processes.gateway,
@@ -97,15 +99,19 @@ def _run_and_administer(app: typer.Typer) -> None:
         processes.version,
         new.new,
     )
+    groups = {
+        "audit": "Ask the trail, or prove it.",
+        "keys": "The keys that sign identities, tokens and the trail.",
+        "vault": "The master keys that seal every secret.",
+        "people": "The people of the built-in sign-in, and everybody who has acted.",
+        "services": "Machines that call in their own name.",
+        "clients": "MCP clients and back ends that an administrator registers.",
+        "grants": "What people granted, and its removal.",
+    }
     for command in single:
         app.command(rich_help_panel=_RUN)(command)
-    app.add_typer(audit.app, name="audit", rich_help_panel=_RUN)
-    app.add_typer(administration.keys, name="keys", rich_help_panel=_RUN)
-    app.add_typer(administration.vault, name="vault", rich_help_panel=_RUN)
-    app.add_typer(people.app, name="people", rich_help_panel=_RUN)
-    app.add_typer(services.app, name="services", rich_help_panel=_RUN)
-    app.add_typer(clients.app, name="clients", rich_help_panel=_RUN)
-    app.add_typer(administration.grants, name="grants", rich_help_panel=_RUN)
+    for name, about in groups.items():
+        app.add_typer(typer.Typer(cls=_Later), name=name, help=about, rich_help_panel=_RUN)
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

@@ -51,7 +51,7 @@ from engine.worker import build_worker
 from examples.browser import Browser
 from gateway.embedded.compose import ComposeFile
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import COMPOSE_FILE
+from gateway.embedded.surroundings import COMPOSE_FILE
 from gateway.runs.runs import Awaiting, Caller, Outcome, Runs
 from tests.sandbox import CALLBACK, ROOT, Running
 

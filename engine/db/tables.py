@@ -443,7 +443,7 @@ class AuditHeadRow(SQLModel, table=True):
 
 
 class OAuthClientRow(SQLModel, table=True):
-    """A client registered at the built-in authorization server. Owner: gateway.authorization_server.clients.
+    """A client registered at the built-in authorization server. Owner: gateway.authorization_server.registered_clients.
 
     `registered_by` is `administrator`, or `itself` where it came by dynamic registration.
     """

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from mcp.server.auth.provider import IdentityAssertionParams, TokenError
-from mcp.shared.auth import JWT_BEARER_GRANT_TYPE, OAuthToken
+from mcp.shared.auth import OAuthToken
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
@@ -23,6 +23,7 @@ from engine.errors import IdentityForged
 from engine.services import Services
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import Consent, Consents
+from gateway.authorization_server.registered_clients import JWT_BEARER
 from gateway.authorization_server.tokens import Tokens
 from gateway.protected_resource import all_scopes, first_scopes, resource_identifier
 from gateway.sign_in.issuer_keys import IssuerKeys
@@ -52,7 +53,7 @@ class Assertions:
 
     async def exchange(self, client: Client, asked: IdentityAssertionParams) -> OAuthToken:
         """A token for whom the assertion names; raises TokenError, and UpstreamUnavailable without keys."""
-        if client.known_by != "administrator" or JWT_BEARER_GRANT_TYPE not in client.grant_types:
+        if client.known_by != "administrator" or JWT_BEARER not in client.grant_types:
             raise TokenError(
                 "unauthorized_client", "An administrator has not let this client bring assertions."
             )

@@ -15,7 +15,6 @@ from mcp.server.auth.handlers.token import TokenHandler
 from mcp.server.auth.middleware.client_auth import ClientAuthenticator
 from mcp.server.auth.provider import construct_redirect_uri
 from mcp.server.auth.settings import ClientRegistrationOptions
-from mcp.shared.auth import JWT_BEARER_GRANT_TYPE
 from pydantic import AnyUrl
 from starlette.types import Message
 
@@ -23,11 +22,11 @@ from engine.errors import AddressRefused, BylineError, ClientRefused, TooSoon, U
 from engine.identity.model import Actor
 from engine.services import Services
 from gateway.authorization_server.assertions import ID_JAG_PROFILE
-from gateway.authorization_server.clients import TOKEN_EXCHANGE
 from gateway.authorization_server.consent_page import ConsentPage
 from gateway.authorization_server.exchange import TokenExchange, is_token_exchange
 from gateway.authorization_server.provider import CONSENT_PATH, Provider
 from gateway.authorization_server.redirects import is_loopback, reaches
+from gateway.authorization_server.registered_clients import JWT_BEARER, TOKEN_EXCHANGE
 from gateway.browser.rendering import notice
 from gateway.errors import http_status
 from gateway.http.cross_origin import cross_origin
@@ -104,7 +103,7 @@ class Endpoints:
             "response_modes_supported": ["query"],
             "grant_types_supported": [
                 *("authorization_code", "refresh_token", TOKEN_EXCHANGE),
-                *([JWT_BEARER_GRANT_TYPE] if self._asserted else []),
+                *([JWT_BEARER] if self._asserted else []),
             ],
             "token_endpoint_auth_methods_supported": _AUTH_METHODS,
             "revocation_endpoint_auth_methods_supported": _AUTH_METHODS,

@@ -23,7 +23,8 @@ from engine.identity.model import Actor, Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import ACT_CLAIM
-from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
+from gateway.authorization_server.clients import Client, Clients
+from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE
 from gateway.authorization_server.tokens import Tokens
 from gateway.protected_resource import SCOPE, all_scopes, resources
 from gateway.sign_in.issuer_keys import IssuerKeys, VerifiedToken

@@ -15,7 +15,7 @@ from engine.services import Services
 from gateway.commands.opened import services_here
 from gateway.commands.plain import plain
 
-app = typer.Typer(help="Ask the trail, or prove it.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()

@@ -7,12 +7,12 @@ import uvloop
 
 from engine.errors import SettingsInvalid
 from engine.services import Services
-from gateway.authorization_server.clients import Client, Clients
 from gateway.authorization_server.consents import Consents
+from gateway.authorization_server.registered_clients import RegisteredClient, RegisteredClients
 from gateway.commands.columns import print_columns
 from gateway.commands.opened import services_here
 
-app = typer.Typer(help="MCP clients and back ends that an administrator registers.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 WithSecret = Annotated[bool, typer.Option("--secret", help="give it a secret, for a program on a server")]
 WithAssertions = Annotated[
@@ -39,7 +39,7 @@ def add_client(
     async def add() -> tuple[str, str | None]:
         async with services_here() as here:
             _require_built_in(here)
-            return await Clients(here).add(
+            return await RegisteredClients(here).add(
                 chosen, redirect_uri or (), confidential=secret, asserts=assertions
             )
 
@@ -70,7 +70,7 @@ def add_backend(
             if audience and not external:
                 msg = "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
                 raise SettingsInvalid(msg)
-            return await Clients(here).add_backend(chosen, audience or ())
+            return await RegisteredClients(here).add_backend(chosen, audience or ())
 
     _show(*uvloop.run(add()))
 
@@ -79,11 +79,11 @@ def add_backend(
 def list_clients() -> None:
     """Show what administrators registered: id, name, kind, and where it sends people or whose tokens it brings."""
 
-    async def find() -> list[Client]:
+    async def find() -> list[RegisteredClient]:
         async with services_here() as here:
-            return await Clients(here).administered()
+            return await RegisteredClients(here).all()
 
-    rows = [(one.client_id, one.title, *_described(one)) for one in uvloop.run(find())]
+    rows = [(one.client_id, one.client_name, *_described(one)) for one in uvloop.run(find())]
     print_columns(rows, otherwise="No administrator registered a client.")
 
 
@@ -95,7 +95,7 @@ def remove_client(
 
     async def remove() -> bool:
         async with services_here() as here:
-            removed = await Clients(here).remove(client_id)
+            removed = await RegisteredClients(here).remove(client_id)
             if removed:
                 await Consents(here.database).end_of_client(client_id)
             return removed
@@ -120,7 +120,7 @@ def _require_built_in(here: Services) -> None:
         raise SettingsInvalid(msg)
 
 
-def _described(client: Client) -> tuple[str, str]:
+def _described(client: RegisteredClient) -> tuple[str, str]:
     if client.backend is not None:
         return "back end", " ".join(client.backend.audiences)
     kind = "public" if client.token_endpoint_auth_method == "none" else "confidential"

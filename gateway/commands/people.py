@@ -20,9 +20,7 @@ from gateway.commands.opened import services_here
 from gateway.commands.plain import plain
 from gateway.sign_in.people import People
 
-app = typer.Typer(
-    help="The people of the built-in sign-in, and everybody who has acted.", no_args_is_help=True
-)
+app = typer.Typer(no_args_is_help=True)
 
 _ROLE: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 

@@ -6,16 +6,17 @@ import os
 import signal
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import uvloop
 
 from engine.settings import Settings
-from engine.telemetry import configure_logging
-from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import COMPOSE_FILE, DATA, Stack
+from gateway.embedded.surroundings import COMPOSE_FILE, DATA
 from gateway.sign_in.demo_people import DEMO_PEOPLE
+
+if TYPE_CHECKING:
+    from gateway.embedded.stack import Stack
 
 _SIGN_INS = "byline.sign-ins"
 
@@ -54,6 +55,8 @@ def ready(
     url: Annotated[str, typer.Argument(help="http://host:port/path or temporal://host:port/namespace/queue")],
 ) -> None:
     """Exit with 0 if a part of the stack is ready and with 1 if not."""
+    from gateway.embedded.readiness import is_ready
+
     raise typer.Exit(0 if uvloop.run(is_ready(url)) else 1)
 
 
@@ -63,12 +66,16 @@ def version() -> None:
 
 
 def _configured() -> Settings:
+    from engine.telemetry import configure_logging
+
     settings = Settings()
     configure_logging(settings.log_level)
     return settings
 
 
 async def _dev(data: Path, file: Path) -> None:
+    from gateway.embedded.stack import Stack
+
     this = asyncio.current_task()
     assert this is not None  # noqa: S101 - a coroutine always runs in a task
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -79,7 +86,7 @@ async def _dev(data: Path, file: Path) -> None:
         await asyncio.Event().wait()
 
 
-def _welcome(stack: Stack) -> str:
+def _welcome(stack: "Stack") -> str:
     people = ", ".join(f"{person.username} / {person.password}" for person in DEMO_PEOPLE)
     upstreams = "".join(
         f"  at {name:<11}{service.labels[_SIGN_INS]}\n"

@@ -11,7 +11,7 @@ from engine.identity.model import Principal
 from gateway.commands.columns import print_columns
 from gateway.commands.opened import services_here
 
-app = typer.Typer(help="Machines that call in their own name.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 Service = Annotated[str, typer.Argument(help="a service's name or id")]
 

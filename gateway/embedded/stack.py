@@ -16,10 +16,7 @@ from engine.errors import BylineError
 from gateway.embedded import child
 from gateway.embedded.compose import Argv, ComposeFile, Service
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.surroundings import LOOPBACK, DataDirectory, chosen
-
-COMPOSE_FILE = Path(__file__).parent.parent.parent / "temporal-dev.yml"
-DATA = Path(".byline")
+from gateway.embedded.surroundings import COMPOSE_FILE, DATA, LOOPBACK, DataDirectory, chosen
 
 _ASK_EVERY = 0.1
 _STOP_WITHIN = 15.0

@@ -12,6 +12,8 @@ from typing import IO
 
 from engine.errors import SettingsInvalid
 
+COMPOSE_FILE = Path(__file__).parent.parent.parent / "temporal-dev.yml"
+DATA = Path(".byline")
 LOOPBACK = "127.0.0.1"
 _BELOW_EPHEMERAL = range(20_000, 32_000)
 

@@ -18,6 +18,7 @@ from engine.services import Services
 from engine.settings import DatabaseSettings
 from gateway.authorization_server.clients import Client, Clients
 from gateway.authorization_server.consents import UNUSED_LIFE, Consents
+from gateway.authorization_server.registered_clients import RegisteredClients
 from tests.data.commands import Commands
 from tests.rest import consented
 
@@ -30,10 +31,10 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
     callback = "https://portal.example/callback"
     printed = await commands.answer("clients", "add", "Portal", "--redirect-uri", callback, "--secret")
     client_id, secret = printed.split()[1], printed.split()[3]
-    clients = Clients(services)
-    await clients.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
-    await clients.add("Assistant", [], confidential=True, asserts=True)
-    client = await clients.get(client_id)
+    registered = RegisteredClients(services)
+    await registered.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
+    await registered.add("Assistant", [], confidential=True, asserts=True)
+    client = await Clients(services).get(client_id)
     assert client is not None
     consent = consented(alice, client, RESOURCE)
     await Consents(services.database).add(consent)
@@ -60,8 +61,8 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
 async def test_a_client_that_an_administrator_registered_is_not_forgotten_with_those_that_came_by_themselves(
     services: Services,
 ) -> None:
-    clients = Clients(services)
-    client_id, _ = await clients.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
+    clients, registered = Clients(services), RegisteredClients(services)
+    client_id, _ = await registered.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
     long_ago = update(OAuthClientRow).values(created_at=now() - timedelta(days=365))
     async with services.database.writing() as session:
         await session.exec(long_ago)
@@ -73,7 +74,7 @@ async def test_a_client_that_an_administrator_registered_is_not_forgotten_with_t
         await clients.register(itself("javascript:alert(1)"))
 
     assert await clients.get(client_id) is not None
-    assert [each.title for each in await clients.administered()] == ["Desktop"]
+    assert [each.client_name for each in await registered.all()] == ["Desktop"]
 
 
 def itself(uri: str = "http://127.0.0.1/cb") -> OAuthClientInformationFull:

@@ -9,7 +9,7 @@ from gateway.cli import commands
 
 
 def _leaves(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
-    assert isinstance(command, TyperCommand | TyperGroup)
+    command = _loaded(command)
     if not isinstance(command, TyperGroup) or command.invoke_without_command:
         arguments = [str(each.name).upper() for each in command.params if each.param_type_name == "argument"]
         yield " ".join([*path, *arguments]), command
@@ -18,15 +18,22 @@ def _leaves(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, Typer
             yield from _leaves(below, (*path, name))
 
 
+def _loaded(command: object) -> TyperCommand | TyperGroup:
+    """The command itself, where another one stands in for it until it is used."""
+    assert isinstance(command, TyperCommand | TyperGroup)
+    loaded = command.make_context(command.name, [], resilient_parsing=True).command
+    assert isinstance(loaded, TyperCommand | TyperGroup)
+    return loaded
+
+
 ROOT_COMMAND = typer.main.get_command(commands())
 COMMANDS = dict(_leaves(ROOT_COMMAND, ("byline",)))
 
 
 def parse(words: list[str]) -> None:
     """Parse the words after `byline` as a shell would pass them; raises where they do not fit."""
-    command: object = ROOT_COMMAND
+    command = _loaded(ROOT_COMMAND)
     while isinstance(command, TyperGroup) and words and words[0] in command.commands:
-        command, words = command.commands[words[0]], words[1:]
-    assert isinstance(command, TyperCommand | TyperGroup)
+        command, words = _loaded(command.commands[words[0]]), words[1:]
     assert not isinstance(command, TyperGroup) or command.invoke_without_command
     command.make_context("byline", words)

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from examples.chat import Person, chat
-from gateway.embedded.stack import COMPOSE_FILE, Stack
+from gateway.embedded.stack import Stack
+from gateway.embedded.surroundings import COMPOSE_FILE
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.e2e.world import BUILDER, BYLINE, ROOT, TOOL, World, installed, link, output, own_ports, said
 from tests.foreign.kinto import kinto_server

@@ -26,7 +26,8 @@ from engine.wire import OUTCOME_META
 from examples.browser import Page
 from examples.chat import Person, chat
 from gateway.embedded.compose import ComposeFile
-from gateway.embedded.stack import COMPOSE_FILE, Stack
+from gateway.embedded.stack import Stack
+from gateway.embedded.surroundings import COMPOSE_FILE
 from gateway.sign_in.people import People
 from tests.e2e.wiretap import Secrets, tapped
 from tests.foreign.kinto import Kinto, kinto_server, user

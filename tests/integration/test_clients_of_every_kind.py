@@ -22,8 +22,8 @@ from engine.errors import ClientRefused, SettingsInvalid, UpstreamUnavailable
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from examples.chat import Memory
-from gateway.authorization_server.clients import Clients
 from gateway.authorization_server.metadata_documents import MetadataDocuments
+from gateway.authorization_server.registered_clients import RegisteredClients
 from tests.integration.test_authorization_server import REDIRECT_URI, Application, answer, register
 from tests.listeners import Receiver, receiver
 from tests.pages import Byline, serving
@@ -299,7 +299,7 @@ async def test_clients_do_not_register_where_settings_say_so(closed: Byline) -> 
 
 
 async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(closed: Byline) -> None:
-    clients = Clients(closed.services)
+    clients = RegisteredClients(closed.services)
     open_id, none = await clients.add(
         "Desktop", ["http://127.0.0.1/callback"], confidential=False, asserts=False
     )
@@ -321,7 +321,7 @@ async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(cl
         right = await http.post("/token", data=form, auth=(client_id, str(secret)))
         seen = await closed.whoami(right.json()["access_token"])
         await clients.remove(client_id)
-        registered = [(each.title, each.application_type) for each in await clients.administered()]
+        registered = [(each.client_name, each.application_type) for each in await clients.all()]
 
     assert none is None
     assert first["refresh_token"]
@@ -344,7 +344,7 @@ async def test_a_client_that_makes_no_sense_is_not_registered(
     closed: Byline, uris: list[str], options: dict[str, bool], told: str
 ) -> None:
     with pytest.raises(SettingsInvalid, match=told):
-        await Clients(closed.services).add(
+        await RegisteredClients(closed.services).add(
             "Odd", uris, confidential=False, asserts=options.get("asserts", False)
         )
 

@@ -12,7 +12,8 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import COMPOSE_FILE, Stack, StackFailed
+from gateway.embedded.stack import Stack, StackFailed
+from gateway.embedded.surroundings import COMPOSE_FILE
 
 SITE = """
 import http.server, pathlib, sys

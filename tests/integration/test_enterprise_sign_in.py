@@ -16,7 +16,7 @@ from mcp.client.auth.extensions.identity_assertion import IdentityAssertionOAuth
 from engine.settings import AssertionIssuerSettings
 from examples.browser import Browser
 from examples.chat import Memory
-from gateway.authorization_server.clients import Clients
+from gateway.authorization_server.registered_clients import RegisteredClients
 from gateway.bearer import bearer_tokens
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.pages import Byline, serving
@@ -119,7 +119,7 @@ async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         trusted = AssertionIssuerSettings(issuer=provider.issuer)
         policy = "tools: {refund: {scope: billing}}"
         async with serving(folder, assertion_issuers=(trusted,), policy=policy) as byline:
-            client_id, secret = await Clients(byline.services).add(
+            client_id, secret = await RegisteredClients(byline.services).add(
                 "Assistant", [], confidential=True, asserts=True
             )
             assert secret is not None
@@ -243,7 +243,7 @@ async def test_a_request_asks_for_no_more_than_its_assertion_says(enterprise: En
 
 
 async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None:
-    clients = Clients(enterprise.byline.services)
+    clients = RegisteredClients(enterprise.byline.services)
     portal_id, portal_secret = await clients.add(
         "Portal", ["https://portal.example/"], confidential=True, asserts=False
     )
@@ -271,7 +271,7 @@ async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None
 
 
 async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterprise) -> None:
-    clients = Clients(enterprise.byline.services)
+    clients = RegisteredClients(enterprise.byline.services)
     client_id, secret = await clients.add("Other assistant", [], confidential=True, asserts=True)
     client = (client_id, str(secret))
     issued = await enterprise.bring(enterprise.signed(client_id=client_id), client)

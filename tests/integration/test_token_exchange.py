@@ -15,8 +15,9 @@ from engine.settings import IssuerSettings
 from engine.vault.resealing import reseal
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
 from gateway.authorization_server.claims import FAMILY_CLAIM
-from gateway.authorization_server.clients import TOKEN_EXCHANGE, Client, Clients
+from gateway.authorization_server.clients import Client
 from gateway.authorization_server.consents import Consents
+from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE, RegisteredClients
 from gateway.bearer import PersonalToken, bearer_tokens
 from gateway.protected_resource import API_PATH
 from gateway.toolsets import MCP_PATH
@@ -85,7 +86,7 @@ async def exchange(
 @pytest.fixture
 async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
     async with serving(tmp_path) as byline:
-        client_id, secret = await Clients(byline.services).add_backend("Portal", ())
+        client_id, secret = await RegisteredClients(byline.services).add_backend("Portal", ())
         alice = await byline.services.principals.resolve(byline.url, "alice's subject", "Alice Liddell")
         web_page = Client(client_id="a web page", redirect_uris=None)
         consent = replace(consented(alice, web_page, f"{byline.url}{API_PATH}"), id="family")
@@ -164,7 +165,7 @@ async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
 async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> None:
     api_token = await portal.byline.services.api_tokens.create(portal.alice, "reports")
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    other = await Clients(portal.byline.services).add_backend("Unrelated", ())
+    other = await RegisteredClients(portal.byline.services).add_backend("Unrelated", ())
     service = await portal.byline.services.service_principals.add("nightly")
     header, body, signature = (await portal.signed()).split(".")
 
@@ -196,7 +197,7 @@ async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> No
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await Clients(portal.byline.services).remove(portal.id)
+    await RegisteredClients(portal.byline.services).remove(portal.id)
 
     assert await portal.seen(issued) is None
     response = await portal.exchange(await portal.signed())
@@ -244,7 +245,9 @@ async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens
     assert (himself.status_code, himself.json()["error"]) == (400, "unauthorized_client")
     assert {(each.status_code, each.json()["error"]) for each in wrong} == {(401, "invalid_client")}
     assert all(each.headers["WWW-Authenticate"].startswith("Basic") for each in wrong)
-    assert [client.title for client in await Clients(portal.byline.services).administered()] == ["Portal"]
+    assert [client.client_name for client in await RegisteredClients(portal.byline.services).all()] == [
+        "Portal"
+    ]
 
 
 async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None:
@@ -263,7 +266,10 @@ async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: P
     services = portal.byline.services
     await services.data_keys.rotate()
 
-    assert await reseal(services.database, services.vault, Clients(services).sealed, lambda *_: None) == 1
+    assert (
+        await reseal(services.database, services.vault, RegisteredClients(services).sealed, lambda *_: None)
+        == 1
+    )
     assert (await portal.exchange(await portal.signed())).status_code == 200
 
 
@@ -305,7 +311,7 @@ async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
             client_secret=SecretStr("byline-secret"),
         )
         async with serving(tmp_path, port=port, issuer=issuer) as byline:
-            client = await Clients(byline.services).add_backend("Portal", ["portal", "portal-api"])
+            client = await RegisteredClients(byline.services).add_backend("Portal", ["portal", "portal-api"])
             yield Foreign(byline, provider, client)
 
 
@@ -330,7 +336,7 @@ async def test_with_an_external_issuer_nothing_is_taken_that_was_issued_for_some
     foreign: Foreign,
 ) -> None:
     gateway = f"{foreign.byline.url}/mcp"
-    unrelated = await Clients(foreign.byline.services).add_backend("Unrelated", ["unrelated"])
+    unrelated = await RegisteredClients(foreign.byline.services).add_backend("Unrelated", ["unrelated"])
     refused = [
         await foreign.exchange(foreign.signed(aud="another client")),
         await foreign.exchange(foreign.signed(aud=gateway), ACCESS_TOKEN),

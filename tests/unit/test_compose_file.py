@@ -12,8 +12,7 @@ from engine import wire
 from engine.errors import SettingsInvalid
 from engine.settings import Settings
 from gateway.embedded.compose import ComposeFile
-from gateway.embedded.stack import COMPOSE_FILE
-from gateway.embedded.surroundings import DataDirectory, chosen
+from gateway.embedded.surroundings import COMPOSE_FILE, DataDirectory, chosen
 
 SERVICES = {"temporal", "migrate", "worker", "gateway", "crm", "billing", "support"}
 
