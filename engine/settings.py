@@ -50,8 +50,27 @@ class TemporalSettings(Group):
         return self
 
 
+class AppRoleSettings(Group):
+    """A login at HashiCorp Vault by its AppRole method."""
+
+    role_id: str
+    secret_id: SecretStr
+    mount: str = "approle"
+
+
+class KubernetesSettings(Group):
+    """A login at HashiCorp Vault by its Kubernetes method; the file is read anew at each, as Kubernetes renews it."""
+
+    role: str
+    jwt_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
+    mount: str = "kubernetes"
+
+
 class TransitSettings(Group):
-    """A key of HashiCorp Vault's transit engine; the token itself, or the file that an agent keeps it in."""
+    """A key of HashiCorp Vault's transit engine, and one way to sign in there.
+
+    That is a token itself, the file that an agent keeps one in, or a login, which is made again before its lease ends.
+    """
 
     address: str
     key: str
@@ -59,13 +78,23 @@ class TransitSettings(Group):
     namespace: str | None = None
     token: SecretStr | None = None
     token_file: Path | None = None
+    approle: AppRoleSettings | None = None
+    kubernetes: KubernetesSettings | None = None
 
     @model_validator(mode="after")
-    def _one_token(self) -> "TransitSettings":
-        if (self.token is None) == (self.token_file is None):
-            msg = "set either BYLINE_VAULT__TRANSIT__TOKEN or BYLINE_VAULT__TRANSIT__TOKEN_FILE"
+    def _one_way_to_sign_in(self) -> "TransitSettings":
+        ways = ("token", "token_file", "approle", "kubernetes")
+        chosen = [way for way in ways if getattr(self, way) is not None]
+        if len(chosen) != 1:
+            every = ", ".join(f"BYLINE_VAULT__TRANSIT__{way.upper()}" for way in chosen or ways)
+            msg = f"set only one of {every}" if chosen else f"sign in to Vault by one of {every}"
             raise ValueError(msg)
         return self
+
+    @property
+    def login(self) -> AppRoleSettings | KubernetesSettings | None:
+        """How Byline itself logs in, unless others keep its token alive."""
+        return self.approle or self.kubernetes
 
 
 class AwsKmsSettings(Group):

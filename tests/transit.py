@@ -1,7 +1,8 @@
-"""Vault's transit engine as its API reference tells it, with real AES-256-GCM over real HTTP; it is no Vault."""
+"""Vault's transit engine and logins as its API reference tells them, with real AES-GCM over HTTP; it is no Vault."""
 
 import json
 import secrets
+import time
 from base64 import b64decode, b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
@@ -11,16 +12,26 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TOKEN = "hvs.of-the-test"
+ROLE_ID = "role-of-byline"
+SECRET_ID = "secret-id-of-byline"
 
 
 class Transit:
-    """One engine with one key of type aes256-gcm96; it counts what it is asked, and may be stopped and started."""
+    """One engine with one key of type aes256-gcm96; it counts what it is asked, and may be stopped and started.
+
+    A login gets a token for `lease` seconds: by role id and secret id, or by the role `byline` and what `jwts` holds.
+    """
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
         self.asked: list[str] = []
+        self.lease = 3600.0
+        self.jwts: set[str] = set()
+        self.permits = True
+        self.refused = 0
         self.versions = [secrets.token_bytes(32)]
         self.min_decryption_version = 1
+        self._tokens = {TOKEN: float("inf")}
         self._port = port
         self._server: ThreadingHTTPServer | None = None
 
@@ -33,7 +44,10 @@ class Transit:
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}")
-                status, answer = transit.answer(self.path, self.headers.get("X-Vault-Token"), body)
+                if self.path.startswith("/v1/auth/"):
+                    status, answer = transit.log_in(self.path, body)
+                else:
+                    status, answer = transit.answer(self.path, self.headers.get("X-Vault-Token"), body)
                 text = json.dumps(answer).encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
@@ -54,11 +68,16 @@ class Transit:
             self._server.server_close()
             self._server = None
 
+    def forget_tokens(self) -> None:
+        """Refuse every token that a login gave until now, as after a restart or a revocation."""
+        self._tokens = {TOKEN: float("inf")}
+
     def answer(self, path: str, token: str | None, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """What the engine says to one request."""
         operation = path.removeprefix("/v1/transit/").split("/")
         self.asked.append(operation[0])
-        if token != TOKEN:
+        if not self.permits or time.monotonic() >= self._tokens.get(token or "", 0.0):
+            self.refused += 1
             return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
         bound_to = b64decode(body.get("associated_data", ""))
         match operation:
@@ -78,6 +97,24 @@ class Transit:
             case ["decrypt", "byline"]:
                 return self._decrypted(body["ciphertext"], bound_to)
         return 400, {"errors": ["encryption key not found"]}
+
+    def log_in(self, path: str, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        """What the method at a mount says to one login."""
+        self.asked.append("login")
+        match path:
+            case "/v1/auth/approle/login" if (body["role_id"], body["secret_id"]) == (ROLE_ID, SECRET_ID):
+                pass
+            case "/v1/auth/cluster/login" if body["role"] == "byline" and body["jwt"] in self.jwts:
+                pass
+            case "/v1/auth/approle/login":
+                return 400, {"errors": ["invalid role or secret ID"]}
+            case _:
+                return 403, {"errors": ["permission denied"]}
+        token = f"hvs.{secrets.token_urlsafe(16)}"
+        self._tokens[token] = time.monotonic() + (self.lease or float("inf"))
+        return 200, {
+            "auth": {"client_token": token, "lease_duration": self.lease, "renewable": True},
+        }
 
     def _decrypted(self, ciphertext: str, bound_to: bytes) -> tuple[int, dict[str, Any]]:
         _, version, text = ciphertext.split(":")

@@ -10,10 +10,12 @@ from engine.settings import TransitSettings
 
 try:
     import hvac
-    from hvac.exceptions import InvalidRequest, VaultError
+    from hvac.exceptions import Forbidden, InvalidRequest, VaultError
 except ImportError as error:
     msg = "BYLINE_VAULT__TRANSIT needs the library hvac: install byline[vault]."
     raise SettingsInvalid(msg) from error
+
+from engine.vault.transit_token import TransitToken
 
 _TIMEOUT_SECONDS: Final = 5.0
 _NOT_ITS_OWN: Final = ("message authentication failed", "invalid ciphertext")
@@ -26,6 +28,7 @@ class Transit:
 
     def __init__(self, settings: TransitSettings) -> None:
         self._settings = settings
+        self._token = TransitToken(settings)
 
     async def wrap(self, data_key: bytes, bound_to: str) -> bytes:
         """Encrypt with the key's newest version."""
@@ -62,16 +65,28 @@ class Transit:
 
     def _ask(self, question: Callable[..., str]) -> str:
         settings = self._settings
-        # A client for each question, since a token in a file is renewed by whoever writes the file.
+        # A client for each question, since threads that ask at once may have different tokens.
         client = hvac.Client(
             url=settings.address,
-            token=_token(settings),
+            token="",
             namespace=settings.namespace,
             timeout=_TIMEOUT_SECONDS,
             allow_redirects=False,
         )
-        try:
+
+        def asked_with(token: str) -> str:
+            client.token = token
             return question(client.secrets.transit, name=settings.key, mount_point=settings.mount)
+
+        try:
+            token = self._token.current(client)
+            try:
+                return asked_with(token)
+            except Forbidden:
+                another = self._token.instead_of(token, client)
+                if another is None:
+                    raise
+                return asked_with(another)
         finally:
             client.adapter.close()
 
@@ -82,12 +97,6 @@ class Transit:
         # The server's own words may be anything; the kind of its refusal says which it is.
         msg = f"{self._where()} cannot be used ({type(error).__name__}): see that it is up, unsealed and permitted."
         return KeyServiceUnavailable(msg)
-
-
-def _token(settings: TransitSettings) -> str:
-    if settings.token is not None:
-        return settings.token.get_secret_value()
-    return "" if settings.token_file is None else settings.token_file.read_text().strip()
 
 
 def _text(data: bytes) -> str:

@@ -7,14 +7,22 @@ from pathlib import Path
 import boto3
 import hvac
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 from sqlmodel import col, select
 
 from engine.db.migrate import upgrade
 from engine.db.tables import DataKeyRow, SigningKeyRow
 from engine.errors import KeyServiceUnavailable, SettingsInvalid, VaultSealBroken
 from engine.services import Services, open_services
-from engine.settings import AwsKmsSettings, DatabaseSettings, Settings, TransitSettings, VaultSettings
+from engine.settings import (
+    AppRoleSettings,
+    AwsKmsSettings,
+    DatabaseSettings,
+    KubernetesSettings,
+    Settings,
+    TransitSettings,
+    VaultSettings,
+)
 from engine.vault.key_providers import open_key_providers
 from engine.wire import IDENTITY_TYPE
 from gateway.runs.runs import Finished
@@ -23,7 +31,7 @@ from tests.foreign.kms import CREDENTIALS, REGION, kms_server
 from tests.foreign.process import free_port
 from tests.platform import NORTHWIND, open_platform, until
 from tests.sandbox import Running
-from tests.transit import TOKEN, Transit
+from tests.transit import ROLE_ID, SECRET_ID, TOKEN, Transit
 
 SECRET = b"a refresh token"
 Opened = Callable[[VaultSettings], AbstractAsyncContextManager[Services]]
@@ -43,12 +51,40 @@ def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def at_transit(server: Transit, folder: Path, life: float = 300.0, token: str = TOKEN) -> VaultSettings:
+def at_transit(
+    server: Transit,
+    folder: Path,
+    life: float = 300.0,
+    *,
+    approle: AppRoleSettings | None = None,
+    kubernetes: KubernetesSettings | None = None,
+) -> VaultSettings:
     return VaultSettings(
         provider="transit",
         keyring_file=folder / "keyring.json",
-        transit=TransitSettings(address=server.address, key="byline", token=SecretStr(token)),
+        transit=TransitSettings(
+            address=server.address,
+            key="byline",
+            token=None if approle or kubernetes else SecretStr(TOKEN),
+            approle=approle,
+            kubernetes=kubernetes,
+        ),
         data_key_life=life,
+    )
+
+
+def by_approle(server: Transit, folder: Path, secret_id: str = SECRET_ID) -> VaultSettings:
+    named = AppRoleSettings(role_id=ROLE_ID, secret_id=SecretStr(secret_id))
+    return at_transit(server, folder, approle=named)
+
+
+def by_kubernetes(server: Transit, folder: Path) -> VaultSettings:
+    """Settings for a login at another mount, whose service account the server knows."""
+    file = folder / "jwt"
+    file.write_text("first.jwt.of-the-pod\n")
+    server.jwts = {"first.jwt.of-the-pod"}
+    return at_transit(
+        server, folder, kubernetes=KubernetesSettings(role="byline", jwt_file=file, mount="cluster")
     )
 
 
@@ -272,6 +308,101 @@ async def test_a_token_that_an_agent_renews_is_read_from_its_file(
     file.write_text(f"{TOKEN}\n")
     async with opened(settings) as services:
         assert await services.vault.open(await services.vault.seal(SECRET, "row"), "row") == SECRET
+
+
+@pytest.mark.parametrize("by", [by_approle, by_kubernetes])
+async def test_one_login_does_for_every_question_until_vault_forgets_it(
+    transit: Transit, opened: Opened, tmp_path: Path, by: Callable[[Transit, Path], VaultSettings]
+) -> None:
+    async with opened(by(transit, tmp_path)) as services:
+        sealed = await services.vault.seal(SECRET, "row")
+        await services.data_keys.rotate()
+        first = transit.asked.count("login")
+        transit.forget_tokens()
+        await services.data_keys.rotate()
+
+        assert await services.vault.open(sealed, "row") == SECRET
+    assert (first, transit.asked.count("login"), transit.refused) == (1, 2, 1)
+
+
+async def test_a_login_is_made_again_before_its_lease_ends(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    transit.lease = 2.0
+    async with opened(by_approle(transit, tmp_path)) as services:
+
+        async def has_logged_in_again() -> bool:
+            await services.data_keys.rotate()
+            return transit.asked.count("login") == 3
+
+        await until(has_logged_in_again)
+    assert transit.refused == 0
+
+
+async def test_what_kubernetes_renewed_is_shown_at_the_next_login(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    async with opened(by_kubernetes(transit, tmp_path)) as services:
+        (tmp_path / "jwt").write_text("second.jwt.of-the-pod\n")
+        transit.jwts = {"second.jwt.of-the-pod"}
+        transit.forget_tokens()
+        await services.data_keys.rotate()
+
+    assert transit.asked.count("login") == 2
+
+
+async def test_a_login_that_is_not_permitted_the_key_is_not_made_again_and_again(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    async with opened(by_approle(transit, tmp_path)) as services:
+        transit.permits = False
+        for _ in range(5):
+            with pytest.raises(KeyServiceUnavailable, match="Forbidden"):
+                await services.data_keys.rotate()
+        transit.permits = True
+        await services.data_keys.rotate()
+
+    assert transit.asked.count("login") == 2
+
+
+async def test_a_login_that_vault_refuses_is_told_with_what_to_see_to(
+    transit: Transit, opened: Opened, tmp_path: Path
+) -> None:
+    async def refusal(settings: VaultSettings) -> str:
+        with pytest.raises(KeyServiceUnavailable) as told:
+            async with opened(settings):
+                pass
+        return str(told.value)
+
+    wrong = await refusal(by_approle(transit, tmp_path, "a-guess"))
+    unknown, transit.jwts = by_kubernetes(transit, tmp_path), set()
+    foreign = await refusal(unknown)
+    (tmp_path / "jwt").unlink()
+    missing = await refusal(unknown)
+
+    at = f"Vault at {transit.address} refuses the"
+    assert wrong == (
+        f"{at} AppRole login at auth/approle (InvalidRequest): see that the role id and the secret id are in force."
+    )
+    assert foreign == (
+        f"{at} Kubernetes login at auth/cluster (Forbidden): see that the role 'byline' takes this service account."
+    )
+    assert missing.startswith(f"{tmp_path / 'jwt'} cannot be read (FileNotFoundError)")
+
+
+@pytest.mark.parametrize(
+    ("ways", "told"),
+    [
+        ([], "sign in to Vault by one of BYLINE_VAULT__TRANSIT__TOKEN, BYLINE_VAULT__TRANSIT__TOKEN_FILE, "),
+        (["token", "approle"], "only one of BYLINE_VAULT__TRANSIT__TOKEN, BYLINE_VAULT__TRANSIT__APPROLE"),
+    ],
+)
+def test_there_is_exactly_one_way_to_sign_in_to_vault(ways: list[str], told: str) -> None:
+    given = {"token": TOKEN, "approle": {"role_id": ROLE_ID, "secret_id": SECRET_ID}}
+    with pytest.raises(ValidationError, match=told):
+        TransitSettings.model_validate(
+            {"address": "http://127.0.0.1:1", "key": "byline", **{way: given[way] for way in ways}}
+        )
 
 
 @pytest.mark.parametrize(
