@@ -13,7 +13,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from engine.db.migrate import upgrade
 from engine.services import Services, open_services
 from engine.settings import (
     DatabaseSettings,
@@ -35,6 +34,7 @@ from gateway.pages.questions import question_pages
 from gateway.protected_resource import metadata_address, protected_resource
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from gateway.sign_in.pages import seed_demo_people, sign_in_pages
+from tests.databases import sqlite_database
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
 
@@ -76,8 +76,7 @@ async def serving(
     """Hold the pages up at a port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        database = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
-        await asyncio.to_thread(upgrade, database)
+        database = await sqlite_database(folder, demo_people=issuer is None)
         policy_file = folder / "policy.yml"
         policy_file.write_text(policy)
         settings = Settings(

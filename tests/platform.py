@@ -29,7 +29,6 @@ from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import read_connections
 from engine.connections.tokens import Tokens
-from engine.db.migrate import upgrade
 from engine.db.tables import WaiterRow
 from engine.identity.model import Actor, Identity, Principal, TriggerKind
 from engine.identity.runs import run_row
@@ -53,6 +52,7 @@ from gateway.embedded.compose import ComposeFile
 from gateway.embedded.readiness import is_ready
 from gateway.embedded.surroundings import COMPOSE_FILE
 from gateway.runs.runs import Awaiting, Caller, Outcome, Runs
+from tests.databases import sqlite_database
 from tests.sandbox import CALLBACK, ROOT, Running
 
 NORTHWIND = "001D000000IRFmaIAP"
@@ -306,8 +306,7 @@ async def open_platform(
     vault: VaultSettings | None = None,
 ) -> AsyncIterator[Platform]:
     """A platform with the sandbox's connections declared and two people known; nothing works or delivers yet."""
-    url = f"sqlite+aiosqlite:///{folder / 'byline.db'}"
-    await asyncio.to_thread(upgrade, url)
+    url = await sqlite_database(folder)
     environment = {f"{name.upper()}_URL": system.url for name, system in systems.items()}
     environment |= {f"{name.upper()}_CLIENT_SECRET": system.secret for name, system in systems.items()}
     settings = Settings(

@@ -1,13 +1,20 @@
 """Runs `byline` as an administrator would, told everything by its environment."""
 
 import asyncio
+import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from signal import SIGKILL
+from unittest.mock import patch
+
+import pytest
+
+from gateway.cli import main
 
 PROGRAM = Path(sys.executable).with_name("byline")
 
@@ -16,14 +23,14 @@ PROGRAM = Path(sys.executable).with_name("byline")
 class Ended:
     """What became of a command."""
 
-    code: int | None
+    code: object
     out: str
     err: str
 
 
 @dataclass(frozen=True)
 class Commands:
-    """The command line, in a surrounding of its own."""
+    """The command line as a program, in a surrounding of its own."""
 
     environment: Mapping[str, str]
     folder: Path
@@ -41,7 +48,7 @@ class Commands:
         return ended.err
 
     async def __call__(self, *arguments: str, given: str = "") -> Ended:
-        """Run a command in a process of its own, with `given` as its standard input."""
+        """Run a command, with `given` as its standard input."""
         process = await self._started(*arguments)
         out, err = await process.communicate(given.encode())
         return Ended(process.returncode, out.decode(), err.decode())
@@ -59,13 +66,40 @@ class Commands:
             assert process.returncode == -SIGKILL
 
     async def _started(self, *arguments: str) -> asyncio.subprocess.Process:
-        foreign = {name: value for name, value in os.environ.items() if not name.startswith("BYLINE_")}
         return await asyncio.create_subprocess_exec(
             PROGRAM,
             *arguments,
             cwd=self.folder,
-            env={**foreign, "COLUMNS": "200", **self.environment},
+            env=self._whole_environment(),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+
+    def _whole_environment(self) -> dict[str, str]:
+        foreign = {name: value for name, value in os.environ.items() if not name.startswith("BYLINE_")}
+        return {**foreign, "COLUMNS": "200", **self.environment}
+
+
+class CommandsHere(Commands):
+    """The same command line in this process, where it starts ten times faster: for what is no matter of the process.
+
+    A command has an event loop, services and database connections of its own all the same.
+    """
+
+    async def __call__(self, *arguments: str, given: str = "") -> Ended:
+        """Run a command, with `given` as its standard input."""
+        return await asyncio.to_thread(self._run, arguments, given)
+
+    def _run(self, arguments: tuple[str, ...], given: str) -> Ended:
+        out, err = StringIO(), StringIO()
+        with (
+            patch.dict(os.environ, self._whole_environment(), clear=True),
+            patch.multiple(sys, argv=["byline", *arguments], stdin=StringIO(given)),
+            contextlib.chdir(self.folder),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as ended,
+        ):
+            main()
+        return Ended(ended.value.code, out.getvalue(), err.getvalue())

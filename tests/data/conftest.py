@@ -1,17 +1,16 @@
 """Every test of the data layer runs on a SQLite file and on a real PostgreSQL server."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from engine.db.migrate import upgrade
 from engine.identity.model import Principal
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, OutgoingSettings, Settings, VaultSettings
-from tests.data.commands import Commands
+from tests.data.commands import Commands, CommandsHere
+from tests.databases import postgres_database, sqlite_database
 from tests.foreign.postgres import Postgres, postgres_server
 
 Opener = Callable[[], Awaitable[Services]]
@@ -24,21 +23,28 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """The address of a database without tables."""
+def server(request: pytest.FixtureRequest) -> Postgres | None:
+    """The PostgreSQL server that the test runs on, or None where it runs on a SQLite file."""
     if request.param == "sqlite":
+        return None
+    found: Postgres = request.getfixturevalue("postgres")
+    return found
+
+
+@pytest.fixture
+async def empty_database(server: Postgres | None, tmp_path: Path) -> AsyncIterator[str]:
+    """The address of a database without tables."""
+    if server is None:
         yield f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
         return
-    server: Postgres = request.getfixturevalue("postgres")
     async with server.database() as address:
         yield address
 
 
 @pytest.fixture
-async def address(empty_database: str) -> str:
-    """The address of a database with the current schema."""
-    await asyncio.to_thread(upgrade, empty_database)
-    return empty_database
+async def address(server: Postgres | None, tmp_path: Path) -> str:
+    """The address of a database with the current schema and no row."""
+    return await sqlite_database(tmp_path) if server is None else await postgres_database(server)
 
 
 @pytest.fixture
@@ -89,7 +95,7 @@ async def bob(services: Services) -> Principal:
 
 @pytest.fixture
 def commands(address: str, keyring_file: Path) -> Commands:
-    return Commands(
+    return CommandsHere(
         {
             "BYLINE_DATABASE__URL": address,
             "BYLINE_VAULT__KEYRING_FILE": str(keyring_file),

@@ -263,7 +263,7 @@ async def test_a_key_that_was_retired_still_vouches_for_the_lines_it_signed(writ
     assert await problems(written) == ()
 
 
-@pytest.mark.parametrize("empty_database", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("edit", ["event = 'no json'", "time = 'no time'"])
 async def test_a_line_that_cannot_even_be_read_is_found(written: Services, edit: str) -> None:
     await changed(written, text(f"UPDATE audit_event SET {edit} WHERE seq = 3"))

@@ -23,7 +23,7 @@ from engine.vault.keyring import Keyring
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from gateway.authorization_server.clients import Clients
-from tests.data.commands import Commands
+from tests.data.commands import Commands, CommandsHere
 from tests.data.conftest import Opener
 from tests.data.samples import connection, identity_of, tokens
 from tests.foreign.process import free_port
@@ -261,7 +261,7 @@ async def test_the_master_keys_of_the_environment_are_changed_there_and_taken_up
         return json.dumps({"keys": [{"id": each, "key": each * 43 + "="} for each in letters]})
 
     def commands(keyring: str) -> Commands:
-        return Commands({"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING": keyring}, tmp_path)
+        return CommandsHere({"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING": keyring}, tmp_path)
 
     assert "data key 2 now" in await commands(ring("A")).answer("vault", "rotate")
     told = await commands(ring("E", "A")).answer("vault", "rewrap")

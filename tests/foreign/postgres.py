@@ -39,18 +39,19 @@ class Postgres:
     async def database(self) -> AsyncIterator[str]:
         """The URL of a new, empty database, which is dropped at the end, whoever is still connected."""
         name = f"test_{secrets.token_hex(6)}"
-        await self._command(f"CREATE DATABASE {name}")
+        await self.execute(f"CREATE DATABASE {name}")
         try:
             yield self.url(name)
         finally:
-            await self._command(f"DROP DATABASE {name} WITH (FORCE)")
+            await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
-    async def _command(self, statement: str) -> None:
+    async def execute(self, statement: str, database: str = "postgres") -> str:
+        """Have statements carried out; gives what the server says that the last one did."""
         connection = await asyncpg.connect(
-            host="127.0.0.1", port=self.port, user=OWNER, password=self.password, database="postgres"
+            host="127.0.0.1", port=self.port, user=OWNER, password=self.password, database=database
         )
         try:
-            await connection.execute(statement)
+            return str(await connection.execute(statement))
         finally:
             await connection.close()
 

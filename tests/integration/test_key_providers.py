@@ -10,7 +10,6 @@ import pytest
 from pydantic import SecretStr, ValidationError
 from sqlmodel import col, select
 
-from engine.db.migrate import upgrade
 from engine.db.tables import DataKeyRow, SigningKeyRow
 from engine.errors import KeyServiceUnavailable, SettingsInvalid, VaultSealBroken
 from engine.services import Services, open_services
@@ -27,6 +26,7 @@ from engine.vault.key_providers import open_key_providers
 from engine.wire import IDENTITY_TYPE
 from gateway.runs.runs import Finished
 from tests.data.commands import Commands
+from tests.databases import sqlite_database
 from tests.foreign.kms import CREDENTIALS, REGION, kms_server
 from tests.foreign.process import free_port
 from tests.platform import NORTHWIND, open_platform, until
@@ -105,9 +105,7 @@ def elsewhere(
 
 @pytest.fixture
 async def address(tmp_path: Path) -> str:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
-    await asyncio.to_thread(upgrade, url)
-    return url
+    return await sqlite_database(tmp_path)
 
 
 @pytest.fixture

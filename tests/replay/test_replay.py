@@ -1,8 +1,7 @@
 """Holds today's code to going on with runs that earlier code began: what was recorded replays as it was."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,19 +11,20 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from temporalio.worker import Interceptor, Replayer
 
 from activities.salesforce import Account
-from engine.db.migrate import upgrade
 from engine.notifications.workflow import NotifyWorkflow
 from engine.registry import Registry
 from engine.services import open_services
 from engine.settings import DatabaseSettings, Settings, VaultSettings
+from engine.wire import NOTIFY_WORKFLOW
 from engine.worker import _FINAL, BylineInterceptor, _runner
+from tests.databases import sqlite_database
 from tests.platform import MODULES
 from tests.tools.reading import Reading
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 SETTINGS = Settings(modules=MODULES)
 REGISTRY = Registry(SETTINGS.modules)
-WORKFLOWS = [*REGISTRY.workflows.values(), NotifyWorkflow]
+WORKFLOWS = {**REGISTRY.workflows, NOTIFY_WORKFLOW: NotifyWorkflow}
 
 recorded = pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
 waited = pytest.mark.parametrize(
@@ -45,11 +45,9 @@ class ReadOnceAfterANap:
 @pytest.fixture
 async def interceptor(tmp_path: Path) -> AsyncIterator[BylineInterceptor]:
     """What a worker puts around its workflows; a replay asks neither database nor server for anything."""
-    url = f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
-    await asyncio.to_thread(upgrade, url)
     settings = SETTINGS.model_copy(
         update={
-            "database": DatabaseSettings(url=url),
+            "database": DatabaseSettings(url=await sqlite_database(tmp_path)),
             "vault": VaultSettings(keyring_file=tmp_path / "keyring.json"),
         }
     )
@@ -58,37 +56,37 @@ async def interceptor(tmp_path: Path) -> AsyncIterator[BylineInterceptor]:
         yield BylineInterceptor(services, nowhere)
 
 
-async def replay(path: Path, workflows: Sequence[type], *interceptors: Interceptor) -> None:
+async def replay(path: Path, *interceptors: Interceptor, workflows: Mapping[str, type] = WORKFLOWS) -> None:
+    history = json.loads(path.read_text())
+    began = history["events"][0]["workflowExecutionStartedEventAttributes"]
     replayer = Replayer(
-        workflows=workflows,
+        workflows=[workflows[began["workflowType"]["name"]]],
         interceptors=interceptors,
         data_converter=pydantic_data_converter,
         workflow_runner=_runner(SETTINGS),
         workflow_failure_exception_types=_FINAL,
     )
-    history = json.loads(path.read_text())
-    own_id = history["events"][0]["workflowExecutionStartedEventAttributes"]["workflowId"]
-    await replayer.replay_workflow(WorkflowHistory.from_json(own_id, history))
+    await replayer.replay_workflow(WorkflowHistory.from_json(began["workflowId"], history))
 
 
 @recorded
 async def test_what_was_recorded_goes_on_with_the_code_of_today(
     path: Path, interceptor: BylineInterceptor
 ) -> None:
-    await replay(path, WORKFLOWS, interceptor)
+    await replay(path, interceptor)
 
 
 @waited
 async def test_what_waited_could_not_go_on_without_the_interceptors(path: Path) -> None:
     with pytest.raises(workflow.NondeterminismError):
-        await replay(path, WORKFLOWS)
+        await replay(path)
 
 
 async def test_a_tool_that_does_otherwise_than_before_is_found(interceptor: BylineInterceptor) -> None:
     (path,) = [path for path in HISTORIES if path.name.startswith("denied-")]
 
     with pytest.raises(workflow.NondeterminismError):
-        await replay(path, [ReadOnceAfterANap], interceptor)
+        await replay(path, interceptor, workflows={"read_once": ReadOnceAfterANap})
 
 
 def test_every_workflow_that_comes_with_byline_was_recorded() -> None:

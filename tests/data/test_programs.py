@@ -1,0 +1,26 @@
+import pytest
+
+from tests.data.commands import Commands
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("audit", "verify"), "The trail holds: 0 lines"),
+        (("keys", "rotate"), "signs from now on"),
+        (("vault", "reseal"), "0 secrets were still sealed with an older key"),
+        (("people", "list"), "Nobody has signed in yet"),
+        (("services", "list"), "service"),
+        (("clients", "list"), "No administrator registered a client"),
+        (("grants", "list", "shared"), "shared has granted nothing"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else None,
+)
+async def test_every_group_of_commands_is_there_in_the_program(
+    commands: Commands, words: tuple[str, ...], told: str
+) -> None:
+    ended = await Commands(commands.environment, commands.folder)(*words)
+
+    assert ended.code == 0, ended.err
+    assert told in ended.out + ended.err
