@@ -4,6 +4,7 @@ import dis
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -84,17 +85,31 @@ def _read(function: Any, named: Mapping[str, object]) -> Iterator[object]:
     known = {**function.__globals__, **_closed_over(function)}
     for code in _codes(function.__code__):
         yield from (named[value] for value in code.co_consts if isinstance(value, str) and value in named)
-        module: ModuleType | None = None
-        for step in dis.get_instructions(code):
-            if step.opname in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"}:
-                value = known.get(str(step.argval))
-            elif step.opname in {"LOAD_ATTR", "LOAD_METHOD"} and module is not None:
-                value = vars(module).get(str(step.argval))
-            else:
-                module = None
-                continue
-            module = value if isinstance(value, ModuleType) else None
+        for name, *attributes in _names(code):
+            value = known.get(name)
             yield from _within(value)
+            for attribute in attributes:
+                if not isinstance(value, ModuleType):
+                    break
+                value = vars(value).get(attribute)
+                yield from _within(value)
+
+
+@cache
+def _names(code: CodeType) -> tuple[tuple[str, ...], ...]:
+    """Every name that the code reads, with the attributes that it goes on to; many offers lead to the same code."""
+    found: list[tuple[str, ...]] = []
+    goes_on = False
+    for step in dis.get_instructions(code):
+        if step.opname in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"}:
+            found.append((str(step.argval),))
+        elif step.opname in {"LOAD_ATTR", "LOAD_METHOD"} and goes_on:
+            found[-1] += (str(step.argval),)
+        else:
+            goes_on = False
+            continue
+        goes_on = True
+    return tuple(found)
 
 
 def _closed_over(function: Any) -> dict[str, object]:

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -98,18 +98,28 @@ def declared(name: str, title: str, crm: Running) -> Connection:
     )
 
 
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    port = free_port()
+@pytest.fixture(scope="module")
+def port() -> int:
+    """Where every Byline of this module listens, one after the other: the CRM knows its callback from its own start."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def crm(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     callback = f"http://127.0.0.1:{port}/oauth/callback"
-    with running("crm", tmp_path / "crm.db", "--redirect-uri", callback) as crm:
-        async with serving(tmp_path, port=port, environment={"CRM_CLIENT_SECRET": crm.secret}) as byline:
-            connections = [declared("crm", "Acme CRM", crm), declared("archive", "Acme Archive", crm)]
-            await byline.services.catalogue.declare(connections)
-            async with Browser() as browser:
-                await byline.signed_in(browser, "alice")
-            (alice,) = await byline.services.principals.named("Alice Liddell")
-            yield Stage(byline, crm, alice)
+    with running("crm", tmp_path_factory.mktemp("crm") / "crm.db", "--redirect-uri", callback) as system:
+        yield system
+
+
+@pytest.fixture
+async def stage(tmp_path: Path, crm: Running, port: int) -> AsyncIterator[Stage]:
+    async with serving(tmp_path, port=port, environment={"CRM_CLIENT_SECRET": crm.secret}) as byline:
+        connections = [declared("crm", "Acme CRM", crm), declared("archive", "Acme Archive", crm)]
+        await byline.services.catalogue.declare(connections)
+        async with Browser() as browser:
+            await byline.signed_in(browser, "alice")
+        (alice,) = await byline.services.principals.named("Alice Liddell")
+        yield Stage(byline, crm, alice)
 
 
 async def test_the_link_asks_who_is_there_first_and_then_says_what_is_asked(stage: Stage) -> None:

@@ -148,6 +148,7 @@ def test_the_release_has_one_number() -> None:
             "import engine.services",
             "The command line reaches a gateway by its API",
         ),
+        ("gateway/commands/keys.py", "import gateway.protected_resource", "only where it serves them"),
         ("examples/sandbox/planted.py", "import engine.errors", "The sandbox is a stranger"),
     ],
 )
