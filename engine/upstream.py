@@ -29,6 +29,7 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Identity
+from engine.outgoing.bodies import OF_THE_WIRE, read
 from engine.outgoing.client import retry_after
 from engine.waiting.waiters import ParkedAction
 
@@ -37,7 +38,6 @@ _CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
 _NOT_FOUND = frozenset({404, 410})
 _LARGEST_ANSWER: Final = 16_000_000
 _TOLD_WITHIN: Final = httpx2.Timeout(5.0)
-_OF_THE_WIRE: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 _SEPARATOR = re.compile(r"[/\\]")
 
 
@@ -360,21 +360,11 @@ class Upstream:
 
 async def _received(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
     """A response with its body, and whether that is all of it; one that goes on for ever is not read for ever."""
-    pieces, size = [], 0
-    try:
-        async for piece in response.aiter_bytes():
-            size += len(piece)
-            if size > _LARGEST_ANSWER:
-                break
-            pieces.append(piece)
-    finally:
-        await response.aclose()
+    body, is_whole = await read(response, _LARGEST_ANSWER)
     # As the bytes they came in: a header of others' servers is not always ASCII.
-    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in _OF_THE_WIRE]
-    whole = httpx2.Response(
-        response.status_code, headers=headers, content=b"".join(pieces), request=response.request
-    )
-    return whole, size <= _LARGEST_ANSWER
+    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_THE_WIRE]
+    whole = httpx2.Response(response.status_code, headers=headers, content=body, request=response.request)
+    return whole, is_whole
 
 
 def _joined(base_url: str, path: str) -> str:

@@ -14,6 +14,7 @@ import httpx2
 
 from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
 from engine.outgoing.addresses import Resolver, resolve
+from engine.outgoing.bodies import OF_THE_WIRE, read
 from engine.outgoing.transport import CheckedBackend, CheckedTransport
 from engine.settings import OutgoingSettings
 
@@ -135,16 +136,12 @@ class Outgoing:
             method, url, headers={**headers, "Accept-Encoding": "identity"}, content=content
         )
         response = await self.http.send(request, stream=True)
-        try:
-            body = bytearray()
-            async for piece in response.aiter_raw():
-                body += piece
-                if len(body) > largest:
-                    msg = f"{url.host} answers with more than {largest:,} bytes."
-                    raise RequestRejected(msg, status=response.status_code)
-        finally:
-            await response.aclose()
-        return Answer(response.status_code, response.headers, bytes(body))
+        body, is_whole = await read(response, largest)
+        if not is_whole:
+            msg = f"{url.host} answers with more than {largest:,} bytes."
+            raise RequestRejected(msg, status=response.status_code)
+        told = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_THE_WIRE]
+        return Answer(response.status_code, httpx2.Headers(told), body)
 
 
 class OutgoingTransport(httpx2.AsyncBaseTransport):

@@ -1,5 +1,6 @@
 """Attacks a running worker from both sides: by what a caller asks for, and by what a hostile upstream answers."""
 
+import gzip
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -106,10 +107,11 @@ async def test_an_argument_that_no_request_can_carry_fails_once_and_for_good(
     "unreadable",
     [
         answer(b"not gzip", "Content-Encoding: gzip"),
+        answer(gzip.compress(gzip.compress(ACCOUNT)), "Content-Encoding: gzip, gzip"),
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"",
     ],
-    ids=["garbage", "another protocol", "nothing"],
+    ids=["garbage", "packed twice", "another protocol", "nothing"],
 )
 async def test_an_answer_that_cannot_be_read_leaves_its_mark_in_the_trail(
     platform: Platform, crm: Hostile, unreadable: bytes

@@ -1,9 +1,11 @@
+import gzip
 import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -13,7 +15,7 @@ from starlette.responses import RedirectResponse, Response
 
 from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
 from engine.outgoing.addresses import Resolver, is_public, resolve
-from engine.outgoing.client import Outgoing, retry_after
+from engine.outgoing.client import Outgoing, OutgoingTransport, retry_after
 from engine.settings import OutgoingSettings
 from tests.listeners import receiver
 
@@ -198,6 +200,39 @@ async def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
     async with receiver([Response("x" * 5000)]) as receiving, Outgoing(OPEN) as outgoing:
         with pytest.raises(RequestRejected, match="more than 1,000 bytes"):
             await outgoing.send("GET", f"http://127.0.0.1:{receiving.port}/", largest=1000)
+
+
+@pytest.mark.enable_socket
+async def test_an_answer_is_not_unpacked_beyond_what_is_read_for_whichever_library_asked() -> None:
+    packed = gzip.compress(bytes(50_000_000))
+    answers = [
+        Response(packed, headers={"Content-Encoding": "gzip"}),
+        Response(gzip.compress(b"ok"), headers={"Content-Encoding": "gzip"}),
+    ]
+    async with (
+        receiver(answers) as receiving,
+        Outgoing(OPEN) as outgoing,
+        httpx2.AsyncClient(transport=OutgoingTransport(outgoing)) as library,
+    ):
+        url = f"http://127.0.0.1:{receiving.port}/"
+        with pytest.raises(RequestRejected, match="more than 1,000,000 bytes"):
+            await library.get(url)
+        answer = await library.get(url)
+
+    assert len(packed) < 50_000
+    assert answer.content == b"ok"
+
+
+@pytest.mark.enable_socket
+async def test_what_was_packed_more_than_once_is_not_unpacked_since_that_may_never_end() -> None:
+    packed = Response(gzip.compress(gzip.compress(b"ok")), headers={"Content-Encoding": "gzip, gzip"})
+    async with (
+        receiver([packed]) as receiving,
+        Outgoing(OPEN) as outgoing,
+        httpx2.AsyncClient(transport=OutgoingTransport(outgoing)) as library,
+    ):
+        with pytest.raises(UpstreamUnavailable, match="DecodingError"):
+            await library.get(f"http://127.0.0.1:{receiving.port}/")
 
 
 @pytest.mark.enable_socket
