@@ -3,12 +3,12 @@
 Nothing that a server asks back is answered.
 """
 
-import json
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, Field, JsonValue
+from pydantic_core import from_json
 
 from engine.sdk import action, upstream
 
@@ -20,6 +20,8 @@ _CLIENT: Final = {"name": "Byline", "version": "1"}
 _ACCEPT: Final = {"Accept": "application/json, text/event-stream"}
 # Of what is told of sign-in, permission and patience, nothing is learned about the protocol.
 _REFUSALS: Final = frozenset(range(400, 500)) - {401, 403, 429}
+# Of a code, whole numbers are told: anything else would be words of the server's in a message of Byline's.
+_BEYOND_CODES: Final = 100_000
 
 _has_sessions: dict[str, bool] = {}
 """Of each server that this process called, by address, whether it takes sessions."""
@@ -161,14 +163,15 @@ def _result(content_type: str, body: str) -> dict[str, Any]:
     """The result of our one request, in plain JSON or in a stream of events; raises ValueError where there is none."""
     is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
     for message in _events(body) if is_stream else iter([body]):
-        found = json.loads(message)
+        found = from_json(message)
         if isinstance(found, dict) and found.get("id") == 1 and "method" not in found:
             if isinstance(found.get("result"), dict):
                 result: dict[str, Any] = found["result"]
                 return result
             code = found["error"].get("code") if isinstance(found.get("error"), dict) else None
+            known = code if isinstance(code, int) and abs(code) < _BEYOND_CODES else "without a code"
             raise ValueError(
-                f"The MCP server refuses the call (JSON-RPC error {code}): check the tool and its arguments."
+                f"The MCP server refuses the call (JSON-RPC error {known}): check the tool and its arguments."
             )
     raise ValueError("The MCP server's answer holds no result of the call.")
 
@@ -177,7 +180,7 @@ def _told(content_type: str, body: str) -> dict[str, Any]:
     """As `_result`, and nothing where there is none."""
     try:
         return _result(content_type, body)
-    except (ValueError, RecursionError):
+    except ValueError:
         return {}
 
 

@@ -35,7 +35,7 @@ A message holds neither a secret nor a body that an upstream sent.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-UNFIT: Final = (ValueError, LookupError, ArithmeticError)
+UNFIT: Final = (ValueError, LookupError, ArithmeticError, RecursionError)
 """What Python raises over data that does not fit: it would not fit another time either, so it fails for good."""
 
 

@@ -54,7 +54,7 @@ class ActivityGuard(ActivityInboundInterceptor):
             identity, root = await self._verified(input)
             try:
                 await self._enter(input, identity, root)
-                return await super().execute_activity(input)
+                return _carried(await super().execute_activity(input))
             except PersonRequired as required:
                 required.notify = await self._services.notifier.wait_begun(
                     awaits=required.awaits,
@@ -140,6 +140,12 @@ def as_failure(error: BylineError) -> ApplicationError:
         next_retry_delay=None if delay is None else timedelta(seconds=delay),
         category=_BENIGN if isinstance(error, PersonRequired) else ApplicationErrorCategory.UNSPECIFIED,
     )
+
+
+def _carried(result: Any) -> Any:
+    """The result, where a history can carry it; raises ValueError, since Temporal would have the action done again."""
+    activity.payload_converter().to_payload(result)
+    return result
 
 
 def _told(error: Exception) -> str:

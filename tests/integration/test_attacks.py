@@ -1,5 +1,6 @@
 """Attacks a running worker from both sides: by what a caller asks for, and by what a hostile upstream answers."""
 
+import asyncio
 import gzip
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
@@ -203,6 +204,24 @@ async def test_an_answer_without_end_is_not_read_to_its_end(platform: Platform, 
     (ended,) = await platform.trail("action.ended", run)
     assert isinstance(outcome, Failed)
     assert (outcome.code, ended["error"]) == ("request_rejected", "answer_too_large")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b'"planted \\ud800"', b"[" * 100_000 + b"]" * 100_000],
+    ids=["half a character", "without bottom"],
+)
+async def test_an_answer_that_no_history_can_carry_is_asked_for_once(
+    platform: Platform, crm: Hostile, name: bytes
+) -> None:
+    crm.answers = [answer(b'{"Id": "1", "Name": ' + name + b"}")]
+
+    async with asyncio.timeout(30):
+        _, outcome = await read(platform, NORTHWIND, platform.alice)
+
+    assert isinstance(outcome, Failed)
+    assert "planted" not in outcome.message
+    assert len(crm.heard) == 1
 
 
 async def test_what_an_upstream_says_in_refusal_is_neither_told_nor_recorded(

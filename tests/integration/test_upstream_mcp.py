@@ -248,6 +248,33 @@ async def test_an_answer_stands_however_its_session_ends(platform: Platform) -> 
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"id": 1, "error": {"code": "planted", "message": "planted"}}',
+        b'{"id": 1, "error": {"code": {"planted": "planted"}}}',
+        b'{"id": 1, "error": "planted"}',
+        b'{"id": 1, "result": {"structuredContent": {"planted": ' + b"[" * 900 + b"]" * 900 + b"}}}",
+        b'{"id": 1, "result": {"content": [{"type": "text", "text": "planted \\ud800"}]}}',
+        b'{"id": 1, "result": "planted"}',
+        b"planted",
+    ],
+    ids=range(7),
+)
+async def test_what_a_server_says_instead_of_a_result_is_not_quoted(
+    platform: Platform, answer: bytes
+) -> None:
+    modern = said({"supportedVersions": ["2026-07-28"]})
+    async with receiver([modern, Response(answer, media_type="application/json")]) as server:
+        await connected(platform, server.port)
+        run = await platform.start(CALL, NOTE, platform.alice)
+        outcome = await platform.outcome(run)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "ValueError"
+    assert "planted" not in f"{outcome}{await platform.history(run)}"
+
+
+@pytest.mark.parametrize(
     "answers", [[Response("ok"), Response("ok")], [Response(status_code=404), agreed("2031-01-01")]]
 )
 async def test_what_speaks_no_version_that_is_spoken_here_is_not_called(
