@@ -53,11 +53,13 @@ class Answering:
 
         False where it does not answer the request itself, which asks for another account. An account that answers
         which one to use is used from now on by `tool`, or by every tool. `by` is the administrator who answered for a
-        service; without a `request`, nobody was asked.
+        service. Without a `request`, nobody was asked: False, and nothing stored, where the account was given up.
         """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
+            if request is None and await self._grants.is_given_up(session, connection, principal.id, account):
+                return False
             grant_id = await self._grants.store(session, connection, principal.id, tokens, account)
             granted = AuditEvent(
                 kind="authorization.granted",

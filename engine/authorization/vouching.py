@@ -67,10 +67,9 @@ class Vouching:
         tokens = await self._tokens(connection, principal, (*held, *scopes), run_id)
         if tokens is None or account not in {None, tokens.account}:
             return False
-        await self._answering.grant(
+        return await self._answering.grant(
             None, connection, principal, tokens, tokens.account, run_id=run_id or None
         )
-        return True
 
     async def answer(self, request: AuthorizationRequest, connection: Connection, *, tool: str = "") -> bool:
         """Whether the company vouched for what this person is asked for, now that they say that they want it.

@@ -81,6 +81,17 @@ class GrantRecords:
             latest = dict((await session.exec(query.order_by(col(GrantRow.created_at)))).all())
         return {account for account, given_up in latest.items() if given_up}
 
+    async def is_given_up(
+        self, session: AsyncSession, connection: Connection, holder: str, account: str
+    ) -> bool:
+        """Whether the account's latest grant was taken back here; it stays so until the caller's transaction ends."""
+        query = select(GrantRow).where(
+            GrantRow.holder == holder, GrantRow.connection == connection.name, GrantRow.account == account
+        )
+        latest = query.order_by(col(GrantRow.created_at).desc()).limit(1).with_for_update()
+        row = (await session.exec(latest)).first()
+        return row is not None and row.given_up
+
     async def tokens(self, row: GrantRow) -> Tokens:
         """The tokens of a grant, opened."""
         return Tokens.from_text(await self._vault.open(row.sealed_tokens, _bound_to(row)))

@@ -192,6 +192,12 @@ class Grants:
         """The accounts whose latest grant was taken back here, by their holder or by an administrator."""
         return await self._records.given_up(connection, connection.holder(principal_id))
 
+    async def is_given_up(
+        self, session: AsyncSession, connection: Connection, principal_id: str, account: str
+    ) -> bool:
+        """Whether this account is among these; it stays so until the caller's transaction ends."""
+        return await self._records.is_given_up(session, connection, connection.holder(principal_id), account)
+
     async def of(self, holder: str) -> list[Grant]:
         """Every grant that a holder did not give up, those that lapsed included."""
         return [_grant(row) for row in await self._records.all_kept(holder)]

@@ -20,6 +20,8 @@ from engine.connections.discovery import Discovery
 from engine.connections.sign_in.company import Company
 from engine.connections.sign_in.methods import SignIns
 from engine.identity.model import Principal
+from engine.outgoing.addresses import resolve
+from engine.outgoing.client import Outgoing
 from engine.settings import IssuerSettings
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
@@ -253,6 +255,39 @@ async def test_what_was_given_up_is_not_come_by_again_unless_its_owner_asks(
     assert await accounts(byline, alice) == {"alice": True}
     assert await vouching.vouched(connection, alice.id, connection.scopes)
     assert await accounts(byline, alice) == {"alice": False}
+
+
+async def test_what_is_given_up_while_the_company_is_asked_stays_given_up(
+    byline: Byline, issuers: Issuers
+) -> None:
+    services, connection = byline.services, issuers.desk_by("token_exchange")
+    async with Browser() as browser:
+        alice = await signed_in(byline, issuers, "alice", browser)
+    assert await services.vouching.vouched(connection, alice.id, connection.scopes)
+    taken_back: list[str] = []
+
+    async def meanwhile(host: str, port: int) -> list[str]:
+        if not taken_back:
+            taken_back.append("alice")
+            assert await give_up(services, connection, alice)
+        return await resolve(host, port)
+
+    async with Outgoing(services.settings.outgoing, resolver=meanwhile) as outgoing:
+        company = Company(issuers.settings(), Discovery(outgoing), services.company_sign_ins)
+        vouching = Vouching(
+            services.database,
+            services.principals,
+            services.grants,
+            services.authorization,
+            services.answering,
+            services.trail,
+            SignIns({"SECRET": SECRET}, Discovery(outgoing), outgoing, None, company),
+        )
+        vouched = await vouching.vouched(connection, alice.id, ("openid", "profile", "email"))
+
+    assert taken_back == ["alice"]
+    assert not vouched
+    assert await services.grants.of(alice.id) == []
 
 
 async def test_the_account_that_a_company_vouches_for_is_used_in_the_place_of_no_other(
