@@ -459,7 +459,7 @@ class OAuthClientRow(SQLModel, table=True):
 
 
 class OAuthCodeRow(SQLModel, table=True):
-    """An authorization request at the built-in server, later its code by hash.
+    """A person's answer to an authorization request at the built-in server: a code by its hash, or none for a no.
 
     Owner: gateway.authorization_server.codes.
     """

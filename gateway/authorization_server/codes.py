@@ -1,22 +1,32 @@
-"""What a client asks of a person, and the code that the answer is worth once; codes are kept by their hash."""
+"""What a client asks of a person, sealed in an address, and the code that their answer is worth once, kept by its hash.
+
+Anybody may ask, so that nothing is kept of a question before a person who is signed in answers it.
+"""
 
 import hashlib
+import json
 import secrets
 import uuid
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from mcp.server.auth.provider import AuthorizationParams
 from sqlalchemy import delete, update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from engine.db.database import Database, now
+from engine.db.database import now
 from engine.db.tables import OAuthCodeRow
+from engine.errors import VaultSealBroken
+from engine.services import Services
 
 _ANSWER_WITHIN = timedelta(minutes=15)
 _CODE_LIFE = timedelta(seconds=60)
 # A code that comes a second time gives its thief away, so it is remembered for a while (RFC 6749 section 4.1.2).
 _REMEMBERED = timedelta(days=1)
+_BOUND_TO: Final = "question of a client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class Asked:
     id: str
     client_id: str
     parameters: AuthorizationParams
+    expires_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,54 +52,56 @@ class Code:
 
 
 class Codes:
-    """Owner of the table of questions and codes."""
+    """Owner of the table of answers and codes."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, services: Services) -> None:
+        self._database = services.database
+        self._vault = services.vault
 
     async def ask(self, client_id: str, parameters: AuthorizationParams) -> str:
-        """Keep the question; returns its id."""
-        row = OAuthCodeRow(
-            id=str(uuid.uuid4()),
-            client_id=client_id,
-            parameters=parameters.model_dump(mode="json"),
-            expires_at=now() + _ANSWER_WITHIN,
-        )
-        async with self._database.writing() as session:
-            await session.exec(delete(OAuthCodeRow).where(col(OAuthCodeRow.expires_at) < now() - _REMEMBERED))
-            session.add(row)
-        return row.id
+        """The question, sealed, as a part of an address."""
+        told = {
+            "id": str(uuid.uuid4()),
+            "client_id": client_id,
+            "parameters": parameters.model_dump(mode="json", exclude_none=True),
+            "expires_at": (now() + _ANSWER_WITHIN).timestamp(),
+        }
+        return urlsafe_b64encode(await self._vault.seal(json.dumps(told).encode(), _BOUND_TO)).decode()
 
     async def asked(self, question: str) -> Asked | None:
-        """The question with this id, while it can be answered."""
-        async with self._database.reading() as session:
-            row = await session.get(OAuthCodeRow, question)
-        if row is None or row.code_hash is not None or row.expires_at <= now():
+        """What is asked, while it can be answered."""
+        try:
+            told = json.loads(await self._vault.open(urlsafe_b64decode(question), _BOUND_TO))
+        except (ValueError, VaultSealBroken):
             return None
-        return Asked(row.id, row.client_id, AuthorizationParams.model_validate(row.parameters))
+        parameters = AuthorizationParams.model_validate(told["parameters"])
+        expires_at = datetime.fromtimestamp(told["expires_at"], UTC)
+        asked = Asked(told["id"], told["client_id"], parameters, expires_at)
+        async with self._database.reading() as session:
+            is_answered = await session.get(OAuthCodeRow, asked.id) is not None
+        return None if is_answered or asked.expires_at <= now() else asked
 
-    async def allow(self, question: str, principal_id: str) -> str | None:
+    async def allow(self, asked: Asked, principal_id: str) -> str | None:
         """The code for a yes; None where the question was answered meanwhile."""
         code = secrets.token_urlsafe(32)
-        answer = (
-            update(OAuthCodeRow)
-            .where(col(OAuthCodeRow.id) == question, col(OAuthCodeRow.code_hash).is_(None))
-            .values(code_hash=_digest(code), principal_id=principal_id, expires_at=now() + _CODE_LIFE)
-            .returning(col(OAuthCodeRow.id))
-        )
-        async with self._database.writing() as session:
-            taken = (await session.exec(answer)).first()
-        return None if taken is None else code
+        row = _answer(asked, now() + _CODE_LIFE)
+        row.code_hash, row.principal_id = _digest(code), principal_id
+        return code if await self._is_first(row) else None
 
-    async def decline(self, question: str) -> bool:
-        """Forget a question that was answered with no; False where it was answered already."""
-        forget = (
-            delete(OAuthCodeRow)
-            .where(col(OAuthCodeRow.id) == question, col(OAuthCodeRow.code_hash).is_(None))
-            .returning(col(OAuthCodeRow.id))
-        )
-        async with self._database.writing() as session:
-            return (await session.exec(forget)).first() is not None
+    async def decline(self, asked: Asked) -> bool:
+        """Remember that a question was answered with no; False where it was answered already."""
+        return await self._is_first(_answer(asked, asked.expires_at))
+
+    async def _is_first(self, answer: OAuthCodeRow) -> bool:
+        """Keep an answer, and forget those of long ago; False where its question has one."""
+        over = delete(OAuthCodeRow).where(col(OAuthCodeRow.expires_at) < now() - _REMEMBERED)
+        try:
+            async with self._database.writing() as session:
+                await session.exec(over)
+                session.add(answer)
+        except IntegrityError:
+            return False
+        return True
 
     async def find(self, code: str) -> Code | None:
         """What this code stands for."""
@@ -112,6 +125,15 @@ class Codes:
         )
         async with self._database.writing() as session:
             return (await session.exec(first_use)).first() is not None
+
+
+def _answer(asked: Asked, expires_at: datetime) -> OAuthCodeRow:
+    return OAuthCodeRow(
+        id=asked.id,
+        client_id=asked.client_id,
+        parameters=asked.parameters.model_dump(mode="json"),
+        expires_at=expires_at,
+    )
 
 
 def _digest(code: str) -> str:

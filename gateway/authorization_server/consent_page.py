@@ -30,7 +30,7 @@ class ConsentPage:
 
     def __init__(self, services: Services, client: Callable[[str], Awaitable[Client | None]]) -> None:
         self._sessions = Sessions(services)
-        self._codes = Codes(services.database)
+        self._codes = Codes(services)
         self._consents = Consents(services.database)
         self._trail = services.trail
         self._policy = services.policy
@@ -69,11 +69,11 @@ class ConsentPage:
                 answered_to = f", answered to {consent.goes_to}"
                 await self._trail.append(consent.event("client.allowed", principal, answered_to))
             return allowed or _over(session)
-        declined = await self._codes.decline(asked.id)
+        declined = await self._codes.decline(asked)
         return self._redirect(asked, error="access_denied") if declined else _over(session)
 
     async def _allow(self, asked: Asked, consent: Consent) -> Response | None:
-        code = await self._codes.allow(asked.id, consent.principal_id)
+        code = await self._codes.allow(asked, consent.principal_id)
         if code is None:
             return None
         await self._consents.add(consent)

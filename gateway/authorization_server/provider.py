@@ -22,6 +22,7 @@ from gateway.authorization_server.consents import Consents
 from gateway.authorization_server.metadata_documents import MetadataDocuments, is_document_address
 from gateway.authorization_server.tokens import Refresh, Tokens
 from gateway.protected_resource import first_scopes, resources
+from gateway.sign_in.pages import LONGEST_PATH
 
 CONSENT_PATH = "/authorize/"
 
@@ -50,7 +51,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
     def __init__(self, services: Services) -> None:
         self._clients = Clients(services)
         self._documents = MetadataDocuments(services)
-        self._codes = Codes(services.database)
+        self._codes = Codes(services)
         self._consents = Consents(services.database)
         self._assertions = Assertions(services)
         self._tokens = Tokens(services)
@@ -76,7 +77,10 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
             raise AuthorizeError("invalid_target", f"The resources here are {', '.join(self._resources)}.")
         params.resource = self._named(params.resource)
         params.scopes = list(dict.fromkeys(params.scopes or self._first_scopes))
-        return f"{CONSENT_PATH}{await self._codes.ask(client.client_id, params)}"
+        question = f"{CONSENT_PATH}{await self._codes.ask(client.client_id, params)}"
+        if len(question) > LONGEST_PATH:
+            raise AuthorizeError("invalid_request", "The request is too long: send a shorter state.")
+        return question
 
     @override
     async def load_authorization_code(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Final
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Request
@@ -20,8 +21,13 @@ from gateway.sign_in.openid import Issuer, SignInAttempt
 from gateway.sign_in.people import People
 
 _CALLBACK = "/sign-in/callback"
+LONGEST_PATH: Final = 4000
+"""Characters of a path that somebody is led on to after signing in."""
+
 # A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.
-_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]{0,1000}")
+_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
+# What leads on from an external issuer is kept in a cookie, of which a browser takes 4096 bytes.
+_LONGEST_KEPT: Final = 1000
 
 
 def sign_in_pages(services: Services) -> APIRouter:
@@ -145,7 +151,8 @@ class ExternalSignIn:
             )
         except BylineError as error:
             return notice("Sign-in is not possible now", str(error), status=503)
-        visit = self._visits.begin({"sign_in": asdict(attempt), "next": path})
+        kept = path if len(path) <= _LONGEST_KEPT else "/"
+        visit = self._visits.begin({"sign_in": asdict(attempt), "next": kept})
         return await self._visits.keep(RedirectResponse(url, 303, {"Cache-Control": "no-store"}), visit)
 
     async def return_(self, request: Request) -> Response:
@@ -200,7 +207,7 @@ class SignOut:
 
 def own_path(wanted: str) -> str:
     """`wanted` where it is a path of this site, the front page otherwise."""
-    return wanted if _OWN_PATH.fullmatch(wanted) else "/"
+    return wanted if len(wanted) <= LONGEST_PATH and _OWN_PATH.fullmatch(wanted) else "/"
 
 
 def _form(visit: Visit, path: str, problem: str | None = None) -> Response:

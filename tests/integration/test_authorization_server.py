@@ -24,7 +24,7 @@ from engine.db.tables import OAuthClientRow, OAuthCodeRow, RefreshTokenRow
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser, Page
 from examples.chat import Memory
-from tests.pages import Byline, serving
+from tests.pages import PASSWORDS, Byline, serving
 
 REDIRECT_URI = "http://127.0.0.1:45678/callback"
 
@@ -353,6 +353,45 @@ async def test_nobody_is_sent_to_a_site_that_anybody_registered_before_they_were
     assert (response.status_code, response.headers.get("location")) == (400, None)
     assert "Go back to phishing.example" in response.text
     assert "error=invalid_scope" in response.text
+
+
+async def test_who_asks_leaves_nothing_in_the_database_before_a_person_answers(
+    application: Application, http: httpx2.AsyncClient
+) -> None:
+    for _ in range(3):
+        asked = await http.get(application.question(state=secrets.token_hex(1000)))
+        await http.get(asked.headers["location"])
+
+    async with application.byline.services.database.reading() as session:
+        assert (await session.exec(select(OAuthCodeRow))).all() == []
+
+
+async def test_a_question_outlasts_signing_in_however_much_the_client_wants_back(
+    application: Application,
+) -> None:
+    state = secrets.token_hex(1000)
+    async with Browser(stop_at=REDIRECT_URI) as browser:
+        page = await browser.open(application.question(state=state))
+        page = await page.form(submit="Sign in", username="alice", password=PASSWORDS["alice"])
+        page = await page.form(submit="Allow")
+
+    assert answer(page)["state"] == state
+
+
+async def test_what_no_address_can_hold_is_told_to_the_client(
+    application: Application, http: httpx2.AsyncClient
+) -> None:
+    response = await http.get(application.question(state=secrets.token_hex(3000)))
+
+    assert parse_qs(urlsplit(response.headers["location"]).query)["error"] == ["invalid_request"]
+
+
+async def test_a_question_that_is_made_up_is_none(application: Application) -> None:
+    async with Browser() as browser:
+        await application.byline.signed_in(browser, "alice")
+        for made_up in ("x", "AgExAAAA", "4f1c4f1c-4f1c-4f1c-4f1c-4f1c4f1c4f1c"):
+            page = await browser.open(f"{application.byline.url}/authorize/{made_up}")
+            assert page.status == 410
 
 
 async def test_a_no_is_told_to_the_client_and_can_be_given_once(application: Application) -> None:
