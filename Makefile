@@ -27,7 +27,7 @@ run: $(VENV)/runtime
 	@$(BIN)/byline dev
 
 test: $(VENV)/dev $(NODE) chromium
-	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile
+	@$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 conformance: $(VENV)/dev $(NODE)
 	@$(BIN)/python -m tests.conformance

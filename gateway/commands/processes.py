@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Coroutine
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-import uvloop
 
 from engine.settings import Settings
 from gateway.embedded.surroundings import COMPOSE_FILE, DATA
@@ -18,6 +18,7 @@ from gateway.sign_in.demo_people import DEMO_PEOPLE
 if TYPE_CHECKING:
     from gateway.embedded.stack import Stack
 
+_T = TypeVar("_T")
 _SIGN_INS = "byline.sign-ins"
 
 
@@ -27,21 +28,21 @@ def dev(
 ) -> None:
     """Start the whole stack on this machine and stay until Ctrl-C."""
     with contextlib.suppress(asyncio.CancelledError):
-        uvloop.run(_dev(data, file))
+        _run(_dev(data, file))
 
 
 def gateway() -> None:
     """Serve MCP, the sign-in pages and the console."""
     from gateway.server import serve
 
-    uvloop.run(serve(_configured(), os.environ))
+    _run(serve(_configured(), os.environ))
 
 
 def worker() -> None:
     """Run workflows and actions."""
     from engine.worker import run_worker
 
-    uvloop.run(run_worker(_configured(), os.environ))
+    _run(run_worker(_configured(), os.environ))
 
 
 def migrate() -> None:
@@ -57,12 +58,18 @@ def ready(
     """Exit with 0 if a part of the stack is ready and with 1 if not."""
     from gateway.embedded.readiness import is_ready
 
-    raise typer.Exit(0 if uvloop.run(is_ready(url)) else 1)
+    raise typer.Exit(0 if _run(is_ready(url)) else 1)
 
 
 def version() -> None:
     """Print the release."""
     typer.echo(installed_version("byline"))
+
+
+def _run(main: Coroutine[Any, Any, _T]) -> _T:
+    import uvloop
+
+    return uvloop.run(main)
 
 
 def _configured() -> Settings:
