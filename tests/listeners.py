@@ -100,12 +100,12 @@ async def receiver(
     """A real HTTP server at a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         receiving = Receiver(listener.getsockname()[1], answers=list(answers))
-        async with serving(receiving, listener, tls=tls):
+        async with served(receiving, listener, tls=tls):
             yield receiving
 
 
 @asynccontextmanager
-async def serving(
+async def served(
     app: ASGIApp, listener: socket.socket, *, tls: SSLContext | None = None
 ) -> AsyncIterator[None]:
     """An ASGI application behind a real HTTP server at a socket."""

@@ -1,6 +1,5 @@
 """Serves Byline's pages, authorization server and a stand-in for `/mcp` over real HTTP and SQLite, without Temporal."""
 
-import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
@@ -35,6 +33,7 @@ from gateway.protected_resource import metadata_address, protected_resource
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from gateway.sign_in.pages import seed_demo_people, sign_in_pages
 from tests.databases import sqlite_database
+from tests.listeners import served
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
 
@@ -118,18 +117,3 @@ def _application(services: Services) -> FastAPI:
         return JSONResponse({**who, "scopes": token.scopes, "client": token.client_id})
 
     return application
-
-
-@asynccontextmanager
-async def served(application: FastAPI, listener: socket.socket) -> AsyncIterator[None]:
-    """Serve an application at a port that is open already."""
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", lifespan="off"))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    async with asyncio.timeout(10):
-        while not server.started:
-            await asyncio.sleep(0.01)
-    try:
-        yield
-    finally:
-        server.should_exit = True
-        await task

@@ -19,7 +19,7 @@ from gateway.authorization_server.tokens import Tokens
 from gateway.mcp.server import mcp_servers
 from gateway.protected_resource import API_PATH
 from gateway.runs.control import RunControl
-from tests.pages import served
+from tests.listeners import served
 from tests.platform import Platform
 
 

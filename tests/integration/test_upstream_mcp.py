@@ -31,8 +31,8 @@ from tests.data.samples import identity_of
 from tests.foreign.node import NODE, SCRIPTS
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port, running
-from tests.listeners import receiver
-from tests.pages import PASSWORDS, served, serving
+from tests.listeners import receiver, served
+from tests.pages import PASSWORDS, serving
 from tests.platform import NORTHWIND, Platform
 from tests.sandbox import CALLBACK
 

@@ -16,7 +16,7 @@ from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
 from engine.outgoing.client import Outgoing
 from engine.settings import IssuerSettings, OutgoingSettings
 from gateway.sign_in.issuer_keys import IssuerKeys
-from tests.listeners import serving
+from tests.listeners import served
 
 pytestmark = pytest.mark.enable_socket
 
@@ -65,7 +65,7 @@ async def provider(outgoing: OutgoingSettings = HERE, *, suffix: str = "") -> As
         settings = IssuerSettings(issuer=issuer, audience=AUDIENCE, client_id="byline")
         async with Outgoing(outgoing) as client:
             made = Provider(issuer, IssuerKeys(settings, client), f"{issuer}{suffix}")
-            async with serving(made, listener):
+            async with served(made, listener):
                 yield made
 
 
