@@ -198,30 +198,21 @@ class ConnectPage:
         connection: Connection,
         others: list[AuthorizationRequest],
     ) -> Response:
-        was_ahead = not await self._services.authorization.has_been_waited_for(asked.id)
-        text = "You can go back to your chat: the tool goes on by itself."
+        was_awaited = await self._services.authorization.has_been_waited_for(asked.id)
+        title, text = _ended(asked, connection.title, was_awaited=was_awaited)
         link = None
-        if was_ahead and asked.asks == "any_account" and asked.about:
-            text, link = (
-                "It is there for your tools now.",
-                (tool_path(asked.about), "See what else is needed"),
-            )
-        elif was_ahead:
-            text, link = "It is there for your tools now.", ("/connections", "See your connections")
-        titles, texts = {
-            "granted": (f"{connection.title} is connected", text),
-            "denied": (f"You declined {connection.title}", f"The tool was told. {CALL_AGAIN}"),
-        }.get(asked.state, ("This link is too old", f"Nobody waits for this sign-in any more. {CALL_AGAIN}"))
-        waiting = await waiting_links(self._services, others)
-        status = 200 if asked.state in {"granted", "denied"} else 410
+        if not was_awaited:
+            is_for_tool = asked.asks == "any_account" and asked.about
+            whole = (tool_path(asked.about), "See what else is needed")
+            link = whole if is_for_tool else ("/connections", "See your connections")
         return page(
             "answered.html",
-            title=titles,
-            text=texts,
+            title=title,
+            text=text,
             link=link,
-            waiting=waiting,
+            waiting=await waiting_links(self._services, others),
             session=session,
-            status=status,
+            status=200 if asked.state in {"granted", "denied"} else 410,
         )
 
 
@@ -253,6 +244,20 @@ class Callback:
 
 def _on_to(address: str) -> Response:
     return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+
+
+def _ended(asked: AuthorizationRequest, connection: str, *, was_awaited: bool) -> tuple[str, str]:
+    """How a request ended, as a title and a sentence; no tool waits for what its person asked for themselves."""
+    match asked.state:
+        case "granted":
+            back = "You can go back to your chat: the tool goes on by itself."
+            return f"{connection} is connected", back if was_awaited else "It is there for your tools now."
+        case "denied":
+            told = f"The tool was told. {CALL_AGAIN}"
+            return f"You declined {connection}", told if was_awaited else "Nothing was connected."
+        case _:
+            late = f"Nobody waits for this sign-in any more. {CALL_AGAIN}"
+            return "This link is too old", late if was_awaited else "Nothing was connected. Begin again."
 
 
 def _chosen_for(asked: AuthorizationRequest, fields: Mapping[str, str]) -> str:

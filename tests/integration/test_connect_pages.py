@@ -178,6 +178,18 @@ async def test_who_declines_is_not_sent_to_the_provider(stage: Stage) -> None:
     assert await stage.state(request) == "denied"
 
 
+async def test_who_declines_what_they_asked_for_themselves_is_told_of_no_tool(stage: Stage) -> None:
+    crm = await stage.byline.services.catalogue.get("crm")
+    request = await stage.byline.services.authorization.ask_ahead(stage.alice, crm, crm.scopes)
+    async with Browser() as browser:
+        await stage.byline.signed_in(browser, "alice")
+        page = await (await browser.open(stage.link(request))).form(submit="Decline")
+
+    assert "Nothing was connected." in page.text
+    assert "tool" not in page.text
+    assert 'href="/connections"' in page.text
+
+
 async def test_a_no_at_the_provider_is_a_no(stage: Stage) -> None:
     request = await stage.asked()
     async with Browser() as browser:
