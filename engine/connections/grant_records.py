@@ -19,7 +19,8 @@ from engine.db.tables import GrantRow
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
-_IN_FORCE = (col(GrantRow.revoked_at).is_(None), col(GrantRow.lapsed_at).is_(None))
+_KEPT = col(GrantRow.revoked_at).is_(None)
+_IN_FORCE = (_KEPT, col(GrantRow.lapsed_at).is_(None))
 
 
 class GrantRecords:
@@ -41,7 +42,7 @@ class GrantRecords:
 
     async def all_kept(self, holder: str) -> Sequence[GrantRow]:
         """What a holder did not give up on any connection."""
-        query = select(GrantRow).where(GrantRow.holder == holder, col(GrantRow.revoked_at).is_(None))
+        query = select(GrantRow).where(GrantRow.holder == holder, _KEPT)
         async with self._database.reading() as session:
             return (await session.exec(query.order_by(GrantRow.connection, GrantRow.account))).all()
 
@@ -60,7 +61,7 @@ class GrantRecords:
 
     async def holders(self) -> frozenset[str]:
         """Everybody who did not give up every grant."""
-        query = select(GrantRow.holder).where(col(GrantRow.revoked_at).is_(None)).distinct()
+        query = select(GrantRow.holder).where(_KEPT).distinct()
         async with self._database.reading() as session:
             return frozenset((await session.exec(query)).all())
 
@@ -101,9 +102,7 @@ class GrantRecords:
     ) -> str:
         """Put a new grant in the place of earlier ones, of this account alone unless shared; returns its id."""
         earlier = update(GrantRow).where(
-            col(GrantRow.holder) == holder,
-            col(GrantRow.connection) == connection.name,
-            col(GrantRow.revoked_at).is_(None),
+            col(GrantRow.holder) == holder, col(GrantRow.connection) == connection.name, _KEPT
         )
         if connection.mode == "user":
             earlier = earlier.where(col(GrantRow.account) == account)
@@ -227,11 +226,7 @@ def is_in_force(row: GrantRow) -> bool:
 def _kept(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
     return (
         select(GrantRow)
-        .where(
-            GrantRow.holder == holder,
-            GrantRow.connection == connection.name,
-            col(GrantRow.revoked_at).is_(None),
-        )
+        .where(GrantRow.holder == holder, GrantRow.connection == connection.name, _KEPT)
         .order_by(GrantRow.account)
     )
 
