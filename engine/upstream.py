@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
@@ -144,17 +145,15 @@ class Upstream:
             # The first request follows on the look that let the action begin; others see what was revoked since.
             self._credential = None
         self._served = True
-        credential, place = await self.credential(), connection.token_place
-        sign(request, credential.access_token, credential.proof_key, place=place)
-        response = await self._send(request, credential, record, created, key, idempotent=idempotent)
+        credential = await self.credential()
+        send = partial(self._send, request, record=record, created=created, key=key, idempotent=idempotent)
+        response = await send(credential)
         nonce = None if credential.proof_key is None else nonce_asked(response)
         if nonce is not None:
-            sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
-            response = await self._send(request, credential, record, created, key, idempotent=idempotent)
+            response = await send(credential, nonce=nonce)
         if response.status_code == httpx2.codes.UNAUTHORIZED:
             credential = await self._replaced(credential)
-            sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
-            response = await self._send(request, credential, record, created, key, idempotent=idempotent)
+            response = await send(credential, nonce=nonce)
         return response if response.status_code in expected else await self._judged(response, credential)
 
     async def tell(
@@ -164,30 +163,21 @@ class Upstream:
 
         Nobody is asked to sign in for it. What came of it is in the trail.
         """
-        context = self._context
         with suppress(BylineError):
-            credential = await self._grants.credential(
-                context.connection,
-                context.identity.principal_id,
-                tool=context.identity.tool,
-                run_id=context.run_id,
-            )
+            credential = await self._held()
             if credential is None:
                 return
             request = self._http.build_request(
                 method, _joined(self.address, path), json=json, headers=headers, timeout=_TOLD_WITHIN
             )
-            sign(request, credential.access_token, credential.proof_key, place=context.connection.token_place)
-            await self._send(request, credential, None, None, None, idempotent=True)
+            await self._send(request, credential, idempotent=True)
 
     async def credential(self) -> Credential:
         """The credential that this action uses; raises AuthorizationRequired where the person has to give it first."""
         while self._credential is None:
             context = self._context
             connection, identity, needed = context.connection, context.identity, context.definition.scopes
-            found = await self._grants.credential(
-                connection, identity.principal_id, tool=identity.tool, run_id=context.run_id
-            )
+            found = await self._held()
             missing = set(needed) - set(() if found is None else found.scopes)
             if found is not None and not missing:
                 if await self._grants.settle(connection, identity.principal_id, context.run_id, found):
@@ -199,6 +189,16 @@ class Upstream:
             else:
                 await self._require(missing, needed=missing, refused=found.grant_id)
         return self._credential
+
+    async def _held(self) -> Credential | None:
+        """What there is to sign in with, whether or not it suffices."""
+        context = self._context
+        return await self._grants.credential(
+            context.connection,
+            context.identity.principal_id,
+            tool=context.identity.tool,
+            run_id=context.run_id,
+        )
 
     async def _vouched(self, scopes: tuple[str, ...]) -> bool:
         """Whether the person's company vouched for them just now; it is asked once an attempt."""
@@ -245,12 +245,15 @@ class Upstream:
         self,
         request: httpx2.Request,
         credential: Credential,
-        record: str | None,
-        created: Callable[[httpx2.Response], str] | None,
-        key: str | None,
         *,
         idempotent: bool,
+        record: str | None = None,
+        created: Callable[[httpx2.Response], str] | None = None,
+        key: str | None = None,
+        nonce: str | None = None,
     ) -> httpx2.Response:
+        place = self._context.connection.token_place
+        sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
         intended = self._intent(request, credential, record, key)
         seq = await self._trail.append(intended)
         ended = replace(intended, kind="action.ended", intent=seq)
