@@ -80,7 +80,7 @@ class Trial:
     async def _upstream(self) -> Finding:
         part, address = "upstream", str(self._connection.base_url)
         try:
-            await self._outgoing.require_public(address)
+            await self._outgoing.require_callable(address)
         except BylineError as error:
             return Finding(part, "wrong", f"{error} Check base_url.")
         return Finding(part, "ok", f"actions may call {address}")

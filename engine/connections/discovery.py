@@ -132,7 +132,7 @@ class Discovery:
         for name, address in metadata:
             if isinstance(address, HttpUrl):
                 try:
-                    await self.outgoing.require_public(str(address))
+                    await self.outgoing.require_callable(str(address))
                 except AddressRefused as error:
                     msg = f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
                     raise ConnectionMisconfigured(msg) from None

@@ -94,7 +94,7 @@ class Outgoing:
         self._transport.check(parsed)
         return parsed
 
-    async def require_public(self, url: str) -> None:
+    async def require_callable(self, url: str) -> None:
         """Return where this may be called; raises AddressRefused, or UpstreamUnavailable where the host is unknown."""
         parsed = self.check(url)
         await self._backend.addresses(parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
