@@ -31,6 +31,9 @@ from engine.waiting.waiters import ParkedAction, Waiters
 Asks = Literal["any_account", "account", "choice"]
 """For a sign-in to whatever account, for one to a certain account, or for which account a tool shall use."""
 
+State = Literal["open", "granted", "denied", "expired"]
+"""What became of it; one that ran out may be called open until upkeep has seen it."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
@@ -46,7 +49,7 @@ class AuthorizationRequest:
     scopes: tuple[str, ...]
     asks: Asks
     about: str
-    state: str
+    state: State
     expires_at: datetime
 
     @property
@@ -371,6 +374,6 @@ def _request(row: AuthorizationRequestRow) -> AuthorizationRequest:
         scopes=tuple(row.scopes.split()),
         asks=cast("Asks", row.asks),
         about=row.about,
-        state=row.state,
+        state=cast("State", row.state),
         expires_at=row.expires_at,
     )

@@ -2,12 +2,12 @@
 
 from datetime import datetime
 from http import HTTPStatus
-from typing import Annotated, Literal, cast
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.authorization.requests import AuthorizationRequest
+from engine.authorization.requests import AuthorizationRequest, State
 from engine.registry import Registry
 from engine.services import Services
 from gateway.api.callers import Calling, CallingInPerson
@@ -18,8 +18,6 @@ from gateway.protected_resource import API_PATH
 
 _NAME = Annotated[str, Path(max_length=200)]
 _ID = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
-
-State = Literal["open", "granted", "denied", "expired"]
 
 
 class SignIn(BaseModel):
@@ -93,7 +91,7 @@ def _shown(services: Services, asked: AuthorizationRequest, title: str) -> SignI
         title=what_is_asked(asked, title),
         account=asked.account,
         scopes=list(asked.scopes),
-        state="expired" if is_over else cast("State", asked.state),
+        state="expired" if is_over else asked.state,
         expires_at=asked.expires_at,
         url=connect_link(services, asked),
     )
