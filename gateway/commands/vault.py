@@ -66,11 +66,11 @@ def retire_vault() -> None:
 def reseal_vault() -> None:
     """Seal every secret with the newest data key: after a rotation that was interrupted."""
 
-    async def reseal() -> int:
+    async def finish() -> int:
         async with services_here() as services:
             return await _resealed(services)
 
-    typer.echo(f"{uvloop.run(reseal())} secrets were still sealed with an older key.")
+    typer.echo(f"{uvloop.run(finish())} secrets were still sealed with an older key.")
 
 
 async def _resealed(services: Services) -> int:

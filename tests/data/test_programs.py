@@ -11,7 +11,7 @@ from tests.data.commands import Commands
         (("keys", "rotate"), "signs from now on"),
         (("vault", "reseal"), "0 secrets were still sealed with an older key"),
         (("people", "list"), "Nobody has signed in yet"),
-        (("services", "list"), "service"),
+        (("services", "list"), "There is no service."),
         (("clients", "list"), "No administrator registered a client"),
         (("grants", "list", "shared"), "shared has granted nothing"),
     ],
