@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
 from fastapi import Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from mcp.server.auth.provider import construct_redirect_uri
 
 from engine.db.database import now
@@ -18,7 +18,7 @@ from gateway.authorization_server import redirects
 from gateway.authorization_server.clients import Client
 from gateway.authorization_server.codes import Asked, Codes
 from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
-from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.rendering import notice, on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.protected_resource import API_PATH, resource_identifier
@@ -112,7 +112,7 @@ class ConsentPage:
         target = construct_redirect_uri(
             str(parameters.redirect_uri), **outcome, state=parameters.state, iss=self._issuer
         )
-        return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+        return on_to(target)
 
 
 def _consent(principal: Principal, asked: Asked, client: Client) -> Consent:

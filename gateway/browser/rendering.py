@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gateway.browser.sessions import BrowserSession
@@ -54,6 +54,11 @@ def notice(
 ) -> HTMLResponse:
     """A page that says one thing, and may offer one way on: `link` is an address and its words."""
     return page("notice.html", title=title, text=text, link=link, session=session, status=status)
+
+
+def on_to(address: str) -> RedirectResponse:
+    """Send the browser on by GET (RFC 9110 section 15.4.4); the way there is not stored, nor told to who is there."""
+    return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
 
 def stale_form(session: BrowserSession | None, link: str) -> HTMLResponse:

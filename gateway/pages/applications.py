@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.services import Services
 from gateway.authorization_server.consents import Consent, Consents
-from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.rendering import notice, on_to, page, stale_form
 from gateway.browser.sessions import Sessions
 from gateway.sign_in.pages import to_sign_in
 
@@ -78,7 +78,7 @@ class ApplicationPages:
             )
         for consent in held:
             await self._trail.append(consent.event("client.withdrawn", principal))
-        return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})
+        return on_to(_PATH)
 
 
 def _applications(consents: list[Consent]) -> list[Application]:

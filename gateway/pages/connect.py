@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, RedirectResponse, Response
+from fastapi.responses import JSONResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.authorization.standing_in import stand_in
@@ -19,7 +19,7 @@ from engine.errors import (
 )
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
-from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.rendering import notice, on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.pages.asked import CALL_AGAIN, asked_of, not_connected, opened
 
@@ -83,7 +83,7 @@ class ConnectPage:
             shown = await answer(session, asked, submission.fields) if asked.is_open else None
         except BylineError as error:
             return notice("This connection does not work", str(error), status=503, session=session)
-        return shown or _on_to(request.url.path)
+        return shown or on_to(request.url.path)
 
     async def _sent_away(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
@@ -92,14 +92,14 @@ class ConnectPage:
         connection = await self._services.catalogue.get(asked.connection)
         if await self._services.vouching.answer(asked, connection, tool=tool):
             return None
-        return _on_to(await self._services.consent.begin(asked, session.id, tool=tool))
+        return on_to(await self._services.consent.begin(asked, session.id, tool=tool))
 
     async def _coded(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
         del session
         await self._services.devices.begin(asked, tool=_chosen_for(asked, fields))
-        return _on_to(f"{connect_path(asked.id)}/device")
+        return on_to(f"{connect_path(asked.id)}/device")
 
     async def _declined(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
@@ -239,11 +239,7 @@ class Callback:
         except BylineError as error:
             return not_connected(session, error)
         # A page of its own, so that the address with the code is neither shown nor kept.
-        return RedirectResponse(connect_path(answered.id), 303, {"Cache-Control": "no-store"})
-
-
-def _on_to(address: str) -> Response:
-    return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+        return on_to(connect_path(answered.id))
 
 
 def _ended(asked: AuthorizationRequest, connection: str, *, was_awaited: bool) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.connections.connection import Connection
 from engine.connections.grants import Grant
@@ -15,7 +15,7 @@ from engine.identity.model import Principal
 from engine.registry import Registry, Tool
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
-from gateway.browser.rendering import page, stale_form
+from gateway.browser.rendering import on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.grants import give_up
@@ -89,7 +89,7 @@ class ConnectionPages:
             target = await self._decide(name, principal, submission.fields)
         except BylineError as error:
             return await self._page(session, principal, problem=str(error), status=http_status(error))
-        return RedirectResponse(target, 303, {"Cache-Control": "no-store"})
+        return on_to(target)
 
     async def _decide(self, name: str, principal: Principal, fields: Mapping[str, str]) -> str:
         """Do what a button says; where to go on."""

@@ -1,14 +1,14 @@
 """The page with the code that a person types on another device; it looks for them by itself and runs no script."""
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
-from gateway.browser.rendering import notice, page
+from gateway.browser.rendering import notice, on_to, page
 from gateway.browser.sessions import BrowserSession
 from gateway.pages.asked import not_connected, opened
 
@@ -48,7 +48,7 @@ class DevicePage:
         connection = await self._services.catalogue.get(asked.connection)
         wait = await self._services.devices.look(asked, principal)
         if wait is None:
-            return RedirectResponse(connect_path(asked.id), 303, {"Cache-Control": "no-store"})
+            return on_to(connect_path(asked.id))
         title = f"Connect {connection.title} on another device"
         shown = page(
             "device.html", title=title, session=session, asked=asked, connection=connection, code=wait.code

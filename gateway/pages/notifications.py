@@ -3,12 +3,12 @@
 from typing import Final, cast
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.errors import BylineError
 from engine.notifications.channels import EVENTS, ChannelKind, Event
 from engine.services import Services
-from gateway.browser.rendering import page, stale_form
+from gateway.browser.rendering import on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.sign_in.pages import to_sign_in
@@ -70,7 +70,7 @@ class NotificationPages:
         except BylineError as error:
             return await self._page(session, problem=str(error), status=http_status(error))
         if destination.secret is None:
-            return _back()
+            return on_to(_PATH)
         return await self._page(session, told=f"{channel.label} was added.", secret=destination.secret)
 
     async def change(self, request: Request, channel_id: str) -> Response:
@@ -82,7 +82,7 @@ class NotificationPages:
         try:
             if submission.fields.get("decision") == "remove":
                 await self._services.channels.remove(channel_id, principal)
-                return _back()
+                return on_to(_PATH)
             await self._services.notifier.test(channel_id, principal)
         except BylineError as error:
             return await self._page(session, problem=str(error), status=http_status(error))
@@ -109,7 +109,3 @@ class NotificationPages:
             problem=problem,
             secret=secret,
         )
-
-
-def _back() -> Response:
-    return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})

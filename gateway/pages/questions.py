@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.errors import AnswerInvalid, NotAllowed, QuestionClosed
 from engine.identity.model import Principal
@@ -12,7 +12,7 @@ from engine.questions.questions import Question
 from engine.questions.schemas import choices
 from engine.services import Services
 from engine.waiting.addresses import question_path
-from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.rendering import notice, on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.sign_in.pages import to_sign_in
 
@@ -77,7 +77,7 @@ class QuestionPage:
             return _wrong_person(session, principal, asked)
         except QuestionClosed:
             pass  # The page that follows says what became of it.
-        return RedirectResponse(request.url.path, 303, {"Cache-Control": "no-store"})
+        return on_to(request.url.path)
 
     async def _asked(
         self, session: BrowserSession, principal: Principal, question_id: str

@@ -5,7 +5,7 @@ import secrets
 from typing import Any, Final, get_args
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 from pydantic import ValidationError
 
 from engine.errors import ArgumentsInvalid, BylineError, TimingInvalid
@@ -14,7 +14,7 @@ from engine.registry import Registry
 from engine.schedules.schedules import Plan, Schedules
 from engine.schedules.timing import Overlap, Timing
 from engine.services import Services
-from gateway.browser.rendering import page, stale_form
+from gateway.browser.rendering import on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.schedule_views import ScheduleViews
@@ -80,7 +80,7 @@ class SchedulePages:
             return await self._page(
                 submission.session, principal, problem=str(error), status=http_status(error), fields=fields
             )
-        return _back()
+        return on_to(_PATH)
 
     async def steer(self, request: Request, schedule_id: str) -> Response:
         """POST /schedules/{schedule_id}."""
@@ -94,9 +94,9 @@ class SchedulePages:
             return await self._page(
                 submission.session, principal, problem=str(error), status=http_status(error)
             )
-        return (
-            _back() if done else await self._page(submission.session, principal, problem=_STALE, status=409)
-        )
+        if not done:
+            return await self._page(submission.session, principal, problem=_STALE, status=409)
+        return on_to(_PATH)
 
     async def _decide(self, schedule_id: str, by: Principal, fields: Any) -> bool:
         """Do what a button says; False where that was meant for what is not there any more."""
@@ -173,7 +173,3 @@ def _timing(fields: dict[str, str]) -> Timing:
         raise TimingInvalid(f"When? {told}.") from None
     except ValueError:
         raise TimingInvalid("Write the minutes as a number.") from None
-
-
-def _back() -> Response:
-    return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})

@@ -4,14 +4,14 @@ from datetime import timedelta
 from typing import Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.callers.api_tokens import NewApiToken
 from engine.errors import ApiTokenInvalid, BylineError
 from engine.identity.model import Principal
 from engine.registry import Registry
 from engine.services import Services
-from gateway.browser.rendering import page, stale_form
+from gateway.browser.rendering import on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.sign_in.pages import to_sign_in
@@ -84,7 +84,7 @@ class TokenPages:
             return await self._page(
                 submission.session, principal, problem=str(error), status=http_status(error)
             )
-        return RedirectResponse(_PATH, 303, {"Cache-Control": "no-store"})
+        return on_to(_PATH)
 
     async def _page(
         self,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import Response
 
 from engine.errors import AuthorizationRefused, BylineError, ConnectionUnknown
 from engine.identity.model import Principal
@@ -12,7 +12,7 @@ from engine.readiness import ConnectionReadiness
 from engine.registry import Registry, Tool
 from engine.services import Services
 from engine.waiting.addresses import connect_path, tool_path
-from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.rendering import notice, on_to, page, stale_form
 from gateway.browser.sessions import BrowserSession, Sessions
 from gateway.errors import http_status
 from gateway.sign_in.pages import to_sign_in
@@ -68,7 +68,7 @@ class ToolConnections:
             target = await self._decide(session, principal, tool, need, fields)
         except BylineError as error:
             return _refused(session, error)
-        return RedirectResponse(target, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+        return on_to(target)
 
     async def _standing(self, principal: Principal, name: str) -> tuple[Tool, list[ConnectionReadiness]]:
         tool = self._registry.tool(name)

@@ -14,7 +14,7 @@ from engine.identity.model import Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
 from gateway.browser.forms import fields_of
-from gateway.browser.rendering import notice, page, stale_form
+from gateway.browser.rendering import notice, on_to, page, stale_form
 from gateway.browser.sessions import Sessions
 from gateway.browser.visits import Visit, Visits
 from gateway.sign_in.openid import Issuer, SignInAttempt
@@ -54,7 +54,7 @@ async def seed_demo_people(services: Services) -> None:
 
 def to_sign_in(path: str) -> RedirectResponse:
     """Send the browser to sign in and then on to `path`."""
-    return RedirectResponse(f"/sign-in?{urlencode({'next': path})}", 303, {"Cache-Control": "no-store"})
+    return on_to(f"/sign-in?{urlencode({'next': path})}")
 
 
 class Arrival:
@@ -93,8 +93,7 @@ class Arrival:
         if not principal.active:
             return _deactivated(principal)
         new = await self._sessions.begin(request, principal, visit)
-        there = RedirectResponse(path, 303, {"Cache-Control": "no-store"})
-        return self._sessions.keep(self._visits.end(there), new)
+        return self._sessions.keep(self._visits.end(on_to(path)), new)
 
 
 class BuiltInSignIn:
@@ -111,7 +110,7 @@ class BuiltInSignIn:
         """GET /sign-in."""
         path = await self._arrival.goal(request)
         if await self._sessions.current(request) is not None:
-            return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+            return on_to(path)
         visit = await self._arrival.visit(request) or self._visits.begin()
         return await self._visits.keep(_form(visit, path), visit)
 
@@ -144,7 +143,7 @@ class ExternalSignIn:
         """GET /sign-in."""
         path = await self._arrival.goal(request)
         if await self._sessions.current(request) is not None:
-            return RedirectResponse(path, 303, {"Cache-Control": "no-store"})
+            return on_to(path)
         try:
             url, attempt = await self._issuer.begin(
                 self._redirect_uri, afresh="afresh" in request.query_params
@@ -153,7 +152,7 @@ class ExternalSignIn:
             return notice("Sign-in is not possible now", str(error), status=503)
         kept = path if len(path) <= _LONGEST_KEPT else "/"
         visit = self._visits.begin({"sign_in": asdict(attempt), "next": kept})
-        return await self._visits.keep(RedirectResponse(url, 303, {"Cache-Control": "no-store"}), visit)
+        return await self._visits.keep(on_to(url), visit)
 
     async def return_(self, request: Request) -> Response:
         """GET /sign-in/callback."""
