@@ -56,7 +56,7 @@ class ConsentPage:
         """POST /authorize/{question}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, request.url.path)
+            return stale_form(request.url.path)
         session, principal = submission.session, submission.session.principal
         found = await self._asked(session, question)
         if isinstance(found, Response):

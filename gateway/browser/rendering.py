@@ -61,10 +61,10 @@ def on_to(address: str) -> RedirectResponse:
     return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
 
-def stale_form(session: BrowserSession | None, link: str) -> HTMLResponse:
+def stale_form(link: str) -> HTMLResponse:
     """The page for a form that this browser session was not given (cross-site request forgery, or an old tab)."""
     text = "The page you came from is too old, or your browser did not send its cookie. Nothing was changed."
-    return notice("Please try again", text, status=403, session=session, link=(link, "Open the page again"))
+    return notice("Please try again", text, status=403, link=(link, "Open the page again"))
 
 
 def nothing_here(status: int) -> HTMLResponse:

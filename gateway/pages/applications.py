@@ -67,7 +67,7 @@ class ApplicationPages:
         """POST /applications: end all that one client may do for who is signed in, and every token that it has."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         session, principal = submission.session, submission.session.principal
         client_id = submission.fields.get("client_id", "")
         held = [each for each in await self._consents.of(principal.id) if each.client_id == client_id]

@@ -67,7 +67,7 @@ class ConnectPage:
         """POST /connect/{request_id}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, request.url.path)
+            return stale_form(request.url.path)
         session, principal = submission.session, submission.session.principal
         asked = await asked_of(self._services, session, principal, request_id)
         if isinstance(asked, Response):

@@ -83,7 +83,7 @@ class ConnectionPages:
         """POST /connections/{name}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         session, principal = submission.session, submission.session.principal
         try:
             target = await self._decide(name, principal, submission.fields)

@@ -55,7 +55,7 @@ class NotificationPages:
         """POST /notifications."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         session, principal, fields = submission.session, submission.session.principal, submission.fields
         kind = fields.get("kind", "")
         if kind not in _KINDS:
@@ -77,7 +77,7 @@ class NotificationPages:
         """POST /notifications/{channel_id}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         session, principal = submission.session, submission.session.principal
         try:
             if submission.fields.get("decision") == "remove":

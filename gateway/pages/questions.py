@@ -55,7 +55,7 @@ class QuestionPage:
         """POST /questions/{question_id}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, request.url.path)
+            return stale_form(request.url.path)
         session, principal = submission.session, submission.session.principal
         asked = await self._asked(session, principal, question_id)
         if isinstance(asked, Response):

@@ -64,7 +64,7 @@ class SchedulePages:
         """POST /schedules."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         principal, fields = submission.session.principal, dict(submission.fields)
         try:
             tool = self._registry.tool(fields.get("tool", ""))
@@ -86,7 +86,7 @@ class SchedulePages:
         """POST /schedules/{schedule_id}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         principal = submission.session.principal
         try:
             done = await self._decide(schedule_id, principal, submission.fields)

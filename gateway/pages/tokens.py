@@ -52,7 +52,7 @@ class TokenPages:
         """POST /tokens."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         principal, fields = submission.session.principal, submission.fields
         chosen = [name for name in self._registry.tools if f"{_TOOL_FIELD}{name}" in fields]
         try:
@@ -76,7 +76,7 @@ class TokenPages:
         """POST /tokens/{token_id}."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, _PATH)
+            return stale_form(_PATH)
         principal = submission.session.principal
         try:
             await self._services.api_tokens.revoke(token_id, principal)

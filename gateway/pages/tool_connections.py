@@ -58,7 +58,7 @@ class ToolConnections:
         """POST /connect/tools/{name}: connect what is missing, or use an account that is there."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, request.url.path)
+            return stale_form(request.url.path)
         session, principal, fields = submission.session, submission.session.principal, submission.fields
         try:
             tool, needs = await self._standing(principal, name)

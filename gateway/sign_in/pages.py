@@ -119,7 +119,7 @@ class BuiltInSignIn:
         visit = await self._arrival.visit(request)
         fields = None if visit is None else await fields_of(request, visit.csrf_token)
         if visit is None or fields is None:
-            return stale_form(None, "/sign-in")
+            return stale_form("/sign-in")
         path = own_path(fields.get("next", ""))
         person = await self._people.authenticate(fields.get("username", ""), fields.get("password", ""))
         if person is None:
@@ -194,7 +194,7 @@ class SignOut:
         """POST /sign-out."""
         submission = await self._sessions.submitted(request)
         if submission is None:
-            return stale_form(None, "/")
+            return stale_form("/")
         await self._sessions.end(submission.session)
         # A link and no redirect, since an external issuer's page would be out of reach of this page's form-action.
         query = urlencode({"next": own_path(submission.fields.get("next", "")), "afresh": "1"})
