@@ -49,8 +49,8 @@ class Kept(BaseModel):
 class StoredTokens:
     """The file of one gateway in the person's configuration folder."""
 
-    def __init__(self, gateway: str, folder: Path | None = None) -> None:
-        self._folder = folder or user_config_path("byline")
+    def __init__(self, gateway: str) -> None:
+        self._folder = _folder()
         self._path = self._folder / f"{quote(gateway, safe='')}.json"
 
     def read(self) -> Kept:
@@ -92,12 +92,16 @@ class StoredTokens:
             raise WrongUse(msg) from error
 
 
-def chosen_gateway(folder: Path | None = None) -> str | None:
+def chosen_gateway() -> str | None:
     """The gateway that somebody signed in to last."""
     try:
-        return origin(((folder or user_config_path("byline")) / "gateway").read_text())
+        return origin((_folder() / "gateway").read_text())
     except (OSError, ValueError):
         return None
+
+
+def _folder() -> Path:
+    return user_config_path("byline")
 
 
 def _replace(path: Path, text: str) -> None:

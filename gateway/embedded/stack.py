@@ -19,6 +19,7 @@ from gateway.embedded.readiness import is_ready
 from gateway.embedded.surroundings import COMPOSE_FILE, DATA, LOOPBACK, DataDirectory, chosen
 
 _ASK_EVERY = 0.1
+_READY_WITHIN = 90.0
 _STOP_WITHIN = 15.0
 _LONGEST_PAUSE = 30.0
 
@@ -162,13 +163,13 @@ class Stack:
             _signal(running, signal.SIGKILL)
             await running.process.wait()
 
-    async def wait_ready(self, name: str, *, within: float = 90.0) -> None:
+    async def wait_ready(self, name: str) -> None:
         """Return once the service is ready, a service that only runs once when it has succeeded."""
         service = self.services[name]
         running = self._running[name]
         runs_once = service.healthcheck is None and service.restart == "no"
         try:
-            async with asyncio.timeout(within):
+            async with asyncio.timeout(_READY_WITHIN):
                 while not (runs_once and running.process.returncode == 0):
                     if running.process.returncode is not None:
                         raise StackFailed(self._told(name, _ending(running.process.returncode)))
@@ -176,7 +177,7 @@ class Stack:
                         break
                     await asyncio.sleep(_ASK_EVERY)
         except TimeoutError:
-            raise StackFailed(self._told(name, f"was not ready within {within:.0f} seconds")) from None
+            raise StackFailed(self._told(name, f"was not ready within {_READY_WITHIN:.0f} seconds")) from None
         running.ready = True
 
     async def _spawn(self, name: str) -> _Running:
