@@ -3,6 +3,8 @@
 import importlib.util
 import keyword
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +24,12 @@ def new(
     directory: Annotated[Path, typer.Option(help="The folder to make it in.")] = Path(),
 ) -> None:
     """Make a package with a tool, its test and its README."""
-    made = make_package(name, directory)
+    made, python = make_package(name, directory), shlex.quote(sys.executable)
     typer.echo(
-        f"""Made {made}. Next, in the environment where Byline is installed:
+        f"""Made {made}. Next, install it beside Byline and test it:
 
-  pip install --no-deps --no-build-isolation --editable {made}
-  pytest {made}
+  {python} -m pip install --no-build-isolation --editable {shlex.quote(f"{made}[test]")}
+  {python} -m pytest {shlex.quote(str(made))}
 
 {made / "README.md"} says how to run it."""
     )
