@@ -73,20 +73,19 @@ class SecretReference(Declaration):
 
     def read(self, environment: Mapping[str, str]) -> str:
         """The secret; raises ConnectionMisconfigured where the place is empty, and what kept the vault from opening."""
-        place = self.env or self.file
         if self.vault:
             if isinstance(self._from_vault, BylineError):
                 raise self._from_vault
             value = "" if self._from_vault is None else self._from_vault.get_secret_value()
-            place = "it with `byline connections secret set`"
+            remedy = "set it with `byline connections secret set`"
         elif self.env is not None:
             value = environment.get(self.env, "")
-        elif self.file is not None and self.file.is_file():
-            value = self.file.read_text().strip()
+            remedy = f"set {self.env}"
         else:
-            value = ""
+            value = self.file.read_text().strip() if self.file is not None and self.file.is_file() else ""
+            remedy = f"write it into {self.file}"
         if not value:
-            msg = f"The client secret is not there: set {place}."
+            msg = f"The client secret is not there: {remedy}."
             raise ConnectionMisconfigured(msg)
         return value
 
