@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import httpx2
 
-from gateway.client.failures import CommandFailed, GatewaySilent, Refused, WrongUse
+from gateway.client.failures import CommandFailed, GatewaySilent, NotThere, Refused, WrongUse
 
 API_PATH: Final = "/api/v1"
 TIMEOUT: Final = httpx2.Timeout(60.0, connect=10.0)
@@ -143,6 +143,8 @@ def _failure(response: httpx2.Response) -> CommandFailed:
         return Refused(f"{detail} Sign in with `byline login`, or set BYLINE_TOKEN to an API token.")
     if status == 403:
         return Refused(detail)
+    if status == 404:
+        return NotThere(detail)
     if status in {400, 422}:
         return WrongUse(detail)
     if status in {502, 503, 504}:

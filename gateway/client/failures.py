@@ -26,6 +26,12 @@ class Refused(CommandFailed):
     exit_code = 4
 
 
+class NotThere(CommandFailed):
+    """What was named does not exist, or is not for whoever asked."""
+
+    code = "not_there"
+
+
 class GatewaySilent(CommandFailed):
     """The gateway, or what it needs to answer, cannot be reached."""
 

@@ -11,7 +11,7 @@ import typer
 
 from gateway.client.answers import Happened, Progress, RunState, Wait
 from gateway.client.api import Gateway
-from gateway.client.failures import CommandFailed
+from gateway.client.failures import CommandFailed, NotThere
 from gateway.client.following import following
 from gateway.commands.asking import ask_here, somebody_is_there
 from gateway.commands.connected import print_json
@@ -150,6 +150,8 @@ def _leaving(run_id: str) -> Iterator[None]:
     except KeyboardInterrupt:
         typer.echo(f"\nThe run goes on. {how_to_follow(run_id)}", err=True)
         raise typer.Exit(130) from None
+    except NotThere:
+        raise
     except CommandFailed:
         typer.echo(how_to_follow(run_id), err=True)
         raise

@@ -82,8 +82,10 @@ def use(
             gateway.delete("connections", name, "choice", tool=tool)
         else:
             gateway.put("connections", name, "choice", body={"account": account, "tool": tool})
-    said = "Nothing is chosen" if account is None else f"{plain(account)} is used"
-    typer.echo(f"{said} on {plain(name)} by {of} from now on.")
+    if account is None:
+        typer.echo(f"Your choice on {plain(name)} for {of} is taken back.")
+    else:
+        typer.echo(f"{plain(account)} is used on {plain(name)} by {of} from now on.")
 
 
 @app.command()

@@ -42,8 +42,13 @@ app = typer.Typer(cls=_ToolGroup, invoke_without_command=True)
 @app.callback()
 def tools(context: typer.Context, *, as_json: AsJson = False) -> None:
     """List the tools that you may call, or show what one of them takes."""
-    if context.invoked_subcommand is not None:
-        return
+    if context.invoked_subcommand is None:
+        list_tools(as_json=as_json)
+
+
+@app.command("list")
+def list_tools(*, as_json: AsJson = False) -> None:
+    """List the tools that you may call; `list` may be left out."""
     with gateway_here() as gateway:
         found = gateway.items("tools")
     if as_json:
@@ -77,7 +82,7 @@ def check_tool(name: ToolName, *, as_json: AsJson = False) -> None:
         for each in found["connections"]:
             typer.echo(plain(each["detail"]))
         typer.echo(
-            f"Connect it at {plain(found['url'])}" if found["url"] else "A call would wait for no sign-in."
+            f"Connect at {plain(found['url'])}" if found["url"] else "A call would wait for no sign-in."
         )
     if found["would_wait"]:
         raise typer.Exit(3)

@@ -388,7 +388,9 @@ async def test_runs_are_listed_shown_cancelled_and_tried_again(alice: Terminal) 
 
 
 async def test_tools_are_listed_and_shown_with_what_they_take(alice: Terminal) -> None:
-    assert "read_once" in (await alice.answer("tools")).out
+    listed = (await alice.answer("tools")).out
+    assert "read_once" in listed
+    assert (await alice.answer("tools", "list")).out == listed
     shown = (await alice.answer("tools", "read_once")).out
     assert re.search(r"account_id +text +required", shown)
     assert "byline call read_once --arg account_id=…" in shown
@@ -404,6 +406,7 @@ MISTAKES: list[tuple[str, dict[str, str], int, str]] = [
     ("call nothing_like_it", {}, 1, "There is no tool 'nothing_like_it'"),
     ("call read_once --args-json -", {}, 2, "holds no JSON"),
     ("runs show nowhere", {}, 1, "You have no run 'nowhere'."),
+    ("runs follow nowhere", {}, 1, "You have no run 'nowhere'."),
     ("runs list --status lost", {}, 2, "status"),
     (
         "schedules create never read_once --arg account_id=1",
