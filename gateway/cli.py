@@ -1,8 +1,9 @@
 """The command line, `byline`: puts the commands together and tells how they ended; what they do is in their modules."""
 
+import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -61,10 +62,9 @@ def main() -> None:
             typer.echo(f"{_variable(problem['loc'])}: {what}" if problem["loc"] else what, err=True)
         sys.exit(2)
     except SettingsError as error:
-        # The error knows its field in words only.
-        field = re.search(r'field "(\w+)"', str(error))
-        where = _variable((field[1],)) if field else str(error)
-        typer.echo(f"{where}: write JSON, since this setting is a list or a group", err=True)
+        typer.echo(
+            f"{_unread(error, os.environ)}: write JSON, since this setting is a list or a group", err=True
+        )
         sys.exit(2)
     except CommandFailed as error:
         # Some of it may be a server's own words.
@@ -112,6 +112,17 @@ def _run_and_administer(app: typer.Typer) -> None:
         app.command(rich_help_panel=_RUN)(command)
     for name, about in groups.items():
         app.add_typer(typer.Typer(cls=_Later), name=name, help=about, rich_help_panel=_RUN)
+
+
+def _unread(error: SettingsError, environment: Mapping[str, str]) -> str:
+    """The variable that holds no JSON: the error knows its field in words only, and its cause the text."""
+    field = re.search(r'field "(\w+)"', str(error))
+    if field is None:
+        return str(error)
+    group = _variable((field[1],))
+    text = getattr(error.__cause__, "doc", None)
+    named = (name for name, value in environment.items() if name.startswith(f"{group}__") and value == text)
+    return next(named, group)
 
 
 def _variable(location: tuple[int | str, ...]) -> str:

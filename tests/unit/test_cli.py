@@ -26,6 +26,11 @@ def ran(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) ->
             "workflows",
             "BYLINE_MODULES: write JSON, since this setting is a list or a group",
         ),
+        (
+            "BYLINE_OUTGOING__PRIVATE_HOSTS",
+            "10.1.2.3",
+            "BYLINE_OUTGOING__PRIVATE_HOSTS: write JSON, since this setting is a list or a group",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_by_its_variable(
