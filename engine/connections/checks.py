@@ -169,7 +169,7 @@ class Trial:
                     part, "ok", "the token endpoint knows it, and refuses a code that nobody issued"
                 )
             return _refused(part, error)
-        except UpstreamFailed as error:
+        except (UpstreamFailed, ConnectionMisconfigured) as error:
             return Finding(part, "wrong", f"{error} Check token_endpoint.")
         return Finding(part, "wrong", "the token endpoint gives tokens for a code that nobody issued")
 
@@ -179,7 +179,7 @@ class Trial:
             await client.unasked(SHARED, self._connection.scopes)
         except TokenRefused as error:
             return _refused(part, error)
-        except UpstreamFailed as error:
+        except (UpstreamFailed, ConnectionMisconfigured) as error:
             return Finding(part, "wrong", f"{error} Check token_endpoint.")
         return Finding(part, "ok", "the token endpoint gives it tokens")
 

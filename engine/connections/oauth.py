@@ -305,9 +305,13 @@ class OAuthClient:
         except (UpstreamUnavailable, RequestRejected) as error:
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer: {error}"
             raise type(error)(msg, status=error.status) from None
-        except (httpx2.HTTPError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        except httpx2.HTTPError as error:
             reason = type(error).__name__
             msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
+            raise UpstreamUnavailable(msg) from None
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            reason = type(error).__name__
+            msg = f"The sign-in service of connection '{self._connection.name}' answers with no tokens ({reason})."
             raise UpstreamUnavailable(msg) from None
 
 

@@ -76,6 +76,10 @@ class CheckedTransport(httpx2.AsyncHTTPTransport):
 
     def check(self, url: httpx2.URL) -> None:
         """Return where an address is of a form that is called at all; raises AddressRefused."""
+        if url.scheme == "http" and url.host and "http" not in self._schemes:
+            raise AddressRefused(
+                "An address begins with https://, and BYLINE_OUTGOING__ALLOW_HTTP allows no other."
+            )
         if url.scheme not in self._schemes or not url.host:
             begins = " or ".join(f"{each}://" for each in sorted(self._schemes))
             raise AddressRefused(f"An address begins with {begins} and names a host.")

@@ -118,6 +118,27 @@ async def test_an_upstream_that_no_action_may_call_is_told_ahead(
     assert told in found["upstream"][1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (OutgoingSettings(allow_http=True), "BYLINE_OUTGOING__PRIVATE_HOSTS"),
+        (OutgoingSettings(), "BYLINE_OUTGOING__ALLOW_HTTP"),
+    ],
+)
+@pytest.mark.parametrize("client_id", ["people", "service"])
+async def test_a_sign_in_service_that_may_not_be_called_is_told_beside_the_rest(
+    client_id: str, settings: OutgoingSettings, told: str
+) -> None:
+    inside = "http://127.0.0.1"
+    endpoints = {"authorization_endpoint": f"{inside}/authorize", "token_endpoint": f"{inside}/token"}
+    async with Outgoing(settings) as careful:
+        found = await tried(careful, declaration(inside, client_id, provider=endpoints))
+
+    assert found["client"][0] == "wrong"
+    assert told in found["client"][1]
+    assert found["upstream"][0] == "wrong"
+
+
 async def test_an_issuer_that_is_not_there_is_told(outgoing: Outgoing) -> None:
     found = await tried(outgoing, declaration(f"http://127.0.0.1:{free_port()}"))
 
