@@ -34,7 +34,8 @@ def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connect
         raise SettingsInvalid(msg) from error
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False)
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_input=False)
         )
         msg = f"The connections file {path} does not hold together: {problems}."
         raise SettingsInvalid(msg) from error

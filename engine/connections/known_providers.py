@@ -46,7 +46,7 @@ class KnownProvider(_Entry):
         texts = {name: str(value) for name, value in values.items()}
         for name, variable in self.variables.items():
             if not re.fullmatch(variable.pattern, texts[name], re.ASCII):
-                raise ValueError(f"{name} is {variable.meaning}, like {variable.example}")
+                raise ValueError(f"{name} does not fit: {variable.meaning}, like {variable.example}")
         return _filled(self.base_url, texts), _filled(self.provider, texts)
 
 
@@ -61,7 +61,7 @@ def known_provider(name: str) -> KnownProvider:
     names = known_names()
     if name not in names:
         near = difflib.get_close_matches(name, names)
-        meant = f"did you mean {' or '.join(near)}?" if near else "declare its endpoints one by one"
+        meant = f"perhaps {' or '.join(near)} is meant" if near else "declare its endpoints one by one"
         raise ValueError(f"no provider is known as '{name}': {meant}")
     return KnownProvider.model_validate(yaml.safe_load((_FOLDER / f"{name}.yml").read_text()))
 

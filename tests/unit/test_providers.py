@@ -153,14 +153,14 @@ def test_a_connection_is_kept_with_all_that_its_known_provider_said() -> None:
 @pytest.mark.parametrize(
     ("provider", "told"),
     [
-        ({"known": "saleforce"}, "no provider is known as 'saleforce': did you mean salesforce"),
+        ({"known": "saleforce"}, "no provider is known as 'saleforce': perhaps salesforce"),
         ({"known": "../../settings"}, "no provider is known as '../../settings': declare its endpoints"),
         ({"known": "zendesk"}, "Zendesk takes the variables {subdomain: what stands before .zendesk.com}"),
         ({"known": "zendesk", "variables": {"sub": "acme"}}, "Zendesk takes the variables {subdomain"),
         ({"known": "github", "variables": {"host": "acme"}}, "GitHub takes the variables {}"),
         (
             {"known": "zendesk", "variables": {"subdomain": "evil.example/"}},
-            "subdomain is what stands before .zendesk.com, like acme",
+            "subdomain does not fit: what stands before .zendesk.com, like acme",
         ),
         ({"known": "zendesk", "variables": ["acme"]}, "a mapping of name to value"),
         ({"known": "github", "endpoint": "x"}, "Extra inputs are not permitted"),
@@ -186,7 +186,7 @@ def test_a_mistake_about_a_known_provider_is_told_with_its_place_in_the_file(tmp
     file.write_text(json.dumps({"connections": {"support": body}}))
 
     with pytest.raises(
-        SettingsInvalid, match=r"support: .*no provider is known as 'zendsk': did you mean zendesk"
+        SettingsInvalid, match=r"support: .*no provider is known as 'zendsk': perhaps zendesk"
     ):
         read_connections(file, {})
 
