@@ -21,8 +21,8 @@ BLOCKS = {
 }
 LANGUAGES = {"sh", "json", "yaml", "toml", "python", "mermaid", "text"}
 PROGRAMS = {
-    *("byline", "claude", "export", "make", "npx", "pip", "pytest", "temporal"),
-    *(".venv/bin/byline", ".venv/bin/pip"),
+    *("byline", "claude", "export", "make", "npx", "pip", "temporal"),
+    *(".venv/bin/byline", ".venv/bin/pip", ".venv/bin/pytest"),
 }
 EXAMPLE = ROOT / "examples" / "kinto_notes"
 
