@@ -23,7 +23,6 @@ from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import (
-    AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
     ConnectionMisconfigured,
@@ -111,13 +110,12 @@ class Consent:
     async def complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str
     ) -> AuthorizationRequest:
-        """Take the provider's answer: exchange the code, store the grant, owe the waiters their wake-up.
+        """Take the provider's answer to a request: store the grant, or note the no, and owe the waiters their wake-up.
 
         `principal` is who came back: the one who was asked, or an administrator who answers for a service.
         Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another provider (RFC 9207),
         or not from the browser and person that it was begun for; AccountMismatched for the sign-in to another account
-        than the one that is asked for; AuthorizationDenied where the person said no; and AuthorizationExpired where
-        nobody waits any more. Refusals are in the trail.
+        than the one that is asked for; and AuthorizationExpired where nobody waits any more. Refusals are in the trail.
         """
         try:
             return await self._complete(parameters, principal, session)
@@ -164,8 +162,7 @@ class Consent:
         _from_where_it_began(parameters, connection, await client.endpoints(), begun_at)
         if parameters.get("error") == "access_denied":
             await self._requests.deny(request.id, asked_principal, by=by)
-            msg = f"You declined access to {connection.title}."
-            raise AuthorizationDenied(msg)
+            return request
         if "error" in parameters or not parameters.get("code"):
             msg = f"{connection.title} did not sign you in. Open the link again, or tell your administrator."
             raise AuthorizationRefused(msg)

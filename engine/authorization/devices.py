@@ -19,7 +19,6 @@ from engine.connections.sign_in.methods import SignIns
 from engine.db.database import Database, now
 from engine.db.tables import DeviceSignInRow
 from engine.errors import (
-    AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
     UpstreamUnavailable,
@@ -88,12 +87,11 @@ class DeviceSignIns:
             await session.merge(row)
 
     async def look(self, request: AuthorizationRequest, person: Principal) -> DeviceWait | None:
-        """What became of a question's code: still waited for, or None where there is none or it was confirmed just now.
+        """What became of a question's code: still waited for, or None where there is none or it was answered just now.
 
         However often and in however many processes people look, the provider is asked no more often than it wants.
-        Raises AuthorizationDenied where the person said no there, AuthorizationExpired where the code ran out,
-        AuthorizationRefused where the provider took it back, and AccountMismatched where they confirmed it with another
-        account than the one that is asked for.
+        Raises AuthorizationExpired where the code ran out, AuthorizationRefused where the provider took it back, and
+        AccountMismatched where they confirmed it with another account than the one that is asked for.
         """
         async with self._database.reading() as session:
             row = await session.get(DeviceSignInRow, request.id)
@@ -151,7 +149,7 @@ class DeviceSignIns:
         asked: Principal,
         by: Principal | None,
         wait: DeviceWait,
-    ) -> DeviceWait:
+    ) -> DeviceWait | None:
         """What an answer without tokens means (RFC 8628 section 3.5)."""
         match error.error:
             case "authorization_pending":
@@ -162,7 +160,7 @@ class DeviceSignIns:
         match error.error:
             case "access_denied":
                 await self._requests.deny(request.id, asked, by=by)
-                raise AuthorizationDenied(f"You declined access to {connection.title}.") from None
+                return None
             case "expired_token":
                 msg = "The code ran out before anybody confirmed it. Get a new one."
                 raise AuthorizationExpired(msg) from None

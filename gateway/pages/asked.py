@@ -9,7 +9,6 @@ from engine.authorization.refusals import refusal
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import (
     AccountMismatched,
-    AuthorizationDenied,
     AuthorizationExpired,
     AuthorizationRefused,
     BylineError,
@@ -58,9 +57,6 @@ async def asked_of(
 def not_connected(session: BrowserSession, error: BylineError) -> Response:
     """The page that says how a sign-in ended without a grant."""
     match error:
-        case AuthorizationDenied():
-            text = f"{error} The tool was told. {CALL_AGAIN}"
-            return notice("You declined", text, status=200, session=session)
         case AccountMismatched():
             link = (connect_path(error.request), "Sign in to the account that is asked for")
             return notice("That is another account", str(error), status=409, session=session, link=link)

@@ -197,7 +197,9 @@ async def test_a_no_at_the_provider_is_a_no(stage: Stage) -> None:
         page = await (await browser.open(stage.link(request))).form(submit="Continue")
         page = await (await stage.at_crm(page)).form(submit="Deny")
 
-    assert "You declined" in page.text
+    assert "You declined Acme CRM" in page.text
+    assert "The tool was told." in page.text
+    assert page.url == stage.link(request)
     assert await stage.state(request) == "denied"
 
 

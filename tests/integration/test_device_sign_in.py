@@ -192,7 +192,7 @@ async def test_a_no_on_the_other_device_is_a_no(stage: Stage, provider: OidcProv
 
     told = await stage.look(request)
 
-    assert "You declined" in told.text
+    assert "You declined Acme CRM" in told.text
     assert (await stage.now(request.id)).state == "denied"
 
 
