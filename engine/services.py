@@ -8,7 +8,6 @@ import httpx2
 
 from engine.audit.attempts import Attempts
 from engine.audit.trail import Trail
-from engine.authorization.account_choices import AccountChoices
 from engine.authorization.answering import Answering
 from engine.authorization.consent import Consent
 from engine.authorization.devices import DeviceSignIns
@@ -84,7 +83,6 @@ class Services:
     waiters: Waiters
     authorization: AuthorizationRequests
     answering: Answering
-    account_choices: AccountChoices
     standing_in: StandingIn
     consent: Consent
     typed_keys: TypedKeys
@@ -181,7 +179,6 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             waiters=waiters,
             authorization=requests,
             answering=answering,
-            account_choices=AccountChoices(database, principals, accounts, grants, answering, waiters, trail),
             standing_in=standing_in,
             consent=Consent(
                 database,

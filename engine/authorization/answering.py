@@ -1,4 +1,4 @@
-"""What people answer by a sign-in or a choice, in one transaction with the grant or the choice; it shows no page."""
+"""Takes what people answer by a sign-in or by a choice of account, and lets whoever waited for that go on."""
 
 from collections.abc import Collection
 
@@ -11,13 +11,17 @@ from engine.connections.connection import Connection
 from engine.connections.grants import Grants
 from engine.connections.tokens import Tokens
 from engine.db.database import Database
+from engine.errors import AccountUnknown
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
 from engine.waiting.waiters import Waiters
 
 
 class Answering:
-    """Stores what was granted or chosen, and closes every request that it answers."""
+    """Stores what was granted or chosen, in one transaction with the end of every request that it answers.
+
+    A choice holds until its owner changes it; runs that have used an account already keep that one.
+    """
 
     def __init__(
         self,
@@ -76,17 +80,64 @@ class Answering:
             )
             events = [granted]
             if request is not None and await self._has_to_choose(session, request, connection, account):
-                events.append(await self.choose(session, request, connection, principal, account, tool, by))
+                events.append(await self._choose(session, request, connection, principal, account, tool, by))
             is_answered = request is None or request.account in {None, account}
             for each in await self._requests.open_in(session, principal.id, connection.name):
                 if request is not None and each.id == request.id and is_answered:
-                    await self.answer_with(session, each, account)
+                    await self._answer_with(session, each, account)
                 elif _suffices(each, account, tokens.scopes):
                     await self._requests.granted(session, each.id)
-            await self.answer_decided(session, connection, principal.id)
+            await self._answer_decided(session, connection, principal.id)
             await record(session, *events)
         self._waiters.owed.set()
         return is_answered
+
+    async def use(
+        self, connection: Connection, principal: Principal, account: str, *, tool: str = ""
+    ) -> None:
+        """Use this account from now on, by the tool or by every tool without one of its own; raises AccountUnknown."""
+        await self._check(connection, principal, account)
+        record = await self._trail.recorder()
+        async with self._database.writing() as session:
+            await self._principals.hold(session, principal.id)
+            await self._accounts.choose(session, principal.id, connection.name, account, tool=tool)
+            await self._answer_decided(session, connection, principal.id)
+            await record(session, _chosen(principal, connection, account, tool))
+        self._waiters.owed.set()
+
+    async def forget(self, connection: Connection, principal: Principal, *, tool: str = "") -> None:
+        """Forget what was chosen for the tool, or for every tool without one of its own."""
+        record = await self._trail.recorder()
+        forgotten = AuditEvent(
+            kind="account.unchosen", principal=principal, connection=connection.name, for_tool=tool or None
+        )
+        async with self._database.writing() as session:
+            await self._principals.hold(session, principal.id)
+            await self._accounts.unchoose(session, principal.id, connection.name, tool=tool)
+            await self._answer_decided(session, connection, principal.id)
+            await record(session, forgotten)
+        self._waiters.owed.set()
+
+    async def answer(
+        self,
+        request: AuthorizationRequest,
+        connection: Connection,
+        principal: Principal,
+        account: str,
+        *,
+        tool: str = "",
+        by: Principal | None = None,
+    ) -> None:
+        """Answer a question which account to use, `by` an administrator for a service; raises AccountUnknown."""
+        await self._check(connection, principal, account)
+        record = await self._trail.recorder()
+        async with self._database.writing() as session:
+            await self._principals.hold(session, principal.id)
+            said = await self._choose(session, request, connection, principal, account, tool, by)
+            await self._answer_with(session, request, account)
+            await self._answer_decided(session, connection, principal.id)
+            await record(session, said)
+        self._waiters.owed.set()
 
     async def _has_to_choose(
         self, session: AsyncSession, request: AuthorizationRequest, connection: Connection, account: str
@@ -98,7 +149,7 @@ class Answering:
         asked = request.asks == "choice" or (request.asks == "any_account" and is_alone)
         return asked and standing.account != account
 
-    async def choose(
+    async def _choose(
         self,
         session: AsyncSession,
         request: AuthorizationRequest,
@@ -112,21 +163,27 @@ class Answering:
         await self._accounts.choose(session, principal.id, connection.name, account, tool=tool)
         if request.asks == "choice" and not tool:
             await self._accounts.unchoose(session, principal.id, connection.name, tool=request.about)
-        return chosen(principal, connection, account, tool, by=by)
+        return _chosen(principal, connection, account, tool, by=by)
 
-    async def answer_with(self, session: AsyncSession, request: AuthorizationRequest, account: str) -> None:
+    async def _answer_with(self, session: AsyncSession, request: AuthorizationRequest, account: str) -> None:
         """Answer a request, if it is open, in the caller's transaction; the runs that wait for it keep the account."""
         runs = await self._waiters.runs_awaiting(session, request.id)
         if await self._requests.granted(session, request.id):
             await self._accounts.settle(session, request.principal_id, request.connection, runs, account)
 
-    async def answer_decided(self, session: AsyncSession, connection: Connection, principal_id: str) -> None:
+    async def _answer_decided(self, session: AsyncSession, connection: Connection, principal_id: str) -> None:
         """Answer, in the caller's transaction, every question which account to use that is none any more."""
         for each in await self._requests.open_in(session, principal_id, connection.name):
             if each.asks == "choice":
                 standing = await self._grants.standing(session, connection, principal_id, tool=each.about)
                 if standing.grant is not None:
                     await self._requests.granted(session, each.id)
+
+    async def _check(self, connection: Connection, principal: Principal, account: str) -> None:
+        usable = await self._grants.usable(principal.id, connection.name)
+        if account not in {grant.account for grant in usable}:
+            msg = f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
+            raise AccountUnknown(msg)
 
 
 def _suffices(request: AuthorizationRequest, account: str, scopes: Collection[str]) -> bool:
@@ -136,7 +193,7 @@ def _suffices(request: AuthorizationRequest, account: str, scopes: Collection[st
     )
 
 
-def chosen(
+def _chosen(
     principal: Principal, connection: Connection, account: str, tool: str, *, by: Principal | None = None
 ) -> AuditEvent:
     """The event that tells of a choice of account."""

@@ -121,7 +121,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         """It holds until you change it, for runs that begin to use the connection from now on."""
         connection = await _personal(services, name)
         tool = "" if choice.tool is None else registry.tool(choice.tool).name
-        await services.account_choices.use(connection, caller.principal, choice.account, tool=tool)
+        await services.answering.use(connection, caller.principal, choice.account, tool=tool)
         return (await _own(services, registry, caller)).shown(connection)
 
     @router.delete(
@@ -133,7 +133,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
     async def unchoose(caller: CallingInPerson, name: _NAME, tool: _TOOL = None) -> None:
         """Without a choice your only account is used, and of several you are asked which."""
         connection = await _personal(services, name)
-        await services.account_choices.forget(connection, caller.principal, tool=tool or "")
+        await services.answering.forget(connection, caller.principal, tool=tool or "")
 
     @router.delete(
         "/connections/{name}/grant",

@@ -139,9 +139,7 @@ class ConnectPage:
             return await self._question(session, asked, connection, problem="Choose one of the accounts.")
         by, tool = stand_in(holder, person), _chosen_for(asked, fields)
         try:
-            await self._services.account_choices.answer(
-                asked, connection, holder, grant.account, tool=tool, by=by
-            )
+            await self._services.answering.answer(asked, connection, holder, grant.account, tool=tool, by=by)
         except AccountUnknown as error:
             return await self._question(session, asked, connection, problem=str(error))
         return None

@@ -116,16 +116,16 @@ class ConnectionPages:
         grants: Mapping[str, Grant],
     ) -> None:
         chosen = (await self._services.accounts.of(principal.id)).get(connection.name, {})
-        choices = self._services.account_choices
+        answering = self._services.answering
         for field, value in fields.items():
             if field != _FOR_ALL and not field.startswith(_FOR_TOOL):
                 continue
             tool = "" if field == _FOR_ALL else self._registry.tool(field.removeprefix(_FOR_TOOL)).name
             grant = grants.get(value)
             if value == "" and tool in chosen:
-                await choices.forget(connection, principal, tool=tool)
+                await answering.forget(connection, principal, tool=tool)
             elif grant is not None and chosen.get(tool) != grant.account:
-                await choices.use(connection, principal, grant.account, tool=tool)
+                await answering.use(connection, principal, grant.account, tool=tool)
             elif value not in {"", "keep"} and grant is None:
                 raise AccountUnknown("The account that you chose is not connected any more. Choose another.")
 

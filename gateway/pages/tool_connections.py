@@ -90,7 +90,7 @@ class ToolConnections:
             account = next((each.account for each in need.accounts if each.id == fields.get("account")), None)
             if account is not None:
                 reach = tool.name if fields.get("reach") == "tool" else ""
-                await self._services.account_choices.use(connection, principal, account, tool=reach)
+                await self._services.answering.use(connection, principal, account, tool=reach)
             return here
         if need.state == "connected":
             return here

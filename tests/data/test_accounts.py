@@ -78,11 +78,11 @@ async def is_open(services: Services, request: AuthorizationRequest) -> bool:
 
 async def lapse(services: Services, principal: Principal, account: str) -> None:
     """Let the upstream refuse what was granted with this account."""
-    await services.account_choices.use(BILLING, principal, account, tool="the one that finds out")
+    await services.answering.use(BILLING, principal, account, tool="the one that finds out")
     found = await services.grants.credential(BILLING, principal.id, tool="the one that finds out")
     assert found is not None
     await services.grants.invalidate(found)
-    await services.account_choices.forget(BILLING, principal, tool="the one that finds out")
+    await services.answering.forget(BILLING, principal, tool="the one that finds out")
 
 
 async def test_one_account_needs_no_choice_and_several_do(services: Services, alice: Principal) -> None:
@@ -124,15 +124,15 @@ async def test_the_choice_for_a_tool_goes_before_the_one_for_every_tool_and_last
 ) -> None:
     await connected(services, alice, WORK, HOME)
     await connected(services, bob, WORK, HOME)
-    await services.account_choices.use(BILLING, alice, WORK)
-    await services.account_choices.use(BILLING, alice, HOME, tool="plan_holidays")
+    await services.answering.use(BILLING, alice, WORK)
+    await services.answering.use(BILLING, alice, HOME, tool="plan_holidays")
 
     assert await used(other, alice, run="run-1") == WORK
     assert await used(other, alice, run="run-2", tool="plan_holidays") == HOME
     assert await used(other, bob, run="run-3") is None
-    await services.account_choices.forget(BILLING, alice, tool="plan_holidays")
+    await services.answering.forget(BILLING, alice, tool="plan_holidays")
     assert await used(other, alice, run="run-4", tool="plan_holidays") == WORK
-    await services.account_choices.use(BILLING, alice, HOME)
+    await services.answering.use(BILLING, alice, HOME)
     assert await used(other, alice, run="run-5") == HOME
     assert await services.accounts.of(alice.id) == {"billing": {"": HOME}}
     told = [
@@ -155,7 +155,7 @@ async def test_an_account_that_is_not_connected_cannot_be_chosen(
 
     for account in (WORK, HOME):
         with pytest.raises(AccountUnknown, match=account):
-            await services.account_choices.use(BILLING, alice, account)
+            await services.answering.use(BILLING, alice, account)
 
 
 async def test_a_run_keeps_the_account_that_it_used_first_whatever_is_chosen_meanwhile(
@@ -164,7 +164,7 @@ async def test_a_run_keeps_the_account_that_it_used_first_whatever_is_chosen_mea
     await connected(services, alice, WORK)
     assert await used(services, alice) == WORK
     await connected(services, alice, HOME)
-    await services.account_choices.use(BILLING, alice, HOME)
+    await services.answering.use(BILLING, alice, HOME)
 
     assert await used(services, alice) == WORK
     assert await used(services, alice, run="run-2") == HOME
@@ -184,11 +184,9 @@ async def test_of_first_uses_that_meet_while_the_choice_changes_one_decides_for_
 ) -> None:
     await connected(services, alice, WORK, HOME)
     for number in range(6):
-        await services.account_choices.use(BILLING, alice, WORK)
+        await services.answering.use(BILLING, alice, WORK)
         uses = (used((services, other)[each % 2], alice, run=f"run-{number}") for each in range(8))
-        found, *_ = await asyncio.gather(
-            asyncio.gather(*uses), other.account_choices.use(BILLING, alice, HOME)
-        )
+        found, *_ = await asyncio.gather(asyncio.gather(*uses), other.answering.use(BILLING, alice, HOME))
         assert len({account for account in found if account is not None}) == 1
 
 
@@ -196,13 +194,13 @@ async def test_the_account_that_was_chosen_is_asked_for_and_never_replaced_by_an
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK, HOME)
-    await services.account_choices.use(BILLING, alice, WORK)
+    await services.answering.use(BILLING, alice, WORK)
     await services.grants.remove(BILLING, alice.id, WORK)
 
     assert await used(services, alice) is None
     request = await question(services, alice)
     assert (request.asks, request.about) == ("choice", TOOL)
-    await services.account_choices.answer(request, BILLING, alice, HOME)
+    await services.answering.answer(request, BILLING, alice, HOME)
     assert await used(services, alice) == HOME
     assert await services.accounts.of(alice.id) == {"billing": {"": HOME}}
 
@@ -241,8 +239,8 @@ async def test_an_answer_holds_for_the_runs_that_waited_even_if_it_is_changed_be
     request = await question(services, alice, "run-1")
     assert (await question(services, alice, "run-2")).id == request.id
 
-    await services.account_choices.answer(request, BILLING, alice, WORK)
-    await services.account_choices.use(BILLING, alice, HOME)
+    await services.answering.answer(request, BILLING, alice, WORK)
+    await services.answering.use(BILLING, alice, HOME)
 
     assert len(await services.waiters.wake_ups(10)) == 2
     assert [await used(services, alice, run=f"run-{number}") for number in (1, 2, 3)] == [WORK, WORK, HOME]
@@ -252,7 +250,7 @@ async def test_a_new_account_that_answers_for_one_tool_is_used_by_that_tool_alon
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK)
-    await services.account_choices.use(BILLING, alice, WORK)
+    await services.answering.use(BILLING, alice, WORK)
     await services.grants.remove(BILLING, alice.id)
     request = await question(services, alice)
 
@@ -269,9 +267,9 @@ async def test_a_choice_by_page_answers_the_tools_that_wait_for_one(
     await connected(services, alice, WORK, HOME)
     request = await question(services, alice)
 
-    await services.account_choices.use(BILLING, alice, HOME, tool="another_tool")
+    await services.answering.use(BILLING, alice, HOME, tool="another_tool")
     assert await is_open(services, request)
-    await services.account_choices.use(BILLING, alice, HOME)
+    await services.answering.use(BILLING, alice, HOME)
 
     assert not await is_open(services, request)
     assert await used(services, alice) == HOME
@@ -281,7 +279,7 @@ async def test_a_step_up_is_asked_of_the_chosen_account_and_leaves_the_others_as
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK, HOME)
-    await services.account_choices.use(BILLING, alice, HOME)
+    await services.answering.use(BILLING, alice, HOME)
 
     request = await question(services, alice, "run-1", "delete")
 
@@ -323,7 +321,7 @@ async def test_the_account_of_a_run_goes_by_the_word_of_a_namespace_that_knew_th
     await connected(services, alice, WORK)
     for run in ("run-1", "run-2"):
         assert await used(services, alice, run=run) == WORK
-    await services.account_choices.use(BILLING, alice, WORK)
+    await services.answering.use(BILLING, alice, WORK)
 
     async def looked_for(namespace: str, *kept: str, days: int = 1) -> int:
         runs = update(AccountChoiceRow).where(col(AccountChoiceRow.run_id) != "")

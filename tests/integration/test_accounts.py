@@ -15,7 +15,7 @@ async def use(platform: Platform, connection: str, account: str, tool: str = "")
     """Let Alice choose an account."""
     declared = await platform.services.catalogue.get(connection)
     name = platform.systems[connection].account(account)
-    await platform.services.account_choices.use(declared, platform.alice, name, tool=tool)
+    await platform.services.answering.use(declared, platform.alice, name, tool=tool)
 
 
 async def two_accounts(platform: Platform, *connections: str) -> None:
@@ -41,7 +41,7 @@ async def test_a_run_waits_for_the_choice_between_two_accounts_which_is_remember
     (request,) = await platform.parked(run)
     before = platform.requests("crm")
     bobs = platform.systems["crm"].account("bob")
-    await platform.services.account_choices.answer(request, crm, platform.alice, bobs)
+    await platform.services.answering.answer(request, crm, platform.alice, bobs)
 
     assert (request.asks, request.about, before) == ("choice", "read_once", [])
     assert isinstance(await platform.outcome(run), Finished)
@@ -106,7 +106,7 @@ async def test_branches_that_need_a_choice_a_step_up_and_a_sign_in_ask_for_all_t
     }
     crm = await platform.services.catalogue.get("crm")
     alices = platform.systems["crm"].account("alice")
-    await platform.services.account_choices.answer(requests["crm"], crm, platform.alice, alices)
+    await platform.services.answering.answer(requests["crm"], crm, platform.alice, alices)
     for name in ("billing", "support"):
         await platform.consent(requests[name], platform.alice)
     assert isinstance(await platform.outcome(run), Finished)

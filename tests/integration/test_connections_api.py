@@ -179,8 +179,8 @@ async def test_a_token_for_some_tools_sees_what_these_use_and_with_which_account
         await platform.grant("crm", ann, account="bob")
         await platform.grant("support", ann)
         crm = await platform.services.catalogue.get("crm")
-        await platform.services.account_choices.use(crm, ann, other, tool="read_widely")
-        await platform.services.account_choices.use(crm, ann, hers, tool="read_once")
+        await platform.services.answering.use(crm, ann, other, tool="read_widely")
+        await platform.services.answering.use(crm, ann, hers, tool="read_once")
         async with rest.calling_as(ann) as alice:
             await alice.post("/connections/support/sign-ins")
             made = await alice.post("/tokens", json={"name": "nightly", "tools": ["read_once"]})
@@ -230,7 +230,7 @@ async def test_what_a_call_would_wait_for_is_said_before_it_and_starts_nothing(
         unclear = await asked()
         support = await platform.services.catalogue.get("support")
         bobs = platform.systems["support"].account("bob")
-        await platform.services.account_choices.use(support, ann, bobs, tool=tool)
+        await platform.services.answering.use(support, ann, bobs, tool=tool)
         ready = await asked()
         unknown = await alice.get("/tools/nothing/readiness")
         runs = (await alice.get("/runs")).json()["items"]

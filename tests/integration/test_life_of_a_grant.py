@@ -358,7 +358,7 @@ async def forgotten(platform: Platform, workflow_id: str, first_run_id: str = ""
 async def choose(platform: Platform, account: str) -> None:
     """Let Alice use this account of the CRM from now on."""
     declared, name = await platform.services.catalogue.get("crm"), platform.systems["crm"].account(account)
-    await platform.services.account_choices.use(declared, platform.alice, name)
+    await platform.services.answering.use(declared, platform.alice, name)
 
 
 async def looked_for(platform: Platform) -> int:

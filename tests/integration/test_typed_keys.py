@@ -99,7 +99,7 @@ async def test_a_key_of_another_account_that_is_typed_for_one_tool_is_used_by_th
     await platform.services.catalogue.declare([connection])
     await platform.grant("crm", platform.alice)
     hers, bobs = crm.account("alice"), crm.account("bob")
-    await platform.services.account_choices.use(connection, platform.alice, hers)
+    await platform.services.answering.use(connection, platform.alice, hers)
     await platform.services.grants.remove(connection, platform.alice.id)
 
     run = await platform.start("read_once", {"account_id": CONTOSO}, platform.alice)
