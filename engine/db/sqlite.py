@@ -4,6 +4,7 @@ What may have to wait, for another writer's lock or for the disk, still goes to 
 """
 
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -15,19 +16,32 @@ _ROWS_AT_ONCE = 64
 
 
 class DirectConnection(aiosqlite.Connection):
-    """A connection that hands over only what may wait; each call awaits the one before, so they never meet."""
+    """A connection that hands over only what may wait, and whatever follows until that is done.
+
+    A call awaits the one before, but for one whose caller was cancelled: it goes on, and two threads that met at one
+    connection would end the process.
+    """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
         super().__init__(connector, _ROWS_AT_ONCE)
         self._thread.daemon = True
+        self._handed_over: deque[None] = deque()
 
     @override
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         statement = args[0] if args else None
         waits = fn.__name__ == "commit" or (isinstance(statement, str) and statement.startswith(_MAY_WAIT))
-        if not waits:
+        if not waits and self._running and not self._handed_over:
             return fn(*args, **kwargs)
-        return await super()._execute(fn, *args, **kwargs)  # type: ignore[no-untyped-call]
+
+        def call() -> Any:
+            try:
+                return fn(*args, **kwargs)
+            finally:
+                self._handed_over.pop()
+
+        self._handed_over.append(None)
+        return await super()._execute(call)  # type: ignore[no-untyped-call]
 
 
 def connect(path: str, **options: Any) -> DirectConnection:

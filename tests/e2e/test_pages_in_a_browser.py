@@ -192,7 +192,7 @@ async def test_a_link_that_is_declined_too_old_or_anothers_says_so(stage: Stage)
         await window.open(link)
         await window.press("Continue")
         await window.page.get_by_role("link", name="Cancel").click()
-        await window.shows("You declined")
+        await window.shows("You declined Kinto")
         _, link = await stage.parked(alice)
         expire = update(AuthorizationRequestRow).where(
             col(AuthorizationRequestRow.id) == link.rpartition("/")[2]

@@ -50,7 +50,7 @@ def test_a_secret_is_read_from_where_the_declaration_says(tmp_path: Path) -> Non
 def test_a_secret_that_is_not_there_is_told_by_its_place(empty: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConnectionMisconfigured, match="set CRM_SECRET"):
         SecretReference(env="CRM_SECRET").read(empty)
-    with pytest.raises(ConnectionMisconfigured, match=f"set {tmp_path / 'nowhere'}"):
+    with pytest.raises(ConnectionMisconfigured, match=f"write it into {tmp_path / 'nowhere'}"):
         SecretReference(file=tmp_path / "nowhere").read(empty)
 
 
