@@ -187,7 +187,11 @@ async def slower_than_client_and_rounds(cell: Cell) -> None:
         assert cell.chat.waits((await cell.chat.end())["result"]) == links
     await cell.sign_in(*links)
     await cell.is_done()
-    assert "error" in gave_up, gave_up
+    if cell.seat.client.prompts:
+        assert "error" in gave_up, gave_up
+    else:
+        # It is told the link as soon as the run waits, and on a quick machine it has that before it gives up.
+        assert "error" in gave_up or cell.chat.waits(gave_up["result"]) == links, gave_up
 
 
 async def gone_and_back(cell: Cell) -> None:
