@@ -14,7 +14,6 @@ from engine.errors import (
     BylineError,
     UpstreamFailed,
 )
-from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
 from gateway.browser.rendering import notice, page
@@ -26,20 +25,20 @@ CALL_AGAIN: Final = "Call the tool again to get a new link."
 
 async def opened(
     services: Services, request: Request, request_id: str
-) -> tuple[BrowserSession, Principal, AuthorizationRequest] | Response:
+) -> tuple[BrowserSession, AuthorizationRequest] | Response:
     """Who opened the link of a question, and the question; for whom it shall not be shown, the page that they get."""
     session = await Sessions(services).current(request)
     if session is None:
         return to_sign_in(request.url.path)
-    asked = await asked_of(services, session, session.principal, request_id)
-    return asked if isinstance(asked, Response) else (session, session.principal, asked)
+    asked = await asked_of(services, session, request_id)
+    return asked if isinstance(asked, Response) else (session, asked)
 
 
 async def asked_of(
-    services: Services, session: BrowserSession, principal: Principal, request_id: str
+    services: Services, session: BrowserSession, request_id: str
 ) -> AuthorizationRequest | Response:
     """The question, where this person may answer it; for anybody else a page that says no, and a line in the trail."""
-    request = await services.authorization.get(request_id)
+    principal, request = session.principal, await services.authorization.get(request_id)
     if request is None:
         text = f"This link is not known here. {CALL_AGAIN}"
         return notice("Unknown link", text, status=404, session=session)

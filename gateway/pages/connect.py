@@ -53,14 +53,14 @@ class ConnectPage:
         found = await opened(self._services, request, request_id)
         if isinstance(found, Response):
             return found
-        session, principal, asked = found
+        session, asked = found
         try:
             connection = await self._services.catalogue.get(asked.connection)
         except ConnectionUnknown as error:
             return notice("This connection is gone", str(error), status=410, session=session)
         if asked.is_open:
             return await self._question(session, asked, connection)
-        others = await self._services.authorization.open_for(principal.id)
+        others = await self._services.authorization.open_for(session.principal.id)
         return await self._answered(session, asked, connection, others)
 
     async def answer(self, request: Request, request_id: str) -> Response:
@@ -68,8 +68,8 @@ class ConnectPage:
         submission = await self._sessions.submitted(request)
         if submission is None:
             return stale_form(request.url.path)
-        session, principal = submission.session, submission.session.principal
-        asked = await asked_of(self._services, session, principal, request_id)
+        session = submission.session
+        asked = await asked_of(self._services, session, request_id)
         if isinstance(asked, Response):
             return asked
         answers = {

@@ -5,7 +5,6 @@ from fastapi.responses import Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
-from engine.identity.model import Principal
 from engine.services import Services
 from engine.waiting.addresses import connect_path
 from gateway.browser.rendering import notice, on_to, page
@@ -31,9 +30,9 @@ class DevicePage:
         found = await opened(self._services, request, request_id)
         if isinstance(found, Response):
             return found
-        session, principal, asked = found
+        session, asked = found
         try:
-            return await self._page(session, principal, asked)
+            return await self._page(session, asked)
         except AccountMismatched as error:
             return not_connected(session, error)
         except (AuthorizationExpired, AuthorizationRefused) as error:
@@ -42,11 +41,9 @@ class DevicePage:
         except BylineError as error:
             return not_connected(session, error)
 
-    async def _page(
-        self, session: BrowserSession, principal: Principal, asked: AuthorizationRequest
-    ) -> Response:
+    async def _page(self, session: BrowserSession, asked: AuthorizationRequest) -> Response:
         connection = await self._services.catalogue.get(asked.connection)
-        wait = await self._services.devices.look(asked, principal)
+        wait = await self._services.devices.look(asked, session.principal)
         if wait is None:
             return on_to(connect_path(asked.id))
         title = f"Connect {connection.title} on another device"
