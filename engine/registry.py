@@ -127,6 +127,10 @@ class Registry:
             raise ToolUnknown(msg)
         return self.tools[name]
 
+    def uses(self, name: str, connection: str) -> bool:
+        """Whether what is offered by this name may use the connection; what is not offered uses none."""
+        return any(need.connection == connection for need in self.needs.get(name, ()))
+
     def prompt(self, name: str) -> Prompt:
         """The prompt of this name; raises PromptUnknown."""
         if name not in self.prompts:

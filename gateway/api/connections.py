@@ -165,11 +165,7 @@ class Reach:
 
     def on(self, connection: str) -> list[str]:
         """Those of the tools that the token is limited to that use the connection."""
-        return sorted(
-            tool
-            for tool in self.tools or ()
-            if any(need.connection == connection for need in self.registry.needs.get(tool, ()))
-        )
+        return sorted(tool for tool in self.tools or () if self.registry.uses(tool, connection))
 
     def require(self, connection: str) -> None:
         """Return where `has` says yes; raises NotAllowed."""

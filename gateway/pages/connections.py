@@ -176,11 +176,7 @@ class ConnectionPages:
     ) -> Shown:
         if len(accounts) < 2 and not chosen:
             return Shown(connection, accounts, None, [])
-        using = [
-            tool
-            for tool in tools
-            if any(need.connection == connection.name for need in self._registry.needs[tool.name])
-        ]
+        using = [tool for tool in tools if self._registry.uses(tool.name, connection.name)]
         for_tools = [
             Choice(f"{_FOR_TOOL}{tool.name}", tool.declaration.title, chosen.get(tool.name)) for tool in using
         ]
