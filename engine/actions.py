@@ -61,5 +61,6 @@ def upstream() -> "Upstream":
     try:
         return _running.get()
     except LookupError:
-        msg = "upstream() only works inside an activity declared with @action(…, connection=…)"
-        raise RuntimeError(msg) from None
+        raise RuntimeError(
+            "upstream() only works inside an activity declared with @action(…, connection=…)"
+        ) from None

@@ -28,8 +28,7 @@ class ToolPolicy(BaseModel):
     @model_validator(mode="after")
     def _says_something(self) -> "ToolPolicy":
         if self.roles is None and self.scope is None:
-            msg = "say which roles may call the tool, or which scope it takes"
-            raise ValueError(msg)
+            raise ValueError("say which roles may call the tool, or which scope it takes")
         return self
 
 
@@ -104,8 +103,7 @@ class Policy:
         """Return where the principal may call the tool; raises NotAllowed."""
         if tool not in await self.allowed(principal, [tool]):
             roles = " or ".join(sorted(self.rules.tools[tool].roles or ())) or "none that exists"
-            msg = f"{principal.name} may not call {tool}: the policy asks for the role {roles}."
-            raise NotAllowed(msg)
+            raise NotAllowed(f"{principal.name} may not call {tool}: the policy asks for the role {roles}.")
 
 
 def read_policy(path: Path | None) -> PolicyFile:
@@ -115,8 +113,7 @@ def read_policy(path: Path | None) -> PolicyFile:
     try:
         return PolicyFile.model_validate(yaml.safe_load(path.read_text()) or {})
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        msg = f"BYLINE_POLICY_FILE {path} cannot be used: {error}"
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(f"BYLINE_POLICY_FILE {path} cannot be used: {error}") from error
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:

@@ -42,16 +42,16 @@ class Offer:
         """The workflow's arguments from a call's; raises ArgumentsInvalid that names each field that does not fit."""
         if self.input_type is None:
             if given:
-                msg = f"{self.name} takes no arguments."
-                raise ArgumentsInvalid(msg)
+                raise ArgumentsInvalid(f"{self.name} takes no arguments.")
             return []
         try:
             text = json.dumps(given)
         except RecursionError as error:
             raise ArgumentsInvalid(f"The arguments of {self.name} are nested beyond reason.") from error
         if len(text) > _LARGEST_ARGUMENTS:
-            msg = f"The arguments of {self.name} are too large: {_LARGEST_ARGUMENTS:,} characters of JSON are the most."
-            raise ArgumentsInvalid(msg)
+            raise ArgumentsInvalid(
+                f"The arguments of {self.name} are too large: {_LARGEST_ARGUMENTS:,} characters of JSON are the most."
+            )
         try:
             return [self.input_type.validate_json(text, strict=True)]
         except ValidationError as error:
@@ -59,8 +59,7 @@ class Offer:
                 f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}"
                 for problem in error.errors(include_url=False, include_input=False)
             )
-            msg = f"The arguments do not fit {self.name}: {problems}."
-            raise ArgumentsInvalid(msg) from None
+            raise ArgumentsInvalid(f"The arguments do not fit {self.name}: {problems}.") from None
 
     def completions(self, argument: str, typed: str) -> list[str]:
         """The values that an argument can have and that begin as typed; none where it is free text.
@@ -123,8 +122,7 @@ class Registry:
     def tool(self, name: str) -> Tool:
         """The tool of this name; raises ToolUnknown."""
         if name not in self.tools:
-            msg = f"There is no tool '{name}'. List the tools to see which there are."
-            raise ToolUnknown(msg)
+            raise ToolUnknown(f"There is no tool '{name}'. List the tools to see which there are.")
         return self.tools[name]
 
     def uses(self, name: str, connection: str) -> bool:
@@ -186,11 +184,10 @@ class Registry:
             return
         for action in actions_of(self.workflows[tool.name], self.workflows, self.activities):
             if not action.reads_only:
-                msg = (
+                raise SettingsInvalid(
                     f"Tool '{tool.name}' says read_only=True and uses the action '{action.name}', which may write: "
                     "say reads_only=True of the action where it only reads, or leave read_only out."
                 )
-                raise SettingsInvalid(msg)
 
 
 def _by_precedence(resources: Mapping[str, Resource]) -> list[Resource]:
@@ -198,15 +195,17 @@ def _by_precedence(resources: Mapping[str, Resource]) -> list[Resource]:
     for resource in resources.values():
         other = known.setdefault(resource.declaration.uri, resource)
         if other is not resource:
-            msg = f"Resources '{other.name}' and '{resource.name}' are both at {resource.declaration.uri}."
-            raise SettingsInvalid(msg)
+            raise SettingsInvalid(
+                f"Resources '{other.name}' and '{resource.name}' are both at {resource.declaration.uri}."
+            )
     return sorted(resources.values(), key=lambda each: (len(each.template.variables), each.name))
 
 
 def _put(known: dict[str, Any], name: str, found: object) -> None:
     if known.setdefault(name, found) is not found:
-        msg = f"Two definitions are named '{name}': {known[name].__module__} and {getattr(found, '__module__', '?')}."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"Two definitions are named '{name}': {known[name].__module__} and {getattr(found, '__module__', '?')}."
+        )
 
 
 def _tool(name: str, definition: "workflow._Definition", declaration: ToolDeclaration) -> Tool:
@@ -244,11 +243,10 @@ def _resource(name: str, definition: "workflow._Definition", declaration: Resour
         raise SettingsInvalid(f"The uri of resource '{name}' cannot be used: {error}.") from error
     fields = set(offered["input_schema"]["properties"])
     if fields != set(template.variables):
-        msg = (
+        raise SettingsInvalid(
             f"Resource '{name}' takes {', '.join(sorted(fields)) or 'nothing'}, and its uri has "
             f"{', '.join(template.variables) or 'no variables'}: they should be the same."
         )
-        raise SettingsInvalid(msg)
     return Resource(**offered, template=template)
 
 
@@ -256,11 +254,13 @@ def _offered(
     kind: str, name: str, definition: "workflow._Definition", declaration: Declaration
 ) -> dict[str, Any]:
     if not _NAME.fullmatch(name):
-        msg = f"'{name}' is no name for a {kind}: write @workflow.defn(name='lower_case_words')."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"'{name}' is no name for a {kind}: write @workflow.defn(name='lower_case_words')."
+        )
     if definition.arg_types is None or len(definition.arg_types) > 1:
-        msg = f"The run method of {kind} '{name}' should take one annotated argument, or none."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"The run method of {kind} '{name}' should take one annotated argument, or none."
+        )
     input_type = _adapter(definition.arg_types[0], name) if definition.arg_types else None
     return {
         "name": name,
@@ -277,23 +277,26 @@ def _adapter(annotation: Any, name: str) -> TypeAdapter[Any]:
     try:
         return TypeAdapter(annotation)
     except PydanticSchemaGenerationError as error:
-        msg = f"'{name}': {annotation!r} has no JSON schema. Use a pydantic model or a dataclass."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            f"'{name}': {annotation!r} has no JSON schema. Use a pydantic model or a dataclass."
+        ) from error
 
 
 def _object_schema(adapter: TypeAdapter[Any], name: str, *, mode: Any = "validation") -> dict[str, Any]:
     schema = adapter.json_schema(mode=mode)
     if schema.get("type") != "object":
-        msg = f"The input and output of '{name}' should be objects: use a pydantic model or a dataclass."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"The input and output of '{name}' should be objects: use a pydantic model or a dataclass."
+        )
     return {"properties": {}, **schema}
 
 
 def _require_texts(kind: str, name: str, schema: Mapping[str, Any]) -> None:
     for argument, described in schema["properties"].items():
         if _choices(described, schema.get("$defs", {})) is None:
-            msg = f"The argument '{argument}' of {kind} '{name}' should be a str, or a Literal or Enum of strings."
-            raise SettingsInvalid(msg)
+            raise SettingsInvalid(
+                f"The argument '{argument}' of {kind} '{name}' should be a str, or a Literal or Enum of strings."
+            )
 
 
 def _choices(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str] | None:

@@ -42,11 +42,10 @@ class TemporalSettings(Group):
     @model_validator(mode="after")
     def _whole_version(self) -> "TemporalSettings":
         if (self.deployment_name is None) != (self.build_id is None):
-            msg = (
+            raise ValueError(
                 "set both BYLINE_TEMPORAL__DEPLOYMENT_NAME and BYLINE_TEMPORAL__BUILD_ID, which name this worker's "
                 "version together, or neither"
             )
-            raise ValueError(msg)
         return self
 
 
@@ -87,8 +86,7 @@ class TransitSettings(Group):
         chosen = [way for way in ways if getattr(self, way) is not None]
         if len(chosen) != 1:
             every = ", ".join(f"BYLINE_VAULT__TRANSIT__{way.upper()}" for way in chosen or ways)
-            msg = f"set only one of {every}" if chosen else f"sign in to Vault by one of {every}"
-            raise ValueError(msg)
+            raise ValueError(f"set only one of {every}" if chosen else f"sign in to Vault by one of {every}")
         return self
 
     @property
@@ -122,11 +120,13 @@ class VaultSettings(Group):
     @model_validator(mode="after")
     def _provider_is_set(self) -> "VaultSettings":
         if self.provider == "keyring" and self.keyring is None and self.keyring_file is None:
-            msg = "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
-            raise ValueError(msg)
+            raise ValueError(
+                "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
+            )
         if self.provider != "keyring" and getattr(self, self.provider) is None:
-            msg = f"BYLINE_VAULT__PROVIDER is {self.provider}: set BYLINE_VAULT__{self.provider.upper()} as well"
-            raise ValueError(msg)
+            raise ValueError(
+                f"BYLINE_VAULT__PROVIDER is {self.provider}: set BYLINE_VAULT__{self.provider.upper()} as well"
+            )
         return self
 
     @property
@@ -196,11 +196,10 @@ class GatewaySettings(Group):
     @model_validator(mode="after")
     def _one_place_of_assertions(self) -> "GatewaySettings":
         if self.issuer is not None and self.assertion_issuers:
-            msg = (
+            raise ValueError(
                 "BYLINE_GATEWAY__ASSERTION_ISSUERS is for the built-in authorization server: with "
                 "BYLINE_GATEWAY__ISSUER__ISSUER, have that issuer take the assertions"
             )
-            raise ValueError(msg)
         return self
 
 
@@ -217,8 +216,9 @@ class NotificationSettings(Group):
     @model_validator(mode="after")
     def _with_a_sender(self) -> "NotificationSettings":
         if self.smtp_host is not None and self.sender is None:
-            msg = "BYLINE_NOTIFICATIONS__SMTP_HOST needs BYLINE_NOTIFICATIONS__SENDER, the address that notes come from"
-            raise ValueError(msg)
+            raise ValueError(
+                "BYLINE_NOTIFICATIONS__SMTP_HOST needs BYLINE_NOTIFICATIONS__SENDER, the address that notes come from"
+            )
         return self
 
 

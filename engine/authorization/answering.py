@@ -182,8 +182,9 @@ class Answering:
     async def _check(self, connection: Connection, principal: Principal, account: str) -> None:
         usable = await self._grants.usable(principal.id, connection.name)
         if account not in {grant.account for grant in usable}:
-            msg = f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
-            raise AccountUnknown(msg)
+            raise AccountUnknown(
+                f"You have not connected the account '{account}' of {connection.title}, or its sign-in has lapsed."
+            )
 
 
 def _suffices(request: AuthorizationRequest, account: str, scopes: Collection[str]) -> bool:

@@ -155,8 +155,9 @@ class Consent:
         by = stand_in(asked_principal, principal)
         request = await self._requests.get(attempt.request_id)
         if request is None:
-            msg = "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(
+                "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
+            )
         connection = await self._catalogue.get(request.connection)
         client = self._sign_ins.client(connection)
         _from_where_it_began(parameters, connection, await client.endpoints(), begun_at)
@@ -164,11 +165,13 @@ class Consent:
             await self._requests.deny(request.id, asked_principal, by=by)
             return request
         if "error" in parameters or not parameters.get("code"):
-            msg = f"{connection.title} did not sign you in. Open the link again, or tell your administrator."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(
+                f"{connection.title} did not sign you in. Open the link again, or tell your administrator."
+            )
         if not request.is_open and request.state != "granted":
-            msg = "Nobody waits for this sign-in any more. Call the tool again to get a new link."
-            raise AuthorizationExpired(msg)
+            raise AuthorizationExpired(
+                "Nobody waits for this sign-in any more. Call the tool again to get a new link."
+            )
         try:
             tokens = await client.exchange(
                 code=parameters["code"],
@@ -177,8 +180,9 @@ class Consent:
                 asked=await self._requests.scopes_to_ask(request, connection),
             )
         except TokenRefused as error:
-            msg = f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
-            raise AuthorizationRefused(msg) from None
+            raise AuthorizationRefused(
+                f"{connection.title} did not accept the sign-in ({error.error}). Open the link again."
+            ) from None
         account = await client.account(tokens)
         is_answered = await self._answering.grant(
             request, connection, asked_principal, tokens, account, tool=attempt.tool, by=by
@@ -201,12 +205,12 @@ class Consent:
         async with self._database.writing() as database_session:
             attempt = await _unused(database_session, state_hash)
             if attempt is None:
-                msg = "This sign-in is not known, is too old or was used already. Open the link again."
-                raise AuthorizationRefused(msg)
+                raise AuthorizationRefused(
+                    "This sign-in is not known, is too old or was used already. Open the link again."
+                )
             asked = await self._standing_in.asked(attempt.principal_id, principal)
             if asked is None or attempt.session_hash != _digest(session):
-                msg = "This sign-in was begun by somebody else or in another browser."
-                raise AuthorizationRefused(msg)
+                raise AuthorizationRefused("This sign-in was begun by somebody else or in another browser.")
             attempt.used_at = now()
             database_session.add(attempt)
         verifier = await self._vault.open(attempt.sealed_verifier, _bound_to(state_hash))
@@ -221,15 +225,18 @@ def _from_where_it_began(
     absent = None if endpoints.iss_required else expected
     if begun_at not in {"", expected}:
         # A server may name another issuer meanwhile, to be told the code of the first one (RFC 9700 section 4.4).
-        msg = f"{connection.title} names another sign-in service than it did before. Open the link again."
-        raise AuthorizationRefused(msg)
+        raise AuthorizationRefused(
+            f"{connection.title} names another sign-in service than it did before. Open the link again."
+        )
     if expected is not None and parameters.get("iss", absent) != expected:
-        msg = f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
-        raise AuthorizationRefused(msg)
+        raise AuthorizationRefused(
+            f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
+        )
     if expected is None and "iss" in parameters:
         # It may be the answer of another provider (RFC 9207 section 2.4).
-        msg = f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
-        raise AuthorizationRefused(msg)
+        raise AuthorizationRefused(
+            f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
+        )
 
 
 async def _unused(session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

@@ -73,8 +73,9 @@ class DeviceSignIns:
         try:
             code = await begun(client, await self._requests.scopes_to_ask(request, connection))
         except TokenRefused as error:
-            msg = f"{connection.title} gives no code that could be typed elsewhere ({error.error})."
-            raise AuthorizationRefused(msg) from None
+            raise AuthorizationRefused(
+                f"{connection.title} gives no code that could be typed elsewhere ({error.error})."
+            ) from None
         row = DeviceSignInRow(
             request_id=request.id,
             tool=tool,
@@ -162,10 +163,12 @@ class DeviceSignIns:
                 await self._requests.deny(request.id, asked, by=by)
                 return None
             case "expired_token":
-                msg = "The code ran out before anybody confirmed it. Get a new one."
-                raise AuthorizationExpired(msg) from None
-        msg = f"{connection.title} does not take the code any more ({error.error}). Get a new one."
-        raise AuthorizationRefused(msg) from None
+                raise AuthorizationExpired(
+                    "The code ran out before anybody confirmed it. Get a new one."
+                ) from None
+        raise AuthorizationRefused(
+            f"{connection.title} does not take the code any more ({error.error}). Get a new one."
+        ) from None
 
     async def _may_ask(self, row: DeviceSignInRow) -> bool:
         """Take the turn to ask, where it has come and no other process took it."""

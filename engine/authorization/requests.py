@@ -171,14 +171,13 @@ class AuthorizationRequests:
                 await record(session, expired)
         what = f"connection '{request.connection}'"
         if waiter.outcome == "expired":
-            msg = f"{identity.name} did not sign in to {what} in time. Call the tool again to get a new link."
-            raise AuthorizationExpired(msg)
+            raise AuthorizationExpired(
+                f"{identity.name} did not sign in to {what} in time. Call the tool again to get a new link."
+            )
         if waiter.outcome == "denied":
-            msg = f"{identity.name} declined to let this run use {what}."
-            raise AuthorizationDenied(msg)
+            raise AuthorizationDenied(f"{identity.name} declined to let this run use {what}.")
         if waiter.outcome == "cancelled":
-            msg = f"The wait for {what} was cancelled."
-            raise AuthorizationCancelled(msg)
+            raise AuthorizationCancelled(f"The wait for {what} was cancelled.")
 
     async def expire(self) -> int:
         """Close the questions whose time is over; the runs that waited have clocks of their own. Returns how many."""

@@ -83,17 +83,19 @@ class ApiTokens:
         """Make a token for its owner, or `by` an administrator for a service. Raises ApiTokenInvalid."""
         chosen = min(USUAL_LIFE, self._longest_life) if life is None else life
         if not timedelta() < chosen <= self._longest_life:
-            msg = f"An API token lives {self._longest_life.days} days at most: ask for that or less."
-            raise ApiTokenInvalid(msg)
+            raise ApiTokenInvalid(
+                f"An API token lives {self._longest_life.days} days at most: ask for that or less."
+            )
         if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
-            msg = f"Give the token a name of 1 to {LONGEST_NAME} printable characters, by which you know it again."
-            raise ApiTokenInvalid(msg)
+            raise ApiTokenInvalid(
+                f"Give the token a name of 1 to {LONGEST_NAME} printable characters, by which you know it again."
+            )
         if tools is not None and not tools:
-            msg = "A token for no tool would be good for nothing: name its tools, or leave them out for all."
-            raise ApiTokenInvalid(msg)
+            raise ApiTokenInvalid(
+                "A token for no tool would be good for nothing: name its tools, or leave them out for all."
+            )
         if await self._in_force(owner) >= MOST_IN_FORCE:
-            msg = f"{MOST_IN_FORCE} API tokens in force are the most. Revoke one first."
-            raise ApiTokenInvalid(msg)
+            raise ApiTokenInvalid(f"{MOST_IN_FORCE} API tokens in force are the most. Revoke one first.")
         secret = secrets.token_hex(32)
         row = ApiTokenRow(
             id=secrets.token_hex(8),

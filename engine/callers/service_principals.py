@@ -28,8 +28,9 @@ class ServicePrincipals:
     async def add(self, name: str, *, by: Principal | None = None) -> Principal:
         """Make a service known. Raises NameTaken where there is one of that name, or no name that fits."""
         if re.fullmatch(NAME, name) is None:
-            msg = f"'{name}' does not fit: name a service in lower-case letters, digits and hyphens."
-            raise NameTaken(msg)
+            raise NameTaken(
+                f"'{name}' does not fit: name a service in lower-case letters, digits and hyphens."
+            )
         # No person of the built-in sign-in has such a subject: theirs are random UUIDs.
         service = Principal(str(uuid.uuid4()), self._issuer, f"service:{name}", name, kind="service")
         row = PrincipalRow(
@@ -44,8 +45,7 @@ class ServicePrincipals:
         try:
             await self._trail.append(created, row)
         except IntegrityError as error:
-            msg = f"There is a service '{name}' already."
-            raise NameTaken(msg) from error
+            raise NameTaken(f"There is a service '{name}' already.") from error
         return service
 
     async def all(self) -> list[Principal]:
@@ -57,6 +57,7 @@ class ServicePrincipals:
         found = await self._principals.find(self._issuer, f"service:{name_or_id}")
         service = found or await self._principals.get(name_or_id)
         if service is None or service.kind != "service":
-            msg = f"There is no service '{name_or_id}'. An administrator makes one: byline services add NAME."
-            raise ServiceUnknown(msg)
+            raise ServiceUnknown(
+                f"There is no service '{name_or_id}'. An administrator makes one: byline services add NAME."
+            )
         return service

@@ -27,21 +27,21 @@ def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connect
         declared = {name: {"name": name, **body} for name, body in document["connections"].items()}
         return list(_CONNECTIONS.validate_python(declared).values())
     except OSError as error:
-        msg = f"Cannot read the connections file {path}: set BYLINE_CONNECTIONS_FILE to one that exists."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            f"Cannot read the connections file {path}: set BYLINE_CONNECTIONS_FILE to one that exists."
+        ) from error
     except InterpolationFailed as error:
-        msg = f"The connections file {path} cannot be filled in: {error}."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(f"The connections file {path} cannot be filled in: {error}.") from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
             for e in error.errors(include_input=False)
         )
-        msg = f"The connections file {path} does not hold together: {problems}."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(f"The connections file {path} does not hold together: {problems}.") from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        msg = f"The connections file {path} is not YAML with a mapping `connections:` of name to connection."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            f"The connections file {path} is not YAML with a mapping `connections:` of name to connection."
+        ) from error
 
 
 class Catalogue:
@@ -59,11 +59,10 @@ class Catalogue:
             for connection in connections:
                 earlier = await session.get(ConnectionRow, connection.name)
                 if earlier is not None and earlier.declaration["mode"] != connection.mode:
-                    msg = (
+                    raise SettingsInvalid(
                         f"Connection '{connection.name}' was declared as {earlier.declaration['mode']}, and a mode is "
                         f"set once: declare the {connection.mode} one under another name."
                     )
-                    raise SettingsInvalid(msg)
                 declaration = connection.model_dump(mode="json")
                 await session.merge(
                     ConnectionRow(name=connection.name, declaration=declaration, updated_at=now())
@@ -74,10 +73,9 @@ class Catalogue:
         """The connection of this name; raises ConnectionUnknown."""
         connections = await self.all()
         if name not in connections:
-            msg = (
+            raise ConnectionUnknown(
                 f"There is no connection '{name}'. Declare it in the file that BYLINE_CONNECTIONS_FILE names."
             )
-            raise ConnectionUnknown(msg)
         return connections[name]
 
     async def all(self) -> Mapping[str, Connection]:

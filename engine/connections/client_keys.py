@@ -22,8 +22,9 @@ def read_private_key(text: str, named: str) -> RSAKey | ECKey:
             return key
     except (ValueError, TypeError, KeyError, JoseError):
         pass
-    msg = f"The {named} is no private RSA or elliptic curve key, as PEM or JWK."
-    raise ConnectionMisconfigured(msg) from None
+    raise ConnectionMisconfigured(
+        f"The {named} is no private RSA or elliptic curve key, as PEM or JWK."
+    ) from None
 
 
 def algorithm_of(key: RSAKey | ECKey) -> str:

@@ -67,8 +67,7 @@ class SecretReference(Declaration):
     @model_validator(mode="after")
     def _one_place(self) -> Self:
         if [self.env, self.file, self.vault].count(None) != 2:
-            msg = "name one of env, file and vault"
-            raise ValueError(msg)
+            raise ValueError("name one of env, file and vault")
         return self
 
     def read(self, environment: Mapping[str, str]) -> str:
@@ -85,8 +84,7 @@ class SecretReference(Declaration):
             value = self.file.read_text().strip() if self.file is not None and self.file.is_file() else ""
             remedy = f"write it into {self.file}"
         if not value:
-            msg = f"The client secret is not there: {remedy}."
-            raise ConnectionMisconfigured(msg)
+            raise ConnectionMisconfigured(f"The client secret is not there: {remedy}.")
         return value
 
     def give(self, found: str | BylineError | None) -> None:
@@ -226,8 +224,9 @@ class Connection(Declaration):
     @model_validator(mode="after")
     def _signed_in_to(self) -> Self:
         if self.sign_in not in _FOR[self.mode]:
-            msg = f"a {self.mode} connection has no sign_in {self.sign_in}: write {_either(_FOR[self.mode])}"
-            raise ValueError(msg)
+            raise ValueError(
+                f"a {self.mode} connection has no sign_in {self.sign_in}: write {_either(_FOR[self.mode])}"
+            )
         needed = _NEEDS.get(self.sign_in)
         if needed is not None and getattr(self, needed) is None:
             raise ValueError(f"sign_in {self.sign_in} needs {needed}: write it")
@@ -245,8 +244,9 @@ class Connection(Declaration):
         key = self.key or Key()
         is_set = key.secret is not None and (key.username is not None or self.sign_in != "basic")
         if self.mode == "shared" and not is_set:
-            msg = "a shared key is not typed by anybody: write key.secret, and key.username where sign_in is basic"
-            raise ValueError(msg)
+            raise ValueError(
+                "a shared key is not typed by anybody: write key.secret, and key.username where sign_in is basic"
+            )
         if self.mode == "user" and (key.secret, key.username) != (None, None):
             raise ValueError("people type their own key: leave key.secret and key.username out")
 
@@ -256,8 +256,9 @@ class Connection(Declaration):
         if not self.client_id and not is_registered:
             raise ValueError("client_id is missing: write the id that the provider knows Byline by")
         if provider.is_discovered and provider.issuer is None and self.mcp is None:
-            msg = "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
-            raise ValueError(msg)
+            raise ValueError(
+                "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
+            )
         if self.sign_in == "identity_assertion" and self.mcp is not None and provider.issuer is None:
             # Otherwise the MCP server would choose whom the company vouches to, and nobody would be asked.
             raise ValueError("write provider.issuer: to it alone the company vouches for people")
@@ -266,11 +267,11 @@ class Connection(Declaration):
         pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
         is_asked = self.mode == "user" and self.sign_in != "token_exchange"
         if is_asked and pages == (None, None) and not provider.is_discovered:
-            msg = "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
-            raise ValueError(msg)
+            raise ValueError(
+                "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
+            )
         if (provider.token_endpoint_auth_method == "private_key_jwt") != (self.client_key is not None):
-            msg = "client_key and the token_endpoint_auth_method private_key_jwt go together"
-            raise ValueError(msg)
+            raise ValueError("client_key and the token_endpoint_auth_method private_key_jwt go together")
 
     @property
     def host(self) -> str:

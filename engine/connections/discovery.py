@@ -86,8 +86,9 @@ class Discovery:
         metadata = await self._metadata(connection.name, issuer, is_told=True)
         if metadata.code_challenge_methods_supported is None:
             # MCP's authorization: a server that does not say so is taken to know no PKCE, and not signed in to.
-            msg = f"{metadata.issuer} does not say that it takes PKCE, without which nobody is sent there."
-            raise ConnectionMisconfigured(msg)
+            raise ConnectionMisconfigured(
+                f"{metadata.issuer} does not say that it takes PKCE, without which nobody is sent there."
+            )
         _take_the_challenge(connection, metadata)
         offline = {"offline_access"} & set(metadata.scopes_supported)
         return replace(
@@ -113,19 +114,21 @@ class Discovery:
             try:
                 answer = await self.outgoing.send("GET", address, headers={"Accept": "application/json"})
             except AddressRefused as error:
-                msg = f"The issuer of connection '{connection}' cannot be asked: {error}"
-                raise ConnectionMisconfigured(msg) from None
+                raise ConnectionMisconfigured(
+                    f"The issuer of connection '{connection}' cannot be asked: {error}"
+                ) from None
             if answer.status == 200:
                 return await self._allowed(
                     connection, _checked(connection, issuer, answer.body, is_told=is_told)
                 )
             if answer.status >= 500:
-                msg = f"The issuer of connection '{connection}', {issuer}, failed ({answer.status})."
-                raise UpstreamUnavailable(msg, status=answer.status)
-        msg = (
+                raise UpstreamUnavailable(
+                    f"The issuer of connection '{connection}', {issuer}, failed ({answer.status}).",
+                    status=answer.status,
+                )
+        raise ConnectionMisconfigured(
             f"{issuer} publishes no metadata: declare the endpoints of connection '{connection}' one by one."
         )
-        raise ConnectionMisconfigured(msg)
 
     async def _allowed(self, connection: str, metadata: _Metadata) -> _Metadata:
         """Whoever writes an issuer's metadata is a stranger, and not to choose what is called inside this network."""
@@ -134,8 +137,9 @@ class Discovery:
                 try:
                     await self.outgoing.require_callable(str(address))
                 except AddressRefused as error:
-                    msg = f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
-                    raise ConnectionMisconfigured(msg) from None
+                    raise ConnectionMisconfigured(
+                        f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
+                    ) from None
         return metadata
 
 
@@ -184,19 +188,20 @@ def _checked(connection: str, issuer: str, body: bytes, *, is_told: bool) -> _Me
     try:
         metadata = _Metadata.model_validate(json.loads(body))
     except (ValidationError, ValueError, RecursionError):
-        msg = f"What {issuer} publishes is no metadata: declare the endpoints of connection '{connection}' one by one."
-        raise ConnectionMisconfigured(msg) from None
+        raise ConnectionMisconfigured(
+            f"What {issuer} publishes is no metadata: declare the endpoints of connection '{connection}' one by one."
+        ) from None
     # Anybody can publish metadata that names somebody else's endpoints (RFC 8414 section 3.3).
     if metadata.issuer != issuer and not (is_told and _is_same_origin(metadata.issuer, issuer)):
-        msg = (
+        raise ConnectionMisconfigured(
             f"The issuer of connection '{connection}' is not '{issuer}' by its own name: write exactly that."
         )
-        raise ConnectionMisconfigured(msg)
     return metadata
 
 
 def _take_the_challenge(connection: Connection, metadata: _Metadata) -> None:
     methods = metadata.code_challenge_methods_supported
     if connection.provider.pkce and methods is not None and "S256" not in methods:
-        msg = f"{metadata.issuer} takes no PKCE challenge of method S256, which connection '{connection.name}' needs."
-        raise ConnectionMisconfigured(msg)
+        raise ConnectionMisconfigured(
+            f"{metadata.issuer} takes no PKCE challenge of method S256, which connection '{connection.name}' needs."
+        )

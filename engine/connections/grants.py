@@ -171,8 +171,9 @@ class Grants:
         found = [row for row in rows if account is None or row.account == account]
         if len(found) > 1:
             named = ", ".join(f"'{row.account}'" for row in found)
-            msg = f"There are several accounts on connection '{connection.name}': say which of {named}."
-            raise AccountUnclear(msg)
+            raise AccountUnclear(
+                f"There are several accounts on connection '{connection.name}': say which of {named}."
+            )
         for row in found:
             if await self._records.end(row.id):
                 await self._revocations.settle(connection, row.id)

@@ -88,11 +88,10 @@ class OAuthClient:
         """
         endpoints = await self.endpoints()
         if not endpoints.authorization:
-            msg = (
+            raise AuthorizationRefused(
                 f"{self._connection.title} has no page to sign in at here. Where your company vouches for you, sign "
                 "out of Byline and in again; otherwise use another device."
             )
-            raise AuthorizationRefused(msg)
         wanted = tuple(dict.fromkeys((*(scopes or endpoints.scopes), *self._provider.added_scopes)))
         asked = self._joined(wanted)
         told = {"login_hint": login_hint, "prompt": prompt} if "openid" in wanted else {}
@@ -175,8 +174,9 @@ class OAuthClient:
         """What the provider says of a code that is typed on another device (RFC 8628 section 3.2), as it says it."""
         endpoints = await self.endpoints()
         if endpoints.device_authorization is None:
-            msg = f"{self._connection.title} is not signed in to on another device: open the link and sign in there."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(
+                f"{self._connection.title} is not signed in to on another device: open the link and sign in there."
+            )
         async with self._calling(endpoints) as client:
             asked = tuple(dict.fromkeys((*scopes, *self._provider.added_scopes)))
             return await self._posted(client, endpoints.device_authorization, self.scoped(asked))
@@ -231,8 +231,9 @@ class OAuthClient:
             claims = response.json() if response.is_success else None
         if not isinstance(claims, dict):
             status = response.status_code
-            msg = f"Connection '{self._connection.name}' does not tell whose account it is (userinfo: {status})."
-            raise ConnectionMisconfigured(msg)
+            raise ConnectionMisconfigured(
+                f"Connection '{self._connection.name}' does not tell whose account it is (userinfo: {status})."
+            )
         return str(told_at(claims, self._provider.account_claim) or claims.get("sub") or "")
 
     def _joined(self, scopes: tuple[str, ...]) -> str:
@@ -297,22 +298,29 @@ class OAuthClient:
         except OAuthError as error:
             raise await self._refused(str(error.error), identity, endpoints) from None
         except httpx2.HTTPStatusError as error:
-            msg = f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code})."
-            raise UpstreamUnavailable(msg, status=error.response.status_code) from None
+            raise UpstreamUnavailable(
+                f"The sign-in service of connection '{self._connection.name}' failed ({error.response.status_code}).",
+                status=error.response.status_code,
+            ) from None
         except AddressRefused as error:
-            msg = f"The sign-in service of connection '{self._connection.name}' is not called: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"The sign-in service of connection '{self._connection.name}' is not called: {error}"
+            ) from None
         except (UpstreamUnavailable, RequestRejected) as error:
-            msg = f"The sign-in service of connection '{self._connection.name}' does not answer: {error}"
-            raise type(error)(msg, status=error.status) from None
+            raise type(error)(
+                f"The sign-in service of connection '{self._connection.name}' does not answer: {error}",
+                status=error.status,
+            ) from None
         except httpx2.HTTPError as error:
             reason = type(error).__name__
-            msg = f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
-            raise UpstreamUnavailable(msg) from None
+            raise UpstreamUnavailable(
+                f"The sign-in service of connection '{self._connection.name}' does not answer ({reason})."
+            ) from None
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             reason = type(error).__name__
-            msg = f"The sign-in service of connection '{self._connection.name}' answers with no tokens ({reason})."
-            raise UpstreamUnavailable(msg) from None
+            raise UpstreamUnavailable(
+                f"The sign-in service of connection '{self._connection.name}' answers with no tokens ({reason})."
+            ) from None
 
 
 def _key_of(tokens: Tokens) -> ProofKey | None:

@@ -48,8 +48,9 @@ class ProtectedResource:
         if wanted is None:
             return self.issuers[0]
         if wanted not in self.issuers:
-            msg = f"The server of connection '{connection}' takes no tokens of {wanted}: correct issuer."
-            raise ConnectionMisconfigured(msg)
+            raise ConnectionMisconfigured(
+                f"The server of connection '{connection}' takes no tokens of {wanted}: correct issuer."
+            )
         return wanted
 
 
@@ -76,20 +77,21 @@ class ProtectedResources:
                 metadata = _checked(connection, url, answer.body)
                 scopes = tuple(challenge.get("scope", "").split()) or metadata.scopes_supported
                 return ProtectedResource(metadata.resource, metadata.authorization_servers, scopes)
-        msg = (
+        raise ConnectionMisconfigured(
             f"{url} does not say who signs people in: connection '{connection}' needs a provider of its own."
         )
-        raise ConnectionMisconfigured(msg)
 
     async def _challenge(self, connection: str, url: str) -> dict[str, str]:
         """What the server answers whoever is not signed in (RFC 9728 section 5.1)."""
         answer = await self._send(connection, "POST", url, json.dumps(_HELLO).encode())
         if answer.status >= 500:
-            msg = f"The server of connection '{connection}' failed ({answer.status})."
-            raise UpstreamUnavailable(msg, status=answer.status)
+            raise UpstreamUnavailable(
+                f"The server of connection '{connection}' failed ({answer.status}).", status=answer.status
+            )
         if answer.status != 401:
-            msg = f"{url} asks nobody to sign in ({answer.status}): connection '{connection}' is not needed for it."
-            raise ConnectionMisconfigured(msg)
+            raise ConnectionMisconfigured(
+                f"{url} asks nobody to sign in ({answer.status}): connection '{connection}' is not needed for it."
+            )
         return dict(_CHALLENGED.findall(answer.headers.get("WWW-Authenticate", "")))
 
     async def _send(self, connection: str, method: str, address: str, content: bytes | None = None) -> Answer:
@@ -99,8 +101,9 @@ class ProtectedResources:
         try:
             return await self._outgoing.send(method, address, headers=headers, content=content)
         except (AddressRefused, RequestRejected) as error:
-            msg = f"The server of connection '{connection}' cannot be asked who signs people in: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"The server of connection '{connection}' cannot be asked who signs people in: {error}"
+            ) from None
 
 
 def _places(url: str, named: str | None) -> list[str]:
@@ -116,11 +119,13 @@ def _checked(connection: str, url: str, body: bytes) -> _Metadata:
         metadata = _Metadata.model_validate(json.loads(body))
         resource, own = httpx2.URL(metadata.resource), httpx2.URL(url)
     except (ValidationError, ValueError, RecursionError, httpx2.InvalidURL):
-        msg = f"What the server of connection '{connection}' publishes of itself cannot be read."
-        raise ConnectionMisconfigured(msg) from None
+        raise ConnectionMisconfigured(
+            f"What the server of connection '{connection}' publishes of itself cannot be read."
+        ) from None
     within = f"{own.path.rstrip('/')}/".startswith(f"{resource.path.rstrip('/')}/")
     if (resource.scheme, resource.netloc) != (own.scheme, own.netloc) or not within:
         # Tokens for a resource that somebody else names would be good there too (RFC 9728 section 3.3).
-        msg = f"The server of connection '{connection}' is another by its own name: write exactly its own address."
-        raise ConnectionMisconfigured(msg)
+        raise ConnectionMisconfigured(
+            f"The server of connection '{connection}' is another by its own name: write exactly its own address."
+        )
     return metadata

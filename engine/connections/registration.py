@@ -69,11 +69,10 @@ class Registrations:
         if known is not None:
             return known
         if endpoints.registration is None:
-            msg = (
+            raise ConnectionMisconfigured(
                 f"{issuer} registers no clients by itself: register Byline there with the redirect URI "
                 f"{self._redirect_uri}, and write client_id into connection '{connection}'."
             )
-            raise ConnectionMisconfigured(msg)
         registered = await self._register(connection, endpoints, endpoints.registration)
         row = await self._row(issuer, registered)
         try:
@@ -127,10 +126,9 @@ class Registrations:
         try:
             registered = _Registered.model_validate_json(answer.body)
         except ValidationError:
-            msg = (
+            raise ConnectionMisconfigured(
                 f"{told} does not register Byline ({answer.status}): register it there, and write client_id."
-            )
-            raise ConnectionMisconfigured(msg) from None
+            ) from None
         return registered.model_copy(
             update={"token_endpoint_auth_method": registered.token_endpoint_auth_method or method}
         )

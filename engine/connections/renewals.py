@@ -59,10 +59,9 @@ class Renewals:
                 return await asyncio.shield(self._renew_leased(connection, current))
             await asyncio.sleep(_LEASE_POLL_SECONDS)
             current = await self._records.get(row.id)
-        msg = (
+        raise UpstreamUnavailable(
             f"The tokens of connection '{connection.name}' are being renewed elsewhere and are not done yet."
         )
-        raise UpstreamUnavailable(msg)
 
     async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
         """The ids of grants in force whose tokens nobody renewed since then, the longest idle first."""
@@ -84,8 +83,9 @@ class Renewals:
         try:
             tokens = await self._sign_in(connection).unasked(SHARED, connection.scopes)
         except TokenRefused as error:
-            msg = f"The shared connection '{connection.name}' cannot sign in: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"The shared connection '{connection.name}' cannot sign in: {error}"
+            ) from None
         if tokens is None:
             return None
         account = f"{tokens.account or connection.client_id} (shared)".lstrip()
@@ -109,8 +109,9 @@ class Renewals:
         except TokenRefused as error:
             if error.error == "invalid_grant":
                 return None
-            msg = f"Connection '{connection.name}' cannot renew its tokens: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"Connection '{connection.name}' cannot renew its tokens: {error}"
+            ) from None
 
 
 def _is_free(row: GrantRow) -> bool:

@@ -41,14 +41,11 @@ class Tokens:
         access, expires_at, scope = token.get("access_token"), token.get("expires_at"), token.get("scope")
         refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
         if not (access and isinstance(access, str) and isinstance(refresh, str | None)):
-            msg = "there is no token in it"
-            raise ValueError(msg)
+            raise ValueError("there is no token in it")
         if expires_at is not None and not 0 <= expires_at < _END_OF_TIME:
-            msg = "it expires at no time that there is"
-            raise ValueError(msg)
+            raise ValueError("it expires at no time that there is")
         if proof_key is not None and str(token.get("token_type")).lower() != "dpop":
-            msg = "the token is not bound to the key"
-            raise ValueError(msg)
+            raise ValueError("the token is not bound to the key")
         scopes = tuple(scope.split()) if isinstance(scope, str) and scope else asked
         return cls(access, refresh, expires_at, scopes, proof_key.jwk() if proof_key else None)
 

@@ -64,11 +64,13 @@ def database_url(text: str) -> URL:
     try:
         url = make_url(text)
     except ArgumentError as error:
-        msg = "BYLINE_DATABASE__URL is not a database URL: write sqlite+aiosqlite:///path or postgresql+asyncpg://…"
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            "BYLINE_DATABASE__URL is not a database URL: write sqlite+aiosqlite:///path or postgresql+asyncpg://…"
+        ) from error
     if url.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
-        msg = f"BYLINE_DATABASE__URL names '{url.drivername}': use sqlite+aiosqlite:///path or postgresql+asyncpg://…"
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"BYLINE_DATABASE__URL names '{url.drivername}': use sqlite+aiosqlite:///path or postgresql+asyncpg://…"
+        )
     return url
 
 
@@ -79,8 +81,9 @@ def connecting(url: URL) -> Iterator[None]:
         yield
     except (OSError, DBAPIError, asyncpg.PostgresError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
-        msg = f"The database {url} cannot be reached ({reason}): start it, or correct BYLINE_DATABASE__URL."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            f"The database {url} cannot be reached ({reason}): start it, or correct BYLINE_DATABASE__URL."
+        ) from error
 
 
 def make_room(url: URL) -> None:

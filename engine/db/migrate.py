@@ -37,8 +37,9 @@ async def require_current(database: Database) -> None:
         except DBAPIError:
             found = None
     if found != needed:
-        msg = f"The database has schema {found or 'none'} and this release needs {needed}: run `byline migrate`."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"The database has schema {found or 'none'} and this release needs {needed}: run `byline migrate`."
+        )
 
 
 def upgrade(url: str, revision: str = "head") -> None:

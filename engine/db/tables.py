@@ -18,8 +18,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Refuse instants without a zone."""
         del dialect
         if value is not None and value.tzinfo is None:
-            msg = "an instant needs a time zone"
-            raise ValueError(msg)
+            raise ValueError("an instant needs a time zone")
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

@@ -103,5 +103,6 @@ class Roles:
     async def require(self, principal: Principal, role: str) -> None:
         """Return where the principal has the role; raises NotAllowed."""
         if role not in await self.of(principal.id):
-            msg = f"This takes the role '{role}', which {principal.name} does not have. An administrator can give it."
-            raise NotAllowed(msg)
+            raise NotAllowed(
+                f"This takes the role '{role}', which {principal.name} does not have. An administrator can give it."
+            )

@@ -82,16 +82,13 @@ class SigningKeys:
             header = unverified.headers()
             verifier = await self._verifier(str(header.get("kid")))
             if verifier is None or verifier.retired or header.get("typ") != typ:
-                msg = "The identity was not signed by a key in force here."
-                raise IdentityForged(msg)
+                raise IdentityForged("The identity was not signed by a key in force here.")
             verified = jws.deserialize_compact(token, verifier.jwk, algorithms=[_ALGORITHM])
             claims = json.loads(verified.payload)
         except (JoseError, ValueError, RecursionError) as error:
-            msg = "The identity's signature does not hold."
-            raise IdentityForged(msg) from error
+            raise IdentityForged("The identity's signature does not hold.") from error
         if not isinstance(claims, dict):
-            msg = "The identity holds no claims."
-            raise IdentityForged(msg)
+            raise IdentityForged("The identity holds no claims.")
         return claims
 
     async def bytes_signer(self) -> Callable[[bytes], tuple[str, bytes]]:

@@ -17,15 +17,15 @@ class IdentityVerifier:
     async def verify(self, token: str | None, root: RootRun) -> Identity:
         """The identity that may act in this root run; raises the IdentityRefused that fits otherwise."""
         if token is None:
-            msg = (
+            raise IdentityMissing(
                 f"Run '{root.workflow_id}' carries no identity. Start tools through the gateway, which signs one; "
                 "a workflow started directly in Temporal has no name to act under."
             )
-            raise IdentityMissing(msg)
         identity = _identity(await self._keys.verify(token, IDENTITY_TYPE))
         if identity.root != root.workflow_id:
-            msg = f"The identity was made for run '{identity.root}', not for '{root.workflow_id}'."
-            raise IdentityMisplaced(msg)
+            raise IdentityMisplaced(
+                f"The identity was made for run '{identity.root}', not for '{root.workflow_id}'."
+            )
         standing = await self._runs.standing(root.workflow_id, identity.principal_id)
         if not standing.principal_active:
             raise PrincipalInactive(identity.name)
@@ -33,8 +33,9 @@ class IdentityVerifier:
         if standing.registered and bound_to is None:
             bound_to = await self._runs.bind(root)
         if bound_to != root.first_run_id:
-            msg = f"The identity of run '{root.workflow_id}' belongs to an earlier or unregistered execution of it."
-            raise IdentityMisplaced(msg)
+            raise IdentityMisplaced(
+                f"The identity of run '{root.workflow_id}' belongs to an earlier or unregistered execution of it."
+            )
         return identity
 
 
@@ -42,5 +43,4 @@ def _identity(claims: dict[str, object]) -> Identity:
     try:
         return Identity.from_claims(claims)
     except (KeyError, TypeError) as error:
-        msg = "The identity's claims are not complete."
-        raise IdentityForged(msg) from error
+        raise IdentityForged("The identity's claims are not complete.") from error

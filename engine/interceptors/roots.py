@@ -35,8 +35,7 @@ class Roots:
     async def of(self, info: activity.Info, client: Client) -> RootRun:
         """The root run of an activity; raises IdentityMissing for one that no workflow started."""
         if info.workflow_id is None or info.workflow_run_id is None:
-            msg = "An action only runs as a step of a workflow, whose identity it inherits."
-            raise IdentityMissing(msg)
+            raise IdentityMissing("An action only runs as a step of a workflow, whose identity it inherits.")
         known = self._known.get(info.workflow_run_id)
         if known is None:
             known = await _ask(client, info.workflow_id, info.workflow_run_id)

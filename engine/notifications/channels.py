@@ -85,8 +85,7 @@ class Channels:
         count = select(func.count()).where(NotificationChannelRow.principal_id == principal.id)
         async with self._database.writing() as session:
             if (await session.exec(count)).one() >= MOST_CHANNELS:
-                msg = f"{MOST_CHANNELS} channels are the most. Remove one first."
-                raise ArgumentsInvalid(msg)
+                raise ArgumentsInvalid(f"{MOST_CHANNELS} channels are the most. Remove one first.")
             session.add(row)
             await record(session, AuditEvent(kind="channel.added", principal=principal, object_id=row.id))
         return _channel(row), destination
@@ -178,8 +177,7 @@ class Channels:
 def _chosen(events: Collection[str]) -> list[str]:
     unknown = sorted(set(events) - set(EVENTS))
     if unknown or not events:
-        msg = f"Choose one or more of {', '.join(EVENTS)}."
-        raise ArgumentsInvalid(msg)
+        raise ArgumentsInvalid(f"Choose one or more of {', '.join(EVENTS)}.")
     return [event for event in EVENTS if event in events]
 
 

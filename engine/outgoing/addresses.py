@@ -19,8 +19,7 @@ async def resolve(host: str, port: int) -> list[str]:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        msg = f"The host '{host}' is not known."
-        raise UpstreamUnavailable(msg) from error
+        raise UpstreamUnavailable(f"The host '{host}' is not known.") from error
     return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
 

@@ -120,13 +120,12 @@ class Outgoing:
         except TimeoutError:
             raise UpstreamUnavailable(f"{parsed.host} did not answer in time.") from None
         except httpx2.HTTPError as error:
-            msg = f"{parsed.host} cannot be reached ({type(error).__name__})."
-            raise UpstreamUnavailable(msg) from None
+            raise UpstreamUnavailable(f"{parsed.host} cannot be reached ({type(error).__name__}).") from None
         if 300 <= answer.status < 400:
-            msg = (
-                f"{parsed.host} answers with a redirect, which is not followed: give the address it leads to."
+            raise RequestRejected(
+                f"{parsed.host} answers with a redirect, which is not followed: give the address it leads to.",
+                status=answer.status,
             )
-            raise RequestRejected(msg, status=answer.status)
         return answer
 
     async def _ask(
@@ -138,8 +137,9 @@ class Outgoing:
         response = await self.http.send(request, stream=True)
         body, is_whole = await read(response, largest)
         if not is_whole:
-            msg = f"{url.host} answers with more than {largest:,} bytes."
-            raise RequestRejected(msg, status=response.status_code)
+            raise RequestRejected(
+                f"{url.host} answers with more than {largest:,} bytes.", status=response.status_code
+            )
         told = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_THE_WIRE]
         return Answer(response.status_code, httpx2.Headers(told), body)
 

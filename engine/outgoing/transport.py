@@ -29,10 +29,9 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         # One private address among public ones is how a name is turned against the network that resolves it.
         allowed = self._settings.allow_private or host in self._settings.private_hosts
         if not found or not (allowed or all(map(is_public, found))):
-            msg = (
+            raise AddressRefused(
                 f"{host} is not on the public Internet, and BYLINE_OUTGOING__PRIVATE_HOSTS does not name it."
             )
-            raise AddressRefused(msg)
         return found
 
     async def connect_tcp(

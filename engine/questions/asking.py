@@ -96,8 +96,11 @@ async def ask(
             f"{'.'.join(map(str, each['loc'])) or 'answer'}: {each['msg']}"
             for each in error.errors(include_url=False, include_input=False)
         )
-        msg = f"The answer does not fit {answer.__name__}: {problems}."
-        raise ApplicationError(msg, type=AnswerInvalid.code, non_retryable=True) from None
+        raise ApplicationError(
+            f"The answer does not fit {answer.__name__}: {problems}.",
+            type=AnswerInvalid.code,
+            non_retryable=True,
+        ) from None
 
 
 async def approval(message: str, *, role: str, timeout: timedelta | None = None) -> Person:  # noqa: ASYNC109 -- as above

@@ -78,15 +78,15 @@ class Firings:
             SCHEDULED_BY_ATTRIBUTE, [None]
         )
         if schedule_id is None:
-            msg = f"Run '{root.workflow_id}' carries no identity, and no schedule began it. Start it through Byline."
-            raise IdentityMissing(msg)
+            raise IdentityMissing(
+                f"Run '{root.workflow_id}' carries no identity, and no schedule began it. Start it through Byline."
+            )
         schedule = await self._schedules.records.get(str(schedule_id))
         if schedule is None or not root.workflow_id.startswith(f"{schedule.id}-"):
-            msg = (
+            raise FiringRefused(
                 f"Run '{root.workflow_id}' was begun by a schedule that is not on record. Make schedules through "
                 "Byline, which notes in whose name they act, and delete this one in Temporal."
             )
-            raise FiringRefused(msg)
         return schedule
 
     async def _enrolled(self, root: RootRun, schedule: Schedule, call: Call) -> Identity | None:

@@ -234,11 +234,10 @@ class Schedules:
         try:
             await self._clock.put(alarm)
         except TemporalUnreachable as error:
-            msg = (
+            raise TemporalUnreachable(
                 "The schedule is on record, but the workflow engine does not answer. "
                 "Resume the schedule in a moment."
-            )
-            raise TemporalUnreachable(msg) from error
+            ) from error
 
     async def _owned(self, schedule_id: str, by: Principal) -> Schedule:
         schedule = await self.records.get(schedule_id)
@@ -268,11 +267,10 @@ class Schedules:
             if one.kind == "person" and one.active and one.id != owner_id
         ]
         if len(others) != 1:
-            msg = (
+            raise NotAllowed(
                 f"A schedule can be offered to one other person who has signed in here, and {len(others)} are known "
                 f"as '{name}'. Give their id."
             )
-            raise NotAllowed(msg)
         return others[0]
 
     async def _offered(self, schedule_id: str, by: Principal) -> Schedule:

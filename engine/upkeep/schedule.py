@@ -50,8 +50,7 @@ async def ensure_upkeep(temporal: Client, task_queue: str) -> None:
         except ScheduleAlreadyRunningError:
             await temporal.get_schedule_handle(upkeep_id(task_queue)).update(replace)
     except RPCError as error:
-        msg = (
+        raise SettingsInvalid(
             f"Cannot set up the schedule '{upkeep_id(task_queue)}' in namespace '{temporal.namespace}' "
             f"({error.message}): let workers create and update schedules."
-        )
-        raise SettingsInvalid(msg) from error
+        ) from error

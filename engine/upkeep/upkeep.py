@@ -38,8 +38,7 @@ class Upkeep:
     async def do(self, part: str) -> int:
         """Do one part, and return how much of it was done; raises ValueError for a part of another release."""
         if part not in self._parts:
-            msg = f"there is no upkeep called '{part}'"
-            raise ValueError(msg)
+            raise ValueError(f"there is no upkeep called '{part}'")
         return await self._parts[part]()
 
     async def _end(self) -> int:

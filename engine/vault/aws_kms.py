@@ -12,8 +12,7 @@ try:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 except ImportError as error:
-    msg = "BYLINE_VAULT__AWS_KMS needs the library boto3: install byline[aws]."
-    raise SettingsInvalid(msg) from error
+    raise SettingsInvalid("BYLINE_VAULT__AWS_KMS needs the library boto3: install byline[aws].") from error
 
 _BOUNDED: Final = Config(connect_timeout=3, read_timeout=5, retries={"total_max_attempts": 2})
 _NOT_ITS_OWN: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyException"})
@@ -31,8 +30,9 @@ class AwsKms:
                 "kms", region_name=settings.region, endpoint_url=settings.endpoint, config=_BOUNDED
             )
         except (BotoCoreError, ValueError) as error:
-            msg = f"BYLINE_VAULT__AWS_KMS cannot be used ({type(error).__name__}): set its REGION, or its ENDPOINT."
-            raise SettingsInvalid(msg) from error
+            raise SettingsInvalid(
+                f"BYLINE_VAULT__AWS_KMS cannot be used ({type(error).__name__}): set its REGION, or its ENDPOINT."
+            ) from error
 
     async def wrap(self, data_key: bytes, bound_to: str) -> bytes:
         """Encrypt with the key's newest material."""
@@ -51,10 +51,9 @@ class AwsKms:
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code"))
             if code in _NOT_ITS_OWN:
-                msg = (
+                raise VaultSealBroken(
                     f"The key of {bound_to} was altered, or is not one that AWS KMS key {self._key} wrapped."
-                )
-                raise VaultSealBroken(msg) from None
+                ) from None
             raise self._unavailable(code) from None
         except BotoCoreError as error:
             raise self._unavailable(type(error).__name__) from None

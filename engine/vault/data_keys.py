@@ -78,10 +78,9 @@ class DataKeys:
             await self._numbers()
         key = await self._key(self._current)
         if key is None:
-            msg = (
+            raise SettingsInvalid(
                 f"Data key {self._current}, which seals, is gone from the database: restore it from a backup."
             )
-            raise SettingsInvalid(msg)
         return str(self._current), key
 
     async def key(self, key_id: str) -> bytes | None:
@@ -127,8 +126,9 @@ class DataKeys:
             rows = (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
             *older, newest = rows
             if older and now() < newest.created_at + _SETTLED:
-                msg = "The data key was made less than a minute ago: retire the older keys a little later."
-                raise TooSoon(msg)
+                raise TooSoon(
+                    "The data key was made less than a minute ago: retire the older keys a little later."
+                )
             await session.exec(delete(DataKeyRow).where(col(DataKeyRow.number) < newest.number))
         for row in older:
             self._unwrapped.pop(row.number, None)
@@ -191,11 +191,10 @@ class DataKeys:
     async def _unwrap(self, row: DataKeyRow) -> bytes:
         provider = self._providers.get(row.wrapped_by)
         if provider is None:
-            msg = (
+            raise SettingsInvalid(
                 f"Data key {row.number} is wrapped by {row.wrapped_by}, which is not set: leave its settings beside "
                 "those of the new provider until `byline vault rewrap` is done."
             )
-            raise SettingsInvalid(msg)
         return await provider.unwrap(row.wrapped, _bound_to(row.number))
 
 

@@ -78,16 +78,18 @@ class Keyring:
             keys = self._load()
             current = next(iter(keys))
             if len(keys) > 1 and time.time() < path.stat().st_mtime + _SETTLED_SECONDS:
-                msg = f"the keyring {path} was rotated less than a minute ago: retire the older keys a little later"
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(
+                    f"the keyring {path} was rotated less than a minute ago: retire the older keys a little later"
+                )
             _write(path, {current: keys[current]})
         self._keys = self._load()
         return [key_id for key_id in keys if key_id != current]
 
     def _file(self, verb: str) -> Path:
         if self._settings.keyring is not None or self._settings.keyring_file is None:
-            msg = f"cannot {verb} a keyring that comes from BYLINE_VAULT__KEYRING: change the variable itself"
-            raise SettingsInvalid(msg)
+            raise SettingsInvalid(
+                f"cannot {verb} a keyring that comes from BYLINE_VAULT__KEYRING: change the variable itself"
+            )
         return self._settings.keyring_file
 
     def _load(self) -> dict[str, bytes]:
@@ -98,8 +100,7 @@ class Keyring:
             path.parent.mkdir(parents=True, exist_ok=True)
             _create(path, {_new_id(): secrets.token_bytes(KEY_BYTES)})
         if path.stat().st_mode & 0o077:
-            msg = f"the keyring {path} can be read by others: run chmod 600 on it"
-            raise SettingsInvalid(msg)
+            raise SettingsInvalid(f"the keyring {path} can be read by others: run chmod 600 on it")
         self._read_as = self._stamp()
         return _parse(path.read_text(), str(path))
 
@@ -119,14 +120,15 @@ def _parse(text: str, source: str) -> dict[str, bytes]:
     try:
         keys = {entry["id"]: urlsafe_b64decode(entry["key"]) for entry in json.loads(text)["keys"]}
     except (ValueError, KeyError, TypeError) as error:
-        msg = f'{source} is not a keyring: it should read {{"keys": [{{"id": "…", "key": "<base64url of 32 bytes>"}}]}}'
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            f'{source} is not a keyring: it should read {{"keys": [{{"id": "…", "key": "<base64url of 32 bytes>"}}]}}'
+        ) from error
     if not keys or any(len(key) != KEY_BYTES for key in keys.values()):
-        msg = f"{source} needs at least one key, each of {KEY_BYTES} bytes"
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(f"{source} needs at least one key, each of {KEY_BYTES} bytes")
     if not all(isinstance(key_id, str) and _ID.fullmatch(key_id) for key_id in keys):
-        msg = f"{source} names a key otherwise than by 1 to 64 letters, digits, dots, dashes and underscores"
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"{source} names a key otherwise than by 1 to 64 letters, digits, dots, dashes and underscores"
+        )
     return keys
 
 

@@ -35,22 +35,23 @@ class Sealed:
         length = value[1] if len(value) > 1 else 0
         prefix, rest = value[: 2 + length], value[2 + length :]
         if len(rest) <= _NONCE_BYTES or value[0] not in {BY_MASTER_KEY, BY_DATA_KEY}:
-            msg = "A stored secret is not in the vault's format."
-            raise VaultSealBroken(msg)
+            raise VaultSealBroken("A stored secret is not in the vault's format.")
         return cls(value[0], prefix[2:].decode("ascii", "replace"), prefix, rest)
 
     def open(self, key: bytes | None, bound_to: str) -> bytes:
         """Decrypt; raises VaultSealBroken where the key is gone or the value was altered or moved to another row."""
         if key is None:
             kind = "master key" if self.version == BY_MASTER_KEY else "data key"
-            msg = f"The secret of {bound_to} was sealed with {kind} {self.key_id}, which is not there."
-            raise VaultSealBroken(msg)
+            raise VaultSealBroken(
+                f"The secret of {bound_to} was sealed with {kind} {self.key_id}, which is not there."
+            )
         nonce, encrypted = self.rest[:_NONCE_BYTES], self.rest[_NONCE_BYTES:]
         try:
             return AESGCM(key).decrypt(nonce, encrypted, self.prefix + bound_to.encode())
         except InvalidTag as error:
-            msg = f"The secret of {bound_to} was altered, or belongs to another row."
-            raise VaultSealBroken(msg) from error
+            raise VaultSealBroken(
+                f"The secret of {bound_to} was altered, or belongs to another row."
+            ) from error
 
 
 def seal(version: int, key_id: str, key: bytes, plaintext: bytes, bound_to: str) -> bytes:

@@ -12,8 +12,7 @@ try:
     import hvac
     from hvac.exceptions import Forbidden, InvalidRequest, VaultError
 except ImportError as error:
-    msg = "BYLINE_VAULT__TRANSIT needs the library hvac: install byline[vault]."
-    raise SettingsInvalid(msg) from error
+    raise SettingsInvalid("BYLINE_VAULT__TRANSIT needs the library hvac: install byline[vault].") from error
 
 from engine.vault.transit_token import TransitToken
 
@@ -57,8 +56,9 @@ class Transit:
             return await asyncio.to_thread(self._ask, question)
         except InvalidRequest as error:
             if any(told in str(error) for told in _NOT_ITS_OWN):
-                msg = f"The key of {bound_to} was altered, or is not one that {self._where()} wrapped."
-                raise VaultSealBroken(msg) from None
+                raise VaultSealBroken(
+                    f"The key of {bound_to} was altered, or is not one that {self._where()} wrapped."
+                ) from None
             raise self._unavailable(error) from None
         except (VaultError, OSError, KeyError, TypeError, ValueError) as error:
             raise self._unavailable(error) from None

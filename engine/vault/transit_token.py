@@ -88,5 +88,6 @@ def _read(file: Path) -> str:
     try:
         return file.read_text().strip()
     except OSError as error:
-        msg = f"{file} cannot be read ({type(error).__name__}), and Vault asks for what it holds."
-        raise KeyServiceUnavailable(msg) from None
+        raise KeyServiceUnavailable(
+            f"{file} cannot be read ({type(error).__name__}), and Vault asks for what it holds."
+        ) from None

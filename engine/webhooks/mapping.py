@@ -18,8 +18,9 @@ def _pointing(text: str) -> str:
     try:
         JsonPointer(text)
     except JsonPointerException as error:
-        msg = "not a JSON pointer: write the steps down to a value, each after a slash, as in /data/object/id"
-        raise ValueError(msg) from error
+        raise ValueError(
+            "not a JSON pointer: write the steps down to a value, each after a slash, as in /data/object/id"
+        ) from error
     return text
 
 
@@ -27,8 +28,7 @@ def _storable(value: JsonValue) -> JsonValue:
     try:
         json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
-        msg = "a value that JSON has no words for"
-        raise ValueError(msg) from error
+        raise ValueError("a value that JSON has no words for") from error
     return value
 
 
@@ -97,8 +97,7 @@ class DeliveryMapping(_Declared):
         if not problems and input_type is not None:
             problems = _unfit(self._certain(), input_type)
         if problems:
-            msg = f"The mapping does not fit the tool: {'; '.join(problems)}."
-            raise WebhookInvalid(msg)
+            raise WebhookInvalid(f"The mapping does not fit the tool: {'; '.join(problems)}.")
 
     def is_meant(self, body: object) -> bool:
         """Whether every condition holds."""
@@ -117,8 +116,9 @@ class DeliveryMapping(_Declared):
             if isinstance(source, FromBody) and arguments[name] is _NOTHING
         ]
         if empty:
-            msg = f"The body does not have what the webhook's mapping looks for: {'; '.join(empty)}."
-            raise DeliveryUnfit(msg)
+            raise DeliveryUnfit(
+                f"The body does not have what the webhook's mapping looks for: {'; '.join(empty)}."
+            )
         return arguments
 
     def _certain(self) -> dict[str, Any]:
@@ -140,8 +140,7 @@ def read_body(body: bytes) -> object:
     except ValueError:
         document = None
     if not isinstance(document, dict | list):
-        msg = "The body is not a JSON object. Have the sender deliver as application/json."
-        raise DeliveryUnfit(msg)
+        raise DeliveryUnfit("The body is not a JSON object. Have the sender deliver as application/json.")
     return document
 
 
@@ -150,16 +149,16 @@ def event_id_at(body: object, pointer: str) -> str:
     found = _find(body, pointer)
     name = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
     if not isinstance(name, str):
-        msg = f"The body names no event: nothing at {pointer or 'the root'} that could be its id."
-        raise DeliveryUnfit(msg)
+        raise DeliveryUnfit(
+            f"The body names no event: nothing at {pointer or 'the root'} that could be its id."
+        )
     return event_id(name)
 
 
 def event_id(name: str) -> str:
     """An id that can be kept; raises DeliveryUnfit."""
     if not 0 < len(name) <= _LONGEST_ID or not name.isprintable():
-        msg = f"The event's id is not 1 to {_LONGEST_ID} printable characters."
-        raise DeliveryUnfit(msg)
+        raise DeliveryUnfit(f"The event's id is not 1 to {_LONGEST_ID} printable characters.")
     return name
 
 

@@ -34,11 +34,10 @@ class Signed:
     def require_fresh(self, at: float, tolerance: float) -> None:
         """Return where it was signed close enough to `at`, before or after; raises DeliveryStale."""
         if self.sent_at is not None and abs(at - self.sent_at) > tolerance:
-            msg = (
+            raise DeliveryStale(
                 f"The delivery was signed {abs(at - self.sent_at):.0f} seconds away from now, and {tolerance:.0f} are "
                 "the most. Somebody sent it again, or a clock is wrong."
             )
-            raise DeliveryStale(msg)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +96,18 @@ def new_secret(scheme: Scheme) -> str:
 def require_secret(scheme: Scheme, secret: str) -> None:
     """Return where a secret can be one of this scheme; raises WebhookInvalid, which does not repeat it."""
     if not _SHORTEST <= len(secret) <= _LONGEST or not secret.isprintable() or secret != secret.strip():
-        msg = f"Give a secret of {_SHORTEST} to {_LONGEST} printable characters, without spaces around it."
-        raise WebhookInvalid(msg)
+        raise WebhookInvalid(
+            f"Give a secret of {_SHORTEST} to {_LONGEST} printable characters, without spaces around it."
+        )
     if scheme == "standard":
         try:
             length = len(_standard_key(secret))
         except ValueError:
             length = 0
         if not _FEWEST_BYTES <= length <= _MOST_BYTES:
-            msg = f"Give '{_PREFIX}' and {_FEWEST_BYTES} to {_MOST_BYTES} bytes in base64 as the secret."
-            raise WebhookInvalid(msg)
+            raise WebhookInvalid(
+                f"Give '{_PREFIX}' and {_FEWEST_BYTES} to {_MOST_BYTES} bytes in base64 as the secret."
+            )
 
 
 def _stripe(headers: Mapping[str, str], body: bytes) -> _Claim:

@@ -78,12 +78,14 @@ class Webhooks:
         if principal_id in {None, by.id}:
             return by
         if not await self._roles.administers(by):
-            msg = "A webhook of yours acts as you. Only an administrator can have one act as a service."
-            raise NotAllowed(msg)
+            raise NotAllowed(
+                "A webhook of yours acts as you. Only an administrator can have one act as a service."
+            )
         declared = await self._principals.get(principal_id or "")
         if declared is None or declared.kind != "service":
-            msg = "A webhook acts as whoever makes it, or as a service: no service has this id."
-            raise WebhookInvalid(msg)
+            raise WebhookInvalid(
+                "A webhook acts as whoever makes it, or as a service: no service has this id."
+            )
         return declared
 
     async def create(
@@ -105,8 +107,7 @@ class Webhooks:
         if secret is not None:
             require_secret(scheme, secret)
         if await self._count(principal) >= MOST_WEBHOOKS:
-            msg = f"{MOST_WEBHOOKS} webhooks of one principal are the most. Delete one first."
-            raise WebhookInvalid(msg)
+            raise WebhookInvalid(f"{MOST_WEBHOOKS} webhooks of one principal are the most. Delete one first.")
         row = WebhookRow(
             id=secrets.token_urlsafe(16),
             principal_id=principal.id,
@@ -192,8 +193,9 @@ class Webhooks:
     ) -> Made | None:
         """Take a new secret, and for a while still the one before; None where this version is not in force."""
         if secret is None and sender_makes_secret(webhook.scheme):
-            msg = f"The secrets of {webhook.scheme} are made there: give the one that it shows."
-            raise WebhookInvalid(msg)
+            raise WebhookInvalid(
+                f"The secrets of {webhook.scheme} are made there: give the one that it shows."
+            )
         if secret is not None:
             require_secret(webhook.scheme, secret)
         made = new_secret(webhook.scheme) if secret is None else None

@@ -75,11 +75,10 @@ StillGood = Annotated[Recheck, Depends(_still_good)]
 
 async def _in_person(caller: Calling) -> Caller:
     if not caller.in_person:
-        msg = (
+        raise NotAllowed(
             f"{caller.actor.name} may not do this for {caller.principal.name}, who has to sign in for it: with an "
             "API token, and through a back end, nothing is made that lasts longer or reaches further."
         )
-        raise NotAllowed(msg)
     return caller
 
 

@@ -170,8 +170,9 @@ class Reach:
     def require(self, connection: str) -> None:
         """Return where `has` says yes; raises NotAllowed."""
         if not self.has(connection):
-            msg = f"This token is for tools that do not use '{connection}'. Make one for others, or sign in."
-            raise NotAllowed(msg)
+            raise NotAllowed(
+                f"This token is for tools that do not use '{connection}'. Make one for others, or sign in."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +222,9 @@ async def _own(services: Services, registry: Registry, caller: Caller) -> _Own:
 async def _personal(services: Services, name: str) -> Connection:
     connection = await services.catalogue.get(name)
     if connection.mode == "shared":
-        msg = f"Connection '{name}' is shared: it has one account, for everybody, and nobody chooses."
-        raise NotAllowed(msg)
+        raise NotAllowed(
+            f"Connection '{name}' is shared: it has one account, for everybody, and nobody chooses."
+        )
     return connection
 
 

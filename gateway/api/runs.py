@@ -32,8 +32,7 @@ def _as_instant(text: object) -> datetime:
             return moment.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    msg = "write an instant as RFC 3339 does, with its zone: 2026-01-31T12:00:00Z"
-    raise ValueError(msg)
+    raise ValueError("write an instant as RFC 3339 does, with its zone: 2026-01-31T12:00:00Z")
 
 
 RunId = Annotated[str, Path(min_length=1, max_length=300, pattern=r"^[\x21-\x7e]+$")]

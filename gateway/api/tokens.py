@@ -107,8 +107,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
     async def revoke_token(caller: Calling, token_id: TokenId) -> None:
         # A token that got into wrong hands may end itself, and no other.
         if not caller.in_person and caller.actor.id != token_id:
-            msg = "With an API token only that token itself is revoked. Sign in to revoke others."
-            raise NotAllowed(msg)
+            raise NotAllowed("With an API token only that token itself is revoked. Sign in to revoke others.")
         await services.api_tokens.revoke(token_id, caller.principal, actor=caller.actor)
 
     return router
@@ -138,8 +137,9 @@ def known_tools(registry: Registry, new: NewToken) -> None:
     """Raise ApiTokenInvalid where the token is wanted for a tool that does not exist."""
     unknown = sorted(set(new.tools or ()) - registry.tools.keys())
     if unknown:
-        msg = f"There is no tool {', '.join(unknown)}. List the tools to see which there are."
-        raise ApiTokenInvalid(msg)
+        raise ApiTokenInvalid(
+            f"There is no tool {', '.join(unknown)}. List the tools to see which there are."
+        )
 
 
 def _told(token: ApiToken) -> dict[str, object]:

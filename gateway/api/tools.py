@@ -86,8 +86,7 @@ def routes(registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
     @router.post("/tools/{tool}/runs", include_in_schema=False)
     async def start_unknown(caller: Calling, tool: str) -> None:
         del caller
-        msg = f"There is no tool '{tool}'. List the tools to see which there are."
-        raise ToolUnknown(msg)
+        raise ToolUnknown(f"There is no tool '{tool}'. List the tools to see which there are.")
 
     return router
 
@@ -206,8 +205,7 @@ async def _arguments(request: Request) -> dict[str, Any]:
         detail = "The body cannot be read: send a JSON object in UTF-8."
         raise Refused(HTTPStatus.BAD_REQUEST, "request_unreadable", detail) from error
     if not isinstance(arguments, dict):
-        msg = "The arguments of a tool are one JSON object."
-        raise ArgumentsInvalid(msg)
+        raise ArgumentsInvalid("The arguments of a tool are one JSON object.")
     return arguments
 
 

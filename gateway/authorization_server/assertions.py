@@ -98,11 +98,11 @@ class Assertions:
             if not time.time() < expires_at <= time.time() + _LONGEST_SECONDS:
                 break
             return issuer.issuer, verified.claims
-        msg = (
+        raise TokenError(
+            "invalid_grant",
             "The assertion does not hold: it has to be an ID-JAG for this server with jti and iat, from an issuer that "
-            "is trusted here, and good for an hour at most."
+            "is trusted here, and good for an hour at most.",
         )
-        raise TokenError("invalid_grant", msg)
 
     def _resource(self, claims: Mapping[str, Any], asked: str | None) -> str:
         named = claims.get("resource")
@@ -110,8 +110,10 @@ class Assertions:
         served = [each for each in self._resources if each in among]
         wanted = served if asked is None else [each for each in served if each == asked.removesuffix("/")]
         if len(wanted) != 1:
-            msg = f"Assertion and request have to name one and the same of {', '.join(self._resources)}."
-            raise TokenError("invalid_target", msg)
+            raise TokenError(
+                "invalid_target",
+                f"Assertion and request have to name one and the same of {', '.join(self._resources)}.",
+            )
         return wanted[0]
 
     def _scopes(self, claims: Mapping[str, Any], asked: Sequence[str] | None) -> Sequence[str]:

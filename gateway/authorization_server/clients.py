@@ -102,8 +102,7 @@ class Clients:
             await session.exec(delete(OAuthClientRow).where(by_itself, unused | left))
             count = select(func.count()).select_from(OAuthClientRow).where(by_itself, recent)
             if (await session.exec(count)).one() >= self._an_hour_takes:
-                msg = f"{self._an_hour_takes} clients registered within the hour. Try again later."
-                raise TooSoon(msg)
+                raise TooSoon(f"{self._an_hour_takes} clients registered within the hour. Try again later.")
             session.add(row)
 
     async def note_use(self, client_id: str) -> None:

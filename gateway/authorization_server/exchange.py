@@ -124,8 +124,10 @@ class TokenExchange:
         if client is None or not known or not matches:
             raise _Refused("invalid_client", "Send the id and secret of a back end in HTTP Basic.", 401)
         if client.backend is None:
-            msg = "This client is not a back end that an administrator registered for token exchange."
-            raise _Refused("unauthorized_client", msg)
+            raise _Refused(
+                "unauthorized_client",
+                "This client is not a back end that an administrator registered for token exchange.",
+            )
         return client
 
     def _resource(self, form: Mapping[str, str]) -> str:
@@ -140,8 +142,10 @@ class TokenExchange:
     async def _subject(self, form: Mapping[str, str], backend: Client) -> _Subject:
         kind = form.get("subject_token_type")
         if not form.get("subject_token") or kind not in {_ACCESS_TOKEN, _ID_TOKEN, _JWT}:
-            msg = "Send subject_token and subject_token_type: the user's access token or ID token."
-            raise _Refused("invalid_request", msg)
+            raise _Refused(
+                "invalid_request",
+                "Send subject_token and subject_token_type: the user's access token or ID token.",
+            )
         if form.get("actor_token") or form.get("actor_token_type"):
             raise _Refused("invalid_request", "Send no actor token: the actor is the back end itself.")
         if form.get("requested_token_type", _ACCESS_TOKEN) != _ACCESS_TOKEN:

@@ -103,13 +103,16 @@ class MetadataDocuments:
         except RequestRejected as error:
             raise ClientRefused(str(error)) from error
         if answer.status >= 500:
-            msg = f"{host} answers {answer.status} instead of describing its client. Try again later."
-            raise UpstreamUnavailable(msg, status=answer.status)
+            raise UpstreamUnavailable(
+                f"{host} answers {answer.status} instead of describing its client. Try again later.",
+                status=answer.status,
+            )
         kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
         if answer.status != 200 or not _JSON.fullmatch(kind):
             given = f"{answer.status} with {kind or 'no type'}"
-            msg = f"{address} has to answer 200 with JSON that describes the client, and answers {given}."
-            raise ClientRefused(msg)
+            raise ClientRefused(
+                f"{address} has to answer 200 with JSON that describes the client, and answers {given}."
+            )
         return answer
 
     def _count(self, host: str) -> None:
@@ -119,8 +122,9 @@ class MetadataDocuments:
             self._fetched_of.clear()
         self._fetched_of[host] += 1
         if self._fetched_of[host] > _FETCHED_A_MINUTE:
-            msg = f"{host} was asked for many clients within the minute. Try again in a minute."
-            raise UpstreamUnavailable(msg)
+            raise UpstreamUnavailable(
+                f"{host} was asked for many clients within the minute. Try again in a minute."
+            )
 
     def _client(self, address: str, answer: Answer) -> Client:
         try:

@@ -77,8 +77,9 @@ class RegisteredClients:
         if asserts and not confidential:
             raise SettingsInvalid("A client that brings assertions has to be confidential: add --secret.")
         if not uris and not asserts:
-            msg = "Name at least one --redirect-uri, or --assertions for a client that brings nothing else."
-            raise SettingsInvalid(msg)
+            raise SettingsInvalid(
+                "Name at least one --redirect-uri, or --assertions for a client that brings nothing else."
+            )
         client = RegisteredClient(
             client_id=str(uuid.uuid4()),
             client_name=name,

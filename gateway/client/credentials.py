@@ -88,8 +88,9 @@ def _refreshed(sign_in: SignIn) -> SignIn | None:
                 sign_in.token_endpoint, refresh_token=sign_in.refresh_token, resource=sign_in.resource
             )
     except (httpx2.HTTPError, ValueError) as error:
-        msg = f"The sign-in service at {sign_in.token_endpoint} does not answer. Try again in a moment."
-        raise GatewaySilent(msg) from error
+        raise GatewaySilent(
+            f"The sign-in service at {sign_in.token_endpoint} does not answer. Try again in a moment."
+        ) from error
     except OAuthError as error:
         if error.error in {"invalid_grant", "invalid_client", "unauthorized_client"}:
             return None

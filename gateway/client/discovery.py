@@ -77,11 +77,10 @@ def discover(gateway: str, http: httpx2.Client) -> SignInService:
 def register(service: SignInService, http: httpx2.Client, redirect_uri: str) -> Registration:
     """Register this program (RFC 7591); raises WrongUse where the service takes no registrations."""
     if service.metadata.registration_endpoint is None:
-        msg = (
+        raise WrongUse(
             f"The sign-in service {service.issuer} takes no registrations. Have this program registered there as a"
             f" public client with the redirect URI {redirect_uri}, and set BYLINE_CLIENT_ID."
         )
-        raise WrongUse(msg)
     asked = OAuthClientMetadata(
         client_name=CLIENT_NAME,
         redirect_uris=[AnyUrl(redirect_uri)],
@@ -99,11 +98,10 @@ def register(service: SignInService, http: httpx2.Client, redirect_uri: str) -> 
     try:
         client = OAuthClientInformationFull.model_validate_json(response.content)
     except ValidationError as error:
-        msg = (
+        raise CommandFailed(
             f"The sign-in service {service.issuer} did not register this program. Have it registered there, and set"
             " BYLINE_CLIENT_ID."
-        )
-        raise CommandFailed(msg) from error
+        ) from error
     return Registration(issuer=service.issuer, client_id=client.client_id)
 
 

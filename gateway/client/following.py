@@ -42,8 +42,9 @@ def following(gateway: Gateway, run_id: str) -> Iterator[RunState | Happened | P
         except (httpx2.HTTPError, GatewaySilent) as error:
             tried += 1
             if tried == _TRIES:
-                msg = f"The gateway at {gateway.url} does not answer any more. The run goes on without it."
-                raise GatewaySilent(msg) from error
+                raise GatewaySilent(
+                    f"The gateway at {gateway.url} does not answer any more. The run goes on without it."
+                ) from error
             time.sleep(min(0.25 * 2**tried, _LONGEST_PAUSE_SECONDS))
 
 

@@ -14,11 +14,9 @@ def origin(url: str) -> str:
     """A gateway's address as it is kept and compared; raises ValueError for what is none."""
     parts = urlsplit(url.strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
-        msg = "write the gateway's address, such as https://byline.example.com"
-        raise ValueError(msg)
+        raise ValueError("write the gateway's address, such as https://byline.example.com")
     if parts.query or parts.fragment or parts.username or parts.password:
-        msg = "write the gateway's address alone, without a query or a password"
-        raise ValueError(msg)
+        raise ValueError("write the gateway's address alone, without a query or a password")
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 

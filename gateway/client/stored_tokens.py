@@ -60,8 +60,9 @@ class StoredTokens:
         except FileNotFoundError:
             return Kept()
         except (OSError, ValidationError) as error:
-            msg = f"{self._path} cannot be read: remove it, and sign in again with `byline login`."
-            raise Refused(msg) from error
+            raise Refused(
+                f"{self._path} cannot be read: remove it, and sign in again with `byline login`."
+            ) from error
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -85,11 +86,10 @@ class StoredTokens:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            msg = (
+            raise WrongUse(
                 f"The folder {self._folder} cannot be made ({error.strerror}): sign in where there is a home folder,"
                 " or set BYLINE_TOKEN."
-            )
-            raise WrongUse(msg) from error
+            ) from error
 
 
 def chosen_gateway() -> str | None:

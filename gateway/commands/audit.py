@@ -89,8 +89,7 @@ async def _find(
 async def _prove(noted: str | None) -> Proof:
     seq, _, digest = (noted or "").partition(":")
     if noted is not None and not (seq.isdigit() and digest):
-        msg = "--noted takes what `byline audit verify` printed as head: seq:hash"
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid("--noted takes what `byline audit verify` printed as head: seq:hash")
     async with services_here() as services:
         return await verify_trail(
             services.database, services.keys, noted=(int(seq), digest) if noted else None
@@ -109,8 +108,7 @@ def _record(record: str | None) -> tuple[str | None, str | None]:
         return None, None
     system, separator, record_id = record.partition(":")
     if not separator:
-        msg = "--record takes system:kind/id, such as zendesk:ticket/35436"
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid("--record takes system:kind/id, such as zendesk:ticket/35436")
     return system, record_id
 
 

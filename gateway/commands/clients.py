@@ -65,11 +65,13 @@ def add_backend(
         async with services_here() as here:
             external = here.settings.gateway.issuer is not None
             if external and not audience:
-                msg = "Name at least one --audience: that of the tokens which the issuer makes for this back end."
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(
+                    "Name at least one --audience: that of the tokens which the issuer makes for this back end."
+                )
             if audience and not external:
-                msg = "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(
+                    "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
+                )
             return await RegisteredClients(here).add_backend(chosen, audience or ())
 
     _show(*uvloop.run(add()))
@@ -101,23 +103,22 @@ def remove_client(
             return removed
 
     if not uvloop.run(remove()):
-        msg = f"No administrator registered a client '{client_id}'. `byline clients list` shows those there are."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"No administrator registered a client '{client_id}'. `byline clients list` shows those there are."
+        )
     typer.echo(f"{client_id} is gone, and so are its tokens.")
 
 
 def _name(text: str) -> str:
     if not text.strip() or not text.isprintable() or len(text) > 100:
-        msg = "Give it a name of 1 to 100 printable characters."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid("Give it a name of 1 to 100 printable characters.")
     return text.strip()
 
 
 def _require_built_in(here: Services) -> None:
     issuer = here.settings.gateway.issuer
     if issuer is not None:
-        msg = f"MCP clients sign people in at {issuer.issuer}: register the client there."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(f"MCP clients sign people in at {issuer.issuer}: register the client there.")
 
 
 def _described(client: RegisteredClient) -> tuple[str, str]:

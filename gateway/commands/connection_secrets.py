@@ -16,8 +16,7 @@ def put_secret(name: str) -> None:
     typed = typer.prompt("Secret", hide_input=True) if sys.stdin.isatty() else sys.stdin.read()
     secret = typed.strip()
     if not secret:
-        msg = "There is no secret on standard input, so nothing was changed."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid("There is no secret on standard input, so nothing was changed.")
 
     async def put() -> bool:
         async with services_here() as services:
@@ -46,6 +45,5 @@ def remove_secret(name: str) -> None:
             return await services.client_secrets.remove(name, lambda session: record(session, event))
 
     if not uvloop.run(remove()):
-        msg = f"The vault has no secret of a connection '{name}'."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(f"The vault has no secret of a connection '{name}'.")
     typer.echo(f"The secret of {name} is gone.")

@@ -50,8 +50,7 @@ def forget_grant(
             declared = await services.catalogue.get(connection)
             if (declared.mode == "shared") != (name == SHARED):
                 whose = "a person" if name == SHARED else "`shared`"
-                msg = f"Connection '{connection}' is {declared.mode}: name {whose}."
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(f"Connection '{connection}' is {declared.mode}: name {whose}.")
             person = None if name == SHARED else await one_person(services, name)
             try:
                 return "" if await remove_grant(services, declared, person, account) else None
@@ -62,6 +61,5 @@ def forget_grant(
 
     untold = uvloop.run(remove())
     if untold is None:
-        msg = f"{name} has no grant on connection '{connection}'."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(f"{name} has no grant on connection '{connection}'.")
     typer.echo(f"The grant of {name} on {connection} is gone.{untold}")

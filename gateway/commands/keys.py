@@ -47,6 +47,7 @@ def retire_key(
             return await services.keys.retire(kid)
 
     if not uvloop.run(retire()):
-        msg = f"Key '{kid}' is not one that can be retired: it is unknown, retired already, or the one that signs."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"Key '{kid}' is not one that can be retired: it is unknown, retired already, or the one that signs."
+        )
     typer.echo(f"What key {kid} signed is refused from now on.")

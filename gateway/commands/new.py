@@ -40,8 +40,9 @@ def make_package(name: str, directory: Path) -> Path:
     module = _module(name)
     folder = directory / name
     if folder.exists():
-        msg = f"{folder} is there already: choose another name, or another place with --directory."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"{folder} is there already: choose another name, or another place with --directory."
+        )
     try:
         for source in sorted(path for path in _STARTER.rglob("*") if _belongs(path)):
             target = folder / str(source.relative_to(_STARTER)).replace("my_tools", module)
@@ -49,8 +50,9 @@ def make_package(name: str, directory: Path) -> Path:
             text = source.read_text(encoding="utf-8").replace("my-tools", name).replace("my_tools", module)
             target.write_text(text, encoding="utf-8")
     except OSError as error:
-        msg = f"Cannot write {error.filename} ({error.strerror}): choose another place with --directory."
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(
+            f"Cannot write {error.filename} ({error.strerror}): choose another place with --directory."
+        ) from error
     return folder
 
 
@@ -63,13 +65,13 @@ def _belongs(path: Path) -> bool:
 def _module(name: str) -> str:
     """The import name of a package; raises SettingsInvalid for a name that could not be installed or imported."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
-        msg = (
+        raise SettingsInvalid(
             f"'{name}' is no name for a package: write lower-case words joined by hyphens, such as my-tools, "
             f"with {_LONGEST} characters at most."
         )
-        raise SettingsInvalid(msg)
     module = name.replace("-", "_")
     if keyword.iskeyword(module) or module in _TAKEN or importlib.util.find_spec(module) is not None:
-        msg = f"'{module}' means something else here already: choose another name, such as {name}-tools."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"'{module}' means something else here already: choose another name, such as {name}-tools."
+        )
     return module

@@ -41,8 +41,7 @@ def add_person(
             return await People(services.database).add(username, name, password)
 
     if not uvloop.run(add()):
-        msg = f"There is a '{username}' already."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(f"There is a '{username}' already.")
     typer.echo(f"{name} can sign in as {username}.")
 
 
@@ -84,15 +83,15 @@ def activate_person(name: Name) -> None:
 def give_role(name: Name, role: Role) -> None:
     """Give somebody a role; what it allows is the policy file's to say."""
     if _ROLE.fullmatch(role) is None:
-        msg = f"'{role}' is no role: write one word of lower-case letters, digits and hyphens."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"'{role}' is no role: write one word of lower-case letters, digits and hyphens."
+        )
 
     async def give() -> bool:
         async with services_here() as services:
             one = await one_person(services, name)
             if role == ADMINISTRATOR and one.kind != "person":
-                msg = f"{one.name} is a service, and only a person can be an administrator."
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(f"{one.name} is a service, and only a person can be an administrator.")
             record = await services.trail.recorder()
             given = AuditEvent(kind="role.given", principal=one, role=role)
             return await services.roles.give(one.id, role, lambda session: record(session, given))
@@ -113,8 +112,7 @@ def take_role(name: Name, role: Role) -> None:
             return await services.roles.take(one.id, role, lambda session: record(session, taken))
 
     if not uvloop.run(take()):
-        msg = f"{name} does not have the role '{role}'."
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(f"{name} does not have the role '{role}'.")
     typer.echo(f"{plain(name)} has the role {role} no more.")
 
 
@@ -126,8 +124,9 @@ async def one_person(services: Services, name: str) -> Principal:
         found = "".join(
             f"\n  {one.id}  {plain(f'{one.name} ({one.subject} at {one.issuer})')}" for one in known
         )
-        msg = f"{len(known)} people who have signed in are known as '{name}': give the id of one.{found}"
-        raise SettingsInvalid(msg)
+        raise SettingsInvalid(
+            f"{len(known)} people who have signed in are known as '{name}': give the id of one.{found}"
+        )
     return known[0]
 
 

@@ -60,11 +60,11 @@ class ComposeFile:
         try:
             self._document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
-            msg = f"{path} cannot be read ({error.strerror}): name the Compose file of the stack with --file"
-            raise SettingsInvalid(msg) from error
+            raise SettingsInvalid(
+                f"{path} cannot be read ({error.strerror}): name the Compose file of the stack with --file"
+            ) from error
         except yaml.YAMLError as error:
-            msg = f"{path} is not valid YAML: {error}"
-            raise SettingsInvalid(msg) from error
+            raise SettingsInvalid(f"{path} is not valid YAML: {error}") from error
 
     @property
     def variables(self) -> dict[str, str]:
@@ -76,8 +76,7 @@ class ComposeFile:
         try:
             return _Stack.model_validate(interpolate(self._document, variables)).services
         except (InterpolationFailed, ValidationError) as error:
-            msg = f"{self.path} cannot be run here: {error}"
-            raise SettingsInvalid(msg) from error
+            raise SettingsInvalid(f"{self.path} cannot be run here: {error}") from error
 
 
 class _Stack(_Part):

@@ -28,10 +28,9 @@ async def is_ready(url: str, *, since: datetime | None = None) -> bool:
         case "temporal":
             return await _is_polled(url, since or datetime.now(UTC) - _POLLED_WITHIN)
         case _:
-            msg = (
+            raise SettingsInvalid(
                 f"{url} cannot be asked: write http://host:port/path or temporal://host:port/namespace/queue"
             )
-            raise SettingsInvalid(msg)
 
 
 async def _answers(url: str) -> bool:

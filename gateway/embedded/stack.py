@@ -141,8 +141,7 @@ class Stack:
     async def start(self, name: str) -> None:
         """Start a service and return at once."""
         if (earlier := self._running.get(name)) and earlier.process.returncode is None:
-            msg = f"{name} runs already"
-            raise StackFailed(msg)
+            raise StackFailed(f"{name} runs already")
         self._wanted.add(name)
         await self._spawn(name)
 
@@ -263,8 +262,7 @@ def _here(argv: Argv) -> tuple[str, ...]:
         case _:
             path = Path(sys.executable).parent / program
             if not path.exists():
-                msg = f"{path} is missing: install Byline's requirements into this environment"
-                raise StackFailed(msg)
+                raise StackFailed(f"{path} is missing: install Byline's requirements into this environment")
             return (str(path), *arguments)
 
 

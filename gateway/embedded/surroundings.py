@@ -34,8 +34,9 @@ class DataDirectory:
             fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            msg = f"another stack runs on {self.path}: stop it, or name another directory with --data"
-            raise SettingsInvalid(msg) from None
+            raise SettingsInvalid(
+                f"another stack runs on {self.path}: stop it, or name another directory with --data"
+            ) from None
 
     def release(self) -> None:
         """Let another stack have the directory."""
@@ -82,8 +83,7 @@ def _port(preferred: int, *, taken: Mapping[str, str]) -> int:
     for port in candidates:
         if str(port) not in taken.values() and _is_free(port):
             return port
-    msg = f"no free port found on {LOOPBACK}: set one in the environment"
-    raise SettingsInvalid(msg)
+    raise SettingsInvalid(f"no free port found on {LOOPBACK}: set one in the environment")
 
 
 def _is_free(port: int) -> bool:

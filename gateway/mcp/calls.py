@@ -114,8 +114,7 @@ class Calls:
     ) -> HandlerResult:
         run_id = arguments.get("run_id")
         if not isinstance(run_id, str) or not run_id.isprintable() or len(arguments) != 1:
-            msg = f"{COLLECT} takes one argument, run_id: the id that an earlier call gave."
-            raise ArgumentsInvalid(msg)
+            raise ArgumentsInvalid(f"{COLLECT} takes one argument, run_id: the id that an earlier call gave.")
         run = await self._runs.owned(run_id, caller)
         state = await self._rounds.resumed(params, caller) or await self._rounds.knowing(run_id)
         patience = self._rounds.patience(context)

@@ -40,8 +40,9 @@ class Checking:
         """What the caller's call would wait for; raises ArgumentsInvalid, ToolUnknown or NotAllowed."""
         tool = arguments.get("tool")
         if not isinstance(tool, str) or len(arguments) != 1:
-            msg = f"{CHECK} takes one argument, tool: the name of the tool that you would call."
-            raise ArgumentsInvalid(msg)
+            raise ArgumentsInvalid(
+                f"{CHECK} takes one argument, tool: the name of the tool that you would call."
+            )
         found = await readiness_of(self._services, self._registry, self._runs, caller, tool)
         lines = [each.detail for each in found.connections]
         if found.url is None:

@@ -29,8 +29,7 @@ class Endpoint:
         """Whose request is being answered, reaching no further than the endpoint; raises IdentityMissing."""
         token = get_access_token()
         if not isinstance(token, PersonalToken):
-            msg = "The call carries no bearer token of a person known here."
-            raise IdentityMissing(msg)
+            raise IdentityMissing("The call carries no bearer token of a person known here.")
         both = [names for names in (token.tools, self.offers) if names is not None]
         tools = frozenset.intersection(*both) if both else None
         return Caller(token.principal, token.actor, "mcp", tools, in_person=token.in_person)
@@ -41,8 +40,7 @@ class Endpoint:
             return name, arguments
         tool, given = arguments.get("name"), arguments.get("arguments", {})
         if not (isinstance(tool, str) and isinstance(given, dict)):
-            msg = f"{CALL} takes the name of a tool, and its arguments as an object."
-            raise ArgumentsInvalid(msg)
+            raise ArgumentsInvalid(f"{CALL} takes the name of a tool, and its arguments as an object.")
         return tool, given
 
 

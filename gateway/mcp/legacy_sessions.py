@@ -121,8 +121,9 @@ class LegacySessions:
             yield
             return
         if message.id == GET_STREAM_KEY:
-            msg = f"{message.id!r} is no id for a request here. Use another one."
-            raise MessageRefused(msg, answers=message.id)
+            raise MessageRefused(
+                f"{message.id!r} is no id for a request here. Use another one.", answers=message.id
+            )
         asked = (session, str(message.id))
         while (earlier := self._answering.get(asked)) is not None:
             await earlier.wait()

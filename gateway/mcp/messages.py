@@ -52,14 +52,18 @@ def read_message(body: bytes, version: str | None) -> Message:
     """The message in a body that came with this `MCP-Protocol-Version`; raises MessageRefused."""
     document = _parsed(body)
     if not isinstance(document, dict):
-        msg = "The body is no JSON-RPC object. Send one message at a time: MCP has no batches."
-        raise MessageRefused(msg)
+        raise MessageRefused(
+            "The body is no JSON-RPC object. Send one message at a time: MCP has no batches."
+        )
     message = _message(document)
     spoken = _spoken(document) if message.is_request else None
     # Where the header names an older protocol or none, the SDK would not look for this.
     if spoken is not None and spoken != version:
-        msg = "The header MCP-Protocol-Version does not name the protocol version that the body speaks."
-        raise MessageRefused(msg, HEADER_MISMATCH, answers=message.id)
+        raise MessageRefused(
+            "The header MCP-Protocol-Version does not name the protocol version that the body speaks.",
+            HEADER_MISMATCH,
+            answers=message.id,
+        )
     return message
 
 

@@ -54,8 +54,7 @@ def found(arguments: Mapping[str, Any], tools: Sequence[ListedTool]) -> list[Lis
     """
     query = arguments.get("query")
     if not isinstance(query, str) or len(arguments) != 1:
-        msg = f"{SEARCH} takes one argument, query: what you want to do, in a few words."
-        raise ArgumentsInvalid(msg)
+        raise ArgumentsInvalid(f"{SEARCH} takes one argument, query: what you want to do, in a few words.")
     words = _words(query)
     scored = [(_score(tool, words), tool) for tool in tools]
     best = sorted((each for each in scored if each[0]), key=lambda each: (-each[0], each[1].name))

@@ -19,5 +19,7 @@ async def untold(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> Ha
         raise
     except Exception as error:
         log.exception("mcp_request_failed", method=ctx.method)
-        msg = "Something went wrong here that is not your request's fault. The gateway's log says what."
-        raise MCPError(INTERNAL_ERROR, msg) from error
+        raise MCPError(
+            INTERNAL_ERROR,
+            "Something went wrong here that is not your request's fault. The gateway's log says what.",
+        ) from error

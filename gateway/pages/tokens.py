@@ -58,8 +58,7 @@ class TokenPages:
         try:
             days = fields.get("days", "")
             if not (days.isascii() and days.isdecimal() and int(days[:6]) in self._days):
-                msg = "Choose how long the token is to live."
-                raise ApiTokenInvalid(msg)
+                raise ApiTokenInvalid("Choose how long the token is to live.")
             made = await self._services.api_tokens.create(
                 principal,
                 fields.get("name", ""),

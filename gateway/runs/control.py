@@ -41,13 +41,13 @@ class RunControl:
         Raises NotAllowed, RunUnknown, RunEnded, RunForgotten or TemporalUnreachable.
         """
         if not caller.in_person:
-            msg = "Sign in to terminate runs: no API token and no back end ends what may be another's."
-            raise NotAllowed(msg)
+            raise NotAllowed(
+                "Sign in to terminate runs: no API token and no back end ends what may be another's."
+            )
         await self._services.roles.require(caller.principal, ADMINISTRATOR)
         run = await self._services.runs.get(run_id)
         if run is None:
-            msg = f"There is no run '{run_id}'."
-            raise RunUnknown(msg)
+            raise RunUnknown(f"There is no run '{run_id}'.")
         await self._going_on(run)
         await self._services.trail.append(
             AuditEvent(kind="run.terminated", identity=_names(run, caller), run_id=run.id, message=reason)
@@ -65,8 +65,7 @@ class RunControl:
         """A new run with the same tool and arguments; raises what a call does, RunUnfinished and RunForgotten."""
         description = await self._kept(run)
         if status_of(description) == "running":
-            msg = f"Run '{run.id}' goes on. Cancel it first, or wait until it ends."
-            raise RunUnfinished(msg)
+            raise RunUnfinished(f"Run '{run.id}' goes on. Cancel it first, or wait until it ends.")
         arguments = await self._arguments(run, description)
         return await self._runs.call(run.tool, arguments, caller, key=key, retry_of=run.id)
 

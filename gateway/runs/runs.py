@@ -116,8 +116,7 @@ class Caller:
     def require_reach(self, tool: str) -> None:
         """Return where `reaches` says yes; raises NotAllowed."""
         if not self.reaches(tool):
-            msg = f"This token does not reach {tool}. Make one that does, or sign in."
-            raise NotAllowed(msg)
+            raise NotAllowed(f"This token does not reach {tool}. Make one that does, or sign in.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +186,7 @@ class Runs:
         """A run; raises RunUnknown where it is not the caller's own, or its tool is beyond their token."""
         run = await self._services.runs.get(run_id)
         if run is None or run.principal_id != caller.principal.id or not caller.reaches(run.tool):
-            msg = f"You have no run '{run_id}'."
-            raise RunUnknown(msg)
+            raise RunUnknown(f"You have no run '{run_id}'.")
         return run
 
     async def outcome(self, run_id: str, *, within: float, told: Collection[str] = ()) -> Outcome:
@@ -245,8 +243,9 @@ class Runs:
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return None
-            msg = "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
-            raise TemporalUnreachable(msg) from error
+            raise TemporalUnreachable(
+                "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
+            ) from error
 
     async def _is_under_way(self, run_id: str) -> bool:
         """Whether the root workflow does anything but wait, or has children that may."""
@@ -272,10 +271,9 @@ class Runs:
                 if known is None:
                     raise
         if known.call != call.digest:
-            msg = (
+            raise KeyReused(
                 "This idempotency key belongs to another call. Use a new key for a call with other arguments."
             )
-            raise KeyReused(msg)
         if not known.begun:
             await self._start(call, call.identity(known.id))
         return Serving(known.id, rejoined=True)
@@ -307,8 +305,9 @@ class Runs:
         except RPCError as error:
             if error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
                 raise
-            msg = "The workflow engine does not answer, so the tool was not started. Try again in a moment."
-            raise TemporalUnreachable(msg) from error
+            raise TemporalUnreachable(
+                "The workflow engine does not answer, so the tool was not started. Try again in a moment."
+            ) from error
 
     async def _unanswered(self, call: "_Call") -> UnansweredRun | None:
         """The run that the same call began, and whose outcome nobody was told yet."""
@@ -341,10 +340,9 @@ class Runs:
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return Failed(RunUnknown.code, f"Run '{run_id}' is not kept any more.")
-            msg = (
+            raise TemporalUnreachable(
                 "The workflow engine does not answer; the run goes on. Ask for its outcome again in a moment."
-            )
-            raise TemporalUnreachable(msg) from error
+            ) from error
 
 
 def _search_attributes(identity: Identity) -> TypedSearchAttributes:

@@ -92,8 +92,7 @@ class IssuerKeys:
                 exp={"essential": True},
             ).validate(decoded.claims)
         except (JoseError, ValueError) as error:
-            msg = f"The token of {self.issuer} does not hold."
-            raise IdentityForged(msg) from error
+            raise IdentityForged(f"The token of {self.issuer} does not hold.") from error
         return VerifiedToken(decoded.header, decoded.claims)
 
     async def metadata(self) -> IssuerMetadata:
@@ -103,11 +102,13 @@ class IssuerKeys:
             try:
                 metadata = IssuerMetadata.model_validate(await self.get(url))
             except ValidationError as error:
-                msg = f"{url} is not OpenID Connect metadata. Check {self._setting}."
-                raise SettingsInvalid(msg) from error
+                raise SettingsInvalid(
+                    f"{url} is not OpenID Connect metadata. Check {self._setting}."
+                ) from error
             if metadata.issuer != self.issuer:
-                msg = f"The issuer calls itself {metadata.issuer}: set {self._setting} to exactly that."
-                raise SettingsInvalid(msg)
+                raise SettingsInvalid(
+                    f"The issuer calls itself {metadata.issuer}: set {self._setting} to exactly that."
+                )
             self._metadata = metadata
         return self._metadata
 
@@ -158,5 +159,4 @@ class IssuerKeys:
         try:
             return KeySet.import_key_set(document)
         except (JoseError, ValueError, KeyError, TypeError) as error:
-            msg = f"The keys of {self.issuer} are not a JSON Web Key Set."
-            raise UpstreamUnavailable(msg) from error
+            raise UpstreamUnavailable(f"The keys of {self.issuer} are not a JSON Web Key Set.") from error

@@ -73,14 +73,11 @@ class Issuer:
         if answered_by is None and not metadata.authorization_response_iss_parameter_supported:
             answered_by = metadata.issuer
         if not secrets.compare_digest(parameters.get("state", "").encode(), attempt.state.encode()):
-            msg = "This sign-in was begun in another tab or browser."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused("This sign-in was begun in another tab or browser.")
         if answered_by != metadata.issuer:
-            msg = f"The answer did not come from {metadata.issuer}."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(f"The answer did not come from {metadata.issuer}.")
         if not parameters.get("code"):
-            msg = f"{metadata.issuer} did not sign you in."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(f"{metadata.issuer} did not sign you in.")
         token = await self._exchange(metadata, parameters["code"], attempt, redirect_uri)
         claims = await self._id_claims(token, attempt.nonce)
         name = display_name({**await self._userinfo(metadata, token, claims), **claims})
@@ -101,8 +98,9 @@ class Issuer:
                     metadata.token_endpoint, code=code, code_verifier=attempt.code_verifier
                 )
         except OAuthError as error:
-            msg = f"{metadata.issuer} did not accept the sign-in ({error.error})."
-            raise AuthorizationRefused(msg) from None
+            raise AuthorizationRefused(
+                f"{metadata.issuer} did not accept the sign-in ({error.error})."
+            ) from None
         except AddressRefused as error:
             raise self._keys.not_called(error) from None
         except (UpstreamUnavailable, RequestRejected) as error:
@@ -119,8 +117,9 @@ class Issuer:
         claims = id_token.claims
         authorized_party = claims.get("azp", self.settings.client_id)
         if claims.get("nonce") != nonce or authorized_party != self.settings.client_id:
-            msg = f"The identity that {self.settings.issuer} sent was made for another sign-in."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(
+                f"The identity that {self.settings.issuer} sent was made for another sign-in."
+            )
         return claims
 
     async def _userinfo(

@@ -53,8 +53,7 @@ def table(page: Path, first: str) -> dict[str, list[str]]:
         if line.startswith(f"| {first} |"):
             next(lines)
             return dict(_rows(lines))
-    msg = f"{page} has no table that begins with a column '{first}'"
-    raise LookupError(msg)
+    raise LookupError(f"{page} has no table that begins with a column '{first}'")
 
 
 def code(text: str) -> list[str]:

@@ -150,8 +150,7 @@ class ReadAtSecondAttempt:
     async def run(self, reading: Reading) -> Account:
         """Fail, or read."""
         if workflow.info().attempt == 1:
-            msg = "not this time"
-            raise ApplicationError(msg)
+            raise ApplicationError("not this time")
         return await workflow.execute_activity(read_account, reading.account_id, start_to_close_timeout=_STEP)
 
 

@@ -60,8 +60,9 @@ async def begun(client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
     try:
         answer = _Answer.model_validate(await client.device_authorization(scopes))
     except ValidationError:
-        msg = "The sign-in service gives no code that could be typed elsewhere: sign in here instead."
-        raise AuthorizationRefused(msg) from None
+        raise AuthorizationRefused(
+            "The sign-in service gives no code that could be typed elsewhere: sign in here instead."
+        ) from None
     complete = answer.verification_uri_complete
     return DeviceCode(
         user_code=answer.user_code,

@@ -65,8 +65,9 @@ class SignIns:
     def client(self, connection: Connection) -> OAuthClient:
         """Byline as the connection's OAuth client; raises AuthorizationRefused where people type a key instead."""
         if connection.sign_in in TYPED:
-            msg = f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(
+                f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
+            )
         vouched = _VOUCHED.get(connection.sign_in)
         if vouched is not None and self._company is not None:
             return vouched(connection, self._environment, self._discovery, self._registrations, self._company)
@@ -77,6 +78,7 @@ class SignIns:
     def typed(self, connection: Connection) -> TypedKey:
         """What takes the keys that people type; raises AuthorizationRefused where they sign in elsewhere."""
         if connection.sign_in not in TYPED:
-            msg = f"No key is typed for {connection.title}: open the link again and sign in there."
-            raise AuthorizationRefused(msg)
+            raise AuthorizationRefused(
+                f"No key is typed for {connection.title}: open the link again and sign in there."
+            )
         return TypedKey(connection, self._environment, self._outgoing)

@@ -35,8 +35,9 @@ class TypedKey:
         try:
             return Tokens(self._sent(secret, username), None, None, scopes, account=username)
         except KeyRefused as error:
-            msg = f"The key of connection '{self._connection.name}' cannot be sent: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"The key of connection '{self._connection.name}' cannot be sent: {error}"
+            ) from None
 
     async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
         """The administrator's key as it is now; None where a person has to type another."""
@@ -88,16 +89,18 @@ class TypedKey:
                 sign(request, sent, None, place=self._connection.token_place)
                 response = await http.send(request)
         except AddressRefused as error:
-            msg = f"The check of connection '{self._connection.name}' cannot be made: {error}"
-            raise ConnectionMisconfigured(msg) from None
+            raise ConnectionMisconfigured(
+                f"The check of connection '{self._connection.name}' cannot be made: {error}"
+            ) from None
         except httpx2.HTTPError:
             raise UpstreamUnavailable(f"The answer of {title} cannot be read. Try again later.") from None
         if response.status_code in _REFUSES:
-            msg = (
+            raise KeyRefused(
                 f"{title} does not accept this: check that it is whole and still in force, and type it again."
             )
-            raise KeyRefused(msg)
         if not response.is_success:
-            msg = f"{title} cannot say whether this is right ({response.status_code}). Try again later."
-            raise UpstreamUnavailable(msg, status=response.status_code)
+            raise UpstreamUnavailable(
+                f"{title} cannot say whether this is right ({response.status_code}). Try again later.",
+                status=response.status_code,
+            )
         return (told_in(response.content, check.account) if check.account else "") or username
