@@ -1,1 +1,1 @@
-"""Actions on upstream systems, one system a file; nothing here knows a token, a link or a wait."""
+"""Actions on upstream systems, one file for each system. They handle no tokens, sign-in links or waits."""

@@ -1,4 +1,4 @@
-"""Actions for systems that no file here is about: one HTTP request, as the person, through the audited client."""
+"""A generic action for systems without a file of their own: one HTTP request through the audited client."""
 
 from collections.abc import Awaitable, Callable
 from typing import Literal
@@ -11,7 +11,8 @@ from engine.sdk import action, upstream
 class HttpRequest(BaseModel):
     """A request below the base URL of the action's connection.
 
-    `record` names what it touches, as `kind/id`, in the trail; `idempotent` says that sending it twice is harmless.
+    `record` names the touched record, as `kind/id`, in the audit trail. `idempotent` says that sending it twice is
+    harmless.
     """
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "GET"
@@ -23,7 +24,7 @@ class HttpRequest(BaseModel):
 
 
 class HttpAnswer(BaseModel):
-    """What came back: `body` where it was JSON, otherwise `text`."""
+    """The response: `body` if it was JSON, otherwise `text`."""
 
     status: int
     body: JsonValue = None
@@ -33,14 +34,14 @@ class HttpAnswer(BaseModel):
 def http_action(
     name: str, *, connection: str, scopes: tuple[str, ...] = ()
 ) -> Callable[[HttpRequest], Awaitable[HttpAnswer]]:
-    """An action that makes any one request on a connection; `name` is its wire name.
+    """Make an action that sends any one request on a connection; `name` is its wire name.
 
-    It fails as every action does where the answer is outside 2xx.
+    Like every action, it fails if the response is outside 2xx.
     """
 
     @action(name, connection=connection, scopes=scopes)
     async def send(request: HttpRequest) -> HttpAnswer:
-        """Make the request."""
+        """Send the request."""
         response = await upstream().request(
             request.method,
             request.path,

@@ -1,6 +1,6 @@
-"""Actions on any MCP server, whichever version it speaks: one call of one of its tools, over streamable HTTP.
+"""A generic action on any MCP server of any protocol version: one call of one tool, over Streamable HTTP.
 
-Nothing that a server asks back is answered.
+It answers no requests of the server, such as elicitation or sampling.
 """
 
 import re
@@ -18,17 +18,17 @@ _META: Final = "io.modelcontextprotocol"
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
 _CLIENT: Final = {"name": "Byline", "version": "1"}
 _ACCEPT: Final = {"Accept": "application/json, text/event-stream"}
-# Of what is told of sign-in, permission and patience, nothing is learned about the protocol.
+# 401, 403 and 429 concern sign-in, permission and rate limits, and tell nothing about the protocol version.
 _REFUSALS: Final = frozenset(range(400, 500)) - {401, 403, 429}
-# Of a code, whole numbers are told: anything else would be words of the server's in a message of Byline's.
+# Only whole numbers of this size are quoted: other codes would put text of the server into a message of Byline.
 _BEYOND_CODES: Final = 100_000
 
 _has_sessions: dict[str, bool] = {}
-"""Of each server that this process called, by address, whether it takes sessions."""
+"""Whether each server that this process called supports sessions, by its address."""
 
 
 class ToolCall(BaseModel):
-    """A tool of the server, and its arguments; `read_only` says that calling it twice is harmless."""
+    """A tool of the server and its arguments; `read_only` says that calling it twice is harmless."""
 
     tool: str = Field(pattern="^[!-~]+$")
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -36,7 +36,7 @@ class ToolCall(BaseModel):
 
 
 class ToolAnswer(BaseModel):
-    """What the tool said; where `is_error`, that it could not do what was asked, and why."""
+    """The result of the tool. With `is_error`, the tool failed, and `text` says why."""
 
     text: str
     structured: JsonValue = None
@@ -46,9 +46,9 @@ class ToolAnswer(BaseModel):
 def mcp_action(
     name: str, *, connection: str, scopes: tuple[str, ...] = ()
 ) -> Callable[[ToolCall], Awaitable[ToolAnswer]]:
-    """An action that calls any one tool of the MCP server of a connection; `name` is its wire name.
+    """Make an action that calls any one tool of the MCP server of a connection; `name` is its wire name.
 
-    Which version of the protocol the server speaks is asked before the first call, and again where that has changed.
+    The protocol version of the server is determined before the first call, and again after it has changed.
     """
 
     @action(name, connection=connection, scopes=scopes)
@@ -62,7 +62,7 @@ def mcp_action(
         try:
             return await _at_once(called)
         except Exception:
-            # It may be that the server was set back to a version that takes sessions: the next call asks.
+            # The server may have been set back to a version with sessions, so the next call determines it again.
             _has_sessions.pop(server, None)
             raise
 
@@ -70,10 +70,10 @@ def mcp_action(
 
 
 async def _session(server: str) -> dict[str, str] | None:
-    """The headers of a new session; None where the server takes none, and calls are made without.
+    """Return the headers of a new session, or None if the server has no sessions and calls need none.
 
-    Servers are told apart as the protocol has it (2026-07-28, Streamable HTTP, "Backward Compatibility"), by a request
-    that calls nothing. Raises ValueError where the server speaks no version that is spoken here.
+    Servers are distinguished as the protocol specifies (2026-07-28, Streamable HTTP, "Backward Compatibility"), by a
+    request that calls no tool. Raises ValueError if the server supports no version that this module supports.
     """
     if _has_sessions.get(server) is False:
         return None
@@ -89,7 +89,7 @@ async def _session(server: str) -> dict[str, str] | None:
 
 
 async def _is_stateless() -> bool:
-    """Whether the server answers requests that come without a session (2026-07-28)."""
+    """Return whether the server answers requests without a session (2026-07-28)."""
     response = await upstream().request(
         "POST",
         "",
@@ -103,7 +103,7 @@ async def _is_stateless() -> bool:
 
 
 async def _begun() -> dict[str, str] | None:
-    """The headers of a session that the server began (2025-11-25, Lifecycle); None where it began none."""
+    """Initialize a session (2025-11-25, Lifecycle) and return its headers; None if the server starts none."""
     hello = {"protocolVersion": _WITH_SESSIONS[0], "capabilities": {}, "clientInfo": _CLIENT}
     response = await upstream().request(
         "POST", "", changes=False, expected=_REFUSALS, json=_message("initialize", hello), headers=_ACCEPT
@@ -120,7 +120,7 @@ async def _begun() -> dict[str, str] | None:
 
 
 async def _in_session(called: ToolCall, session: Mapping[str, str]) -> ToolAnswer:
-    """The call, and the end of the session (2025-11-25, Transports, "Session Management")."""
+    """Call the tool, then terminate the session (2025-11-25, Transports, "Session Management")."""
     try:
         return _answer(await _call(called, _params(called), session))
     finally:
@@ -129,7 +129,7 @@ async def _in_session(called: ToolCall, session: Mapping[str, str]) -> ToolAnswe
 
 
 async def _at_once(called: ToolCall) -> ToolAnswer:
-    """One request that says all (2026-07-28)."""
+    """Call the tool by one request without a session (2026-07-28)."""
     headers = {"MCP-Protocol-Version": _STATELESS, "Mcp-Method": "tools/call", "Mcp-Name": called.tool}
     return _answer(await _call(called, {**_params(called), "_meta": _meta()}, headers))
 
@@ -160,7 +160,7 @@ def _message(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _result(content_type: str, body: str) -> dict[str, Any]:
-    """The result of our one request, in plain JSON or in a stream of events; raises ValueError where there is none."""
+    """Return the result of our request from plain JSON or an event stream; raises ValueError if there is none."""
     is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
     for message in _events(body) if is_stream else iter([body]):
         found = from_json(message)
@@ -177,7 +177,7 @@ def _result(content_type: str, body: str) -> dict[str, Any]:
 
 
 def _told(content_type: str, body: str) -> dict[str, Any]:
-    """As `_result`, and nothing where there is none."""
+    """Return the result of our request, or an empty dict if there is none."""
     try:
         return _result(content_type, body)
     except ValueError:
@@ -185,7 +185,7 @@ def _told(content_type: str, body: str) -> dict[str, Any]:
 
 
 def _events(body: str) -> Iterator[str]:
-    """The data of each server-sent event."""
+    """Yield the data of each server-sent event."""
     data: list[str] = []
     for line in [*_LINE_END.split(body), ""]:
         if line.startswith("data:"):

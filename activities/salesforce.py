@@ -1,4 +1,4 @@
-"""Actions on a Salesforce organisation through its REST API, version 63.0; it does nothing but what is asked."""
+"""Actions on a Salesforce organisation through its REST API, version 63.0."""
 
 from urllib.parse import quote
 
@@ -10,7 +10,7 @@ _OBJECTS = "/services/data/v63.0/sobjects"
 
 
 class Account(BaseModel):
-    """A CRM account, and the customer that billing knows it as."""
+    """A CRM account and the id of its customer in billing."""
 
     id: str
     name: str

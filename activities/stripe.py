@@ -17,7 +17,7 @@ class Invoice(BaseModel):
 
     @property
     def overpaid(self) -> int:
-        """What was taken beyond what was due."""
+        """The amount that was charged beyond the amount due."""
         return max(0, self.charged - self.amount_due)
 
 

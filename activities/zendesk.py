@@ -37,7 +37,7 @@ async def read_ticket(ticket_id: int) -> Ticket:
 async def update_ticket(update: TicketUpdate) -> Ticket:
     """Comment on a ticket and set its status.
 
-    A repeated update would add its comment again, so one whose answer is lost is not sent twice.
+    A repeated update would add its comment again, so an update without a response is not sent twice.
     """
     comment = {"body": update.comment, "public": update.public}
     response = await upstream().request(

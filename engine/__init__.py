@@ -1,1 +1,1 @@
-"""What makes Byline Byline: identity, the wait, the vault and the trail; it serves no HTTP."""
+"""The core of Byline: identity, waits, the vault, grants and the audit trail. It serves no HTTP."""

@@ -1,4 +1,4 @@
-"""What an action declares of itself, and its way to the upstream; safe to import from workflow code."""
+"""Declares actions and gives a running action its upstream client. Workflow code may import this module."""
 
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -19,7 +19,7 @@ _running: ContextVar["Upstream"] = ContextVar("byline_upstream")
 
 @dataclass(frozen=True, slots=True)
 class ActionDefinition:
-    """An action's wire name, the one connection it uses, the scopes it cannot do without, and whether it only reads."""
+    """The declaration of an action: wire name, its one connection, required scopes, and whether it only reads."""
 
     name: str
     connection: str
@@ -32,9 +32,9 @@ def action(
 ) -> Callable[[Callable[P, Awaitable[R]]], Callable[P, Awaitable[R]]]:
     """Make an activity that acts on the upstream of one connection.
 
-    `name` is the activity's wire name and must never change while runs that use it are open. `scopes` are those
-    without which the action cannot work: a grant that lacks one is widened before the action starts. `reads_only` is
-    what a tool that says `read_only` needs of each of its actions.
+    `name` is the activity's wire name and must never change while runs that use it are open. `scopes` are the scopes
+    that the action requires. A grant that lacks one of them is widened before the action starts. `reads_only` says that
+    the action changes nothing upstream. A tool with `read_only` may only use actions with `reads_only`.
     """
 
     def declare(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
@@ -46,18 +46,18 @@ def action(
 
 
 def definition_of(function: object) -> ActionDefinition | None:
-    """The declaration of an action, or None for an activity that touches no upstream."""
+    """Return the declaration of an action, or None for an activity that uses no upstream."""
     found = getattr(function, _ATTRIBUTE, None)
     return found if isinstance(found, ActionDefinition) else None
 
 
 def enter_action(running: "Upstream") -> None:
-    """Make `upstream()` answer with this client in the current task."""
+    """Make `upstream()` return this client in the current task."""
     _running.set(running)
 
 
 def upstream() -> "Upstream":
-    """The upstream of the action that is running, signed in as its principal; raises RuntimeError outside an action."""
+    """Return the client of the running action, signed in as its principal; raises RuntimeError outside an action."""
     try:
         return _running.get()
     except LookupError:

@@ -1,4 +1,4 @@
-"""What a JWT says of itself, before anybody has verified it: it tells whom to ask, and proves nothing."""
+"""Reads the claims of a JWT without verifying it. Unverified claims may select an issuer, but prove nothing."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def unverified_claims(token: str) -> dict[str, Any]:
-    """The claims in a JWT (RFC 7519 section 3); none in what is no JWT."""
+    """Return the claims of a JWT (RFC 7519 section 3), or an empty dict if the text is not a JWT."""
     try:
         body = token.split(".")[1]
         claims = json.loads(urlsafe_b64decode(body + "=" * (-len(body) % 4)))

@@ -1,4 +1,4 @@
-"""What offers give beyond plain objects, in the JSON that MCP puts on the wire; safe to import from workflow code."""
+"""The content types that tools, prompts and resources return, in MCP's JSON. Workflow code may import this module."""
 
 import base64
 from dataclasses import field
@@ -36,12 +36,12 @@ def _encoded(value: bytes) -> str:
 Bytes = Annotated[
     bytes, BeforeValidator(_decoded), PlainSerializer(_encoded, return_type=str, when_used="json")
 ]
-"""Bytes, which JSON holds in base64."""
+"""Bytes that are written as base64 in JSON."""
 
 
 @dataclass(config=_WIRE, frozen=True)
 class Text:
-    """Text."""
+    """A text block."""
 
     text: str
     type: Literal["text"] = field(default="text", kw_only=True)
@@ -49,7 +49,7 @@ class Text:
 
 @dataclass(config=_WIRE, frozen=True)
 class Image:
-    """An image, as `image/png` or the like."""
+    """An image block; `mime_type` is `image/png` or similar."""
 
     data: Bytes
     mime_type: str
@@ -58,7 +58,7 @@ class Image:
 
 @dataclass(config=_WIRE, frozen=True)
 class Audio:
-    """Sound, as `audio/wav` or the like."""
+    """An audio block; `mime_type` is `audio/wav` or similar."""
 
     data: Bytes
     mime_type: str
@@ -67,7 +67,7 @@ class Audio:
 
 @dataclass(config=_WIRE, frozen=True)
 class Link:
-    """The address of a resource, for the client to read where it wants to."""
+    """A link to a resource, which the client may read."""
 
     uri: str
     name: str
@@ -83,7 +83,7 @@ class Link:
 
 @dataclass(config=_WIRE, frozen=True)
 class Document:
-    """What a resource holds: text or bytes. Without `mime_type` it has the one that the resource declares."""
+    """The contents of a resource: text or bytes. `mime_type` defaults to the one that the resource declares."""
 
     text: str | None = None
     blob: Bytes | None = None
@@ -102,7 +102,7 @@ class Document:
 
 @dataclass(config=_WIRE, frozen=True)
 class Embedded(Document):
-    """A document within a result, with the address that it has as a resource."""
+    """A document that is embedded in a result, with the URI that it has as a resource."""
 
     uri: str = field(kw_only=True)
     type: Literal["resource"] = field(default="resource", kw_only=True)
@@ -123,14 +123,14 @@ Block = Annotated[Text | Image | Audio | Link | Embedded, Field(discriminator="t
 
 @dataclass(config=_WIRE, frozen=True)
 class Content:
-    """What a tool gives where that is no object: blocks for the model to read."""
+    """The result of a tool that returns content blocks for the model instead of an object."""
 
     content: list[Block]
 
 
 @dataclass(config=_WIRE, frozen=True)
 class Message:
-    """What one side says in a conversation."""
+    """One message of a conversation, by the user or the assistant."""
 
     role: Literal["user", "assistant"]
     content: Block
@@ -138,7 +138,7 @@ class Message:
 
 @dataclass(config=_WIRE, frozen=True)
 class Messages:
-    """What a prompt gives: the conversation to go on from."""
+    """The result of a prompt: the conversation that the client continues."""
 
     messages: list[Message]
 

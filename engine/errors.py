@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree; it knows nothing of HTTP, MCP or Temporal, whose edges translate it.
+"""All errors of Byline in one tree. They know nothing of HTTP, MCP or Temporal, whose edges translate them.
 
     BylineError
     ├── SettingsInvalid
@@ -29,20 +29,20 @@
     ├── RunUnknown · RunForgotten · RunEnded · RunUnfinished
     └── TemporalUnreachable
 
-A message holds neither a secret nor a body that an upstream sent.
+A message contains neither a secret nor a response body of an upstream.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 UNFIT: Final = (ValueError, LookupError, ArithmeticError, RecursionError)
-"""What Python raises over data that does not fit: it would not fit another time either, so it fails for good."""
+"""The exceptions that Python raises for data of the wrong form. A retry cannot help, so they fail the run for good."""
 
 
 class BylineError(Exception):
-    """A failure with a stable `code` that is told to people as `str(error)`.
+    """An error with a stable `code`, whose public message is `str(error)`.
 
-    `retryable` says whether the same attempt may succeed later without anyone acting.
+    `retryable` says whether the same attempt may succeed later although nobody acted.
     """
 
     code: ClassVar[str] = "byline_error"
@@ -50,7 +50,7 @@ class BylineError(Exception):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What a program may want to know beyond the message; never a secret."""
+        """Facts for programs in addition to the message; never a secret."""
         return {}
 
 
@@ -110,16 +110,16 @@ class PersonRequired(BylineError):
         super().__init__(message)
         self.waiter = waiter
         self.awaits = awaits
-        """The id of the authorization request or of the question that is waited for."""
+        """The id of the authorization request or of the question that the run waits for."""
         self.asked = asked
         """The ids of the principals who can act."""
         self.expires_at = expires_at
         self.notify: Sequence[str] = ()
-        """The notification channels that are owed a note of this wait; ids, which name nobody."""
+        """The ids of the notification channels that receive a note about this wait; they identify no person."""
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What the workflow's interceptor needs to park; `expires_at` in seconds since the epoch."""
+        """What the workflow's interceptor needs to park the run; `expires_at` is in seconds since the epoch."""
         told = {"notify": list(self.notify)} if self.notify else {}
         return {"waiter": self.waiter, "expires_at": self.expires_at, **told}
 
@@ -140,7 +140,7 @@ class AuthorizationRequired(PersonRequired):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What parks, with the request and the connection that it is about."""
+        """The details of PersonRequired, with the authorization request, its connection and its principal."""
         about = {"request": self.request, "connection": self.connection, "principal": self.principal}
         return {**super().details, **about}
 
@@ -160,7 +160,7 @@ class AnswerRequired(PersonRequired):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """What parks, with the question and the role that it is put to."""
+        """The details of PersonRequired, with the question and the role whose holders may answer it."""
         return {**super().details, "question": self.awaits, "role": self.role}
 
 
@@ -208,7 +208,7 @@ class AccountMismatched(AuthorizationRefused):
     def __init__(self, message: str, *, request: str) -> None:
         super().__init__(message)
         self.request = request
-        """The authorization request that goes on waiting."""
+        """The id of the authorization request, which stays open."""
 
 
 class QuestionEnded(BylineError):
@@ -300,7 +300,7 @@ class UpstreamFailed(BylineError):
 
     @property
     def details(self) -> Mapping[str, Any]:
-        """The upstream's HTTP status, where it answered."""
+        """The upstream's HTTP status, or None if it did not respond."""
         return {"status": self.status}
 
 

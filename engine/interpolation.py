@@ -1,8 +1,8 @@
-"""Compose's `${VARIABLE}` in parsed YAML; it refuses a variable that nobody set rather than guess one.
+"""Replaces `${VARIABLE}` in parsed YAML by Compose's rules. A variable that is not set is an error.
 
-${NAME}            the variable's value; an error where it is not set
-${NAME:-default}   the default where it is not set or empty; a default may hold variables itself
-${NAME:?message}   an error with this message where it is not set or empty
+${NAME}            the variable's value; an error if it is not set
+${NAME:-default}   the default if it is not set or empty; a default may contain variables itself
+${NAME:?message}   an error with this message if it is not set or empty
 $$                 a dollar sign
 """
 
@@ -14,11 +14,11 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class InterpolationFailed(ValueError):
-    """A variable is missing, or the text around a dollar sign is not understood; the message says where."""
+    """A variable is not set, or the text after a dollar sign is malformed; the message names the place."""
 
 
 def interpolate(value: object, variables: Mapping[str, str], *, at: str = "") -> Any:
-    """Return `value` with the variables in its strings replaced; keys and other values stay as they are."""
+    """Return the YAML value with the variables in its strings replaced; keys and other values stay unchanged."""
     match value:
         case str():
             return "".join(_replaced(value, variables, at))
@@ -33,7 +33,7 @@ def interpolate(value: object, variables: Mapping[str, str], *, at: str = "") ->
 
 
 def defaults(value: object) -> dict[str, str]:
-    """Return every variable that `value` names, with its default as written, or an empty string."""
+    """Return each variable that the YAML value refers to, with its default as written, or an empty string."""
     match value:
         case str():
             return _named(value)
@@ -83,7 +83,7 @@ def _replaced(text: str, variables: Mapping[str, str], at: str) -> Iterator[str]
 
 
 def _pieces(text: str, at: str) -> Iterator[str | tuple[str, str, str]]:
-    """Split `text` into plain strings and `(name, operator, operand)`."""
+    """Split a text into plain strings and variable references `(name, operator, operand)`."""
     position = 0
     while (dollar := text.find("$", position)) >= 0:
         yield text[position:dollar]

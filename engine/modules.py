@@ -1,4 +1,4 @@
-"""The modules that settings and entry points name, with all within them; it looks at nothing that they define."""
+"""Imports the modules that settings and entry points name, with all submodules. It does not inspect them."""
 
 import importlib
 import pkgutil
@@ -11,7 +11,7 @@ from engine.wire import ENTRY_POINT_GROUP
 
 
 def imported(names: tuple[str, ...]) -> Iterator[ModuleType]:
-    """Each named module, and where it is a package, all within it; raises SettingsInvalid for what is not there."""
+    """Yield each named module and, for a package, all its submodules; raises SettingsInvalid if a module is missing."""
     for name in (*names, *(point.value for point in entry_points(group=ENTRY_POINT_GROUP))):
         module = _imported(name)
         yield module

@@ -1,4 +1,4 @@
-"""Which actions an offer starts, and so which connections it uses, read from its code, of which this runs none."""
+"""Finds the actions that an offer may start, and so its connections, by reading its byte code without running it."""
 
 import dis
 import inspect
@@ -15,7 +15,7 @@ from engine.actions import ActionDefinition, definition_of
 
 @dataclass(frozen=True)
 class Need:
-    """One connection that an offer uses, with every scope that some action of it declares."""
+    """One connection that an offer uses, with all scopes that its actions on this connection declare."""
 
     connection: str
     scopes: tuple[str, ...]
@@ -24,7 +24,7 @@ class Need:
 def needs_of(
     workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
 ) -> tuple[Need, ...]:
-    """What the workflow may use, in its children too, by connection; a branch that is never taken counts as well."""
+    """Return the connections that a workflow and its children may use, by name, even in branches that never run."""
     scopes: dict[str, set[str]] = {}
     for action in actions_of(workflow_class, workflows, activities):
         scopes.setdefault(action.connection, set()).update(action.scopes)
@@ -34,9 +34,9 @@ def needs_of(
 def actions_of(
     workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
 ) -> list[ActionDefinition]:
-    """Every action that the workflow and its children may start.
+    """Return every action that the workflow and its children may start.
 
-    A child or an action that is started by name is found where its name stands literally in the code.
+    A child workflow or an action that is started by name is found only if its name is a literal in the code.
     """
     named: dict[str, object] = {**activities, **workflows}
     actions: list[ActionDefinition] = []
@@ -56,7 +56,7 @@ def actions_of(
 
 
 def _is_orchestration(found: object, of: type) -> bool:
-    """Whether to read on in it: workflows of anybody, and helpers of the same package; an activity has no children."""
+    """Return whether to read this code: any workflow, and helpers of the same package. An activity has no children."""
     if inspect.isclass(found):
         defined = workflow._Definition.from_class(found)  # noqa: SLF001 -- the SDK has no public reader
         return defined is not None or _package(found) == _package(of)
@@ -97,7 +97,7 @@ def _read(function: Any, named: Mapping[str, object]) -> Iterator[object]:
 
 @cache
 def _names(code: CodeType) -> tuple[tuple[str, ...], ...]:
-    """Every name that the code reads, with the attributes that it goes on to; many offers lead to the same code."""
+    """Return each name that the code loads, with the attributes that follow it. Cached, as offers share code."""
     found: list[tuple[str, ...]] = []
     goes_on = False
     for step in dis.get_instructions(code):

@@ -1,6 +1,6 @@
-"""What a workflow declares to be offered as a tool, a prompt or a resource; safe to import from workflow code.
+"""The decorators that offer a workflow as a tool, a prompt or a resource. Workflow code may import this module.
 
-Each of them is a run in the name of whoever asks for it, with the same waits and the same trail.
+Each call of an offer is a run in the caller's name, with the same waits and the same audit trail.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ TaskSupport = Literal["optional", "required", "forbidden"]
 
 @dataclass(frozen=True, slots=True)
 class Icon:
-    """An image that a client may show: its address, and where they are known its type and sizes, such as `48x48`."""
+    """An image that a client may show: its URL and, if known, its MIME type and its sizes, such as `48x48`."""
 
     src: str
     mime_type: str | None = None
@@ -26,7 +26,7 @@ class Icon:
 
 @dataclass(frozen=True, slots=True)
 class ToolDeclaration:
-    """How a tool presents itself, and how it wants to be called."""
+    """The declaration of a tool: title, MCP annotations, icons, and how clients may call it."""
 
     title: str
     read_only: bool
@@ -42,14 +42,14 @@ class ToolDeclaration:
 
 @dataclass(frozen=True, slots=True)
 class PromptDeclaration:
-    """How a prompt presents itself."""
+    """The declaration of a prompt."""
 
     title: str
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceDeclaration:
-    """How a resource presents itself, and its URI, which is a template where it has variables."""
+    """The declaration of a resource; `uri` is a template if it contains variables."""
 
     title: str
     uri: str
@@ -72,15 +72,16 @@ def tool(
     on_cancel: Literal["go_on", "cancel"] = "go_on",
     requires: tuple[ClientCapability, ...] = (),
 ) -> Callable[[C], C]:
-    """Offer a workflow as a composite tool; goes above `@workflow.defn(name=…)`, whose name is the tool's.
+    """Offer a workflow as a composite tool; place it above `@workflow.defn(name=…)`, whose name is the tool's name.
 
-    The class's docstring is the description that models read. The run method takes one pydantic model or dataclass,
-    or nothing, and returns one, or nothing: they become the tool's schemas. One that returns `Content` has no output
-    schema. The first four hints are those of MCP's tool annotations; with `read_only`, each action has to be one that
-    only reads.
+    The class's docstring is the description that models read. The run method takes one pydantic model or dataclass, or
+    nothing, and returns one, or nothing. Their JSON schemas become the tool's schemas. A tool that returns `Content`
+    has no output schema. The first four hints are MCP's tool annotations. With `read_only`, each action of the tool
+    has to declare `reads_only`.
 
-    `long`: a client that knows tasks is given one at once. `task`: whether a client may, must or cannot be given one.
-    `on_cancel`: what becomes of a run whose caller cancels the call. `requires`: what a client has to be capable of.
+    `long`: a client that supports MCP tasks gets a task at once. `task`: whether a client may, must or cannot get one.
+    `on_cancel`: whether a run goes on or is cancelled when its caller cancels the call. `requires`: the capabilities
+    that a client needs.
     """
     return _declared(
         ToolDeclaration(
@@ -90,26 +91,26 @@ def tool(
 
 
 def prompt(*, title: str) -> Callable[[C], C]:
-    """Offer a workflow as a prompt; goes above `@workflow.defn(name=…)`, whose name is the prompt's.
+    """Offer a workflow as a prompt; place it above `@workflow.defn(name=…)`, whose name is the prompt's name.
 
-    The run method takes one pydantic model or dataclass whose fields are all text, or choices among texts, or nothing,
-    and returns `Messages`.
+    The run method takes nothing, or one pydantic model or dataclass whose fields are all strings or choices among
+    strings. It returns `Messages`.
     """
     return _declared(PromptDeclaration(title))
 
 
 def resource(*, uri: str, title: str, mime_type: str | None = None) -> Callable[[C], C]:
-    """Offer a workflow as a resource; goes above `@workflow.defn(name=…)`, whose name is the resource's.
+    """Offer a workflow as a resource; place it above `@workflow.defn(name=…)`, whose name is the resource's name.
 
     `uri` is fixed, or a template with variables in braces, such as `crm://accounts/{account_id}` (RFC 6570, level 1).
-    The run method takes one pydantic model or dataclass with exactly these variables as text, or nothing, and returns
-    a `Document`.
+    The run method takes nothing, or one pydantic model or dataclass with exactly these variables as string fields. It
+    returns a `Document`.
     """
     return _declared(ResourceDeclaration(title, uri, mime_type))
 
 
 def declaration_of(workflow_class: type) -> Declaration | None:
-    """What a workflow is offered as, or None for one that only other workflows start."""
+    """Return the declaration of an offered workflow, or None for a workflow that only other workflows start."""
     found = vars(workflow_class).get(_ATTRIBUTE)
     return found if isinstance(found, Declaration) else None
 

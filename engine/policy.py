@@ -1,4 +1,4 @@
-"""Who may call an offer, and with which scope; what they may do upstream is the upstream's to say."""
+"""Decides who may call an offer and which scope a call needs. Permissions at an upstream are decided there."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -15,9 +15,9 @@ log = structlog.get_logger()
 
 
 class ToolPolicy(BaseModel):
-    """Who may call one tool: everybody who has one of these roles, or without any said, everybody.
+    """The rule for one tool: who has one of these roles may call it; without `roles`, everybody may.
 
-    Its `scope` is one that a chat client's token has to carry besides (RFC 6749 section 3.3).
+    A chat client's token needs the `scope` as well (RFC 6749 section 3.3).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -33,20 +33,20 @@ class ToolPolicy(BaseModel):
 
 
 class PolicyFile(BaseModel):
-    """The policy file: what it does not name may be called by everybody."""
+    """The contents of the policy file. Everybody may call a tool that it does not name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tools: Mapping[str, ToolPolicy] = {}
 
     def allows(self, name: str, roles: Collection[str]) -> bool:
-        """Whether somebody with these roles may call what is named so."""
+        """Return whether a principal with these roles may call the offer of this name."""
         wanted = self.tools[name].roles if name in self.tools else None
         return wanted is None or not wanted.isdisjoint(roles)
 
 
 class WatchedPolicyFile:
-    """A policy file as it stands: what is changed in it holds from the next decision on, in every process."""
+    """A policy file that is read again when it changes. The next decision in every process uses the change."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -54,7 +54,7 @@ class WatchedPolicyFile:
         self._rules = read_policy(path)
 
     def rules(self) -> PolicyFile:
-        """The rules in force; a file that was changed into one that cannot be used leaves those before it in force."""
+        """Return the rules in force. If a changed file cannot be used, the rules before the change stay in force."""
         stamp = _stamp(self._path)
         if stamp != self._stamp:
             self._stamp = stamp
@@ -66,7 +66,7 @@ class WatchedPolicyFile:
 
 
 class Policy:
-    """Decides at every call, and again at every firing of a schedule, by the rules in force then."""
+    """Decides by the rules in force at that moment, at every call and at every firing of a schedule."""
 
     def __init__(self, rules: Callable[[], PolicyFile], roles: Roles) -> None:
         self._in_force = rules
@@ -79,20 +79,20 @@ class Policy:
 
     @property
     def scopes(self) -> frozenset[str]:
-        """Every scope that some offer asks for."""
+        """All scopes that some offer requires."""
         return frozenset(rule.scope for rule in self.rules.tools.values() if rule.scope is not None)
 
     def scope_of(self, tool: str) -> str | None:
-        """The scope that a chat client's token needs for the tool."""
+        """Return the scope that a chat client's token needs for the tool, or None."""
         rule = self.rules.tools.get(tool)
         return None if rule is None else rule.scope
 
     def tools_with(self, scope: str) -> list[str]:
-        """The tools that a chat client's token needs this scope for, by name."""
+        """Return the names of the tools for which a chat client's token needs this scope, sorted."""
         return sorted(tool for tool, rule in self.rules.tools.items() if rule.scope == scope)
 
     async def allowed(self, principal: Principal, tools: Iterable[str]) -> list[str]:
-        """Those of the tools that the principal may call, in the order given."""
+        """Return those of the tools that the principal may call, in the same order."""
         named, rules = list(tools), self.rules
         if not any(tool in rules.tools for tool in named):
             return named
@@ -100,14 +100,14 @@ class Policy:
         return [tool for tool in named if rules.allows(tool, has)]
 
     async def require(self, principal: Principal, tool: str) -> None:
-        """Return where the principal may call the tool; raises NotAllowed."""
+        """Raise NotAllowed unless the principal may call the tool."""
         if tool not in await self.allowed(principal, [tool]):
             roles = " or ".join(sorted(self.rules.tools[tool].roles or ())) or "none that exists"
             raise NotAllowed(f"{principal.name} may not call {tool}: the policy asks for the role {roles}.")
 
 
 def read_policy(path: Path | None) -> PolicyFile:
-    """The rules in a file; without one, everybody may call everything. Raises SettingsInvalid."""
+    """Read the rules from a file. Without a file, everybody may call everything. Raises SettingsInvalid."""
     if path is None:
         return PolicyFile()
     try:
@@ -117,7 +117,7 @@ def read_policy(path: Path | None) -> PolicyFile:
 
 
 def _stamp(path: Path | None) -> tuple[int, int, int] | None:
-    """What another version of the file would differ in; None where there is none."""
+    """Return inode, modification time and size of the file, which differ between versions; None if there is no file."""
     try:
         found = None if path is None else path.stat()
     except OSError:

@@ -1,4 +1,4 @@
-"""How far a run says that it is; safe to import from workflow code."""
+"""Reports the progress of a run. Workflow code may import this module."""
 
 from temporalio import workflow
 
@@ -6,5 +6,5 @@ from engine.wire import PROGRESS_MEMO
 
 
 def progress(message: str, *, done: float | None = None, of: float | None = None) -> None:
-    """Tell how far this workflow is to whoever follows the run; the history keeps it, so hold no secret in it."""
+    """Report how far this workflow is to all who follow the run. The history keeps the message: put no secret in it."""
     workflow.upsert_memo({PROGRESS_MEMO: {"message": message, "done": done, "of": of}})

@@ -1,4 +1,4 @@
-"""Says before a tool is called which sign-ins the call would wait for; it asks nobody, and starts nothing."""
+"""Finds the sign-ins that a call of a tool would wait for, from stored grants alone. It starts no sign-in."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ State = Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
 
 @dataclass(frozen=True, slots=True)
 class ConnectionReadiness:
-    """How one connection that a tool may use stands for one principal.
+    """The state of one connection that a tool may use, for one principal.
 
-    `account` is the one that would be used, as far as there is one; `lacking` are the scopes that it did not grant.
+    `account` is the account that would be used, if there is one. `missing_scopes` are the scopes that it lacks.
     """
 
     connection: Connection
@@ -25,16 +25,16 @@ class ConnectionReadiness:
     account: str | None
     lacking: tuple[str, ...]
     accounts: tuple[Grant, ...]
-    """Every account of theirs that can be used."""
+    """All grants of the principal on this connection that can be used."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether no action would wait for a sign-in or a choice, as far as is known without asking the upstream."""
+        """Whether no action would wait for a sign-in or an account choice, judged without asking the upstream."""
         return self.state == "connected"
 
 
 class Readiness:
-    """Compares what the code of a tool may use with what is granted and chosen."""
+    """Compares the connections that a tool may use with the grants and account choices of a principal."""
 
     def __init__(self, database: Database, catalogue: Catalogue, grants: Grants) -> None:
         self._database = database
@@ -42,7 +42,7 @@ class Readiness:
         self._grants = grants
 
     async def of(self, principal_id: str, tool: str, needs: Iterable[Need]) -> list[ConnectionReadiness]:
-        """How each connection that the tool may use stands, by title; raises ConnectionUnknown."""
+        """Return the state of each connection that the tool may use, sorted by title; raises ConnectionUnknown."""
         found = [await self._one(principal_id, tool, need) for need in needs]
         return sorted(found, key=lambda each: each.connection.title.casefold())
 

@@ -1,4 +1,4 @@
-"""What is offered: workflows and activities found in the modules that settings and entry points name; it calls none."""
+"""Collects the workflows, activities and offers of the modules that settings and entry points name. It runs none."""
 
 import inspect
 import json
@@ -23,14 +23,14 @@ from engine.offers import (
 )
 from engine.uri_template import UriTemplate, uri_template
 
-# Temporal refuses payloads beyond 2 MB, and every child and action takes its part of these into its own.
+# Temporal refuses payloads above 2 MB, and children and actions copy parts of these arguments into theirs.
 _LARGEST_ARGUMENTS: Final = 1_000_000
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What can be asked for by name: each is a run of its workflow."""
+    """A tool, prompt or resource. Each call by its name is a run of its workflow."""
 
     name: str
     description: str
@@ -39,7 +39,7 @@ class Offer:
     input_schema: dict[str, Any]
 
     def arguments(self, given: Mapping[str, Any]) -> list[Any]:
-        """The workflow's arguments from a call's; raises ArgumentsInvalid that names each field that does not fit."""
+        """Convert a call's arguments to the workflow's; raises ArgumentsInvalid, which names each invalid field."""
         if self.input_type is None:
             if given:
                 raise ArgumentsInvalid(f"{self.name} takes no arguments.")
@@ -62,9 +62,9 @@ class Offer:
             raise ArgumentsInvalid(f"The arguments do not fit {self.name}: {problems}.") from None
 
     def completions(self, argument: str, typed: str) -> list[str]:
-        """The values that an argument can have and that begin as typed; none where it is free text.
+        """Return the choices of an argument that start with the typed text; an empty list if it is free text.
 
-        Raises ArgumentsInvalid for an argument that there is not.
+        Raises ArgumentsInvalid if there is no argument of this name.
         """
         described = self.input_schema["properties"].get(argument)
         if described is None:
@@ -75,32 +75,32 @@ class Offer:
 
 @dataclass(frozen=True)
 class Tool(Offer):
-    """A composite tool, ready to be listed and called."""
+    """A composite tool as clients list and call it."""
 
     declaration: ToolDeclaration
     output_type: TypeAdapter[Any] | None
     output_schema: dict[str, Any] | None
     returns_content: bool
-    """Whether it gives blocks for the model to read, instead of an object of the output schema."""
+    """Whether the tool returns content blocks instead of an object of the output schema."""
 
 
 @dataclass(frozen=True)
 class Prompt(Offer):
-    """A prompt, ready to be listed and asked for."""
+    """A prompt as clients list and get it."""
 
     declaration: PromptDeclaration
 
 
 @dataclass(frozen=True)
 class Resource(Offer):
-    """A resource, or a template of resources, ready to be listed and read."""
+    """A resource, or a resource template, as clients list and read it."""
 
     declaration: ResourceDeclaration
     template: UriTemplate
 
 
 class Registry:
-    """Everything that the modules define, by wire name; two things of one name are refused."""
+    """All that the modules define, by wire name. Raises SettingsInvalid if two definitions have the same name."""
 
     def __init__(self, modules: tuple[str, ...]) -> None:
         self.workflows: dict[str, type] = {}
@@ -120,36 +120,36 @@ class Registry:
             self._check_annotations(tool)
 
     def tool(self, name: str) -> Tool:
-        """The tool of this name; raises ToolUnknown."""
+        """Return the tool of this name; raises ToolUnknown."""
         if name not in self.tools:
             raise ToolUnknown(f"There is no tool '{name}'. List the tools to see which there are.")
         return self.tools[name]
 
     def uses(self, name: str, connection: str) -> bool:
-        """Whether what is offered by this name may use the connection; what is not offered uses none."""
+        """Return whether the offer of this name may use the connection; False for a name that is not offered."""
         return any(need.connection == connection for need in self.needs.get(name, ()))
 
     def prompt(self, name: str) -> Prompt:
-        """The prompt of this name; raises PromptUnknown."""
+        """Return the prompt of this name; raises PromptUnknown."""
         if name not in self.prompts:
             raise PromptUnknown(f"There is no prompt '{name}'. List the prompts to see which there are.")
         return self.prompts[name]
 
     def offer(self, name: str) -> Offer:
-        """The tool, prompt or resource of this name; raises ToolUnknown."""
+        """Return the tool, prompt or resource of this name; raises ToolUnknown."""
         return self.prompts.get(name) or self.resources.get(name) or self.tool(name)
 
     def title(self, name: str) -> str:
-        """What people read of an offer; its name, where there is none of this name any more."""
+        """Return the title of an offer, or the name itself if nothing of this name is offered any more."""
         for offers in (self.tools, self.prompts, self.resources):
             if name in offers:
                 return offers[name].declaration.title
         return name
 
     def resource_at(self, uri: str) -> tuple[Resource, dict[str, str]]:
-        """The resource at this address, and the values of its template's variables; raises ResourceUnknown.
+        """Return the resource at this URI and the values of its template's variables; raises ResourceUnknown.
 
-        A fixed address goes before a template that would fit it as well.
+        A fixed URI takes precedence over a template that matches it as well.
         """
         for resource in self._by_address:
             values = resource.template.values(uri)
@@ -300,7 +300,7 @@ def _require_texts(kind: str, name: str, schema: Mapping[str, Any]) -> None:
 
 
 def _choices(described: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str] | None:
-    """The texts that a value can be, empty where it can be any; None where it can be something else than text."""
+    """Return the strings that a property allows, an empty list if it allows any, or None if it is not a string."""
     if "$ref" in described:
         return _choices(definitions[described["$ref"].rpartition("/")[2]], definitions)
     if "anyOf" in described:

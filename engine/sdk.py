@@ -1,4 +1,4 @@
-"""All that a builder imports from Byline; everything else in a tool is ordinary Temporal."""
+"""All names that a tool imports from Byline. Everything else in a tool is ordinary Temporal code."""
 
 from engine.actions import action, upstream
 from engine.changes.telling import changed

@@ -1,4 +1,4 @@
-"""Opens and closes every long-lived object of a process, once, in one place."""
+"""Creates all long-lived objects of a process once, in one place, and closes them."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -56,7 +56,7 @@ from engine.webhooks.webhooks import Webhooks
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the gateway, the worker and the command line share."""
+    """The long-lived objects that the gateway, the worker and the command line share."""
 
     settings: Settings
     environment: Mapping[str, str]
@@ -99,12 +99,12 @@ class Services:
     outgoing: Outgoing
     webhooks: Webhooks
     http: httpx2.AsyncClient
-    """What actions call their upstreams by."""
+    """The HTTP client that actions use for their upstreams."""
 
 
 @asynccontextmanager
 async def open_services(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Services]:
-    """Everything a process needs; `environment` is where connections find the client secrets that they refer to."""
+    """Open the services of a process. `environment` holds the client secrets that connections refer to."""
     async with AsyncExitStack() as closing:
         database = Database(settings.database)
         closing.push_async_callback(database.close)

@@ -1,4 +1,4 @@
-"""All settings, read once from the environment in `main()` and passed down; no secret has a default."""
+"""All settings. `main()` reads them once from the environment and passes them down. No secret has a default."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,14 +17,14 @@ class Group(BaseModel):
 
 
 class DatabaseSettings(Group):
-    """Where application data lives: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
+    """The database of application data: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
 
     url: str = "sqlite+aiosqlite:///.byline/byline.db"
     pool_size: int = 10
 
 
 class TemporalSettings(Group):
-    """The Temporal cluster and what this worker takes from it; times in seconds."""
+    """The Temporal cluster and the capacity of this worker; times in seconds."""
 
     address: str = "127.0.0.1:7233"
     namespace: str = "byline"
@@ -58,7 +58,7 @@ class AppRoleSettings(Group):
 
 
 class KubernetesSettings(Group):
-    """A login at HashiCorp Vault by its Kubernetes method; the file is read anew at each, as Kubernetes renews it."""
+    """A login at HashiCorp Vault by its Kubernetes method. Each login reads the file again, as Kubernetes renews it."""
 
     role: str
     jwt_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
@@ -66,9 +66,9 @@ class KubernetesSettings(Group):
 
 
 class TransitSettings(Group):
-    """A key of HashiCorp Vault's transit engine, and one way to sign in there.
+    """A key of HashiCorp Vault's transit engine, and one way to sign in to Vault.
 
-    That is a token itself, the file that an agent keeps one in, or a login, which is made again before its lease ends.
+    The way is a token, the file in which an agent stores one, or a login that is repeated before its lease ends.
     """
 
     address: str
@@ -91,7 +91,7 @@ class TransitSettings(Group):
 
     @property
     def login(self) -> AppRoleSettings | KubernetesSettings | None:
-        """How Byline itself logs in, unless others keep its token alive."""
+        """The login that Byline performs itself, or None if something else keeps the token alive."""
         return self.approle or self.kubernetes
 
 
@@ -104,10 +104,11 @@ class AwsKmsSettings(Group):
 
 
 class VaultSettings(Group):
-    """Who keeps the master key that wraps the data keys, and how long an unwrapped one stays in memory, in seconds.
+    """The provider of the master key that wraps the data keys; `data_key_life` is in seconds.
 
-    The keyring is a file (mode 0600, made on first start), or the same JSON in the environment. What another provider
-    than `provider` wrapped is unwrapped by it as long as it is set here.
+    An unwrapped data key stays in memory for `data_key_life`. The keyring is a file (mode 0600, made on first start),
+    or the same JSON in the environment. A data key that another provider than `provider` wrapped is unwrapped by that
+    provider as long as it is configured here.
     """
 
     provider: Literal["keyring", "transit", "aws_kms"] = "keyring"
@@ -131,15 +132,15 @@ class VaultSettings(Group):
 
     @property
     def has_keyring(self) -> bool:
-        """Whether there is a keyring already."""
+        """Whether a keyring exists already."""
         return self.keyring is not None or (self.keyring_file is not None and self.keyring_file.exists())
 
 
 class IssuerSettings(Group):
     """An external OpenID Connect issuer that signs people in instead of the built-in one.
 
-    With `vouches`, what it gives at a sign-in is kept, sealed, and shown to it again, so that it vouches for its people
-    on connections that want that.
+    With `vouches`, Byline stores the tokens of each sign-in, sealed. It presents them to the issuer again to obtain
+    identity assertions for connections that sign in by them.
     """
 
     issuer: str
@@ -153,14 +154,14 @@ class IssuerSettings(Group):
 
 
 class AssertionIssuerSettings(Group):
-    """An enterprise's identity provider, whose assertions let its people's clients in (ID-JAG)."""
+    """An enterprise's identity provider. Clients of its people may present its identity assertions (ID-JAG)."""
 
     issuer: str
     jwks_uri: str | None = None
 
 
 class LimitSettings(Group):
-    """What one gateway takes at most: sizes in bytes, times in seconds, all else in numbers at once."""
+    """The limits of one gateway: sizes in bytes, times in seconds, all others as concurrent counts."""
 
     connections: int = Field(default=5000, gt=0)
     body: int = Field(default=2 * 1024 * 1024, gt=0)
@@ -172,10 +173,10 @@ class LimitSettings(Group):
 
 
 class GatewaySettings(Group):
-    """The HTTP edge; times in seconds.
+    """The settings of the HTTP edge; times in seconds.
 
-    `answer_within` is how long one round of a call is held at protocol 2026-07-28, whose clients come back by
-    themselves, and `hold_within` how long a whole call is at earlier ones, whose clients mostly give up after a minute.
+    `answer_within` limits one request of a call at MCP 2026-07-28, whose clients send the next request by themselves.
+    `hold_within` limits a whole call at earlier protocol versions, whose clients mostly time out after a minute.
     """
 
     host: str = "127.0.0.1"
@@ -204,7 +205,7 @@ class GatewaySettings(Group):
 
 
 class NotificationSettings(Group):
-    """How notes leave by email; without a host, nobody can have them by email."""
+    """The mail server that sends notes. Without a host, email is not available as a channel."""
 
     smtp_host: str | None = None
     smtp_port: int = 587
@@ -223,9 +224,10 @@ class NotificationSettings(Group):
 
 
 class OutgoingSettings(Group):
-    """Which addresses that people give may be called: by default those of the public Internet, by HTTPS.
+    """The addresses that Byline may call when people enter them: by default the public Internet, over HTTPS.
 
-    `private_hosts` are called wherever they lie, for a provider of one's own; `allow_private` opens the whole network.
+    `private_hosts` may be called at any address, such as a provider of one's own. `allow_private` allows all private
+    addresses.
     """
 
     allow_http: bool = False
@@ -234,7 +236,7 @@ class OutgoingSettings(Group):
 
 
 class Settings(BaseSettings):
-    """Byline's settings: `BYLINE_DATABASE__URL`, `BYLINE_TEMPORAL__ADDRESS` and so on."""
+    """Byline's settings, from variables such as `BYLINE_DATABASE__URL` and `BYLINE_TEMPORAL__ADDRESS`."""
 
     model_config = SettingsConfigDict(
         env_prefix="BYLINE_",
@@ -259,6 +261,6 @@ class Settings(BaseSettings):
 
     @property
     def public_url(self) -> str:
-        """The origin that people and clients reach the gateway at, without a trailing slash."""
+        """The origin at which people and clients reach the gateway, without a trailing slash."""
         chosen = self.gateway.public_url or f"http://{self.gateway.host}:{self.gateway.port}"
         return chosen.rstrip("/")

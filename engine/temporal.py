@@ -1,4 +1,4 @@
-"""The connection to the Temporal server, and the search attributes that Byline needs there."""
+"""Connects to the Temporal server and registers the search attributes that Byline needs."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -30,7 +30,7 @@ _ATTRIBUTES: Final = {
 
 
 async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor] = ()) -> Client:
-    """A client of the cluster; raises TemporalUnreachable that says which address did not answer."""
+    """Return a client of the cluster; raises TemporalUnreachable, which names the address that did not respond."""
     try:
         return await Client.connect(
             settings.address,
@@ -48,7 +48,7 @@ async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor
 
 
 async def ensure_search_attributes(client: Client) -> None:
-    """Register the search attributes that are missing; raises SettingsInvalid that names them where it may not."""
+    """Register the missing search attributes; raises SettingsInvalid, which names them, if that is not permitted."""
     try:
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace=client.namespace)

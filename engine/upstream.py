@@ -1,4 +1,4 @@
-"""The one HTTP client of actions: signed in as the action's principal, audited at the wire; it follows no redirect."""
+"""The HTTP client of actions. It signs in as the action's principal, audits each request and follows no redirect."""
 
 import re
 from collections.abc import Callable, Collection, Mapping
@@ -44,7 +44,7 @@ _SEPARATOR = re.compile(r"[/\\]")
 
 @dataclass(frozen=True, slots=True)
 class ActionContext:
-    """One attempt of one action, its identity verified; after a wait (`waited`) attempts count from one again."""
+    """One attempt of one action with its verified identity. After a wait (`waited`), attempts count from one again."""
 
     identity: Identity
     run_id: str
@@ -59,12 +59,12 @@ class ActionContext:
 class Upstream:
     """The upstream system of the running action's connection; paths are relative to the connection's base URL.
 
-    The empty path is the base URL itself. One that would lead elsewhere than it reads (`..`, `?`, `#`, a backslash) is
-    refused with a ValueError, since an argument may have brought it; one that may hold a slash belongs in
+    The empty path is the base URL itself. A path that could lead to another resource than it shows (`..`, `?`, `#`, a
+    backslash) raises ValueError, since it may come from an argument. Quote a segment that may contain a slash with
     `urllib.parse.quote(…, safe="")`.
 
-    Every method raises the UpstreamFailed that fits an answer outside 2xx, and AuthorizationRequired where the
-    person has to sign in, or to consent to more, before the request can be made.
+    Every method raises the matching UpstreamFailed for a response outside 2xx. It raises AuthorizationRequired if the
+    person has to sign in, or to consent to more scopes, before the request can be sent.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Upstream:
     async def get(
         self, path: str, *, record: str | None = None, params: Mapping[str, str] | None = None
     ) -> httpx2.Response:
-        """Read; `record` names what is read, as `kind/id`, in the trail."""
+        """Send a GET request. `record` names what is read, as `kind/id`, in the audit trail."""
         return await self.request("GET", path, record=record, params=params)
 
     async def request(
@@ -113,13 +113,14 @@ class Upstream:
         data: Mapping[str, str] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
-        """Make one request.
+        """Send one request.
 
-        `record` names the record touched as `kind/id`; `created` reads that name from the answer where the upstream
-        chooses it. `idempotent` says whether sending twice is harmless; by default it follows from the method
-        (RFC 9110 section 9.2.2) and from whether the connection honours idempotency keys. `changes` says whether it may
-        change anything at all, by default from the method too (section 9.2.1): what changes nothing is idempotent and
-        carries no key. The `expected` statuses are answers, and raise nothing.
+        `record` names the touched record as `kind/id`. `created` reads that name from the response if the upstream
+        chooses it. `idempotent` says whether sending the request twice is harmless. By default it follows from the
+        method (RFC 9110 section 9.2.2) and from whether the connection supports idempotency keys. `changes` says
+        whether the request may change anything, by default from the method as well (section 9.2.1). A request that
+        changes nothing is idempotent and has no idempotency key. A response with an `expected` status is returned and
+        raises nothing.
         """
         connection = self._context.connection
         if changes is None:
@@ -143,7 +144,7 @@ class Upstream:
             headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
         )
         if self._served:
-            # The first request follows on the look that let the action begin; others see what was revoked since.
+            # The credential was checked before the action began. Later requests have to notice a revocation since then.
             self._credential = None
         self._served = True
         credential = await self.credential()
@@ -160,9 +161,9 @@ class Upstream:
     async def tell(
         self, method: str, path: str, *, json: object = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Make a request on which nothing depends: it is tried once, for seconds, and raises nothing.
+        """Send a request on which nothing depends: one attempt, limited to seconds, that raises nothing.
 
-        Nobody is asked to sign in for it. What came of it is in the trail.
+        It asks nobody to sign in. The audit trail records the result.
         """
         with suppress(BylineError):
             credential = await self._held()
@@ -174,7 +175,7 @@ class Upstream:
             await self._send(request, credential, idempotent=True)
 
     async def credential(self) -> Credential:
-        """The credential that this action uses; raises AuthorizationRequired where the person has to give it first."""
+        """Return the credential of this action; raises AuthorizationRequired if the person has to grant it first."""
         while self._credential is None:
             context = self._context
             connection, identity, needed = context.connection, context.identity, context.definition.scopes
@@ -192,7 +193,7 @@ class Upstream:
         return self._credential
 
     async def _held(self) -> Credential | None:
-        """What there is to sign in with, whether or not it suffices."""
+        """Return the stored credential, whether or not its scopes suffice; None if there is none."""
         context = self._context
         return await self._grants.credential(
             context.connection,
@@ -202,7 +203,7 @@ class Upstream:
         )
 
     async def _vouched(self, scopes: tuple[str, ...]) -> bool:
-        """Whether the person's company vouched for them just now; it is asked once an attempt."""
+        """Return whether the person's identity provider just granted the scopes; it is asked once per attempt."""
         if not self._may_vouch:
             return False
         self._may_vouch = False
@@ -348,7 +349,7 @@ class Upstream:
         return self._context.parked.key if self._writes == 1 else f"{self._context.parked.key}.{self._writes}"
 
     async def _refuse_to_repeat(self, key: str | None) -> None:
-        """An attempt may end, by a killed worker or a failure, after its request took effect: again would act twice."""
+        """Raise OutcomeUnknown if an earlier attempt may have sent this request, as a repetition could act twice."""
         if (
             (self._context.attempt > 1 or self._context.waited)
             and key is not None
@@ -369,9 +370,9 @@ class Upstream:
 
 
 async def _received(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
-    """A response with its body, and whether that is all of it; one that goes on for ever is not read for ever."""
+    """Return the response with its body, and whether the body is complete; reading stops at the size limit."""
     body, is_whole = await read(response, _LARGEST_ANSWER)
-    # As the bytes they came in: a header of others' servers is not always ASCII.
+    # As raw bytes, since a header of a foreign server is not always ASCII.
     headers = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_THE_WIRE]
     whole = httpx2.Response(response.status_code, headers=headers, content=body, request=response.request)
     return whole, is_whole
@@ -410,7 +411,7 @@ def _verdict(response: httpx2.Response) -> Verdict:
 
 
 def _is_scope_challenge(response: httpx2.Response) -> bool:
-    """Whether a 403 asks for more scope (RFC 6750 section 3.1) and is not the upstream's own refusal."""
+    """Return whether a 403 asks for more scope (RFC 6750 section 3.1) and is no refusal by permissions."""
     return 'error="insufficient_scope"' in response.headers.get("WWW-Authenticate", "")
 
 

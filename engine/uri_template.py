@@ -1,4 +1,4 @@
-"""URI templates of RFC 6570 level 1, read backwards: which values make a URI of a template; it expands none."""
+"""Matches URIs against URI templates of RFC 6570 level 1 and extracts the variables. It expands no template."""
 
 import re
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ _VALUE: Final = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+"
 
 @dataclass(frozen=True)
 class UriTemplate:
-    """A URI, or a template of URIs with the names of its variables in order."""
+    """A URI, or a URI template with the names of its variables in order."""
 
     text: str
     variables: tuple[str, ...]
     pattern: re.Pattern[str]
 
     def values(self, uri: str) -> dict[str, str] | None:
-        """The value of each variable that makes this URI; None where it is not one of the template's."""
+        """Return the value of each variable in this URI, or None if the URI does not match the template."""
         found = self.pattern.fullmatch(uri)
         if found is None:
             return None
@@ -31,7 +31,7 @@ class UriTemplate:
 
 
 def uri_template(text: str) -> UriTemplate:
-    """Read a template; raises ValueError that says what is wrong with it."""
+    """Parse a template; raises ValueError, which says what is wrong with it."""
     if not _SCHEME.match(text):
         raise ValueError("it has to begin with a scheme, such as crm://")
     parts = _VARIABLE.split(text)

@@ -1,4 +1,4 @@
-"""Every name that outlives a release: parked runs and stored rows hold these strings, so none is derived from code."""
+"""All names that outlive a release. Parked runs and stored rows contain them, so none is derived from code."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The worker process: runs the registry's workflows and activities behind Byline's interceptors until told to stop."""
+"""The worker process: runs the registry's workflows and activities behind Byline's interceptors until a signal."""
 
 import asyncio
 import signal
@@ -47,7 +47,7 @@ from engine.wire import (
     WITHDRAW_ACTIVITY,
 )
 
-# Data that does not fit fails a run for good; a mistake in code waits for the next deployment, as Temporal has it.
+# Data errors fail a run for good. Other exceptions suspend it until the next deployment, as Temporal does by default.
 _FINAL = (BylineError, *UNFIT)
 _OUTSIDE_SANDBOX = ("engine", "pydantic", "pydantic_core", "httpx2", "structlog")
 
@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 
 class BylineInterceptor(Interceptor):
-    """Byline's side of a worker: identity carried, actions guarded, waits parked."""
+    """The interceptor of a worker: it propagates identity, guards activities and parks waits."""
 
     def __init__(self, services: Services, temporal: Client) -> None:
         self._services = services
@@ -63,20 +63,20 @@ class BylineInterceptor(Interceptor):
         self._roots = Roots()
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
-        """Guard an activity."""
+        """Return the guard of activities."""
         return ActivityGuard(next, self._services, self._roots, self._temporal)
 
     def workflow_interceptor_class(
         self,
         input: WorkflowInterceptorClassInput,  # noqa: A002
     ) -> type[WorkflowInboundInterceptor]:
-        """Carry identity through a workflow."""
+        """Return the interceptor that propagates identity through a workflow."""
         del input
         return workflow_interceptor(self._roots)
 
 
 def build_worker(settings: Settings, services: Services, temporal: Client, registry: Registry) -> Worker:
-    """A worker on the settings' task queue."""
+    """Build a worker on the task queue of the settings."""
     return Worker(
         temporal,
         task_queue=settings.temporal.task_queue,
@@ -102,7 +102,7 @@ def build_worker(settings: Settings, services: Services, temporal: Client, regis
 
 
 async def run_worker(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Work until SIGTERM or SIGINT; actions under way get the settings' time to finish."""
+    """Run a worker until SIGTERM or SIGINT; running actions then get the graceful shutdown time to finish."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -169,7 +169,7 @@ def _keep_up(services: Services, temporal: Client) -> Callable[[str], Awaitable[
 
 
 def _version(settings: TemporalSettings) -> WorkerDeploymentConfig | None:
-    """The version that this worker serves: a run stays with the one it began on unless its workflow says otherwise."""
+    """Return this worker's version. A run stays on the version it started on, unless its workflow says otherwise."""
     if settings.deployment_name is None or settings.build_id is None:
         return None
     return WorkerDeploymentConfig(

@@ -1,4 +1,4 @@
-"""The gateway: one application of pages, OAuth endpoints, REST and MCP, over services opened once."""
+"""Builds the gateway: one application of pages, OAuth endpoints, REST API and MCP, which share one set of services."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -50,9 +50,9 @@ from gateway.sign_in.pages import seed_demo_people, sign_in_pages
 
 @asynccontextmanager
 async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[FastAPI]:
-    """The application with all that it needs open; to be served without a lifespan of its own.
+    """Open what the application needs and yield the application, which is served without a lifespan of its own.
 
-    Raises the BylineError that says what to do where Temporal, the database or a file is not as settings say.
+    Raises the BylineError that says what to do where Temporal, the database or a file is not as the settings say.
     """
     registry = Registry(settings.modules)
     temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
@@ -74,7 +74,7 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
 def application(
     services: Services, registry: Registry, runs: Runs, temporal: Client, servers: Mapping[str, Server[Any]]
 ) -> FastAPI:
-    """Every route, over services and MCP servers that the caller opens and closes."""
+    """Build the application with every route. The caller opens and closes the services and the MCP servers."""
     app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(BylineError, domain_problem)
     app.add_exception_handler(HTTPException, _unanswered)
@@ -115,7 +115,7 @@ async def _unanswered(request: Request, error: Exception) -> Response:
         return await framework_problem(request, error)
     if not isinstance(error, HTTPException):
         raise error
-    # A browser says that it wants HTML; whatever else asks is a program.
+    # A browser accepts HTML. Any other client is a program.
     if error.status_code in {404, 405} and "text/html" in request.headers.get("accept", ""):
         return nothing_here(error.status_code)
     return await http_exception_handler(request, error)

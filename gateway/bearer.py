@@ -1,4 +1,4 @@
-"""Bearer tokens: a resource takes only those made for it, of a principal who is still active."""
+"""Verifies bearer tokens: a resource accepts only tokens issued for it, whose principal is still active."""
 
 import asyncio
 import contextlib
@@ -29,9 +29,9 @@ _LOOK_EVERY_SECONDS: Final = 10.0
 
 
 class PersonalToken(AccessToken):
-    """A token together with the principal it acts as, what acts with it, and the tools it is good for (None for all).
+    """An access token with its principal, the actor that uses it, and the tools it is good for (None for all).
 
-    `in_person` where its bearer signed in for it, which no API token and no back end did.
+    `in_person` is true where its bearer signed in for it. It is false for API tokens and back ends.
     """
 
     principal: Principal
@@ -41,7 +41,7 @@ class PersonalToken(AccessToken):
 
 
 class BearerTokens(TokenVerifier):
-    """Every kind of token that one resource takes, each by the one verifier that knows it."""
+    """Verifies every kind of token that one resource accepts, each kind with its own verifier."""
 
     def __init__(
         self, api_tokens: "PersonalApiTokens", own: "OwnTokens", external: "ExternalTokens | None"
@@ -51,17 +51,17 @@ class BearerTokens(TokenVerifier):
         self._external = external
 
     async def verify_token(self, token: str) -> PersonalToken | None:
-        """The token with its principal, or None."""
+        """Return the token with its principal, or None where it is not valid."""
         if token.startswith(PREFIX):
             return await self._api_tokens.verify_token(token)
-        # What a token says of its issuer only chooses who verifies it, which includes its issuer.
+        # The unverified issuer only selects the verifier, which then verifies the issuer as well.
         if self._external is None or unverified_claims(token).get("iss") == self._own.issuer:
             return await self._own.verify_token(token)
         return await self._external.verify_token(token)
 
 
 def bearer_tokens(services: Services, path: str = MCP_PATH) -> BearerTokens:
-    """The verifier of one resource, for the sign-in that settings choose."""
+    """Build the verifier of one resource, for the kind of sign-in that the settings choose."""
     issuer = services.settings.gateway.issuer
     resource = resource_identifier(services.settings, path)
     client: ActorKind = "api_client" if path == API_PATH else "mcp_client"
@@ -73,7 +73,7 @@ def bearer_tokens(services: Services, path: str = MCP_PATH) -> BearerTokens:
 
 
 async def is_good(tokens: TokenVerifier, token: str) -> bool:
-    """Whether a token is taken still; one that nobody can judge now is not."""
+    """Return whether a token is still accepted. A token that cannot be verified now counts as not accepted."""
     try:
         return await tokens.verify_token(token) is not None
     except UpstreamUnavailable:
@@ -81,7 +81,7 @@ async def is_good(tokens: TokenVerifier, token: str) -> bool:
 
 
 async def refused(tokens: TokenVerifier, token: str) -> None:
-    """Return soon after a token was taken for the last time: it ran out, was revoked, or its person was deactivated."""
+    """Wait until a token is no longer accepted: it expired, was revoked, or its principal was deactivated."""
     while True:
         if not await is_good(tokens, token):
             return
@@ -89,9 +89,10 @@ async def refused(tokens: TokenVerifier, token: str) -> None:
 
 
 class PersonalApiTokens(TokenVerifier):
-    """Tokens that people made for themselves, and administrators for services; good at every resource here.
+    """Verifies API tokens, which people make for themselves and administrators for services.
 
-    Who made one chose its tools one by one, so it has every scope that these may need.
+    They are valid at every resource of this gateway. Whoever made one chose its tools one by one, so it has every
+    scope that these may need.
     """
 
     def __init__(self, tokens: ApiTokens, resource: str, scopes: Sequence[str]) -> None:
@@ -100,7 +101,7 @@ class PersonalApiTokens(TokenVerifier):
         self._scopes = scopes
 
     async def verify_token(self, token: str) -> PersonalToken | None:
-        """The token with its owner, or None."""
+        """Return the token with its owner, or None where it is not valid."""
         verified = await self._tokens.verify(token)
         if verified is None:
             return None
@@ -121,10 +122,10 @@ class PersonalApiTokens(TokenVerifier):
 
 
 class OwnTokens(TokenVerifier):
-    """Tokens that the built-in authorization server signed.
+    """Verifies tokens that the built-in authorization server signed.
 
-    For people who signed in here, where people do, and for back ends that act for a user (RFC 8693), whoever signed
-    that user in.
+    It signs them for people who sign in here, where the settings name no external issuer, and for back ends that act
+    for a user (RFC 8693), whichever issuer signed that user in.
     """
 
     def __init__(self, services: Services, resource: str, client: ActorKind) -> None:
@@ -146,7 +147,7 @@ class OwnTokens(TokenVerifier):
         )
 
     async def verify_token(self, token: str) -> PersonalToken | None:
-        """The token with its principal, or None; a check costs two queries, each by a primary key."""
+        """Return the token with its principal, or None. A check costs two queries, each by a primary key."""
         try:
             claims = await self._keys.verify(token, ACCESS_TOKEN_TYPE)
         except IdentityForged:
@@ -172,7 +173,7 @@ class OwnTokens(TokenVerifier):
         return _accepted(token, claims, self._resource, principal, actor, in_person=asked)
 
     async def _note_misdirected(self, claims: dict[str, Any]) -> None:
-        """Write down that a token which is good elsewhere was tried here."""
+        """Record that a token that is valid for another resource was tried here."""
         elsewhere = dict(claims, aud=self._resource)
         try:
             self._claims.validate(elsewhere)
@@ -183,7 +184,7 @@ class OwnTokens(TokenVerifier):
             await _misdirected(self._attempts, self._resource, accepted.principal, accepted.actor)
 
     async def _exchanged(self, token: str, claims: dict[str, Any]) -> PersonalToken | None:
-        """A back end's token, whose `sub` is a principal's id; it ends with the registration of the back end."""
+        """Return a back end's token, whose `sub` is a principal's id. None where the back end is not registered."""
         act = claims[ACT_CLAIM]
         if not isinstance(act, dict) or act.get("sub") != claims["client_id"]:
             return None
@@ -196,13 +197,16 @@ class OwnTokens(TokenVerifier):
 
 
 class ExternalTokens(TokenVerifier):
-    """Tokens of the issuer that settings name; keys are read again only when they are old or one is unknown."""
+    """Verifies tokens of the issuer that the settings name.
+
+    The issuer's keys are read again only when they are old or a key is unknown.
+    """
 
     def __init__(
         self, services: Services, settings: IssuerSettings, resource: str, client: ActorKind
     ) -> None:
         self._issuer = IssuerKeys(settings, services.outgoing)
-        # An issuer that knows resource indicators (RFC 8707) names the resource that the client asked for.
+        # An issuer that supports resource indicators (RFC 8707) names the resource that the client asked for.
         self._audiences = dict.fromkeys((settings.audience, resource))
         # An ID token has the client as its audience. Where access tokens have the same one, only their type differs.
         self._only_typed = settings.audience == settings.client_id
@@ -212,7 +216,10 @@ class ExternalTokens(TokenVerifier):
         self._client = client
 
     async def verify_token(self, token: str) -> PersonalToken | None:
-        """The token with its principal, created when first seen, or None; raises UpstreamUnavailable without keys."""
+        """Return the token with its principal, which is created when first seen, or None where the token is not valid.
+
+        Raises UpstreamUnavailable where the issuer's keys cannot be read.
+        """
         verified = await self._verified(token)
         if verified is None or not self._is_access_token(verified.header.get("typ")):
             return None
@@ -230,13 +237,13 @@ class ExternalTokens(TokenVerifier):
         return None
 
     async def _note_misdirected(self, claims: dict[str, Any]) -> None:
-        """Write down that a token of the issuer which is good elsewhere was tried here; who is new stays unknown."""
+        """Record that a token that the issuer issued for another audience was tried here, if its principal is known."""
         principal = await self._principals.find(claims["iss"], claims["sub"])
         if principal is not None:
             await _misdirected(self._attempts, self._resource, principal, _client_of(claims, self._client))
 
     def _is_access_token(self, typ: object) -> bool:
-        # RFC 9068 section 4 asks for this type; many issuers still write JWT, or nothing.
+        # RFC 9068 section 4 requires this type. Many issuers still write JWT, or nothing.
         kind = typ.lower().removeprefix("application/") if isinstance(typ, str) else "jwt"
         return kind == ACCESS_TOKEN_TYPE or (kind == "jwt" and not self._only_typed)
 

@@ -1,4 +1,4 @@
-"""The command line, `byline`: puts the commands together and tells how they ended; what they do is in their modules."""
+"""The command line `byline`: assembles the commands and reports how they ended. The work is in their modules."""
 
 import os
 import re
@@ -24,7 +24,10 @@ _SETTINGS = frozenset({"Settings", "ClientSettings"})
 
 
 class _Later(TyperGroup):
-    """Commands that are Byline itself, which takes long to load: nobody waits for it who runs another one."""
+    """A group of commands whose module is imported on first use.
+
+    These commands load all of Byline, which takes long, so other commands do not import them.
+    """
 
     @override
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -34,7 +37,7 @@ class _Later(TyperGroup):
 
 
 def commands() -> typer.Typer:
-    """All commands."""
+    """Build the Typer application with all commands."""
     app = typer.Typer(
         name="byline",
         help="Durable composite MCP tools in which every action carries a name.",
@@ -47,7 +50,7 @@ def commands() -> typer.Typer:
 
 
 def main() -> None:
-    """Run a command; an expected failure is told in one line, and wrong settings exit with 2."""
+    """Run a command. An expected failure is printed in one line, and wrong settings exit with 2."""
     try:
         commands()()
     except ValidationError as error:
@@ -67,7 +70,7 @@ def main() -> None:
         )
         sys.exit(2)
     except CommandFailed as error:
-        # Some of it may be a server's own words.
+        # The message may contain text of a server.
         typer.echo(plain(error), err=True)
         sys.exit(error.exit_code)
     except BylineError as error:
@@ -89,7 +92,7 @@ def _work_with_tools(app: typer.Typer) -> None:
 
 
 def _run_and_administer(app: typer.Typer) -> None:
-    """Add the commands that are Byline itself; a group's name is that of its module."""
+    """Add the commands that run or administer Byline. A group's name is that of its module."""
     single: tuple[Callable[..., object], ...] = (
         processes.dev,
         processes.gateway,
@@ -115,7 +118,10 @@ def _run_and_administer(app: typer.Typer) -> None:
 
 
 def _unread(error: SettingsError, environment: Mapping[str, str]) -> str:
-    """The variable that holds no JSON: the error knows its field in words only, and its cause the text."""
+    """Return the variable that holds no JSON.
+
+    The error names the field only in its message, and only its cause has the text.
+    """
     field = re.search(r'field "(\w+)"', str(error))
     if field is None:
         return str(error)

@@ -1,4 +1,4 @@
-"""How domain errors look at the HTTP and MCP edges: one table each, with every code in it."""
+"""Maps domain errors to HTTP status codes and JSON-RPC error codes: one table each, with every error class in it."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -54,7 +54,7 @@ HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
     errors.TemporalUnreachable: 503,
 }
 
-# A tool's own failure is a result that the model reads; only what concerns the request itself is a protocol error.
+# A tool's own failure is a result that the model reads (None). Only an error of the request itself has a code.
 MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
     errors.BylineError: INTERNAL_ERROR,
     errors.SettingsInvalid: INTERNAL_ERROR,
@@ -104,19 +104,19 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
 
 
 def protocol_code(code: str) -> int | None:
-    """The JSON-RPC code of the domain error with this code; None where a run that ended so is told as a result."""
+    """Return the JSON-RPC code of the domain error with this code, or None where it is reported as a tool result."""
     return _PROTOCOL_CODE.get(code)
 
 
 def http_status(error: errors.BylineError) -> int:
-    """The HTTP status of a domain error."""
+    """Return the HTTP status of a domain error."""
     return next(
         status for kind in type(error).__mro__ for known, status in HTTP_STATUS.items() if kind is known
     )
 
 
 def mcp_code(error: errors.BylineError) -> int | None:
-    """The JSON-RPC code of a domain error; None where it is told as a tool's result."""
+    """Return the JSON-RPC code of a domain error, or None where it is reported as a tool result."""
     return next(code for kind in type(error).__mro__ for known, code in MCP_CODE.items() if kind is known)
 
 

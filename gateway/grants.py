@@ -1,4 +1,4 @@
-"""How grants are given up, by whatever door: forgotten here, revoked upstream, and told in the trail."""
+"""Removes grants for all doors of the gateway: deletes them, revokes them upstream and records that in the trail."""
 
 from dataclasses import replace
 
@@ -26,10 +26,11 @@ async def give_up(
 async def remove_grant(
     services: Services, connection: Connection, holder: Principal | None, account: str | None = None
 ) -> bool:
-    """Remove a grant of this account or the only one, the shared one where nobody holds it; False where there is none.
+    """Remove the holder's grant, of this account or the only one; False where there is none.
 
-    Raises AccountUnclear where there are several and none is named, and what kept the upstream from being told; the
-    grant is forgotten here all the same then, and upkeep tries again.
+    Without a holder, the shared grant is removed. Raises AccountUnclear where there are several grants and no account
+    is named, and the error of an upstream revocation that failed. In that case the grant is deleted here all the same,
+    and upkeep tries the revocation again.
     """
     event = AuditEvent(kind="grant.removed", principal=holder, connection=connection.name, account=account)
     try:
@@ -37,7 +38,7 @@ async def remove_grant(
     except AccountUnclear:
         raise
     except BylineError as error:
-        # It is forgotten here by now, whatever the upstream made of that.
+        # The grant is deleted here by now, whatever the upstream answered.
         await services.trail.append(replace(event, error=error.code, message=str(error)))
         raise
     if removed is not None:

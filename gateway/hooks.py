@@ -1,4 +1,7 @@
-"""`POST /hooks/{id}`: a signed delivery becomes a run of the webhook's tool, once an event; it repeats none of it."""
+"""Receives signed deliveries at `POST /hooks/{id}` and starts one run of the webhook's tool for each event.
+
+Error responses repeat nothing of a delivery.
+"""
 
 import time
 from collections.abc import Mapping
@@ -39,7 +42,7 @@ _LARGEST_BODY: Final = 1024 * 1024
 
 
 def hooks(services: Services, runs: Runs) -> APIRouter:
-    """The addresses that senders deliver to."""
+    """Build the router of the addresses that senders deliver to."""
     endpoint = RequestBodyLimitMiddleware(request_response(_Hooks(services, runs).receive), _LARGEST_BODY)
     router = APIRouter()
     router.routes.append(
@@ -55,7 +58,7 @@ class _Hooks:
         self._refusals = Refusals(services.trail)
 
     async def receive(self, request: Request) -> Response:
-        """Check the signature before anything of the delivery is read, then begin the run that it asks for."""
+        """Check the signature before anything of the delivery is parsed, then start the run that it asks for."""
         body = await request.body()
         try:
             webhook, in_force = await self._services.webhooks.receiving(request.path_params["webhook"])
@@ -74,7 +77,7 @@ class _Hooks:
             signed.require_fresh(time.time(), webhook.tolerance_seconds)
             return await self._serve(webhook, principal, signed, request.headers, body)
         except TemporalUnreachable:
-            # The delivery is as it should be: when the sender brings it again, its key begins what this one could not.
+            # The delivery is valid. When the sender repeats it, the same idempotency key starts the run.
             raise
         except BylineError as error:
             await self._refusals.signed(webhook, principal, signed.mark, error)
@@ -98,7 +101,10 @@ class _Hooks:
         return JSONResponse({"run_id": run_id}, HTTPStatus.ACCEPTED)
 
     async def _begun(self, principal: Principal, key: str) -> str | None:
-        """The run of an event that came before, even if the mapping would make another call of it by now."""
+        """Return the id of the run that an earlier delivery of the event started, or None.
+
+        It is found even if the mapping has changed since and would make another call of the event.
+        """
         known = await self._services.runs.by_key(principal.id, key)
         return known.id if known is not None and known.begun else None
 
@@ -116,7 +122,7 @@ def _event(webhook: Webhook, signed: Signed, document: object) -> str:
 
 
 def _greeting(scheme: Scheme, headers: Mapping[str, str], document: object) -> Response | None:
-    """The answer to what a sender delivers only to see who is there."""
+    """Answer a delivery that only tests the address, as GitHub and Slack send it. None for any other delivery."""
     if scheme == "github" and headers.get("x-github-event") == "ping":
         return Response(status_code=HTTPStatus.NO_CONTENT)
     if scheme == "slack" and isinstance(document, dict) and document.get("type") == "url_verification":
@@ -125,7 +131,7 @@ def _greeting(scheme: Scheme, headers: Mapping[str, str], document: object) -> R
 
 
 def _told(error: BylineError) -> BylineError:
-    """What the sender may know of a refusal: nothing of the principal, of the policy or of the tool."""
+    """Translate an error into what the sender may know: nothing about the principal, the policy or the tool."""
     match error:
         case ArgumentsInvalid():
             return DeliveryUnfit(

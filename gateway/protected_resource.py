@@ -1,4 +1,4 @@
-"""The gateway's OAuth protected resources: identifiers (RFC 8707), scopes, and where tokens come from (RFC 9728)."""
+"""The gateway's OAuth protected resources: identifiers (RFC 8707), scopes and metadata documents (RFC 9728)."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -18,33 +18,36 @@ METADATA_PATH: Final = "/.well-known/oauth-protected-resource"
 
 
 def resources(settings: Settings) -> tuple[str, ...]:
-    """The identifier of every resource here: the MCP endpoints, and the API last."""
+    """List the identifiers of all protected resources: the MCP endpoints first, the REST API last."""
     return tuple(resource_identifier(settings, path) for path in (*mcp_paths(settings), API_PATH))
 
 
 def resource_identifier(settings: Settings, path: str = MCP_PATH) -> str:
-    """The address that clients call, which is also the audience of their tokens."""
+    """Build the RFC 8707 identifier of a resource: the address that clients call and the audience of their tokens."""
     return f"{settings.public_url}{path}"
 
 
 def metadata_address(settings: Settings, path: str = MCP_PATH) -> str:
-    """Where a 401 sends clients: `WWW-Authenticate: Bearer resource_metadata="…"`."""
+    """Build the address of a resource's metadata for a 401's `WWW-Authenticate: Bearer resource_metadata="…"`."""
     return f"{settings.public_url}{METADATA_PATH}{path}"
 
 
 def first_scopes(settings: Settings) -> tuple[str, ...]:
-    """The scopes that every token needs, and all that a client asks for until a tool needs more."""
+    """List the scopes that every token needs. A client requests only these until a tool needs more."""
     issuer = settings.gateway.issuer
     return (SCOPE,) if issuer is None else issuer.scopes
 
 
 def all_scopes(services: Services) -> tuple[str, ...]:
-    """Every scope that is of use here: those that all need, and those that the policy asks for with a tool."""
+    """List every scope in use: those that every token needs, then those that the policy requires for single tools."""
     return tuple(dict.fromkeys((*first_scopes(services.settings), *sorted(services.policy.scopes))))
 
 
 def protected_resource(services: Services) -> APIRouter:
-    """The metadata of each resource, and that of the first also at the root for clients that look only there."""
+    """Create the routes that serve each resource's metadata (RFC 9728).
+
+    The first resource's metadata is also served at the root path, where some clients look alone.
+    """
     router = APIRouter(include_in_schema=False)
     mcp, of_tools = mcp_paths(services.settings), all_scopes(services)
     described = {path: _metadata(services.settings, path, of_tools) for path in mcp}

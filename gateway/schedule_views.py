@@ -1,4 +1,4 @@
-"""Schedules as people are shown them: what is on record, with what Temporal says of it now; it changes neither."""
+"""Views of schedules for people: the stored record with the state that Temporal has now. It changes neither."""
 
 import asyncio
 from collections.abc import Sequence
@@ -50,14 +50,14 @@ class ScheduleShown(BaseModel):
 
 
 class ScheduleViews:
-    """Schedules as people are shown them."""
+    """Builds the views of schedules."""
 
     def __init__(self, services: Services, schedules: Schedules) -> None:
         self._principals = services.principals
         self._schedules = schedules
 
     async def of(self, schedules: Sequence[Schedule]) -> list[ScheduleShown]:
-        """Each with what Temporal says of it, asked for all at once."""
+        """Return the view of each schedule. Temporal is asked for all of them at once."""
         return list(await asyncio.gather(*(self._shown(schedule) for schedule in schedules)))
 
     async def _shown(self, schedule: Schedule) -> ScheduleShown:

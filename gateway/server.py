@@ -1,4 +1,4 @@
-"""The gateway process: serves the application until told to stop; it logs no request line, which may hold a code."""
+"""Run the gateway process. It logs no request lines, since those may hold authorization codes."""
 
 import resource
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from gateway.app import open_app
 from gateway.http.slow_clients import impatient
 
 _CLOSE_WITHIN_SECONDS = 5
-# The database, Temporal, upstreams' sign-in services, and what Python itself has open.
+# For connections to the database, Temporal and upstream sign-in services, and files that Python itself opens.
 _OTHER_FILES = 500
 
 
 async def serve(settings: Settings, environment: Mapping[str, str]) -> None:
-    """Open the application, then listen; what cannot be opened is raised before anything listens."""
+    """Open the application and serve it until the process stops; failures to open are raised before it listens."""
     limits = settings.gateway.limits
     make_room_for(limits.connections)
     async with open_app(settings, environment) as app:
@@ -37,7 +37,7 @@ async def serve(settings: Settings, environment: Mapping[str, str]) -> None:
 
 
 def make_room_for(connections: int) -> None:
-    """Let this process open a file for each connection, as far as it may: the usual limit is 1,024 of them."""
+    """Raise the limit of open files to fit this many connections, up to the hard limit; the default is often 1,024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = connections + _OTHER_FILES
     if soft < needed:

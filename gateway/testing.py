@@ -1,4 +1,4 @@
-"""Tries a builder's tools as Byline runs them, on a Temporal server of its own; what answers upstream is a function.
+"""Runs a builder's tools as Byline does, on a Temporal server of its own, with a function in place of the upstream.
 
 Everything else is real: identity, vault, audit, the workflow sandbox and the worker. Nothing here is for production.
 """
@@ -42,7 +42,7 @@ _ACCOUNT = "alice"
 
 @dataclass(frozen=True, slots=True)
 class Workbench:
-    """A Byline of one test: Alice, who has consented to every connection, calls; Bob has whatever role is asked for."""
+    """Byline in one test. Alice calls and has consented to every connection. Bob gets the roles that approvals need."""
 
     alice: Principal
     bob: Principal
@@ -51,7 +51,7 @@ class Workbench:
     runs: Runs
 
     async def call(self, tool: str, arguments: Mapping[str, Any], *, within: float = 60.0) -> Outcome:
-        """Call a tool as Alice, and give what has become of its run after at most so many seconds.
+        """Call a tool as Alice, and return the outcome of its run after at most `within` seconds.
 
         Raises ToolUnknown or ArgumentsInvalid, as every trigger does before it starts anything.
         """
@@ -61,9 +61,9 @@ class Workbench:
     async def answer(
         self, question: Question, content: Mapping[str, Any], *, within: float = 60.0
     ) -> Outcome:
-        """Answer what a run asks, and give what has become of the run after at most so many seconds more.
+        """Answer a run's question, and return the outcome of the run after at most `within` more seconds.
 
-        Alice answers what she is asked herself. What anybody with a role is asked, an approval, Bob gives.
+        Alice answers the questions to herself. Bob answers an approval, which anybody with its role may give.
         """
         answerer = self.alice
         if question.role is not None:
@@ -73,7 +73,7 @@ class Workbench:
         return await self._outcome(question.run_id, within, told=[question.id])
 
     async def trail(self, kind: str = "action.ended") -> list[dict[str, Any]]:
-        """What the audit trail says, oldest first: by default, each request that was answered."""
+        """Return the audit events of a kind, oldest first. By default these are the requests that were answered."""
         return [line.event for line in await self.services.trail.find(limit=None) if line.kind == kind]
 
     async def _outcome(self, run_id: str, within: float, told: Collection[str] = ()) -> Outcome:
@@ -92,8 +92,8 @@ async def workbench(
 ) -> AsyncIterator[Workbench]:
     """Serve the tools of these modules until the block ends.
 
-    `connections` is the file that declares what the actions use, `environment` the variables it names. Every request
-    of an action goes to `upstream`, whatever its address, and no request leaves this machine.
+    `connections` is the file that declares what the actions use, and `environment` holds the variables it names. Every
+    request of an action goes to `upstream`, whatever its address, and no request leaves this machine.
     """
     variables = environment or {}
     server = await WorkflowEnvironment.start_local(
@@ -128,7 +128,7 @@ async def workbench(
 
 
 class _OwnSettings(Settings):
-    """Settings that no environment variable changes: a test says all that it means."""
+    """Settings that no environment variable changes, so that a test states all of them."""
 
     @classmethod
     def settings_customise_sources(
@@ -139,7 +139,7 @@ class _OwnSettings(Settings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what the constructor is given alone."""
+        """Use only the arguments of the constructor."""
         del settings_cls, env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
 

@@ -1,4 +1,4 @@
-"""The toolsets file: which MCP endpoints there are beside `/mcp`, and what each of them offers; it serves none."""
+"""Read the toolsets file, which declares the MCP endpoints beside `/mcp` and what each of them offers."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
 
 class Toolset(BaseModel):
-    """A part of what there is: tools, prompts and resources by name, or by a pattern with `*`."""
+    """A part of all tools, prompts and resources, given by names or by patterns with `*`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +29,7 @@ class Toolset(BaseModel):
     offers: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(min_length=1)
 
     def chosen(self, names: Collection[str]) -> frozenset[str]:
-        """Those of the names that are in this toolset; raises SettingsInvalid for a pattern that fits none."""
+        """Return the names that are in this toolset; raises SettingsInvalid for a pattern that matches none."""
         for pattern in self.offers:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise SettingsInvalid(f"Toolset '{self.title}' offers '{pattern}', and nothing is named so.")
@@ -37,7 +37,7 @@ class Toolset(BaseModel):
 
 
 class ToolsetsFile(BaseModel):
-    """The file as a whole: each toolset under the name that its endpoint ends with."""
+    """The whole file: each toolset under its name, which is the last part of its endpoint's path."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class ToolsetsFile(BaseModel):
 
 
 def read_toolsets(path: Path | None) -> Mapping[str, Toolset]:
-    """The toolsets in a file, by the path of the endpoint; none without a file. Raises SettingsInvalid."""
+    """Read the toolsets from a file, by the path of their endpoint; empty without a file. Raises SettingsInvalid."""
     if path is None:
         return {}
     try:
@@ -61,5 +61,5 @@ def read_toolsets(path: Path | None) -> Mapping[str, Toolset]:
 
 
 def mcp_paths(settings: Settings) -> tuple[str, ...]:
-    """The path of every MCP endpoint, each a resource of its own; the first is meant where a client names none."""
+    """List the paths of all MCP endpoints, each a protected resource; the first is the default resource."""
     return (MCP_PATH, SEARCH_PATH, *read_toolsets(settings.toolsets_file))

@@ -1,1 +1,1 @@
-"""Composite tools, one a file; deterministic code only, so no I/O, no clock and no settings."""
+"""Composite tools, one file for each. Their code is deterministic: no I/O, no clock and no settings."""

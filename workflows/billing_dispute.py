@@ -1,4 +1,4 @@
-"""The composite tool that looks into a billing dispute across CRM, billing and support, and answers its ticket."""
+"""A composite tool that examines a billing dispute in CRM, billing and support, and answers its ticket."""
 
 import asyncio
 from datetime import timedelta
@@ -7,13 +7,13 @@ from engine.sdk import tool
 from pydantic import BaseModel, Field
 from temporalio import workflow
 
-# Without this, each run would read these modules again; no code of theirs runs in a workflow.
+# Without this, each run would import these modules again. None of their code runs in a workflow.
 with workflow.unsafe.imports_passed_through():
     from activities.salesforce import Account, read_account
     from activities.stripe import Invoice, list_invoices
     from activities.zendesk import Ticket, TicketUpdate, read_ticket, update_ticket
 
-# One attempt, and all attempts of a step together; waiting for a person counts in neither.
+# The limits of one attempt and of all attempts of a step together. Waiting for a person counts in neither.
 _ATTEMPT = timedelta(seconds=60)
 _STEP = timedelta(minutes=10)
 
@@ -29,7 +29,7 @@ class BillingDispute(BaseModel):
 
 
 class Evidence(BaseModel):
-    """What the three systems know of the dispute."""
+    """The records of the three systems about the dispute."""
 
     account: Account
     invoices: list[Invoice]
@@ -37,7 +37,7 @@ class Evidence(BaseModel):
 
 
 class Resolution(BaseModel):
-    """What came out of it."""
+    """The result of the examination."""
 
     account: str
     ticket_id: int
@@ -73,7 +73,7 @@ class ResolveBillingDisputeWorkflow:
 
 @workflow.defn(name="gather_billing_evidence")
 class GatherEvidenceWorkflow:
-    """Asks the three systems at once."""
+    """Reads the three systems in parallel."""
 
     @workflow.run
     async def run(self, dispute: BillingDispute) -> Evidence:

@@ -1,1 +1,1 @@
-"""The trail: append-only, chained, signed."""
+"""The audit trail: an append-only table of lines, each chained to the one before and signed."""

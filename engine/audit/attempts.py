@@ -1,4 +1,4 @@
-"""Writes down what attackers try in vain: each sort once an hour, so that nobody fills the trail by trying again."""
+"""Writes refused attempts to the trail, each kind at most once an hour, so that repeating one cannot fill the trail."""
 
 import time
 from collections import OrderedDict
@@ -18,17 +18,17 @@ _LONGEST: Final = 500
 
 @dataclass(slots=True)
 class _Told:
-    """When a sort was written down last, and how often it came since."""
+    """When an attempt of one kind was last written (clock seconds), and how often it came since then."""
 
     at: float
     since: int = 0
 
 
 class Attempts:
-    """What was tried at this process.
+    """Records the attempts that this process refused.
 
-    A `sort` is what one attacker can repeat at will. Who calls it sees to it that nobody chooses sorts at will: it is
-    fixed, or names something that Byline or an issuer signed.
+    An attacker can repeat attempts of one `attempt_kind` at will, so they are counted by it. The caller must make sure
+    that nobody can choose kinds at will: a kind is fixed, or names something that Byline or an issuer signed.
     """
 
     def __init__(self, trail: Trail, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,10 @@ class Attempts:
         principal: Principal | None = None,
         actor: Actor | None = None,
     ) -> None:
-        """Write down what was refused; within the hour it is only counted, which the next line tells."""
+        """Write a refused attempt to the trail, at most once an hour for each kind.
+
+        Attempts between two lines are only counted, and the next line states their number.
+        """
         told = self._told.get(sort)
         if told is not None and self._clock() - told.at < _EVERY_SECONDS:
             told.since += 1

@@ -1,4 +1,4 @@
-"""The trail: every line chained to the one before and signed; lines are appended and read, never changed."""
+"""The audit trail: every line is signed and chained to the one before. Lines are appended and read, never changed."""
 
 import asyncio
 import hashlib
@@ -95,9 +95,10 @@ Verdict = Literal[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditEvent:
-    """One line of the trail; a field that does not apply stays None.
+    """One event of the trail; a field that does not apply stays None.
 
-    `intent` is the line that an outcome answers. `by` is who did it, where that is not the principal themselves.
+    `intent` is the sequence number of the `action.intended` line whose outcome this event states. `by` is the principal
+    who acted, where that is not `principal` themselves.
     """
 
     kind: Kind
@@ -131,7 +132,7 @@ class AuditEvent:
     message: str | None = None
 
     def document(self) -> dict[str, Any]:
-        """The event as stored: flat JSON without the fields that do not apply."""
+        """Return the event as it is stored: flat JSON without the fields that do not apply."""
         plain = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -183,14 +184,14 @@ class _Pending:
 
 
 class Recorder(Protocol):
-    """Writes events in a transaction of the caller's."""
+    """Writes events in a transaction that the caller has begun."""
 
     async def __call__(self, session: AsyncSession, *events: AuditEvent) -> int:
-        """Return the first event's sequence number."""
+        """Write the events and return the first one's sequence number."""
 
 
 class Trail:
-    """Owner of the tables of the trail. Appends that meet share one transaction."""
+    """Owner of the tables of the trail. Appends that arrive at the same time share one transaction."""
 
     def __init__(self, database: Database, keys: SigningKeys) -> None:
         self._database = database
@@ -199,7 +200,7 @@ class Trail:
         self._writer: asyncio.Task[None] | None = None
 
     async def append(self, event: AuditEvent, *rows: SQLModel) -> int:
-        """Write the event, and `rows` in the same transaction; returns its sequence number once it is committed."""
+        """Write the event, and `table_rows` in the same transaction; return its sequence number once committed."""
         pending = _Pending(event, rows, asyncio.get_running_loop().create_future())
         self._pending.append(pending)
         if self._writer is None or self._writer.done():
@@ -207,15 +208,16 @@ class Trail:
         return await pending.done
 
     async def recorder(self) -> "Recorder":
-        """A function that writes events as the last statement of the caller's transaction, giving the first number.
+        """Return a function that writes events as the last statement of the caller's transaction.
 
-        It is asked for before the transaction, since a signing key that is still to be made needs one of its own.
+        Call this before the transaction begins, because a signing key that does not exist yet is created in a
+        transaction of its own.
         """
         sign = await self._keys.bytes_signer()
 
         async def record(session: AsyncSession, *events: AuditEvent) -> int:
             await session.flush()
-            # On the connection itself: what the session would do around each statement takes longer than all of them.
+            # These statements use the connection itself: the session's work around each one takes longer than they do.
             connection = await session.connection()
             head = await _locked_head(connection)
             first = head.seq + 1
@@ -237,7 +239,7 @@ class Trail:
         writes_only: bool = False,
         limit: int | None = 1000,
     ) -> list[Line]:
-        """The newest lines that fit every condition given, oldest first; `writes_only` leaves out what only reads."""
+        """Return the newest lines that fit every condition, oldest first; `writes_only` leaves out reading methods."""
         query = select(AuditEventRow).order_by(col(AuditEventRow.seq).desc()).limit(limit)
         if system is not None:
             query = query.where(AuditEventRow.system == system)
@@ -259,7 +261,7 @@ class Trail:
         return [_line(row) for row in reversed(rows)]
 
     async def last_use(self, principal_id: str, grant_id: str, since: datetime) -> Line | None:
-        """The newest action that a principal's run took by a grant of theirs, which was made at `since`."""
+        """Return the newest action that a principal's run took with this grant of theirs, made at `granted_at`."""
         by_grant = cast("ColumnElement[Any]", AuditEventRow.event)["grant_id"].as_string()
         query = (
             select(AuditEventRow)
@@ -277,7 +279,7 @@ class Trail:
         return None if row is None else _line(row)
 
     async def following(self, run_id: str, after: int, limit: int) -> list[Line]:
-        """The lines of a run that come after a number, oldest first."""
+        """Return the lines of a run with sequence numbers above `after_seq`, oldest first."""
         query = (
             select(AuditEventRow)
             .where(AuditEventRow.run_id == run_id, col(AuditEventRow.seq) > after)
@@ -288,12 +290,12 @@ class Trail:
             return [_line(row) for row in (await session.exec(query)).all()]
 
     async def last(self) -> int:
-        """The number of the newest line; 0 where there is none."""
+        """Return the sequence number of the newest line, or 0 if there is none."""
         async with self._database.reading() as session:
             return (await session.exec(select(AuditHeadRow.seq).where(_THE_HEAD))).one_or_none() or 0
 
     async def may_have_acted(self, run_id: str, idempotency_key: str) -> bool:
-        """Whether a request with this key took effect, or was about to leave and nothing is known of its outcome."""
+        """Whether a request with this key took effect, or was about to be sent and has no known outcome."""
         lines = [
             line
             for line in await self.find(run_id=run_id, limit=None)
@@ -318,9 +320,9 @@ class Trail:
     async def _settle(self, batch: list[_Pending]) -> None:
         try:
             first = await self._write(batch)
-        except Exception as error:  # noqa: BLE001 -- whoever waits for the append is told, whatever went wrong
+        except Exception as error:  # noqa: BLE001 -- every waiting caller gets the error, whatever it is
             if len(batch) > 1 and isinstance(error, IntegrityError | DataError):
-                # What one of them brought is refused: the others only shared its transaction.
+                # The rows of one of them were refused. The others only shared its transaction, so each is tried alone.
                 for pending in batch:
                     await self._settle([pending])
                 return
@@ -360,7 +362,7 @@ def _chained(head: _Head, event: AuditEvent, sign: Callable[[bytes], tuple[str, 
 
 
 def chained_hash(seq: int, time: datetime, kind: str, document: dict[str, Any], previous: str) -> str:
-    """SHA-256 over the canonical JSON of a line and the hash of the line before."""
+    """Return the SHA-256 of the canonical JSON of a line and the hash of the line before, as hexadecimal digits."""
     text = json.dumps(
         [seq, time.isoformat(), kind, document, previous], sort_keys=True, separators=(",", ":")
     )
@@ -368,7 +370,7 @@ def chained_hash(seq: int, time: datetime, kind: str, document: dict[str, Any], 
 
 
 def index_columns(document: dict[str, Any]) -> dict[str, Any]:
-    """The columns that repeat parts of a document so that they can be searched."""
+    """Return the columns that repeat parts of a document so that they can be searched."""
     return {
         "principal_id": document.get("principal", {}).get("id"),
         "run_id": document.get("run_id"),
@@ -380,7 +382,7 @@ def index_columns(document: dict[str, Any]) -> dict[str, Any]:
 async def _locked_head(connection: AsyncConnection) -> _Head:
     found = (await connection.execute(_LOCK_HEAD)).one_or_none()
     if found is None:
-        # Another process may write the first line at this moment: whoever comes second waits here and takes its head.
+        # Another process may insert the first head at this moment. The second one waits here and takes that head.
         with suppress(IntegrityError):
             async with connection.begin_nested():
                 await connection.execute(insert(AuditHeadRow), {"id": 1, "seq": 0, "hash": GENESIS})
@@ -407,7 +409,7 @@ def _through(actor: Actor) -> dict[str, Any]:
 
 
 def _json(value: object) -> object:
-    """A value as every database can store it: a text may come from an upstream, and be none."""
+    """Return a value that every database can store: upstream text may hold NUL characters or lone surrogates."""
     match value:
         case str():
             return value.replace("\0", "?").encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Proves the trail: finds every line that was edited, deleted, inserted or reordered; it repairs nothing."""
+"""Verifies the trail: finds every line that was edited, deleted, inserted or reordered. It repairs nothing."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """The outcome of a verification: the lines seen, the head to note down elsewhere, and what is wrong."""
+    """The outcome of a verification: the number of lines, the head to note down elsewhere, and the problems found."""
 
     lines: int
     head_seq: int
@@ -33,12 +33,12 @@ async def verify_trail(
 ) -> Proof:
     """Check every line's place, hash, signature and searchable columns.
 
-    A trail cut off at its end looks like a shorter one, unless a head `noted` earlier (sequence number and hash)
-    is held against it.
+    A trail that was cut off at its end looks like a shorter one. Only a comparison with `noted_head`, a head that was
+    noted earlier (sequence number and hash), shows the difference.
     """
     walk = _Walk(keys, None if noted is None else noted[0])
     head_seq, head_hash, promised, readable = 0, GENESIS, 0, True
-    # Lines may be appended meanwhile: the head is read after them, and what it is ahead by is looked for once more.
+    # Lines may be appended meanwhile. The head is read after the lines, and the lines up to it are then read too.
     while readable and walk.seq >= promised:
         promised = head_seq
         try:
@@ -60,7 +60,7 @@ async def verify_trail(
 
 
 class _Walk:
-    """The way along the chain so far, and what was wrong on it."""
+    """How far a verification has come along the chain, and the problems found so far."""
 
     def __init__(self, keys: SigningKeys, noted_seq: int | None) -> None:
         self._keys = keys
@@ -72,7 +72,7 @@ class _Walk:
         self.problems: list[str] = []
 
     async def take(self, row: AuditEventRow) -> None:
-        """Go on to the next line."""
+        """Check the next line against the one before, and move on to it."""
         self.lines += 1
         if row.seq != self.seq + 1:
             self.problems.append(f"line {self.seq + 1}: missing (the next one is {row.seq})")

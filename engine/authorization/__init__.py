@@ -1,1 +1,1 @@
-"""Open questions to people, and the waking of the runs that wait for an answer."""
+"""Authorization requests: what people are asked to consent to, and how their answers wake the runs that wait."""

@@ -1,4 +1,4 @@
-"""Takes what people answer by a sign-in or by a choice of account, and lets whoever waited for that go on."""
+"""Records the grants and account choices that people give, and wakes the runs that waited for them."""
 
 from collections.abc import Collection
 
@@ -18,9 +18,9 @@ from engine.waiting.waiters import Waiters
 
 
 class Answering:
-    """Stores what was granted or chosen, in one transaction with the end of every request that it answers.
+    """Stores a grant or a choice of account, and closes every request that it answers in the same transaction.
 
-    A choice holds until its owner changes it; runs that have used an account already keep that one.
+    A choice holds until its owner changes it. A run that has already used an account keeps that account.
     """
 
     def __init__(
@@ -53,11 +53,12 @@ class Answering:
         by: Principal | None = None,
         run_id: str | None = None,
     ) -> bool:
-        """Store the grant, close every request that it answers and owe each waiter its wake-up, in one transaction.
+        """Store the grant, close every request that it answers and enqueue the wake-ups, in one transaction.
 
-        False where it does not answer the request itself, which asks for another account. An account that answers
-        which one to use is used from now on by `tool`, or by every tool. `by` is the administrator who answered for a
-        service. Without a `request`, nobody was asked: False, and nothing stored, where the account was given up.
+        Returns False if the grant does not answer the request itself, because that asks for another account. If the
+        request asks which account to use, this account is used from now on by `tool_name`, or by every tool if that
+        is empty. `administrator` is who answered for a service. Without an `authorization_request` nobody was asked,
+        and if the owner revoked the account before, nothing is stored and False is returned.
         """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
@@ -95,7 +96,10 @@ class Answering:
     async def use(
         self, connection: Connection, principal: Principal, account: str, *, tool: str = ""
     ) -> None:
-        """Use this account from now on, by the tool or by every tool without one of its own; raises AccountUnknown."""
+        """Use this account from now on for the tool, or for every tool that has no choice of its own.
+
+        Raises AccountUnknown if the principal has no active grant for the account.
+        """
         await self._check(connection, principal, account)
         record = await self._trail.recorder()
         async with self._database.writing() as session:
@@ -106,7 +110,7 @@ class Answering:
         self._waiters.owed.set()
 
     async def forget(self, connection: Connection, principal: Principal, *, tool: str = "") -> None:
-        """Forget what was chosen for the tool, or for every tool without one of its own."""
+        """Delete the choice of account for the tool, or the one for every tool that has no choice of its own."""
         record = await self._trail.recorder()
         forgotten = AuditEvent(
             kind="account.unchosen", principal=principal, connection=connection.name, for_tool=tool or None
@@ -128,7 +132,11 @@ class Answering:
         tool: str = "",
         by: Principal | None = None,
     ) -> None:
-        """Answer a question which account to use, `by` an administrator for a service; raises AccountUnknown."""
+        """Answer a request that asks which account to use.
+
+        `administrator` is who answers for a service. Raises AccountUnknown if the principal has no active grant for
+        the account.
+        """
         await self._check(connection, principal, account)
         record = await self._trail.recorder()
         async with self._database.writing() as session:
@@ -142,7 +150,7 @@ class Answering:
     async def _has_to_choose(
         self, session: AsyncSession, request: AuthorizationRequest, connection: Connection, account: str
     ) -> bool:
-        """Whether an account just signed in to has to be remembered, since nothing else says that it is the one."""
+        """Whether the account that was just signed in to must be recorded as a choice to become the one in use."""
         tool = request.about if request.asks == "choice" else ""
         standing = await self._grants.standing(session, connection, request.principal_id, tool=tool)
         is_alone = all(each.account == account for each in standing.usable)
@@ -159,20 +167,20 @@ class Answering:
         tool: str,
         by: Principal | None,
     ) -> AuditEvent:
-        """Remember, in the caller's transaction, which account answers a request; the event to record of that."""
+        """Record the chosen account in the caller's transaction, and return the audit event to write for it."""
         await self._accounts.choose(session, principal.id, connection.name, account, tool=tool)
         if request.asks == "choice" and not tool:
             await self._accounts.unchoose(session, principal.id, connection.name, tool=request.about)
         return _chosen(principal, connection, account, tool, by=by)
 
     async def _answer_with(self, session: AsyncSession, request: AuthorizationRequest, account: str) -> None:
-        """Answer a request, if it is open, in the caller's transaction; the runs that wait for it keep the account."""
+        """Grant a request in the caller's transaction if it is open, and pin the account for its waiting runs."""
         runs = await self._waiters.runs_awaiting(session, request.id)
         if await self._requests.granted(session, request.id):
             await self._accounts.settle(session, request.principal_id, request.connection, runs, account)
 
     async def _answer_decided(self, session: AsyncSession, connection: Connection, principal_id: str) -> None:
-        """Answer, in the caller's transaction, every question which account to use that is none any more."""
+        """Grant, in the caller's transaction, every choice request whose account to use is now determined."""
         for each in await self._requests.open_in(session, principal_id, connection.name):
             if each.asks == "choice":
                 standing = await self._grants.standing(session, connection, principal_id, tool=each.about)
@@ -188,7 +196,7 @@ class Answering:
 
 
 def _suffices(request: AuthorizationRequest, account: str, scopes: Collection[str]) -> bool:
-    """Whether an account with these scopes is all that a request asks for, whatever it was signed in to for."""
+    """Whether a grant for this account with these scopes satisfies the request, whichever request it was made for."""
     return (
         request.asks != "choice" and request.account in {None, account} and set(request.scopes) <= set(scopes)
     )
@@ -197,7 +205,7 @@ def _suffices(request: AuthorizationRequest, account: str, scopes: Collection[st
 def _chosen(
     principal: Principal, connection: Connection, account: str, tool: str, *, by: Principal | None = None
 ) -> AuditEvent:
-    """The event that tells of a choice of account."""
+    """Return the audit event for a choice of account."""
     return AuditEvent(
         kind="account.chosen",
         principal=principal,

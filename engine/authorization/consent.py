@@ -1,4 +1,7 @@
-"""The round trip to a provider's consent page: only the person who was asked, in the browser they were asked in."""
+"""Runs the authorization code flow: sends a browser to the provider's consent page and handles its callback.
+
+A callback counts only from the browser in which the flow began and from a person who may answer the request.
+"""
 
 import hashlib
 import secrets
@@ -37,7 +40,7 @@ _REMEMBERED = timedelta(days=1)
 
 
 class Consent:
-    """Owner of the table of attempts."""
+    """Begins and completes authorization code flows, and owns the table of authorization attempts."""
 
     def __init__(
         self,
@@ -66,10 +69,11 @@ class Consent:
         self._redirect_uri = redirect_uri
 
     async def begin(self, request: AuthorizationRequest, session: str, *, tool: str = "") -> str:
-        """The consent page to send this browser `session` to; a step-up asks for more and keeps what is held.
+        """Return the provider's authorization URL for this browser session.
 
-        `tool` is the one that the account shall be used by, where it is not chosen for every tool. Raises
-        ConnectionMisconfigured where the way there does not hold, which is in the trail.
+        A step-up asks for the scopes that are already granted and for the missing ones. `tool_name` is the tool that
+        shall use the account, and is empty if every tool shall. Raises ConnectionMisconfigured if the connection's
+        OAuth settings do not work, and records that in the audit trail.
         """
         try:
             return await self._begin(request, session, tool)
@@ -110,12 +114,13 @@ class Consent:
     async def complete(
         self, parameters: Mapping[str, str], principal: Principal, session: str
     ) -> AuthorizationRequest:
-        """Take the provider's answer to a request: store the grant, or note the no, and owe the waiters their wake-up.
+        """Handle the provider's callback: store the grant or record the denial, and enqueue the waiters' wake-ups.
 
-        `principal` is who came back: the one who was asked, or an administrator who answers for a service.
-        Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another provider (RFC 9207),
-        or not from the browser and person that it was begun for; AccountMismatched for the sign-in to another account
-        than the one that is asked for; and AuthorizationExpired where nobody waits any more. Refusals are in the trail.
+        `principal` is the person signed in to this browser: whoever was asked, or an administrator who answers for a
+        service. Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another issuer
+        (RFC 9207), or from another browser or person than began the flow. Raises AccountMismatched if the sign-in was
+        to another account than is asked for, and AuthorizationExpired if nobody waits any more. Refusals are recorded
+        in the audit trail.
         """
         try:
             return await self._complete(parameters, principal, session)
@@ -124,7 +129,10 @@ class Consent:
             raise
 
     async def forget(self) -> int:
-        """Forget the round trips of yesterday and before, used or not: a callback of theirs is refused as unknown."""
+        """Delete attempts that expired more than a day ago, used or not, and return how many.
+
+        A callback for a deleted attempt is refused as unknown.
+        """
         over = delete(AuthorizationAttemptRow).where(
             col(AuthorizationAttemptRow.expires_at) < now() - _REMEMBERED
         )
@@ -133,7 +141,7 @@ class Consent:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn(
             "sign-ins under way",
             AuthorizationAttemptRow,
@@ -192,7 +200,10 @@ class Consent:
         return request
 
     async def _prompt(self, request: AuthorizationRequest) -> str:
-        """What to ask of the provider: of itself, it might lead the browser back to an account that is connected."""
+        """Return the OpenID Connect `prompt`: `login` if another account shall be added to those already connected.
+
+        Without it the provider might send the browser back with an account that is connected already.
+        """
         is_another = request.account is None and await self._grants.usable(
             request.principal_id, request.connection
         )
@@ -220,11 +231,11 @@ class Consent:
 def _from_where_it_began(
     parameters: Mapping[str, str], connection: Connection, endpoints: Endpoints, begun_at: str
 ) -> None:
-    """Return where the answer is that of the issuer that the browser was sent to; raises AuthorizationRefused."""
+    """Raise AuthorizationRefused unless the callback comes from the issuer that the browser was sent to."""
     expected = endpoints.issuer
     absent = None if endpoints.iss_required else expected
     if begun_at not in {"", expected}:
-        # A server may name another issuer meanwhile, to be told the code of the first one (RFC 9700 section 4.4).
+        # Metadata that names another issuer by now could obtain the first issuer's code (RFC 9700 section 4.4).
         raise AuthorizationRefused(
             f"{connection.title} names another sign-in service than it did before. Open the link again."
         )
@@ -233,7 +244,7 @@ def _from_where_it_began(
             f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
         )
     if expected is None and "iss" in parameters:
-        # It may be the answer of another provider (RFC 9207 section 2.4).
+        # The callback may come from another provider (RFC 9207 section 2.4).
         raise AuthorizationRefused(
             f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
         )

@@ -1,4 +1,7 @@
-"""Sign-ins with a code that is typed on another device; who looks at one asks the provider, and nothing else does."""
+"""Runs the device authorization flow (RFC 8628): a code that the person types on another device.
+
+The provider is polled only while somebody looks at the sign-in. No background task polls it.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -34,14 +37,14 @@ _REMEMBERED = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class DeviceWait:
-    """A code that nobody has confirmed yet, and in how many seconds to look again."""
+    """A device code that nobody has confirmed yet, and the seconds to wait before looking again."""
 
     code: DeviceCode
     look_again: int
 
 
 class DeviceSignIns:
-    """Owner of the table of device sign-ins, of which each question has one at most."""
+    """Begins and polls device sign-ins, and owns their table, which holds at most one per authorization request."""
 
     def __init__(
         self,
@@ -64,9 +67,10 @@ class DeviceSignIns:
         self._sign_ins = sign_ins
 
     async def begin(self, request: AuthorizationRequest, *, tool: str = "") -> None:
-        """Get a new code for a question, in the place of an earlier one.
+        """Get a new device code for a request and replace an earlier one.
 
-        `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+        `tool_name` is the tool that shall use the account, and is empty if every tool shall. Raises
+        AuthorizationRefused if the provider issues no code.
         """
         connection = await self._catalogue.get(request.connection)
         client = self._sign_ins.client(connection)
@@ -88,11 +92,12 @@ class DeviceSignIns:
             await session.merge(row)
 
     async def look(self, request: AuthorizationRequest, person: Principal) -> DeviceWait | None:
-        """What became of a question's code: still waited for, or None where there is none or it was answered just now.
+        """Poll the provider about a request's device code, and return the wait if nobody has confirmed it yet.
 
-        However often and in however many processes people look, the provider is asked no more often than it wants.
-        Raises AuthorizationExpired where the code ran out, AuthorizationRefused where the provider took it back, and
-        AccountMismatched where they confirmed it with another account than the one that is asked for.
+        Returns None if there is no code, if this person may not answer the request, or if the code was answered just
+        now. However many people look in however many processes, the provider is polled no more often than its
+        interval allows. Raises AuthorizationExpired if the code expired, AuthorizationRefused if the provider
+        withdrew it, and AccountMismatched if it was confirmed with another account than is asked for.
         """
         async with self._database.reading() as session:
             row = await session.get(DeviceSignInRow, request.id)
@@ -126,14 +131,14 @@ class DeviceSignIns:
         return None
 
     async def forget(self) -> int:
-        """Forget the codes that ran out while nobody looked; returns how many."""
+        """Delete the codes that expired more than a day ago, and return how many."""
         over = delete(DeviceSignInRow).where(col(DeviceSignInRow.expires_at) < now() - _REMEMBERED)
         async with self._database.writing() as session:
             return int((await session.exec(over)).rowcount)
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn(
             "device codes",
             DeviceSignInRow,
@@ -151,7 +156,7 @@ class DeviceSignIns:
         by: Principal | None,
         wait: DeviceWait,
     ) -> DeviceWait | None:
-        """What an answer without tokens means (RFC 8628 section 3.5)."""
+        """Handle a token error response to a poll (RFC 8628 section 3.5): wait on, deny the request, or raise."""
         match error.error:
             case "authorization_pending":
                 return wait
@@ -171,7 +176,7 @@ class DeviceSignIns:
         ) from None
 
     async def _may_ask(self, row: DeviceSignInRow) -> bool:
-        """Take the turn to ask, where it has come and no other process took it."""
+        """Claim the next poll if it is due, and return False if it is not or another process claimed it."""
         turn = (
             update(DeviceSignInRow)
             .where(

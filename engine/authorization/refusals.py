@@ -1,4 +1,4 @@
-"""How a sign-in is refused: the line in the trail, and the words for one to another account; it refuses none itself."""
+"""Builds the audit event for a refused sign-in, and the error for a sign-in to another account than is asked for."""
 
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
@@ -8,7 +8,7 @@ from engine.identity.model import Principal
 
 
 def refusal(person: Principal, error: BylineError, request: AuthorizationRequest | None = None) -> AuditEvent:
-    """The event that tells what somebody tried, for which question as far as that is known, and why it was refused."""
+    """Return the audit event for a refused attempt: who tried, for which request if that is known, and why."""
     return AuditEvent(
         kind="authorization.refused",
         principal=person,
@@ -20,7 +20,7 @@ def refusal(person: Principal, error: BylineError, request: AuthorizationRequest
 
 
 def mismatched(request: AuthorizationRequest, connection: Connection, account: str) -> AccountMismatched:
-    """What to tell somebody who signed in to another account than the one that is waited for."""
+    """Return the error for somebody who signed in to another account than the request asks for."""
     msg = (
         f"You signed in to {connection.title} as '{account}', and '{request.about}' is asked for: what waits goes on "
         f"with that account alone. '{account}' is connected now as well, and nothing else changed."

@@ -1,4 +1,7 @@
-"""What people are asked to consent to, who waits for that, and how it ends; it sends no signal and stores no grant."""
+"""Authorization requests: opens them for the actions that need a grant, lists the open ones and closes them.
+
+Grants are stored by `AnswerRecorder`, and the wake-up signals are sent by `WakeUpDelivery`.
+"""
 
 import uuid
 from collections.abc import Collection
@@ -29,18 +32,18 @@ from engine.identity.runs import RunRecords
 from engine.waiting.waiters import ParkedAction, Waiters
 
 Asks = Literal["any_account", "account", "choice"]
-"""For a sign-in to whatever account, for one to a certain account, or for which account a tool shall use."""
+"""A sign-in to any account, a sign-in to one certain account, or a choice of the account that a tool shall use."""
 
 State = Literal["open", "granted", "denied", "expired"]
-"""What became of it; one that ran out may be called open until upkeep has seen it."""
+"""The state of a request. An expired one may stay `open` in the table until upkeep closes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
     """A question to one principal: may Byline use your account on this connection with these scopes?
 
-    It is `about` the account that is asked for, the tool that a choice is asked for, or the tool that a sign-in to any
-    account was asked ahead for.
+    `about` holds the account that is asked for (`account`), the tool that a choice is asked for (`choice`), or the
+    tool for which a sign-in was requested ahead of a call (`any_account`, else empty).
     """
 
     id: str
@@ -59,12 +62,12 @@ class AuthorizationRequest:
 
     @property
     def account(self) -> str | None:
-        """The account that is asked for; None where any will do."""
+        """The account that is asked for, or None if any account will do."""
         return self.about if self.asks == "account" else None
 
 
 class AuthorizationRequests:
-    """Owner of the table of authorization requests."""
+    """Opens, lists and closes authorization requests, and owns their table."""
 
     def __init__(
         self,
@@ -95,16 +98,17 @@ class AuthorizationRequests:
         needed: Collection[str] = (),
         refused_grant: str | None = None,
     ) -> AuthorizationRequired | None:
-        """Join the open request for this principal, connection and scopes, or open it; None where the grant is there.
+        """Wait for the open request for this principal, connection and scopes, and open one if there is none.
 
-        The grant of the account to use counts where it has the `needed` scopes and is not `refused_grant`, one that the
-        upstream refused. A run that has used an account is asked about for that one alone. Raises PrincipalInactive for
-        somebody who was deactivated while their action ran.
+        Returns the error that parks the action, or None if the principal already has a sufficient grant: one of the
+        account to use that has the `needed_scopes` and is not `refused_grant_id`, the grant that the upstream refused.
+        If the run has already used an account, only that account is asked for. Raises PrincipalInactive if the
+        principal was deactivated while the action ran.
         """
         wanted = " ".join(sorted(scopes))
         record = await self._trail.recorder()
         async with self._database.writing() as session:
-            # Asking and answering take turns, so that an answer finds this waiter or leaves its grant to be seen.
+            # The lock orders asking and answering: an answer either finds this waiter, or its grant is visible here.
             if not await self._principals.hold(session, identity.principal_id):
                 raise PrincipalInactive(identity.name)
             standing = await self._grants.standing(
@@ -140,10 +144,10 @@ class AuthorizationRequests:
         account: str | None = None,
         tool: str = "",
     ) -> AuthorizationRequest:
-        """A request that nobody waits for yet: for a sign-in to this account or, where none is named, to any.
+        """Open a request that no run waits for yet, for a sign-in to this account, or to any if `account` is None.
 
-        Who asks for the sake of a tool is led back to what else that needs. Raises NotAllowed where the connection is
-        shared.
+        With `tool_name`, the person returns to that tool's other connections after signing in. Raises NotAllowed if
+        the connection is shared.
         """
         if connection.mode == "shared":
             raise NotAllowed(f"Nobody connects an account of their own to {connection.title}: it is shared.")
@@ -158,7 +162,10 @@ class AuthorizationRequests:
         return _request(row)
 
     async def check_answer(self, waiter_id: str, *, timed_out: bool, identity: Identity) -> None:
-        """Return where the action that waited may try again; raises the AuthorizationEnded that fits otherwise."""
+        """Return if the action that waited may try again.
+
+        Raises AuthorizationExpired, AuthorizationDenied or AuthorizationCancelled if the wait ended without a grant.
+        """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             again = await self._waiters.looked_again(session, waiter_id, identity, timed_out=timed_out)
@@ -180,7 +187,10 @@ class AuthorizationRequests:
             raise AuthorizationCancelled(f"The wait for {what} was cancelled.")
 
     async def expire(self) -> int:
-        """Close the questions whose time is over; the runs that waited have clocks of their own. Returns how many."""
+        """Mark the open requests whose time is over as expired, and return how many.
+
+        Runs that waited for them time out by timers of their own.
+        """
         over = (
             update(AuthorizationRequestRow)
             .where(
@@ -192,15 +202,15 @@ class AuthorizationRequests:
             return (await session.exec(over)).rowcount
 
     async def get(self, request_id: str) -> AuthorizationRequest | None:
-        """The request with this id."""
+        """Return the request with this id."""
         async with self._database.reading() as session:
             row = await session.get(AuthorizationRequestRow, request_id)
         return None if row is None else _request(row)
 
     async def open_for(self, principal_id: str, *, ahead: bool = False) -> list[AuthorizationRequest]:
-        """Every question that this principal can still answer and that somebody waits for, oldest first.
+        """Return the open requests to this principal that a run waits for, oldest first.
 
-        With `ahead`, also those that nobody waits for yet.
+        With `should_include_unawaited`, the requests that no run waits for are included.
         """
         query = (
             select(AuthorizationRequestRow)
@@ -218,24 +228,24 @@ class AuthorizationRequests:
             return [_request(row) for row in (await session.exec(query)).all()]
 
     async def scopes_to_ask(self, request: AuthorizationRequest, connection: Connection) -> tuple[str, ...]:
-        """What a sign-in asks for: what the request does, and what its account granted already."""
+        """Return the scopes to request at the provider: those that the account granted already, and the request's."""
         held: tuple[str, ...] = ()
         if request.account is not None:
             held = await self._grants.scopes_held(connection, request.principal_id, request.account)
         return tuple(dict.fromkeys((*held, *request.scopes)))
 
     async def has_been_waited_for(self, request_id: str) -> bool:
-        """Whether any run ever waited for this answer; what is asked ahead, none does."""
+        """Whether any run ever waited for this request. No run waits for one that was opened ahead of a call."""
         return await self._waiters.has_waited(request_id)
 
     async def waiting_tools(self, request_id: str) -> list[str]:
-        """The tools whose runs wait for this answer."""
+        """Return the names of the tools whose runs wait for this request."""
         async with self._database.reading() as session:
             runs = await self._waiters.runs_awaiting(session, request_id)
         return await self._runs.tools(runs)
 
     async def awaited_by(self, run_id: str) -> list[AuthorizationRequest]:
-        """What a run and all its descendants wait for."""
+        """Return the open requests that a run and its descendants wait for, oldest first."""
         query = (
             select(AuthorizationRequestRow)
             .join(WaiterRow, col(WaiterRow.awaits) == AuthorizationRequestRow.id)
@@ -251,7 +261,10 @@ class AuthorizationRequests:
         return [_request(row) for row in sorted(rows, key=lambda row: row.created_at)]
 
     async def deny(self, request_id: str, principal: Principal, *, by: Principal | None = None) -> bool:
-        """Close an open request with a no, `by` an administrator for a service; False where it is not open any more."""
+        """Deny an open request, and return False if it is not open any more or is not this principal's.
+
+        `administrator` is who answers for a service.
+        """
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             await self._principals.hold(session, principal.id)
@@ -266,11 +279,11 @@ class AuthorizationRequests:
     async def open_in(
         self, session: AsyncSession, principal_id: str, connection: str
     ) -> list[AuthorizationRequest]:
-        """Every open request to this principal on this connection, seen from the caller's transaction."""
+        """Return the open requests to this principal on this connection, read in the caller's transaction."""
         return [_request(row) for row in await self._open_rows(session, principal_id, connection)]
 
     async def granted(self, session: AsyncSession, request_id: str) -> bool:
-        """Close a request with a yes, in the caller's transaction; False where it is not open any more."""
+        """Grant a request in the caller's transaction, and return False if it is not open any more."""
         row = await session.get(AuthorizationRequestRow, request_id)
         if row is None or row.state != "open":
             return False
@@ -304,7 +317,10 @@ class AuthorizationRequests:
         asks: Asks,
         about: str,
     ) -> tuple[AuthorizationRequestRow, bool]:
-        """The open request for this, which from now on waits as long as a new one would, and whether it is new."""
+        """Return the open request for these values, and whether it is new.
+
+        An existing request's expiry is extended to that of a new one.
+        """
         expires_at = now() + (connection.wait_limit or self._wait_limit)
         for row in await self._open_rows(session, principal_id, connection.name):
             if (row.scopes, row.asks, row.about) == (scopes, asks, about):
@@ -329,7 +345,7 @@ class AuthorizationRequests:
 
 
 def _question(standing: Standing, tool: str) -> tuple[Asks, str]:
-    """What to ask where the account to use is not known, or its grant does not do."""
+    """Return what to ask for if no account to use is known or its grant is not sufficient: the kind and its `about`."""
     said = standing.chosen
     if said.for_run is not None:
         return "account", said.for_run

@@ -1,4 +1,4 @@
-"""Who may answer for whom: everybody for themselves, an administrator for a service, and nobody for another person."""
+"""Decides who may answer for whom: a person for themselves, and an administrator for a service."""
 
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
@@ -6,14 +6,14 @@ from engine.identity.roles import Roles
 
 
 class StandingIn:
-    """Decides by what is on record at this moment: a role that was taken away answers nothing any more."""
+    """Finds the principal for whom a person may answer, by the roles that the person has at this moment."""
 
     def __init__(self, principals: Principals, roles: Roles) -> None:
         self._principals = principals
         self._roles = roles
 
     async def asked(self, principal_id: str, person: Principal) -> Principal | None:
-        """The principal that was asked, where this person may answer; None for everybody else."""
+        """Return the principal that was asked if this person may answer for them, else None."""
         if principal_id == person.id:
             return person
         asked = await self._principals.get(principal_id)
@@ -23,5 +23,5 @@ class StandingIn:
 
 
 def stand_in(asked: Principal, person: Principal) -> Principal | None:
-    """The administrator who answers for a service, to be named beside it; None where it is a person who was asked."""
+    """Return the person as the administrator who answers for a service, or None if they answer for themselves."""
     return None if asked.id == person.id else person

@@ -1,4 +1,4 @@
-"""Takes the key that a person typed on a page of Byline, for the question they were asked; it shows it to nobody."""
+"""Stores the API key or password that a person typed on a page of Byline to answer an authorization request."""
 
 from engine.audit.trail import Trail
 from engine.authorization.answering import Answering
@@ -12,7 +12,7 @@ from engine.identity.model import Principal
 
 
 class TypedKeys:
-    """What a sign-in page is elsewhere."""
+    """Checks typed keys at the upstream and records them as grants."""
 
     def __init__(
         self,
@@ -39,12 +39,12 @@ class TypedKeys:
         username: str = "",
         tool: str = "",
     ) -> None:
-        """Check it, store it as a grant and owe the waiters their wake-up.
+        """Check the key, store it as a grant and enqueue the waiters' wake-ups.
 
-        `person` is the one who was asked, or an administrator who answers for a service. Raises KeyRefused where the
-        key will not do, AccountMismatched where it is of another account than is waited for, AuthorizationRefused for
-        anybody else, and AuthorizationExpired where nobody waits any more. Refusals are in the trail. `tool` is the one
-        that the account shall be used by, where it is not chosen for every tool.
+        `person` is whoever was asked, or an administrator who answers for a service. `tool_name` is the tool that
+        shall use the account, and is empty if every tool shall. Raises KeyRefused if the key does not work,
+        AccountMismatched if it belongs to another account than is asked for, AuthorizationRefused if this person may
+        not answer, and AuthorizationExpired if nobody waits any more. Refusals are recorded in the audit trail.
         """
         try:
             await self._take(request, person, secret, username, tool)

@@ -1,4 +1,7 @@
-"""Grants that nobody is asked for, since the person's own company vouches for them; it falls back to nobody else's."""
+"""Obtains grants without asking the person, by assertions of the identity provider that they signed in at.
+
+The ways are token exchange (RFC 8693) and identity assertions (ID-JAG). No other principal's grant is ever used.
+"""
 
 from collections.abc import Collection
 
@@ -16,9 +19,10 @@ from engine.identity.principals import Principals
 
 
 class Vouching:
-    """Tries the way without a question; whoever it does not work for is shown the ordinary link.
+    """Requests tokens by assertion. If that does not work, the person is shown the ordinary link.
 
-    A company vouches for one account of a person on a connection. That account is never used in the place of another.
+    The identity provider asserts one account of a person on a connection. That account is never used instead of
+    another account of theirs.
     """
 
     def __init__(
@@ -48,10 +52,11 @@ class Vouching:
         tool: str = "",
         run_id: str = "",
     ) -> bool:
-        """Whether an action of this run has a grant to go by now, vouched for by its person's company.
+        """Obtain a grant for an action of this run by assertion, and return whether one was stored.
 
-        Only the account that the action uses is come by so or, where none was ever connected or chosen, the one that is
-        vouched for; and none that was given up here. Raises UpstreamUnavailable where it cannot be said now.
+        The asserted account must be the one that the action uses or, if none was ever connected or chosen, may be any.
+        An account that its owner revoked here is not obtained again. Raises UpstreamUnavailable if the identity
+        provider or the upstream cannot be reached now.
         """
         principal = await self._of_a_company(connection, principal_id)
         if principal is None:
@@ -72,10 +77,11 @@ class Vouching:
         )
 
     async def answer(self, request: AuthorizationRequest, connection: Connection, *, tool: str = "") -> bool:
-        """Whether the company vouched for what this person is asked for, now that they say that they want it.
+        """Answer a request by assertion after its person agreed, and return whether that worked.
 
-        Where it vouches for another account than the one that is asked for, for one that is connected already or for
-        less, nothing is changed. `tool` is the one that the account shall be used by, where it is not chosen for all.
+        Nothing changes if the identity provider asserts another account than the one that is asked for, one that is
+        connected already, or fewer scopes. `tool_name` is the tool that shall use the account, and is empty if every
+        tool shall.
         """
         principal = await self._of_a_company(connection, request.principal_id)
         if principal is None:
@@ -95,7 +101,7 @@ class Vouching:
         )
 
     async def _of_a_company(self, connection: Connection, principal_id: str) -> Principal | None:
-        """The person to vouch for; None where nobody could, or may."""
+        """Return the principal if they are active and the connection signs in by assertion, else None."""
         if connection.sign_in not in VOUCHED:
             return None
         principal = await self._principals.get(principal_id)
@@ -104,7 +110,10 @@ class Vouching:
     async def _tokens(
         self, connection: Connection, principal: Principal, scopes: Collection[str], run_id: str = ""
     ) -> Tokens | None:
-        """What the company's word is worth at the upstream; None where there is none, which is in the trail."""
+        """Request tokens by assertion, and return None if there are none.
+
+        A refusal is recorded in the audit trail.
+        """
         try:
             return await self._sign_ins.of(connection).unasked(principal.id, tuple(dict.fromkeys(scopes)))
         except TokenRefused as error:

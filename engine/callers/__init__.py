@@ -1,1 +1,1 @@
-"""Who calls without signing in each time: personal API tokens, and the services that an administrator makes known."""
+"""Callers that do not sign in each time: personal API tokens, and the services that an administrator adds."""

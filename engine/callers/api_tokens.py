@@ -1,4 +1,4 @@
-"""Personal API tokens: they act as their owner with the owner's own grants; only the hash of each is kept."""
+"""Personal API tokens: they act as their owner with the owner's own grants. Only a hash of each is stored."""
 
 import hashlib
 import hmac
@@ -22,17 +22,17 @@ from engine.identity.principals import Principals
 PREFIX: Final = "byline_"
 USUAL_LIFE: Final = timedelta(days=90)
 MOST_IN_FORCE: Final = 100
-"""How many of one owner's tokens are in force at most."""
+"""How many active tokens one owner may have."""
 LONGEST_NAME: Final = 100
 
 _SHAPE: Final = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([0-9a-f]{{64}})")
-# When a token was used last is for its owner to see, and not worth a write at every call.
+# The time of a token's last use is only shown to its owner, so it is not written at every call.
 _NOTED_EVERY = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ApiToken:
-    """What may be told of a token; `tools` is None where it is good for every tool that its owner may call."""
+    """A token without its secret; `tools` is None where it may call every tool that its owner may call."""
 
     id: str
     principal_id: str
@@ -45,7 +45,7 @@ class ApiToken:
 
     @property
     def state(self) -> str:
-        """Whether it is in force: `active`, `revoked` or `expired`."""
+        """The state of the token: `active`, `revoked` or `expired`."""
         if self.revoked_at is not None:
             return "revoked"
         return "active" if self.expires_at > now() else "expired"
@@ -53,7 +53,7 @@ class ApiToken:
 
 @dataclass(frozen=True, slots=True)
 class NewApiToken:
-    """A token just made; `secret` is the whole of what its bearer sends, and is not to be had again."""
+    """A new token; `secret` is the complete value that its bearer sends, and it cannot be read again."""
 
     token: ApiToken
     secret: str
@@ -80,7 +80,7 @@ class ApiTokens:
         actor: Actor | None = None,
         by: Principal | None = None,
     ) -> NewApiToken:
-        """Make a token for its owner, or `by` an administrator for a service. Raises ApiTokenInvalid."""
+        """Create a token for its owner; `administrator` creates it for a service. Raises ApiTokenInvalid."""
         chosen = min(USUAL_LIFE, self._longest_life) if life is None else life
         if not timedelta() < chosen <= self._longest_life:
             raise ApiTokenInvalid(
@@ -118,7 +118,7 @@ class ApiTokens:
         return NewApiToken(_token(row), f"{PREFIX}{row.id}_{secret}")
 
     async def verify(self, bearer: str) -> tuple[ApiToken, Principal] | None:
-        """The token that a bearer sent and the active principal it acts as, or None."""
+        """Return the token that a bearer sent and the active principal that it acts as, or None."""
         shape = _SHAPE.fullmatch(bearer)
         if shape is None:
             return None
@@ -134,7 +134,7 @@ class ApiTokens:
         return token, owner
 
     async def get(self, token_id: str, owner: Principal) -> ApiToken:
-        """One token of an owner; raises ApiTokenUnknown."""
+        """Return one token of an owner; raises ApiTokenUnknown."""
         async with self._database.reading() as session:
             row = await session.get(ApiTokenRow, token_id)
         if row is None or row.principal_id != owner.id:
@@ -142,7 +142,7 @@ class ApiTokens:
         return _token(row)
 
     async def of(self, owner: Principal) -> list[ApiToken]:
-        """Every token of an owner, newest first."""
+        """Return every token of an owner, newest first."""
         query = (
             select(ApiTokenRow)
             .where(ApiTokenRow.principal_id == owner.id)
@@ -154,7 +154,7 @@ class ApiTokens:
     async def revoke(
         self, token_id: str, owner: Principal, *, actor: Actor | None = None, by: Principal | None = None
     ) -> ApiToken:
-        """Refuse the token from now on; a second time changes nothing. Raises ApiTokenUnknown for another's token."""
+        """Revoke the token now; a second call changes nothing. Raises ApiTokenUnknown for another owner's token."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             row = await session.get(ApiTokenRow, token_id, with_for_update=True)
@@ -195,7 +195,7 @@ class ApiTokens:
 
 
 def bearer_actor(token: ApiToken) -> Actor:
-    """The token as what acts for its owner."""
+    """Return the token as the actor that acts for its owner."""
     return Actor(kind="api_token", id=token.id, name=token.name)
 
 
@@ -221,6 +221,6 @@ def _token(row: ApiTokenRow) -> ApiToken:
     )
 
 
-# A plain hash will do: what it hides is 256 random bits, which nobody guesses however fast they hash.
+# A plain hash is enough: the secret is 256 random bits, which cannot be guessed at any speed of hashing.
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Services: principals of machines, made known by an administrator; nobody signs in as one."""
+"""Services: principals for machines, which an administrator adds. Nobody signs in as one."""
 
 import re
 import uuid
@@ -14,11 +14,11 @@ from engine.identity.model import Principal
 from engine.identity.principals import Principals
 
 NAME: Final = r"^[a-z0-9](?:[a-z0-9-]{0,62}[a-z0-9])?$"
-"""How a service is called: a word that fits in addresses and commands."""
+"""The form of a service's name: a word that fits in addresses and commands."""
 
 
 class ServicePrincipals:
-    """The services among the principals; `issuer` is this installation, which vouches for them."""
+    """The services among the principals; `issuer` is this installation, which is the issuer of each."""
 
     def __init__(self, principals: Principals, trail: Trail, issuer: str) -> None:
         self._principals = principals
@@ -26,7 +26,7 @@ class ServicePrincipals:
         self._issuer = issuer
 
     async def add(self, name: str, *, by: Principal | None = None) -> Principal:
-        """Make a service known. Raises NameTaken where there is one of that name, or no name that fits."""
+        """Add a service. Raises NameTaken where a service has that name already, or the name has another form."""
         if re.fullmatch(NAME, name) is None:
             raise NameTaken(
                 f"'{name}' does not fit: name a service in lower-case letters, digits and hyphens."
@@ -49,11 +49,11 @@ class ServicePrincipals:
         return service
 
     async def all(self) -> list[Principal]:
-        """Every service, by name."""
+        """Return every service, by name."""
         return await self._principals.all(kind="service")
 
     async def get(self, name_or_id: str) -> Principal:
-        """The service with this name or id; raises ServiceUnknown."""
+        """Return the service with this name or id; raises ServiceUnknown."""
         found = await self._principals.find(self._issuer, f"service:{name_or_id}")
         service = found or await self._principals.get(name_or_id)
         if service is None or service.kind != "service":

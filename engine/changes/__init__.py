@@ -1,1 +1,1 @@
-"""What runs say has changed, for whoever listens."""
+"""Changes of resources: runs report them, and gateways read them for the clients that listen."""

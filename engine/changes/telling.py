@@ -1,4 +1,4 @@
-"""How a run says that a resource has changed; safe to import from workflow code."""
+"""Lets a run report that a resource has changed. It is safe to import from workflow code."""
 
 from datetime import timedelta
 from typing import Final
@@ -13,6 +13,6 @@ _ONE_TRY: Final = timedelta(seconds=30)
 async def changed(uri: str) -> None:
     """Tell every client that listens for it that the resource at this address is to be read again.
 
-    Whoever listens is told the address and nothing else, and only where policy lets them read it.
+    A listener receives the address and nothing else, and only where policy lets it read the resource.
     """
     await workflow.execute_activity(CHANGED_ACTIVITY, uri, start_to_close_timeout=_ONE_TRY, summary=uri[:200])

@@ -1,1 +1,1 @@
-"""How Byline signs in to upstream systems, and what people granted."""
+"""Connections: how Byline signs in to upstream systems, and the grants that it holds there."""

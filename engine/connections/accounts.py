@@ -1,4 +1,7 @@
-"""Which of their accounts on a connection a principal's actions use: as they chose; it never falls back to another."""
+"""Stores which upstream account a principal's actions use on each connection.
+
+The principal chooses the account. Byline never falls back to another account.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,14 +17,14 @@ from engine.db.tables import AccountChoiceRow
 from engine.identity.principals import Principals
 from engine.settings import LONGEST_WAIT
 
-# No server forgets a run within a day of its end, so that each is seen there before it is gone.
+# No Temporal server deletes a run within a day of its end, so a daily check finds each run before its deletion.
 _LOOKED_AT_AGAIN: Final = timedelta(days=1)
 _LOST: Final = LONGEST_WAIT + timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What was chosen, from the narrowest on: for the run, for the tool, for every tool."""
+    """The accounts chosen for one run of one tool: for the run itself, for the tool, and for every tool."""
 
     for_run: str | None = None
     for_tool: str | None = None
@@ -29,13 +32,14 @@ class Chosen:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the run has used an account already, and so keeps it for its whole life."""
+        """Whether the run has already used an account, which it then uses until it ends."""
         return self.for_run is not None
 
     def among(self, known: Collection[str]) -> str | None:
-        """The account to use; None where only its owner can say which, or there is none.
+        """Return the account to use, or None if the owner must choose one or there is none.
 
-        `known` are all that they did not give up, whether or not they can be used at the moment.
+        The narrowest choice wins. Without any choice, a single account is used. `unrevoked_accounts` are all accounts
+        whose grant was not revoked, including those whose grant has lapsed.
         """
         for account in (self.for_run, self.for_tool, self.for_all):
             if account is not None:
@@ -44,7 +48,7 @@ class Chosen:
 
 
 class Accounts:
-    """Owner of the table of choices."""
+    """Owns the table of account choices."""
 
     def __init__(self, database: Database, principals: Principals) -> None:
         self._database = database
@@ -53,7 +57,7 @@ class Accounts:
     async def chosen(
         self, session: AsyncSession, principal_id: str, connection: str, *, tool: str, run_id: str
     ) -> Chosen:
-        """What holds for a run of a tool, seen from the caller's transaction."""
+        """Return the choices that apply to a run of a tool, read in the caller's transaction."""
         row = AccountChoiceRow
         query = select(row.tool, row.run_id, row.account).where(
             row.principal_id == principal_id,
@@ -69,7 +73,10 @@ class Accounts:
         )
 
     async def of(self, principal_id: str) -> Mapping[str, Mapping[str, str]]:
-        """What a person chose, by connection: the account for each tool, and for `""`, which is every other tool."""
+        """Return a person's choices as a mapping of connection to tool to account.
+
+        The tool `""` stands for every tool without a choice of its own. Choices of single runs are left out.
+        """
         query = select(AccountChoiceRow.connection, AccountChoiceRow.tool, AccountChoiceRow.account).where(
             AccountChoiceRow.principal_id == principal_id, AccountChoiceRow.run_id == ""
         )
@@ -82,12 +89,15 @@ class Accounts:
     async def choose(
         self, session: AsyncSession, principal_id: str, connection: str, account: str, *, tool: str = ""
     ) -> None:
-        """Use this account from now on, in the caller's transaction, which holds the principal."""
+        """Use this account from now on. Writes in the caller's transaction, which must have locked the principal."""
         await self.unchoose(session, principal_id, connection, tool=tool)
         session.add(_row(principal_id, connection, account, tool=tool))
 
     async def unchoose(self, session: AsyncSession, principal_id: str, connection: str, *, tool: str) -> None:
-        """Forget, in the caller's transaction, what was chosen for a tool, or for every tool without one of its own."""
+        """Delete the choice for a tool, in the caller's transaction.
+
+        The tool `""` stands for the choice that applies to every tool without one of its own.
+        """
         await session.exec(
             delete(AccountChoiceRow).where(
                 col(AccountChoiceRow.principal_id) == principal_id,
@@ -98,7 +108,10 @@ class Accounts:
         )
 
     async def keep(self, principal_id: str, connection: str, run_id: str, account: str) -> str:
-        """Let a run keep the account that it is about to use first; the one that it keeps, where it has one already."""
+        """Pin a run to the account that it is about to use, and return the account to which it is pinned.
+
+        A run that is already pinned stays with its account.
+        """
         async with self._database.writing() as session:
             await self._principals.hold(session, principal_id)
             await self.settle(session, principal_id, connection, [run_id], account)
@@ -114,7 +127,7 @@ class Accounts:
         run_ids: Collection[str],
         account: str,
     ) -> None:
-        """Let those of these runs that have no account yet keep this one, in the caller's transaction."""
+        """Pin those of these runs that have no account yet to this one, in the caller's transaction."""
         query = select(AccountChoiceRow.run_id).where(
             AccountChoiceRow.principal_id == principal_id,
             AccountChoiceRow.connection == connection,
@@ -125,7 +138,7 @@ class Accounts:
             session.add(_row(principal_id, connection, account, run_id=run_id))
 
     async def due(self, limit: int) -> list[str]:
-        """Runs that keep an account and that nobody looked for within a day, the longest overdue first."""
+        """Return the ids of runs that are pinned to an account and due for their daily check, longest overdue first."""
         query = (
             select(AccountChoiceRow.run_id)
             .where(col(AccountChoiceRow.due_at) <= now())
@@ -137,10 +150,12 @@ class Accounts:
             return list((await session.exec(query)).all())
 
     async def forget(self, looked_for: Collection[str], kept: Collection[str], namespace: str) -> int:
-        """Forget the accounts of runs that this Temporal namespace, where they were looked for, keeps no more.
+        """Delete the pinned accounts of runs that a Temporal namespace no longer has, and return how many were deleted.
 
-        Only what it kept before counts as gone: a namespace that never knew a run says nothing of it. What was seen in
-        none goes once it is older than the longest wait. Returns how many accounts went.
+        `checked_run_ids` are the runs that were looked up in the namespace, and `existing_run_ids` those that it has. A
+        run counts as deleted only if it was found in the same namespace before, since a namespace that never had a run
+        proves nothing about it. A run that was never found in any namespace is dropped once its choice is older than
+        the longest wait plus 30 days.
         """
         run, known_to = col(AccountChoiceRow.run_id), col(AccountChoiceRow.namespace)
         was_never_seen = known_to.is_(None) & (col(AccountChoiceRow.chosen_at) < now() - _LOST)

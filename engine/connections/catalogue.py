@@ -1,4 +1,4 @@
-"""The connections that there are: read from a file, kept in the database, and given what the vault keeps for them."""
+"""Reads connections from a file, stores them in the database, and attaches their secrets from the vault."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -21,7 +21,10 @@ _CONNECTIONS: Final = TypeAdapter(dict[str, Connection])
 
 
 def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connection]:
-    """The connections of a YAML file, variables filled in; raises SettingsInvalid that says what is wrong where."""
+    """Return the connections that a YAML file declares, with its variables replaced.
+
+    Raises SettingsInvalid, whose message says what is wrong and where.
+    """
     try:
         document = interpolate(yaml.safe_load(path.read_text()), environment)
         declared = {name: {"name": name, **body} for name, body in document["connections"].items()}
@@ -45,7 +48,7 @@ def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connect
 
 
 class Catalogue:
-    """Owner of the table of connections; a change is seen by every process within five seconds."""
+    """Owns the table of connections. Every process sees a change within five seconds."""
 
     def __init__(self, database: Database, secrets: ClientSecrets) -> None:
         self._database = database
@@ -54,7 +57,10 @@ class Catalogue:
         self._read_at = float("-inf")
 
     async def declare(self, connections: list[Connection]) -> None:
-        """Put these connections into the database, over earlier ones of the same name; a mode is set once."""
+        """Write these connections to the database, replacing earlier ones of the same name.
+
+        Raises SettingsInvalid if a connection changes its mode, which cannot be changed.
+        """
         async with self._database.writing() as session:
             for connection in connections:
                 earlier = await session.get(ConnectionRow, connection.name)
@@ -70,7 +76,7 @@ class Catalogue:
         self._read_at = float("-inf")
 
     async def get(self, name: str) -> Connection:
-        """The connection of this name; raises ConnectionUnknown."""
+        """Return the connection with this name. Raises ConnectionUnknown."""
         connections = await self.all()
         if name not in connections:
             raise ConnectionUnknown(
@@ -79,7 +85,7 @@ class Catalogue:
         return connections[name]
 
     async def all(self) -> Mapping[str, Connection]:
-        """Every connection by name."""
+        """Return every connection by name."""
         if time.monotonic() - self._read_at > _REFRESH_SECONDS:
             async with self._database.reading() as session:
                 rows = (await session.exec(select(ConnectionRow).order_by(ConnectionRow.name))).all()
@@ -90,7 +96,10 @@ class Catalogue:
         return self._connections
 
     async def give_secrets(self, connections: Iterable[Connection]) -> None:
-        """Open what the vault keeps for these; one that does not open fails where it is used, and nowhere else."""
+        """Open the secrets that the vault holds for these connections and attach them to their references.
+
+        A secret that cannot be opened raises its error only where that secret is read.
+        """
         wanting = [
             (connection.name, reference)
             for connection in connections

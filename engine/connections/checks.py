@@ -1,4 +1,7 @@
-"""Tries a connection's sign-in against its provider and says what is wrong; it keeps no token and asks no person."""
+"""Checks a connection's sign-in against its provider and reports what is wrong.
+
+No token is stored, and no person has to act.
+"""
 
 import secrets
 from collections.abc import Mapping
@@ -26,7 +29,7 @@ _REQUEST: Final = "the scopes, and that the redirect URI is registered"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What came of one part of the trial; `unclear` where only a person's sign-in will tell."""
+    """The result of one part of a check. `unclear` means that only a person's sign-in can tell."""
 
     part: str
     state: Literal["ok", "unclear", "wrong"]
@@ -34,7 +37,7 @@ class Finding:
 
 
 class Trial:
-    """One connection, tried from the outside: its secrets, its addresses, and whether its client is known."""
+    """Checks one connection from the outside: its secrets, its addresses, and whether the provider knows its client."""
 
     def __init__(
         self,
@@ -52,7 +55,7 @@ class Trial:
         self._redirect_uri = redirect_uri
 
     async def findings(self) -> list[Finding]:
-        """Every part that can be tried; what follows from a part that is wrong is not."""
+        """Check every possible part and return the results. Parts that depend on a wrong part are skipped."""
         return [*await self._signing_in(), await self._upstream()]
 
     async def _signing_in(self) -> list[Finding]:
@@ -86,7 +89,7 @@ class Trial:
         return Finding(part, "ok", f"actions may call {address}")
 
     async def _key(self) -> list[Finding]:
-        """The administrator's key where the connection is shared, and a made-up one where people type theirs."""
+        """Check the administrator's key of a shared connection, or an invalid key where people type their own."""
         found, key = [], self._connection.key or Key()
         is_shared = self._connection.mode == "shared"
         if is_shared:
@@ -154,7 +157,10 @@ class Trial:
         return _answered(part, status)
 
     async def _made_up_code(self, client: OAuthClient) -> Finding:
-        """A code that nobody issued: a token endpoint that knows the client refuses the code, and not the client."""
+        """Check the client with an authorization code that nobody issued.
+
+        A token endpoint that knows the client refuses the code (`invalid_grant`) and not the client.
+        """
         part = "client"
         try:
             await client.exchange(
@@ -201,7 +207,7 @@ def _not_pushed(part: str, error: TokenRefused) -> Finding:
 
 
 def _refused(part: str, error: TokenRefused) -> Finding:
-    """Providers have words of their own, in most of which the client is named where it is what they refuse."""
+    """Judge a refusal by its error code: most providers' own codes contain `client` if they refuse the client."""
     if "client" in error.error:
         check = "check client_id, its secret and token_endpoint_auth_method"
         return Finding(part, "wrong", f"the provider does not accept it ({error.error}): {check}")

@@ -1,4 +1,4 @@
-"""The private keys that Byline signs its statements to a provider with (`private_key_jwt`, RFC 7523); it keeps none."""
+"""Reads the private keys with which Byline signs assertions to providers (`private_key_jwt`, RFC 7523)."""
 
 import json
 from typing import Final
@@ -15,7 +15,10 @@ _CURVES: Final = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 
 
 def read_private_key(text: str, named: str) -> RSAKey | ECKey:
-    """An RSA or elliptic curve key as PEM or JWK; raises ConnectionMisconfigured, with its name, for anything else."""
+    """Read a private RSA or elliptic curve key from PEM or JWK text.
+
+    Raises ConnectionMisconfigured for anything else. Its message contains `key_label`.
+    """
     try:
         key = _jwk(text) if text.lstrip().startswith("{") else _pem(text.encode())
         if key.is_private:
@@ -28,12 +31,12 @@ def read_private_key(text: str, named: str) -> RSAKey | ECKey:
 
 
 def algorithm_of(key: RSAKey | ECKey) -> str:
-    """The algorithm that a key signs with (RFC 7518 section 3.1)."""
+    """Return the JWS algorithm that a key signs with (RFC 7518 section 3.1)."""
     return "RS256" if isinstance(key, RSAKey) else _CURVES[str(key.as_dict(private=False)["crv"])]
 
 
 def assertion(key: RSAKey | ECKey, audience: str) -> PrivateKeyJWT:
-    """The client authentication method of RFC 7523 section 2.2 with this key, for the token endpoint `audience`."""
+    """Return the client authentication of RFC 7523 section 2.2 with this key, for the token endpoint `audience`."""
     return PrivateKeyJWT(audience, headers={"kid": key.kid or key.thumbprint()}, alg=algorithm_of(key))
 
 

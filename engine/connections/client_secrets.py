@@ -1,4 +1,4 @@
-"""The secrets of connections' clients that lie in the vault; what they are for is the connections' to say."""
+"""Stores the OAuth client secrets of connections in the vault."""
 
 from collections.abc import Mapping
 
@@ -13,14 +13,14 @@ from engine.vault.vault import Vault
 
 
 class ClientSecrets:
-    """Owner of the table of client secrets, one for each connection at most."""
+    """Owns the table of client secrets, which holds at most one secret per connection."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
 
     async def put(self, connection: str, secret: str, note: Note) -> None:
-        """Keep the secret of this connection's client, and note it in the same transaction; an earlier one is gone."""
+        """Store the client secret of this connection, replacing an earlier one, and record it in one transaction."""
         row = ClientSecretRow(connection=connection, sealed_secret=b"", updated_at=now())
         row.sealed_secret = await self._vault.seal(secret.encode(), _bound_to(row))
         async with self._database.writing() as session:
@@ -28,7 +28,7 @@ class ClientSecrets:
             await note(session)
 
     async def remove(self, connection: str, note: Note) -> bool:
-        """Forget it, and note that in the same transaction; False where there was none."""
+        """Delete the secret and record the deletion in the same transaction. Returns False if there was none."""
         async with self._database.writing() as session:
             found = await session.exec(
                 delete(ClientSecretRow).where(col(ClientSecretRow.connection) == connection)
@@ -38,19 +38,19 @@ class ClientSecrets:
         return bool(found.rowcount)
 
     async def sealed_now(self) -> Mapping[str, bytes]:
-        """Every secret as it lies, by connection."""
+        """Return every secret, still sealed, by connection."""
         async with self._database.reading() as session:
             rows = (await session.exec(select(ClientSecretRow))).all()
         return {row.connection: row.sealed_secret for row in rows}
 
     async def open(self, connection: str, sealed: bytes) -> str:
-        """What was sealed for this connection; raises KeyServiceUnavailable and VaultSealBroken."""
+        """Return the secret that was sealed for this connection. Raises KeyServiceUnavailable and VaultSealBroken."""
         row = ClientSecretRow(connection=connection, sealed_secret=sealed)
         return (await self._vault.open(sealed, _bound_to(row))).decode()
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _bound_to)
 
 

@@ -1,4 +1,7 @@
-"""What a connection declares: how one upstream is signed in to, `user` or `shared`; secrets stay references."""
+"""The declaration of a connection: how Byline signs in to one upstream system.
+
+Its mode is `user` or `shared`. Secrets are references and never part of the declaration.
+"""
 
 from collections.abc import Collection, Mapping
 from datetime import timedelta
@@ -12,7 +15,7 @@ from engine.errors import BylineError, ConnectionMisconfigured
 from engine.settings import LONGEST_WAIT
 
 SHARED: Final = "shared"
-"""The holder of every service grant."""
+"""The holder of every grant of the service itself."""
 
 ScopeSeparator = Literal["space", "comma"]
 SignInName = Literal[
@@ -27,10 +30,10 @@ SignInName = Literal[
 ]
 
 TYPED: Final = frozenset({"api_key", "personal_access_token", "basic"})
-"""The ways that know no authorization server: a person types what the upstream gave them."""
+"""The sign-in methods without an authorization server: a person types a key that the upstream gave them."""
 
 VOUCHED: Final = frozenset({"token_exchange", "identity_assertion"})
-"""The ways by which people whose company vouches for them are not asked."""
+"""The sign-in methods that need no person to act if the identity provider asserts who the person is."""
 
 _FOR: Final[Mapping[str, frozenset[str]]] = {
     "user": TYPED | VOUCHED | {"authorization_code"},
@@ -41,7 +44,7 @@ _NEEDS: Final = {"jwt_bearer": "assertion", "api_key": "key"}
 
 
 class TokenPlace(NamedTuple):
-    """Where a request carries its token or key, and what stands before it there."""
+    """The header in which a request carries its token or key, and the prefix of its value."""
 
     header: str
     prefix: str
@@ -51,13 +54,13 @@ BEARER: Final = TokenPlace("Authorization", "Bearer ")
 
 
 class Declaration(BaseModel):
-    """A part of a connections file; unknown keys are refused."""
+    """A part of a connections file. Unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SecretReference(Declaration):
-    """Where a client's secret or key lies: an environment variable, a file or the vault, never the text itself."""
+    """A reference to a client's secret or key in an environment variable, a file or the vault, never its text."""
 
     env: str | None = None
     file: Path | None = None
@@ -71,7 +74,10 @@ class SecretReference(Declaration):
         return self
 
     def read(self, environment: Mapping[str, str]) -> str:
-        """The secret; raises ConnectionMisconfigured where the place is empty, and what kept the vault from opening."""
+        """Return the secret.
+
+        Raises ConnectionMisconfigured if there is none, or the error that kept the vault from opening it.
+        """
         if self.vault:
             if isinstance(self._from_vault, BylineError):
                 raise self._from_vault
@@ -88,21 +94,22 @@ class SecretReference(Declaration):
         return value
 
     def give(self, found: str | BylineError | None) -> None:
-        """What the vault has for it, or why that does not open."""
+        """Set the secret from the vault, None if the vault has none, or the error that kept it from opening."""
         self._from_vault = SecretStr(found) if isinstance(found, str) else found
 
 
 class KeyCheck(Declaration):
-    """A request below the base URL that succeeds with a good key, and where its answer names the account."""
+    """A request below the base URL that succeeds with a valid key, and where its response names the account."""
 
     path: str = Field(pattern="^/")
     account: str | None = None
 
 
 class Key(Declaration):
-    """What a key is: where requests carry it, where people make one, how it is checked.
+    """How a key is used: where requests carry it, where people create one, and how it is checked.
 
-    `secret` and, for `basic`, `username` are those of a shared connection; people type their own.
+    `secret` and, for `basic`, `username` are those of a shared connection. On a `user` connection people type their
+    own.
     """
 
     header: str = Field(default="Authorization", pattern="^[A-Za-z0-9-]+$")
@@ -114,9 +121,9 @@ class Key(Declaration):
 
 
 class Assertion(Declaration):
-    """What a service signs to be let in (RFC 7523 section 2.1): its key, and the claims where they are not the usual.
+    """The JWT with which a service signs in (RFC 7523 section 2.1): its signing key and its claims.
 
-    Usually the issuer and the subject are the client's id, and the audience is the token endpoint.
+    By default the issuer and the subject are the client id, and the audience is the token endpoint.
     """
 
     key: SecretReference
@@ -129,13 +136,13 @@ class Assertion(Declaration):
 class Provider(Declaration):
     """The OAuth 2.0 endpoints of an upstream, and where it names the account that consented.
 
-    With `issuer`, a callback must carry the same `iss` (RFC 9207); without `iss_required`, one that carries none will
-    do too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC 8414). With `dpop`,
-    tokens are bound to a key of their grant's (RFC 9449). Without `device`, nobody is offered another one to sign in on
-    (RFC 8628). `resource` is what tokens are asked to be good for (RFC 8707), and `audience` the same where tokens are
-    exchanged (RFC 8693). `added_scopes` are asked for at every sign-in: for a refresh token, or to tell whose account
-    it is. `token_response` says at which JSON Pointers (RFC 6901) the token endpoint answers, where it does not keep
-    to RFC 6749. `refresh_token_life` is how long one lasts that is not used.
+    With `issuer`, a callback must carry the same `iss` (RFC 9207). With `iss_required` set to false, a callback without
+    `iss` is accepted too. An issuer that publishes metadata needs no endpoints here (OpenID Connect Discovery, RFC
+    8414). With `dpop`, tokens are bound to a key of their grant (RFC 9449). With `device` set to false, nobody is
+    offered to sign in on another device (RFC 8628). `resource` is the resource that tokens are requested for (RFC
+    8707), and `audience` is the same for token exchange (RFC 8693). `added_scopes` are requested at every sign-in, for
+    a refresh token or to learn whose account it is. `token_response` gives the JSON Pointers (RFC 6901) of the members
+    of a token response that does not follow RFC 6749. `refresh_token_life` is how long an unused refresh token lasts.
     """
 
     issuer: str | None = None
@@ -170,14 +177,14 @@ class Provider(Declaration):
 
     @property
     def is_discovered(self) -> bool:
-        """Whether the issuer's metadata says where the endpoints are."""
+        """Whether the endpoints come from the issuer's metadata."""
         return self.token_endpoint is None or (
             self.authorization_endpoint is None and self.issuer is not None
         )
 
 
 class McpServer(Declaration):
-    """An MCP server, of which its address is enough: its own metadata says who signs people in (RFC 9728)."""
+    """An MCP server. Its metadata names the authorization server (RFC 9728), so its URL is enough."""
 
     url: HttpUrl
 
@@ -185,11 +192,11 @@ class McpServer(Declaration):
 class Connection(Declaration):
     """One named way to sign in to one upstream system.
 
-    `system` is what the trail calls the upstream. `sign_in` is how tokens come about: by default `authorization_code`
-    where the mode is `user`, and `client_credentials` where it is `shared`. `client_key` is a private key, as PEM or
-    JWK, by which Byline shows that it is the client (`private_key_jwt`, OpenID Connect Core 1.0 section 9).
-    `idempotency_keys` says that it honours the `Idempotency-Key` header, so that an action of unknown outcome may be
-    sent again. `scope_words` tells people what a scope allows.
+    `system` is the name of the upstream in the audit trail. `sign_in` is how Byline obtains tokens, by default
+    `authorization_code` in mode `user` and `client_credentials` in mode `shared`. `client_key` is a private key, as PEM
+    or JWK, with which Byline authenticates as the client (`private_key_jwt`, OpenID Connect Core 1.0 section 9).
+    `idempotency_keys` says that the upstream honours the `Idempotency-Key` header, so an action of unknown outcome may
+    be sent again. `scope_words` explains to people what a scope allows.
     """
 
     name: str
@@ -260,7 +267,7 @@ class Connection(Declaration):
                 "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
             )
         if self.sign_in == "identity_assertion" and self.mcp is not None and provider.issuer is None:
-            # Otherwise the MCP server would choose whom the company vouches to, and nobody would be asked.
+            # Otherwise the MCP server would choose who receives the identity assertion, without a person's consent.
             raise ValueError("write provider.issuer: to it alone the company vouches for people")
         if provider.issuer is not None and provider.is_discovered:
             HttpUrl(provider.issuer)
@@ -275,14 +282,14 @@ class Connection(Declaration):
 
     @property
     def host(self) -> str:
-        """The host that people sign in at, as far as it is known without asking."""
+        """The host at which people sign in, as far as the declaration tells without discovery."""
         provider = self.provider
         known = provider.authorization_endpoint or provider.issuer or provider.token_endpoint or self.base_url
         return HttpUrl(str(known)).host or ""
 
     @property
     def token_place(self) -> TokenPlace:
-        """Where requests to this upstream carry the token or key."""
+        """The header in which requests to this upstream carry the token or key."""
         key = self.key or Key()
         match self.sign_in:
             case "api_key":
@@ -296,11 +303,11 @@ class Connection(Declaration):
 
     @property
     def secrets(self) -> tuple[SecretReference | None, ...]:
-        """Where its client's secret and key lie, as far as it has them; the vault keeps one for a connection."""
+        """The references to the client's secret and key, None if not declared. The vault holds at most one of them."""
         return self.client_secret, self.client_key
 
     def holder(self, principal_id: str) -> str:
-        """Who holds the grant that this principal's actions use: the principal, or the service itself."""
+        """Return the holder of the grant that this principal's actions use: the principal, or the service itself."""
         return principal_id if self.mode == "user" else SHARED
 
 

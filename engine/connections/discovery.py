@@ -1,4 +1,4 @@
-"""Where a provider's endpoints are: as its connection declares them, or as its issuer's own metadata says."""
+"""Finds a provider's endpoints in its connection's declaration or in its issuer's metadata (RFC 8414)."""
 
 import json
 import time
@@ -18,9 +18,9 @@ _OPENID, _OAUTH = "openid-configuration", "oauth-authorization-server"
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """Every address of a provider that Byline uses, None for what it has not; and what else it says of itself.
+    """The endpoints of a provider that Byline uses, None for those that it lacks, and its other metadata.
 
-    `scopes` are those that a protected resource asks for where its connection names none.
+    `scopes` are those that a protected resource asks for. They are used if its connection declares none.
     """
 
     authorization: str
@@ -39,7 +39,7 @@ class Endpoints:
 
 
 class _Metadata(BaseModel):
-    """What is read of an issuer's metadata (RFC 8414 section 2 and its registry)."""
+    """The members of an issuer's metadata that Byline reads (RFC 8414 section 2 and its registry)."""
 
     issuer: str
     authorization_endpoint: HttpUrl
@@ -57,7 +57,7 @@ class _Metadata(BaseModel):
 
 
 class Discovery:
-    """Reads an issuer's metadata at most once an hour, through the client that calls no private network."""
+    """Reads an issuer's metadata at most once an hour, with the HTTP client that calls no private network."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self.outgoing = outgoing
@@ -65,10 +65,10 @@ class Discovery:
         self._resources = ProtectedResources(outgoing)
 
     async def endpoints(self, connection: Connection) -> Endpoints:
-        """The endpoints of a connection; what is declared goes before what is discovered.
+        """Return the endpoints of a connection. A declared endpoint takes precedence over a discovered one.
 
-        Raises ConnectionMisconfigured where the metadata does not hold, and UpstreamUnavailable where there is none
-        to be had now.
+        Raises ConnectionMisconfigured if the metadata is missing or invalid, and UpstreamUnavailable if it cannot be
+        fetched now.
         """
         declared = connection.provider
         if connection.mcp is not None:
@@ -80,12 +80,12 @@ class Discovery:
         return _endpoints(declared, metadata.model_dump())
 
     async def _of_resource(self, connection: Connection, url: str) -> Endpoints:
-        """The endpoints of the authorization server that an MCP server names, and what it wants to be asked for."""
+        """Return the endpoints of the authorization server that an MCP server names, with its resource and scopes."""
         resource = await self._resources.read(connection.name, url)
         issuer = resource.issuer(connection.name, connection.provider.issuer)
         metadata = await self._metadata(connection.name, issuer, is_told=True)
         if metadata.code_challenge_methods_supported is None:
-            # MCP's authorization: a server that does not say so is taken to know no PKCE, and not signed in to.
+            # MCP authorization: a server that does not advertise PKCE is taken not to support it, so clients stop here.
             raise ConnectionMisconfigured(
                 f"{metadata.issuer} does not say that it takes PKCE, without which nobody is sent there."
             )
@@ -131,7 +131,11 @@ class Discovery:
         )
 
     async def _allowed(self, connection: str, metadata: _Metadata) -> _Metadata:
-        """Whoever writes an issuer's metadata is a stranger, and not to choose what is called inside this network."""
+        """Return the metadata if every address in it may be called. Raises ConnectionMisconfigured otherwise.
+
+        The author of an issuer's metadata is not trusted, and must not make Byline call addresses inside its own
+        network.
+        """
         for name, address in metadata:
             if isinstance(address, HttpUrl):
                 try:
@@ -144,7 +148,7 @@ class Discovery:
 
 
 def well_known(issuer: str) -> list[str]:
-    """The addresses that an issuer's metadata may have: OpenID Connect Discovery 1.0 section 4, RFC 8414 section 3."""
+    """Return the URLs of an issuer's possible metadata (OpenID Connect Discovery 1.0 section 4, RFC 8414 section 3)."""
     url = HttpUrl(issuer)
     path = (url.path or "").rstrip("/")
     origin = issuer.rstrip("/").removesuffix(path)
@@ -176,7 +180,10 @@ def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
 
 
 def _is_same_origin(one: str, other: str) -> bool:
-    """Whether two issuers without a path differ in their last slash alone, which libraries add as they write them."""
+    """Return whether two issuers without a path are equal apart from a trailing slash.
+
+    Libraries add that slash when they serialise a URL.
+    """
     return one.rstrip("/") == other.rstrip("/") and one.count("/") <= 3
 
 
@@ -191,7 +198,7 @@ def _checked(connection: str, issuer: str, body: bytes, *, is_told: bool) -> _Me
         raise ConnectionMisconfigured(
             f"What {issuer} publishes is no metadata: declare the endpoints of connection '{connection}' one by one."
         ) from None
-    # Anybody can publish metadata that names somebody else's endpoints (RFC 8414 section 3.3).
+    # Anybody can publish metadata that names the endpoints of another issuer (RFC 8414 section 3.3).
     if metadata.issuer != issuer and not (is_told and _is_same_origin(metadata.issuer, issuer)):
         raise ConnectionMisconfigured(
             f"The issuer of connection '{connection}' is not '{issuer}' by its own name: write exactly that."

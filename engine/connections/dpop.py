@@ -1,4 +1,4 @@
-"""Proof of possession (RFC 9449): a key of each grant's own, without which its tokens are worth nothing."""
+"""DPoP (RFC 9449): binds the tokens of each grant to a key of its own, and adds tokens to requests."""
 
 import hashlib
 import json
@@ -17,29 +17,29 @@ _ALGORITHM: Final = "ES256"
 
 
 class ProofKey:
-    """The key that a grant's tokens are bound to."""
+    """The key to which a grant's tokens are bound."""
 
     def __init__(self, key: ECKey) -> None:
         self._key = key
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key."""
+        """Return a new key."""
         return cls(ECKey.generate_key("P-256"))
 
     @classmethod
     def from_jwk(cls, text: str) -> Self:
-        """The key that `jwk` gave."""
+        """Read a key that `to_private_jwk` wrote."""
         return cls(ECKey.import_key(json.loads(text)))
 
     def jwk(self) -> str:
-        """The private key, to be sealed with the tokens that are bound to it."""
+        """Return the private key as JWK text, to be sealed with the tokens that are bound to it."""
         return json.dumps(self._key.as_dict(private=True))
 
     def proof(
         self, method: str, url: httpx2.URL, *, access_token: str | None = None, nonce: str | None = None
     ) -> str:
-        """The `DPoP` header of one request (RFC 9449 section 4.2); with a token also its hash."""
+        """Return the `DPoP` header of one request (RFC 9449 section 4.2), with the token hash if there is a token."""
         claims: dict[str, object] = {
             "jti": secrets.token_urlsafe(16),
             "htm": method,
@@ -56,14 +56,17 @@ class ProofKey:
 
 
 class ProvingTransport(httpx2.AsyncBaseTransport):
-    """Proves the key in every request to an authorization server, once more where it asks for a nonce (section 8)."""
+    """Adds a DPoP proof to every request to an authorization server.
+
+    If the server asks for a nonce, the request is sent once more with it (RFC 9449 section 8).
+    """
 
     def __init__(self, key: ProofKey, inner: httpx2.AsyncBaseTransport) -> None:
         self._key = key
         self._inner = inner
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send with a proof."""
+        """Send the request with a proof."""
         request.headers["DPoP"] = self._key.proof(request.method, request.url)
         response = await self._inner.handle_async_request(request)
         nonce = response.headers.get("DPoP-Nonce")
@@ -74,7 +77,7 @@ class ProvingTransport(httpx2.AsyncBaseTransport):
         return await self._inner.handle_async_request(request)
 
     async def aclose(self) -> None:
-        """Close what sends."""
+        """Close the inner transport."""
         await self._inner.aclose()
 
 
@@ -86,9 +89,10 @@ def sign(
     nonce: str | None = None,
     place: TokenPlace = BEARER,
 ) -> None:
-    """Sign a request to an upstream in with a token: bound to a key (RFC 9449 section 7), or by itself (RFC 6750).
+    """Add an access token to a request to an upstream.
 
-    A `place` is where an upstream looks for a token that is not bound.
+    A token that is bound to a key is sent with a DPoP proof (RFC 9449 section 7). Any other token is sent in the header
+    that `token_place` names, by default as a bearer token (RFC 6750).
     """
     if key is None:
         request.headers[place.header] = f"{place.prefix}{access_token}"
@@ -98,7 +102,7 @@ def sign(
 
 
 def nonce_asked(response: httpx2.Response) -> str | None:
-    """The nonce that an upstream wants in the proof before it looks at the token (RFC 9449 section 9)."""
+    """Return the nonce that an upstream requires in the proof (RFC 9449 section 9), or None if it requires none."""
     asks = response.status_code == httpx2.codes.UNAUTHORIZED and "use_dpop_nonce" in response.headers.get(
         "WWW-Authenticate", ""
     )

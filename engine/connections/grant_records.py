@@ -1,4 +1,4 @@
-"""The records of grants: what was granted to whom, with tokens sealed; it decides nothing and asks no provider."""
+"""Stores grants with their sealed tokens. This module calls no provider."""
 
 import hashlib
 import uuid
@@ -24,7 +24,7 @@ _IN_FORCE = (_KEPT, col(GrantRow.lapsed_at).is_(None))
 
 
 class GrantRecords:
-    """Owner of the table of grants."""
+    """Owns the table of grants."""
 
     def __init__(self, database: Database, vault: Vault, revocations: Revocations) -> None:
         self._database = database
@@ -32,16 +32,16 @@ class GrantRecords:
         self._revocations = revocations
 
     async def get(self, grant_id: str) -> GrantRow | None:
-        """The grant with this id."""
+        """Return the grant with this id, or None."""
         async with self._database.reading() as session:
             return await session.get(GrantRow, grant_id)
 
     async def kept(self, session: AsyncSession, connection: Connection, holder: str) -> Sequence[GrantRow]:
-        """What a holder did not give up on a connection, by account, seen from the caller's transaction."""
+        """Return a holder's unrevoked grants on a connection, ordered by account, read in the caller's transaction."""
         return (await session.exec(_kept(connection, holder))).all()
 
     async def all_kept(self, holder: str) -> Sequence[GrantRow]:
-        """What a holder did not give up on any connection."""
+        """Return a holder's unrevoked grants on all connections, ordered by connection and account."""
         query = select(GrantRow).where(GrantRow.holder == holder, _KEPT)
         async with self._database.reading() as session:
             return (await session.exec(query.order_by(GrantRow.connection, GrantRow.account))).all()
@@ -49,24 +49,24 @@ class GrantRecords:
     async def in_force(
         self, connection: Connection, holder: str, account: str | None = None
     ) -> GrantRow | None:
-        """The grant that can be used with this account; a service has one, whatever its account."""
+        """Return the active grant with this account, or None. The service has one grant, whatever its account."""
         async with self._database.reading() as session:
             return (await session.exec(_in_force(connection, holder, account))).one_or_none()
 
     async def scopes(self, connection: Connection, holder: str, account: str | None) -> tuple[str, ...]:
-        """The scopes of the grant that can be used with this account, or of all that can be used."""
+        """Return the scopes of the active grant with this account, or of all active grants if `account` is None."""
         async with self._database.reading() as session:
             rows = (await session.exec(_in_force(connection, holder, account))).all()
         return tuple(dict.fromkeys(scope for row in rows for scope in row.scopes.split()))
 
     async def holders(self) -> frozenset[str]:
-        """Everybody who did not give up every grant."""
+        """Return every holder of an unrevoked grant."""
         query = select(GrantRow.holder).where(_KEPT).distinct()
         async with self._database.reading() as session:
             return frozenset((await session.exec(query)).all())
 
     async def idle(self, connection: Connection, since: datetime, limit: int) -> list[str]:
-        """The ids of grants in force whose tokens nobody renewed since then, the longest idle first."""
+        """Return the ids of active grants whose tokens were last renewed before this time, the longest idle first."""
         query = select(GrantRow.id).where(
             GrantRow.connection == connection.name, *_IN_FORCE, col(GrantRow.renewed_at) < since
         )
@@ -74,7 +74,7 @@ class GrantRecords:
             return list((await session.exec(query.order_by(col(GrantRow.renewed_at)).limit(limit))).all())
 
     async def given_up(self, connection: Connection, holder: str) -> set[str]:
-        """The accounts whose latest grant was taken back here."""
+        """Return the accounts whose latest grant was revoked here."""
         query = select(GrantRow.account, GrantRow.given_up).where(
             GrantRow.holder == holder, GrantRow.connection == connection.name
         )
@@ -85,7 +85,10 @@ class GrantRecords:
     async def is_given_up(
         self, session: AsyncSession, connection: Connection, holder: str, account: str
     ) -> bool:
-        """Whether the account's latest grant was taken back here; it stays so until the caller's transaction ends."""
+        """Return whether the account's latest grant was revoked here.
+
+        The row stays locked until the caller's transaction ends, so the answer holds until then.
+        """
         query = select(GrantRow).where(
             GrantRow.holder == holder, GrantRow.connection == connection.name, GrantRow.account == account
         )
@@ -94,13 +97,16 @@ class GrantRecords:
         return row is not None and row.given_up
 
     async def tokens(self, row: GrantRow) -> Tokens:
-        """The tokens of a grant, opened."""
+        """Open and return the tokens of a grant."""
         return Tokens.from_text(await self._vault.open(row.sealed_tokens, _bound_to(row)))
 
     async def replace(
         self, session: AsyncSession, connection: Connection, holder: str, tokens: Tokens, account: str
     ) -> str:
-        """Put a new grant in the place of earlier ones, of this account alone unless shared; returns its id."""
+        """Store a new grant in place of the holder's earlier ones, in the caller's transaction, and return its id.
+
+        On a `user` connection only earlier grants with the same account are replaced.
+        """
         earlier = update(GrantRow).where(
             col(GrantRow.holder) == holder, col(GrantRow.connection) == connection.name, _KEPT
         )
@@ -112,7 +118,7 @@ class GrantRecords:
         return row.id
 
     async def add_shared(self, connection: Connection, tokens: Tokens, account: str) -> GrantRow | None:
-        """Put a grant of the service in the place of one that lapsed; None where another process was first."""
+        """Store a grant of the service in place of a lapsed one. Returns None if another process stored one first."""
         row = await self._row(connection, SHARED, tokens, account)
         lapsed = update(GrantRow).where(
             col(GrantRow.holder) == SHARED,
@@ -128,7 +134,10 @@ class GrantRecords:
         return row
 
     async def lease(self, row: GrantRow, life: timedelta) -> bool:
-        """Let the caller alone renew this grant for a while; False where somebody else may, or did."""
+        """Give the caller the exclusive right to renew this grant for `lease_duration`.
+
+        Returns False if another process holds the lease or has already renewed the grant.
+        """
         free = or_(col(GrantRow.refreshing_until).is_(None), col(GrantRow.refreshing_until) < now())
         take = (
             update(GrantRow)
@@ -139,13 +148,17 @@ class GrantRecords:
             return (await session.exec(take)).rowcount == 1
 
     async def release(self, grant_id: str) -> None:
-        """Give back what `lease` gave, so that others may try."""
+        """Release the lease, so that others may renew the grant."""
         release = update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
         async with self._database.writing() as session:
             await session.exec(release)
 
     async def renew(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
-        """Keep the new tokens of a grant; None, and word owed of them, where it ended meanwhile."""
+        """Store the new tokens of a grant, release the lease, and return the grant.
+
+        If the grant has ended meanwhile, returns None. A revocation of the new tokens is then enqueued, unless a newer
+        grant may rest on the same consent.
+        """
         async with self._database.writing() as session:
             row = await session.get(GrantRow, grant_id, with_for_update=True)
             if row is None:
@@ -164,13 +177,13 @@ class GrantRecords:
         return row
 
     async def lapse(self, grant_id: str) -> None:
-        """Keep that there was a grant, and none of its tokens, which its upstream ended."""
+        """Mark a grant as lapsed, because the upstream ended it, and delete its tokens."""
         lapse = update(GrantRow).where(col(GrantRow.id) == grant_id, *_IN_FORCE)
         async with self._database.writing() as session:
             await session.exec(lapse.values(lapsed_at=now(), sealed_tokens=b""))
 
     async def end(self, grant_id: str) -> bool:
-        """End a grant and owe its upstream word, in one transaction; False where somebody did already."""
+        """Revoke a grant and enqueue its upstream revocation in one transaction. Returns False if it already was."""
         async with self._database.writing() as session:
             row = await session.get(GrantRow, grant_id, with_for_update=True)
             if row is None or row.revoked_at is not None:
@@ -183,11 +196,14 @@ class GrantRecords:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn("grants", GrantRow, "sealed_tokens", _bound_to)
 
     async def _owe_late(self, session: AsyncSession, row: GrantRow, tokens: Tokens) -> None:
-        """Owe word of tokens that came after their grant ended, unless a newer one may rest on their consent."""
+        """Enqueue the revocation of tokens that arrived after their grant ended.
+
+        Nothing is enqueued if the account has a newer active grant, which may rest on the same consent.
+        """
         in_force = select(GrantRow.id).where(
             GrantRow.holder == row.holder,
             GrantRow.connection == row.connection,
@@ -219,7 +235,7 @@ class GrantRecords:
 
 
 def is_in_force(row: GrantRow) -> bool:
-    """Whether a grant can be used: nobody gave it up, and its upstream did not end it."""
+    """Return whether a grant can be used: it was not revoked, and its upstream did not end it."""
     return row.revoked_at is None and row.lapsed_at is None
 
 

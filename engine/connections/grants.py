@@ -1,4 +1,7 @@
-"""Whose grant an action uses, and what people do with theirs; a `user` connection yields its principal's own alone."""
+"""Selects the grant that an action uses, and stores and revokes grants.
+
+On a `user` connection an action uses only its own principal's grants.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,9 +23,9 @@ from engine.vault.resealing import SealedColumn
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A usable access token, and what the trail may say of it. `repr` hides the token.
+    """A usable access token, and what the audit trail may record about it. `repr` hides the token.
 
-    `is_settled` says whether the run that asked uses this account for its whole life already.
+    `is_pinned` says whether the run that asked for the credential is already pinned to this account until it ends.
     """
 
     grant_id: str
@@ -40,7 +43,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a holder consented to on a connection, with one account; of no use once it `has_lapsed`."""
+    """A holder's consent on a connection, with one account. It cannot be used once it `has_lapsed`."""
 
     id: str
     connection: str
@@ -52,30 +55,30 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a principal's action has to go by: their grants on the connection, and what they chose."""
+    """The grants from which a principal's action selects on a connection, and the principal's account choices."""
 
     grants: tuple[Grant, ...]
     chosen: Chosen
 
     @property
     def account(self) -> str | None:
-        """The account to use; None where only its owner can say which, or there is none."""
+        """The account to use, or None if the owner must choose one or there is none."""
         return self.chosen.among([grant.account for grant in self.grants])
 
     @property
     def usable(self) -> tuple[Grant, ...]:
-        """The grants in force."""
+        """The grants that can be used."""
         return tuple(grant for grant in self.grants if not grant.has_lapsed)
 
     @property
     def grant(self) -> Grant | None:
-        """The grant to use; None where there is none in force of the account to use."""
+        """The grant to use, or None if the selected account has no active grant."""
         account = self.account
         return next((grant for grant in self.usable if grant.account == account), None)
 
 
 class Grants:
-    """What principals granted, and what their actions go by."""
+    """The grants of principals, and the credentials of their actions."""
 
     def __init__(
         self,
@@ -94,9 +97,10 @@ class Grants:
     async def credential(
         self, connection: Connection, principal_id: str, *, tool: str = "", run_id: str = ""
     ) -> Credential | None:
-        """The credential of this principal's actions on this connection, renewed if about to expire, or None.
+        """Return the credential of this principal's actions on this connection, renewed if about to expire, or None.
 
-        Of several accounts it is the one that was settled on in the run, or else chosen for the tool, or for all tools.
+        Of several accounts, the one to which the run is pinned is used, then the one chosen for the tool, then the one
+        chosen for all tools.
         """
         is_settled = True
         if connection.mode == "shared":
@@ -111,7 +115,7 @@ class Grants:
         return None if row is None else await self._credential(row, is_settled=is_settled)
 
     async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
-        """A newer credential of the account of `used`, which the upstream refused; None where there is none."""
+        """Return a newer credential of the account whose credential the upstream refused, or None if there is none."""
         row = await self._records.in_force(connection, connection.holder(principal_id), used.account)
         if row is not None and (row.id, row.version) == (used.grant_id, used.version):
             row = await self._renewals.renewed(connection, row)
@@ -126,13 +130,13 @@ class Grants:
         tool: str = "",
         run_id: str = "",
     ) -> Standing:
-        """What an action of this run of this tool has to go by, seen from the caller's transaction."""
+        """Return the situation of an action of this run of this tool, read in the caller's transaction."""
         return (await self._standing(session, connection, principal_id, tool, run_id))[0]
 
     async def settle(
         self, connection: Connection, principal_id: str, run_id: str, credential: Credential
     ) -> bool:
-        """Let the run keep the account of this credential; False where it keeps another by now."""
+        """Pin the run to the account of this credential. Returns False if it is pinned to another account by now."""
         if credential.is_settled:
             return True
         kept = await self._accounts.keep(principal_id, connection.name, run_id, credential.account)
@@ -141,9 +145,9 @@ class Grants:
     async def store(
         self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
     ) -> str:
-        """Put a new grant in the place of the holder's earlier one with this account, in the caller's transaction.
+        """Store a new grant in place of the holder's earlier one with this account, and return its id.
 
-        Returns its id. A shared connection has one grant, whatever its account.
+        Writes in the caller's transaction. A shared connection has one grant, whatever its account.
         """
         holder = connection.holder(principal_id)
         return await self._records.replace(session, connection, holder, tokens, account)
@@ -151,20 +155,24 @@ class Grants:
     async def scopes_held(
         self, connection: Connection, principal_id: str, account: str | None = None
     ) -> tuple[str, ...]:
-        """The scopes of the grant in force with this account, or of all that are, so that a step-up keeps them."""
+        """Return the scopes of the active grant with this account, or of all active grants if `account` is None.
+
+        A step-up authorization requests them again, so that it loses none.
+        """
         return await self._records.scopes(connection, connection.holder(principal_id), account)
 
     async def invalidate(self, credential: Credential) -> None:
-        """Stop using a grant that the upstream refuses."""
+        """Mark the grant of a credential that the upstream refuses as lapsed."""
         await self._records.lapse(credential.grant_id)
 
     async def remove(
         self, connection: Connection, principal_id: str, account: str | None = None
     ) -> str | None:
-        """Remove the holder's grant with this account, or their only one, here and revoke it upstream.
+        """Revoke the holder's grant with this account, or their only one, here and upstream.
 
-        Returns its account, or None where there was none. Raises AccountUnclear where there are several, and what kept
-        the upstream from being told: the grant is gone here all the same, and the word is owed.
+        Returns its account, or None if there was none. Raises AccountUnclear if there are several. Raises the error
+        that kept the upstream from revoking it: the grant is revoked here nevertheless, and its upstream revocation
+        stays enqueued.
         """
         async with self._database.reading() as session:
             rows = await self._records.kept(session, connection, connection.holder(principal_id))
@@ -181,30 +189,33 @@ class Grants:
         return None
 
     async def end_all(self, holder: str) -> list[Grant]:
-        """Remove every grant of a holder here, and owe the upstreams word of each; those that are gone now."""
+        """Revoke every grant of a holder here, enqueue their upstream revocations, and return the revoked grants."""
         rows = await self._records.all_kept(holder)
         return [_grant(row) for row in rows if await self._records.end(row.id)]
 
     async def holders(self) -> frozenset[str]:
-        """Everybody who has a grant that they did not give up."""
+        """Return every holder of an unrevoked grant."""
         return await self._records.holders()
 
     async def given_up(self, connection: Connection, principal_id: str) -> set[str]:
-        """The accounts whose latest grant was taken back here, by their holder or by an administrator."""
+        """Return the accounts whose latest grant was revoked here, by its holder or by an administrator."""
         return await self._records.given_up(connection, connection.holder(principal_id))
 
     async def is_given_up(
         self, session: AsyncSession, connection: Connection, principal_id: str, account: str
     ) -> bool:
-        """Whether this account is among these; it stays so until the caller's transaction ends."""
+        """Return whether this account's latest grant was revoked here.
+
+        The answer holds until the caller's transaction ends.
+        """
         return await self._records.is_given_up(session, connection, connection.holder(principal_id), account)
 
     async def of(self, holder: str) -> list[Grant]:
-        """Every grant that a holder did not give up, those that lapsed included."""
+        """Return every unrevoked grant of a holder, including lapsed ones."""
         return [_grant(row) for row in await self._records.all_kept(holder)]
 
     async def usable(self, holder: str, connection: str) -> list[Grant]:
-        """A holder's grants in force on the connection of this name, by account."""
+        """Return a holder's active grants on the connection with this name, ordered by account."""
         return [
             grant
             for grant in await self.of(holder)
@@ -213,7 +224,7 @@ class Grants:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where the table of grants keeps what the vault sealed."""
+        """The column of the table of grants that the vault seals."""
         return self._records.sealed
 
     async def _standing(

@@ -1,4 +1,7 @@
-"""Token requests in JSON, for the providers that take no form (RFC 6749 knows forms alone); it changes no words."""
+"""Sends token requests as JSON, for providers that accept no form.
+
+RFC 6749 defines forms only. The parameter names and values stay the same.
+"""
 
 import json
 from urllib.parse import parse_qsl
@@ -7,14 +10,14 @@ import httpx2
 
 
 class JsonTransport(httpx2.AsyncBaseTransport):
-    """Sends the forms for one address as JSON objects, and everything else as it is."""
+    """Sends forms to one URL as JSON objects, and every other request unchanged."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, address: str) -> None:
         self._inner = inner
         self._address = httpx2.URL(address)
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send the same words in the other form."""
+        """Send the request, as JSON if it is a form to the URL."""
         is_form = "x-www-form-urlencoded" in request.headers.get("Content-Type", "")
         if is_form and request.url == self._address:
             form = parse_qsl((await request.aread()).decode(), keep_blank_values=True)
@@ -33,5 +36,5 @@ class JsonTransport(httpx2.AsyncBaseTransport):
         return await self._inner.handle_async_request(request)
 
     async def aclose(self) -> None:
-        """Close what sends."""
+        """Close the inner transport."""
         await self._inner.aclose()

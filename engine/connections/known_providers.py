@@ -1,4 +1,7 @@
-"""The provider catalogue: well-known systems as data, one file each; what a connection says itself goes before it."""
+"""The catalogue of known providers, one YAML file each.
+
+What a connection declares itself takes precedence over the catalogue.
+"""
 
 import difflib
 import re
@@ -15,13 +18,16 @@ _PLACE: Final = re.compile(r"\{(\w+)\}")
 
 
 class _Entry(BaseModel):
-    """A part of a provider's file; unknown keys are refused."""
+    """A part of a provider's file. Unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Variable(_Entry):
-    """What a connection fills in; no value that fits the pattern leads to a host outside the provider's own domain."""
+    """A variable to which a connection gives a value.
+
+    No value that matches the pattern leads to a host outside the provider's own domain.
+    """
 
     meaning: str
     pattern: str
@@ -29,7 +35,7 @@ class Variable(_Entry):
 
 
 class KnownProvider(_Entry):
-    """One system. `provider` has the keys of a connection's own `provider`, with `{variables}` in their values."""
+    """One system. `provider` has the keys of a connection's `provider`, with `{variables}` in their values."""
 
     title: str
     base_url: str | None = None
@@ -39,7 +45,10 @@ class KnownProvider(_Entry):
     notes: str = ""
 
     def filled(self, values: Mapping[str, object]) -> tuple[str | None, dict[str, Any]]:
-        """The base URL and the keys of `provider`, variables filled in; raises ValueError for a value that is unfit."""
+        """Return the base URL and the keys of `provider` with their variables replaced.
+
+        Raises ValueError if a variable is missing or unknown, or if a value does not match its pattern.
+        """
         told = ", ".join(f"{name}: {variable.meaning}" for name, variable in self.variables.items())
         if values.keys() != self.variables.keys():
             raise ValueError(f"{self.title} takes the variables {{{told}}}")
@@ -51,13 +60,13 @@ class KnownProvider(_Entry):
 
 
 def known_names() -> list[str]:
-    """The name of every known provider."""
+    """Return the name of every known provider, sorted."""
     return sorted(path.stem for path in _FOLDER.glob("*.yml"))
 
 
 @cache
 def known_provider(name: str) -> KnownProvider:
-    """The provider of this name; raises ValueError that says which one may be meant."""
+    """Return the provider with this name. Raises ValueError, whose message suggests similar names."""
     names = known_names()
     if name not in names:
         near = difflib.get_close_matches(name, names)
@@ -67,7 +76,10 @@ def known_provider(name: str) -> KnownProvider:
 
 
 def told_whole(connection: object) -> object:
-    """A connection's declaration with what `provider: {known: …}` stands for; any other comes back as it is."""
+    """Replace `provider: {known: …}` in a connection's declaration with the keys of that provider.
+
+    Any other declaration is returned unchanged. Raises ValueError for an unknown provider or unsuitable variables.
+    """
     if not (isinstance(connection, Mapping) and isinstance(connection.get("provider"), Mapping)):
         return connection
     own = dict(connection["provider"])

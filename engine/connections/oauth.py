@@ -1,4 +1,4 @@
-"""Byline as an OAuth 2.0 client of upstreams, on Authlib; it stores nothing and decides not whose grant is used."""
+"""Byline as an OAuth 2.0 client of upstreams, built on Authlib. This module stores nothing."""
 
 import re
 from collections.abc import AsyncIterator, Mapping
@@ -30,14 +30,14 @@ from engine.outgoing.client import OutgoingTransport
 
 _TIMEOUT_SECONDS = 15.0
 _ERROR = re.compile(r"[a-z_]{1,40}")
-# What GitHub and Slack say instead of invalid_grant: of a code, and of a refresh token that is spent or was taken back.
+# GitHub and Slack send these instead of invalid_grant, for a code and for a refresh token that is used or revoked.
 _OWN_WORDS: Final = dict.fromkeys(
     ("bad_verification_code", "bad_refresh_token", "invalid_code", "invalid_refresh_token"), "invalid_grant"
 )
 
 
 class TokenRefused(BylineError):
-    """The token endpoint refused; `error` is the code of RFC 6749 section 5.2."""
+    """The token endpoint refused. `error_code` is the error code of RFC 6749 section 5.2."""
 
     code = "token_refused"
 
@@ -47,7 +47,7 @@ class TokenRefused(BylineError):
 
 
 class OAuthClient:
-    """One connection's client at its provider."""
+    """The OAuth client of one connection at its provider."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class OAuthClient:
         registrations: Registrations | None = None,
     ) -> None:
         self._connection = connection
-        # A token that is good at an MCP server alone opens no userinfo endpoint.
+        # A token that is valid at an MCP server only is refused by a userinfo endpoint.
         by_id_token = {} if connection.mcp is None else {"account_from": "id_token"}
         self._provider = connection.provider.model_copy(update=by_id_token)
         self._discovery = discovery
@@ -80,11 +80,11 @@ class OAuthClient:
         login_hint: str = "",
         prompt: str = "",
     ) -> str:
-        """The consent page's address: authorization code with PKCE S256 (RFC 7636).
+        """Return the URL of the consent page, for the authorization code grant with PKCE S256 (RFC 7636).
 
-        An OpenID provider is told the `login_hint` and the `prompt` that are given (OpenID Connect Core 1.0 section
-        3.1.2.1). Where the provider takes pushed authorization requests (RFC 9126), the address says nothing but which
-        one.
+        `login_hint` and `prompt` are sent if `openid` is requested (OpenID Connect Core 1.0 section 3.1.2.1). If the
+        provider supports pushed authorization requests (RFC 9126), the URL carries only the reference to the request.
+        Raises AuthorizationRefused if the provider has no authorization endpoint.
         """
         endpoints = await self.endpoints()
         if not endpoints.authorization:
@@ -106,7 +106,7 @@ class OAuthClient:
                 **_resource(endpoints),
                 **{name: value for name, value in told.items() if value},
             )
-            # Merged last, since a provider may spell otherwise what is standard.
+            # Merged last, since a provider may need other values for standard parameters.
             url = httpx2.URL(str(url)).copy_merge_params(self._provider.authorization_parameters)
             if endpoints.pushed_authorization_request is None:
                 return str(url)
@@ -123,11 +123,11 @@ class OAuthClient:
     async def _posted(
         self, client: AsyncOAuth2Client, address: str, form: dict[str, str]
     ) -> Mapping[str, Any]:
-        """The answer to a form that the client sends as itself, to an endpoint that is not the token endpoint."""
+        """Post a form with client authentication to an endpoint other than the token endpoint. Returns the response."""
         method = client.token_endpoint_auth_method
         form = {"client_id": client.client_id, **form}
         if method in {"client_secret_post", "none"}:
-            # These methods add the client's id themselves, and twice is once too often (RFC 6749 section 3.1).
+            # These methods add client_id themselves, and a parameter must not appear twice (RFC 6749 section 3.1).
             del form["client_id"]
         response = await client.request(
             "POST", address, data=form, auth=client.client_auth(method), withhold_token=True
@@ -140,7 +140,7 @@ class OAuthClient:
     async def exchange(
         self, *, code: str, redirect_uri: str, code_verifier: str, asked: tuple[str, ...]
     ) -> Tokens:
-        """Tokens for an authorization code."""
+        """Exchange an authorization code for tokens."""
         endpoints, key = await self.endpoints(), self._new_key()
         proof = {"code_verifier": code_verifier} if self._provider.pkce else {}
         async with self._calling(endpoints, key, redirect_uri=redirect_uri) as client:
@@ -149,7 +149,7 @@ class OAuthClient:
             return replace(tokens, account=account_told(self._provider, token))
 
     async def refresh(self, tokens: Tokens) -> Tokens:
-        """New tokens for a refresh token."""
+        """Request new tokens with the refresh token."""
         endpoints, key = await self.endpoints(), _key_of(tokens)
         async with self._calling(endpoints, key) as client:
             token = await client.refresh_token(
@@ -159,19 +159,22 @@ class OAuthClient:
             return Tokens.from_response(standard, tokens.scopes, previous=tokens, proof_key=key)
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """Tokens that nobody is asked for: none here, since people consent at the provider's page."""
+        """Return None: a person has to consent at the provider's page."""
         del principal_id, scopes
         return None
 
     async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
-        """New tokens in the place of these; None where a person has to act."""
+        """Return new tokens in place of these, or None if a person has to act."""
         if tokens.refresh_token is not None:
             return await self.refresh(tokens)
         is_shared = self._connection.mode == "shared"
         return await self.unasked(principal_id, self._connection.scopes if is_shared else tokens.scopes)
 
     async def device_authorization(self, scopes: tuple[str, ...]) -> Mapping[str, Any]:
-        """What the provider says of a code that is typed on another device (RFC 8628 section 3.2), as it says it."""
+        """Request a device code and return the provider's response unchanged (RFC 8628 section 3.2).
+
+        Raises AuthorizationRefused if the provider has no device authorization endpoint.
+        """
         endpoints = await self.endpoints()
         if endpoints.device_authorization is None:
             raise AuthorizationRefused(
@@ -182,11 +185,11 @@ class OAuthClient:
             return await self._posted(client, endpoints.device_authorization, self.scoped(asked))
 
     def scoped(self, asked: tuple[str, ...]) -> dict[str, str]:
-        """The parameter that asks for scopes, where any are."""
+        """Return the request parameter for these scopes. It is empty if there are none."""
         return {self._provider.scope_parameter: self._joined(asked)} if asked else {}
 
     async def granted(self, grant_type: str, asked: tuple[str, ...], **parameters: str) -> Tokens:
-        """Tokens for a grant of any type (RFC 6749 section 4.5), with the parameters that it takes."""
+        """Request tokens with a grant of any type (RFC 6749 section 4.5) and its parameters."""
         endpoints, key = await self.endpoints(), self._new_key()
         parameters = {**_resource(endpoints), **parameters}
         async with self._calling(endpoints, key) as client:
@@ -195,7 +198,10 @@ class OAuthClient:
             return replace(tokens, account=account_told(self._provider, token))
 
     async def answer(self, grant_type: str, **parameters: str) -> Mapping[str, Any]:
-        """What the token endpoint answers to a grant of any type, as it says it, for what is no access token."""
+        """Request a grant of any type and return the token endpoint's response unchanged.
+
+        It is for responses that carry something other than an access token.
+        """
         endpoints = await self.endpoints()
         async with self._calling(endpoints) as client:
             answer: Mapping[str, Any] = await client.fetch_token(
@@ -204,7 +210,7 @@ class OAuthClient:
             return answer
 
     async def revoke(self, tokens: Tokens) -> bool:
-        """Revoke upstream (RFC 7009); False where the provider has no endpoint for it or did not take it."""
+        """Revoke the tokens upstream (RFC 7009). Returns False if the provider has no endpoint for it or refuses."""
         endpoints = await self.endpoints()
         if endpoints.revocation is None:
             return False
@@ -220,7 +226,10 @@ class OAuthClient:
         return bool(response.is_success)
 
     async def account(self, tokens: Tokens) -> str:
-        """The upstream's own name for the account that consented; empty where the provider cannot tell."""
+        """Return the upstream's name for the account that consented, or an empty string if the provider cannot tell.
+
+        Raises ConnectionMisconfigured if the userinfo endpoint does not answer with claims.
+        """
         endpoints = await self.endpoints()
         if endpoints.userinfo is None or self._provider.account_from != "userinfo":
             return tokens.account
@@ -240,14 +249,14 @@ class OAuthClient:
         return {"space": " ", "comma": ","}[self._provider.scope_separator].join(scopes)
 
     async def endpoints(self) -> Endpoints:
-        """Where the provider's endpoints are."""
+        """Return the provider's endpoints."""
         return await self._discovery.endpoints(self._connection)
 
     def _new_key(self) -> ProofKey | None:
         return ProofKey.generate() if self._provider.dpop else None
 
     async def _identity(self, endpoints: Endpoints) -> ClientIdentity:
-        """Who Byline is there, as declared, or as it goes where nothing is."""
+        """Return the declared client identity, or without a `client_id` the one from the client registrations."""
         if not self._connection.client_id:
             if self._registrations is None:
                 raise ConnectionMisconfigured(
@@ -279,10 +288,10 @@ class OAuthClient:
         return client
 
     async def _refused(self, code: str, identity: ClientIdentity, endpoints: Endpoints) -> TokenRefused:
-        # A code of RFC 6749 is a few words; anything else is the provider's own text, which is not passed on.
+        # An error code of RFC 6749 is a few words. Anything else is the provider's own text, which is not passed on.
         known = _OWN_WORDS.get(code, code) if _ERROR.fullmatch(code) else "unknown_error"
         if known == "invalid_client" and identity.is_registered and self._registrations is not None:
-            # What was granted to a client that is gone is gone too; the next sign-in registers another.
+            # The grants of a client that the issuer deleted are gone too. The next sign-in registers a new client.
             await self._registrations.forget(endpoints.issuer or "")
             known = "invalid_grant"
         return TokenRefused(self._connection.name, known)
@@ -328,5 +337,5 @@ def _key_of(tokens: Tokens) -> ProofKey | None:
 
 
 def _resource(endpoints: Endpoints) -> dict[str, str]:
-    """The parameter that says what tokens should be good for (RFC 8707), where that is known."""
+    """Return the `resource` parameter, for which the tokens are requested (RFC 8707). It is empty if unknown."""
     return {} if endpoints.resource is None else {"resource": endpoints.resource}

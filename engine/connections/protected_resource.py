@@ -1,4 +1,4 @@
-"""What an MCP server says of itself before anybody signs in (RFC 9728): who signs people in, and for which scopes."""
+"""Reads an MCP server's protected resource metadata (RFC 9728): its authorization servers and scopes."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _HELLO: Final = {
 
 
 class _Metadata(BaseModel):
-    """What is read of a protected resource's metadata (RFC 9728 section 2)."""
+    """The members of a protected resource's metadata that Byline reads (RFC 9728 section 2)."""
 
     resource: str
     authorization_servers: tuple[str, ...] = Field(min_length=1)
@@ -37,14 +37,17 @@ class _Metadata(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ProtectedResource:
-    """A server that wants tokens: its identifier (RFC 8707), who issues them, and the scopes to ask for."""
+    """A protected resource: its identifier (RFC 8707), its authorization servers, and the scopes to request."""
 
     identifier: str
     issuers: tuple[str, ...]
     scopes: tuple[str, ...]
 
     def issuer(self, connection: str, wanted: str | None) -> str:
-        """The authorization server to ask: the one that the connection declares, or the first; no other than these."""
+        """Return the authorization server to use: the one that the connection declares, or the first.
+
+        Raises ConnectionMisconfigured if the declared one is not among those that the resource names.
+        """
         if wanted is None:
             return self.issuers[0]
         if wanted not in self.issuers:
@@ -55,14 +58,17 @@ class ProtectedResource:
 
 
 class ProtectedResources:
-    """Asks each server at most once an hour, through the client that calls no private network."""
+    """Reads each server's metadata at most once an hour, with the HTTP client that calls no private network."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
         self._read: dict[str, tuple[float, ProtectedResource]] = {}
 
     async def read(self, connection: str, url: str) -> ProtectedResource:
-        """What the server at this address says; raises ConnectionMisconfigured where that does not hold."""
+        """Return the metadata of the server at this URL.
+
+        Raises ConnectionMisconfigured if it is missing or invalid, and UpstreamUnavailable if the server fails.
+        """
         read_at, resource = self._read.get(url, (float("-inf"), None))
         if resource is None or time.monotonic() - read_at > _KEPT_SECONDS:
             resource = await self._ask(connection, url)
@@ -82,7 +88,7 @@ class ProtectedResources:
         )
 
     async def _challenge(self, connection: str, url: str) -> dict[str, str]:
-        """What the server answers whoever is not signed in (RFC 9728 section 5.1)."""
+        """Return the parameters of the challenge that the server sends without a token (RFC 9728 section 5.1)."""
         answer = await self._send(connection, "POST", url, json.dumps(_HELLO).encode())
         if answer.status >= 500:
             raise UpstreamUnavailable(
@@ -107,7 +113,7 @@ class ProtectedResources:
 
 
 def _places(url: str, named: str | None) -> list[str]:
-    """Where the metadata may be, the best first: where the challenge says, below the well-known path, at the root."""
+    """Return the URLs to try for metadata: the one in the challenge, the well-known path, the well-known root."""
     parsed = httpx2.URL(url)
     origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
     found = (named, f"{origin}{_WELL_KNOWN}{parsed.path.rstrip('/')}", f"{origin}{_WELL_KNOWN}")
@@ -124,7 +130,7 @@ def _checked(connection: str, url: str, body: bytes) -> _Metadata:
         ) from None
     within = f"{own.path.rstrip('/')}/".startswith(f"{resource.path.rstrip('/')}/")
     if (resource.scheme, resource.netloc) != (own.scheme, own.netloc) or not within:
-        # Tokens for a resource that somebody else names would be good there too (RFC 9728 section 3.3).
+        # Otherwise a server could obtain tokens that are valid at another resource (RFC 9728 section 3.3).
         raise ConnectionMisconfigured(
             f"The server of connection '{connection}' is another by its own name: write exactly its own address."
         )

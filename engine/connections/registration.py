@@ -1,4 +1,7 @@
-"""Who Byline is where nobody registered it: by a document of its own, or as the authorization server registers it."""
+"""Byline's client identity at authorization servers where nobody registered it by hand.
+
+The identity is a client ID metadata document or a dynamic client registration (RFC 7591).
+"""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +27,7 @@ _METHODS: Final = ("client_secret_basic", "client_secret_post", "none")
 
 @dataclass(frozen=True, slots=True)
 class ClientIdentity:
-    """What Byline is known by; `is_registered` where the server made it up."""
+    """Byline's client identity. `is_registered` says that it comes from dynamic client registration."""
 
     client_id: str
     method: str
@@ -44,7 +47,7 @@ class _Registered(BaseModel):
 
 
 class Registrations:
-    """Owner of the table of upstream clients, one for each issuer, so that none is shown another's credentials."""
+    """Owns the table of upstream clients. Each issuer has its own client, so none receives another's credentials."""
 
     def __init__(self, database: Database, vault: Vault, outgoing: Outgoing, public_url: str) -> None:
         self._database = database
@@ -54,13 +57,13 @@ class Registrations:
         self._redirect_uri = f"{public_url}/oauth/callback"
 
     def document(self) -> dict[str, Any]:
-        """The client ID metadata document, which lies at its own `client_id`."""
+        """Return the client ID metadata document, which is served at the URL that is its `client_id`."""
         return {"client_id": f"{self._public_url}{DOCUMENT_PATH}", **self._metadata("none")}
 
     async def of(self, connection: str, endpoints: Endpoints) -> ClientIdentity:
-        """Byline's identity there; registers it where that has to be and was not yet.
+        """Return Byline's client identity at these endpoints, and register it first if that is necessary.
 
-        Raises ConnectionMisconfigured where the server takes neither a document nor a registration.
+        Raises ConnectionMisconfigured if the server supports neither a metadata document nor registration.
         """
         if endpoints.takes_client_documents and self._public_url.startswith("https://"):
             return ClientIdentity(f"{self._public_url}{DOCUMENT_PATH}", "none")
@@ -79,18 +82,18 @@ class Registrations:
             async with self._database.writing() as session:
                 session.add(row)
         except IntegrityError:
-            # Another process registered Byline meanwhile; people may be on their way with its id already.
+            # Another process registered Byline meanwhile, and people may already be signing in with its client id.
             return await self._known(issuer) or _identity(registered)
         return _identity(registered)
 
     async def forget(self, issuer: str) -> None:
-        """Register anew next time, since the issuer does not know the client any more."""
+        """Delete the registration of a client that the issuer no longer knows, so that Byline registers again."""
         async with self._database.writing() as session:
             await session.exec(delete(UpstreamClientRow).where(col(UpstreamClientRow.issuer) == issuer))
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn(
             "clients at other issuers",
             UpstreamClientRow,

@@ -1,4 +1,4 @@
-"""How the tokens of a grant are got anew: once, however many ask in however many processes; it knows no run."""
+"""Renews the tokens of grants, once per grant even if many tasks and processes ask at the same time."""
 
 import asyncio
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _LEASE_POLL_SECONDS = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Renewal:
-    """What came of renewing an idle grant: the new token's fingerprint, or None where the provider ended the grant."""
+    """The result of renewing an idle grant. `fingerprint` is the new token's, None if the provider ended the grant."""
 
     grant_id: str
     holder: str
@@ -30,22 +30,23 @@ class Renewal:
 
 
 class Renewals:
-    """Asks providers for new tokens in the place of old ones, and for those of the service itself."""
+    """Requests new tokens from providers, for people's grants and for those of the service itself."""
 
     def __init__(self, records: GrantRecords, sign_in: Callable[[Connection], SignIn]) -> None:
         self._records = records
         self._sign_in = sign_in
 
     async def in_time(self, connection: Connection, row: GrantRow) -> GrantRow | None:
-        """The grant, renewed where it is about to expire; None where that ended it."""
+        """Return the grant, renewed if it expires within 30 seconds, or None if the provider ended it."""
         if row.expires_at is None or row.expires_at >= now() + _BEFORE_EXPIRY:
             return row
         return await self.renewed(connection, row)
 
     async def renewed(self, connection: Connection, row: GrantRow) -> GrantRow | None:
-        """The grant with newer tokens than these, or the one in its place: one takes the lease, the others wait.
+        """Return the grant with newer tokens, or the active grant that replaced it, or None if the provider ended it.
 
-        None where the provider ended it. Raises ConnectionMisconfigured, or the UpstreamFailed that fits.
+        One process takes the lease and renews the grant, while the others wait. Raises ConnectionMisconfigured, or an
+        UpstreamFailed such as UpstreamUnavailable if the renewal takes longer than the lease.
         """
         deadline = now() + _LEASE
         current: GrantRow | None = row
@@ -55,7 +56,7 @@ class Renewals:
             if current.version != row.version:
                 return current
             if _is_free(current) and await self._records.lease(current, _LEASE):
-                # A token endpoint that rotates has spent the old token: its answer is kept even if nobody waits for it.
+                # Rotation has invalidated the old refresh token, so the response is stored even if the caller is gone.
                 return await asyncio.shield(self._renew_leased(connection, current))
             await asyncio.sleep(_LEASE_POLL_SECONDS)
             current = await self._records.get(row.id)
@@ -64,11 +65,11 @@ class Renewals:
         )
 
     async def idle(self, connection: Connection, since: datetime, limit: int = 100) -> list[str]:
-        """The ids of grants in force whose tokens nobody renewed since then, the longest idle first."""
+        """Return the ids of active grants whose tokens were last renewed before this time, the longest idle first."""
         return await self._records.idle(connection, since, limit)
 
     async def keep(self, connection: Connection, grant_id: str) -> Renewal | None:
-        """Renew a grant though no action needs it, or None where it has nothing to be renewed by."""
+        """Renew a grant that no action is using. Returns None if it is not active or has no refresh token."""
         row = await self._records.get(grant_id)
         if row is None or not is_in_force(row) or (await self._records.tokens(row)).refresh_token is None:
             return None
@@ -76,7 +77,10 @@ class Renewals:
         return Renewal(row.id, row.holder, row.account, None if renewed is None else renewed.fingerprint)
 
     async def shared(self, connection: Connection) -> GrantRow | None:
-        """The grant of the service itself, signed in to where there is none; None where only a person can."""
+        """Return the service's grant, signing in if there is none, or None if a person has to sign in.
+
+        Raises ConnectionMisconfigured if the provider refuses the sign-in.
+        """
         held = await self._records.in_force(connection, SHARED)
         if held is not None:
             return held

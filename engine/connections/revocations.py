@@ -1,4 +1,4 @@
-"""Grants that ended here and that their upstreams are still to be told of: an outbox, so that no revocation is lost."""
+"""The outbox of upstream revocations: grants that ended here and are still to be revoked at their upstreams."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ _PATIENCE: Final = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A grant whose upstream is to be told that it ended; `is_last` says that this is the last try."""
+    """A grant that is to be revoked upstream. `is_last_try` says that it is not tried again after this."""
 
     grant_id: str
     holder: str
@@ -34,7 +34,7 @@ class Revocation:
 
 
 class Revocations:
-    """Owner of the table of revocations. Tokens lie here, sealed, until the upstream was told or a week has passed."""
+    """Owns the table of revocations. It holds sealed tokens until the upstream revoked them or a week has passed."""
 
     def __init__(self, database: Database, vault: Vault, sign_in: Callable[[Connection], SignIn]) -> None:
         self._database = database
@@ -44,9 +44,9 @@ class Revocations:
     async def owe(
         self, session: AsyncSession, grant_id: str, holder: str, connection: str, sealed: bytes
     ) -> None:
-        """Owe the upstream word of the tokens that were sealed for this grant, in the caller's transaction.
+        """Enqueue the revocation of the tokens that were sealed for this grant, in the caller's transaction.
 
-        The caller tells it afterwards; what they did not come to is due a minute later.
+        The caller revokes them upstream afterwards. If that does not happen, the revocation is due after one minute.
         """
         row = RevocationRow(
             grant_id=grant_id,
@@ -59,7 +59,7 @@ class Revocations:
         await session.merge(row)
 
     async def due(self, limit: int = 100) -> list[Revocation]:
-        """What is to be tried now, the longest due first."""
+        """Return the revocations that are due now, the longest due first."""
         query = select(RevocationRow).where(col(RevocationRow.due_at) <= now())
         async with self._database.reading() as session:
             rows = (await session.exec(query.order_by(col(RevocationRow.due_at)).limit(limit))).all()
@@ -69,9 +69,10 @@ class Revocations:
         ]
 
     async def settle(self, connection: Connection, grant_id: str) -> bool:
-        """Tell the upstream and forget the tokens; False where it has no way to be told (RFC 7009) or does not take it.
+        """Revoke a grant's tokens upstream and delete them here.
 
-        Raises what kept the upstream from being told, which is owed still.
+        Returns False if the upstream has no revocation endpoint (RFC 7009) or refuses. Raises the error that kept the
+        upstream from being reached. The revocation then stays enqueued.
         """
         async with self._database.reading() as session:
             row = await session.get(RevocationRow, grant_id)
@@ -83,7 +84,7 @@ class Revocations:
         return taken
 
     async def put_off(self, grant_id: str) -> None:
-        """Try again later: the longer it has been due, the later."""
+        """Postpone the next try. The delay grows with the age of the revocation, from 5 minutes to 12 hours."""
         async with self._database.writing() as session:
             row = await session.get(RevocationRow, grant_id, with_for_update=True)
             if row is not None:
@@ -91,13 +92,13 @@ class Revocations:
                 session.add(row)
 
     async def forget(self, grant_id: str) -> None:
-        """Owe nothing of this grant any more."""
+        """Delete the revocation of this grant."""
         async with self._database.writing() as session:
             await session.exec(delete(RevocationRow).where(col(RevocationRow.grant_id) == grant_id))
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn("revocations", RevocationRow, "sealed_tokens", _bound_to)
 
 
@@ -106,7 +107,10 @@ def _later(created_at: datetime) -> datetime:
 
 
 def bound_to_grant(grant_id: str, holder: str, connection: str) -> str:
-    """What the tokens of a grant are bound to, in its own row and here: they move without being opened."""
+    """Return the associated data to which the vault binds the sealed tokens of a grant.
+
+    It is the same in the tables of grants and of revocations, so sealed tokens move without being opened.
+    """
     return f"grant:{grant_id}:{holder}:{connection}"
 
 

@@ -1,4 +1,4 @@
-"""Reads a provider's answer wherever it says things, into the words of RFC 6749; it judges no token."""
+"""Converts providers' token responses to the form of RFC 6749. This module validates no token."""
 
 import json
 import re
@@ -15,14 +15,14 @@ _SEPARATORS: Final = {"space": r"\s+", "comma": r"[\s,]+"}
 
 
 def told_at(document: object, place: str) -> Any:
-    """What stands in a document under a name, or at a JSON Pointer (RFC 6901); None where nothing does."""
+    """Return the value of a document under a name or at a JSON Pointer (RFC 6901), or None if there is none."""
     if place.startswith("/"):
         return jsonpointer.resolve_pointer(document, place, None)
     return document.get(place) if isinstance(document, Mapping) else None
 
 
 def told_in(body: bytes, place: str) -> str:
-    """What stands at that place of a JSON body, as text; empty where nothing does, or where the body is no JSON."""
+    """Return a value of a JSON body as text, or an empty string if there is none or the body is not JSON."""
     try:
         found = told_at(json.loads(body), place)
     except (ValueError, RecursionError):
@@ -31,7 +31,10 @@ def told_in(body: bytes, place: str) -> str:
 
 
 def in_standard_words(provider: Provider, answer: Mapping[str, Any]) -> dict[str, Any]:
-    """A token response as RFC 6749 section 5.1 has it; where the provider's own place is empty, the standard one is."""
+    """Convert a token response to the form of RFC 6749 section 5.1.
+
+    Where the provider's own location is empty, the standard one is read. `expires_at` is in seconds since the epoch.
+    """
     moved: dict[str, Any] = {
         name: found
         for name, place in provider.token_response.items()
@@ -46,7 +49,7 @@ def in_standard_words(provider: Provider, answer: Mapping[str, Any]) -> dict[str
 
 
 def granted(provider: Provider, scope: object) -> list[str]:
-    """The scopes that a token response names, however it parts them."""
+    """Return the scopes of a token response, which may be a list or text with the provider's separator."""
     if isinstance(scope, list):
         return [each for each in scope if isinstance(each, str)]
     separator = _SEPARATORS[provider.granted_scope_separator or provider.scope_separator]
@@ -54,12 +57,12 @@ def granted(provider: Provider, scope: object) -> list[str]:
 
 
 def account_told(provider: Provider, answer: Mapping[str, Any]) -> str:
-    """Whose account it is, where the token response itself says so; empty where it does not."""
+    """Return the account that the token response itself names, or an empty string if it names none."""
     match provider.account_from:
         case "token_response":
             return str(told_at(answer, provider.account_claim) or "")
         case "id_token":
-            # The token endpoint itself sent it, and so vouches for it (OpenID Connect Core 1.0 section 3.1.3.7).
+            # It comes directly from the token endpoint, so it is authentic (OpenID Connect Core 1.0 section 3.1.3.7).
             claims = unverified_claims(str(answer.get("id_token")))
             return str(told_at(claims, provider.account_claim) or claims.get("sub") or "")
         case "userinfo":

@@ -1,4 +1,4 @@
-"""What a grant's tokens are: read from a token endpoint's answer, and to be sealed as one; it asks nobody for any."""
+"""The tokens of a grant: reads them from a token response, and serialises them for sealing."""
 
 import json
 from collections.abc import Mapping
@@ -13,9 +13,10 @@ _END_OF_TIME: Final = datetime.max.replace(tzinfo=UTC).timestamp()
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """What a token endpoint issued; `expires_at` in seconds since the epoch, `proof_key` a private JWK (RFC 9449).
+    """The tokens that a token endpoint issued.
 
-    `account` is whose they are, where the token response itself says so.
+    `expires_at` is in seconds since the epoch. `proof_key` is a private JWK (RFC 9449). `account` is the account that
+    the token response itself names, if it does.
     """
 
     access_token: str
@@ -35,8 +36,8 @@ class Tokens:
     ) -> Self:
         """Read a token response (RFC 6749 section 5.1).
 
-        A scope left out is the one asked for, and a refresh token that is not replaced stays. Raises ValueError for
-        what is no token response, or for tokens that should be bound to a key and are not.
+        A response without a scope grants the requested scopes, and a refresh token that is not replaced stays. Raises
+        ValueError if it is not a token response, or if its tokens should be bound to a key and are not.
         """
         access, expires_at, scope = token.get("access_token"), token.get("expires_at"), token.get("scope")
         refresh = token.get("refresh_token") or (previous.refresh_token if previous else None)
@@ -50,11 +51,11 @@ class Tokens:
         return cls(access, refresh, expires_at, scopes, proof_key.jwk() if proof_key else None)
 
     def text(self) -> str:
-        """All of it, to be sealed."""
+        """Return all fields as JSON text, to be sealed."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str | bytes) -> Self:
-        """What `text` gave."""
+        """Read the fields that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "scopes": tuple(fields["scopes"])})

@@ -1,4 +1,4 @@
-"""The application database: SQLite or PostgreSQL behind two verbs, `reading` and `writing`; it holds no query."""
+"""The application database: SQLite or PostgreSQL, with sessions for reading and for writing. It holds no query."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ _BUSY_TIMEOUT_MS = 10_000
 
 
 def now() -> datetime:
-    """The present instant, in UTC."""
+    """Return the present instant, in UTC."""
     return datetime.now(UTC)
 
 
@@ -38,16 +38,16 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
-        """A session for queries only, each of which sees what is committed when it runs."""
+        """Open a session for queries only, each of which sees what is committed when it runs."""
         async with AsyncSession(self._engine, expire_on_commit=False) as session:
             yield session
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
-        """One transaction, committed at the end of the block and rolled back on any error.
+        """Open a session with one transaction, committed at the end of the block and rolled back on any error.
 
-        On SQLite it takes the write lock at once, so that what it reads cannot change under it. The writers of a
-        process take turns: SQLite lets some of its waiters starve, and all of them would hold a connection meanwhile.
+        On SQLite it takes the write lock at once, so that what it reads cannot change before it writes. The writers of
+        a process take turns, because SQLite lets some waiting writers starve, and each would hold a connection.
         """
         async with self._turn, AsyncSession(self._engine, expire_on_commit=False) as session:
             await session.connection(execution_options={"byline_write": True})
@@ -60,7 +60,7 @@ class Database:
 
 
 def database_url(text: str) -> URL:
-    """The address in BYLINE_DATABASE__URL; raises SettingsInvalid where no database of a kind known here is named."""
+    """Parse the address in BYLINE_DATABASE__URL; raises SettingsInvalid unless its driver is aiosqlite or asyncpg."""
     try:
         url = make_url(text)
     except ArgumentError as error:
@@ -76,7 +76,7 @@ def database_url(text: str) -> URL:
 
 @contextmanager
 def connecting(url: URL) -> Iterator[None]:
-    """Tell a failure to connect, which is all that may happen inside, as the SettingsInvalid that it is."""
+    """Raise SettingsInvalid for a failure to connect; the block may do nothing else."""
     try:
         yield
     except (OSError, DBAPIError, asyncpg.PostgresError) as error:
@@ -87,7 +87,7 @@ def connecting(url: URL) -> Iterator[None]:
 
 
 def make_room(url: URL) -> None:
-    """Make the folder of a SQLite file; raises SettingsInvalid where the file could not be written."""
+    """Create the folder of a SQLite file; raises SettingsInvalid where the file could not be written."""
     if url.drivername != "sqlite+aiosqlite" or not url.database or url.database == ":memory:":
         return
     path = Path(url.database)

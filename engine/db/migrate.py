@@ -1,4 +1,4 @@
-"""Brings a database to the current schema with Alembic; it never goes down by itself."""
+"""Brings a database to the current schema with Alembic. It never takes migrations down by itself."""
 
 from pathlib import Path
 
@@ -16,10 +16,10 @@ _CHECKOUT = Path(__file__).parent.parent.parent / "migrations"
 
 
 def config(url: str) -> Config:
-    """Alembic's configuration for this database; scripts come with the wheel, or from the checkout."""
+    """Return Alembic's configuration for this database; the scripts come with the wheel, or from the checkout."""
     scripts = _PACKAGED if _PACKAGED.exists() else _CHECKOUT
     alembic = Config()
-    # Alembic reads its options through configparser, to which a percent sign is an interpolation.
+    # Alembic reads its options through configparser, which takes a percent sign for an interpolation.
     alembic.set_main_option("script_location", str(scripts).replace("%", "%%"))
     alembic.attributes["url"] = url
     return alembic
@@ -43,7 +43,7 @@ async def require_current(database: Database) -> None:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Apply every migration up to `revision`; does nothing to a database that is there already."""
+    """Apply every migration up to `revision`; does nothing to a database that has them already."""
     command.upgrade(config(url), revision)
 
 

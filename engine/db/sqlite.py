@@ -1,6 +1,6 @@
-"""SQLite on the event loop's own thread, where a statement takes less than handing it to another thread would.
+"""Runs SQLite on the event loop's own thread, since a statement takes less time than handing it to another thread.
 
-What may have to wait, for another writer's lock or for the disk, still goes to aiosqlite's thread.
+A statement that may have to wait, for another writer's lock or for the disk, still goes to aiosqlite's thread.
 """
 
 import sqlite3
@@ -16,10 +16,10 @@ _ROWS_AT_ONCE = 64
 
 
 class DirectConnection(aiosqlite.Connection):
-    """A connection that hands over only what may wait, and whatever follows until that is done.
+    """A connection that hands to aiosqlite's thread only calls that may wait, and the calls that follow meanwhile.
 
-    A call awaits the one before, but for one whose caller was cancelled: it goes on, and two threads that met at one
-    connection would end the process.
+    A caller awaits each call before the next. A call whose caller was cancelled still runs on, and two threads that use
+    one connection at the same time would end the process. So the calls that follow also go to the thread until it ends.
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
@@ -45,5 +45,5 @@ class DirectConnection(aiosqlite.Connection):
 
 
 def connect(path: str, **options: Any) -> DirectConnection:
-    """A connection to the database at `path`, to be awaited."""
+    """Return a connection to the database at `database_path`, to be awaited."""
     return DirectConnection(lambda: sqlite3.connect(path, **{**options, "check_same_thread": False}))

@@ -1,4 +1,4 @@
-"""Every table, one class each, with the module that owns it; no other module queries it."""
+"""Every table, one class each. Each class names the module that owns the table, and no other module queries it."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +9,7 @@ from sqlmodel import Field, SQLModel
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An instant: stored with its zone where the database has zones, and always read back as UTC."""
+    """An instant, stored with its zone where the database has zones, and always read back as UTC."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -86,7 +86,7 @@ class SigningKeyRow(SQLModel, table=True):
 
 
 class DataKeyRow(SQLModel, table=True):
-    """A data key, wrapped by the master key of the provider that is named. Owner: engine.vault.data_keys."""
+    """A data key, wrapped by the master key of the provider `wrapped_by`. Owner: engine.vault.data_keys."""
 
     __tablename__ = "data_key"
 
@@ -99,7 +99,7 @@ class DataKeyRow(SQLModel, table=True):
 class RunRow(SQLModel, table=True):
     """A run: the root workflow that an identity is bound to. Owner: engine.identity.runs.
 
-    From `parked_at` on, it has waited for a person; `answered_at` says that its caller was told the outcome.
+    `parked_at` is when it first waited for a person. `answered_at` is when its caller received the outcome.
     """
 
     __tablename__ = "run"
@@ -153,8 +153,8 @@ class GrantRow(SQLModel, table=True):
     """What a holder consented to on a connection, with one upstream account. Owner: engine.connections.grant_records.
 
     `holder` is a principal's id, or `shared` for a service grant, of which there is one. A grant that the upstream
-    took back has lapsed: it is of no use, and stays its holder's until they sign in again or remove it. It is
-    `given_up` where somebody took it back here.
+    revoked has lapsed: it cannot be used, and it stays its holder's until they sign in again or remove it. `given_up`
+    is true where somebody revoked it here.
     """
 
     __tablename__ = "grant"
@@ -195,7 +195,7 @@ class GrantRow(SQLModel, table=True):
 
 
 class RevocationRow(SQLModel, table=True):
-    """A grant that ended and whose upstream is still to be told. Owner: engine.connections.revocations."""
+    """A grant that ended and must still be revoked at its upstream. Owner: engine.connections.revocations."""
 
     __tablename__ = "revocation"
     __table_args__ = (Index("revocation_due", "due_at"),)
@@ -211,8 +211,8 @@ class RevocationRow(SQLModel, table=True):
 class AccountChoiceRow(SQLModel, table=True):
     """Which account on a connection a principal's actions use. Owner: engine.connections.accounts.
 
-    It holds for the run or the tool that it names, or for every tool where it names neither. That of a run lasts as
-    long as Temporal keeps the run: who looks again at `due_at` notes the `namespace` that kept it.
+    It applies to the run or the tool that it names, or to every tool where it names neither. A run's choice lasts as
+    long as Temporal keeps the run. Upkeep looks for the run at `due_at`, and notes the `namespace` that kept it.
     """
 
     __tablename__ = "account_choice"
@@ -238,8 +238,9 @@ class AccountChoiceRow(SQLModel, table=True):
 class AuthorizationRequestRow(SQLModel, table=True):
     """An open or answered question to one principal. Owner: engine.authorization.requests.
 
-    `asks` is for a sign-in to any account, for one to the account that it is `about`, or for the account that the tool
-    that it is `about` shall use. A sign-in to any account is about a tool where it was asked ahead, for that tool.
+    `asks` says what for: a sign-in to any account, a sign-in to the account in `about`, or the choice of the account
+    that the tool in `about` shall use. For a sign-in to any account, `about` is the tool that it was requested for
+    ahead of a call, if any.
     """
 
     __tablename__ = "authorization_request"
@@ -270,9 +271,9 @@ class AuthorizationRequestRow(SQLModel, table=True):
 
 
 class DeviceSignInRow(SQLModel, table=True):
-    """The code by which a question is answered on another device. Owner: engine.authorization.devices.
+    """The device code by which an authorization request is answered elsewhere. Owner: engine.authorization.devices.
 
-    `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+    `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """
 
     __tablename__ = "device_sign_in"
@@ -286,7 +287,7 @@ class DeviceSignInRow(SQLModel, table=True):
 
 
 class UpstreamClientRow(SQLModel, table=True):
-    """Byline as the client that an issuer registered. Owner: engine.connections.registration."""
+    """Byline's registration as a client of an issuer. Owner: engine.connections.registration."""
 
     __tablename__ = "upstream_client"
 
@@ -299,7 +300,10 @@ class UpstreamClientRow(SQLModel, table=True):
 
 
 class CompanySignInRow(SQLModel, table=True):
-    """A person's latest sign-in at the external issuer, for it to vouch by. Owner: engine.identity.company_sign_ins."""
+    """A person's latest session at the external identity provider, with its tokens.
+
+    The provider issues assertions about the person with these tokens. Owner: engine.identity.company_sign_ins.
+    """
 
     __tablename__ = "company_sign_in"
 
@@ -313,8 +317,9 @@ class CompanySignInRow(SQLModel, table=True):
 class QuestionRow(SQLModel, table=True):
     """What a run asks a person, anybody with a role, or its client, and the answer. Owner: engine.questions.questions.
 
-    `principal_id` is whose run asks. Without `role` they answer themselves; with it, somebody else who has that role.
-    What is of another `kind` than form is answered by the client that called the run, and holds its `parameters`.
+    `principal_id` is the principal whose run asks. Without `role` they answer themselves. With `role`, somebody else
+    who has that role answers. A question of another `kind` than `form` is answered by the client that called the run,
+    and has `parameters` for that client.
     """
 
     __tablename__ = "question"
@@ -351,9 +356,9 @@ class QuestionRow(SQLModel, table=True):
 
 
 class WaiterRow(SQLModel, table=True):
-    """A parked action, and the wake-up it is owed (the outbox). Owner: engine.waiting.waiters.
+    """A parked action, and the wake-up that is due to it (the outbox). Owner: engine.waiting.waiters.
 
-    It waits for an authorization request or for a question: `awaits` is the id of either.
+    `awaits` is the id of the authorization request or of the question that it waits for.
     """
 
     __tablename__ = "waiter"
@@ -390,7 +395,7 @@ class WaiterRow(SQLModel, table=True):
 class AuthorizationAttemptRow(SQLModel, table=True):
     """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.authorization.consent.
 
-    `tool` is the one that the account shall be used by, where it is not chosen for every tool.
+    `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """
 
     __tablename__ = "authorization_attempt"
@@ -444,7 +449,7 @@ class AuditHeadRow(SQLModel, table=True):
 class OAuthClientRow(SQLModel, table=True):
     """A client registered at the built-in authorization server. Owner: gateway.authorization_server.registered_clients.
 
-    `registered_by` is `administrator`, or `itself` where it came by dynamic registration.
+    `registered_by` is `administrator`, or `itself` for dynamic client registration (RFC 7591).
     """
 
     __tablename__ = "oauth_client"
@@ -458,7 +463,7 @@ class OAuthClientRow(SQLModel, table=True):
 
 
 class OAuthCodeRow(SQLModel, table=True):
-    """A person's answer to an authorization request at the built-in server: a code by its hash, or none for a no.
+    """A person's answer to an authorization request at the built-in server: the hash of a code, or None for a refusal.
 
     Owner: gateway.authorization_server.codes.
     """
@@ -475,10 +480,10 @@ class OAuthCodeRow(SQLModel, table=True):
 
 
 class ClientConsentRow(SQLModel, table=True):
-    """That a client may act for a person: without its row, no token of the built-in server holds.
+    """A person's consent that a client acts for them. Without this row, no token of the built-in server is valid.
 
-    Owner: gateway.authorization_server.consents. `goes_to` is where the person let the browser be sent;
-    `asserted_by` is the issuer that said so in their place.
+    Owner: gateway.authorization_server.consents. `goes_to` is the address where the person let the browser be sent.
+    `asserted_by` is the issuer that asserted the consent in their place.
     """
 
     __tablename__ = "client_consent"
@@ -497,7 +502,7 @@ class ClientConsentRow(SQLModel, table=True):
 
 
 class RefreshTokenRow(SQLModel, table=True):
-    """A refresh token of the built-in server, by hash; its family is the consent that it came of.
+    """A refresh token of the built-in server, by hash; `family` is the consent that it comes from.
 
     Owner: gateway.authorization_server.tokens.
     """
@@ -516,7 +521,7 @@ class RefreshTokenRow(SQLModel, table=True):
 
 
 class UsedAssertionRow(SQLModel, table=True):
-    """A statement that is good once and was used, by the hash of its issuer and `jti`.
+    """An assertion that is valid once and was used, by the hash of its issuer and `jti` (RFC 7519).
 
     Owner: gateway.authorization_server.assertions.
     """
@@ -528,7 +533,7 @@ class UsedAssertionRow(SQLModel, table=True):
 
 
 class BrowserSessionRow(SQLModel, table=True):
-    """A signed-in browser, by the hash of its cookie; `visit` is how it came. Owner: gateway.browser.sessions."""
+    """A signed-in browser, by the hash of its cookie; `visit` is what began it. Owner: gateway.browser.sessions."""
 
     __tablename__ = "browser_session"
     __table_args__ = (Index("browser_session_visit", "visit"),)
@@ -562,9 +567,10 @@ class ApiTokenRow(SQLModel, table=True):
 
 
 class ScheduleRow(SQLModel, table=True):
-    """Who calls which tool with what, by the clock; when is Temporal's to know. Owner: engine.schedules.records.
+    """A tool call that is made by the clock: owner, tool and arguments. Owner: engine.schedules.records.
 
-    The row's id is the id of the Temporal schedule. `offered_to` is who may take it over, once they consent.
+    Temporal decides when it fires. The row's id is the id of the Temporal schedule. `offered_to` is the principal who
+    may take it over by consenting.
     """
 
     __tablename__ = "schedule"
@@ -608,7 +614,7 @@ class WebhookRow(SQLModel, table=True):
 
 
 class NotificationChannelRow(SQLModel, table=True):
-    """Where a person wants to be told, and of what. Owner: engine.notifications.channels."""
+    """A channel on which a person receives notes of some events. Owner: engine.notifications.channels."""
 
     __tablename__ = "notification_channel"
     __table_args__ = (Index("notification_channel_principal", "principal_id"),)
@@ -623,9 +629,9 @@ class NotificationChannelRow(SQLModel, table=True):
 
 
 class NotificationRow(SQLModel, table=True):
-    """A note that is owed, so that it is owed once. Owner: engine.notifications.channels.
+    """A claimed note, so that it is sent once. Owner: engine.notifications.channels.
 
-    `owed_by` is what first asked for it: whoever asks again is told that it was them, and anybody else that it was not.
+    `owed_by` is the first claimant. A second claim by the same claimant succeeds, and one by any other fails.
     """
 
     __tablename__ = "notification"
@@ -637,7 +643,7 @@ class NotificationRow(SQLModel, table=True):
 
 
 class ResourceChangeRow(SQLModel, table=True):
-    """When a resource changed last, for as long as somebody may not have noticed. Owner: engine.changes.changes."""
+    """When a resource changed last, kept while a listener may not have read it yet. Owner: engine.changes.changes."""
 
     __tablename__ = "resource_change"
     __table_args__ = (Index("resource_change_time", "changed_at"),)

@@ -1,1 +1,1 @@
-"""Who acts: the signed statement that binds a principal, an actor and a run."""
+"""Identity: principals, actors and roles, and the signed statement that binds them to a run."""

@@ -1,4 +1,7 @@
-"""What an external issuer gave each person who signed in there, sealed, so that it can vouch; this calls nobody."""
+"""Stores the sealed tokens of each person's sign-in at the external identity provider, for later assertions.
+
+It makes no request to the identity provider.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -17,7 +20,10 @@ _LEASE = timedelta(seconds=45)
 
 @dataclass(frozen=True, slots=True)
 class CompanySignIn:
-    """A person's latest sign-in; the ID token is good until `expires_at`, in seconds since the epoch."""
+    """A person's latest sign-in at the identity provider.
+
+    `expires_at` is when the ID token expires, in seconds since the epoch.
+    """
 
     version: int
     id_token: str
@@ -29,7 +35,7 @@ class CompanySignIn:
 
 
 class CompanySignIns:
-    """Owner of the table of company sign-ins."""
+    """Stores, leases and deletes sign-ins at the identity provider, and owns their table."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
@@ -38,7 +44,7 @@ class CompanySignIns:
     async def keep(
         self, principal_id: str, id_token: str, refresh_token: str | None, expires_at: float
     ) -> None:
-        """Put a sign-in in the place of the person's earlier one."""
+        """Store a sign-in and replace the person's earlier one."""
         async with self._database.writing() as session:
             row = await session.get(CompanySignInRow, principal_id, with_for_update=True)
             signed_in = CompanySignIn(
@@ -54,7 +60,7 @@ class CompanySignIns:
             session.add(row)
 
     async def of(self, principal_id: str) -> CompanySignIn | None:
-        """A person's latest sign-in, where there is one that was not given up."""
+        """Return a person's latest sign-in, or None if there is none or it was deleted."""
         async with self._database.reading() as session:
             row = await session.get(CompanySignInRow, principal_id)
         if row is None:
@@ -63,7 +69,7 @@ class CompanySignIns:
         return CompanySignIn(**json.loads(opened))
 
     async def take_turn(self, principal_id: str, version: int) -> bool:
-        """Whether this process may refresh this version now; no other may for a while."""
+        """Lease the refresh of this version to this process for 45 seconds; returns False if another process has it."""
         free = or_(
             col(CompanySignInRow.refreshing_until).is_(None), col(CompanySignInRow.refreshing_until) < now()
         )
@@ -80,20 +86,20 @@ class CompanySignIns:
             return (await session.exec(turn)).rowcount == 1
 
     async def end_turn(self, principal_id: str) -> None:
-        """Let another process try."""
+        """Release the lease, so that another process can refresh."""
         end = update(CompanySignInRow).where(col(CompanySignInRow.principal_id) == principal_id)
         async with self._database.writing() as session:
             await session.exec(end.values(refreshing_until=None))
 
     async def forget(self, principal_id: str) -> None:
-        """Drop a sign-in that the issuer does not stand by any more."""
+        """Delete a sign-in that the identity provider does not accept any more."""
         gone = delete(CompanySignInRow).where(col(CompanySignInRow.principal_id) == principal_id)
         async with self._database.writing() as session:
             await session.exec(gone)
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn(
             "company sign-ins", CompanySignInRow, "sealed_tokens", lambda row: _bound_to(row.principal_id)
         )

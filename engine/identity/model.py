@@ -1,4 +1,4 @@
-"""The words of identity: who it is, what acts for them, and what set it off; plain values, safe in workflow code."""
+"""Defines principal, actor and identity as plain values that are safe to import from workflow code."""
 
 import hashlib
 import json
@@ -15,9 +15,9 @@ ActorKind = Literal["mcp_client", "api_client", "api_token", "schedule", "webhoo
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whose work it is, known by the issuer that signs them in and its name for them (OIDC `iss` and `sub`).
+    """The person or service on whose behalf work happens, identified by OpenID Connect `iss` and `sub`.
 
-    A person, or a service: a machine that an administrator made known and that nobody signs in as.
+    A service is a machine that an administrator registered and that nobody signs in as.
     """
 
     id: str
@@ -41,8 +41,8 @@ class Actor:
 class Identity:
     """The statement that binds a principal, an actor and a trigger to one root run.
 
-    `root` is the root workflow's id. `call` is the digest of tool and arguments, by which a repeated call finds the
-    run that it began.
+    `run_id` is the root workflow's id. `call_digest` is the digest of tool and arguments, by which a repeated call
+    finds the run that it began.
     """
 
     principal_id: str
@@ -60,7 +60,7 @@ class Identity:
     def of(
         cls, principal: Principal, actor: Actor, trigger: TriggerKind, *, root: str, tool: str, call: str
     ) -> "Identity":
-        """The identity of one run of a tool."""
+        """Return the identity of one run of a tool."""
         return cls(
             principal_id=principal.id,
             issuer=principal.issuer,
@@ -75,7 +75,7 @@ class Identity:
         )
 
     def claims(self) -> dict[str, Any]:
-        """The JWT claims that are signed."""
+        """Return the JWT claims to sign."""
         return {
             "sub": self.principal_id,
             "principal": {"iss": self.issuer, "sub": self.subject, "name": self.name, "kind": self.kind},
@@ -88,7 +88,7 @@ class Identity:
 
     @classmethod
     def from_claims(cls, claims: Mapping[str, Any]) -> "Identity":
-        """Read claims back; raises KeyError or TypeError where they are not an identity's."""
+        """Read an identity from its claims; raises KeyError or TypeError if they are not an identity's."""
         principal, act = claims["principal"], claims["act"]
         return cls(
             principal_id=claims["sub"],
@@ -105,7 +105,10 @@ class Identity:
 
     @classmethod
     def unverified(cls, token: str) -> "Identity | None":
-        """What a token says of itself, for labels only: nothing may be decided by it."""
+        """Read a token without verifying it, or return None if it holds no identity.
+
+        The result is for labels only. No decision may depend on it.
+        """
         try:
             return cls.from_claims(unverified_claims(token))
         except (KeyError, TypeError):
@@ -113,6 +116,6 @@ class Identity:
 
 
 def call_digest(tool: str, arguments: Mapping[str, Any]) -> str:
-    """The digest by which the same call is known again: SHA-256 over tool and canonical JSON arguments."""
+    """Return the digest that identifies equal calls: SHA-256 of the tool name and arguments in canonical JSON."""
     text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The people and services Byline knows, by issuer and subject; it signs nobody in."""
+"""Stores the people and services that Byline knows, by issuer and subject."""
 
 import uuid
 from typing import cast
@@ -13,23 +13,23 @@ from engine.identity.model import Principal, PrincipalKind
 
 
 class Principals:
-    """Owner of the table of principals."""
+    """Creates, finds and deactivates principals, and owns their table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def resolve(self, issuer: str, subject: str, name: str) -> Principal:
-        """The principal of an issuer's verified statement, created when first seen, under the name it gives now."""
+        """Return the principal of an issuer's verified statement, and create or rename it where necessary."""
         found = await self.find(issuer, subject)
         if found is not None:
-            # A statement without a name repeats the subject, which is no reason to forget a name.
+            # A statement without a name repeats the subject as name, which must not replace a known name.
             return found if name in {found.name, subject} else await self._renamed(found, name)
         row = PrincipalRow(id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=now())
         try:
             async with self._database.writing() as session:
                 session.add(row)
         except IntegrityError:
-            # Another request met the same person at the same time.
+            # Another request created the same principal at the same time.
             found = await self.find(issuer, subject)
             if found is None:
                 raise
@@ -44,29 +44,29 @@ class Principals:
         return _principal(row)
 
     async def find(self, issuer: str, subject: str) -> Principal | None:
-        """The principal that this issuer knows by this subject."""
+        """Return the principal with this issuer and subject, or None."""
         query = select(PrincipalRow).where(PrincipalRow.issuer == issuer, PrincipalRow.subject == subject)
         async with self._database.reading() as session:
             row = (await session.exec(query)).one_or_none()
         return None if row is None else _principal(row)
 
     async def get(self, principal_id: str) -> Principal | None:
-        """The principal with this id."""
+        """Return the principal with this id, or None."""
         async with self._database.reading() as session:
             row = await session.get(PrincipalRow, principal_id)
         return None if row is None else _principal(row)
 
     async def hold(self, session: AsyncSession, principal_id: str) -> bool:
-        """Keep every other transaction that holds this principal waiting until the caller's ends.
+        """Lock the principal's row until the caller's transaction ends, and return whether the principal is active.
 
-        Returns whether they are active.
+        Other transactions that lock the same principal wait meanwhile.
         """
-        # SQLite has one writer at a time as it is; elsewhere rows may still refer to the principal meanwhile.
+        # SQLite has one writer at a time anyway. On PostgreSQL, FOR NO KEY UPDATE lets other rows refer to this one.
         held = select(PrincipalRow.active).where(PrincipalRow.id == principal_id)
         return bool((await session.exec(held.with_for_update(key_share=True))).one_or_none())
 
     async def named(self, name: str) -> list[Principal]:
-        """Whose id is `name`, or else everybody whose name or subject it is."""
+        """Return the principal with this id, or else all whose name or subject it is."""
         by_id = await self.get(name)
         if by_id is not None:
             return [by_id]
@@ -75,7 +75,7 @@ class Principals:
             return [_principal(row) for row in (await session.exec(query)).all()]
 
     async def all(self, *, kind: PrincipalKind | None = None) -> list[Principal]:
-        """Everybody known, or all of a kind, by name."""
+        """Return all principals, or all of one kind, ordered by name."""
         query = select(PrincipalRow).order_by(col(PrincipalRow.name), col(PrincipalRow.id))
         if kind is not None:
             query = query.where(PrincipalRow.kind == kind)
@@ -83,7 +83,10 @@ class Principals:
             return [_principal(row) for row in (await session.exec(query)).all()]
 
     async def set_active(self, principal_id: str, *, active: bool) -> bool:
-        """Let a principal act, or stop them from their next action on; False where there is no such principal."""
+        """Activate or deactivate a principal, and return False if there is no such principal.
+
+        A deactivated principal is stopped from the next action on.
+        """
         async with self._database.writing() as session:
             row = await session.get(PrincipalRow, principal_id)
             if row is None:

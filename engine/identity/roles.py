@@ -1,4 +1,4 @@
-"""Which roles a principal has: an administrator gives and takes them; what a role allows is said elsewhere."""
+"""Stores which roles each principal has. What a role allows is decided by policy and by approvals."""
 
 from collections.abc import Awaitable, Callable, Collection
 from typing import Final
@@ -13,26 +13,26 @@ from engine.errors import NotAllowed
 from engine.identity.model import Principal
 
 ADMINISTRATOR: Final = "administrator"
-"""The one role that Byline itself knows: services, terminations, and whatever belongs to nobody in particular."""
+"""The only role with a built-in meaning: manages services, ends runs, and answers for what no person owns."""
 
 Note = Callable[[AsyncSession], Awaitable[object]]
-"""Writes a line of the trail in the transaction of what it tells of."""
+"""Writes an audit event in the transaction of the change that it describes."""
 
 
 class Roles:
-    """Owner of the table of roles."""
+    """Assigns, removes and checks roles, and owns their table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def of(self, principal_id: str) -> frozenset[str]:
-        """The roles of a principal."""
+        """Return the roles of a principal."""
         query = select(RoleRow.role).where(RoleRow.principal_id == principal_id)
         async with self._database.reading() as session:
             return frozenset((await session.exec(query)).all())
 
     async def of_each(self, principal_ids: Collection[str]) -> dict[str, frozenset[str]]:
-        """The roles of each of these principals."""
+        """Return the roles of each of these principals, by principal id."""
         query = select(RoleRow).where(col(RoleRow.principal_id).in_(principal_ids))
         async with self._database.reading() as session:
             rows = (await session.exec(query)).all()
@@ -46,7 +46,7 @@ class Roles:
         return ADMINISTRATOR in await self.of(principal.id)
 
     async def holders(self, role: str) -> list[str]:
-        """The ids of everybody active who has this role."""
+        """Return the ids of the active principals that have this role, in order."""
         query = (
             select(RoleRow.principal_id)
             .join(PrincipalRow, col(PrincipalRow.id) == RoleRow.principal_id)
@@ -57,7 +57,7 @@ class Roles:
             return list((await session.exec(query)).all())
 
     async def all(self) -> dict[str, list[str]]:
-        """The roles of everybody who has one, by principal."""
+        """Return the roles of every principal that has one, by principal id."""
         found: dict[str, list[str]] = {}
         async with self._database.reading() as session:
             for row in (await session.exec(select(RoleRow).order_by(col(RoleRow.role)))).all():
@@ -65,7 +65,10 @@ class Roles:
         return found
 
     async def has(self, session: AsyncSession, principal_id: str, role: str) -> bool:
-        """Whether an active person has this role, as the caller's transaction sees it; a service never does."""
+        """Whether the principal is an active person who has this role, read in the caller's transaction.
+
+        Returns False for a service, whatever its roles.
+        """
         query = (
             select(RoleRow.principal_id)
             .join(PrincipalRow, col(PrincipalRow.id) == RoleRow.principal_id)
@@ -79,7 +82,7 @@ class Roles:
         return (await session.exec(query)).one_or_none() is not None
 
     async def give(self, principal_id: str, role: str, note: Note | None = None) -> bool:
-        """Give a role, and note it in the same transaction; False where they have it."""
+        """Assign a role and record that in the same transaction, and return False if the principal has it already."""
         try:
             async with self._database.writing() as session:
                 if await session.get(RoleRow, (principal_id, role)) is not None:
@@ -92,7 +95,7 @@ class Roles:
         return True
 
     async def take(self, principal_id: str, role: str, note: Note | None = None) -> bool:
-        """Take a role away, and note it in the same transaction; False where they do not have it."""
+        """Remove a role and record that in the same transaction, and return False if the principal does not have it."""
         taken = delete(RoleRow).where(col(RoleRow.principal_id) == principal_id, col(RoleRow.role) == role)
         async with self._database.writing() as session:
             was_there = (await session.exec(taken)).rowcount > 0
@@ -101,7 +104,7 @@ class Roles:
         return was_there
 
     async def require(self, principal: Principal, role: str) -> None:
-        """Return where the principal has the role; raises NotAllowed."""
+        """Raise NotAllowed unless the principal has the role."""
         if role not in await self.of(principal.id):
             raise NotAllowed(
                 f"This takes the role '{role}', which {principal.name} does not have. An administrator can give it."

@@ -1,4 +1,4 @@
-"""Which runs exist, whose they are, and which Temporal run each is bound to; it starts none."""
+"""Stores which runs exist, whose they are, and which Temporal run each is bound to."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from engine.db.database import Database, now
 from engine.db.tables import PrincipalRow, RunRow
 from engine.identity.model import Identity, TriggerKind
 
-# The shortest time for which Temporal keeps a run that ended.
+# The shortest retention that Temporal allows for closed workflows.
 _REMEMBERED = timedelta(days=1)
 
 
@@ -27,7 +27,7 @@ class RootRun:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What is on record about a run and its principal at this moment."""
+    """What the database says at this moment about a run and its principal."""
 
     principal_active: bool
     registered: bool
@@ -36,7 +36,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class UnansweredRun:
-    """A run whose outcome its caller was not told yet; `has_waited` where it waited for a person."""
+    """A run whose outcome was not delivered to its caller yet. `has_waited` is whether it ever waited for a person."""
 
     id: str
     has_waited: bool
@@ -44,7 +44,10 @@ class UnansweredRun:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One execution of a tool; `id` is the root workflow's id, and `first_run_id` the Temporal run it is bound to."""
+    """One execution of a tool.
+
+    `id` is the root workflow's id, and `first_run_id` the id of the Temporal run that it is bound to.
+    """
 
     id: str
     first_run_id: str | None
@@ -59,10 +62,10 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class KeyedRun:
-    """A run that an idempotency key stands for, and the digest of the call that began it.
+    """The run of a call with an idempotency key, and the digest of that call.
 
-    Without `begun` its start may have failed; a run that acted has begun, and one of long ago is begun no more, since
-    Temporal may have forgotten that it ran.
+    If `has_begun` is False, its start may have failed and is tried again. It is True once the run has acted, and after
+    a day in any case: Temporal may have deleted the run by then, so starting it again could repeat it.
     """
 
     id: str
@@ -71,13 +74,13 @@ class KeyedRun:
 
 
 class RunRecords:
-    """Owner of the table of runs."""
+    """Finds, binds and updates the records of runs, and owns their table."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def get(self, run_id: str) -> Run | None:
-        """The run with this id."""
+        """Return the run with this id, or None."""
         async with self._database.reading() as session:
             row = await session.get(RunRow, run_id)
         return None if row is None else _run(row)
@@ -93,7 +96,10 @@ class RunRecords:
         before: tuple[datetime, str] | None = None,
         limit: int,
     ) -> list[Run]:
-        """A principal's runs, newest first; `before` is the start and id of one that the list goes on after."""
+        """Return a principal's runs, newest first.
+
+        `page_cursor` is the start time and id of the last run on the previous page.
+        """
         query = select(RunRow).where(RunRow.principal_id == principal_id)
         if tools is not None:
             query = query.where(col(RunRow.tool).in_(tools))
@@ -114,7 +120,7 @@ class RunRecords:
             return [_run(row) for row in (await session.exec(query)).all()]
 
     async def by_key(self, principal_id: str, idempotency_key: str) -> KeyedRun | None:
-        """The run that this principal's call with this idempotency key began."""
+        """Return the run that this principal's call with this idempotency key began, or None."""
         acted, long_ago = col(RunRow.first_run_id).is_not(None), col(RunRow.started_at) < now() - _REMEMBERED
         query = select(RunRow.id, RunRow.call, acted | long_ago).where(
             RunRow.principal_id == principal_id, RunRow.idempotency_key == idempotency_key
@@ -124,15 +130,16 @@ class RunRecords:
         return None if found is None else KeyedRun(*found)
 
     async def tools(self, run_ids: Collection[str]) -> list[str]:
-        """The tools of these runs, each once."""
+        """Return the names of the tools of these runs, without duplicates and in order."""
         query = select(RunRow.tool).where(col(RunRow.id).in_(run_ids)).distinct().order_by(RunRow.tool)
         async with self._database.reading() as session:
             return list((await session.exec(query)).all())
 
     async def unanswered(self, principal_id: str, call: str, trigger: TriggerKind) -> UnansweredRun | None:
-        """The newest run that the same call of this principal began, and whose outcome nobody was told yet.
+        """Return the newest run of the same call of this principal whose outcome was not delivered yet, or None.
 
-        A chat client's call is owed an answer from the start, since it waits for one; others' once the run has waited.
+        A run from an MCP client counts from its start, since the client waits for the answer. Any other run counts once
+        it has waited for a person. Runs with an idempotency key never count.
         """
         has_waited = col(RunRow.parked_at).is_not(None)
         is_owed = has_waited | (RunRow.trigger == "mcp") if trigger == "mcp" else has_waited
@@ -153,7 +160,7 @@ class RunRecords:
         return None if found is None else UnansweredRun(*found)
 
     async def parked(self, session: AsyncSession, run_id: str) -> None:
-        """Note, in the caller's transaction, that the run waits for a person."""
+        """Record in the caller's transaction that the run waits for a person."""
         await session.exec(
             update(RunRow)
             .where(col(RunRow.id) == run_id, col(RunRow.parked_at).is_(None))
@@ -161,13 +168,13 @@ class RunRecords:
         )
 
     async def answered(self, run_ids: Collection[str]) -> None:
-        """Note that callers were told these outcomes, so that the same calls begin new runs from now on."""
+        """Record that these outcomes were delivered to their callers, so that equal calls begin new runs afterwards."""
         told = update(RunRow).where(col(RunRow.id).in_(run_ids)).values(answered_at=now())
         async with self._database.writing() as session:
             await session.exec(told)
 
     async def standing(self, run_id: str, principal_id: str) -> Standing:
-        """Whether the principal may act and which Temporal run this run is bound to, in one query per action."""
+        """Return whether the principal is active and which Temporal run this run is bound to, by one query."""
         query = (
             select(PrincipalRow.active, RunRow.id, RunRow.first_run_id)
             .join(
@@ -185,7 +192,10 @@ class RunRecords:
         return Standing(principal_active=active, registered=registered is not None, first_run_id=first_run_id)
 
     async def bind(self, root: RootRun) -> str | None:
-        """Bind a run to the first Temporal run that acts for it, once and for all; returns the one it is bound to."""
+        """Bind a run to the first Temporal run that acts for it, and return the id of the Temporal run it is bound to.
+
+        A binding never changes. Returns None if the run is not registered.
+        """
         bind = (
             update(RunRow)
             .where(col(RunRow.id) == root.workflow_id, col(RunRow.first_run_id).is_(None))
@@ -218,7 +228,7 @@ def run_row(
     idempotency_key: str | None = None,
     retry_of: str | None = None,
 ) -> RunRow:
-    """The row that registers the run of this identity."""
+    """Build the row that registers the run of this identity."""
     return RunRow(
         id=identity.root,
         first_run_id=first_run_id,

@@ -1,4 +1,7 @@
-"""Ed25519 keys that sign identities, access tokens and the trail; no private key lies outside the vault's seal."""
+"""Creates and uses the Ed25519 keys that sign identities, access tokens and the audit trail.
+
+Private keys are stored only sealed by the vault.
+"""
 
 import asyncio
 import json
@@ -45,7 +48,7 @@ class _Verifier:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """What may be told of a key."""
+    """The public facts about a signing key."""
 
     kid: str
     created_at: datetime
@@ -53,9 +56,10 @@ class SigningKey:
 
 
 class SigningKeys:
-    """The newest key signs; every key verifies until it is retired.
+    """Signs with the newest key and verifies with every key that is not retired.
 
-    A rotation or retirement by another process is seen within 30 seconds, and an unknown key id at once.
+    A rotation or retirement by another process takes effect here within 30 seconds. An unknown key id is looked up
+    at once.
     """
 
     def __init__(self, database: Database, vault: Vault) -> None:
@@ -67,7 +71,10 @@ class SigningKeys:
         self._creating = asyncio.Lock()
 
     async def sign(self, claims: dict[str, Any], typ: str) -> str:
-        """A compact EdDSA JWS (RFC 8037, RFC 9864) of the claims and the time of signing, with `typ` in its header."""
+        """Return a compact EdDSA JWS (RFC 8037, RFC 9864) of the claims, with `typ` in its header.
+
+        `iat`, in seconds since the epoch, and a random `jti` are added to the claims.
+        """
         signer = await self._current()
         header = {"alg": _ALGORITHM, "kid": signer.kid, "typ": typ}
         payload = json.dumps(
@@ -76,7 +83,7 @@ class SigningKeys:
         return jws.serialize_compact(header, payload, signer.jwk, algorithms=[_ALGORITHM])
 
     async def verify(self, token: str, typ: str) -> dict[str, Any]:
-        """The claims of a token that a key in force signed as this `typ`; raises IdentityForged for any other."""
+        """Return the claims of a token that a key in force signed with this `typ`; raises IdentityForged otherwise."""
         try:
             unverified = jws.extract_compact(token.encode())
             header = unverified.headers()
@@ -92,12 +99,15 @@ class SigningKeys:
         return claims
 
     async def bytes_signer(self) -> Callable[[bytes], tuple[str, bytes]]:
-        """A function that gives the signing key's id and its Ed25519 signature of a message, and asks no database."""
+        """Return a function that signs a message without database access.
+
+        It returns the signing key's id and the Ed25519 signature.
+        """
         signer = await self._current()
         return lambda message: (signer.kid, signer.private.sign(message))
 
     async def verify_bytes(self, kid: str, signature: bytes, message: bytes) -> bool:
-        """Whether the key signed `message`; a retired key still vouches for what it signed."""
+        """Whether the key signed the message. A retired key counts, since what it signed before stays valid."""
         verifier = await self._verifier(kid)
         if verifier is None:
             return False
@@ -108,7 +118,7 @@ class SigningKeys:
         return True
 
     async def jwks(self) -> dict[str, Any]:
-        """The public keys in force, as a JSON Web Key Set (RFC 7517)."""
+        """Return the public keys in force as a JSON Web Key Set (RFC 7517)."""
         await self._read()
         keys = [
             {**v.jwk.as_dict(private=False), "kid": kid, "alg": _ALGORITHM, "use": "sig"}
@@ -118,14 +128,14 @@ class SigningKeys:
         return {"keys": keys}
 
     async def all(self) -> list[SigningKey]:
-        """Every key, newest first."""
+        """Return every key, newest first."""
         newest_first = select(SigningKeyRow).order_by(col(SigningKeyRow.created_at).desc())
         async with self._database.reading() as session:
             rows = (await session.exec(newest_first)).all()
         return [SigningKey(row.kid, row.created_at, row.retired_at) for row in rows]
 
     async def rotate(self) -> str:
-        """Make a new key, which signs from now on; the older ones go on verifying. Returns its id."""
+        """Create a new signing key and return its id. Older keys continue to verify."""
         kid = secrets.token_hex(8)
         private = Ed25519PrivateKey.generate()
         public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -137,7 +147,7 @@ class SigningKeys:
         return kid
 
     async def retire(self, kid: str) -> bool:
-        """Refuse, from now on, what this key signed; False where it is not in force, or is the one that signs."""
+        """Refuse from now on what this key signed, and return False if it is not in force or is the one that signs."""
         if kid == (await self._current()).kid:
             return False
         async with self._database.writing() as session:
@@ -151,7 +161,7 @@ class SigningKeys:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column of this table that the vault seals."""
         return SealedColumn(
             "signing keys",
             SigningKeyRow,
@@ -167,7 +177,7 @@ class SigningKeys:
         return self._signer
 
     async def _create_first(self) -> None:
-        # Two processes that start on a new database may each make a key: both are in force, and the newer one signs.
+        # Two processes that start on a new database may each create a key. Both are in force, and the newer signs.
         async with self._creating:
             await self._read()
             if self._signer is None:
@@ -182,7 +192,7 @@ class SigningKeys:
         async with self._database.reading() as session:
             newest_first = (col(SigningKeyRow.created_at).desc(), col(SigningKeyRow.kid))
             rows = (await session.exec(select(SigningKeyRow).order_by(*newest_first))).all()
-        # Every key is opened, since the seal is what proves it: who can only write to the table cannot add one.
+        # Every key is unsealed, because only the seal proves it: write access to the table cannot add a key.
         opened = {row.kid: await self._open(row) for row in rows}
         self._verifiers = {
             row.kid: _Verifier(

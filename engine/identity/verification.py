@@ -1,4 +1,4 @@
-"""Decides whether an action carries a name: signature, binding to its run, principal active; no other way leads in."""
+"""Decides whether an action may run: checks its identity's signature, its binding to the run, and the principal."""
 
 from engine.errors import IdentityForged, IdentityMisplaced, IdentityMissing, PrincipalInactive
 from engine.identity.model import Identity
@@ -15,7 +15,10 @@ class IdentityVerifier:
         self._runs = runs
 
     async def verify(self, token: str | None, root: RootRun) -> Identity:
-        """The identity that may act in this root run; raises the IdentityRefused that fits otherwise."""
+        """Return the verified identity that may act in this root run.
+
+        Raises IdentityMissing, IdentityForged, IdentityMisplaced or PrincipalInactive.
+        """
         if token is None:
             raise IdentityMissing(
                 f"Run '{root.workflow_id}' carries no identity. Start tools through the gateway, which signs one; "

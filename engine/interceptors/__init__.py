@@ -1,1 +1,1 @@
-"""What carries identity through Temporal, parks runs and guards actions."""
+"""Temporal interceptors that propagate identity, park runs and guard actions."""

@@ -1,4 +1,4 @@
-"""The guard of every activity: nothing runs before its identity is verified, and its failures become Temporal's."""
+"""Guards every activity: verifies its identity before it runs, and turns its errors into Temporal failures."""
 
 from datetime import timedelta
 from typing import Any
@@ -30,13 +30,13 @@ from engine.wire import (
     WAITER_HEADER,
 )
 
-# What a firing is given its identity by cannot have one yet, and upkeep calls no upstream's API in anybody's name.
+# The first mints a firing's identity and so cannot have one. Upkeep calls no upstream API on anybody's behalf.
 _NAMELESS = frozenset({ENROLL_ACTIVITY, UPKEEP_ACTIVITY})
 _BENIGN = ApplicationErrorCategory.BENIGN
 
 
 class ActivityGuard(ActivityInboundInterceptor):
-    """Wraps every activity of a worker."""
+    """The inbound interceptor of every activity of a worker."""
 
     def __init__(
         self, inner: ActivityInboundInterceptor, services: Services, roots: Roots, temporal: Client
@@ -47,7 +47,11 @@ class ActivityGuard(ActivityInboundInterceptor):
         self._temporal = temporal
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- Temporal's names
-        """Verify, sign in, run; a BylineError leaves as the Temporal failure of its code, unfit data as a final one."""
+        """Verify the identity, obtain the credential and run the activity.
+
+        A BylineError is raised as the Temporal failure of its code, and an error over invalid data as a failure that is
+        not retried.
+        """
         try:
             if activity.info().activity_type in _NAMELESS:
                 return await super().execute_activity(input)
@@ -130,7 +134,7 @@ class ActivityGuard(ActivityInboundInterceptor):
 
 
 def as_failure(error: BylineError) -> ApplicationError:
-    """The Temporal failure of a domain error: its code as type, its message, its details, and whether to retry."""
+    """Convert a domain error to a Temporal failure: its code as type, its message, its details, whether to retry."""
     delay = error.retry_after if isinstance(error, RateLimited) else None
     return ApplicationError(
         str(error),
@@ -143,13 +147,19 @@ def as_failure(error: BylineError) -> ApplicationError:
 
 
 def _carried(result: Any) -> Any:
-    """The result, where a history can carry it; raises ValueError, since Temporal would have the action done again."""
+    """Return the result if Temporal's payload converter accepts it; raises ValueError otherwise.
+
+    Temporal itself would repeat the action when its result cannot be converted.
+    """
     activity.payload_converter().to_payload(result)
     return result
 
 
 def _told(error: Exception) -> str:
-    """What to say of unfit data; pydantic would quote it, and it may be an upstream's body."""
+    """Return the message of an error over invalid data.
+
+    Input values are left out of pydantic's messages, since they may come from an upstream's body.
+    """
     if not isinstance(error, ValidationError):
         return str(error)
     problems = (

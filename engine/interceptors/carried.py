@@ -1,4 +1,4 @@
-"""The headers that a run carries on: those it was started with, or those a schedule's firing is given as it begins."""
+"""The headers that a workflow passes on: those that it started with or, in a schedule's firing, those minted for it."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -30,7 +30,7 @@ _RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 
 class Carried:
-    """What one workflow hands on. Nothing here is taken from a signal, nor from the tool's own code."""
+    """The headers of one workflow. None of them comes from a signal or from the tool's own code."""
 
     def __init__(self) -> None:
         self._given: dict[str, Payload] = {}
@@ -38,17 +38,17 @@ class Carried:
 
     @property
     def headers(self) -> Mapping[str, Payload]:
-        """The run's headers; none of them is to be trusted before it was verified where it is used."""
+        """The run's headers, unverified. Whoever uses one must verify it first."""
         return {**workflow.info().headers, **self._given}
 
     @property
     def identity(self) -> Identity | None:
-        """What the run's identity says of itself, for labels only."""
+        """The run's identity, unverified and for labels only."""
         return Identity.unverified(read_text(self.headers, IDENTITY_HEADER) or "")
 
     @property
     def is_nameless(self) -> bool:
-        """Whether a schedule began this run, which is still to be given its identity; upkeep has none."""
+        """Whether a schedule began this run and its identity is not minted yet. Upkeep never has one."""
         info = workflow.info()
         return (
             not self._enrolled
@@ -59,7 +59,10 @@ class Carried:
         )
 
     async def enroll(self) -> None:
-        """Have the firing of a schedule given its headers; fails the run, in words that say why, where it gets none."""
+        """Mint the headers of a schedule's firing, and do nothing in any other run.
+
+        Raises the ApplicationError that says why if the firing gets none, which fails the run.
+        """
         if not self.is_nameless:
             return
         try:
@@ -75,12 +78,12 @@ class Carried:
         self._label()
 
     async def named(self) -> None:
-        """Return once the run has what it carries: what a signal sets off must not come before."""
+        """Wait until the run has its headers, so that signal and update handlers start no action before."""
         if self.is_nameless:
             await workflow.wait_condition(lambda: self._enrolled)
 
     def _label(self) -> None:
-        """Make the run as easy to find as one that a gateway began."""
+        """Set the search attributes that the gateway sets on the runs that it starts."""
         identity = self.identity
         if identity is not None:
             workflow.upsert_search_attributes(

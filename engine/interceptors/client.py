@@ -1,4 +1,7 @@
-"""Stamps the signed identity on all that a client starts or signals; a schedule's firings are given their own."""
+"""Adds the signed identity to every workflow, update and signal that the Temporal client sends.
+
+Firings of schedules get their identity from `RunHeaders` instead.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +27,10 @@ _acting: ContextVar[Mapping[str, Payload]] = ContextVar("byline_acting")
 
 @contextmanager
 def acting_as(token: str, *, notify: Sequence[str] = ()) -> Iterator[None]:
-    """Within this block, the client's calls carry this signed identity; a run's end is told to channels `notify`."""
+    """Add this signed identity to the client's calls within the block.
+
+    `notify_channels` are the channels that are notified when the run ends.
+    """
     headers = {IDENTITY_HEADER: payload_of(token)}
     previous = _acting.set({**headers, NOTIFY_HEADER: payload_of(list(notify))} if notify else headers)
     try:
@@ -34,10 +40,10 @@ def acting_as(token: str, *, notify: Sequence[str] = ()) -> Iterator[None]:
 
 
 class IdentityClientInterceptor(Interceptor):
-    """Goes on the Temporal client that starts tools."""
+    """The interceptor of the Temporal client that starts tools."""
 
     def intercept_client(self, next: OutboundInterceptor) -> OutboundInterceptor:  # noqa: A002 -- Temporal's name
-        """Wrap the client's calls."""
+        """Wrap the client's outbound calls."""
         return _Outbound(next)
 
 

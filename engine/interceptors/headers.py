@@ -1,4 +1,7 @@
-"""Header values as Temporal carries them: JSON payloads, in clear, since they hold statements and never secrets."""
+"""Encodes and decodes Temporal header values as JSON payloads.
+
+They are not encrypted, since they hold signed statements and never secrets.
+"""
 
 import json
 from collections.abc import Mapping
@@ -10,12 +13,12 @@ _METADATA = {"encoding": b"json/plain"}
 
 
 def payload_of(value: object) -> Payload:
-    """A header value of any JSON type."""
+    """Encode a JSON value as the payload of a header."""
     return Payload(metadata=_METADATA, data=json.dumps(value, separators=(",", ":")).encode())
 
 
 def read(headers: Mapping[str, Payload], name: str) -> Any:
-    """The JSON value of a header; None where it is absent or not JSON."""
+    """Return the JSON value of a header, or None if it is absent or not JSON."""
     payload = headers.get(name)
     if payload is None:
         return None
@@ -26,6 +29,6 @@ def read(headers: Mapping[str, Payload], name: str) -> Any:
 
 
 def read_text(headers: Mapping[str, Payload], name: str) -> str | None:
-    """The text of a header; None where it is absent or not text."""
+    """Return the text of a header, or None if it is absent or not text."""
     value = read(headers, name)
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Which root run an activity belongs to, on the Temporal server's word alone; headers are never asked."""
+"""Finds the root run that an activity belongs to. Only the Temporal server's data counts, never a header."""
 
 from collections import OrderedDict
 
@@ -15,25 +15,28 @@ _REMEMBERED = 20_000
 
 
 class Roots:
-    """Root runs by workflow run id: noted by workflows of this process, asked of the server for all others."""
+    """Caches root runs by workflow run id. Workflows of this process add theirs. Others are read from the server."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, RootRun] = OrderedDict()
 
     def note(self, workflow_run_id: str, root: RootRun) -> None:
-        """Remember what the server said when it handed the workflow to this process."""
+        """Cache the root run that the server named when it sent the workflow to this process."""
         self._known[workflow_run_id] = root
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
 
     def inherit(self, workflow_run_id: str, root_run_id: str) -> None:
-        """Remember a child's root where this process knows it: later runs of a root keep the first one's name."""
+        """Cache a child workflow's root run if this process knows it.
+
+        It is looked up, since after continue-as-new the root's run id is no longer its first run id.
+        """
         root = self._known.get(root_run_id)
         if root is not None:
             self.note(workflow_run_id, root)
 
     async def of(self, info: activity.Info, client: Client) -> RootRun:
-        """The root run of an activity; raises IdentityMissing for one that no workflow started."""
+        """Return the root run of an activity; raises IdentityMissing if no workflow started the activity."""
         if info.workflow_id is None or info.workflow_run_id is None:
             raise IdentityMissing("An action only runs as a step of a workflow, whose identity it inherits.")
         known = self._known.get(info.workflow_run_id)

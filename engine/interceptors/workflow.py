@@ -1,4 +1,7 @@
-"""Carries identity from a workflow to all it starts, and parks actions that wait for a person; no tool's code knows."""
+"""Passes a workflow's identity to everything it starts, and parks actions that wait for a person.
+
+Tool code needs nothing for this.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -63,7 +66,7 @@ _RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 
 def workflow_interceptor(roots: Roots) -> type[WorkflowInboundInterceptor]:
-    """The interceptor class for one worker, which notes root runs where that worker's actions look them up."""
+    """Return the workflow interceptor class for one worker, which caches root runs for that worker's actions."""
 
     class IdentityWorkflowInterceptor(WorkflowInboundInterceptor):
         def init(self, outbound: WorkflowOutboundInterceptor) -> None:
@@ -99,7 +102,7 @@ def workflow_interceptor(roots: Roots) -> type[WorkflowInboundInterceptor]:
 class _Wait:
     waiter: str
     what: str
-    """The connection to consent on; `question`; or `approval:` and the role that can give it."""
+    """The name of the connection to consent on, `question`, or `approval:` followed by the role that can approve."""
     told: str
     expires_at: float
     awaits: str
@@ -107,7 +110,7 @@ class _Wait:
 
 
 class _Waits:
-    """What one workflow waits for, and which of its waits it was told to look at again."""
+    """The waits of one workflow, and which of them were signalled."""
 
     def __init__(self, carried: Carried) -> None:
         self._carried = carried
@@ -116,12 +119,15 @@ class _Waits:
         self._telling: set[asyncio.Task[None]] = set()
 
     def look_again(self, told: Any = None) -> None:
-        """The wake-up: it carries no authority, so whatever it says only leads to another look at the vault."""
+        """Handle the wake-up signal.
+
+        It carries no authority: whatever it says, it only makes the waiting action try again.
+        """
         if isinstance(told, dict):
             self._told.add(str(told.get("waiter")))
 
     def tell(self, wait: _Wait) -> None:
-        """Have those who are asked told, while this workflow parks."""
+        """Notify the people who are asked, while this workflow parks."""
         info = workflow.info()
         run = info.root.workflow_id if info.root is not None else info.workflow_id
         notice = Notice("waiting", run, list(wait.notify), awaits=wait.awaits)
@@ -130,10 +136,10 @@ class _Waits:
         telling.add_done_callback(self._telling.discard)
 
     async def park(self, wait: _Wait) -> bool:
-        """Wait until told to look again; False where the time ran out first."""
+        """Wait until the wake-up signal arrives, and return False if the wait expires first."""
         self._parked[wait.waiter] = wait
         self._show()
-        # Not by `finally`: a workflow that a stopping worker drops is closed where no workflow may be touched.
+        # Not `finally`: when a stopping worker evicts the workflow, its coroutine is closed outside the workflow.
         try:
             await workflow.wait_condition(
                 lambda: wait.waiter in self._told,
@@ -214,7 +220,7 @@ class _Outbound(WorkflowOutboundInterceptor):
         super().continue_as_new(input)
 
     def _inherited(self) -> dict[str, Payload]:
-        """The identity of this workflow, never one that came with a signal, and the chain down to here."""
+        """Return the headers to pass on: this workflow's own identity, never a signal's, and the chain down to here."""
         info, own = workflow.info(), self._carried.headers
         chain = [*(read(own, CHAIN_HEADER) or []), f"{info.workflow_type}:{info.workflow_id}"]
         headers = {CHAIN_HEADER: payload_of(chain)}
@@ -230,10 +236,10 @@ class _Outbound(WorkflowOutboundInterceptor):
     def _see_through(
         self, start: Callable[[Mapping[str, Payload]], workflow.ActivityHandle[Any]]
     ) -> workflow.ActivityHandle[Any]:
-        """Start an action at once, and see it through however often it has to wait for a person."""
+        """Start an action at once, and start it again each time a wait for a person has ended."""
         handle = start({})
         seeing = asyncio.create_task(self._result(handle, start))
-        # Cancelled before its first step, a task never runs and so could not pass the cancellation on.
+        # A task that is cancelled before its first step never runs, and so could not cancel the activity itself.
         seeing.add_done_callback(lambda ended: ended.cancelled() and handle.cancel())
         return cast("workflow.ActivityHandle[Any]", seeing)
 
@@ -270,7 +276,7 @@ class _Outbound(WorkflowOutboundInterceptor):
 
 
 def _wait_for(error: ActivityError | ApplicationError) -> _Wait | None:
-    # The failure of a local activity comes without an ActivityError around it.
+    # The failure of a local activity is not wrapped in an ActivityError.
     cause = error.cause if isinstance(error, ActivityError) else error
     if not isinstance(cause, ApplicationError) or not cause.details:
         return None
@@ -289,16 +295,16 @@ def _wait_for(error: ActivityError | ApplicationError) -> _Wait | None:
 
 
 async def _telling_the_end(running: Awaitable[Any], channels: list[str]) -> Any:
-    """Let a run go on to its end, have that told, and let the outcome through as it is."""
+    """Await a run, notify the channels of its end, and return or raise its outcome unchanged."""
     try:
         value = await running
     except asyncio.CancelledError:
-        # A worker that drops a workflow cancels its tasks as well, and then nothing may be begun.
+        # A worker that evicts a workflow also cancels its tasks, and then nothing may be started.
         if workflow.cancellation_reason() is not None:
             await _tell_end(channels, "cancelled")
         raise
     except Exception as error:
-        # Anything else is a mistake in the code, which waits for the next deployment and ends nothing.
+        # Any other error fails the workflow task only: the run stays open until a deployment fixes the code.
         if workflow.is_failure_exception(error):
             cancelled = workflow.cancellation_reason() is not None and is_cancelled_exception(error)
             await _tell_end(channels, "cancelled" if cancelled else "failed", _code(error))
@@ -313,7 +319,10 @@ async def _tell_end(channels: list[str], outcome: Outcome, code: str | None = No
 
 
 async def _tell(notice: Notice, once: str) -> None:
-    """Begin to tell channels, apart from this workflow, which returns as soon as the server knows."""
+    """Start the workflow that notifies the channels, as an abandoned child with an id that is used once.
+
+    Returns as soon as the server has started it.
+    """
     with suppress(WorkflowAlreadyStartedError):
         await workflow.start_child_workflow(
             NOTIFY_WORKFLOW,
@@ -326,7 +335,7 @@ async def _tell(notice: Notice, once: str) -> None:
 
 
 def _code(error: BaseException) -> str | None:
-    """The code of the outermost failure that says what happened."""
+    """Return the code of the outermost failure in the chain of causes that has one."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ApplicationError):

@@ -1,4 +1,4 @@
-"""Where people want to be told, and of what; addresses stay in the vault, and it sends nothing itself."""
+"""Notification channels: where people receive notes, and of which events. Addresses are sealed, and nothing is sent."""
 
 import base64
 import json
@@ -34,7 +34,7 @@ _AT_ONCE: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """One place where one person is told; `label` shows enough of the address to know it again, and no more."""
+    """A channel on which one person receives notes; `label` shows just enough of the address to recognise it."""
 
     id: str
     principal_id: str
@@ -46,19 +46,22 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """An address in the clear, for the moment of sending; `secret` signs what a webhook is sent."""
+    """An address in clear text, for the moment of sending; `secret` signs what is sent to a webhook."""
 
     address: str
     secret: str | None = None
 
 
 def event_of(what: Literal["waiting", "ended"], trigger: TriggerKind) -> Event:
-    """The event that a person chooses: a call from a chat has its person before it, who hears of it there."""
+    """Return the event that a person chooses on a channel.
+
+    A call from a chat has events of its own, since the person is present and can see it in the chat.
+    """
     return cast("Event", f"chat_{what}" if trigger == "mcp" else what)
 
 
 class Channels:
-    """Owner of the tables of notification channels and of notes that are owed."""
+    """Owner of the tables of notification channels and of claimed notes."""
 
     def __init__(self, database: Database, vault: Vault, trail: Trail) -> None:
         self._database = database
@@ -68,7 +71,7 @@ class Channels:
     async def add(
         self, principal: Principal, kind: ChannelKind, address: str, label: str, events: Collection[Event]
     ) -> tuple[Channel, Destination]:
-        """Add a channel; a webhook's secret is in the answer and is never shown again."""
+        """Add a channel; the returned destination has a webhook's secret, which is never shown again."""
         secret = f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}" if kind == "webhook" else None
         destination = Destination(address, secret)
         row = NotificationChannelRow(
@@ -91,7 +94,7 @@ class Channels:
         return _channel(row), destination
 
     async def of(self, principal_id: str) -> list[Channel]:
-        """Every channel of a person, oldest first."""
+        """Return every channel of a person, oldest first."""
         query = (
             select(NotificationChannelRow)
             .where(NotificationChannelRow.principal_id == principal_id)
@@ -101,7 +104,7 @@ class Channels:
             return [_channel(row) for row in (await session.exec(query)).all()]
 
     async def owned(self, channel_id: str, principal: Principal) -> Channel:
-        """The channel with this id; raises ChannelUnknown unless it is this person's."""
+        """Return the channel with this id; raises ChannelUnknown unless it is this person's."""
         async with self._database.reading() as session:
             row = await session.get(NotificationChannelRow, channel_id)
         if row is None or row.principal_id != principal.id:
@@ -109,7 +112,7 @@ class Channels:
         return _channel(row)
 
     async def remove(self, channel_id: str, principal: Principal) -> None:
-        """Forget a channel; what was under way to it is dropped. Raises ChannelUnknown unless it is this person's."""
+        """Delete a channel; notes on their way to it are dropped. Raises ChannelUnknown unless it is this person's."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             row = await session.get(NotificationChannelRow, channel_id)
@@ -121,13 +124,13 @@ class Channels:
             )
 
     async def open(self, channel_id: str) -> tuple[Channel, Destination] | None:
-        """A channel with its address in the clear; None where it was removed."""
+        """Return a channel with its address in clear text, or None where it was removed."""
         async with self._database.reading() as session:
             row = await session.get(NotificationChannelRow, channel_id)
         return None if row is None else (_channel(row), await self._destination(row))
 
     async def listening(self, principal_ids: Collection[str], event: Event) -> list[str]:
-        """The ids of the channels on which these people want to be told of this."""
+        """Return the ids of the channels on which these people want notes of this event."""
         query = (
             select(NotificationChannelRow.id, NotificationChannelRow.events)
             .where(col(NotificationChannelRow.principal_id).in_(principal_ids))
@@ -137,11 +140,14 @@ class Channels:
             return [channel for channel, events in (await session.exec(query)).all() if event in events]
 
     async def owe(self, notes: Iterable[str], owed_by: str) -> list[str]:
-        """Of these notes, the ones that nobody else owes already: each is told once, however often it is asked for."""
+        """Claim these notes and return the ones that no other claimant has, so that each is sent once.
+
+        The same claimant may claim a note again.
+        """
         return [note for note in notes if await self._is_owed_by(note, owed_by)]
 
     async def forget(self) -> int:
-        """Forget which notes were owed longer ago than anything waits; returns how many."""
+        """Delete claims that are older than any wait can be; return how many."""
         over = (
             select(NotificationRow.id).where(NotificationRow.created_at < now() - _REMEMBERED).limit(_AT_ONCE)
         )
@@ -151,7 +157,7 @@ class Channels:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column in which this table keeps sealed values."""
         return SealedColumn("notification channels", NotificationChannelRow, "sealed_address", _bound_to)
 
     async def _is_owed_by(self, note: str, owed_by: str) -> bool:
@@ -161,7 +167,7 @@ class Channels:
             async with self._database.writing() as session:
                 session.add(NotificationRow(id=note, owed_by=owed_by, created_at=now()))
         except IntegrityError:
-            # Somebody asked at this very moment, and was first.
+            # Another claimant was first at this very moment.
             return await self._owed_by(note) == owed_by
         return True
 

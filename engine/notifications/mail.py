@@ -1,4 +1,4 @@
-"""Notes by email: one plain-text message to one recipient; it believes no text to be fit for a header."""
+"""Sends notes by email, one plain-text message to one recipient. It trusts no text to be fit for a header."""
 
 import re
 from email.errors import HeaderParseError
@@ -22,14 +22,14 @@ _ADDRESS: Final = re.compile(
 
 
 class Mail:
-    """Speaks to the mail server that settings name."""
+    """Sends notes through the mail server that the settings name."""
 
     def __init__(self, settings: NotificationSettings, public_url: str) -> None:
         self._settings = settings
         self._public_url = public_url
 
     def checked(self, address: str) -> tuple[str, str]:
-        """An address that mail can go to, and its label; raises AddressRefused."""
+        """Return an address that mail can be sent to, and its label; raises AddressRefused."""
         if self._settings.smtp_host is None:
             raise AddressRefused(
                 "No mail leaves here: an administrator has to set BYLINE_NOTIFICATIONS__SMTP_HOST."
@@ -40,7 +40,7 @@ class Mail:
         return address, f"{local[0]}…@{domain}"
 
     async def send(self, note: Note, address: str) -> None:
-        """Hand the note to the mail server; raises the UpstreamFailed that says whether another try may do."""
+        """Hand the note to the mail server; raises the UpstreamFailed that says whether another try may succeed."""
         settings = self._settings
         if settings.smtp_host is None or settings.sender is None:
             raise UpstreamUnavailable("No mail leaves here: BYLINE_NOTIFICATIONS__SMTP_HOST is not set.")
@@ -73,7 +73,7 @@ class Mail:
             ) from None
         message["Subject"] = note.title
         message["Date"] = format_datetime(note.at)
-        # The same for every try, so that a mailbox that took an earlier one shows the note once.
+        # The id is the same at every try, so that a mailbox that accepted an earlier one shows the note once.
         message["Message-ID"] = f"<{note.id}@{own.rpartition('@')[2]}>"
         message["Auto-Submitted"] = "auto-generated"
         message["List-Unsubscribe"] = f"<{self._public_url}/notifications>"
@@ -84,7 +84,7 @@ class Mail:
 
 
 def _told(error: Exception) -> RequestRejected | UpstreamUnavailable:
-    """What became of a message; the server's words may repeat the address, so only its code is told."""
+    """Return the error for a failed message, with the server's code only, since its text may repeat the address."""
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused) and error.recipients:
         error = error.recipients[0]
     mistaken_here = isinstance(error, aiosmtplib.SMTPAuthenticationError | aiosmtplib.SMTPConnectError)

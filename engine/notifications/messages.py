@@ -1,4 +1,4 @@
-"""What people are told: which run, what of them it wants, where; never a secret, an argument or a result."""
+"""The text of notes: which run, what it needs of a person, and where. Never a secret, an argument or a result."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,12 +25,12 @@ WHY: Final = {
     "principal_inactive": "the person that it acted for was deactivated",
     "not_allowed": "the policy does not allow it any more",
 }
-"""In words, why a run failed, by the code of its error; of any other failure only that it happened is told."""
+"""Why a run failed, in words, by the code of its error. For any other code a note only says that the run failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One thing to tell one person. `id` stays the same when it is sent again."""
+    """One message to one person; `id` stays the same when it is sent again."""
 
     id: str
     subject: Subject
@@ -52,7 +52,7 @@ class Waiting:
 
 
 def waiting(note_id: str, run_id: str, tool: str, title: str, waits: Waiting, at: datetime) -> Note:
-    """A run cannot go on without this person."""
+    """Compose the note that a run cannot go on without this person."""
     until = f"{waits.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     data = {
         "run_id": run_id,
@@ -77,7 +77,7 @@ def waiting(note_id: str, run_id: str, tool: str, title: str, waits: Waiting, at
 def ended(
     note_id: str, run_id: str, tool: str, title: str, outcome: Outcome, code: str | None, at: datetime
 ) -> Note:
-    """A run is over; its result is not told, since it may hold anything."""
+    """Compose the note that a run is over, without its result, which may hold anything."""
     why = WHY.get(code or "")
     words = {
         "completed": "completed",
@@ -91,11 +91,11 @@ def ended(
 
 
 def test(note_id: str, at: datetime) -> Note:
-    """Nothing happened: somebody tries their channel."""
+    """Compose the note with which somebody tries their channel."""
     text = "You, or somebody signed in as you, asked for this note to see whether it arrives."
     return Note(note_id, "test", "Byline can reach you", text, at, {})
 
 
 def _line(text: str) -> str:
-    """Text on one line, whatever a name or a title holds."""
+    """Return the text on one line, whatever characters a name or a title holds."""
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())

@@ -1,4 +1,4 @@
-"""Tells people, by the channels they chose, that a run waits or ended; whom, it takes from nobody but the database."""
+"""Notifies people, on the channels they chose, that a run waits or ended. Only the database decides who receives it."""
 
 import uuid
 from collections.abc import Callable, Collection
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 
 class Notifier:
-    """What the gateway and the worker ask; what it is told, it checks against what is stored."""
+    """Notifies people for the gateway and the worker, and checks what these pass in against what is stored."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Notifier:
         return await self._channels.add(principal, kind, address, label, events)
 
     async def test(self, channel_id: str, principal: Principal) -> None:
-        """Send a note at once; raises TooSoon, ChannelUnknown, or the UpstreamFailed that says what went wrong."""
+        """Send a test note at once; raises TooSoon, ChannelUnknown, or the UpstreamFailed that says what went wrong."""
         channel = await self._channels.owned(channel_id, principal)
         moment = int(now().timestamp()) // _TEST_EVERY_SECONDS
         note_id = str(uuid.uuid4())
-        # One place for all gateways: a person who asks a second one is still the same person.
+        # The claim is shared by all gateways, so that a person cannot avoid the limit at a second one.
         if not await self._channels.owe([f"test:{principal.id}:{moment}"], note_id):
             raise TooSoon(f"You tried a channel just now. Try again in {_TEST_EVERY_SECONDS} seconds.")
         await self._send(messages.test(note_id, now()), channel.id)
@@ -82,30 +82,30 @@ class Notifier:
     async def wait_begun(
         self, *, awaits: str, waiter: str, asked: Collection[str], identity: Identity
     ) -> list[str]:
-        """The channels to tell that `waiter` awaits the answer of whoever is asked: each is told of one wait once."""
+        """Return the channels to notify that `waiter_id` awaits an answer of these people, each once for one wait."""
         try:
             event: Event = "waiting"
             if identity.principal_id in asked and identity.kind == "service":
                 asked = await self._roles.holders(ADMINISTRATOR)
             elif identity.principal_id in asked:
-                # Of all who may be asked, only the one who called can be in the chat.
+                # Of all people who may answer, only the caller can be in the chat.
                 event = event_of("waiting", identity.trigger)
             listening = await self._channels.listening(asked, event)
             owed = await self._channels.owe([f"{awaits}:{channel}" for channel in listening], waiter)
         except (OSError, SQLAlchemyError) as error:
-            # A run must not fail because nobody could be told of it.
+            # A run must not fail because nobody could be notified of it.
             log.warning("notification_lost", awaits=awaits, error=type(error).__name__)
             return []
         return [note.rpartition(":")[2] for note in owed]
 
     async def end_listeners(self, principal_id: str, trigger: TriggerKind) -> list[str]:
-        """The channels to tell when a run that begins now has ended."""
+        """Return the channels to notify when a run that begins now has ended."""
         return await self._channels.listening([principal_id], event_of("ended", trigger))
 
     async def deliver(self, owed: Owed, title_of: Callable[[str], str]) -> str:
-        """Tell one channel, where that is still true and still its person's business; says what became of it.
+        """Send one note, if it is still true and its person may still see it; return the outcome in words.
 
-        Raises the UpstreamFailed that says whether another try may do.
+        Raises the UpstreamFailed that says whether another try may succeed.
         """
         opened = await self._channels.open(owed.channel)
         run = await self._runs.get(owed.notice.run)
@@ -131,7 +131,7 @@ class Notifier:
         return "delivered"
 
     async def _awaited(self, run: Run, awaits: str) -> tuple[Collection[str], Waiting | None]:
-        """Who is asked for this answer, and what; None where the run does not wait for it any more."""
+        """Return who may give this answer, and what is asked; None where the run no longer waits for it."""
         for request in await self._requests.awaited_by(run.id):
             if request.id == awaits and request.is_open:
                 return await self._asked_to_sign_in(request)

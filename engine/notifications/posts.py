@@ -1,4 +1,4 @@
-"""Notes by HTTP: to Slack-compatible incoming webhooks, and signed to anybody's own (Standard Webhooks)."""
+"""Sends notes over HTTP: to Slack-compatible incoming webhooks, and signed (Standard Webhooks) to other receivers."""
 
 import json
 from collections.abc import Mapping
@@ -25,19 +25,19 @@ class Posts:
         self._outgoing = outgoing
 
     def checked(self, address: str) -> tuple[str, str]:
-        """An address that notes can be posted to, and its label, without the path that is often a secret."""
+        """Return an address that notes can be posted to, and its label without the path, which is often a secret."""
         url = self._outgoing.check(address)
         return address, f"{url.scheme}://{url.netloc.decode('ascii')}/…"
 
     async def to_slack(self, note: Note, destination: Destination) -> None:
-        """Post the note as a message; raises the UpstreamFailed that says whether another try may do."""
+        """Post the note as a message; raises the UpstreamFailed that says whether another try may succeed."""
         link = "" if note.link is None else f"\n<{_escaped(note.link)}|Open the link>"
         text = f"*{_escaped(note.title)}*\n{_escaped(note.text)}{link}"
         block = {"type": "section", "text": {"type": "mrkdwn", "text": text}}
         await self._post(destination.address, {"text": _escaped(note.title), "blocks": [block]}, {})
 
     async def to_webhook(self, note: Note, destination: Destination) -> None:
-        """Post the note as signed JSON; its id stays the same however often it is tried."""
+        """Post the note as signed JSON; its id stays the same at every try."""
         event = f"run.{note.subject}" if note.subject != "test" else "test"
         body = {"type": event, "timestamp": note.at.isoformat(), "data": note.data}
         at = now()
@@ -75,5 +75,5 @@ def _text(body: object) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Slack reads as text: it takes no other signs for its own."""
+    """Return text in which the three characters that Slack interprets are escaped."""
     return text.translate(_SLACK_SIGNS)

@@ -1,4 +1,4 @@
-"""The workflow that tells channels of a wait or an end, apart from the run it tells of; it decides nothing."""
+"""The workflow that notifies channels of a wait or an end, separately from the run itself. It decides nothing."""
 
 import asyncio
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _LONGEST = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What happened to a run, and the channels that are told: ids alone, which name nobody and open nothing."""
+    """What happened to a run, and the channels to notify. It holds ids only, which name nobody and open nothing."""
 
     event: Literal["waiting", "ended"]
     run: str
@@ -32,7 +32,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Owed:
-    """One note for one channel; `at` in seconds since the epoch."""
+    """One note for one channel; `at` is in seconds since the epoch."""
 
     notice: Notice
     channel: str
@@ -41,11 +41,11 @@ class Owed:
 
 @workflow.defn(name=NOTIFY_WORKFLOW)
 class NotifyWorkflow:
-    """Delivers to every channel on its own, each for up to a day."""
+    """Delivers to every channel separately, and tries each for up to a day."""
 
     @workflow.run
     async def run(self, notice: Notice) -> None:
-        """Deliver; fails where a channel could not be reached, which stops nobody."""
+        """Deliver to every channel; fails at the end where one could not be reached, which does not stop the others."""
         at = workflow.time()
         told = await asyncio.gather(
             *(self._deliver(Owed(notice, channel, at)) for channel in notice.channels), return_exceptions=True

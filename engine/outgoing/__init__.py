@@ -1,1 +1,1 @@
-"""Requests to addresses that others gave, by one set of rules."""
+"""Requests to addresses that others supplied, under one set of rules."""

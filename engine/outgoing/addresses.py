@@ -1,4 +1,4 @@
-"""Which IP addresses a host has, and which of them anybody on the Internet may reach; it connects to none."""
+"""Resolves hosts to IP addresses, and tells which of these are public on the Internet. It connects to none."""
 
 import asyncio
 import ipaddress
@@ -9,13 +9,16 @@ from engine.errors import UpstreamUnavailable
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 
-# Of IPv6, only this block is handed out for the Internet (RFC 4291 section 2.4); NAT64 hides IPv4 addresses (RFC 6052).
+# Only this block of IPv6 is assigned for the Internet (RFC 4291 section 2.4). NAT64 embeds IPv4 addresses (RFC 6052).
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
 async def resolve(host: str, port: int) -> list[str]:
-    """Every address of a host, as the system's resolver says; numbers in any spelling are addresses too."""
+    """Return every address of a host from the system's resolver, which also reads numbers in any spelling.
+
+    Raises UpstreamUnavailable where the host is unknown.
+    """
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -24,7 +27,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address is one that anybody on the Internet may reach, whatever it is wrapped in."""
+    """Whether anybody on the Internet may reach an IP address, and every IPv4 address that it embeds."""
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         hidden = _within(ip)
@@ -36,7 +39,7 @@ def is_public(address: str) -> bool:
 
 
 def _within(ip: ipaddress.IPv6Address) -> tuple[ipaddress.IPv4Address, ...]:
-    """The IPv4 addresses that traffic to this IPv6 address may end at."""
+    """Return the IPv4 addresses at which traffic to this IPv6 address may end."""
     if ip.ipv4_mapped is not None:
         return (ip.ipv4_mapped,)
     if ip.sixtofour is not None:

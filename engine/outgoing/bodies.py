@@ -1,18 +1,18 @@
-"""Reads the body of an answer as far as it may go; it judges no status, and trusts nothing that was packed twice."""
+"""Reads a response's body up to a limit. It ignores the status, and refuses a body that was encoded more than once."""
 
 from typing import Final
 
 import httpx2
 
 OF_THE_WIRE: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
-"""Headers, in small letters, that say how a body was sent, and nothing of one that was read."""
+"""Lower-case names of headers that describe how a body was sent, and do not apply once it is decoded."""
 
 
 async def read(response: httpx2.Response, largest: int) -> tuple[bytes, bool]:
-    """The body, unpacked, and whether that is all of it; beyond `largest` bytes nothing is read, and it is closed.
+    """Return the decoded body and whether it is whole; beyond `max_bytes` reading stops. Closes the response.
 
-    Raises httpx2.DecodingError where it cannot be unpacked or was packed more than once: a few bytes then stand for
-    terabytes, through which a process works its way without a pause even where nothing comes of them.
+    Raises httpx2.DecodingError where the body cannot be decoded or was encoded more than once. A few bytes can then
+    stand for terabytes, and decoding these would block the process even where it yields no data.
     """
     pieces, size = [], 0
     try:

@@ -1,4 +1,4 @@
-"""Requests to addresses that others gave: never to a private network, never on to another address, never for long."""
+"""Requests to addresses that others supplied: none to a private network, no redirects, and each limited in time."""
 
 import asyncio
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ _OWN_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """The response to a request; `body` is decoded."""
 
     status: int
     headers: Mapping[str, str]
@@ -38,7 +38,10 @@ class Answer:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from either form of Retry-After (RFC 9110 section 10.2.3)."""
+    """Return the seconds to wait, at most a day, from either form of Retry-After (RFC 9110 section 10.2.3).
+
+    Returns None where the header is missing or has neither form.
+    """
     value = headers.get("Retry-After", "")
     try:
         named = parsedate_to_datetime(value) - datetime.now(UTC)
@@ -51,7 +54,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 class Outgoing:
-    """One client for all of a process, which keeps no cookie: one person's would travel with another's request."""
+    """The one HTTP client of a process. It keeps no cookie, which would be sent with another person's request."""
 
     def __init__(
         self,
@@ -70,7 +73,7 @@ class Outgoing:
             trust_env=False,
             cookies=no_cookies,
         )
-        """For whoever bounds the answer themselves, with thirty seconds for each part of it; all other rules hold."""
+        """For callers that limit the response themselves. It has 30 seconds an operation; all other rules apply."""
 
     async def __aenter__(self) -> Self:
         """Open the client."""
@@ -84,7 +87,7 @@ class Outgoing:
         await self.http.__aexit__(kind, error, trace)
 
     def check(self, url: str) -> httpx2.URL:
-        """The address, where its form is one that is called at all; raises AddressRefused."""
+        """Return the address, parsed, if its form is allowed; raises AddressRefused."""
         try:
             parsed = httpx2.URL(url)
         except (httpx2.InvalidURL, ValueError) as error:
@@ -95,7 +98,7 @@ class Outgoing:
         return parsed
 
     async def require_callable(self, url: str) -> None:
-        """Return where this may be called; raises AddressRefused, or UpstreamUnavailable where the host is unknown."""
+        """Check that this may be called; raises AddressRefused, or UpstreamUnavailable where the host is unknown."""
         parsed = self.check(url)
         await self._backend.addresses(parsed.host, parsed.port or (443 if parsed.scheme == "https" else 80))
 
@@ -108,10 +111,10 @@ class Outgoing:
         content: bytes | None = None,
         largest: int = _LARGEST_ANSWER,
     ) -> Answer:
-        """Make one request, and give its answer whatever its status, but for a redirect.
+        """Make one request and return its response, whatever its status, except for a redirect.
 
-        Raises AddressRefused for an address that may not be called, RequestRejected for a redirect or an answer
-        larger than `largest` bytes, and UpstreamUnavailable where no answer comes in time.
+        Raises AddressRefused for an address that may not be called, RequestRejected for a redirect or a body larger
+        than `max_bytes`, and UpstreamUnavailable where no response arrives within 20 seconds.
         """
         parsed = self.check(url)
         try:
@@ -145,13 +148,13 @@ class Outgoing:
 
 
 class OutgoingTransport(httpx2.AsyncBaseTransport):
-    """Lets a library's client make its requests through an Outgoing, by all of its rules."""
+    """Lets a library's client make its requests through an OutgoingClient, under all of its rules."""
 
     def __init__(self, outgoing: Outgoing) -> None:
         self._outgoing = outgoing
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send; raises as `Outgoing.send` does."""
+        """Send the request; raises as `OutgoingClient.send_request` does."""
         headers = {name: value for name, value in request.headers.items() if name not in _OWN_HEADERS}
         answer = await self._outgoing.send(
             request.method, str(request.url), headers=headers, content=await request.aread()

@@ -1,4 +1,4 @@
-"""Connects by the rules for outgoing requests: a host is resolved once a connection, and what was checked is called."""
+"""Connects under the rules for outgoing requests: a host is resolved once, and the checked address is connected to."""
 
 from collections.abc import Iterable
 from ssl import SSLContext
@@ -16,7 +16,7 @@ _KEPT_OPEN_SECONDS: Final = 5.0
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Opens connections to the addresses of a host, where all of them may be called."""
+    """Opens connections to the addresses of a host, if all of them may be called."""
 
     def __init__(self, settings: OutgoingSettings, resolver: Resolver) -> None:
         self._settings = settings
@@ -24,9 +24,9 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         self._network = httpcore2.AnyIOBackend()
 
     async def addresses(self, host: str, port: int) -> list[str]:
-        """Where the host is; raises AddressRefused, or UpstreamUnavailable where nobody knows it."""
+        """Return the addresses of the host; raises AddressRefused, or UpstreamUnavailable where it is unknown."""
         found = await self._resolve(host, port)
-        # One private address among public ones is how a name is turned against the network that resolves it.
+        # A name with a private address among public ones can attack the network that resolves it (DNS rebinding).
         allowed = self._settings.allow_private or host in self._settings.private_hosts
         if not found or not (allowed or all(map(is_public, found))):
             raise AddressRefused(
@@ -42,7 +42,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        """A connection to the first address that takes it; `timeout` in seconds is given to each."""
+        """Connect to the first address that accepts; each has `timeout` seconds."""
         *others, last = await self.addresses(host, port)
         for address in others:
             try:
@@ -53,13 +53,13 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
 
 
 class CheckedTransport(httpx2.AsyncHTTPTransport):
-    """HTTP over such connections alone; they are kept open, each for the host that it was opened for."""
+    """HTTP over checked connections only. They are kept open, each for the host that it was opened for."""
 
     def __init__(self, settings: OutgoingSettings, backend: CheckedBackend, trust: SSLContext | None) -> None:
         tls = trust or httpx2.create_ssl_context(trust_env=False)
         super().__init__(verify=tls, trust_env=False)
         self._schemes = {"https", "http"} if settings.allow_http else {"https"}
-        # httpx2 hands no backend on. One host that hangs takes no connection from another, so their number is open.
+        # httpx2 cannot pass a backend on. Connections are not limited, so one slow host takes none from another.
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=tls,
             max_connections=None,
@@ -74,7 +74,7 @@ class CheckedTransport(httpx2.AsyncHTTPTransport):
         return await super().handle_async_request(request)
 
     def check(self, url: httpx2.URL) -> None:
-        """Return where an address is of a form that is called at all; raises AddressRefused."""
+        """Check that the form of an address is allowed; raises AddressRefused."""
         if url.scheme == "http" and url.host and "http" not in self._schemes:
             raise AddressRefused(
                 "An address begins with https://, and BYLINE_OUTGOING__ALLOW_HTTP allows no other."

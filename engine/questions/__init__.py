@@ -1,1 +1,1 @@
-"""What runs ask people, and what people answer."""
+"""Questions and approvals: what runs ask people and MCP clients, and what those answer."""

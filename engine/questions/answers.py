@@ -1,4 +1,4 @@
-"""Whether an answer fits what was asked for, as far as a flat schema says; it stores nothing."""
+"""Validates an answer against the flat schema of its question."""
 
 import json
 import operator
@@ -23,7 +23,7 @@ _BOUNDS: Final[Mapping[str, tuple[str, Callable[[float, float], bool]]]] = {
 
 
 def fitting(schema: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer as it is kept, a field that was left empty left out; raises AnswerInvalid."""
+    """Return the answer to store, without the fields that were left empty; raises AnswerInvalid."""
     fields: Mapping[str, Mapping[str, Any]] = schema["properties"]
     given = {name: value for name, value in content.items() if value is not None}
     problems = [f"{_shown(name)}: this was not asked for" for name in given if name not in fields]
@@ -56,7 +56,7 @@ def _value(described: Mapping[str, Any], value: Any) -> Any:
             return _several(described, value)
         case kind:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            # Neither NaN nor an infinity lies between these, nor a whole number that other languages can't hold.
+            # This excludes NaN, the infinities, and integers beyond 64 bits, which other languages cannot hold.
             if not is_number or not -_LARGEST_NUMBER < value < _LARGEST_NUMBER:
                 raise ValueError("this should be a number")
             return _number(described, value, whole=kind == "integer")

@@ -1,7 +1,7 @@
-"""How a tool asks a person mid-run and waits for the answer; safe to import from workflow code.
+"""Lets a tool ask a person mid-run and wait for the answer. It is safe to import from workflow code.
 
-The activity `byline.ask` stores the question and parks until it is answered. Never ask for a secret: questions and
-answers are in the run's history.
+The activity `byline.ask` stores the question and parks until it is answered. Never ask for a secret, because questions
+and answers are in the run's history.
 """
 
 import json
@@ -38,14 +38,15 @@ _PATIENCE: Final = RetryPolicy(maximum_interval=timedelta(seconds=30))
 
 
 QuestionKind = Literal["form", "sampling", "roots"]
-"""Who answers: a person, by a form, or the client that called the run, by its model or with its roots."""
+"""Who answers: a person (`form`), or the MCP client that called the run (`sampling`, `roots`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What `byline.ask` is given. Without `role` the run's principal is asked; `timeout` is in seconds.
+    """The input of the activity `byline.ask`.
 
-    `parameters` is what a client is asked, as MCP puts it on the wire; `name` the key under which it is asked.
+    Without `role` the run's principal is asked. `timeout` is in seconds. `parameters` is the request to a client as
+    MCP puts it on the wire, and `name` is the key under which the client gets it.
     """
 
     message: str
@@ -67,7 +68,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What `byline.ask` returns: the fields of the answer, and who gave it."""
+    """The result of the activity `byline.ask`: the fields of the answer, and who gave it."""
 
     content: dict[str, Any]
     by: Person
@@ -78,7 +79,7 @@ async def ask(
     answer: type[T],
     *,
     name: str | None = None,
-    timeout: timedelta | None = None,  # noqa: ASYNC109 -- a wait of days, told to the person
+    timeout: timedelta | None = None,  # noqa: ASYNC109 -- a wait of days, which the person sees
 ) -> T:
     """Ask the person for whom this run acts, and wait, free of cost, until they answer.
 
@@ -114,14 +115,14 @@ async def approval(message: str, *, role: str, timeout: timedelta | None = None)
 
 
 def checked_name(name: str | None) -> str | None:
-    """The name of a question, or nothing; raises ValueError for what cannot be one."""
+    """Return the name of a question, which may be None; raises ValueError if it is malformed."""
     if name is not None and not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} is no name for a question: use up to 64 letters, digits, dots, - and _.")
     return name
 
 
 async def put(asked: Asked) -> Answered:
-    """Put a question and wait for its answer; raises a final ApplicationError where none comes."""
+    """Ask a question and wait for its answer; raises a non-retryable ApplicationError if none comes."""
     try:
         answered: Answered = await workflow.execute_activity(
             ASK_ACTIVITY,

@@ -1,6 +1,6 @@
-"""What a run asks of the client that called it, whose person sees none of it; safe to import from workflow code.
+"""Lets a tool ask the MCP client that called it for sampling or roots. It is safe to import from workflow code.
 
-Only an MCP client can answer: a run that something else began is told so at once.
+The person sees none of it. In a run that anything but an MCP client began, the question is declined at once.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ async def sample(
     max_tokens: int,
     system: str | None = None,
     name: str | None = None,
-    timeout: timedelta = _PATIENCE,  # noqa: ASYNC109 -- a wait that is told to the client
+    timeout: timedelta = _PATIENCE,  # noqa: ASYNC109 -- a wait that the client sees
 ) -> str:
     """Have the model of the client that called this run write at most so many tokens, and give its text.
 
@@ -51,9 +51,9 @@ async def roots(*, name: str | None = None, timeout: timedelta = _PATIENCE) -> l
 
 
 def fitting_of_client(kind: QuestionKind, content: Mapping[str, Any]) -> dict[str, Any]:
-    """A client's answer as it is kept; raises AnswerInvalid.
+    """Return a client's answer as it is stored; raises AnswerInvalid.
 
-    It is given a CreateMessageResult with text in it, of which the text is kept, or a ListRootsResult.
+    The answer is a CreateMessageResult, of which the text is stored, or a ListRootsResult.
     """
     try:
         if kind == "roots":

@@ -1,4 +1,4 @@
-"""What runs ask people, and what people answer, each in one transaction with its waiters; it shows no page."""
+"""Stores the questions that runs ask and the answers to them, each in one transaction with its waiters."""
 
 import uuid
 from collections.abc import Mapping, Sequence
@@ -42,7 +42,7 @@ _QUESTIONS: Final = uuid.UUID("5b1f9a52-7e0c-4c35-9b0e-6a2f1d0c8e44")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a run asks: its own principal, anybody else who has `role`, or by its kind the client that called it."""
+    """A question of a run to its own principal, to anybody else who has `role`, or to the MCP client that called it."""
 
     id: str
     kind: QuestionKind
@@ -52,7 +52,7 @@ class Question:
     message: str
     answer_schema: Mapping[str, Any]
     parameters: Mapping[str, Any]
-    """What a client is asked, as MCP puts it on the wire; empty in a form."""
+    """The request to a client as MCP puts it on the wire. It is empty for a form."""
     name: str | None
     state: QuestionState
     answered_by: str | None
@@ -66,13 +66,13 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Under which a client is given it: its name, or where it has none that is its own, its id."""
+        """The key under which a client gets the question: its name, or its id if it has no name of its own."""
         return self.name or self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The step of a run that asks. `waiter` is there where it asked before and looks again."""
+    """The step of a run that asks a question. `waiter_id` is set if it asked before and tries again."""
 
     identity: Identity
     run_id: str
@@ -85,17 +85,17 @@ _place: ContextVar[Place] = ContextVar("byline_place")
 
 
 def enter_place(place: Place) -> None:
-    """Make `current_place()` answer with this place in the current task."""
+    """Make this step the one that `get_asking_step()` returns in the current task."""
     _place.set(place)
 
 
 def current_place() -> Place:
-    """The place that the running activity asks from."""
+    """Return the step from which the running activity asks."""
     return _place.get()
 
 
 class Questions:
-    """Owner of the table of questions."""
+    """Asks, lists and answers questions, and owns their table."""
 
     def __init__(
         self,
@@ -114,10 +114,13 @@ class Questions:
         self._wait_limit = wait_limit
 
     async def ask(self, place: Place, asked: Asked) -> Answered:
-        """The answer, where there is one; raises AnswerRequired for the run to park, or the QuestionEnded that fits."""
+        """Return the answer to a question, which is stored if it is new.
+
+        Raises AnswerRequired if there is no answer yet, which parks the run, and a QuestionEnded if none will come.
+        """
         if asked.kind != "form" and place.identity.trigger != "mcp":
             raise QuestionDeclined("No MCP client called this run, and nothing else can answer.")
-        # The id follows from the place that asks, so that a retried or repeated attempt finds its question.
+        # The id is derived from the asking step, so that a retried or repeated attempt finds its question.
         question_id = str(uuid.uuid5(_QUESTIONS, f"{place.parked.workflow_run_id}:{place.parked.key}"))
         record = await self._trail.recorder()
         waiting: Waiter | None = None
@@ -151,15 +154,16 @@ class Questions:
         raise await self._ended(row, place.identity)
 
     async def get(self, question_id: str) -> Question | None:
-        """The question with this id."""
+        """Return the question with this id, or None."""
         async with self._database.reading() as session:
             found = await self._found(session, col(QuestionRow.id) == question_id)
         return found[0] if found else None
 
     async def open_for(self, principal: Principal) -> list[Question]:
-        """Every question that this principal can answer now, oldest first: of their own runs, and for their roles.
+        """Return the open questions that this principal can answer, oldest first.
 
-        What only a client can answer is none of them.
+        They are those of the principal's own runs and those for their roles. Questions that only a client can answer
+        are left out.
         """
         mine = (col(QuestionRow.principal_id) == principal.id) & col(QuestionRow.role).is_(None)
         if principal.kind == "person":
@@ -171,28 +175,28 @@ class Questions:
         return [question for question in found if question.is_open]
 
     async def awaited_by(self, run_id: str) -> list[Question]:
-        """What a run and all its descendants ask, oldest first."""
+        """Return the open questions of a run and its descendants, oldest first."""
         theirs = (col(QuestionRow.run_id) == run_id) & (col(QuestionRow.state) == "open")
         async with self._database.reading() as session:
             found = await self._found(session, theirs)
         return [question for question in found if question.is_open]
 
     async def require_asked(self, question: Question, principal: Principal) -> None:
-        """Return where the principal is one whom this asks; else note the attempt in the trail and raise NotAllowed."""
+        """Raise NotAllowed unless the principal may answer the question, and record the attempt in the audit trail."""
         async with self._database.reading() as session:
             problem = await self._not_asked(session, question.principal_id, question.role, principal)
         if problem is not None:
             raise await self._refusal(question.id, question.run_id, question.role, principal, problem)
 
     async def answer(self, question_id: str, principal: Principal, content: Mapping[str, Any]) -> Question:
-        """Keep the answer and owe each waiter its wake-up, in one transaction: the first of two answers counts.
+        """Store the answer and enqueue the waiters' wake-ups, in one transaction. The first of two answers counts.
 
         Raises QuestionUnknown, NotAllowed, QuestionClosed or AnswerInvalid.
         """
         return await self._close(question_id, principal, content)
 
     async def decline(self, question_id: str, principal: Principal) -> Question:
-        """Close a question with a no; raises as `answer` does."""
+        """Decline a question; raises as `answer_question` does."""
         return await self._close(question_id, principal, None)
 
     async def _close(
@@ -204,7 +208,7 @@ class Questions:
             row = await session.get(QuestionRow, question_id, with_for_update=True)
             if row is None:
                 raise QuestionUnknown("You are asked no such question.")
-            # Looked up in this transaction: a role that was taken away a moment ago counts no more.
+            # Looked up in this transaction, so that a role that was removed a moment ago does not count.
             problem = await self._not_asked(session, row.principal_id, row.role, principal)
             if problem is None:
                 (question,) = await self._found(session, col(QuestionRow.id) == question_id)
@@ -224,14 +228,14 @@ class Questions:
         return closed
 
     async def _free(self, session: AsyncSession, run_id: str, name: str | None) -> str | None:
-        """The name, unless another open question of the run has it."""
+        """Return the name, or None if another open question of the run has it."""
         if name is None:
             return None
         named = (col(QuestionRow.run_id) == run_id) & (col(QuestionRow.name) == name)
         return None if any(each.is_open for each in await self._found(session, named)) else name
 
     async def _ran_out(self, session: AsyncSession, row: QuestionRow, place: Place) -> bool:
-        # A first attempt parks, however late it is: wait and question then end together, by the workflow's timer.
+        # A first attempt parks however late it is, so that wait and question end together by the workflow's timer.
         if place.waiter is None:
             return False
         again = await self._waiters.looked_again(
@@ -266,7 +270,7 @@ class Questions:
         return NotAllowed(problem)
 
     async def _required(self, row: QuestionRow, waiting: Waiter) -> AnswerRequired:
-        # Nobody is told of what only a client can answer.
+        # Nobody is notified of a question that only a client can answer.
         asked: Sequence[str] = [row.principal_id] if row.kind == "form" else []
         if row.role is not None:
             asked = [each for each in await self._roles.holders(row.role) if each != row.principal_id]
@@ -318,7 +322,7 @@ class Questions:
             principal_id=place.identity.principal_id,
             role=asked.role,
             run_id=place.run_id,
-            # A tool may have built it from what an upstream said, and not every database stores every text.
+            # A tool may have built it from an upstream's data, and not every database can store every text.
             message=asked.message.replace("\0", "?").encode(errors="replace").decode(),
             answer_schema=asked.answer_schema,
             kind=asked.kind,

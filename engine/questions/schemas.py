@@ -1,7 +1,7 @@
-"""What an answer may look like: one flat object, as forms can show it; safe to import from workflow code.
+"""Builds the flat JSON schema of an answer, as forms can show it. It is safe to import from workflow code.
 
-The words are those of MCP's form elicitation: strings, numbers, booleans, and one or several of some strings, which may
-have titles (SEP-1330); nothing is nested.
+The schema is that of MCP's form elicitation: strings, numbers, booleans, and one or several of some strings, which may
+have titles (SEP-1330). Nothing is nested.
 """
 
 import re
@@ -34,7 +34,7 @@ _FORMATS: Final = frozenset({"email", "uri", "date", "date-time"})
 
 
 def flat_schema(answer: TypeAdapter[Any], name: str) -> dict[str, Any]:
-    """The schema of an answer's type; raises TypeError where no form can show it."""
+    """Return the flat JSON schema of an answer's type; raises TypeError if no form can show it."""
     try:
         schema = answer.json_schema()
     except PydanticSchemaGenerationError as error:
@@ -51,7 +51,7 @@ def flat_schema(answer: TypeAdapter[Any], name: str) -> dict[str, Any]:
 
 
 def choices(described: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The values that a field's schema offers, each with the title to show; none where anything may be entered."""
+    """Return the values that a field's schema offers, each with its title, or an empty list for free input."""
     if described["type"] == "array":
         return choices({"type": "string", **described["items"]})
     titled = described.get("oneOf", described.get("anyOf"))
@@ -68,7 +68,7 @@ def _field(described: Mapping[str, Any], definitions: Mapping[str, Any], name: s
     if merged.get("type") == "array":
         return _several(merged, definitions, name)
     if "anyOf" in merged:
-        # An optional field is one that may be left out: forms know no null.
+        # An optional field is one that may be left out, since forms have no null.
         given = [each for each in merged["anyOf"] if each.get("type") != "null"]
         if len(given) != 1:
             raise _unfit(name, "use one type for it")

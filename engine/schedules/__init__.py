@@ -1,1 +1,1 @@
-"""Calls by the clock: when is Temporal's to know, who and what is on record here."""
+"""Scheduled calls of tools. Temporal keeps the times; the owner and the call are stored here."""

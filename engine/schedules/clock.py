@@ -1,4 +1,4 @@
-"""Temporal's side of schedules: it keeps the time and starts the tool; in whose name is not its business."""
+"""Creates and changes the Temporal schedules that start tools. They do not hold the identity that a tool runs under."""
 
 import asyncio
 import uuid
@@ -36,7 +36,7 @@ _SILENT: Final = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EX
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What Temporal is told of a schedule: when to start which tool, with what; `paused` holds why, where it is."""
+    """What Temporal stores of a schedule: tool, arguments and times. `pause_reason` is None unless it is paused."""
 
     id: str
     tool: str
@@ -48,7 +48,7 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One time that a schedule fired: when it should have, when it did, and the run that began."""
+    """One firing of a schedule: when it was due, when it started, and the run that it started."""
 
     scheduled_at: datetime
     started_at: datetime
@@ -57,7 +57,7 @@ class Firing:
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """What Temporal says of a schedule at this moment."""
+    """The state of a schedule in Temporal at this moment."""
 
     paused: bool
     note: str | None
@@ -68,18 +68,18 @@ class Dial:
 
 
 class Clock:
-    """Schedules of one namespace that start tools on one task queue."""
+    """The Temporal schedules of one namespace, which start tools on one task queue."""
 
     def __init__(self, temporal: Client, task_queue: str) -> None:
         self._temporal = temporal
         self._task_queue = task_queue
 
     async def put(self, alarm: Alarm) -> None:
-        """Have Temporal keep this schedule as it is here, whether or not it knew it; raises TimingInvalid."""
+        """Create the schedule in Temporal, or replace it if it exists; raises TimingInvalid."""
         wanted = self._schedule(alarm)
 
         def replace(known: ScheduleUpdateInput) -> ScheduleUpdate:
-            # Temporal pauses by itself after a failure, where the timing says so; that only `resume` takes back.
+            # Temporal pauses a schedule after a failure if the timing says so. Only `resume` ends such a pause.
             if alarm.paused is None:
                 wanted.state = known.description.schedule.state
             return ScheduleUpdate(wanted)
@@ -91,12 +91,12 @@ class Clock:
                 await self._temporal.get_schedule_handle(alarm.id).update(replace)
 
     async def pause(self, schedule_id: str, because: str) -> None:
-        """Start nothing more by the clock; of a schedule that Temporal does not know, nothing is started anyway."""
+        """Pause the schedule in Temporal. A schedule that Temporal does not know starts nothing, so it is ignored."""
         async with _answering(), _known():
             await self._temporal.get_schedule_handle(schedule_id).pause(note=because)
 
     async def resume(self, schedule_id: str) -> None:
-        """Go by the clock again, and return once Temporal says so too, which it does a moment later."""
+        """Resume the schedule, and return once Temporal describes it as resumed, which takes a moment."""
         handle = self._temporal.get_schedule_handle(schedule_id)
         async with _answering():
             await handle.unpause(note="")
@@ -106,12 +106,12 @@ class Clock:
                 await asyncio.sleep(_LOOK_EVERY_SECONDS)
 
     async def forget(self, schedule_id: str) -> None:
-        """Have Temporal forget the schedule; runs that it started go on."""
+        """Delete the schedule in Temporal; runs that it started go on."""
         async with _answering(), _known():
             await self._temporal.get_schedule_handle(schedule_id).delete()
 
     async def begin_anew(self, schedule_id: str) -> None:
-        """Forget what was set off by hand and is still to fire; the times of the schedule stay as they are."""
+        """Discard the manual triggers that have not fired yet; the times of the schedule stay the same."""
         handle = self._temporal.get_schedule_handle(schedule_id)
         async with _answering(), _known():
             as_it_is = (await handle.describe()).schedule
@@ -119,8 +119,8 @@ class Clock:
             await self._temporal.create_schedule(schedule_id, as_it_is)
 
     async def trigger(self, schedule_id: str, moment: datetime) -> None:
-        """Fire now, under the name of this moment."""
-        # The SDK's own call leaves the moment to the server.
+        """Start a firing now, named after the given time."""
+        # The SDK's own call leaves the time to the server.
         at_once = TriggerImmediatelyRequest()
         at_once.scheduled_time.FromDatetime(moment)
         request = PatchScheduleRequest(
@@ -134,13 +134,13 @@ class Clock:
             await self._temporal.workflow_service.patch_schedule(request)
 
     async def backfill(self, schedule_id: str, period: Period) -> None:
-        """Fire for every time in the period, as if it were that time; raises TimingInvalid for too many."""
+        """Start a firing for each time in the period; raises TimingInvalid if there are too many."""
         overlap = None if period.overlap is None else overlap_policy(period.overlap)
         times = ListScheduleMatchingTimesRequest(namespace=self._temporal.namespace, schedule_id=schedule_id)
         times.start_time.FromDatetime(period.starts_at)
         times.end_time.FromDatetime(period.ends_at)
         async with _answering():
-            # Temporal itself names no more than a thousand.
+            # Temporal itself lists no more than a thousand.
             found = await self._temporal.workflow_service.list_schedule_matching_times(times)
             if len(found.start_time) >= _MOST_MADE_UP_FOR:
                 raise TimingInvalid(
@@ -151,7 +151,7 @@ class Clock:
             )
 
     async def read(self, schedule_id: str) -> Dial | None:
-        """What Temporal says of the schedule; None where it knows none of this id."""
+        """Return the state of the schedule in Temporal, or None if it knows no schedule of this id."""
         async with _answering():
             try:
                 described = await self._temporal.get_schedule_handle(schedule_id).describe()

@@ -1,4 +1,4 @@
-"""Reads cron expressions as far as to say what is wrong with one; when they fire is Temporal's to compute."""
+"""Validates cron expressions and says what is wrong with them. Temporal computes the times."""
 
 import re
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _FIELDS: Final = {5: _FIVE, 6: (*_FIVE, _YEAR), 7: (_SECOND, *_FIVE, _YEAR)}
 
 
 def check_cron(expression: str) -> str:
-    """The expression, where Temporal can read it; raises ValueError that names the field that does not fit."""
+    """Return the expression if Temporal can read it; raises ValueError, which names the invalid field."""
     text = expression.strip()
     if text.startswith("@"):
         if text.lower() in _EVERY:

@@ -1,4 +1,4 @@
-"""Gives each firing of a schedule the identity it acts under, where what Temporal began is what is on record."""
+"""Mints the identity of each firing of a schedule, if the run that Temporal started matches the stored schedule."""
 
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -29,14 +29,14 @@ from engine.wire import IDENTITY_HEADER, IDENTITY_TYPE, NOTIFY_HEADER, SCHEDULED
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What Temporal began: a tool, and the digest of tool and arguments; empty where no call has such arguments."""
+    """The call that Temporal started: a tool and its call digest, which is empty if no call has such arguments."""
 
     tool: str
     digest: str
 
 
 class Firings:
-    """Mints for the root run of a firing, on the Temporal server's word alone, once per firing."""
+    """Mints one identity for the root run of each firing, from the history that the Temporal server returns."""
 
     def __init__(self, services: Services, schedules: Schedules, temporal: Client) -> None:
         self._services = services
@@ -44,10 +44,10 @@ class Firings:
         self._temporal = temporal
 
     async def enroll(self, root: RootRun) -> dict[str, Any]:
-        """The headers of this firing by name, its signed identity among them; the same however often it is asked for.
+        """Return the headers of this firing by name, with its signed identity. Repeated calls return the same.
 
-        Raises IdentityMissing for a run that no schedule began, and FiringRefused, PrincipalInactive or NotAllowed
-        for a firing that does not hold, having put that in the trail.
+        Raises IdentityMissing for a run that no schedule started, and FiringRefused, PrincipalInactive or NotAllowed
+        for a firing that is not valid. The refusal is recorded in the audit trail first.
         """
         try:
             started = await self._started(root)
@@ -90,7 +90,7 @@ class Firings:
         return schedule
 
     async def _enrolled(self, root: RootRun, schedule: Schedule, call: Call) -> Identity | None:
-        """The identity of the firing where it was minted before: an attempt's answer may have been lost."""
+        """Return the identity that an earlier attempt minted for this firing, as its result may have been lost."""
         run = await self._services.runs.get(root.workflow_id)
         if run is None:
             return None
@@ -130,7 +130,7 @@ class Firings:
         try:
             await self._services.trail.append(called, run_row(identity, first_run_id=root.first_run_id))
         except IntegrityError:
-            # An earlier attempt, given up for lost, was only slow.
+            # An earlier attempt that had timed out has succeeded meanwhile.
             enrolled = await self._enrolled(root, schedule, Call(identity.tool, identity.call))
             if enrolled is None:
                 raise

@@ -1,4 +1,4 @@
-"""What is on record of schedules: whose each is, and what it calls when; it asks nobody whether they may."""
+"""Stores schedules: the owner, the call and the times of each. It checks no permissions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a schedule does: its name, the tool it calls, with what and when."""
+    """What a schedule does: its name, the tool that it calls, the arguments and the timing."""
 
     name: str
     tool: str
@@ -35,11 +35,11 @@ class Content:
 
     @property
     def call(self) -> str:
-        """The digest by which its call is known again."""
+        """The digest that identifies the call."""
         return call_digest(self.tool, self.arguments)
 
     def columns(self) -> dict[str, Any]:
-        """As it is stored."""
+        """Return the values of its columns by name."""
         return {
             "name": self.name,
             "tool": self.tool,
@@ -50,7 +50,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Schedule(Content):
-    """A schedule on record; `offered_to` may take it over, once they consent."""
+    """A stored schedule. The principal in `offered_to` may accept it and then owns it."""
 
     id: str
     principal_id: str
@@ -62,14 +62,14 @@ class Schedule(Content):
 
 
 class ScheduleRecords:
-    """Owner of the table of schedules. What is changed is in the trail, by the same transaction."""
+    """Owner of the table of schedules. Each change is recorded in the audit trail in the same transaction."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
         self._trail = services.trail
 
     async def get(self, schedule_id: str) -> Schedule | None:
-        """The schedule with this id, whosever it is."""
+        """Return the schedule with this id, whoever owns it, or None."""
         async with self._database.reading() as session:
             row = await session.get(ScheduleRow, schedule_id)
         return None if row is None else _schedule(row)
@@ -82,7 +82,7 @@ class ScheduleRecords:
         after: tuple[datetime, str] | None = None,
         tools: Collection[str] | None = None,
     ) -> list[Schedule]:
-        """Those that are a principal's, or offered to them, newest first; of these tools alone, where any are given."""
+        """Return the schedules that a principal owns or is offered, newest first; `tool_names` limits the tools."""
         query = (
             select(ScheduleRow)
             .where((ScheduleRow.principal_id == principal_id) | (ScheduleRow.offered_to == principal_id))
@@ -101,7 +101,7 @@ class ScheduleRecords:
             return [_schedule(row) for row in (await session.exec(query)).all()]
 
     async def count(self, principal_id: str, *, but_for: str) -> int:
-        """How many a principal owns, one of them left out."""
+        """Count the schedules that a principal owns, except one."""
         query = (
             select(func.count())
             .select_from(ScheduleRow)
@@ -111,7 +111,7 @@ class ScheduleRecords:
             return (await session.exec(query)).one()
 
     async def add(self, schedule_id: str, owner: Principal, content: Content) -> Schedule | None:
-        """Note a new one; None where there is one of this id."""
+        """Store a new schedule; None if the id exists already."""
         row = ScheduleRow(
             id=schedule_id,
             principal_id=owner.id,
@@ -140,7 +140,7 @@ class ScheduleRecords:
         version: int | None = None,
         message: str | None = None,
     ) -> Schedule | None:
-        """Change some columns, and write the line of this kind; None where it is gone, or at another version."""
+        """Change some columns and record an audit event of this kind; None if it is gone or at another version."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             row = await session.get(ScheduleRow, schedule_id, with_for_update=True)
@@ -155,7 +155,7 @@ class ScheduleRecords:
         return _schedule(row)
 
     async def remove(self, schedule: Schedule, by: Principal) -> bool:
-        """Forget it; False where it is gone, or at another version."""
+        """Delete the schedule; False if it is gone or at another version."""
         record = await self._trail.recorder()
         this = (col(ScheduleRow.id) == schedule.id) & (col(ScheduleRow.version) == schedule.version)
         async with self._database.writing() as session:
@@ -166,9 +166,9 @@ class ScheduleRecords:
         return was_there
 
     async def next_trigger(self, schedule_id: str) -> datetime | None:
-        """The second of the next firing by hand: now, or the one after the last such; None where it is gone.
+        """Reserve the second of the next manual firing: now, or one second after the last one. None if it is gone.
 
-        Temporal names firings after their second, and what is named alike is one firing here.
+        Temporal names firings after their second, and firings of the same name count as one here.
         """
         async with self._database.writing() as session:
             row = await session.get(ScheduleRow, schedule_id, with_for_update=True)
@@ -180,7 +180,7 @@ class ScheduleRecords:
         return row.triggered_at
 
     async def stop_all_of(self, principal: Principal, because: str) -> list[str]:
-        """Pause everything of theirs, of which nothing fires from now on; gives the ids, for Temporal to be told."""
+        """Pause all schedules of a principal and return their ids; the caller has to pause them in Temporal too."""
         query = select(ScheduleRow.id).where(
             ScheduleRow.principal_id == principal.id, col(ScheduleRow.paused_because).is_(None)
         )

@@ -1,4 +1,4 @@
-"""Who calls which tool with what by the clock: on record here first, then told to Temporal; it mints no identity."""
+"""Creates and changes schedules: stored here first, then in Temporal. It mints no identity."""
 
 import json
 import secrets
@@ -27,14 +27,14 @@ from engine.schedules.timing import Period, Timing
 from engine.services import Services
 
 MOST_SCHEDULES: Final = 200
-"""How many one principal owns at most."""
+"""The number of schedules that one principal may own."""
 
 _KEYS: Final = uuid.UUID("5b1c7c7e-4d0a-4f0e-9d8e-0a3c1f6f2d57")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a schedule is to do, as somebody asks for it."""
+    """The requested content of a schedule, with its tool resolved."""
 
     name: str
     tool: Tool
@@ -43,12 +43,12 @@ class Plan:
 
     @property
     def content(self) -> Content:
-        """As it is put on record."""
+        """The content that is stored."""
         return Content(self.name, self.tool.name, self.arguments, self.timing)
 
 
 class Schedules:
-    """Schedules in both places. Who may do what to one is asked here, whichever door they come through."""
+    """Schedules in the database and in Temporal. All permission checks on schedules happen here."""
 
     def __init__(self, services: Services, temporal: Client) -> None:
         self._services = services
@@ -56,7 +56,7 @@ class Schedules:
         self.records = ScheduleRecords(services)
 
     async def seen(self, schedule_id: str, by: Principal) -> Schedule:
-        """The schedule, for its owner, whom it is offered to, and administrators; raises ScheduleUnknown."""
+        """Return a schedule for its owner, its offeree or an administrator; raises ScheduleUnknown."""
         schedule = await self.records.get(schedule_id)
         if schedule is not None and (
             by.id in {schedule.principal_id, schedule.offered_to}
@@ -66,11 +66,11 @@ class Schedules:
         raise _unknown(schedule_id)
 
     async def read(self, schedule: Schedule) -> Dial | None:
-        """What Temporal says of it; None where Temporal does not know it."""
+        """Return the state of the schedule in Temporal, or None if Temporal does not know it."""
         return await self._clock.read(schedule.id)
 
     async def create(self, plan: Plan, owner: Principal, *, key: str | None = None) -> Schedule:
-        """A new schedule of this owner's; the same one where they asked for it with this key before.
+        """Create a schedule of this owner, or return the one that they created with this idempotency key before.
 
         Raises NotAllowed, ArgumentsInvalid, TimingInvalid, KeyReused or TemporalUnreachable.
         """
@@ -89,7 +89,7 @@ class Schedules:
         return schedule
 
     async def change(self, schedule_id: str, plan: Plan, by: Principal, version: int) -> Schedule | None:
-        """Have it do this from now on; None where it is not at this version any more."""
+        """Change what the schedule does; None if it is not at this version any more."""
         before = await self._owned(schedule_id, by)
         if before.version != version:
             return None
@@ -109,12 +109,12 @@ class Schedules:
         return after
 
     async def pause(self, schedule_id: str, by: Principal, because: str | None = None) -> Schedule:
-        """Fire no more until somebody resumes it: for its owner and for administrators."""
+        """Pause the schedule until somebody resumes it; permitted to its owner and to administrators."""
         schedule = await self._steered(schedule_id, by)
         return await self.stop(schedule, by, because or f"Paused by {by.name}.")
 
     async def stop(self, schedule: Schedule, by: Principal | None, because: str) -> Schedule:
-        """Pause it on whoever's account, and say why where Temporal's own tools show it too."""
+        """Record the pause without a permission check, and pause in Temporal with the reason as its note."""
         stopped = await self.records.alter(
             schedule.id, "schedule.paused", by, {"paused_because": because}, message=because
         )
@@ -122,18 +122,18 @@ class Schedules:
         return stopped or schedule
 
     async def hush(self, schedule: Schedule, because: str) -> None:
-        """Have Temporal pause what is paused on record already."""
+        """Pause the schedule in Temporal only, as its record is paused already."""
         await self._clock.pause(schedule.id, because)
 
     async def resume(self, schedule_id: str, by: Principal, tool: Tool) -> Schedule:
-        """Go by the clock again, and have Temporal know all of it again where it does not."""
+        """Resume the schedule, and create it in Temporal again if it is missing there."""
         schedule = await self._owned(schedule_id, by)
         await self._services.policy.require(by, schedule.tool)
         if schedule.paused_because is not None:
             changes = {"paused_because": None}
             resumed = await self.records.alter(schedule_id, "schedule.resumed", by, changes, schedule.version)
             if resumed is None:
-                # It was changed meanwhile, perhaps as to whose it is.
+                # It was changed meanwhile, and its owner may be another one now.
                 return await self.resume(schedule_id, by, tool)
             schedule = resumed
         await self._tell(schedule, tool)
@@ -141,7 +141,7 @@ class Schedules:
         return schedule
 
     async def trigger(self, schedule_id: str, by: Principal) -> None:
-        """Fire now; raises SchedulePaused."""
+        """Start a firing now; raises SchedulePaused."""
         await self._going(schedule_id, by)
         moment = await self.records.next_trigger(schedule_id)
         if moment is None:
@@ -149,14 +149,14 @@ class Schedules:
         await self._clock.trigger(schedule_id, moment)
 
     async def backfill(self, schedule_id: str, by: Principal, period: Period) -> None:
-        """Make up for the firings of a time that is past; raises SchedulePaused or TimingInvalid."""
+        """Start the firings of a past period; raises SchedulePaused or TimingInvalid."""
         problem = period.problem(now())
         if problem is not None:
             raise TimingInvalid(problem)
         await self._clock.backfill((await self._going(schedule_id, by)).id, period)
 
     async def offer(self, schedule_id: str, by: Principal, to: str | None) -> Schedule:
-        """Offer it to the one other person of this id, subject or name; to nobody, to take an offer back."""
+        """Offer the schedule to the one other person with this id, subject or name; None withdraws the offer."""
         schedule = await self._steered(schedule_id, by)
         kind: Kind = "schedule.changed"
         changes: dict[str, str | None] = {"offered_to": None}
@@ -166,11 +166,11 @@ class Schedules:
             kind = "schedule.offered"
             changes, message = {"offered_to": somebody.id}, f"To {somebody.name} ({somebody.id})."
         offered = await self.records.alter(schedule_id, kind, by, changes, schedule.version, message)
-        # It was changed meanwhile, perhaps as to whose it is.
+        # It was changed meanwhile, and its owner may be another one now.
         return offered or await self.offer(schedule_id, by, to)
 
     async def accept(self, schedule_id: str, by: Principal, version: int) -> Schedule | None:
-        """Take over what was offered, as it was seen: None where it is not at this version any more."""
+        """Accept an offered schedule and become its owner; None if it is not at this version any more."""
         schedule = await self._offered(schedule_id, by)
         if schedule.version != version:
             return None
@@ -179,12 +179,12 @@ class Schedules:
         message = f"From {schedule.principal_id}."
         taken = await self.records.alter(schedule_id, "schedule.transferred", by, changes, version, message)
         if taken is not None:
-            # What the owner before set off by hand was theirs to want.
+            # Manual triggers of the previous owner must not fire in the name of the new one.
             await self._clock.begin_anew(schedule_id)
         return taken
 
     async def decline(self, schedule_id: str, by: Principal) -> None:
-        """Leave it to its owner."""
+        """Decline an offered schedule; it stays with its owner."""
         schedule = await self._offered(schedule_id, by)
         message = f"Declined by {by.name}."
         changes = {"offered_to": None}
@@ -195,7 +195,7 @@ class Schedules:
             await self.decline(schedule_id, by)
 
     async def delete(self, schedule_id: str, by: Principal, version: int) -> bool:
-        """Forget it: for its owner and for administrators; False where it is not at this version any more."""
+        """Delete the schedule, for its owner or an administrator; False if it is not at this version any more."""
         schedule = await self._steered(schedule_id, by)
         if schedule.version != version:
             return False
@@ -203,7 +203,7 @@ class Schedules:
         return await self.records.remove(schedule, by)
 
     async def _made_before(self, schedule_id: str, plan: Plan) -> Schedule:
-        """What this key made; raises KeyReused where that is something else."""
+        """Return the schedule that this idempotency key created; raises KeyReused if it differs from the plan."""
         known = await self.records.get(schedule_id)
         if known is None or (known.call, known.timing, known.name) != (
             plan.content.call,
@@ -222,7 +222,7 @@ class Schedules:
         await self._services.policy.require(owner, plan.tool.name)
 
     async def _tell(self, schedule: Schedule, tool: Tool) -> None:
-        """Have Temporal know the schedule as it is on record."""
+        """Write the stored schedule to Temporal."""
         alarm = Alarm(
             id=schedule.id,
             tool=schedule.tool,

@@ -1,4 +1,4 @@
-"""When a schedule fires, as people say it, and in Temporal's own words; it computes no time itself."""
+"""The timing of a schedule as the API takes it, and its translation to Temporal's types. It computes no times."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from temporalio.client import (
 from engine.schedules.cron import check_cron
 
 Overlap = Literal["skip", "buffer_one", "buffer_all", "cancel_other", "terminate_other", "allow_all"]
-"""What becomes of a firing that comes while an earlier one still runs, or waits for a person."""
+"""What happens to a firing that is due while an earlier one still runs, or waits for a person."""
 
 _YEAR: Final = 366 * 24 * 3600
 
@@ -49,7 +49,7 @@ Cron = Annotated[
 
 
 def _instant(moment: datetime) -> datetime:
-    # Temporal counts in nanoseconds, which end in the year 2262.
+    # Temporal counts nanoseconds in 64 bits, which end in the year 2262.
     if not 1970 < moment.year < 2262:
         raise ValueError("write a time between 1971 and 2261")
     return moment.astimezone(UTC)
@@ -60,7 +60,7 @@ TimeZone = Annotated[str, Field(max_length=100, examples=["Europe/Berlin"]), Aft
 
 
 class Interval(_Said):
-    """A fixed pace, counted from midnight of 1 January 1970 (UTC) and moved by the offset."""
+    """A fixed interval, counted from midnight of 1 January 1970 (UTC) and shifted by the offset."""
 
     every_seconds: int = Field(ge=1, le=_YEAR)
     offset_seconds: int = Field(default=0, ge=0, le=_YEAR)
@@ -120,7 +120,7 @@ class Calendar(_Said):
 
 
 class Timing(_Said):
-    """When a schedule fires: at every time of any cron expression, interval or calendar, but for those to skip."""
+    """When a schedule fires: at each time of any cron expression, interval or calendar, except the times to skip."""
 
     cron: Annotated[tuple[Cron, ...], Field(max_length=20)] = ()
     intervals: Annotated[tuple[Interval, ...], Field(max_length=20)] = ()
@@ -150,7 +150,7 @@ class Timing(_Said):
         return self
 
     def spec(self) -> ScheduleSpec:
-        """The times, as Temporal is told them."""
+        """Return the times as a Temporal schedule specification."""
         return ScheduleSpec(
             cron_expressions=list(self.cron),
             intervals=[_interval(interval) for interval in self.intervals],
@@ -163,7 +163,7 @@ class Timing(_Said):
         )
 
     def policy(self) -> SchedulePolicy:
-        """What to do about firings that overlap, come late or fail, as Temporal is told it."""
+        """Return the Temporal policy for firings that overlap, are late or fail."""
         return SchedulePolicy(
             overlap=overlap_policy(self.overlap),
             catchup_window=timedelta(seconds=self.catch_up_seconds),
@@ -172,14 +172,14 @@ class Timing(_Said):
 
 
 class Period(_Said):
-    """A time that is past, whose firings are to be made up for."""
+    """A past period whose firings are to be started now."""
 
     starts_at: Instant
     ends_at: Instant
     overlap: Overlap | None = Field(default=None, description="In place of the schedule's own policy.")
 
     def problem(self, now: datetime) -> str | None:
-        """What is wrong with it at this moment."""
+        """Return what is wrong with the period at this moment, or None."""
         if not self.starts_at < self.ends_at <= now:
             return "Firings can be made up for a time that is over: starts_at, then ends_at, then now."
         if self.ends_at - self.starts_at > timedelta(seconds=_YEAR):
@@ -188,7 +188,7 @@ class Period(_Said):
 
 
 def overlap_policy(overlap: Overlap) -> ScheduleOverlapPolicy:
-    """The policy by Temporal's own name."""
+    """Return the overlap policy as Temporal's enum value."""
     return ScheduleOverlapPolicy[overlap.upper()]
 
 

@@ -1,1 +1,1 @@
-"""What is done by the clock, in nobody's name: grants kept alive, upstreams told, what is over put away."""
+"""Periodic work in nobody's name: keep grants alive, revoke ended ones upstream, and delete what is over."""

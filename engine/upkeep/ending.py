@@ -1,4 +1,4 @@
-"""Ends all that somebody granted: here at once, and upstream as soon as it can be told; each is in the trail."""
+"""Ends all grants of a principal, here at once and upstream as soon as possible. Each has its line in the trail."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from engine.services import Services
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """One grant that ended; `told` says whether its upstream was told, or has no way to be."""
+    """One grant that ended; `is_upstream_done` is true where its upstream was told or cannot be told at all."""
 
     connection: str
     told: bool
 
 
 async def end_grants(services: Services, principal: Principal) -> list[Ended]:
-    """End every grant of a principal; an upstream that cannot be told now is told by upkeep."""
+    """End every grant of a principal; upkeep later tells an upstream that cannot be told now."""
     ended = []
     await services.company_sign_ins.forget(principal.id)
     for grant in await services.grants.end_all(principal.id):
@@ -39,7 +39,10 @@ async def end_grants(services: Services, principal: Principal) -> list[Ended]:
 
 
 async def tell_upstream(services: Services, owed: Revocation) -> bool:
-    """Tell an upstream that a grant ended; False where it is to be tried again, after the last of which tokens go."""
+    """Tell an upstream that a grant ended; return False where it is to be tried again.
+
+    After the last try the tokens are deleted either way.
+    """
     error, message = await _tell(services, owed.grant_id, owed.connection)
     if error is not None and not owed.is_last:
         return False
@@ -59,7 +62,7 @@ async def tell_upstream(services: Services, owed: Revocation) -> bool:
 
 
 async def _tell(services: Services, grant_id: str, connection: str) -> tuple[str | None, str | None]:
-    """The code and the words of what kept the upstream from being told."""
+    """Tell the upstream, and return the error code and the words of what prevented it."""
     try:
         declared = await services.catalogue.get(connection)
         if await services.revocations.settle(declared, grant_id):

@@ -1,4 +1,4 @@
-"""Which runs Temporal keeps anything of, themselves or what they started; it asks, and changes nothing."""
+"""Finds the runs that Temporal retains, themselves or in workflows that they started. It changes nothing."""
 
 import asyncio
 from collections.abc import Collection
@@ -12,16 +12,16 @@ _BY_ONE_QUERY = 50
 
 
 async def namespace_id(temporal: Client) -> str:
-    """What tells this namespace from every other, on this server and elsewhere."""
+    """Return the id that distinguishes this namespace from every other, on this server and elsewhere."""
     request = DescribeNamespaceRequest(namespace=temporal.namespace)
     answer = await temporal.workflow_service.describe_namespace(request)
     return answer.namespace_info.id
 
 
 async def kept(temporal: Client, run_ids: Collection[str]) -> set[str]:
-    """Those of these runs that go on, wait or ended a while ago, themselves or anything that they started.
+    """Return those of these runs that Temporal retains, open or closed, themselves or anything that they started.
 
-    Of the others nothing can go on, and nothing can be reset.
+    Nothing of the other runs can go on or be reset.
     """
     gate = asyncio.Semaphore(_AT_ONCE)
     ordered = sorted(run_ids)
@@ -45,7 +45,7 @@ async def _is_known(temporal: Client, run_id: str, gate: asyncio.Semaphore) -> b
 
 
 async def _survived(temporal: Client, run_ids: Collection[str]) -> set[str]:
-    """The runs that left something behind: a workflow that they started may outlive them."""
+    """Return the runs of which a workflow that they started is retained, since it may outlive them."""
     named = ", ".join("'{}'".format(run_id.replace("'", "''")) for run_id in run_ids)
     query = f"RootWorkflowId IN ({named})"
     return {each.root_id async for each in temporal.list_workflows(query) if each.root_id is not None}

@@ -1,4 +1,4 @@
-"""The Temporal schedule of upkeep, which every worker makes sure of as it starts; it undoes nobody's pause."""
+"""The Temporal schedule of upkeep, which every worker creates or updates as it starts. A paused one stays paused."""
 
 from datetime import timedelta
 from typing import Final
@@ -25,18 +25,18 @@ _LONGEST: Final = timedelta(hours=1)
 
 
 def upkeep_id(task_queue: str) -> str:
-    """The id of the schedule, and of the workflows that it begins."""
+    """Return the id of the schedule, and of the workflows that it starts."""
     return f"{UPKEEP_WORKFLOW}:{task_queue}"
 
 
 async def ensure_upkeep(temporal: Client, task_queue: str) -> None:
-    """Have Temporal keep the schedule as this release has it; raises SettingsInvalid where it may not."""
+    """Create the schedule, or update it to this release's; raises SettingsInvalid where Temporal refuses that."""
     wanted = Schedule(
         action=ScheduleActionStartWorkflow(
             UPKEEP_WORKFLOW, id=upkeep_id(task_queue), task_queue=task_queue, execution_timeout=_LONGEST
         ),
         spec=ScheduleSpec(intervals=[ScheduleIntervalSpec(every=_EVERY)]),
-        # What was missed is done by the next firing.
+        # The next firing does what was missed.
         policy=SchedulePolicy(overlap=ScheduleOverlapPolicy.SKIP, catchup_window=_EVERY),
     )
 

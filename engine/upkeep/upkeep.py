@@ -1,4 +1,4 @@
-"""The parts of upkeep: each does what is due and may be done twice; it calls token endpoints, and no upstream's API."""
+"""The parts of upkeep. Each does what is due and may be repeated. They call token endpoints, and no upstream's API."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 class Upkeep:
-    """What is done by the clock, in nobody's name; what it does to somebody's grant is in the trail, by their name."""
+    """Periodic work in nobody's name. What it does to a grant is in the trail under the name of the grant's holder."""
 
     def __init__(self, services: Services, temporal: Client) -> None:
         self._services = services
@@ -36,13 +36,13 @@ class Upkeep:
         }
 
     async def do(self, part: str) -> int:
-        """Do one part, and return how much of it was done; raises ValueError for a part of another release."""
+        """Do one part and return how many items it handled; raises ValueError for a part of another release."""
         if part not in self._parts:
             raise ValueError(f"there is no upkeep called '{part}'")
         return await self._parts[part]()
 
     async def _end(self) -> int:
-        """End the grants of everybody who is not active: those of a deactivation that was cut short."""
+        """End the grants of every inactive principal, which a deactivation left when it was interrupted."""
         holders = await self._services.grants.holders()
         gone = [
             each for each in await self._services.principals.all() if not each.active and each.id in holders
@@ -50,7 +50,7 @@ class Upkeep:
         return sum([len(await end_grants(self._services, principal)) for principal in gone])
 
     async def _revoke(self) -> int:
-        """Tell upstreams what they could not be told before."""
+        """Tell upstreams of the ended grants that they could not be told of before."""
         due = await self._services.revocations.due()
         return sum([await tell_upstream(self._services, owed) for owed in due])
 
@@ -69,7 +69,7 @@ class Upkeep:
         try:
             renewal = await self._services.renewals.keep(connection, grant_id)
         except BylineError as error:
-            # It is tried again by the next firing, or by the next action that needs it, which tells its person.
+            # The next firing tries again, or the next action that needs the grant, which then informs its person.
             log.warning("grant_not_renewed", connection=connection.name, error=error.code)
             return False
         if renewal is not None:
@@ -90,7 +90,7 @@ class Upkeep:
         )
 
     async def _expire(self) -> int:
-        """Put away what is over, as far as one firing goes: questions, round trips, codes, waits, notes, accounts."""
+        """Expire or delete what is over, up to a limit a firing: requests, attempts, codes, waits, notes, accounts."""
         over = (
             self._services.authorization.expire,
             self._services.consent.forget,
@@ -102,7 +102,7 @@ class Upkeep:
         return sum([await put_away() for put_away in over])
 
     async def _forget_accounts(self) -> int:
-        """Forget the accounts of runs that Temporal forgot, of which nothing can go on or be reset any more."""
+        """Delete the account choices of runs that Temporal no longer retains, which can neither go on nor be reset."""
         namespace, forgotten = await namespace_id(self._temporal), 0
         for _ in range(_MOST_RUNS // _RUNS_AT_ONCE):
             due = await self._services.accounts.due(_RUNS_AT_ONCE)

@@ -1,4 +1,4 @@
-"""The workflow of upkeep: every part on its own, so that one that fails keeps no other from being done."""
+"""The workflow of upkeep. It runs every part separately, so that one that fails does not stop the others."""
 
 import asyncio
 from datetime import timedelta
@@ -17,11 +17,11 @@ _TRIES = RetryPolicy(maximum_attempts=3)
 
 @workflow.defn(name=UPKEEP_WORKFLOW)
 class UpkeepWorkflow:
-    """Begun by a schedule that every worker makes sure of."""
+    """Does all of upkeep once; a schedule that every worker creates or updates starts it."""
 
     @workflow.run
     async def run(self) -> dict[str, int]:
-        """Do every part; says of each how much that was, and fails where one did."""
+        """Do every part and return how many items each handled; fails at the end where a part failed."""
         done = await asyncio.gather(*(self._do(part) for part in PARTS), return_exceptions=True)
         failures = [each for each in done if isinstance(each, BaseException)]
         if failures:

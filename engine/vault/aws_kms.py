@@ -1,4 +1,4 @@
-"""AWS KMS as a key provider; the master key never leaves it, and boto3 finds the credentials in its own ways."""
+"""AWS KMS as a key provider. The master key never leaves it, and boto3 finds the credentials in its usual ways."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -19,7 +19,7 @@ _NOT_ITS_OWN: Final = frozenset({"InvalidCiphertextException", "IncorrectKeyExce
 
 
 class AwsKms:
-    """One symmetric key, whose encryption context is what a data key is bound to."""
+    """One symmetric KMS key; the encryption context of each call is the text that a data key is bound to."""
 
     name = "aws_kms"
 
@@ -39,7 +39,7 @@ class AwsKms:
         return await self._asked(self._kms.encrypt, "CiphertextBlob", bound_to, Plaintext=data_key)
 
     async def unwrap(self, wrapped: bytes, bound_to: str) -> bytes:
-        """Decrypt with whichever material encrypted."""
+        """Decrypt with the key material that encrypted."""
         return await self._asked(self._kms.decrypt, "Plaintext", bound_to, CiphertextBlob=wrapped)
 
     async def _asked(

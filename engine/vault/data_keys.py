@@ -1,4 +1,4 @@
-"""The data keys that seal secrets: kept wrapped in the database, and unwrapped in memory for a bounded time only."""
+"""The data keys that seal secrets: stored wrapped in the database, and unwrapped in memory for a limited time only."""
 
 import asyncio
 import secrets
@@ -30,23 +30,23 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class _Unwrapped:
-    """A data key in memory; from `renew_from` on (monotonic seconds) its provider is asked again in the background."""
+    """A data key in memory; from `renew_at` on (monotonic seconds) it is unwrapped again in the background."""
 
     key: bytes
     renew_from: float
 
 
 class DataKeys:
-    """Owner of the table of data keys. The newest seals, all of them open.
+    """Owner of the table of data keys. The newest key seals, and every key opens.
 
-    No use of a key that is in memory asks the provider. After half of `life` seconds the next use has it unwrapped
-    again in the background, and after all of them it is forgotten: a provider that refuses is obeyed within that time,
-    and one that is away for less is not missed. A new key of another process seals here within ten seconds, or as soon
-    as this process meets a value that it sealed.
+    Using a key that is in memory does not call the provider. After half of `lifetime_seconds` the next use has it
+    unwrapped again in the background, and after all of `lifetime_seconds` it is deleted from memory. So a provider's
+    refusal takes effect within that time, and a shorter outage of the provider does no harm. A new key of another
+    process seals here within ten seconds, or as soon as this process meets a value that was sealed with it.
     """
 
     def __init__(self, database: Database, providers: Sequence[KeyProvider], life: float) -> None:
-        # With a connection of its own, since keys are also asked for in the middle of others' transactions.
+        # It has a connection of its own, since keys are also needed in the middle of other transactions.
         self._database = database
         self._providers = {provider.name: provider for provider in providers}
         self._wrapping = providers[0]
@@ -58,14 +58,14 @@ class DataKeys:
         self._asking: dict[int, asyncio.Task[bytes | None]] = {}
 
     async def open(self) -> None:
-        """Make the first key where there is none, and unwrap all; raises KeyServiceUnavailable."""
+        """Create the first key where there is none, and unwrap all; raises KeyServiceUnavailable."""
         if not await self._numbers():
             await self._make(1)
         for number in await self._numbers():
             await self._key(number)
 
     async def close(self) -> None:
-        """Let no question to a provider outlive the process's other parts, and forget every key."""
+        """Cancel calls to providers that are under way, and delete every key from memory."""
         for task in self._asking.values():
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
@@ -73,7 +73,10 @@ class DataKeys:
         await self._database.close()
 
     async def current(self) -> tuple[str, bytes]:
-        """The id and the bytes of the key that seals; raises KeyServiceUnavailable."""
+        """Return the id and the bytes of the key that seals.
+
+        Raises KeyServiceUnavailable, or SettingsInvalid where the key is gone from the database.
+        """
         if time.monotonic() - self._read_at > _NOTICED_WITHIN_SECONDS:
             await self._numbers()
         key = await self._key(self._current)
@@ -84,15 +87,15 @@ class DataKeys:
         return str(self._current), key
 
     async def key(self, key_id: str) -> bytes | None:
-        """The key with this id, or None; raises KeyServiceUnavailable."""
+        """Return the key with this id, or None; raises KeyServiceUnavailable."""
         return await self._key(int(key_id)) if key_id.isdecimal() and len(key_id) < 10 else None
 
     def derived(self, purpose: str) -> list[bytes]:
-        """A key for one purpose from each data key, newest first (HKDF, RFC 5869)."""
+        """Derive a key for one purpose from each data key, newest first (HKDF, RFC 5869)."""
         return [_hkdf(root, purpose) for _, root in sorted(self._roots.items(), reverse=True)]
 
     async def rotate(self) -> str:
-        """Make a new key, which seals from now on; return its id."""
+        """Create a new key, which seals from now on; return its id."""
         numbers = await self._numbers()
         while not await self._make(numbers[-1] + 1):
             numbers = await self._numbers()
@@ -100,9 +103,9 @@ class DataKeys:
         return str(self._current)
 
     async def rewrap(self) -> AsyncIterator[str]:
-        """Wrap every key with its provider's newest master key, one short transaction each; gives the ids.
+        """Wrap every key with its provider's newest master key, one short transaction each; yield the ids.
 
-        Also moves keys from another provider to the one that wraps now. Whoever interrupts it may begin again.
+        It also moves keys from another provider to the one that wraps now. After an interruption it may be repeated.
         """
         for number in await self._numbers():
             async with self._database.reading() as session:
@@ -118,7 +121,7 @@ class DataKeys:
             yield str(number)
 
     async def retire(self) -> list[str]:
-        """Forget every key but the newest; only safe once all secrets are sealed with that one. Returns their ids.
+        """Delete every key but the newest and return their ids; only safe once all secrets are sealed with the newest.
 
         Raises TooSoon within a minute of a rotation, since a secret sealed just before it may not be stored yet.
         """
@@ -145,7 +148,7 @@ class DataKeys:
         return numbers
 
     async def _make(self, number: int) -> bool:
-        """Whether the key with this number is ours: of two processes that make one at once, the first is right."""
+        """Create the key with this number; return False where another process created it first."""
         wrapped = await self._wrapping.wrap(secrets.token_bytes(KEY_BYTES), _bound_to(number))
         row = DataKeyRow(number=number, wrapped=wrapped, wrapped_by=self._wrapping.name, created_at=now())
         try:

@@ -1,4 +1,4 @@
-"""Master keys of one's own: the first wraps, all of them unwrap; it never writes over a keyring it did not read."""
+"""A local keyring of master keys: the first wraps, and all unwrap. It never overwrites one that it did not read."""
 
 import fcntl
 import json
@@ -49,19 +49,19 @@ class Keyring:
 
     @property
     def current(self) -> tuple[str, bytes]:
-        """The id and the bytes of the key that wraps; a file that another process rotated is read again first."""
+        """The id and the bytes of the key that wraps. A file that another process rotated is read again first."""
         if self._read_as != self._stamp():
             self._keys = self._load()
         return next(iter(self._keys.items()))
 
     def key(self, key_id: str) -> bytes | None:
-        """The key with this id; a file is read again for an id not seen yet, since another process may have rotated."""
+        """Return the key with this id. A file is read again for an unknown id: another process may have rotated."""
         if key_id not in self._keys:
             self._keys = self._load()
         return self._keys.get(key_id)
 
     def rotate(self) -> str:
-        """Put a new key in front of the file, so that it wraps from now on; return its id."""
+        """Put a new key first in the file, so that it wraps from now on; return its id."""
         path, key_id = self._file("rotate"), _new_id()
         with _alone(path):
             _write(path, {key_id: secrets.token_bytes(KEY_BYTES), **self._load()})
@@ -71,7 +71,8 @@ class Keyring:
     def retire(self) -> list[str]:
         """Drop every key but the current one from the file; only safe once all data keys are wrapped with it.
 
-        Refused within a minute of a rotation, since a key wrapped just before it may not be stored yet.
+        Returns the ids of the dropped keys. Raises SettingsInvalid within a minute of a rotation, since a key wrapped
+        just before it may not be stored yet.
         """
         path = self._file("retire")
         with _alone(path):
@@ -105,7 +106,7 @@ class Keyring:
         return _parse(path.read_text(), str(path))
 
     def _stamp(self) -> tuple[int, int] | None:
-        """What another version of the file would differ in; None for a keyring from the environment."""
+        """Return what differs in another version of the file, or None for a keyring from the environment."""
         if self._settings.keyring is not None:
             return None
         found = self._file("read").stat()
@@ -139,7 +140,7 @@ def _text(keys: dict[str, bytes]) -> bytes:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold off every other process that changes the keyring: of two that wrote at once, one's key would be lost."""
+    """Lock out every other process that changes the keyring: of two that wrote at once, one's key would be lost."""
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -149,7 +150,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _create(path: Path, keys: dict[str, bytes]) -> None:
-    # Two processes may start at once: the link makes one of them the author, and both read what it wrote.
+    # Two processes may start at once. The link lets only one of them create the file, and both read that one.
     draft = _draft(path, keys)
     try:
         os.link(draft, path)

@@ -1,4 +1,4 @@
-"""Seals what lies in a table anew with the current data key, while everything runs; it may stop after any row."""
+"""Seals stored secrets again with the current data key, while everything runs. It may stop after any row."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,15 @@ from engine.vault.vault import Vault
 _PAGE = 100
 
 Told = Callable[[str, int, int], None]
-"""Hears how far it got: what, how many of them, of how many."""
+"""Receives the progress: the label of the column, how many rows were visited, and of how many."""
 
 
 @dataclass(frozen=True)
 class SealedColumn:
-    """Where a table keeps a secret, and the text that binds it to its row; `pending` leaves out rows that are over."""
+    """The column in which a table keeps a secret, and the text that binds a secret to its row.
+
+    `make_pending_condition` selects the rows that are not over yet.
+    """
 
     what: str
     table: type[SQLModel]
@@ -27,17 +30,17 @@ class SealedColumn:
     pending: Callable[[], ColumnElement[bool]] | None = None
 
     def read(self, row: Any) -> bytes | None:
-        """The sealed value of a row, if it has one."""
+        """Return the sealed value of a row, if it has one."""
         value: bytes | None = getattr(row, self.column)
         return value or None
 
     def write(self, row: Any, sealed: bytes) -> None:
-        """Put a sealed value in its place."""
+        """Store a sealed value in the row."""
         setattr(row, self.column, sealed)
 
 
 async def reseal(database: Database, vault: Vault, kept: SealedColumn, told: Told) -> int:
-    """Seal every value anew that is sealed otherwise than now, one short transaction each; return how many were."""
+    """Seal again every value that the current key did not seal, one short transaction each; return how many."""
     (key,) = inspect(kept.table, raiseerr=True).primary_key
     query = select(key).order_by(key)
     if kept.pending is not None:
@@ -58,7 +61,7 @@ async def reseal(database: Database, vault: Vault, kept: SealedColumn, told: Tol
 
 async def _reseal_row(database: Database, vault: Vault, kept: SealedColumn, row_id: Any) -> bool:
     async with database.writing() as session:
-        # Locked, so that what is being renewed at this moment is not overwritten with what was before.
+        # The row is locked, so that a value that is being renewed at this moment is not overwritten with an old one.
         row = await session.get(kept.table, row_id, with_for_update=True)
         sealed = None if row is None else kept.read(row)
         if row is None or sealed is None or not await _is_stale(vault, sealed):

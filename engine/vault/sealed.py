@@ -1,4 +1,4 @@
-"""The form of a sealed value: which key sealed it, and AES-256-GCM; it holds no key and knows no row."""
+"""The format of a sealed value: the id of its key, and AES-256-GCM. It holds no key and knows no row."""
 
 import secrets
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ _NONCE_BYTES = 12
 class Sealed:
     """Version (1 byte), length of the key's id (1), its id, nonce (12), ciphertext and tag.
 
-    Everything before the nonce and the `bound_to` text are associated data, so that a value opens only in the row it
-    was made for. Version 1 was sealed by a master key of the keyring itself, version 2 by a data key.
+    Everything before the nonce and the text `associated_data`, which names the row, are associated data of the cipher.
+    So a value opens only in the row it was made for. Version 1 was sealed by a master key of the keyring itself,
+    version 2 by a data key.
     """
 
     version: int
@@ -31,7 +32,7 @@ class Sealed:
 
     @classmethod
     def read(cls, value: bytes) -> Self:
-        """Take a stored value apart; raises VaultSealBroken for anything else."""
+        """Parse a stored value; raises VaultSealBroken for anything else."""
         length = value[1] if len(value) > 1 else 0
         prefix, rest = value[: 2 + length], value[2 + length :]
         if len(rest) <= _NONCE_BYTES or value[0] not in {BY_MASTER_KEY, BY_DATA_KEY}:
@@ -55,7 +56,7 @@ class Sealed:
 
 
 def seal(version: int, key_id: str, key: bytes, plaintext: bytes, bound_to: str) -> bytes:
-    """Encrypt `plaintext` for the row that `bound_to` names."""
+    """Encrypt `plaintext` for the row that `associated_data` names."""
     prefix = bytes([version, len(key_id)]) + key_id.encode()
     nonce = secrets.token_bytes(_NONCE_BYTES)
     return prefix + nonce + AESGCM(key).encrypt(nonce, plaintext, prefix + bound_to.encode())

@@ -1,4 +1,4 @@
-"""HashiCorp Vault's transit engine as a key provider (OpenBao's is the same); the master key never leaves it."""
+"""HashiCorp Vault's transit engine as a key provider (OpenBao's is the same). The master key never leaves it."""
 
 import asyncio
 from base64 import b64decode, b64encode
@@ -21,7 +21,7 @@ _NOT_ITS_OWN: Final = ("message authentication failed", "invalid ciphertext")
 
 
 class Transit:
-    """One key of a transit engine; a key of an AEAD type, which takes associated data (aes256-gcm96 is the default)."""
+    """One key of a transit engine, of an AEAD type, since that takes associated data (aes256-gcm96 is the default)."""
 
     name = "transit"
 
@@ -41,7 +41,7 @@ class Transit:
         return (await self._asked(encrypt, bound_to)).encode()
 
     async def unwrap(self, wrapped: bytes, bound_to: str) -> bytes:
-        """Decrypt with whichever version encrypted."""
+        """Decrypt with the version of the key that encrypted."""
 
         def decrypt(transit: Any, **key: str) -> str:
             answer = transit.decrypt_data(
@@ -65,7 +65,7 @@ class Transit:
 
     def _ask(self, question: Callable[..., str]) -> str:
         settings = self._settings
-        # A client for each question, since threads that ask at once may have different tokens.
+        # Each call has a client of its own, since threads that call at once may have different tokens.
         client = hvac.Client(
             url=settings.address,
             token="",
@@ -94,7 +94,7 @@ class Transit:
         return f"Vault's key '{self._settings.key}' at {self._settings.address}"
 
     def _unavailable(self, error: Exception) -> KeyServiceUnavailable:
-        # The server's own words may be anything; the kind of its refusal says which it is.
+        # The server's own words may be anything, so only the kind of the error is shown.
         msg = f"{self._where()} cannot be used ({type(error).__name__}): see that it is up, unsealed and permitted."
         return KeyServiceUnavailable(msg)
 

@@ -1,4 +1,4 @@
-"""The token that HashiCorp Vault is asked with: one that others keep alive, or that of a login of Byline's own."""
+"""The token for calls to HashiCorp Vault: one that others renew, or one from a login of Byline's own."""
 
 import time
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ _LOG_IN_AGAIN_SECONDS: Final = 30.0
 class _Login:
     token: str
     over_at: float
-    """By the monotonic clock, some time before its lease ends."""
+    """In monotonic seconds, some time before the lease ends."""
 
 
 class TransitToken:
-    """What one set of settings asks with, from any thread; raises KeyServiceUnavailable where it is not to be had."""
+    """Provides the token of one set of settings to any thread; raises KeyServiceUnavailable where there is none."""
 
     def __init__(self, settings: TransitSettings) -> None:
         self._settings = settings
@@ -32,7 +32,7 @@ class TransitToken:
         self._replaced_at = float("-inf")
 
     def current(self, client: Any) -> str:
-        """The token to ask with; `client` logs in where that is due."""
+        """Return the token to call with; `vault_client` logs in first where that is due."""
         way = self._settings.login
         if way is None:
             return self._given()
@@ -42,10 +42,10 @@ class TransitToken:
             return self._login.token
 
     def instead_of(self, refused: str, client: Any) -> str | None:
-        """Another token than the one that Vault refused, where another login may help.
+        """Return another token than the one that Vault refused, or None where another login would not help.
 
-        It does not where others keep the token alive, nor a moment after it did not: Vault keeps a lease of each login,
-        and a policy that lacks the key refuses them all.
+        It would not help where others renew the token, nor within 30 seconds of a login that replaced a refused token:
+        Vault keeps a lease of each login, and a policy that lacks the key refuses them all.
         """
         way = self._settings.login
         if way is None:
@@ -79,7 +79,7 @@ class TransitToken:
         except (Forbidden, InvalidPath, InvalidRequest, Unauthorized) as error:
             refused = f"Vault at {self._settings.address} refuses the {name} login at auth/{way.mount}"
             raise KeyServiceUnavailable(f"{refused} ({type(error).__name__}): {see_to}.") from None
-        # A lease of no length does not end.
+        # A lease of length 0 does not end.
         lease = float(answer["lease_duration"]) or float("inf")
         return _Login(str(answer["client_token"]), begun + lease * _OF_ITS_LEASE)
 

@@ -1,1 +1,1 @@
-"""Who waits for a person's answer, and how the answer reaches them."""
+"""Waiters: the actions that wait for a person's answer, and the wake-up signals that they get."""

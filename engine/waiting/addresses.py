@@ -1,16 +1,16 @@
-"""The paths of the pages on which people answer, which links in notes and in chats lead to; it shows none of them."""
+"""Builds the URL paths of the pages on which people answer, for links in notes and in chats."""
 
 
 def connect_path(request_id: str) -> str:
-    """Where an authorization request is answered."""
+    """Return the path of the page that answers an authorization request."""
     return f"/connect/{request_id}"
 
 
 def tool_path(tool: str) -> str:
-    """Where a person connects all that a tool needs, before they call it."""
+    """Return the path of the page on which a person connects everything a tool needs before they call it."""
     return f"/connect/tools/{tool}"
 
 
 def question_path(question_id: str) -> str:
-    """Where a question is answered, or an approval given."""
+    """Return the path of the page that answers a question or gives an approval."""
     return f"/questions/{question_id}"

@@ -1,4 +1,4 @@
-"""Delivers the wake-ups that waiters are owed, from the database, so that a crash after the answer loses none."""
+"""Sends the wake-up signals that are due in the database, so that a crash after an answer loses none."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,14 +24,14 @@ log = structlog.get_logger()
 
 
 class Delivery:
-    """Sends each owed wake-up; sending one twice does no harm, since Temporal drops a repeated request id."""
+    """Sends the wake-ups that are due. Sending one twice is harmless, since Temporal drops a repeated request id."""
 
     def __init__(self, waiters: Waiters, temporal: Client) -> None:
         self._waiters = waiters
         self._temporal = temporal
 
     async def run(self) -> None:
-        """Deliver until cancelled; a database or Temporal outage delays delivery and loses nothing."""
+        """Deliver until cancelled. An outage of the database or of Temporal delays delivery and loses nothing."""
         while True:
             self._waiters.owed.clear()
             try:
@@ -46,7 +46,7 @@ class Delivery:
                 continue
 
     async def deliver_due(self) -> int:
-        """Send every wake-up that is due, up to a batch; returns how many were due."""
+        """Send one batch of the wake-ups that are due, and return how many were due."""
         due = await self._waiters.wake_ups(_BATCH)
         if not due:
             return 0
@@ -75,7 +75,7 @@ class Delivery:
                 await self._temporal.workflow_service.signal_workflow_execution(request, retry=True)
             except RPCError as error:
                 if error.status == RPCStatusCode.NOT_FOUND:
-                    # The workflow ended meanwhile: nobody is owed anything.
+                    # The workflow has ended, so there is nothing to wake.
                     return True
                 log.warning("wake_up_delayed", waiter=wake_up.waiter, status=error.status.name)
                 return False
@@ -84,7 +84,7 @@ class Delivery:
 
 @asynccontextmanager
 async def delivering(waiters: Waiters, temporal: Client) -> AsyncIterator[None]:
-    """Deliver until the block ends."""
+    """Deliver wake-ups until the block ends."""
     task = asyncio.create_task(Delivery(waiters, temporal).run())
     try:
         yield

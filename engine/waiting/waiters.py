@@ -1,4 +1,7 @@
-"""Who waits for a person's answer, and the wake-ups they are owed; it knows no question and sends no signal."""
+"""Stores which actions wait for a person's answer, and which wake-ups are due for them.
+
+The wake-ups are sent by `WakeUpDelivery`.
+"""
 
 import asyncio
 import uuid
@@ -16,7 +19,7 @@ from engine.db.tables import WaiterRow
 from engine.identity.model import Identity
 from engine.identity.runs import RunRecords
 
-# A worker that was away for as long finds that it has to ask again.
+# An action whose worker was down for longer asks again.
 _REMEMBERED: Final = timedelta(days=30)
 _AT_ONCE: Final = 10_000
 
@@ -25,7 +28,7 @@ _WAITERS = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
 
 @dataclass(frozen=True, slots=True)
 class ParkedAction:
-    """The place that an answer wakes: a workflow run, and the action in it that waits."""
+    """An action that waits, and the workflow run that a wake-up is sent to."""
 
     workflow_id: str
     workflow_run_id: str
@@ -34,7 +37,10 @@ class ParkedAction:
 
 @dataclass(frozen=True, slots=True)
 class Waiter:
-    """A place that waits; `awaits` is the id of the authorization request or the question that it waits for."""
+    """An action that waits for an answer.
+
+    `awaited_id` is the id of the authorization request or the question that it waits for.
+    """
 
     id: str
     awaits: str
@@ -46,20 +52,20 @@ class Waiter:
 
 @dataclass(frozen=True, slots=True)
 class WakeUp:
-    """A signal that a waiter is owed."""
+    """A signal that is due for a waiter."""
 
     waiter: str
     workflow_id: str
 
 
 class Waiters:
-    """Owner of the table of waiters."""
+    """Adds, wakes and lists waiters, and owns their table."""
 
     def __init__(self, database: Database, runs: RunRecords) -> None:
         self._database = database
         self._runs = runs
         self.owed = asyncio.Event()
-        """Set when waiters are owed a wake-up by this process, so that delivery need not wait for its next sweep."""
+        """Set when this process has made wake-ups due, so that delivery does not wait for its next sweep."""
 
     async def join(
         self,
@@ -71,8 +77,8 @@ class Waiters:
         run_id: str,
         expires_at: datetime,
     ) -> Waiter:
-        """Wait, in the caller's transaction, for an answer; a place that waits already keeps its waiter."""
-        # The id follows from the place that waits, so that a retried attempt finds its waiter instead of adding one.
+        """Add a waiter for this action in the caller's transaction, or return the one that it has already."""
+        # The id is derived from the waiting action, so that a retried attempt finds its waiter and adds none.
         waiter_id = str(uuid.uuid5(_WAITERS, f"{awaits}:{parked.workflow_run_id}:{parked.key}"))
         row = await session.get(WaiterRow, waiter_id)
         if row is None:
@@ -91,7 +97,10 @@ class Waiters:
         return _waiter(row)
 
     async def answer(self, session: AsyncSession, awaits: str, outcome: str) -> None:
-        """Owe, in the caller's transaction, a wake-up to everybody who waits; set `owed` once it is committed."""
+        """Make wake-ups due for everything that waits for this answer, in the caller's transaction.
+
+        The caller sets `wake_ups_due` after the commit.
+        """
         await session.exec(
             update(WaiterRow)
             .where(col(WaiterRow.awaits) == awaits, col(WaiterRow.outcome) == "waiting")
@@ -101,7 +110,10 @@ class Waiters:
     async def looked_again(
         self, session: AsyncSession, waiter_id: str, identity: Identity, *, timed_out: bool
     ) -> tuple[Waiter, bool] | None:
-        """The waiter that looks again, and whether its time ran out just now; None where it is not this principal's."""
+        """Return the waiter whose action tries again, and whether it expired just now.
+
+        Returns None if there is no such waiter or it is another principal's.
+        """
         row = await session.get(WaiterRow, waiter_id, with_for_update=True)
         if row is None or row.principal_id != identity.principal_id:
             return None
@@ -112,7 +124,7 @@ class Waiters:
         return _waiter(row), ran_out
 
     async def withdraw(self, waiter_ids: Sequence[str], *, of: str | None = None) -> None:
-        """Forget waits whose workflow was cancelled; those `of` one workflow alone, where it is the one that asks."""
+        """Cancel the waits of a cancelled workflow. With `workflow_id`, only waits of that workflow are cancelled."""
         these = update(WaiterRow).where(
             col(WaiterRow.id).in_(waiter_ids), col(WaiterRow.outcome) == "waiting"
         )
@@ -122,7 +134,7 @@ class Waiters:
             await session.exec(these.values(outcome="cancelled"))
 
     async def waiting(self, run_id: str) -> list[Waiter]:
-        """Every place in a run and its descendants that waits now, oldest first."""
+        """Return everything in a run and its descendants that waits now, oldest first."""
         query = (
             select(WaiterRow)
             .where(WaiterRow.run_id == run_id, WaiterRow.outcome == "waiting")
@@ -132,13 +144,13 @@ class Waiters:
             return [_waiter(row) for row in (await session.exec(query)).all()]
 
     async def take(self, run_id: str, awaits: Collection[str]) -> None:
-        """Note that a chat client took these waits of a run to its person, who need not be asked by it again."""
+        """Record that an MCP client announced these waits of a run to its person, and need not announce them again."""
         these = update(WaiterRow).where(col(WaiterRow.run_id) == run_id, col(WaiterRow.awaits).in_(awaits))
         async with self._database.writing() as session:
             await session.exec(these.values(taken_at=now()))
 
     async def taken(self, run_id: str) -> set[str]:
-        """What a run waits for, as far as a chat client took it to its person."""
+        """Return the ids of what a run waits for and an MCP client has announced to its person."""
         query = select(WaiterRow.awaits).where(
             WaiterRow.run_id == run_id, WaiterRow.outcome == "waiting", col(WaiterRow.taken_at).is_not(None)
         )
@@ -146,18 +158,18 @@ class Waiters:
             return set((await session.exec(query)).all())
 
     async def runs_awaiting(self, session: AsyncSession, awaits: str) -> set[str]:
-        """The runs that wait for this answer, seen from the caller's transaction."""
+        """Return the ids of the runs that wait for this answer, read in the caller's transaction."""
         query = select(WaiterRow.run_id).where(WaiterRow.awaits == awaits, WaiterRow.outcome == "waiting")
         return set((await session.exec(query)).all())
 
     async def has_waited(self, awaits: str) -> bool:
-        """Whether anybody ever waited for this answer."""
+        """Whether any run ever waited for this answer."""
         query = select(WaiterRow.id).where(WaiterRow.awaits == awaits).limit(1)
         async with self._database.reading() as session:
             return (await session.exec(query)).one_or_none() is not None
 
     async def awaited_in(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
-        """For each of these runs that waits, what it waits for and since when, by one query for all."""
+        """Return what each of these runs waits for and since when, for those that wait, by one query."""
         query = select(WaiterRow.run_id, WaiterRow.awaits, WaiterRow.created_at).where(
             col(WaiterRow.run_id).in_(run_ids), WaiterRow.outcome == "waiting"
         )
@@ -169,7 +181,7 @@ class Waiters:
         return found
 
     async def wake_ups(self, limit: int) -> list[WakeUp]:
-        """The wake-ups that are owed now, oldest first."""
+        """Return the wake-ups that are due now, oldest first."""
         query = (
             select(WaiterRow)
             .where(col(WaiterRow.due_at) <= now())
@@ -181,15 +193,18 @@ class Waiters:
         return [WakeUp(row.id, row.workflow_id) for row in rows]
 
     async def delivered(self, waiter_ids: Sequence[str]) -> None:
-        """Owe these waiters nothing more."""
+        """Record that these waiters' wake-ups were sent."""
         await self._set_due(waiter_ids, None)
 
     async def postpone(self, waiter_ids: Sequence[str], until: datetime) -> None:
-        """Try these wake-ups again later."""
+        """Make these waiters' wake-ups due at a later time."""
         await self._set_due(waiter_ids, until)
 
     async def forget(self) -> int:
-        """Forget waits that ran out a month ago, answered or not, unless a wake-up is owed; returns how many."""
+        """Delete waiters that expired more than 30 days ago, and return how many.
+
+        Waiters with a wake-up that is still due are kept.
+        """
         over = (
             select(WaiterRow.id)
             .where(col(WaiterRow.due_at).is_(None), WaiterRow.expires_at < now() - _REMEMBERED)

@@ -1,1 +1,1 @@
-"""Inbound webhooks: who signed a delivery, what it says to a tool, and the endpoints that people declare."""
+"""Inbound webhooks: the endpoints that people declare, and the signatures of deliveries and their mapping to calls."""

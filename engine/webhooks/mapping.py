@@ -1,4 +1,4 @@
-"""What a delivery says to a tool, as declared: JSON pointers into its body (RFC 6901) and constants, and no code."""
+"""Maps a delivery to a tool's arguments, by JSON pointers into its body (RFC 6901) and constants. It runs no code."""
 
 import json
 from collections.abc import Mapping
@@ -50,13 +50,13 @@ class _Declared(BaseModel):
 
 
 class FromBody(_Declared):
-    """An argument that the body gives: one that has nothing there is refused."""
+    """An argument that is read from the body; a delivery without a value there is refused."""
 
     pointer: Pointer
 
 
 class FromBodyOrDefault(FromBody):
-    """An argument that the body may give."""
+    """An argument that is read from the body where the body has a value there."""
 
     default: Value = Field(description="What to take where the body has nothing there.")
 
@@ -71,7 +71,7 @@ Source = FromBody | FromBodyOrDefault | Constant
 
 
 class Condition(_Declared):
-    """What a delivery has to say to be meant: any other is accepted and ignored."""
+    """What the body of a delivery has to hold; any other delivery is accepted and ignored."""
 
     pointer: Pointer
     equals: list[Value] = Field(min_length=1, description="The value there is one of these.")
@@ -88,7 +88,7 @@ class DeliveryMapping(_Declared):
     )
 
     def require_fit(self, schema: Mapping[str, Any], input_type: TypeAdapter[Any] | None) -> None:
-        """Return where calls made so can fit a tool's input; raises WebhookInvalid that says what does not."""
+        """Check that calls by this mapping can fit a tool's input; raises WebhookInvalid that says what does not."""
         known, required = schema.get("properties", {}), schema.get("required", [])
         problems = [f"the tool has no argument '{name}'" for name in self.arguments if name not in known]
         problems += [
@@ -108,7 +108,7 @@ class DeliveryMapping(_Declared):
         )
 
     def call(self, body: object) -> dict[str, Any]:
-        """The arguments for the tool; raises DeliveryUnfit that names each pointer that found nothing."""
+        """Return the arguments for the tool; raises DeliveryUnfit that names each pointer that found nothing."""
         arguments = {name: _argument(source, body) for name, source in self.arguments.items()}
         empty = [
             f"nothing at {source.pointer or 'the root'} for '{name}'"
@@ -122,7 +122,7 @@ class DeliveryMapping(_Declared):
         return arguments
 
     def _certain(self) -> dict[str, Any]:
-        """The arguments that no delivery has a say in, and those that it need not have."""
+        """Return the arguments that are known without a delivery: constants and defaults."""
         certain: dict[str, Any] = {}
         for name, source in self.arguments.items():
             match source:
@@ -134,7 +134,7 @@ class DeliveryMapping(_Declared):
 
 
 def read_body(body: bytes) -> object:
-    """The JSON of a delivery; raises DeliveryUnfit for what is none, or is nested beyond reason."""
+    """Parse the JSON of a delivery; raises DeliveryUnfit for other content, or for JSON that is nested too deeply."""
     try:
         document = from_json(body, allow_inf_nan=False)
     except ValueError:
@@ -145,7 +145,7 @@ def read_body(body: bytes) -> object:
 
 
 def event_id_at(body: object, pointer: str) -> str:
-    """The event's id in the body; raises DeliveryUnfit."""
+    """Return the event's id in the body; raises DeliveryUnfit."""
     found = _find(body, pointer)
     name = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
     if not isinstance(name, str):
@@ -156,7 +156,7 @@ def event_id_at(body: object, pointer: str) -> str:
 
 
 def event_id(name: str) -> str:
-    """An id that can be kept; raises DeliveryUnfit."""
+    """Return the event's id if it can be stored; raises DeliveryUnfit."""
     if not 0 < len(name) <= _LONGEST_ID or not name.isprintable():
         raise DeliveryUnfit(f"The event's id is not 1 to {_LONGEST_ID} printable characters.")
     return name

@@ -1,4 +1,4 @@
-"""What is kept of deliveries that begin nothing: a line in the trail where somebody signed it, else only a count."""
+"""Records refused deliveries: a signed one by a line in the trail, and any other only by a count in the log."""
 
 import time
 from collections import OrderedDict
@@ -18,7 +18,7 @@ _LOG_EVERY_SECONDS: Final = 60.0
 
 
 class Refusals:
-    """Keeps whoever has no secret from filling the trail: what they can send is garbage, or what was signed before."""
+    """Keeps senders without the secret from filling the trail: they can only send garbage or repeat a delivery."""
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
@@ -27,7 +27,7 @@ class Refusals:
         self._logged_at = float("-inf")
 
     async def signed(self, webhook: Webhook, principal: Principal, mark: str, error: BylineError) -> None:
-        """Write the refusal of a signed delivery, unless the very same one was refused before."""
+        """Write the refusal of a signed delivery to the trail, unless the same delivery was refused before."""
         if (webhook.id, mark) in self._known:
             return
         self._known[webhook.id, mark] = None
@@ -43,7 +43,7 @@ class Refusals:
         await self._trail.append(event)
 
     def unsigned(self) -> None:
-        """Count a delivery that nobody signed, or to no webhook; the log says now and then how many there were."""
+        """Count a delivery without a valid signature or a known webhook; the log states the count once a minute."""
         self._unsigned += 1
         if time.monotonic() - self._logged_at >= _LOG_EVERY_SECONDS:
             log.warning("webhook_deliveries_without_signature", count=self._unsigned)

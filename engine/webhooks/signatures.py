@@ -1,4 +1,4 @@
-"""How senders sign what they deliver, each scheme over the raw body; it reads no body and knows no clock of its own."""
+"""Verifies how senders sign deliveries, in each scheme over the raw body. It parses no body and reads no clock."""
 
 import hashlib
 import hmac
@@ -21,10 +21,10 @@ _DIGITS = 12
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """What a good signature vouches for.
+    """What a valid signature proves.
 
-    `event_id` is None where the sender puts it into the body; `sent_at` is None where the scheme signs no time. `mark`
-    tells one signed delivery from another: whoever has no secret cannot make a new one.
+    `event_id` is None where the sender puts it into the body. `sent_at` is in seconds since the epoch, and None where
+    the scheme signs no time. `delivery_mark` distinguishes signed deliveries: nobody can make one without the secret.
     """
 
     event_id: str | None
@@ -32,7 +32,7 @@ class Signed:
     mark: str
 
     def require_fresh(self, at: float, tolerance: float) -> None:
-        """Return where it was signed close enough to `at`, before or after; raises DeliveryStale."""
+        """Check that it was signed within `tolerance_seconds` of `now_seconds`, either side; raises DeliveryStale."""
         if self.sent_at is not None and abs(at - self.sent_at) > tolerance:
             raise DeliveryStale(
                 f"The delivery was signed {abs(at - self.sent_at):.0f} seconds away from now, and {tolerance:.0f} are "
@@ -58,7 +58,7 @@ class _Rules:
 
 
 def verify(scheme: Scheme, in_force: Sequence[str], headers: Mapping[str, str], body: bytes) -> Signed:
-    """What was signed with one of the secrets in force; raises DeliveryRefused. Header names are in lower case."""
+    """Verify a delivery with the secrets in force; raises DeliveryRefused. Header names are in lower case."""
     rules = _SCHEMES[scheme]
     claim = rules.claim(headers, body)
     expected = [
@@ -77,24 +77,24 @@ def verify(scheme: Scheme, in_force: Sequence[str], headers: Mapping[str, str], 
 
 
 def event_id_pointer(scheme: Scheme) -> str | None:
-    """Where in the body this scheme's senders name the event; None where a header does."""
+    """Return the pointer at which this scheme's senders name the event in the body; None where a header names it."""
     return _SCHEMES[scheme].event_id
 
 
 def sender_makes_secret(scheme: Scheme) -> bool:
-    """Whether the sender gives the secret, and takes none."""
+    """Whether the sender makes the secret, and accepts none from the receiver."""
     return _SCHEMES[scheme].sender_makes_secret
 
 
 def new_secret(scheme: Scheme) -> str:
-    """A secret as this scheme writes it."""
+    """Return a new secret in this scheme's format."""
     if scheme == "standard":
         return _PREFIX + b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_urlsafe(32)
 
 
 def require_secret(scheme: Scheme, secret: str) -> None:
-    """Return where a secret can be one of this scheme; raises WebhookInvalid, which does not repeat it."""
+    """Check that a secret can be one of this scheme; raises WebhookInvalid, which does not repeat it."""
     if not _SHORTEST <= len(secret) <= _LONGEST or not secret.isprintable() or secret != secret.strip():
         raise WebhookInvalid(
             f"Give a secret of {_SHORTEST} to {_LONGEST} printable characters, without spaces around it."

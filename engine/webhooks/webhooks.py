@@ -1,4 +1,4 @@
-"""The inbound endpoints that people declare: whose tool each calls, and its sealed secret; it verifies no delivery."""
+"""The inbound endpoints that people declare, each with its tool, principal and secret. It verifies no delivery."""
 
 import json
 import secrets
@@ -23,7 +23,7 @@ from engine.webhooks.signatures import Scheme, new_secret, require_secret, sende
 
 TOLERANCE_SECONDS: Final = 300
 MOST_WEBHOOKS: Final = 100
-"""How many act as one principal at most."""
+"""How many webhooks may act as one principal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A webhook, and the secret that was made for it: it is shown this once. None where the sender makes secrets."""
+    """A webhook, and the secret that was made for it, which is shown this once. None where the sender makes secrets."""
 
     webhook: Webhook
     secret: str | None
@@ -53,7 +53,7 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What is to be otherwise; None leaves it as it is."""
+    """The fields of a webhook to change; None leaves a field as it is."""
 
     name: str | None = None
     mapping: DeliveryMapping | None = None
@@ -62,7 +62,7 @@ class Changes:
 
 
 class Webhooks:
-    """Owner of the table of webhooks. A person declares themself; a service is for administrators to declare."""
+    """Owner of the table of webhooks. People declare webhooks for themselves, and administrators for services."""
 
     def __init__(
         self, database: Database, vault: Vault, principals: Principals, roles: Roles, trail: Trail
@@ -74,7 +74,7 @@ class Webhooks:
         self._trail = trail
 
     async def declarable(self, by: Principal, principal_id: str | None) -> Principal:
-        """Who a webhook of `by` is to act as: themself, or a service; raises NotAllowed or WebhookInvalid."""
+        """Return whom a webhook of `declarer` acts as: themself, or a service; raises NotAllowed or WebhookInvalid."""
         if principal_id in {None, by.id}:
             return by
         if not await self._roles.administers(by):
@@ -100,9 +100,9 @@ class Webhooks:
         tolerance_seconds: int = TOLERANCE_SECONDS,
         secret: str | None = None,
     ) -> Made:
-        """Make a webhook that acts as a principal who is declarable, with a new secret unless one is given.
+        """Create a webhook that acts as a principal from `resolve_principal`, with a new secret unless one is given.
 
-        Where the sender makes secrets and none is given yet, no delivery is good until `rotate` brings it.
+        Where the sender makes secrets and none is given yet, no delivery is accepted until `rotate_secret` stores it.
         """
         if secret is not None:
             require_secret(scheme, secret)
@@ -129,7 +129,7 @@ class Webhooks:
         return Made(_webhook(row), None if sender_makes_secret(scheme) else made)
 
     async def receiving(self, webhook_id: str) -> tuple[Webhook, list[str]]:
-        """The webhook with this id and its secrets in force, to check a delivery with.
+        """Return the webhook with this id and its secrets in force, to verify a delivery with.
 
         Raises WebhookUnknown, or VaultSealBroken where the row was altered.
         """
@@ -138,7 +138,7 @@ class Webhooks:
         return _webhook(row), in_force
 
     async def get(self, by: Principal, webhook_id: str) -> Webhook:
-        """The webhook with this id; raises WebhookUnknown unless it acts as `by`, or as a service they administer."""
+        """Return the webhook; raises WebhookUnknown unless it acts as `declarer`, or as a service they administer."""
         webhook = _webhook(await self._row(webhook_id))
         if webhook.principal_id != by.id:
             declared = await self._principals.get(webhook.principal_id)
@@ -150,7 +150,7 @@ class Webhooks:
     async def reachable(
         self, by: Principal, *, limit: int, after: tuple[datetime, str] | None = None
     ) -> list[Webhook]:
-        """The newest webhooks that `get` would give, from those after a place in that order."""
+        """Return the newest webhooks that `get_webhook` would return, after a place in that order."""
         whose = [col(WebhookRow.principal_id) == by.id]
         if await self._roles.administers(by):
             services = select(PrincipalRow.id).where(PrincipalRow.kind == "service")
@@ -171,7 +171,7 @@ class Webhooks:
             return [_webhook(row) for row in (await session.exec(query)).all()]
 
     async def change(self, by: Principal, webhook: Webhook, changes: Changes) -> Webhook | None:
-        """Change this version of a webhook; None where it is not the one in force any more."""
+        """Change this version of a webhook; return None where it is no longer the current version."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             row = await _in_force(session, webhook)
@@ -191,7 +191,10 @@ class Webhooks:
     async def rotate(
         self, by: Principal, webhook: Webhook, overlap: timedelta, secret: str | None = None
     ) -> Made | None:
-        """Take a new secret, and for a while still the one before; None where this version is not in force."""
+        """Take a new secret, and accept the one before for `overlap`; return None where this version is not current.
+
+        Raises WebhookInvalid for a secret that the scheme does not have, or where the sender has to make it.
+        """
         if secret is None and sender_makes_secret(webhook.scheme):
             raise WebhookInvalid(
                 f"The secrets of {webhook.scheme} are made there: give the one that it shows."
@@ -212,7 +215,7 @@ class Webhooks:
         return Made(_webhook(row), made)
 
     async def delete(self, by: Principal, webhook: Webhook) -> bool:
-        """Forget this version of a webhook and its secret; False where it is not the one in force any more."""
+        """Delete this version of a webhook and its secret; return False where it is no longer the current version."""
         record = await self._trail.recorder()
         async with self._database.writing() as session:
             row = await _in_force(session, webhook)
@@ -224,7 +227,7 @@ class Webhooks:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column in which this table keeps sealed values."""
         return SealedColumn("webhooks", WebhookRow, "sealed_secret", _bound_to)
 
     async def _count(self, principal: Principal) -> int:
@@ -233,7 +236,7 @@ class Webhooks:
             return (await session.exec(query)).one()
 
     async def _row(self, webhook_id: str) -> WebhookRow:
-        # An address may hold what no database takes for a text.
+        # An address may hold characters that no database stores as text.
         if not webhook_id.isprintable():
             raise _unknown()
         async with self._database.reading() as session:
@@ -271,7 +274,7 @@ def _unknown() -> WebhookUnknown:
 
 
 def _bound_to(row: WebhookRow) -> str:
-    # Also to whom it acts as: a row that was given another principal or tool opens no secret, and so takes no delivery.
+    # The principal and the tool are part of it: a row with another of these opens no secret, so it accepts no delivery.
     return f"webhook:{row.id}:{row.principal_id}:{row.tool}:{row.scheme}"
 
 

@@ -1,1 +1,1 @@
-"""The REST API under `/api/v1`: each resource in a module of its own, with `routes(...)` that gives its router."""
+"""The REST API under `/api/v1`. Each resource has a module whose `build_routes(...)` returns its router."""

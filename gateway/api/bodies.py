@@ -1,4 +1,4 @@
-"""Which request bodies the API reads: JSON, not without end, and no field that it does not know."""
+"""Reads request bodies of the API: JSON only, within the gateway's limits, without unknown fields."""
 
 from http import HTTPStatus
 from typing import Final
@@ -19,13 +19,16 @@ _UNREAD: Final = {
 
 
 class Body(BaseModel):
-    """What a request says: a field that the route does not know is refused, since whoever sent it meant something."""
+    """A request body. Unknown fields are refused, since whoever sent one meant something by it."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class JsonBodies:
-    """Refuses what the gateway's limits keep from being read, or is no JSON (415), before anything else is done."""
+    """Refuses bodies that the gateway's limits keep from being read (413, 408, 503) or that are not JSON (415).
+
+    This ASGI middleware does so before anything else is done with the request.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

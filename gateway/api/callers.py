@@ -1,4 +1,4 @@
-"""Who calls the API: the principal of a bearer token, as a route's dependency; it knows no cookie and no session."""
+"""Authenticates the API's callers: route dependencies that verify a bearer token. Cookies and sessions do not count."""
 
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
@@ -23,12 +23,12 @@ _BEARER: Final = HTTPBearer(
 
 
 def challenge(services: Services) -> str:
-    """What a 401 tells clients in `WWW-Authenticate`: where they learn who issues tokens (RFC 9728 section 5.1)."""
+    """Return the `WWW-Authenticate` of a 401, which names the resource's metadata (RFC 9728 section 5.1)."""
     return f'Bearer resource_metadata="{metadata_address(services.settings, API_PATH)}"'
 
 
 def know_callers(api: FastAPI, services: Services) -> None:
-    """Give the application what the dependency below verifies tokens with."""
+    """Give the application the token verifier that the dependencies below use."""
     api.state.tokens = bearer_tokens(services, API_PATH)
     api.state.challenge = challenge(services)
 
@@ -52,7 +52,7 @@ async def _caller(
 
 
 Calling = Annotated[Caller, Depends(_caller)]
-"""The caller of a route: `async def route(caller: Calling, …)`. Without a good token the route is not reached."""
+"""The caller of a route: `async def route(caller: ApiCaller, …)`. Without a valid token the route is not called."""
 
 
 Recheck = Callable[[], Awaitable[bool]]
@@ -70,7 +70,7 @@ async def _still_good(
 
 
 StillGood = Annotated[Recheck, Depends(_still_good)]
-"""Whether the caller's token is still good, for what is answered over a long time."""
+"""A check whether the caller's token is still valid, for responses that last long."""
 
 
 async def _in_person(caller: Calling) -> Caller:
@@ -83,4 +83,4 @@ async def _in_person(caller: Calling) -> Caller:
 
 
 CallingInPerson = Annotated[Caller, Depends(_in_person)]
-"""As `Calling`, where only somebody who signed in themselves will do; add `problems(403)` to the route."""
+"""As `ApiCaller`, but only for somebody who signed in themselves. Add `describe_problems(403)` to the route."""

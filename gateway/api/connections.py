@@ -1,4 +1,4 @@
-"""Connections as their caller sees them: their own grants on each, and which of them is used; it shows no token."""
+"""REST routes for connections as the caller sees them: their own grants, and which account is used. Shows no token."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -86,7 +86,7 @@ class ConnectionShown(BaseModel):
 
 
 def routes(services: Services, registry: Registry) -> APIRouter:
-    """List and read connections, choose accounts, and give up one's own grants."""
+    """Build the router that lists and reads connections, chooses accounts, and gives up the caller's own grants."""
     router = APIRouter(tags=["connections"])
     cursors = Cursors(services.vault, "connections")
 
@@ -154,21 +154,21 @@ def routes(services: Services, registry: Registry) -> APIRouter:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """The connections that a caller's token reaches: by `tools`, those that it is limited to, or None where by all."""
+    """The connections that a caller's token covers: those that its `tools` use, or all where `tools` is None."""
 
     registry: Registry
     tools: frozenset[str] | None
 
     def has(self, connection: str) -> bool:
-        """Whether any of the tools uses the connection."""
+        """Return whether the token covers the connection."""
         return self.tools is None or bool(self.on(connection))
 
     def on(self, connection: str) -> list[str]:
-        """Those of the tools that the token is limited to that use the connection."""
+        """Return those of the tools that the token is limited to that use the connection, sorted by name."""
         return sorted(tool for tool in self.tools or () if self.registry.uses(tool, connection))
 
     def require(self, connection: str) -> None:
-        """Return where `has` says yes; raises NotAllowed."""
+        """Raise NotAllowed where the token does not cover the connection."""
         if not self.has(connection):
             raise NotAllowed(
                 f"This token is for tools that do not use '{connection}'. Make one for others, or sign in."
@@ -177,7 +177,7 @@ class Reach:
 
 @dataclass(frozen=True, slots=True)
 class _Own:
-    """What the caller granted and chose, by connection, as far as their token reaches."""
+    """The caller's grants and chosen accounts by connection, as far as their token covers these."""
 
     grants: Mapping[str, list[Grant]]
     chosen: Mapping[str, Mapping[str, str]]

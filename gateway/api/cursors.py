@@ -1,4 +1,4 @@
-"""Pages of a list that grows; a cursor is sealed, so that only what was given out comes back."""
+"""Builds pages of a list that grows. Cursors carry a MAC, so that only a cursor of this list is accepted."""
 
 import base64
 import hashlib
@@ -34,7 +34,7 @@ After = Annotated[
 
 
 class Page(BaseModel, Generic[T]):
-    """Some items, and the way to those after them."""
+    """A page of items, with the cursor of the page after it."""
 
     items: list[T]
     next_cursor: str | None = Field(description="Send it as `after` for the next page; null on the last one.")
@@ -48,13 +48,16 @@ class Cursors:
         self._purpose = f"api cursor {of}"
 
     def seal(self, position: Position) -> str:
-        """The cursor of a position."""
+        """Return the cursor of a position."""
         body = json.dumps(list(position), separators=(",", ":")).encode()
         mac = _mac(self._vault.derived(self._purpose)[0], body)
         return base64.urlsafe_b64encode(mac + body).decode().rstrip("=")
 
     def open(self, cursor: str | None) -> Position | None:
-        """The position of a cursor, None for the first page; raises Refused for one that is none of this list's."""
+        """Return the position of a cursor, or None for the first page.
+
+        Raises RequestRefused for a cursor of another list.
+        """
         if cursor is None:
             return None
         try:
@@ -69,18 +72,18 @@ class Cursors:
         return position
 
     def place(self, cursor: str | None) -> Place | None:
-        """As `open`, for a list that is ordered by time and id."""
+        """Return the time and id of a cursor, for a list that is ordered by them. Otherwise as `open_cursor`."""
         position = self.open(cursor)
         return None if position is None else (datetime.fromisoformat(str(position[0])), str(position[1]))
 
     def page(self, items: list[T], positions: Sequence[Position], limit: int) -> Page[T]:
-        """A page of at most `limit` items from a query that asked for one more, with the position of each."""
+        """Build a page of at most `limit` items from the items of a query for one more, and the position of each."""
         is_last = len(items) <= limit
         return Page(items=items[:limit], next_cursor=None if is_last else self.seal(positions[limit - 1]))
 
 
 def position(place: Place) -> Position:
-    """A place as a cursor holds it."""
+    """Convert a time and id to the position that a cursor holds."""
     moment, item_id = place
     return [moment.isoformat(), item_id]
 

@@ -1,4 +1,4 @@
-"""Changes that lose no other: a strong ETag from a row's version, and the If-Match that a change brings (RFC 9110)."""
+"""Prevents lost updates: a strong ETag from a row's version, and the If-Match header of a change (RFC 9110)."""
 
 import re
 from dataclasses import dataclass
@@ -14,24 +14,27 @@ _TAGS: Final = re.compile(r'\s*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"\s*(?:,|$)')
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """Which versions a change is meant for; None for whichever there is."""
+    """The versions that a change is meant for, or None for any version."""
 
     versions: frozenset[int] | None
 
     def check(self, version: int) -> int:
-        """The version to change, as a condition of the update; raises Refused where it is not the one meant."""
+        """Return the version, as the condition of the update.
+
+        Raises RequestRefused where the change is meant for another version.
+        """
         if self.versions is not None and version not in self.versions:
             raise stale()
         return version
 
 
 def tag(response: Response, version: int) -> None:
-    """Put the ETag of a version on an answer."""
+    """Set the ETag header of a response to a version."""
     response.headers["ETag"] = f'"{version}"'
 
 
 def stale() -> Refused:
-    """What is raised where somebody else changed it first: also by an update that found another version."""
+    """Build the error for a change that came second, also for an update that found another version."""
     detail = "It was changed since you read it. Read it again, and send its ETag in If-Match."
     return Refused(HTTPStatus.PRECONDITION_FAILED, "precondition_failed", detail)
 
@@ -55,4 +58,7 @@ async def _if_match(
 
 
 IfMatch = Annotated[Precondition, Depends(_if_match)]
-"""The precondition of a change: `async def change(precondition: IfMatch, …)`; add `problems(412, 428)` to the route."""
+"""The precondition of a change, as in `async def change(precondition: IfMatch, …)`.
+
+Add `describe_problems(412, 428)` to the route.
+"""

@@ -1,4 +1,4 @@
-"""One run followed as server-sent events: its lines of the trail by number, its progress, and how it ended."""
+"""REST route that streams one run as server-sent events: its lines of the trail, its progress, and how it ended."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ _ASK_EVERY_SECONDS: Final = 2.0
 _LINES_AT_ONCE: Final = 200
 
 MOST_STREAMS: Final = 20
-"""How many streams of one principal a gateway holds open at once."""
+"""How many streams of one principal a gateway keeps open at once."""
 
 LastEventId = Annotated[
     str | None,
@@ -42,7 +42,7 @@ LastEventId = Annotated[
 
 
 class RunEvent(BaseModel):
-    """A line of the trail; its `seq` is the event's `id`, and its `kind` the event's type."""
+    """A line of the audit trail. Its `seq` is the event's `id`, and its `kind` is the event's type."""
 
     seq: int
     time: datetime
@@ -51,12 +51,12 @@ class RunEvent(BaseModel):
 
 
 def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
-    """`/runs/{run_id}/events`."""
+    """Build the router of `/runs/{run_id}/events`."""
     router = APIRouter(tags=["runs"])
     growth = _Growth(services.trail)
     streams = Counter[str]()
 
-    # What a follower holds is let go when its request ends, however that comes about.
+    # A dependency releases what a follower holds when its request ends, in whatever way it ends.
     async def follow(run_id: RunId, caller: Calling, still_good: StillGood) -> AsyncIterator[_Follower]:
         run, who = await runs.owned(run_id, caller), caller.principal.id
         if streams[who] >= MOST_STREAMS:
@@ -70,7 +70,7 @@ def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
         finally:
             ended.cancel()
             streams[who] -= 1
-            # Adding nothing drops every principal who has no stream left.
+            # Adding an empty counter drops every principal whose count is zero.
             streams.__iadd__(Counter())
 
     @router.get(
@@ -84,7 +84,7 @@ def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
     ) -> AsyncIterator[ServerSentEvent]:
         """Lines of the audit trail by their kind, `progress`, and at last `ended` with the state of the run.
 
-        A stream also ends, without a word, once the caller's token is not good any more.
+        A stream also ends, without an `ended` event, once the caller's token is no longer valid.
         """
         async for event in follower.events(after=int(last_event_id or 0)):
             yield event
@@ -93,7 +93,7 @@ def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
 
 
 class _Growth:
-    """Notices, by one query for all who follow a run, that the trail grew."""
+    """Notices, by one query for all streams, that the audit trail grew."""
 
     def __init__(self, trail: Trail) -> None:
         self._trail = trail
@@ -102,7 +102,7 @@ class _Growth:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[asyncio.Event]:
-        """An event that is set whenever there are new lines."""
+        """Yield an event that is set whenever there are new lines."""
         grown = asyncio.Event()
         self._watching.add(grown)
         if self._looking is None or self._looking.done():
@@ -125,7 +125,7 @@ class _Growth:
 
 
 class _Follower:
-    """Whoever follows one run, and what they were told."""
+    """Streams one run to one caller."""
 
     def __init__(
         self,
@@ -146,11 +146,11 @@ class _Follower:
         self._grown = grown
 
     async def events(self, after: int) -> AsyncIterator[ServerSentEvent]:
-        """Everything after a line, until the run ended."""
+        """Yield everything after the line with this number, until the run ended or the token is not valid any more."""
         told: Progress | None = None
         while await self._still_good():
             self._grown.clear()
-            # Asked first: what a run wrote before it ended is then among the lines.
+            # Checked first, so that the lines read below include all that the run wrote before it ended.
             is_over = self._ended.done()
             while lines := await self._trail.following(self._run.id, after, _LINES_AT_ONCE):
                 for line in lines:
@@ -188,7 +188,7 @@ class _Follower:
 
 
 async def _end(runs: Runs, run_id: str) -> None:
-    """Return once the run ended, however often Temporal does not answer meanwhile."""
+    """Wait until the run ends, trying again while Temporal does not answer."""
     while True:
         with contextlib.suppress(TemporalUnreachable):
             await runs.result(run_id)

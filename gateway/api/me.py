@@ -1,4 +1,4 @@
-"""Who the API takes its caller for: the principal, what acts for them, and their roles; it tells of nobody else."""
+"""REST route that describes the caller: the principal, the actor that acts for them, and their roles."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -36,7 +36,7 @@ class Me(BaseModel):
 
 
 def routes(services: Services) -> APIRouter:
-    """`/me`."""
+    """Build the router of `/me`."""
     router = APIRouter(tags=["me"])
 
     @router.get("/me", summary="Get who you are here")

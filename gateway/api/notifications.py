@@ -1,4 +1,4 @@
-"""Where the caller is told that a run waits or ended: their channels, and no one else's; no address comes back out."""
+"""REST routes for the caller's notification channels: list, add, try, remove. They return no full address."""
 
 from datetime import datetime
 from http import HTTPStatus
@@ -52,7 +52,7 @@ class NewChannel(Body):
 
 
 def routes(services: Services) -> APIRouter:
-    """List, add, try and remove one's own channels."""
+    """Build the router of `/channels` and what is below it."""
     router = APIRouter(tags=["notifications"])
     cursors = Cursors(services.vault, "channels")
 
@@ -108,7 +108,7 @@ def routes(services: Services) -> APIRouter:
 
 
 def _place(channel: Channel) -> Place:
-    """Where a channel stands in its list."""
+    """Return where a channel stands in its list."""
     return channel.created_at, channel.id
 
 

@@ -1,4 +1,4 @@
-"""Every error of the API as problem details (RFC 9457), the web framework's own included; it makes none up."""
+"""Answers every error of the API with problem details (RFC 9457), the web framework's own errors included."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -20,7 +20,7 @@ TYPE_PREFIX: Final = "urn:byline:error:"
 
 
 class Misfit(BaseModel):
-    """One thing in a request that does not fit."""
+    """One part of a request that does not fit its schema."""
 
     pointer: str = Field(
         description="Where: a JSON pointer into the body, or the kind and name of a parameter."
@@ -41,7 +41,7 @@ class Problem(BaseModel):
 
 
 class Refused(Exception):
-    """A request that HTTP itself has a word for; whatever the domain refuses is a BylineError."""
+    """An error of the HTTP request itself, with its status. Errors of the domain are BylineErrors."""
 
     def __init__(
         self, status: HTTPStatus, code: str, detail: str, headers: Mapping[str, str] | None = None
@@ -53,7 +53,7 @@ class Refused(Exception):
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route: the errors that it answers with, beyond those that every route may."""
+    """Build `responses=` of a route: the errors that it answers with, besides those that every route may."""
     return {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": _REFERENCE}}}
         for status in statuses
@@ -68,7 +68,7 @@ def problem(
     headers: Mapping[str, str] | None = None,
     errors: list[Misfit] | None = None,
 ) -> JSONResponse:
-    """The answer that tells a problem."""
+    """Build the response that describes a problem."""
     told = Problem(
         type=f"{TYPE_PREFIX}{code}",
         title=code.replace("_", " ").capitalize(),
@@ -81,7 +81,7 @@ def problem(
 
 
 def domain_problem(request: Request, error: Exception) -> JSONResponse:
-    """The answer to a domain error."""
+    """Build the response to a domain error."""
     del request
     if not isinstance(error, BylineError):
         raise error
@@ -89,7 +89,7 @@ def domain_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 async def framework_problem(request: Request, error: Exception) -> JSONResponse:
-    """The answer to what no route answers."""
+    """Build the response to an error of the web framework, such as a path or method that no route has."""
     if not isinstance(error, HTTPException):
         raise error
     code, detail = _KNOWN.get(HTTPStatus(error.status_code), ("request_refused", str(error.detail)))
@@ -100,13 +100,13 @@ async def framework_problem(request: Request, error: Exception) -> JSONResponse:
 
 
 async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that has nothing, for what stands beside the API's versions."""
+    """Answer every request with 404. This ASGI application serves the paths beside the API's versions."""
     answer = problem(HTTPStatus.NOT_FOUND, *_KNOWN[HTTPStatus.NOT_FOUND])
     await answer(scope, receive, send)
 
 
 def tell_problems(api: FastAPI, challenge: str) -> None:
-    """Have the application tell everything that goes wrong in this way; `challenge` goes with every 401."""
+    """Register the handlers that answer every error with a problem. `challenge` goes with every 401."""
 
     async def domain(request: Request, error: Exception) -> JSONResponse:
         answer = domain_problem(request, error)
@@ -160,7 +160,7 @@ async def _misfits(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> list[str]:
-    """Every method of an address: the framework only knows those of the first route that has its path."""
+    """List every method of an address. The framework knows only those of the first route that has its path."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
     return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
 

@@ -1,4 +1,4 @@
-"""What runs ask the caller, or those with the caller's roles: listed, answered, declined; nobody else's is shown."""
+"""REST routes for what runs ask the caller, or people with the caller's roles: list, read, answer, decline."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -49,7 +49,7 @@ class GivenAnswer(Body):
 
 
 def routes(services: Services) -> APIRouter:
-    """`/questions` and what is below it."""
+    """Build the router of `/questions` and what is below it."""
     router = APIRouter(tags=["questions"])
     asked = _Asked(services)
 
@@ -102,7 +102,10 @@ class _Asked:
         return self._cursors.page(items, [position(_place(question)) for question in found], limit)
 
     async def owned(self, caller: Caller, question_id: str) -> Question:
-        """A question that the caller may see: one that they are asked, or that their own run asks somebody."""
+        """Return a question that the caller may see: one that they are asked, or that their own run asks somebody.
+
+        Raises QuestionUnknown or NotAllowed.
+        """
         question = await self._services.questions.get(question_id)
         if question is None or question.kind != "form":
             raise QuestionUnknown("You are asked no such question.")
@@ -113,7 +116,7 @@ class _Asked:
         return question
 
     async def answerable(self, caller: Caller, question_id: str) -> None:
-        """Return where this caller's token may answer; whether their principal may is decided with the answer."""
+        """Raise NotAllowed where the caller's token may not answer. The answer checks whether their principal may."""
         question = await self.owned(caller, question_id)
         if question.role is not None and not caller.in_person:
             raise NotAllowed(

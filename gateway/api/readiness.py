@@ -1,4 +1,4 @@
-"""Whether a call of a tool would wait for sign-ins, over REST; it starts nothing, and calls no upstream."""
+"""REST route that says whether a call of a tool would wait for sign-ins. It starts no run and calls no upstream."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from gateway.runs.runs import Runs
 
 
 def routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:
-    """`/tools/{tool}/readiness`."""
+    """Build the router of `/tools/{tool}/readiness`."""
     router = APIRouter(tags=["tools"])
 
     @router.get(

@@ -1,4 +1,4 @@
-"""Puts the API together: every resource's routes, how errors are told, and the OpenAPI document that lists it all."""
+"""Builds the API application: the routes of every resource, the error handlers, and the OpenAPI document."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ _VERSION = "1.0.0"
 
 
 def api(services: Services, registry: Registry, runs: Runs, temporal: Client) -> FastAPI:
-    """The application that is mounted at `/api/v1`."""
+    """Build the application that is mounted at `/api/v1`."""
     app = FastAPI(
         title="Byline",
         version=_VERSION,
@@ -75,7 +75,7 @@ def api(services: Services, registry: Registry, runs: Runs, temporal: Client) ->
 
 
 def document(app: FastAPI, components: Mapping[str, Any]) -> None:
-    """Say in the document what no route says of itself: how bodies are refused, and what a problem looks like."""
+    """Add to the OpenAPI document what no route declares: how bodies are refused, and the schema of a problem."""
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs over REST: one's own listed, told, cancelled and tried again; anybody's terminated, by administrators."""
+"""REST routes for runs: callers list, read, cancel and retry their own, and administrators terminate anybody's."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +25,7 @@ _LONGEST_REASON: Final = 500
 
 
 def _as_instant(text: object) -> datetime:
-    # Pydantic takes a bare number for seconds since the epoch, which the document does not say.
+    # Pydantic reads a bare number as seconds since the epoch, which the OpenAPI document does not say.
     try:
         moment = datetime.fromisoformat(str(text))
         if moment.tzinfo is not None:
@@ -52,7 +52,7 @@ class Termination(Body):
 
 
 def routes(services: Services, runs: Runs, states: RunStates, control: RunControl) -> APIRouter:
-    """`/runs` and what is below it, but for the events."""
+    """Build the router of `/runs` and what is below it, except for the events."""
     router = APIRouter(tags=["runs"])
     listing = _Listing(services, states)
     starting = Starting(runs, states)
@@ -129,7 +129,7 @@ class _Wanted:
     until: datetime | None
 
     def tools(self, caller: Caller) -> frozenset[str] | None:
-        """The tools whose runs are listed; None for all."""
+        """Return the tools whose runs are listed, or None for all."""
         if self.tool is None:
             return caller.tools
         chosen = frozenset({self.tool})
@@ -137,7 +137,7 @@ class _Wanted:
 
 
 class _Listing:
-    """Pages of runs, the newest first."""
+    """Builds pages of runs, the newest first."""
 
     def __init__(self, services: Services, states: RunStates) -> None:
         self._runs = services.runs
@@ -145,9 +145,9 @@ class _Listing:
         self._cursors = Cursors(services.vault, "runs")
 
     async def page(self, caller: Caller, wanted: _Wanted, after: str | None, limit: int) -> Page[RunSummary]:
-        """A page; where a status is wanted it may hold fewer than `limit`, and still not be the last."""
+        """Return a page of runs. With a status filter, it may hold fewer than `limit` and still not be the last."""
         place = self._cursors.place(after)
-        # A status is Temporal's to know: runs are asked about until a page is full, or for as long as is reasonable.
+        # Only Temporal knows the status, so runs are described until the page is full, up to a limit.
         size = limit if wanted.status is None else max(limit, _ASKED_AT_ONCE)
         found: list[RunSummary] = []
         asked = 0

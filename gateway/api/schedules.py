@@ -1,4 +1,7 @@
-"""Schedules over REST: the caller's own and those offered to them; no API token makes one, which would outlive it."""
+"""REST routes for schedules: the caller's own and those offered to them.
+
+No API token makes a schedule, since the schedule would outlive the token.
+"""
 
 from http import HTTPStatus
 from typing import Annotated, Any
@@ -48,7 +51,7 @@ class Offer(Body):
 
 
 def routes(services: Services, registry: Registry, schedules: Schedules) -> APIRouter:
-    """`/schedules` and what is below it."""
+    """Build the router of `/schedules` and what is below it."""
     router = APIRouter(tags=["schedules"])
     desk = _Desk(services, registry, schedules)
     _keep(router, desk)
@@ -58,7 +61,7 @@ def routes(services: Services, registry: Registry, schedules: Schedules) -> APIR
 
 
 class _Desk:
-    """What the routes share: which schedules a caller reaches, and how they are told."""
+    """What the schedule routes share: which schedules a caller may reach, and how the API shows them."""
 
     def __init__(self, services: Services, registry: Registry, schedules: Schedules) -> None:
         self.registry = registry
@@ -67,22 +70,22 @@ class _Desk:
         self.cursors = Cursors(services.vault, "schedules")
 
     async def reached(self, schedule_id: str, caller: Caller) -> Schedule:
-        """A schedule that the caller may see, and that their token reaches."""
+        """Return a schedule that the caller may see and that their token covers. Raises ScheduleUnknown."""
         schedule = await self.schedules.seen(schedule_id, caller.principal)
         is_theirs = caller.principal.id in {schedule.principal_id, schedule.offered_to}
-        # What an administrator may do with others' schedules, no token of theirs may.
+        # An administrator reaches the schedules of others only in person, not with a token.
         if not (caller.reaches(schedule.tool) and (is_theirs or caller.in_person)):
             raise ScheduleUnknown(f"You have no schedule '{schedule_id}'.")
         return schedule
 
     async def answer(self, schedule: Schedule, response: Response) -> ScheduleShown:
-        """The schedule with its ETag."""
+        """Return the schedule as the API shows it, and set its ETag on the response."""
         tag(response, schedule.version)
         (shown,) = await self.views.of([schedule])
         return shown
 
     def plan(self, wanted: SchedulePlan, caller: Caller) -> Plan:
-        """What the caller wants, where their token reaches that far."""
+        """Return the requested plan. Raises NotAllowed where the caller's token does not cover the tool."""
         caller.require_reach(wanted.tool)
         return Plan(wanted.name, self.registry.tool(wanted.tool), wanted.arguments, wanted.timing)
 

@@ -1,4 +1,4 @@
-"""Services over REST: an administrator makes them known and makes their API tokens; nobody else comes near them."""
+"""REST routes for services: administrators, and nobody else, make them known and make their API tokens."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -47,7 +47,7 @@ class ServiceShown(BaseModel):
 
 
 def routes(services: Services, registry: Registry) -> APIRouter:
-    """`/services`, `/services/{service}` and their tokens."""
+    """Build the router of `/services`, `/services/{service}` and their tokens."""
 
     async def administrator(caller: CallingInPerson) -> Principal:
         await services.roles.require(caller.principal, ADMINISTRATOR)

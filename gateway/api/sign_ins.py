@@ -1,4 +1,4 @@
-"""Sign-ins that their caller is asked for, or asks for ahead: a link each, which opens for them; it takes no answer."""
+"""REST routes for sign-ins that the caller is asked for or asks for ahead. Each has a link, where it is answered."""
 
 from datetime import datetime
 from http import HTTPStatus
@@ -21,7 +21,7 @@ _ID = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 
 
 class SignIn(BaseModel):
-    """What the caller is asked to do at one connection, on a page that opens for them."""
+    """A sign-in at one connection that the caller is asked for, on a page that opens for them."""
 
     id: str
     connection: str
@@ -40,7 +40,7 @@ class SignInList(BaseModel):
 
 
 def routes(services: Services, registry: Registry) -> APIRouter:
-    """`/sign-ins`, and `/connections/{name}/sign-ins`."""
+    """Build the router of `/sign-ins` and `/connections/{name}/sign-ins`."""
     router = APIRouter(tags=["connections"])
 
     @router.post(

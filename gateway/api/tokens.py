@@ -1,4 +1,4 @@
-"""Personal API tokens over REST: their owner lists, makes and revokes them; no token and no back end makes one."""
+"""REST routes for API tokens: their owner lists, makes and revokes them. Only somebody who signed in makes one."""
 
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -44,7 +44,7 @@ class NewToken(Body):
 
     @property
     def life(self) -> timedelta | None:
-        """How long it is to live."""
+        """The lifetime of the token, or None for the default."""
         return None if self.expires_in_days is None else self.expires_in_days * _DAYS
 
 
@@ -70,7 +70,7 @@ class TokenMade(TokenShown):
 
 
 def routes(services: Services, registry: Registry) -> APIRouter:
-    """`/tokens` and `/tokens/{token_id}`."""
+    """Build the router of `/tokens` and `/tokens/{token_id}`."""
     router = APIRouter(tags=["tokens"])
     cursors = Cursors(services.vault, "tokens")
 
@@ -105,7 +105,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         responses=problems(403, 404, 422),
     )
     async def revoke_token(caller: Calling, token_id: TokenId) -> None:
-        # A token that got into wrong hands may end itself, and no other.
+        # A token that leaked may revoke itself, and no other.
         if not caller.in_person and caller.actor.id != token_id:
             raise NotAllowed("With an API token only that token itself is revoked. Sign in to revoke others.")
         await services.api_tokens.revoke(token_id, caller.principal, actor=caller.actor)
@@ -114,7 +114,7 @@ def routes(services: Services, registry: Registry) -> APIRouter:
 
 
 def token_page(cursors: Cursors, tokens: list[ApiToken], limit: int, after: str | None) -> Page[TokenShown]:
-    """The page of an owner's tokens that comes after a cursor, newest first."""
+    """Return a page of an owner's tokens after a cursor, newest first. Raises RequestRefused for a wrong cursor."""
     position = cursors.open(after)
     ids = [token.id for token in tokens]
     start = 0 if position is None or position[0] not in ids else ids.index(str(position[0])) + 1
@@ -123,18 +123,18 @@ def token_page(cursors: Cursors, tokens: list[ApiToken], limit: int, after: str 
 
 
 def shown(token: ApiToken) -> TokenShown:
-    """A token as the API tells it."""
+    """Convert a token to its representation in the API, without its secret."""
     return TokenShown.model_validate(_told(token))
 
 
 def made_shown(response: Response, made: NewApiToken) -> TokenMade:
-    """A new token as the API tells it, this once."""
+    """Convert a new token to its representation with the secret, and mark the response `no-store`."""
     response.headers["Cache-Control"] = "no-store"
     return TokenMade.model_validate({**_told(made.token), "token": made.secret})
 
 
 def known_tools(registry: Registry, new: NewToken) -> None:
-    """Raise ApiTokenInvalid where the token is wanted for a tool that does not exist."""
+    """Raise ApiTokenInvalid where the token is requested for a tool that does not exist."""
     unknown = sorted(set(new.tools or ()) - registry.tools.keys())
     if unknown:
         raise ApiTokenInvalid(

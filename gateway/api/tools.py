@@ -1,4 +1,4 @@
-"""Tools over REST: which there are for the caller, and one documented operation for each that starts a run of it."""
+"""REST routes for tools: those that the caller may call, and one documented operation a tool, which starts a run."""
 
 import json
 import re
@@ -66,7 +66,7 @@ class ToolList(BaseModel):
 
 
 def routes(registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
-    """`/tools`, `/tools/{tool}` and `/tools/{tool}/runs`."""
+    """Build the router of `/tools`, `/tools/{tool}` and `/tools/{tool}/runs`."""
     router = APIRouter(tags=["tools"])
     starting = Starting(runs, states)
 
@@ -92,7 +92,7 @@ def routes(registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
 
 
 class Starting:
-    """Answers a request that began a run, or found the one that it began before."""
+    """Answers a request that started a run, or attached to one that an earlier request started."""
 
     def __init__(self, runs: Runs, states: RunStates) -> None:
         self._runs = runs
@@ -101,7 +101,7 @@ class Starting:
     async def answer(
         self, serving: Serving, caller: Caller, prefer: str | None, response: Response
     ) -> RunState:
-        """The state of the run, waited for as the client prefers: 200 where it ended, 202 where it goes on."""
+        """Wait as the client prefers, and return the run's state: 200 where it ended, 202 where it goes on."""
         seconds = wanted_wait(prefer)
         if seconds is not None:
             response.headers["Preference-Applied"] = f"wait={seconds}"
@@ -117,13 +117,13 @@ class Starting:
 
 
 def wanted_wait(prefer: str | None) -> int | None:
-    """How many seconds the client prefers to wait, as far as it may; None where it does not say."""
+    """Read how many seconds the client prefers to wait, up to the limit. None where it does not say."""
     found = None if prefer is None else _WAIT.search(prefer)
     return None if found is None else min(int(found[1]), LONGEST_WAIT_SECONDS)
 
 
 def namespaced(key: str | None, purpose: str = "") -> str | None:
-    """An idempotency key as runs keep it: apart from those of other doors, and the same with quotes or without."""
+    """Prefix an idempotency key, which keeps it apart from those of other triggers, and remove quotes around it."""
     if key is None:
         return None
     structured = _STRUCTURED.fullmatch(key.strip())
@@ -150,7 +150,7 @@ STARTED: Final[dict[int | str, dict[str, Any]]] = {
 
 
 def schemas(registry: Registry) -> dict[str, Any]:
-    """The components that the operations of the tools refer to, each under its tool's name."""
+    """Return the schemas that the operations of the tools refer to, each under its tool's name."""
     return {
         f"{tool.name}.{part}.{name}": _moved(schema, tool.name, part)
         for tool in registry.tools.values()
@@ -237,7 +237,7 @@ def _whole(schema: Mapping[str, Any], tool: str, part: str) -> Any:
 
 
 def _moved(schema: Any, tool: str, part: str) -> Any:
-    """A schema whose references lead to the document's components instead of to definitions of its own."""
+    """Rewrite the references of a schema to the document's components instead of definitions of its own."""
     match schema:
         case dict():
             return {key: _moved(value, tool, part) for key, value in schema.items()}

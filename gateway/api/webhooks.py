@@ -1,4 +1,4 @@
-"""Webhooks over REST: made, read, changed, given new secrets and deleted; a secret is shown once, where it was made."""
+"""REST routes for webhooks: make, read, change, give a new secret, delete. A secret is shown once, when it is made."""
 
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -57,7 +57,7 @@ class NewWebhook(Body):
 
 
 class WebhookChanges(Body):
-    """What is to be otherwise; what is left out stays."""
+    """What to change. A field that is left out stays as it is."""
 
     name: Name | None = None
     mapping: DeliveryMapping | None = None
@@ -66,7 +66,7 @@ class WebhookChanges(Body):
 
 
 class NewSecret(Body):
-    """The next secret, and how long the one before is still good."""
+    """The next secret, and how long the previous one stays valid."""
 
     secret: SenderSecret = None
     overlap_seconds: int = Field(
@@ -99,7 +99,7 @@ class WebhookMade(WebhookShown):
 
 
 class _Webhooks:
-    """What the routes share."""
+    """What the webhook routes share."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self.owner = services.webhooks
@@ -130,7 +130,7 @@ class _Webhooks:
 
 
 def routes(services: Services, registry: Registry) -> APIRouter:
-    """`/webhooks`, `/webhooks/{webhook_id}` and its secret."""
+    """Build the router of `/webhooks`, `/webhooks/{webhook_id}` and its secret."""
     router = APIRouter(tags=["webhooks"])
     webhooks = _Webhooks(services, registry)
     _made_and_read(router, webhooks, services)

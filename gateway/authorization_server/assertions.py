@@ -1,7 +1,8 @@
-"""Enterprise-managed authorization: an identity provider's word lets a client act for its person, who is not asked.
+"""Enterprise-managed authorization: a client gets an access token for a person whom a trusted issuer names.
 
-It is the JWT authorization grant (RFC 7523 section 2.1) with an Identity Assertion Authorization Grant (ID-JAG). Only a
-confidential client that an administrator registered may bring one, each once, and only from an issuer in the settings.
+The client sends an Identity Assertion Authorization Grant (ID-JAG) as a JWT authorization grant (RFC 7523 section
+2.1), and the person is not asked. Byline accepts an assertion only from a confidential client that an administrator
+registered, only from an issuer in the settings, and only once.
 """
 
 import hashlib
@@ -37,7 +38,7 @@ _LONGEST_SECONDS: Final = 3600
 
 
 class Assertions:
-    """Takes assertions, and owns the table of those that were used."""
+    """Exchanges identity assertions for access tokens. Owner of the table of used assertions."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -52,7 +53,11 @@ class Assertions:
         ]
 
     async def exchange(self, client: Client, asked: IdentityAssertionParams) -> OAuthToken:
-        """A token for whom the assertion names; raises TokenError, and UpstreamUnavailable without keys."""
+        """Return an access token for the person whom the assertion names.
+
+        Raises TokenError where the client or the assertion does not qualify, and UpstreamUnavailable where the issuer's
+        keys cannot be read.
+        """
         if client.known_by != "administrator" or JWT_BEARER not in client.grant_types:
             raise TokenError(
                 "unauthorized_client", "An administrator has not let this client bring assertions."
@@ -85,7 +90,7 @@ class Assertions:
         )
 
     async def _verified(self, assertion: str) -> tuple[str, Mapping[str, Any]]:
-        """The issuer of an assertion that holds, and its claims (ID-JAG section 4.3)."""
+        """Verify an assertion (ID-JAG section 4.3) and return its issuer and claims; raises TokenError."""
         for issuer in self._issuers:
             try:
                 verified = await issuer.verified(assertion, audience=self._services.settings.public_url)
@@ -117,7 +122,11 @@ class Assertions:
         return wanted[0]
 
     def _scopes(self, claims: Mapping[str, Any], asked: Sequence[str] | None) -> Sequence[str]:
-        """What the request asks for, within what the assertion allows; without either, what every token needs."""
+        """Return the scopes of the token; raises TokenError where the request exceeds what the assertion allows.
+
+        A request without scopes gets all that the assertion allows. An assertion without a scope claim allows the
+        scopes that every token needs.
+        """
         first, known = first_scopes(self._services.settings), all_scopes(self._services)
         said = claims.get("scope")
         allowed = [each for each in known if each in (said.split() if isinstance(said, str) else first)]
@@ -133,7 +142,7 @@ class Assertions:
         row = UsedAssertionRow(
             id_hash=hashlib.sha256(f"{issuer}\n{claims['jti']}".encode()).hexdigest(), expires_at=expires_at
         )
-        # Remembered a while longer than it holds, since clocks differ.
+        # Kept five minutes longer than the assertion is valid, since clocks differ.
         over = col(UsedAssertionRow.expires_at) < now() - timedelta(minutes=5)
         try:
             async with self._services.database.writing() as session:

@@ -1,4 +1,4 @@
-"""The claims of access tokens that Byline signs beyond RFC 9068's, and whom `sub` means; it signs nothing itself."""
+"""Claims of Byline's access tokens beyond RFC 9068, and the `sub` of a principal. This module signs nothing."""
 
 from typing import Final
 
@@ -7,12 +7,13 @@ from engine.identity.model import Principal
 CLIENT_NAME_CLAIM: Final = "client_name"
 ACT_CLAIM: Final = "act"
 FAMILY_CLAIM: Final = "sid"
-"""The consent that a token came of; with it, all of its tokens end."""
+"""The id of the consent under which a token was issued. When the consent ends, all of its tokens end."""
 
 
 def subject(principal: Principal, issuer: str) -> str:
-    """The `sub` of a principal at this issuer: their own where it signed them in, and otherwise the principal's id.
+    """Return the `sub` of a principal at this issuer.
 
-    Another issuer's subject could be anybody's here.
+    It is the principal's own subject where this issuer signed them in, and otherwise the principal's id: another
+    issuer's subject could be anybody's here.
     """
     return principal.subject if principal.issuer == issuer else principal.id

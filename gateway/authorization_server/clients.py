@@ -1,4 +1,4 @@
-"""OAuth clients as the authorization server meets them: registered by an administrator or, RFC 7591, by themselves."""
+"""The OAuth clients of the authorization server, registered by an administrator or by themselves (RFC 7591)."""
 
 from datetime import timedelta
 from typing import Any, Final, Literal
@@ -24,24 +24,27 @@ _A_DAY: Final = timedelta(days=1)
 
 
 class Client(OAuthClientInformationFull):
-    """A client; a program on the person's machine may listen on any port (RFC 8252 section 7.3)."""
+    """An OAuth client. Its loopback redirect URIs may use any port (RFC 8252 section 7.3)."""
 
     known_by: Literal["itself", "administrator", "document"] = "itself"
-    """Who says what it is: it registered itself, an administrator did, or the document at its client id tells."""
+    """Where the client's metadata came from: itself, an administrator, or the document at its client id."""
     backend: Backend | None = None
 
     @property
     def title(self) -> str:
-        """What the client calls itself, which nobody has checked unless an administrator registered it."""
+        """The client's own name for itself, which is unverified unless an administrator registered the client."""
         return self.client_name or self.client_id
 
     def is_sure_at(self, redirect_uri: AnyUrl) -> bool:
-        """Whether a code that is sent there reaches nobody but this client (RFC 8252 section 8.6)."""
+        """Whether a code sent to this redirect URI reaches only this client (RFC 8252 section 8.6)."""
         return redirect_uri.scheme == "https" or self.client_secret is not None
 
     @override
     def validate_redirect_uri(self, redirect_uri: AnyUrl | None) -> AnyUrl:
-        """The redirect URI to use: a registered one but for a loopback port; raises InvalidRedirectUriError."""
+        """Return the redirect URI to use; raises InvalidRedirectUriError for one that is not registered.
+
+        The ports of loopback redirect URIs are not compared.
+        """
         try:
             return super().validate_redirect_uri(redirect_uri)
         except InvalidRedirectUriError:
@@ -56,7 +59,7 @@ class Client(OAuthClientInformationFull):
 
 
 class Clients:
-    """The registered clients, each for whatever scopes there are today."""
+    """The registered clients. Each may ask for every scope that exists today."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
@@ -74,15 +77,16 @@ class Clients:
             "client_secret": await self._registered.secret_of(row),
             "backend": backend_of(row),
             "known_by": row.registered_by,
-            # What the policy asks for with a tool may change after a client registered.
+            # The scopes that the policy requires for tools may change after a client registered.
             "scope": self._scopes,
         }
         return Client.model_validate({**row.metadata_, **ours})
 
     async def register(self, client: OAuthClientInformationFull) -> None:
-        """Keep a client that registers itself, for every scope there is, and forget those that nobody uses.
+        """Store a client that registers itself, with every scope, and delete such clients that nobody uses.
 
-        Raises RegistrationError where a redirect URI is not fit to carry a code, and TooSoon where many came before.
+        Raises RegistrationError where a redirect URI is not fit to carry a code, and TooSoon where as many clients
+        registered within the hour as settings allow.
         """
         for uri in client.redirect_uris or ():
             problem = redirects.problem(uri, client.application_type)
@@ -106,7 +110,7 @@ class Clients:
             session.add(row)
 
     async def note_use(self, client_id: str) -> None:
-        """Remember that the client is in use, as of today."""
+        """Record that the client is in use, at most once a day."""
         stale = col(OAuthClientRow.used_at).is_(None) | (col(OAuthClientRow.used_at) < now() - _A_DAY)
         used = update(OAuthClientRow).where(col(OAuthClientRow.client_id) == client_id, stale)
         async with self._database.writing() as session:

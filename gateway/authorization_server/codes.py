@@ -1,6 +1,7 @@
-"""What a client asks of a person, sealed in an address, and the code that their answer is worth once, kept by its hash.
+"""Consent requests of OAuth clients, and the authorization codes that clients get for a person's yes.
 
-Anybody may ask, so that nothing is kept of a question before a person who is signed in answers it.
+Anybody can send a consent request. It is therefore sealed into the address of the consent page, and nothing is stored
+until a person who is signed in answers it. A code can be used once, and is stored by its hash.
 """
 
 import hashlib
@@ -24,14 +25,14 @@ from engine.services import Services
 
 _ANSWER_WITHIN = timedelta(minutes=15)
 _CODE_LIFE = timedelta(seconds=60)
-# A code that comes a second time gives its thief away, so it is remembered for a while (RFC 6749 section 4.1.2).
+# Used codes are kept for a while: a second use shows that the code was stolen (RFC 6749 section 4.1.2).
 _REMEMBERED = timedelta(days=1)
 _BOUND_TO: Final = "question of a client"
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question that nobody has answered yet."""
+    """A consent request of a client that nobody has answered yet."""
 
     id: str
     client_id: str
@@ -41,7 +42,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A person's yes, before or after its one use; `id` is the family of the tokens that come of it."""
+    """The authorization code for a person's yes, before or after its one use.
+
+    `id` is the family of the tokens that are issued for it.
+    """
 
     id: str
     client_id: str
@@ -59,7 +63,7 @@ class Codes:
         self._vault = services.vault
 
     async def ask(self, client_id: str, parameters: AuthorizationParams) -> str:
-        """The question, sealed, as a part of an address."""
+        """Seal a client's request into text that fits into a URL path."""
         told = {
             "id": str(uuid.uuid4()),
             "client_id": client_id,
@@ -69,7 +73,7 @@ class Codes:
         return urlsafe_b64encode(await self._vault.seal(json.dumps(told).encode(), _BOUND_TO)).decode()
 
     async def asked(self, question: str) -> Asked | None:
-        """What is asked, while it can be answered."""
+        """Open a sealed request; None where it is invalid, has expired or was answered."""
         try:
             told = json.loads(await self._vault.open(urlsafe_b64decode(question), _BOUND_TO))
         except (ValueError, VaultSealBroken):
@@ -82,18 +86,18 @@ class Codes:
         return None if is_answered or asked.expires_at <= now() else asked
 
     async def allow(self, asked: Asked, principal_id: str) -> str | None:
-        """The code for a yes; None where the question was answered meanwhile."""
+        """Store a yes and return its code; None where the request was answered meanwhile."""
         code = secrets.token_urlsafe(32)
         row = _answer(asked, now() + _CODE_LIFE)
         row.code_hash, row.principal_id = _digest(code), principal_id
         return code if await self._is_first(row) else None
 
     async def decline(self, asked: Asked) -> bool:
-        """Remember that a question was answered with no; False where it was answered already."""
+        """Store a no; False where the request was answered already."""
         return await self._is_first(_answer(asked, asked.expires_at))
 
     async def _is_first(self, answer: OAuthCodeRow) -> bool:
-        """Keep an answer, and forget those of long ago; False where its question has one."""
+        """Store an answer, and delete those that expired long ago; False where the request has an answer."""
         over = delete(OAuthCodeRow).where(col(OAuthCodeRow.expires_at) < now() - _REMEMBERED)
         try:
             async with self._database.writing() as session:
@@ -104,7 +108,7 @@ class Codes:
         return True
 
     async def find(self, code: str) -> Code | None:
-        """What this code stands for."""
+        """Return the record of this code, or None."""
         async with self._database.reading() as session:
             query = select(OAuthCodeRow).where(OAuthCodeRow.code_hash == _digest(code))
             row = (await session.exec(query)).one_or_none()
@@ -116,7 +120,7 @@ class Codes:
         )
 
     async def use(self, code: Code) -> bool:
-        """Use the code up; False where it was used before."""
+        """Mark the code as used; False where it was used before."""
         first_use = (
             update(OAuthCodeRow)
             .where(col(OAuthCodeRow.id) == code.id, col(OAuthCodeRow.used_at).is_(None))

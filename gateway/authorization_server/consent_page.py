@@ -1,6 +1,7 @@
-"""The page on which a person lets a client act for them; it names the client, and asks again for anything new.
+"""The page on which a person lets an OAuth client act for them.
 
-A client that cannot be told from another on the same machine is asked about every time (RFC 8252 section 8.6).
+The page names the client. A person who consented to as much before is not asked again, unless another program on the
+same machine could receive the client's code (RFC 8252 section 8.6).
 """
 
 from collections.abc import Awaitable, Callable
@@ -26,7 +27,7 @@ from gateway.sign_in.pages import to_sign_in
 
 
 class ConsentPage:
-    """Asks the person who is signed in, and sends the answer to the client."""
+    """Shows a consent request to the person who is signed in, and sends their answer to the client."""
 
     def __init__(self, services: Services, client: Callable[[str], Awaitable[Client | None]]) -> None:
         self._sessions = Sessions(services)
@@ -39,7 +40,7 @@ class ConsentPage:
         self._api = resource_identifier(services.settings, API_PATH)
 
     async def ask(self, request: Request, question: str) -> Response:
-        """GET /authorize/{question}: the question, or at once the answer where the person gave it before."""
+        """GET /authorize/{question}: show the request, or answer it at once where the person consented before."""
         session = await self._sessions.current(request)
         if session is None:
             return to_sign_in(request.url.path)

@@ -1,7 +1,8 @@
-"""Which clients may act for whom, by a person's yes or an enterprise's word; no token holds beyond its consent.
+"""Consents: which clients may act for which principals. No token is valid longer than its consent.
 
-A consent is the family of the tokens that come of it: it ends when the person withdraws it, when its client gives it
-up, when a code or a refresh token of it comes a second time, and when nothing of it was used for 30 days.
+A consent is given by a person, or asserted by an enterprise's issuer. Its id is the family of the tokens issued under
+it. It ends when the person withdraws it, when its client revokes a token of it, when a code or a refresh token of it is
+used a second time, and when nothing of it was used for 30 days.
 """
 
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ UNUSED_LIFE: Final = timedelta(days=30)
 class Consent:
     """What a client may do for a principal.
 
-    The browser was sent to `goes_to` with the answer; where an enterprise's issuer let the client in, `asserted_by`
-    names it, and nobody was asked here.
+    `goes_to` is where the browser was sent with the answer. `asserted_by` is the enterprise's issuer that let the
+    client in without a question to the person.
     """
 
     id: str
@@ -44,7 +45,7 @@ class Consent:
         principal: Principal,
         circumstances: str = "",
     ) -> AuditEvent:
-        """The line of the trail that says what became of this consent of a principal."""
+        """Return the audit event that records a change of this consent."""
         return AuditEvent(
             kind=kind,
             principal=principal,
@@ -62,7 +63,7 @@ class Consents:
         self._database = database
 
     async def add(self, consent: Consent) -> None:
-        """Keep a consent, and forget those that ended by themselves."""
+        """Store a consent, and delete those that expired."""
         fields = {name: getattr(consent, name) for name in consent.__slots__}
         row = ClientConsentRow(**{**fields, "scopes": " ".join(consent.scopes)})
         async with self._database.writing() as session:
@@ -70,13 +71,13 @@ class Consents:
             session.add(row)
 
     async def get(self, consent: str) -> Consent | None:
-        """The consent with this id, while it holds."""
+        """Return the consent with this id while it is valid, or None."""
         async with self._database.reading() as session:
             row = await session.get(ClientConsentRow, consent)
         return None if row is None or row.expires_at <= now() else _consent(row)
 
     async def of(self, principal_id: str) -> list[Consent]:
-        """Everything that clients may do for a principal, the newest first."""
+        """Return everything that clients may do for a principal, newest first."""
         query = (
             select(ClientConsentRow)
             .where(ClientConsentRow.principal_id == principal_id, col(ClientConsentRow.expires_at) > now())
@@ -86,7 +87,7 @@ class Consents:
             return [_consent(row) for row in (await session.exec(query)).all()]
 
     async def covers(self, asked: Consent) -> bool:
-        """Whether the person said yes to all of this before: same client, same destination, nothing more."""
+        """Whether the person consented to this before: same client, destination and resource, and no more scopes."""
         return any(
             set(asked.scopes) <= set(given.scopes)
             for given in await self.of(asked.principal_id)
@@ -95,21 +96,21 @@ class Consents:
         )
 
     async def prolong(self, consent: str) -> None:
-        """Note that a consent was used."""
+        """Extend a consent by UNUSED_CONSENT_LIFE, since it was used."""
         later = update(ClientConsentRow).where(col(ClientConsentRow.id) == consent)
         async with self._database.writing() as session:
             await session.exec(later.values(expires_at=now() + UNUSED_LIFE))
 
     async def end(self, consent: str) -> bool:
-        """End one consent, and so all tokens that came of it; False where it had ended before."""
+        """End one consent and so all of its tokens; False where it had ended before."""
         return bool(await self._end(col(ClientConsentRow.id) == consent))
 
     async def end_of_client(self, client_id: str) -> None:
-        """End all that this client may do, for whomever."""
+        """End all consents of this client, for every principal."""
         await self._end(col(ClientConsentRow.client_id) == client_id)
 
     async def withdraw(self, principal_id: str, client_id: str) -> list[str]:
-        """End all that a client may do for one principal; returns the ids of the consents that held."""
+        """End all that a client may do for one principal; returns the ids of the consents that were valid."""
         return await self._end(
             col(ClientConsentRow.principal_id) == principal_id, col(ClientConsentRow.client_id) == client_id
         )

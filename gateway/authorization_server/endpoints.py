@@ -1,4 +1,4 @@
-"""The authorization server's endpoints: the `mcp` package's handlers, and what the RFCs ask beyond these."""
+"""The authorization server's endpoints: the handlers of the `mcp` package, and what the RFCs require beyond them."""
 
 import json
 from base64 import b64decode
@@ -37,7 +37,7 @@ _NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
 def authorization_server(services: Services) -> APIRouter:
-    """Its key set and token exchange; and all of its endpoints where no external issuer is set to do their work."""
+    """Return the routes of the key set and token exchange, and of all endpoints without an external issuer."""
     router = APIRouter(include_in_schema=False)
 
     async def key_set(request: Request) -> Response:
@@ -54,7 +54,7 @@ def authorization_server(services: Services) -> APIRouter:
 
 
 class Endpoints:
-    """OAuth 2.1 with clients that register or describe themselves, PKCE, resource indicators and `iss` (RFC 9207)."""
+    """OAuth 2.1 endpoints: client registration or documents, PKCE, resource indicators and `iss` (RFC 9207)."""
 
     def __init__(self, services: Services, exchange: TokenExchange) -> None:
         provider = Provider(services)
@@ -74,7 +74,10 @@ class Endpoints:
         self._attempts = services.attempts
 
     def add_to(self, router: APIRouter) -> None:
-        """Mount every endpoint; chat clients in a browser may call all but what a person sees."""
+        """Add every endpoint to the router.
+
+        Chat clients that run in a browser may call all of them cross-origin, except the pages for people.
+        """
         router.add_api_route("/authorize", self.authorize, methods=["GET"])
         router.add_api_route(f"{CONSENT_PATH}{{question}}", self._consent.ask, methods=["GET"])
         router.add_api_route(f"{CONSENT_PATH}{{question}}", self._consent.answer, methods=["POST"])
@@ -89,7 +92,7 @@ class Endpoints:
             router.routes.append(cross_origin("/register", "POST", self.register))
 
     async def metadata(self, request: Request) -> Response:
-        """RFC 8414."""
+        """Return the authorization server metadata (RFC 8414)."""
         del request
         document: dict[str, Any] = {
             "issuer": self._issuer,
@@ -115,11 +118,14 @@ class Endpoints:
         return JSONResponse(document)
 
     async def authorize(self, request: Request) -> Response:
-        """RFC 6749 section 4.1.1; a request that can't be trusted to say where to send the browser gets a page."""
+        """Handle an authorization request (RFC 6749 section 4.1.1).
+
+        The person gets an error page where the request cannot be trusted to say where to send the browser.
+        """
         if _repeats(request.query_params.multi_items()):
             return _cannot_continue("It names a parameter twice.")
         try:
-            # Before the handler, which has no words for a client whose description cannot be had.
+            # Before the handler, which has no error for a client whose document is missing or invalid.
             client = await self._provider.get_client(request.query_params.get("client_id", ""))
         except BylineError as error:
             if isinstance(error, AddressRefused | ClientRefused):
@@ -137,14 +143,14 @@ class Endpoints:
             back = construct_redirect_uri(location, iss=self._issuer)
             target = AnyUrl(back)
             if client is not None and client.known_by != "administrator" and not is_loopback(target):
-                # Anybody can name a site for a client's: nobody is sent there unasked (RFC 9700 section 4.11.2).
+                # Anybody can register any site, so the browser is not redirected there (RFC 9700 section 4.11.2).
                 problem = "Go back only where you know whom you go to."
                 return _cannot_continue(problem, link=(back, f"Go back to {reaches(target)}"))
             response.headers["location"] = back
         return response
 
     async def register(self, request: Request) -> Response:
-        """RFC 7591, a bounded number of times an hour."""
+        """Register a client (RFC 7591), up to a number of clients an hour."""
         try:
             return await self._registration.handle(request)
         except TooSoon as error:
@@ -153,7 +159,7 @@ class Endpoints:
             )
 
     async def token(self, request: Request) -> Response:
-        """RFC 6749 section 3.2, with the resource of RFC 8707 section 2.2."""
+        """Answer a token request (RFC 6749 section 3.2) with a resource indicator (RFC 8707 section 2.2)."""
         form = await _form(request)
         if form is None:
             return _invalid_request()
@@ -171,18 +177,18 @@ class Endpoints:
         return _challenged(await self._token.handle(_sending(request, form)))
 
     async def revoke(self, request: Request) -> Response:
-        """RFC 7009."""
+        """Revoke a token (RFC 7009)."""
         form = await _form(request)
         if form is None:
             return _invalid_request()
         undescribed = await self._undescribed(form)
         if undescribed is not None:
             return undescribed
-        # The handler insists on this field, which a public client or one with Basic authentication does not send.
+        # The handler requires this field, which a public client or one with Basic authentication does not send.
         return _challenged(await self._revocation.handle(_sending(request, {"client_secret": "", **form})))
 
     async def _undescribed(self, form: Mapping[str, str]) -> Response | None:
-        """What to answer where a client's description cannot be had, or does not do."""
+        """Return an error response where the client's document is missing or invalid, and None otherwise."""
         try:
             await self._provider.get_client(form.get("client_id", ""))
         except UpstreamUnavailable as error:
@@ -194,7 +200,7 @@ class Endpoints:
 
 
 def _only(exchange: TokenExchange) -> Callable[[Request], Awaitable[Response]]:
-    """The token endpoint where an external issuer signs people in: it serves back ends, and nobody else."""
+    """Return the token endpoint for an external issuer: it serves only the token exchange of back ends."""
 
     async def token(request: Request) -> Response:
         form = await _form(request)
@@ -212,7 +218,10 @@ def _only(exchange: TokenExchange) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _form(request: Request) -> dict[str, str] | None:
-    """The form of a client's request, with the `client_id` that Basic authentication carries elsewhere."""
+    """Return the form of a client's request, or None where it is not a valid form.
+
+    A `client_id` from Basic authentication is added where the form has none.
+    """
     fields = parse_qsl((await request.body()).decode("utf-8", "replace"), keep_blank_values=True)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded" or _repeats(fields):

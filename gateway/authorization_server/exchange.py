@@ -1,6 +1,6 @@
-"""Token exchange (RFC 8693): a registered back end gets a short token to act for the user whose token it brings.
+"""Token exchange (RFC 8693): a registered back end exchanges a user's token for a short-lived access token.
 
-It delegates and never impersonates: the token names the back end in `act`, and is not exchanged again.
+This is delegation and never impersonation: the new token names the back end in `act`, and cannot be exchanged again.
 """
 
 import hmac
@@ -49,7 +49,7 @@ class _Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """Whose token was brought, until when it holds, and the scopes asked for of it."""
+    """The user whose token was sent, its expiry in seconds since the epoch, and the requested scopes."""
 
     principal: Principal
     expires_at: int
@@ -74,7 +74,7 @@ class TokenExchange:
         )
 
     async def answer(self, request: Request, form: Mapping[str, str]) -> Response:
-        """The token, or what RFC 8693 section 2.2.2 says of why not."""
+        """Return the token response, or the error response of RFC 8693 section 2.2.2."""
         try:
             return JSONResponse(await self._exchange(request, form), headers=_NO_STORE)
         except _Refused as refused:
@@ -115,11 +115,11 @@ class TokenExchange:
         }
 
     async def _backend(self, request: Request) -> Client:
-        """The back end that authenticated itself by client_secret_basic (RFC 6749 section 2.3.1)."""
+        """Return the back end that authenticated by client_secret_basic (RFC 6749 section 2.3.1)."""
         client_id, secret = _basic(request)
         client = await self._clients.get(client_id)
         known = client.client_secret if client is not None else None
-        # Compared also where there is no such client, so that an answer takes as long.
+        # Compared for an unknown client as well, so that both answers take equally long.
         matches = hmac.compare_digest((known or "").encode(), secret.encode())
         if client is None or not known or not matches:
             raise _Refused("invalid_client", "Send the id and secret of a back end in HTTP Basic.", 401)
@@ -131,7 +131,7 @@ class TokenExchange:
         return client
 
     def _resource(self, form: Mapping[str, str]) -> str:
-        """The one of our resources that is asked for, by `resource` or `audience`; the API where neither is there."""
+        """Return the resource that `resource` or `audience` names; the API where the form has neither."""
         asked = {form[name].removesuffix("/") for name in ("resource", "audience") if form.get(name)}
         if not asked:
             return self._resources[-1]
@@ -163,7 +163,7 @@ class TokenExchange:
             raise _Refused("invalid_request", "The subject token is itself one that somebody acts with.")
         if not self._subjects.may_give(scopes, claims):
             raise _Refused("invalid_scope", "The subject token does not have that scope.")
-        # Only now, since an external issuer's user is made known by this.
+        # Last, since this creates the principal of an external issuer's user.
         principal = await self._subjects.principal(claims)
         if principal is None or not principal.active or principal.kind != "person":
             raise _Refused("invalid_request", "The subject token's subject may not act here.")
@@ -171,7 +171,7 @@ class TokenExchange:
 
 
 class _OwnSubjects:
-    """Access tokens that the built-in server issued to people, for one of the resources here."""
+    """Verifies access tokens that the built-in server issued to people, for one of its resources."""
 
     def __init__(self, services: Services, resources: tuple[str, ...]) -> None:
         self._keys = services.keys
@@ -185,7 +185,7 @@ class _OwnSubjects:
         )
 
     async def claims(self, token: str, kind: str, backend: Client) -> Mapping[str, Any]:
-        """What the token says; raises _Refused where it does not hold."""
+        """Return the claims of a token; raises _ExchangeRefused where it is not valid."""
         del backend
         if kind == _ID_TOKEN:
             raise _Refused("invalid_request", "No ID tokens are issued here: bring an access token.")
@@ -197,24 +197,27 @@ class _OwnSubjects:
         return claims
 
     def may_give(self, scopes: Sequence[str], claims: Mapping[str, Any]) -> bool:
-        """Whether the token's person consented to as much."""
+        """Whether the person consented to these scopes."""
         return set(scopes) <= set(str(claims.get("scope")).split())
 
     async def principal(self, claims: Mapping[str, Any]) -> Principal | None:
-        """Whose token it is, while the consent holds that it came of."""
+        """Return the principal of the token, or None where its consent ended."""
         holder = await self._tokens.holder(claims)
         return None if holder is None else holder[0]
 
 
 class _ExternalSubjects:
-    """Tokens of the external issuer that it issued to the back end: their audience is listed with it."""
+    """Verifies tokens that the external issuer issued to the back end, by the audiences registered for it."""
 
     def __init__(self, services: Services, issuer: IssuerKeys) -> None:
         self._principals = services.principals
         self._issuer = issuer
 
     async def claims(self, token: str, kind: str, backend: Client) -> Mapping[str, Any]:
-        """What the token says; raises _Refused where it does not hold, and UpstreamUnavailable without keys."""
+        """Return the claims of a token.
+
+        Raises _ExchangeRefused where it is not valid, and UpstreamUnavailable where the issuer's keys cannot be read.
+        """
         audiences = () if backend.backend is None else backend.backend.audiences
         for audience in audiences:
             try:
@@ -226,17 +229,17 @@ class _ExternalSubjects:
         raise _invalid()
 
     def may_give(self, scopes: Sequence[str], claims: Mapping[str, Any]) -> bool:
-        """Whatever there is: an ID token has no scopes, and an administrator trusts the back end."""
+        """Always true: an ID token has no scopes, and an administrator trusts the back end."""
         del scopes, claims
         return True
 
     async def principal(self, claims: Mapping[str, Any]) -> Principal | None:
-        """Whose token it is, made known when first seen."""
+        """Return the principal of the token, which is created when it is first seen."""
         return await self._principals.resolve(claims["iss"], claims["sub"], display_name(claims))
 
 
 def _fits(token: VerifiedToken, kind: str, audiences: tuple[str, ...]) -> bool:
-    """Whether the token is of the kind that it is said to be, and no other statement of the issuer's."""
+    """Whether the token is of the type that the request states, and not another statement of the issuer."""
     typ = str(token.header.get("typ") or "jwt").lower().removeprefix("application/")
     if typ == ACCESS_TOKEN_TYPE:
         return kind != _ID_TOKEN
@@ -248,7 +251,7 @@ def _fits(token: VerifiedToken, kind: str, audiences: tuple[str, ...]) -> bool:
 
 
 def is_token_exchange(form: Mapping[str, str]) -> bool:
-    """Whether a token request is one of RFC 8693."""
+    """Whether a token request has the grant type of RFC 8693."""
     return form.get("grant_type") == TOKEN_EXCHANGE
 
 

@@ -1,7 +1,7 @@
-"""Clients whose id is the address of a document that describes them (OAuth Client ID Metadata Document).
+"""Clients whose id is the URL of a document that describes them (OAuth Client ID Metadata Document).
 
-The document is fetched as any address that a stranger gave: never from a private network, never on to another address.
-A document that does not hold is fetched again at the next request, and nothing of it is used.
+The document is fetched as any URL of a stranger: never from a private network, and without following redirects. An
+invalid document is not cached: nothing of it is used, and it is fetched again at the next request.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ _LONGEST_SECONDS: Final = 86_400.0
 _REMEMBERED: Final = 1000
 _STALE_SECONDS: Final = 86_400.0
 _FETCHED_AT_ONCE: Final = 8
-# Anybody who opens a page of ours has a document fetched, and could have its host overrun by it.
+# Anybody who opens a page can make Byline fetch a document, so the fetches from one host are limited.
 _FETCHED_A_MINUTE: Final = 100
 _JSON: Final = re.compile(r"application/(?:[\w.-]+\+)?json", re.IGNORECASE)
 
 
 class _Document(BaseModel):
-    """What is read of a document (RFC 7591 section 2); it holds no secret, since anybody can read it."""
+    """The fields that are read from a document (RFC 7591 section 2). Anybody can read it, so it holds no secret."""
 
     client_id: str
     client_name: str | None = None
@@ -56,7 +56,7 @@ class _Kept:
 
 
 class MetadataDocuments:
-    """Knows clients by their documents, each for as long as its cache headers say within a minute and a day."""
+    """Finds clients by their documents, each cached as its cache headers say, from a minute to a day."""
 
     def __init__(self, services: Services, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -68,10 +68,11 @@ class MetadataDocuments:
         self._fetched_of: Counter[str] = Counter()
 
     async def get(self, address: str) -> Client:
-        """The client at an address.
+        """Return the client at a URL.
 
-        Raises AddressRefused for an address that is not called, ClientRefused for a document that does not hold, and
-        UpstreamUnavailable where none comes. One that was good before stays so for a day while its host is silent.
+        Raises AddressRefused for a URL that may not be called, ClientRefused for an invalid document, and
+        UpstreamUnavailable where its host does not answer. A client that was valid before is used for one more day
+        while its host does not answer.
         """
         kept = self._kept.get(address)
         if kept is not None and self._clock() < kept.fresh_until:
@@ -153,12 +154,12 @@ class MetadataDocuments:
 
 
 def is_document_address(client_id: str) -> bool:
-    """Whether a client id is an address, so that no client can be registered under it."""
+    """Whether a client id is a URL. No client can be registered under such an id."""
     return client_id.startswith(("https://", "http://"))
 
 
 def _require_form(address: str) -> None:
-    """What the address has to look like, beyond what is asked of every address that is called."""
+    """Raise AddressRefused unless the URL has a path that fits a client id."""
     path = urlsplit(address).path
     if path in {"", "/"} or {".", ".."} & set(unquote(path).split("/")):
         raise AddressRefused("A client id that is an address has a path, without dots for its parts.")
@@ -181,7 +182,7 @@ def _problem(address: str, document: _Document) -> str | None:
 
 
 def _lifetime(answer: Answer) -> float:
-    """Seconds for which a document is taken as it is, from Cache-Control (RFC 9111 section 5.2.2)."""
+    """Return the seconds for which a document is cached, from Cache-Control (RFC 9111 section 5.2.2)."""
     said = answer.headers.get("Cache-Control", "").lower()
     if re.search(r"\bno-(?:store|cache)\b", said):
         return _SHORTEST_SECONDS

@@ -1,4 +1,4 @@
-"""What the `mcp` package's OAuth handlers ask of Byline; they check the protocol, this decides and remembers."""
+"""The provider behind the `mcp` package's OAuth handlers. They check the protocol, and it decides and stores."""
 
 from mcp.server.auth.provider import (
     AccessToken,
@@ -28,25 +28,25 @@ CONSENT_PATH = "/authorize/"
 
 
 class IssuedCode(AuthorizationCode):
-    """A code with what is on record about it."""
+    """An authorization code with its stored record."""
 
     record: Code
 
 
 class IssuedRefreshToken(RefreshToken):
-    """A refresh token with what is on record about it."""
+    """A refresh token with its stored record."""
 
     record: Refresh
 
 
 class IssuedAccessToken(AccessToken):
-    """An access token with the family that it came from."""
+    """An access token with its family, which is the id of its consent."""
 
     family: str
 
 
 class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, IssuedAccessToken]):
-    """The authorization server's decisions."""
+    """Byline's implementation of the authorization server provider."""
 
     def __init__(self, services: Services) -> None:
         self._clients = Clients(services)
@@ -62,7 +62,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
 
     @override
     async def get_client(self, client_id: str) -> Client | None:
-        """The client with this id; raises a BylineError where it is the address of a document that does not do."""
+        """Return the client with this id; raises a BylineError where its document is missing or invalid."""
         if is_document_address(client_id):
             return await self._documents.get(client_id)
         return await self._clients.get(client_id)
@@ -90,7 +90,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         if code is None or code.client_id != client.client_id:
             return None
         if code.used:
-            # RFC 6749 section 4.1.2: a code that comes a second time takes back what came of the first.
+            # RFC 6749 section 4.1.2: the second use of a code revokes the tokens of its first use.
             await self._end_of_copied(code.id, "code")
             return None
         asked = code.parameters
@@ -131,7 +131,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         if await self._consents.get(refresh.family) is None:
             return None
         if refresh.used:
-            # RFC 9700 section 4.14.2: it was copied by somebody, and nobody can say by whom.
+            # RFC 9700 section 4.14.2: the token was copied, and nobody can say who has the copy.
             await self._end_of_copied(refresh.family, "refresh token")
             return None
         return IssuedRefreshToken(
@@ -178,7 +178,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
         )
 
     async def _end_of_copied(self, family: str, what: str) -> None:
-        """End a consent of which something came a second time, and say so in the trail, where it held until now."""
+        """End a consent whose code or token was used twice, and record that where the consent was valid."""
         consent = await self._consents.get(family)
         if not await self._consents.end(family) or consent is None:
             return
@@ -188,7 +188,7 @@ class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, 
             await self._trail.append(consent.event("client.withdrawn", principal, why))
 
     def serves(self, resource: str | None) -> bool:
-        """Whether a resource indicator (RFC 8707) names this server, or leaves it open."""
+        """Whether a resource indicator (RFC 8707) names a resource of this server. True without an indicator."""
         return self._named(resource) in self._resources
 
     def _named(self, resource: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Redirect URIs: which are fit to carry a code, and whom the code reaches; nothing is compared by its beginning."""
+"""Checks redirect URIs: which may be registered, and whom a code sent there reaches. No prefixes are compared."""
 
 from typing import Final
 from urllib.parse import urlsplit
@@ -12,7 +12,7 @@ _NO_APPLICATION: Final = frozenset(
 
 
 def problem(uri: AnyUrl, application_type: str | None = None) -> str | None:
-    """Why a redirect URI may not be registered, if anything speaks against it."""
+    """Return why a redirect URI may not be registered, or None where it may."""
     if uri.scheme in _NO_APPLICATION:
         return "this scheme leads to no application"
     if uri.fragment is not None:
@@ -28,16 +28,16 @@ def problem(uri: AnyUrl, application_type: str | None = None) -> str | None:
 
 
 def is_loopback(uri: AnyUrl) -> bool:
-    """Whether a program on the person's own machine listens there, at whatever port (RFC 8252 section 7.3)."""
+    """Whether a redirect URI is a loopback address, at any port (RFC 8252 section 7.3)."""
     return uri.scheme == "http" and uri.host in _LOOPBACK
 
 
 def without_port(uri: AnyUrl) -> tuple[str | None, str, str]:
-    """What a loopback redirect URI is known by."""
+    """Return the host, path and query of a loopback redirect URI, by which it is compared."""
     parts = urlsplit(str(uri))
     return uri.host, parts.path or "/", parts.query
 
 
 def reaches(uri: AnyUrl) -> str:
-    """Whom a code reaches, in the words of a person: a host, or whatever application took a scheme for itself."""
+    """Return whom a code reaches, in words for a person: a host, or the application of a private-use scheme."""
     return str(uri.host) if uri.scheme in {"http", "https"} else f"the application of {uri.scheme}:"

@@ -1,4 +1,7 @@
-"""The table of OAuth clients, whose secrets lie sealed, and what an administrator does with it, from a shell too."""
+"""The table of OAuth clients with their sealed secrets, and how an administrator registers and removes clients.
+
+The command line uses this module without a running gateway.
+"""
 
 import secrets
 import uuid
@@ -25,14 +28,14 @@ _BACKEND: Final = "byline_backend"
 
 
 class Backend(BaseModel):
-    """What makes a client a trusted back end: an administrator registered it, and with whose tokens it may come."""
+    """Makes a client a trusted back end, which an administrator registered for token exchange."""
 
     audiences: tuple[str, ...] = ()
     """Audiences of an external issuer's tokens that were issued to this back end."""
 
 
 class RegisteredClient(BaseModel):
-    """A client that an administrator registered, in the words of RFC 7591, section 2; its secret is not among them."""
+    """A client that an administrator registered, with the fields of RFC 7591 section 2, without its secret."""
 
     model_config = ConfigDict(url_preserve_empty_path=True)
 
@@ -47,7 +50,7 @@ class RegisteredClient(BaseModel):
 
 
 class _SealedSecret(SealedColumn):
-    """The secret among a client's metadata."""
+    """The sealed secret within a client's metadata."""
 
     def read(self, row: OAuthClientRow) -> bytes | None:
         """As SealedColumn says."""
@@ -69,9 +72,10 @@ class RegisteredClients:
     async def add(
         self, name: str, redirect_uris: Sequence[str], *, confidential: bool, asserts: bool
     ) -> tuple[str, str | None]:
-        """Register a client as an administrator; returns its id, and its secret where it is to have one.
+        """Register a client as an administrator; returns its id, and its secret where it is confidential.
 
-        Where it `asserts`, it may bring an enterprise's assertions. Raises SettingsInvalid for what does not fit.
+        With `may_assert`, the client may send an enterprise's identity assertions. Raises SettingsInvalid for arguments
+        that do not fit together and for an invalid redirect URI.
         """
         uris = [_redirect_uri(uri) for uri in redirect_uris]
         if asserts and not confidential:
@@ -97,7 +101,7 @@ class RegisteredClients:
         return client.client_id, secret
 
     async def add_backend(self, name: str, audiences: Sequence[str]) -> tuple[str, str]:
-        """Register a trusted back end; returns its id and its secret, of which the secret is not to be had again."""
+        """Register a trusted back end; returns its id and its secret, which cannot be read again."""
         client = RegisteredClient(
             client_id=str(uuid.uuid4()),
             client_name=name,
@@ -111,7 +115,7 @@ class RegisteredClients:
         return client.client_id, secret
 
     async def all(self) -> list[RegisteredClient]:
-        """Every client that an administrator registered, the oldest first."""
+        """Return every client that an administrator registered, oldest first."""
         query = (
             select(OAuthClientRow)
             .where(OAuthClientRow.registered_by == "administrator")
@@ -124,7 +128,7 @@ class RegisteredClients:
         ]
 
     async def remove(self, client_id: str) -> bool:
-        """Forget a client that an administrator registered; False where there is none with this id."""
+        """Delete a client that an administrator registered; False where there is none with this id."""
         forget = (
             delete(OAuthClientRow)
             .where(
@@ -145,7 +149,7 @@ class RegisteredClients:
         registered_by: Literal["itself", "administrator"],
         backend: Backend | None = None,
     ) -> OAuthClientRow:
-        """A client as stored; what it says of itself reaches none of our own keys, whatever they are called."""
+        """Return a client as a table row. Metadata from the client cannot set Byline's own keys."""
         kept = {key: value for key, value in metadata.items() if key not in {_SEALED_SECRET, _BACKEND}}
         if backend is not None:
             kept[_BACKEND] = backend.model_dump(mode="json")
@@ -157,7 +161,7 @@ class RegisteredClients:
         )
 
     async def secret_of(self, row: OAuthClientRow) -> str | None:
-        """The secret of a stored client, if it has one."""
+        """Return the secret of a stored client, or None where it has none."""
         sealed = row.metadata_.get(_SEALED_SECRET)
         if sealed is None:
             return None
@@ -165,7 +169,7 @@ class RegisteredClients:
 
     @property
     def sealed(self) -> SealedColumn:
-        """Where this table keeps what the vault sealed."""
+        """The column in which this table keeps sealed secrets."""
         return _SealedSecret("clients", OAuthClientRow, "metadata_", lambda row: _bound_to(row.client_id))
 
     async def _keep(self, client: RegisteredClient, secret: str | None) -> None:
@@ -178,7 +182,7 @@ class RegisteredClients:
 
 
 def backend_of(row: OAuthClientRow) -> dict[str, Any] | None:
-    """What makes a stored client a trusted back end, if it is one."""
+    """Return what makes a stored client a trusted back end, or None where it is not one."""
     return row.metadata_.get(_BACKEND)
 
 

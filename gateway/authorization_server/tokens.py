@@ -1,7 +1,7 @@
-"""Access tokens (RFC 9068), signed and not stored, and rotating refresh tokens, stored by their hash.
+"""Access tokens (RFC 9068), which are signed and not stored, and rotating refresh tokens, stored by their hash.
 
-The tokens of one consent are a family, and end with it: access tokens that are out too, since whoever takes one looks
-for its consent.
+The tokens of one consent are a family and end with it. This includes access tokens that were issued before, since their
+consent is looked up whenever they are used.
 """
 
 import hashlib
@@ -61,7 +61,7 @@ class Tokens:
         resource: str,
         with_refresh: bool,
     ) -> OAuthToken:
-        """An access token for the principal and, where wanted, the family's next refresh token."""
+        """Return an access token for the principal and, with `has_refresh_token`, the family's next refresh token."""
         claims = {
             "iss": self._issuer,
             "sub": subject(principal, self._issuer),
@@ -82,7 +82,7 @@ class Tokens:
         )
 
     async def find(self, token: str) -> Refresh | None:
-        """The stored refresh token."""
+        """Return the stored refresh token, or None."""
         async with self._database.reading() as session:
             row = await session.get(RefreshTokenRow, _digest(token))
         if row is None:
@@ -99,7 +99,7 @@ class Tokens:
         )
 
     async def use(self, refresh: Refresh) -> bool:
-        """Use the refresh token up; False where it was used before."""
+        """Mark the refresh token as used; False where it was used before."""
         first_use = (
             update(RefreshTokenRow)
             .where(
@@ -113,7 +113,7 @@ class Tokens:
             return (await session.exec(first_use)).first() is not None
 
     async def holder(self, claims: Mapping[str, Any]) -> tuple[Principal, Consent] | None:
-        """Whose an access token is that this server signed, and by which consent; None where that ended."""
+        """Return principal and consent of an access token of this server, or None where the consent ended."""
         consent = await self._consents.get(str(claims.get(FAMILY_CLAIM)))
         if consent is None or consent.client_id != claims["client_id"]:
             return None
@@ -123,7 +123,7 @@ class Tokens:
         return principal, consent
 
     async def family(self, access_token: str) -> tuple[str, str] | None:
-        """The family and client of an access token that this server signed."""
+        """Return family and client id of an access token, or None where this server did not sign it."""
         try:
             claims = await self._keys.verify(access_token, ACCESS_TOKEN_TYPE)
         except IdentityForged:

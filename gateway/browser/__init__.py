@@ -1,1 +1,1 @@
-"""What every page stands on: the session of the browser that asks, and the one way in which a page is made."""
+"""The base of every page: browser sessions, cookies, forms and the rendering of templates."""

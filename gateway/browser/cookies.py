@@ -1,23 +1,23 @@
-"""A cookie of this site alone, out of reach of scripts and of other sites; what it holds is its owner's to say."""
+"""Cookies of this host alone, which scripts and other sites cannot read."""
 
 from fastapi import Request
 from fastapi.responses import Response
 
 
 class Cookie:
-    """One cookie by its name; `is_secure` where the site is served by HTTPS."""
+    """One cookie, by its name. `is_secure` says that the site is served over HTTPS."""
 
     def __init__(self, name: str, *, is_secure: bool) -> None:
-        # Browsers take a `__Host-` cookie only with Secure, which plain HTTP on the loopback can't have.
+        # Browsers accept a `__Host-` cookie only with Secure, which does not work over plain HTTP on the loopback.
         self._name = f"__Host-{name}" if is_secure else name
         self._is_secure = is_secure
 
     def of(self, request: Request) -> str:
-        """What the browser sends; empty where it sends none."""
+        """Return the value that the browser sent, or an empty string where it sent none."""
         return request.cookies.get(self._name, "")
 
     def keep(self, response: Response, value: str, *, seconds: int) -> Response:
-        """Hand it to the browser, for so long."""
+        """Set the cookie in a response, with a Max-Age in seconds."""
         response.set_cookie(
             self._name,
             value,
@@ -30,6 +30,6 @@ class Cookie:
         return response
 
     def forget(self, response: Response) -> Response:
-        """Take it from the browser."""
+        """Delete the cookie in a response."""
         response.delete_cookie(self._name, path="/", secure=self._is_secure, httponly=True, samesite="lax")
         return response

@@ -1,4 +1,4 @@
-"""How every page is made: one layout, escaped by default, without scripts; no other site may frame or feed it."""
+"""Render pages from templates: one layout, escaped, without scripts, and with headers that forbid framing."""
 
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,9 @@ def page(
     leads_away: bool = False,
     **context: Any,
 ) -> HTMLResponse:
-    """A page from a template; `leads_away` where its form ends at another site."""
-    # Browsers hold form-action against every redirect that follows a submission. Where a provider or a client
-    # sends the browser next can't be known, so a page whose form leaves this site doesn't limit it.
+    """Render a page from a template. `may_leave_site` says that submitting its form can redirect to another site."""
+    # Browsers apply form-action to every redirect that follows a submission. Where a provider or a client
+    # redirects next is unknown, so a page whose form may leave this site has no form-action.
     policy = _POLICY if leads_away else f"{_POLICY}; form-action 'self'"
     html = _TEMPLATES.get_template(template).render(title=title, session=session, **context)
     return HTMLResponse(html, status, {**_HEADERS, "Content-Security-Policy": policy})
@@ -52,29 +52,29 @@ def notice(
     session: BrowserSession | None = None,
     link: tuple[str, str] | None = None,
 ) -> HTMLResponse:
-    """A page that says one thing, and may offer one way on: `link` is an address and its words."""
+    """Render a page with one message and at most one link, given as an address and its text."""
     return page("notice.html", title=title, text=text, link=link, session=session, status=status)
 
 
 def on_to(address: str) -> RedirectResponse:
-    """Send the browser on by GET (RFC 9110 section 15.4.4); the way there is not stored, nor told to who is there."""
+    """Redirect the browser with 303 See Other (RFC 9110 section 15.4.4), without caching and without a referrer."""
     return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
 
 def stale_form(link: str) -> HTMLResponse:
-    """The page for a form that this browser session was not given (cross-site request forgery, or an old tab)."""
+    """Render the page for a form with a wrong CSRF token: it was forged by another site, or comes from an old tab."""
     text = "The page you came from is too old, or your browser did not send its cookie. Nothing was changed."
     return notice("Please try again", text, status=403, link=(link, "Open the page again"))
 
 
 def nothing_here(status: int) -> HTMLResponse:
-    """The page for an address that has none, or takes nothing but what another page sends."""
+    """Render the page for an address that does not exist, or that does not accept the request's method."""
     text = "The address may be mistyped, or what was here is gone."
     return notice("There is no such page", text, status=status, link=("/", "Go to the front page"))
 
 
 def assets() -> APIRouter:
-    """The style sheet that every page links to."""
+    """Create the route of the style sheet that every page links to."""
     router = APIRouter(include_in_schema=False)
     router.add_api_route("/static/byline.css", _style_sheet, methods=["GET"])
     return router

@@ -1,4 +1,4 @@
-"""Browser sessions of people who are signed in: a random cookie whose hash is stored, and a token for their forms."""
+"""Sessions of signed-in browsers: a random cookie, of which only the hash is stored, and a CSRF token for forms."""
 
 import hashlib
 import secrets
@@ -22,7 +22,7 @@ from gateway.browser.visits import Visit
 
 @dataclass(frozen=True, slots=True)
 class BrowserSession:
-    """One browser in which somebody is signed in; `id` names it without giving its cookie away."""
+    """One signed-in browser. `id` is the hash of its cookie and does not reveal the cookie."""
 
     id: str
     csrf_token: str
@@ -32,7 +32,7 @@ class BrowserSession:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """A session just begun, with the cookie that only the browser keeps."""
+    """A session that has just begun, with its cookie's value, which only the browser stores."""
 
     session: BrowserSession
     cookie: str
@@ -40,14 +40,14 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A form that a page of this very session sent."""
+    """A form that was submitted from a page of this session."""
 
     session: BrowserSession
     fields: Mapping[str, str]
 
 
 class Sessions:
-    """Owner of the table of browser sessions."""
+    """Begins, finds and ends browser sessions. Owns their table."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
@@ -56,7 +56,7 @@ class Sessions:
         self._cookie = Cookie("byline", is_secure=services.settings.public_url.startswith("https://"))
 
     async def current(self, request: Request) -> BrowserSession | None:
-        """The session of this browser; the one of a deactivated principal counts as none."""
+        """Return this browser's session, or None where there is none, it expired or its principal is deactivated."""
         cookie = self._cookie.of(request)
         if not cookie:
             return None
@@ -68,7 +68,7 @@ class Sessions:
         return _session(row, principal) if principal is not None and principal.active else None
 
     async def submitted(self, request: Request) -> Submission | None:
-        """The form that this request posts, where its token is the session's own."""
+        """Return the posted form; None without a session or where the CSRF token is not the session's."""
         session = await self.current(request)
         if session is None:
             return None
@@ -76,14 +76,14 @@ class Sessions:
         return None if fields is None else Submission(session, fields)
 
     async def begun_by(self, visit: Visit) -> Principal | None:
-        """Who signed in by this visit already, and still is, though their browser gave it up."""
+        """Return the principal who already signed in from this visit, even if the browser dropped the response."""
         query = select(BrowserSessionRow.principal_id).where(BrowserSessionRow.visit == visit.id)
         async with self._database.reading() as session:
             found = (await session.exec(query)).first()
         return None if found is None else await self._principals.get(found)
 
     async def begin(self, request: Request, principal: Principal, visit: Visit) -> NewSession:
-        """A new session in the place of the browser's earlier one, which ends: an id never outlives a sign-in."""
+        """Begin a session and end the browser's earlier one, so that no session id survives a sign-in."""
         cookie = secrets.token_urlsafe(32)
         row = BrowserSessionRow(
             id_hash=_digest(cookie),
@@ -101,19 +101,19 @@ class Sessions:
         return NewSession(_session(row, principal), cookie)
 
     async def end(self, session: BrowserSession) -> None:
-        """Sign the browser out."""
+        """Sign the browser out by deleting its session."""
         async with self._database.writing() as database_session:
             await database_session.exec(
                 delete(BrowserSessionRow).where(col(BrowserSessionRow.id_hash) == session.id)
             )
 
     def keep(self, response: Response, new: NewSession) -> Response:
-        """Hand the cookie to the browser."""
+        """Set the session's cookie in a response."""
         seconds = int((new.session.expires_at - now()).total_seconds())
         return self._cookie.keep(response, new.cookie, seconds=seconds)
 
     def forget(self, response: Response) -> Response:
-        """Take the cookie from the browser."""
+        """Delete the session's cookie in a response."""
         return self._cookie.forget(response)
 
 

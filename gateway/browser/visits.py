@@ -1,4 +1,4 @@
-"""Browsers in which nobody is signed in yet: what is known of one is sealed in its cookie, and kept nowhere here."""
+"""State of browsers that are signing in. It is sealed in a cookie and not stored on the server."""
 
 import hashlib
 import json
@@ -23,26 +23,26 @@ _BOUND_TO: Final = "browser visit"
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One browser on its way to sign in; `data` is what the way back has to know."""
+    """One browser that is signing in. `sign_in_data` is what its return from the identity provider needs."""
 
     csrf_token: str
     data: Mapping[str, Any]
 
     @property
     def id(self) -> str:
-        """What names it without giving its cookie away."""
+        """An identifier that does not reveal the CSRF token: its SHA-256 hash, in hexadecimal."""
         return hashlib.sha256(self.csrf_token.encode()).hexdigest()
 
 
 class Visits:
-    """Reads and hands out the cookie of a visit."""
+    """Reads and sets the cookies of visits."""
 
     def __init__(self, services: Services) -> None:
         self._vault = services.vault
         self._cookie = Cookie("byline-visit", is_secure=services.settings.public_url.startswith("https://"))
 
     async def current(self, request: Request) -> Visit | None:
-        """The visit of this browser, unless it is over."""
+        """Return this browser's visit, or None where it has none, it expired or its cookie cannot be unsealed."""
         try:
             sealed = urlsafe_b64decode(self._cookie.of(request))
             told = json.loads(await self._vault.open(sealed, _BOUND_TO))
@@ -51,11 +51,11 @@ class Visits:
         return Visit(told["csrf_token"], told["data"]) if told["until"] > now().timestamp() else None
 
     def begin(self, data: Mapping[str, Any] | None = None) -> Visit:
-        """A visit that begins now."""
+        """Create a visit with a new CSRF token."""
         return Visit(secrets.token_urlsafe(32), data or {})
 
     async def keep(self, response: Response, visit: Visit) -> Response:
-        """Hand the visit to the browser, for half an hour from now."""
+        """Set the visit's cookie in a response, valid for 30 minutes from now."""
         told = {"csrf_token": visit.csrf_token, "data": visit.data, "until": (now() + _LIFE).timestamp()}
         sealed = await self._vault.seal(json.dumps(told).encode(), _BOUND_TO)
         return self._cookie.keep(
@@ -63,5 +63,5 @@ class Visits:
         )
 
     def end(self, response: Response) -> Response:
-        """Take the visit from the browser."""
+        """Delete the visit's cookie in a response."""
         return self._cookie.forget(response)

@@ -1,1 +1,1 @@
-"""The command line as a client of a gateway: it knows the REST API and OAuth, and of the engine its errors alone."""
+"""The command line as a client of a gateway. It uses the REST API and OAuth, and only the errors of `engine`."""

@@ -1,4 +1,4 @@
-"""What the API says of tools and runs, as far as the command line shows it; what it does not know, it passes over."""
+"""Models of the REST API's documents about tools and runs, with the fields that the command line shows."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,7 +10,7 @@ ENDED: Final = frozenset({"completed", "failed", "cancelled", "terminated", "tim
 
 
 class Answer(BaseModel):
-    """A part of an answer; a newer gateway may say more."""
+    """Base class of the documents. It ignores fields that a newer gateway may add."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -33,7 +33,7 @@ class Tool(Answer):
 
 
 class Progress(Answer):
-    """What a workflow says of how far it is."""
+    """The progress that a workflow reports: a message, and how much of which total is done."""
 
     message: str = ""
     done: float | None = None
@@ -41,7 +41,7 @@ class Progress(Answer):
 
 
 class Wait(Answer):
-    """What a workflow waits for, and where it can be answered where that is the caller's to do."""
+    """What a workflow waits for, with the address of the page if the caller can answer it."""
 
     kind: str
     title: str
@@ -61,28 +61,28 @@ class Step(Answer):
     children: tuple["Step", ...] = ()
 
     def all(self) -> Iterator["Step"]:
-        """The step itself, and every one below it."""
+        """Yield the step itself and every step below it."""
         yield self
         for child in self.children:
             yield from child.all()
 
 
 class Happened(Answer):
-    """A line of a run's trail, in the words of the audit reference."""
+    """An audit event of a run, with the kinds and fields of the audit reference."""
 
     kind: str
     event: dict[str, Any]
 
 
 class RunError(Answer):
-    """Why a run did not return."""
+    """The code and message of the error that ended a run."""
 
     code: str
     message: str
 
 
 class RunState(Answer):
-    """One run; in a list without its steps and its result."""
+    """One run. A list leaves out its steps and its result."""
 
     id: str
     tool: str
@@ -98,14 +98,14 @@ class RunState(Answer):
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the run has reached a final status."""
         return self.status in ENDED
 
     def all_steps(self) -> Iterator[Step]:
-        """Every workflow of the run, the root first."""
+        """Yield every workflow of the run, the root first."""
         for step in self.steps:
             yield from step.all()
 
     def waits(self) -> list[Wait]:
-        """Everything that any of its workflows waits for, each once."""
+        """Return everything that any of its workflows waits for, without duplicates."""
         return list(dict.fromkeys(wait for step in self.all_steps() for wait in step.waiting_for))

@@ -1,4 +1,4 @@
-"""The REST API of one gateway, as one caller: what it refuses becomes the failure that says what to do."""
+"""Calls the REST API of one gateway as one caller. A refusal becomes an error that says what to do next."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ _PAGE = 100
 
 
 class Gateway:
-    """One gateway, and who calls it."""
+    """The REST API of one gateway, called with one caller's credentials."""
 
     def __init__(self, url: str, auth: httpx2.Auth) -> None:
         self.url = url
@@ -40,11 +40,11 @@ class Gateway:
         self._http.close()
 
     def get(self, *path: str, **query: str | int | None) -> Any:
-        """What is at this path."""
+        """Return the document at this path. Query parameters that are None are not sent."""
         return self._document(self._send("GET", path, query=query))
 
     def items(self, *path: str, limit: int | None = None, **query: str | int | None) -> list[Any]:
-        """The items of a list, page after page; all of them, or at most so many."""
+        """Return the items of a list, page by page: all of them, or at most `max_items`."""
         found: list[Any] = []
         after: str | None = None
         while limit is None or len(found) < limit:
@@ -59,7 +59,7 @@ class Gateway:
     def post(
         self, *path: str, body: Any = None, key: str | None = None, headers: Mapping[str, str] | None = None
     ) -> Any:
-        """What comes of this; with an idempotency `key` it is sent again where no answer came."""
+        """Send a POST request and return its answer. With an idempotency key it is sent again if no answer came."""
         sent = dict(headers or {}) | ({} if key is None else {"Idempotency-Key": key})
         for tried in range(1, _TRIES):
             try:
@@ -71,25 +71,28 @@ class Gateway:
         return self._document(self._send("POST", path, body=body, headers=sent))
 
     def read(self, *path: str) -> tuple[Any, str]:
-        """What is at this path, and the tag that a change of just that has to bring (RFC 9110 section 13.1.1)."""
+        """Return the document at this path and the ETag for a conditional change (RFC 9110 section 13.1.1)."""
         response = self._send("GET", path)
         return self._document(response), response.headers.get("ETag", "*")
 
     def change(self, method: str, *path: str, tag: str) -> Any:
-        """Change what was read with this tag; fails where somebody else has changed it since."""
+        """Change the resource that was read with this ETag. Raises CommandFailed if it has been changed since."""
         return self._document(self._send(method, path, headers={"If-Match": tag}))
 
     def put(self, *path: str, body: Any) -> Any:
-        """Have this at the path."""
+        """Put a document at this path and return the answer."""
         return self._document(self._send("PUT", path, body=body))
 
     def delete(self, *path: str, **query: str | None) -> None:
-        """Remove what is at this path."""
+        """Delete the resource at this path."""
         self._send("DELETE", path, query=query)
 
     @contextmanager
     def events(self, *path: str, after: str | None, silence: float) -> Iterator[httpx2.EventSource]:
-        """Follow what happens at a path, `after` the event seen last; raises ReadTimeout after so much silence."""
+        """Stream the server-sent events of a path after `last_event_id`.
+
+        Raises ReadTimeout after `silence_seconds` without data.
+        """
         headers = {} if after is None else {"Last-Event-ID": after}
         timeout = httpx2.Timeout(TIMEOUT.write, connect=TIMEOUT.connect, read=silence)
         with self._http.sse(_address(path), headers=headers, timeout=timeout) as source:
@@ -137,7 +140,7 @@ def _silent(url: str, error: httpx2.HTTPError) -> str:
 
 
 def _failure(response: httpx2.Response) -> CommandFailed:
-    """The failure that an answer tells by its status and its problem details (RFC 9457)."""
+    """Return the error for a response, by its status and its problem details (RFC 9457)."""
     status, detail = response.status_code, _detail(response)
     if status == 401:
         return Refused(f"{detail} Sign in with `byline login`, or set BYLINE_TOKEN to an API token.")

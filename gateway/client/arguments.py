@@ -1,4 +1,4 @@
-"""Arguments from words: `name=value` as the tool's input schema says; whether they make sense is the gateway's say."""
+"""Parses `name=value` words by a tool's input schema. The gateway decides whether the arguments are valid."""
 
 import difflib
 import json
@@ -25,11 +25,11 @@ _WORDS = {
 
 
 class _Unfit(Exception):
-    """The text is no value of this schema."""
+    """Raised when a text is no value of the schema."""
 
 
 def arguments(schema: Schema, pairs: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments `given` as JSON, with each pair over them; raises WrongUse that names what does not fit."""
+    """Return the arguments from JSON, overridden by each pair. Raises UsageInvalid that names what does not fit."""
     texts: dict[str, list[str]] = {}
     for pair in pairs:
         name, separator, text = pair.partition("=")
@@ -49,7 +49,7 @@ def arguments(schema: Schema, pairs: Sequence[str], given: Mapping[str, Any]) ->
 
 
 def kind_of(schema: Schema, root: Schema) -> str:
-    """What a value of this schema looks like, in words."""
+    """Describe in words what a value of this schema looks like."""
     words = []
     for option in _options(schema, root):
         choices = _choices(option)
@@ -63,7 +63,7 @@ def kind_of(schema: Schema, root: Schema) -> str:
 
 
 def value_of(text: str, schema: Schema, root: Schema) -> Any:
-    """The value that a text stands for; raises WrongUse where it is none of this schema."""
+    """Return the value that a text stands for. Raises UsageInvalid if the text is no value of this schema."""
     try:
         return _one(text, schema, root)
     except _Unfit:
@@ -153,7 +153,7 @@ def _json_or_text(text: str) -> Any:
         return text
 
 
-# The most particular first: whatever else it may be, a text is always a text.
+# The narrowest type comes first, since every text is a value of type string.
 _READERS: Final[dict[str, Callable[[str], Any]]] = {
     "null": _null,
     "boolean": _boolean,
@@ -184,7 +184,7 @@ def _choices(option: Schema) -> list[Any] | None:
 
 
 def _options(schema: Schema, root: Schema) -> Iterator[Schema]:
-    """The schemas of one type each that a value may have, whatever refers to whatever."""
+    """Yield the schemas of one type each that a value may have, with references and unions resolved."""
     if "$ref" in schema:
         yield from _options(_referred(str(schema["$ref"]), root), root)
     elif "anyOf" in schema or "oneOf" in schema:
@@ -203,7 +203,7 @@ def _referred(reference: str, root: Schema) -> Schema:
     found: Any = root
     for step in reference.removeprefix("#/").split("/"):
         found = found.get(step, {}) if isinstance(found, Mapping) else {}
-    # A type that refers to itself alone says nothing that a word could be read by.
+    # A target that is itself a reference, such as one to itself, gives no type by which to read a text.
     return found if isinstance(found, Mapping) and "$ref" not in found else {}
 
 

@@ -1,4 +1,4 @@
-"""The bearer token of each request: an API token, or the sign-in's, which one process at a time renews."""
+"""Adds the bearer token to each request: an API token, or that of a sign-in, which one process at a time renews."""
 
 import time
 from collections.abc import Generator
@@ -18,7 +18,7 @@ _SIGN_IN = "Sign in with `byline login`, or set BYLINE_TOKEN to an API token."
 
 
 class ApiToken(httpx2.Auth):
-    """A token that its owner made for a machine."""
+    """Authenticates with an API token, which its owner made for a machine."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -30,7 +30,10 @@ class ApiToken(httpx2.Auth):
 
 
 class PersonalSignIn(httpx2.Auth):
-    """The tokens of whoever signed in on this computer; an access token that is refused is renewed once."""
+    """Authenticates with the tokens of the person who signed in on this computer.
+
+    An access token that the gateway refuses is renewed once.
+    """
 
     def __init__(self, stored: StoredTokens) -> None:
         self._stored = stored
@@ -53,7 +56,7 @@ class PersonalSignIn(httpx2.Auth):
         return sign_in
 
     def _renewed(self, used: SignIn) -> SignIn:
-        """A newer sign-in than the one used: another process may have renewed it while this one waited."""
+        """Return a newer sign-in than the one used. Another process may have renewed it while this one waited."""
         with self._stored.held():
             kept = self._stored.read()
             if kept.sign_in is None:
@@ -68,7 +71,7 @@ class PersonalSignIn(httpx2.Auth):
 
 
 def revoke(sign_in: SignIn) -> bool:
-    """End a sign-in at its authorization server (RFC 7009); False where that was not possible."""
+    """Revoke a sign-in at its authorization server (RFC 7009). Returns False if that was not possible."""
     token = sign_in.refresh_token or sign_in.access_token
     if sign_in.revocation_endpoint is None:
         return False
@@ -99,7 +102,10 @@ def _refreshed(sign_in: SignIn) -> SignIn | None:
 
 
 def signed_in(before: SignIn, token: dict[str, object]) -> SignIn:
-    """A sign-in with the tokens of a token response (RFC 6749 section 5.1); a refresh token left out stays."""
+    """Return the sign-in with the tokens of a token response (RFC 6749 section 5.1).
+
+    The earlier refresh token stays if the response has none.
+    """
     expires_at = token.get("expires_at")
     return SignIn.model_validate(
         {

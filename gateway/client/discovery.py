@@ -1,4 +1,4 @@
-"""Where somebody signs in for a gateway, by its metadata (RFC 9728, RFC 8414); what does not fit is refused."""
+"""Finds a gateway's sign-in service by its metadata (RFC 9728, RFC 8414), and refuses metadata that does not fit."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class SignInService:
-    """The authorization server of a gateway, what it is asked for, and the gateway's name as a resource (RFC 8707)."""
+    """A gateway's authorization server, the scopes to request, and the gateway's resource identifier (RFC 8707)."""
 
     resource: str
     scope: str | None
@@ -40,12 +40,16 @@ class SignInService:
 
     @property
     def issuer(self) -> str:
-        """Its identifier."""
+        """The issuer identifier of the authorization server."""
         return str(self.metadata.issuer)
 
 
 def discover(gateway: str, http: httpx2.Client) -> SignInService:
-    """The sign-in service of a gateway; raises GatewaySilent, or CommandFailed where its metadata is no good."""
+    """Return the sign-in service of a gateway.
+
+    Raises GatewayUnreachable, UsageInvalid if the gateway names another address as its own, and CommandFailed if the
+    metadata is missing or invalid.
+    """
     resource = f"{gateway}{API_PATH}"
     described = _first(
         http, build_protected_resource_metadata_discovery_urls(None, resource)[:1], ProtectedResourceMetadata
@@ -75,7 +79,7 @@ def discover(gateway: str, http: httpx2.Client) -> SignInService:
 
 
 def register(service: SignInService, http: httpx2.Client, redirect_uri: str) -> Registration:
-    """Register this program (RFC 7591); raises WrongUse where the service takes no registrations."""
+    """Register this program as an OAuth client (RFC 7591). Raises UsageInvalid if the service takes none."""
     if service.metadata.registration_endpoint is None:
         raise WrongUse(
             f"The sign-in service {service.issuer} takes no registrations. Have this program registered there as a"
@@ -106,13 +110,13 @@ def register(service: SignInService, http: httpx2.Client, redirect_uri: str) -> 
 
 
 def is_safe(url: str) -> bool:
-    """Whether a credential may be sent there: encrypted, or without leaving this computer."""
+    """Whether a credential may be sent to this URL: it is encrypted, or it does not leave this computer."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
 
 
 def _first(http: httpx2.Client, addresses: list[str], kind: type[M]) -> M | None:
-    """The first document of this kind that is at one of the addresses."""
+    """Return the first document of this type at one of the addresses, or None."""
     return next(_documents(http, addresses, kind), None)
 
 
@@ -132,7 +136,7 @@ def _documents(http: httpx2.Client, addresses: list[str], kind: type[M]) -> Iter
 
 
 def _scope(described: ProtectedResourceMetadata, metadata: OAuthMetadata) -> str | None:
-    """What the gateway says that it needs, and a refresh token where the service has a scope for that."""
+    """Return the scopes that the gateway needs, with `offline_access` if the service offers it for refresh tokens."""
     scopes = list(described.scopes_supported or [])
     offered = metadata.scopes_supported or []
     if not scopes and "openid" in offered:

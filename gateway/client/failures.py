@@ -1,4 +1,4 @@
-"""What can go wrong for somebody at a terminal, each with the code that the program exits with; it prints nothing."""
+"""The errors of the command line, each with the exit code of the program. This module prints nothing."""
 
 from typing import ClassVar
 
@@ -6,34 +6,34 @@ from engine.errors import BylineError
 
 
 class CommandFailed(BylineError):
-    """The gateway did not do what was asked, or a run did not end well."""
+    """The gateway did not do what was asked, or a run did not complete."""
 
     code: ClassVar[str] = "command_failed"
     exit_code: ClassVar[int] = 1
 
 
 class WrongUse(CommandFailed):
-    """What was asked for makes no sense as it was written."""
+    """The command or an argument makes no sense as it was written."""
 
     code = "wrong_use"
     exit_code = 2
 
 
 class Refused(CommandFailed):
-    """Nobody is signed in, or whoever is may not do this."""
+    """Nobody is signed in, or the caller may not do this."""
 
     code = "refused"
     exit_code = 4
 
 
 class NotThere(CommandFailed):
-    """What was named does not exist, or is not for whoever asked."""
+    """The resource does not exist, or the caller may not see it."""
 
     code = "not_there"
 
 
 class GatewaySilent(CommandFailed):
-    """The gateway, or what it needs to answer, cannot be reached."""
+    """The gateway, or a service that it needs to answer, cannot be reached."""
 
     code = "gateway_silent"
     exit_code = 5

@@ -1,4 +1,4 @@
-"""What a run does, as it does it, by server-sent events; a connection that breaks is taken up where it ended."""
+"""Follows a run by server-sent events. After a broken connection it resumes at the last event."""
 
 import time
 from collections.abc import Iterator
@@ -14,14 +14,14 @@ from gateway.client.failures import GatewaySilent
 _TRIES = 12
 _LONGEST_PAUSE_SECONDS = 30.0
 _SILENCE_SECONDS: Final = (1.0, 2.0, 4.0, 8.0)
-# What a run waits for is only told in its state, and changes with these.
+# Only the state of a run holds its waits. Audit events of these kinds change them.
 _WAITS = ("authorization.", "question.")
 
 
 def following(gateway: Gateway, run_id: str) -> Iterator[RunState | Happened | Progress]:
-    """Everything that is told of the run, ending with the state that it ended in.
+    """Yield the states, audit events and progress of the run. The last item is the state that it ended in.
 
-    Raises GatewaySilent where no gateway answers for minutes.
+    Raises GatewayUnreachable if no gateway answers for several minutes.
     """
     follower = _Follower(gateway, run_id)
     tried = silent = 0
@@ -37,7 +37,7 @@ def following(gateway: Gateway, run_id: str) -> Iterator[RunState | Happened | P
                 if isinstance(told, RunState) and told.has_ended:
                     return
         except httpx2.ReadTimeout:
-            # A run may join a wait that began before it, which no line tells.
+            # No event reports that a run joins a wait that began before the run.
             tried, silent = 0, silent + 1
         except (httpx2.HTTPError, GatewaySilent) as error:
             tried += 1
@@ -65,7 +65,7 @@ class _Follower:
                 try:
                     yield from self._read(event)
                 except ValidationError:
-                    # Some later gateway tells more than this program knows.
+                    # A newer gateway may send events that this program does not know.
                     continue
 
     def _read(self, event: httpx2.ServerSentEvent) -> Iterator[RunState | Happened | Progress]:

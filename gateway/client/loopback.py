@@ -1,4 +1,4 @@
-"""The redirect back to this program (RFC 8252 section 7.3): listens on the loopback for one answer alone."""
+"""Receives the OAuth redirect on the loopback interface (RFC 8252 section 7.3). It accepts one answer."""
 
 import hmac
 import time
@@ -11,7 +11,7 @@ from typing_extensions import override
 
 CALLBACK_PATH: Final = "/callback"
 REGISTERED_REDIRECT: Final = f"http://127.0.0.1{CALLBACK_PATH}"
-"""The redirect URI to register: any port of the loopback goes with it (RFC 8252 section 7.3)."""
+"""The redirect URI to register. Authorization servers accept it with any port (RFC 8252 section 7.3)."""
 
 _LOOK_EVERY_SECONDS = 0.5
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -20,7 +20,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</
 
 
 class Loopback:
-    """Waits for the browser to come back with this `state`; whoever else knocks is turned away."""
+    """Waits for the browser to come back with this `state`, and refuses every other request."""
 
     def __init__(self, state: str) -> None:
         self._state = state
@@ -38,11 +38,11 @@ class Loopback:
 
     @property
     def redirect_uri(self) -> str:
-        """Where the browser is to come back to."""
+        """The redirect URI, with the port that this server listens on."""
         return f"http://127.0.0.1:{self._server.server_port}{CALLBACK_PATH}"
 
     def wait(self, seconds: float) -> dict[str, str] | None:
-        """The parameters that the browser came back with; None where it did not in time."""
+        """Return the parameters that the browser came back with, or None if it did not within the timeout."""
         deadline = time.monotonic() + seconds
         while self._answer is None and time.monotonic() < deadline:
             self._server.handle_request()
@@ -52,7 +52,7 @@ class Loopback:
         loopback = self
 
         class Handler(BaseHTTPRequestHandler):
-            # A connection that sends nothing does not keep the browser from being heard.
+            # In seconds. A connection that sends nothing delays the browser's request by this at most.
             timeout = 5
 
             def do_GET(self) -> None:
@@ -69,7 +69,7 @@ class Loopback:
 
             @override
             def log_message(self, format: str, *args: object) -> None:
-                """Log nothing: the address holds a code."""
+                """Log nothing, since the address holds an authorization code."""
 
         return Handler
 

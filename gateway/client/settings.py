@@ -1,4 +1,4 @@
-"""What `byline` reads of its surroundings to call a gateway: which one, and as whom where nobody can sign in."""
+"""The settings that `byline` reads from the environment to call a gateway: its address, a token and a client id."""
 
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -7,11 +7,11 @@ from pydantic import AfterValidator, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 DEFAULT_GATEWAY: Final = "http://127.0.0.1:8080"
-"""Where `byline dev` and a gateway without settings listen."""
+"""The address at which `byline dev` and a gateway without settings listen."""
 
 
 def origin(url: str) -> str:
-    """A gateway's address as it is kept and compared; raises ValueError for what is none."""
+    """Return a gateway's address in the form that is stored and compared. Raises ValueError if it is not an origin."""
     parts = urlsplit(url.strip())
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.path.strip("/"):
         raise ValueError("write the gateway's address, such as https://byline.example.com")
@@ -21,7 +21,7 @@ def origin(url: str) -> str:
 
 
 class ClientSettings(BaseSettings):
-    """`BYLINE_URL`, `BYLINE_TOKEN` and `BYLINE_CLIENT_ID`; none of them is needed after `byline login`."""
+    """`BYLINE_URL`, `BYLINE_TOKEN` and `BYLINE_CLIENT_ID`. None of them is needed after `byline login`."""
 
     model_config = SettingsConfigDict(
         env_prefix="BYLINE_", frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True

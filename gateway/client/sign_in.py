@@ -1,4 +1,4 @@
-"""Signs a person in: authorization code with PKCE over the loopback (RFC 8252); it never sees a password."""
+"""Signs a person in by authorization code with PKCE over the loopback (RFC 8252). It never sees a password."""
 
 import secrets
 from collections.abc import Callable
@@ -23,7 +23,10 @@ ANSWER_WITHIN_SECONDS: Final = 300.0
 def sign_in(
     gateway: str, stored: StoredTokens, *, client_id: str | None, show: Callable[[str], None]
 ) -> None:
-    """Have a person sign in at the address that `show` is given, and keep the tokens."""
+    """Let a person sign in at the address that `show_url` receives, and store the tokens.
+
+    Raises AccessRefused, GatewayUnreachable, UsageInvalid or CommandFailed.
+    """
     with httpx2.Client(timeout=TIMEOUT, follow_redirects=False) as http:
         service = discover(gateway, http)
         registration = _registration(service, stored, client_id, http)
@@ -84,7 +87,7 @@ def _authorized(service: SignInService, client_id: str, show: Callable[[str], No
 
 
 def _prompt(service: SignInService) -> dict[str, str]:
-    # OpenID Connect Core section 11: a refresh token is given only where the person is asked.
+    # OpenID Connect Core section 11: `offline_access` is ignored unless the prompt asks for consent.
     return {"prompt": "consent"} if "offline_access" in (service.scope or "").split() else {}
 
 

@@ -1,4 +1,4 @@
-"""What is kept of a sign-in at one gateway: readable by its owner alone, changed by one process at a time."""
+"""Stores the sign-in at one gateway in a file that only its owner can read and one process at a time changes."""
 
 import fcntl
 import os
@@ -15,7 +15,7 @@ from gateway.client.settings import origin
 
 
 class Registration(BaseModel):
-    """The program as a client of an authorization server (RFC 7591), so that it registers once."""
+    """The program's registration at an authorization server (RFC 7591), stored so that it registers once."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,7 +24,7 @@ class Registration(BaseModel):
 
 
 class SignIn(BaseModel):
-    """Somebody's tokens and where to renew them; `expires_at` in seconds since the epoch. `repr` hides the tokens."""
+    """A person's tokens and where to renew them. `expires_at` is in epoch seconds. `repr` hides the tokens."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -38,7 +38,7 @@ class SignIn(BaseModel):
 
 
 class Kept(BaseModel):
-    """All that is kept of one gateway."""
+    """All that is stored for one gateway."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -54,7 +54,7 @@ class StoredTokens:
         self._path = self._folder / f"{quote(gateway, safe='')}.json"
 
     def read(self) -> Kept:
-        """What is kept now."""
+        """Return what is stored now, which is empty without a file. Raises AccessRefused if it cannot be read."""
         try:
             return Kept.model_validate_json(self._path.read_bytes())
         except FileNotFoundError:
@@ -66,19 +66,22 @@ class StoredTokens:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from changing the file: a refresh token works once, so only one may spend it."""
+        """Keep other processes from changing the file until the block ends.
+
+        A refresh token works once, so only one process may use it.
+        """
         self._make_folder()
         with self._path.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def write(self, kept: Kept) -> None:
-        """Put this in the place of what was kept; the file is whole at every moment."""
+        """Replace what is stored. The file is complete at every moment."""
         self._make_folder()
         _replace(self._path, kept.model_dump_json(indent=2))
 
     def choose(self, gateway: str) -> None:
-        """Let later commands call this gateway where nothing else is said."""
+        """Make this the gateway that later commands call by default."""
         self._make_folder()
         _replace(self._folder / "gateway", gateway)
 
@@ -93,7 +96,7 @@ class StoredTokens:
 
 
 def chosen_gateway() -> str | None:
-    """The gateway that somebody signed in to last."""
+    """Return the gateway that somebody signed in to last, or None."""
     try:
         return origin((_folder() / "gateway").read_text())
     except (OSError, ValueError):

@@ -1,1 +1,1 @@
-"""What `byline` offers besides starting a part of the stack."""
+"""The commands of `byline`, one module for each group of commands."""

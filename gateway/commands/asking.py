@@ -1,4 +1,4 @@
-"""Puts a run's question to whoever sits at the terminal; they may as well answer on its page, and it notices."""
+"""Asks a run's question at the terminal. It notices when the person answers on the question's page instead."""
 
 import select
 import sys
@@ -17,16 +17,16 @@ _LOOK_EVERY_SECONDS = 2.0
 
 
 class _AnsweredElsewhere(Exception):
-    """Nobody waits for this answer any more."""
+    """Raised when the question is no longer open."""
 
 
 def somebody_is_there() -> bool:
-    """Whether there is a terminal to ask at."""
+    """Whether the command runs at a terminal, so that a person can answer."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def ask_here(gateway: Gateway, wait: Wait) -> None:
-    """Ask in the terminal what a wait asks, and send the answer; without one the page remains."""
+    """Ask the question of a wait at the terminal, and send the answer. At the end of input, its page remains."""
     question_id = str(wait.url).rpartition("/")[2]
     question = gateway.get("questions", question_id)
     _say(question["message"])
@@ -65,7 +65,7 @@ def _prompt(name: str, field: Mapping[str, Any], schema: Mapping[str, Any]) -> s
 
 
 def _line(gateway: Gateway, question_id: str, prompt: str) -> str:
-    """A line of the terminal; raises EOFError where there is none, and _AnsweredElsewhere where nobody waits for it."""
+    """Return a line of the terminal. Raises EOFError at its end, and _AnsweredElsewhere if the question is closed."""
     typer.echo(plain(prompt), nl=False, err=True)
     while not select.select([sys.stdin], [], [], _LOOK_EVERY_SECONDS)[0]:
         if gateway.get("questions", question_id)["state"] != "open":

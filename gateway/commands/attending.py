@@ -1,4 +1,4 @@
-"""Stays with a run: tells what it does, passes on what it asks of people, and knows how to leave it to itself."""
+"""Follows a run at the terminal: reports what it does, asks its questions, and says how to follow it again."""
 
 import contextlib
 import json
@@ -18,9 +18,9 @@ from gateway.commands.connected import print_json
 from gateway.commands.plain import plain
 
 WAITS: Final = 3
-"""The exit code of a command that leaves a run which waits for somebody."""
+"""The exit code of a command that ends while its run waits for somebody."""
 
-# Branches of a run ask within moments of each other: whoever is left with the links is left with all of them.
+# Branches of a run begin to wait within moments of each other. After this pause, all of their links are known.
 _SETTLED_SECONDS = 0.6
 
 OpenLinks = Annotated[bool, typer.Option("--open/--no-open", help="open each link in a browser as well")]
@@ -35,12 +35,15 @@ WaitForPeople = Annotated[
 
 
 def attend(gateway: Gateway, run_id: str, *, as_json: bool, wait: bool | None, open_links: bool) -> None:
-    """Stay with a run, print what came of it, and exit with the code that says so."""
+    """Follow a run, print its result, and exit with the code for its outcome.
+
+    Raises typer.Exit if the run waits for somebody, and CommandFailed if it did not complete.
+    """
     attending = _Attending(gateway, opens=open_links, waits=not as_json if wait is None else wait)
     with _leaving(run_id):
         while True:
             attending.until_left(run_id)
-            # Asked for once more, so that the gateway knows that its caller has the outcome.
+            # This last request tells the gateway that the caller has the outcome.
             document = gateway.get("runs", run_id)
             state = RunState.model_validate(document)
             attending.tell_state(state)
@@ -58,25 +61,25 @@ def attend(gateway: Gateway, run_id: str, *, as_json: bool, wait: bool | None, o
 
 
 def print_result(state: RunState) -> None:
-    """What a run returned, as JSON that people can read."""
+    """Print what a run returned, as indented JSON."""
     if state.result is not None:
         for line in json.dumps(state.result, indent=2, ensure_ascii=False).split("\n"):
             typer.echo(plain(line))
 
 
 def why(state: RunState) -> str:
-    """Why a run returned nothing."""
+    """Describe why a run returned nothing."""
     said = state.status.replace("_", " ") if state.error is None else state.error.message
     return f"{state.tool} did not succeed: {said}"
 
 
 def how_to_follow(run_id: str) -> str:
-    """What to type to come back to a run."""
+    """Return a sentence with the command that follows a run."""
     return f"Follow it with: byline runs follow {run_id}"
 
 
 class _Attending:
-    """What has been told of one run so far, on standard error."""
+    """Reports one run on standard error, and remembers what it has reported."""
 
     def __init__(self, gateway: Gateway, *, opens: bool, waits: bool) -> None:
         self._gateway = gateway
@@ -87,7 +90,7 @@ class _Attending:
         self._asked: set[tuple[str, str, str | None]] = set()
 
     def until_left(self, run_id: str) -> None:
-        """Tell what happens until the run has ended, or waits where nobody is to wait for people."""
+        """Report what happens until the run has ended, or until it waits if the command is not to wait for people."""
         for told in following(self._gateway, run_id):
             match told:
                 case RunState():
@@ -101,7 +104,7 @@ class _Attending:
                     _tell_action(told)
 
     def tell_state(self, state: RunState) -> None:
-        """Tell what is new about the steps of the run, and about what they wait for."""
+        """Report new steps of the run, and what they newly wait for."""
         for step in state.all_steps():
             if step.workflow_id not in self._steps:
                 self._steps.add(step.workflow_id)
@@ -133,7 +136,7 @@ class _Attending:
             _say(f"  {wait.url}")
 
     def _help(self, wait: Wait) -> None:
-        """Spare the person the way to the page, or at least the typing of its address."""
+        """Ask the question at the terminal if possible, or else open its page if links are to be opened."""
         if wait.url is None:
             return
         if wait.kind == "question" and self._waits and somebody_is_there():
@@ -144,7 +147,7 @@ class _Attending:
 
 @contextlib.contextmanager
 def _leaving(run_id: str) -> Iterator[None]:
-    """Say how to come back where somebody, or the gateway, ends the command before the run has ended."""
+    """Print how to follow the run again if Ctrl-C or a failure ends the command before the run has ended."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`byline audit`: who did what, to which record, as whom, what the upstream said; and proof that it is unaltered."""
+"""`byline audit`: shows who did what to which record, as whom, with which result, and verifies the audit trail."""
 
 import json
 from collections.abc import Mapping
@@ -117,10 +117,10 @@ def _utc(instant: datetime | None) -> datetime | None:
 
 
 async def _without_answered_intents(trail: Trail, lines: list[Line]) -> list[Line]:
-    """An outcome repeats its intent, so an intent is only shown where nothing is known of its outcome."""
+    """Return the lines without the intents whose outcome is known, since an outcome repeats its intent."""
     answered = {line.event.get("intent") for line in lines}
     intents = [line for line in lines if line.kind == "action.intended"]
-    # What was asked for may leave out the outcome of an intent that it shows.
+    # The filters may exclude the outcome of an intent that they include.
     for run_id in {str(intent.event.get("run_id")) for intent in intents if intent.seq not in answered}:
         answered |= {line.event.get("intent") for line in await trail.find(run_id=run_id, limit=None)}
     return [line for line in lines if line.kind != "action.intended" or line.seq not in answered]

@@ -1,4 +1,4 @@
-"""`byline call`: one call of a tool, from words on a command line to what came of it."""
+"""`byline call`: calls a tool with arguments from the command line, and follows its run."""
 
 import uuid
 from typing import Annotated
@@ -26,7 +26,7 @@ def call(
     """Call a tool, show what it does and asks, and print what it returns."""
     with gateway_here() as gateway:
         found = given_arguments(gateway, tool, arg or [], args_json)
-        # Without a key of its own, a call whose answer got lost would begin twice when it is sent again.
+        # Without a key, a call that is sent again after a lost answer would start a second run.
         key = idempotency_key or str(uuid.uuid4())
         run = gateway.post("tools", tool, "runs", body=found, key=key)
         attend(gateway, str(run["id"]), as_json=as_json, wait=wait, open_links=open_links)

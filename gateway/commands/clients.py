@@ -1,4 +1,4 @@
-"""`byline clients`: what an administrator registers, MCP clients and back ends; a secret is shown once."""
+"""`byline clients`: lets an administrator register MCP clients and back ends. A secret is shown once."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Rows of a list in columns for a terminal, whoever wrote what is in them."""
+"""Prints rows in columns for a terminal, with untrusted text escaped."""
 
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +8,7 @@ from gateway.commands.plain import plain
 
 
 def print_columns(rows: Iterable[Sequence[object]], *, otherwise: str, err: bool = False) -> None:
-    """Each row on a line, the columns one below the other; what is said `otherwise` goes to standard error."""
+    """Print each row on a line, with aligned columns. Without rows, `empty_message` goes to standard error."""
     lines = [["" if cell is None else plain(cell) for cell in row] for row in rows]
     if not lines:
         typer.echo(otherwise, err=True)

@@ -1,4 +1,4 @@
-"""The gateway that a command talks to: the one that the environment names, or the one that was signed in to last."""
+"""Opens the gateway that a command calls: that of the environment, or else the one of the last sign-in."""
 
 import json
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 
 
 def gateway_address(settings: ClientSettings) -> str:
-    """The address of the gateway to talk to."""
+    """Return the address of the gateway to call."""
     return settings.url or chosen_gateway() or DEFAULT_GATEWAY
 
 
 @contextmanager
 def gateway_here() -> Iterator[Gateway]:
-    """The gateway, called as whoever is signed in or as the owner of the API token."""
+    """Open the gateway's API as the owner of the API token in the settings, or else as the person who is signed in."""
     settings = ClientSettings()
     address = gateway_address(settings)
     auth = (
@@ -35,5 +35,5 @@ def gateway_here() -> Iterator[Gateway]:
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on standard output; its escapes also keep a terminal from obeying what it holds."""
+    """Print one JSON document to standard output. JSON escapes the control characters in it."""
     typer.echo(json.dumps(document, indent=2))

@@ -1,4 +1,4 @@
-"""The work of `byline connections secret`: an administrator's, which runs where Byline runs and not over its API."""
+"""Stores and removes connections' client secrets, for administrators. It runs where Byline runs, not over its API."""
 
 import sys
 
@@ -12,7 +12,10 @@ from gateway.commands.opened import services_here
 
 
 def put_secret(name: str) -> None:
-    """Seal what standard input has, or what is typed unseen, as the secret of this connection's client."""
+    """Seal the secret of this connection's client, from standard input or a hidden prompt.
+
+    Raises SettingsInvalid if it is empty, and ConnectionUnknown.
+    """
     typed = typer.prompt("Secret", hide_input=True) if sys.stdin.isatty() else sys.stdin.read()
     secret = typed.strip()
     if not secret:
@@ -36,7 +39,7 @@ def put_secret(name: str) -> None:
 
 
 def remove_secret(name: str) -> None:
-    """Take the secret of this connection's client out of the vault."""
+    """Remove the secret of this connection's client from the vault. Raises SettingsInvalid if there is none."""
 
     async def remove() -> bool:
         async with services_here() as services:

@@ -1,4 +1,4 @@
-"""The work of `byline connections test`: an administrator's part, which runs where Byline runs and not over its API."""
+"""Checks a connection, for administrators. It runs where Byline runs, not over its API."""
 
 import uvloop
 
@@ -12,7 +12,7 @@ from gateway.commands.opened import services_here
 
 
 def try_connection(name: str) -> bool:
-    """Print what came of every part, and return whether none is wrong."""
+    """Print the result of every check, and return whether none is wrong."""
 
     async def findings() -> list[Finding]:
         async with services_here() as services:
@@ -30,7 +30,10 @@ def try_connection(name: str) -> bool:
 
 
 async def declared(services: Services, name: str) -> Connection:
-    """As the file says now, so that a mistake is found before a gateway starts with it; raises ConnectionUnknown."""
+    """Return a connection as the connections file declares it now. Raises ConnectionUnknown.
+
+    The file is read anew, so that a mistake is found before a gateway starts with it.
+    """
     path = services.settings.connections_file
     if path is None:
         return await services.catalogue.get(name)

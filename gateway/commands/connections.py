@@ -1,4 +1,4 @@
-"""`byline connections`: which systems tools act on in your name, and what you granted on each."""
+"""`byline connections`: shows the systems on which tools act in your name, and manages your grants on them."""
 
 import time
 import webbrowser
@@ -126,7 +126,7 @@ def remove_secret(name: Name) -> None:
 
 
 def _answered(gateway: Gateway, asked: dict[str, Any]) -> dict[str, Any]:
-    """The sign-in once it is answered, or once whoever waits for that has enough; its link holds all the same."""
+    """Return the sign-in once it is answered. Ctrl-C ends the command with exit code 130, and the link stays valid."""
     try:
         while asked["state"] == "open":
             time.sleep(_LOOK_EVERY_SECONDS)

@@ -1,4 +1,4 @@
-"""What somebody gives a tool on a command line: words by its schema, and JSON from a file or standard input."""
+"""Reads a tool's arguments from the command line: words by its schema, and JSON from a file or standard input."""
 
 import json
 import sys
@@ -26,13 +26,13 @@ ArgsJson = Annotated[
 
 
 def given_arguments(gateway: Gateway, tool: str, pairs: Sequence[str], path: Path | None) -> dict[str, Any]:
-    """The arguments for a tool, as far as its schema tells whether they fit."""
+    """Return the arguments for a tool. Raises UsageInvalid if its input schema shows that they do not fit."""
     given = {} if path is None else json_object(path)
     return arguments(Tool.model_validate(gateway.get("tools", tool)).input_schema, pairs, given)
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, or on standard input where the path is a dash."""
+    """Return the JSON object in a file, or on standard input if the path is a dash. Raises UsageInvalid."""
     try:
         found = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`byline grants`: what people granted, and its removal; an administrator's part, from a shell."""
+"""`byline grants`: shows and removes what people granted. It is for administrators with a shell."""
 
 from typing import Annotated
 

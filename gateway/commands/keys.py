@@ -1,4 +1,4 @@
-"""`byline keys`: what signs identities, tokens and the trail, and how it is changed; an administrator's part."""
+"""`byline keys`: shows and changes the keys that sign identities, tokens and the trail. It is for administrators."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`byline new`: makes a package for a builder from the one in gateway/starter; it overwrites nothing."""
+"""`byline new`: makes a package for a builder from the one in gateway/starter. It overwrites nothing."""
 
 import importlib.util
 import keyword
@@ -36,7 +36,10 @@ def new(
 
 
 def make_package(name: str, directory: Path) -> Path:
-    """Make the package `name` below `directory` and return its folder; raises SettingsInvalid where it may not."""
+    """Make the package in a new folder of `parent_folder` and return that folder.
+
+    Raises SettingsInvalid if the name cannot be used, or if the folder exists or cannot be written.
+    """
     module = _module(name)
     folder = directory / name
     if folder.exists():
@@ -57,13 +60,13 @@ def make_package(name: str, directory: Path) -> Path:
 
 
 def _belongs(path: Path) -> bool:
-    """Whether a file is part of the starter; what interpreters and checkers leave beside it is not."""
+    """Whether a file is part of the starter. Files that interpreters and checkers leave beside it are not."""
     hidden = any(part.startswith(("__pycache__", ".")) for part in path.relative_to(_STARTER).parts)
     return path.is_file() and not hidden
 
 
 def _module(name: str) -> str:
-    """The import name of a package; raises SettingsInvalid for a name that could not be installed or imported."""
+    """Return the import name of a package. Raises SettingsInvalid if it could not be installed or imported."""
     if not _NAME.fullmatch(name) or len(name) > _LONGEST:
         raise SettingsInvalid(
             f"'{name}' is no name for a package: write lower-case words joined by hyphens, such as my-tools, "

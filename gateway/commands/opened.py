@@ -1,4 +1,4 @@
-"""The services of one command, by the environment that it was started in; it reads nothing else."""
+"""Opens the services for one command, with the settings of its environment. It reads nothing else."""
 
 import os
 from contextlib import AbstractAsyncContextManager
@@ -8,5 +8,5 @@ from engine.settings import Settings
 
 
 def services_here() -> AbstractAsyncContextManager[Services]:
-    """Everything that a command may need, open until the block ends."""
+    """Open all services that a command may need, until the block ends."""
     return open_services(Settings(), os.environ)

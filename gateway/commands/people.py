@@ -1,4 +1,4 @@
-"""`byline people`: who is known, who may act, and which roles they have; an administrator's part, from a shell."""
+"""`byline people`: shows and changes who may act, and which roles they have. It is for administrators with a shell."""
 
 import re
 from typing import Annotated, Final
@@ -117,10 +117,10 @@ def take_role(name: Name, role: Role) -> None:
 
 
 async def one_person(services: Services, name: str) -> Principal:
-    """The one principal that a command means by a name; raises SettingsInvalid where there are none or several."""
+    """Return the principal with this name, subject or id. Raises SettingsInvalid if there is none or more than one."""
     known = await services.principals.named(name)
     if len(known) != 1:
-        # A name is what its bearer makes it, so that only the id tells two people apart for certain.
+        # People choose their own names, so only the id tells two people apart for certain.
         found = "".join(
             f"\n  {one.id}  {plain(f'{one.name} ({one.subject} at {one.issuer})')}" for one in known
         )
@@ -144,7 +144,7 @@ def _set_active(name: str, *, active: bool) -> None:
 
 
 async def _end_grants(services: Services, person: Principal) -> str:
-    """End what they granted, here and upstream, and say so."""
+    """End a person's grants, here and upstream, and return a message about it."""
     ended = await end_grants(services, person)
     if not ended:
         return ""
@@ -158,7 +158,10 @@ async def _end_grants(services: Services, person: Principal) -> str:
 
 
 async def _stop_schedules(services: Services, person: Principal) -> str:
-    """Pause what fires in their name, and say so; on record it holds whether or not Temporal can be told."""
+    """Pause a person's schedules and return a message about it.
+
+    The pause is recorded, and so it holds even if Temporal cannot be reached.
+    """
     because = f"{person.name} is not active here any more."
     stopped = await ScheduleRecords(services).stop_all_of(person, because)
     if not stopped:

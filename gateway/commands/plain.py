@@ -1,8 +1,8 @@
-"""Text of strangers for a terminal: what would move the cursor, begin a line or run backwards is shown, not obeyed."""
+"""Escapes untrusted text, so that it cannot move a terminal's cursor, begin a line or run backwards."""
 
 
 def plain(text: object) -> str:
-    """The text on one line, each character that cannot be printed as its escape."""
+    """Return the text on one line, with each character that cannot be printed as its escape."""
     return "".join(
         each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
     )

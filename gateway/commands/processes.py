@@ -1,4 +1,4 @@
-"""The processes of Byline, each started by its environment: the whole stack, or one part; it decides nothing."""
+"""The commands that start Byline's processes with settings of their environment: the whole stack, or one part."""
 
 import asyncio
 import contextlib

@@ -1,4 +1,4 @@
-"""`byline runs`: what your runs do, and steering them; each command is one request."""
+"""`byline runs`: shows your runs and controls them. Each command is one request."""
 
 import uuid
 from typing import Annotated, Any

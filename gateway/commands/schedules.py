@@ -1,4 +1,4 @@
-"""`byline schedules`: tools called by the clock in your name; when a schedule fires is said here and kept there."""
+"""`byline schedules`: manages schedules, which call tools in your name. The gateway stores and fires them."""
 
 import re
 import uuid

@@ -1,4 +1,4 @@
-"""`byline services`: machines that call in their own name, and their API tokens, each shown once."""
+"""`byline services`: manages services, which call in their own name, and their API tokens. A token is shown once."""
 
 from datetime import timedelta
 from typing import Annotated

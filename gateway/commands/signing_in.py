@@ -1,4 +1,4 @@
-"""`byline login`, `logout` and `whoami`: as whom the other commands act, and at which gateway."""
+"""`byline login`, `logout` and `whoami`: set and show as whom the other commands act, and at which gateway."""
 
 import webbrowser
 from typing import Annotated
@@ -25,7 +25,7 @@ def login(
     ] = True,
 ) -> None:
     """Sign in with a browser, so that other commands act in your name."""
-    # Only who signs in needs the OAuth discovery, which takes long to load.
+    # Only this command needs the OAuth discovery, which takes long to load.
     from gateway.client.sign_in import sign_in  # noqa: PLC0415
 
     settings = ClientSettings()

@@ -1,4 +1,4 @@
-"""`byline tokens`: API tokens that act as you, for machines; a token is shown once, when it is made."""
+"""`byline tokens`: manages API tokens that act as you, for machines. A token is shown once, when it is made."""
 
 from datetime import datetime
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""`byline tools`: which tools there are, and what one of them takes."""
+"""`byline tools`: lists the tools, and shows what one of them takes."""
 
 from typing import Annotated, Any
 
@@ -15,7 +15,10 @@ from gateway.commands.plain import plain
 
 
 def tool_names(incomplete: str) -> list[str]:
-    """The names of tools that begin so, for the shell to complete; none where the gateway cannot be asked."""
+    """Return the names of tools that begin with `incomplete`, for shell completion.
+
+    Returns none if the gateway cannot be reached.
+    """
     try:
         with gateway_here() as gateway:
             names = [str(tool["name"]) for tool in gateway.items("tools")]
@@ -28,7 +31,7 @@ ToolName = Annotated[str, typer.Argument(help="a tool's name", autocompletion=to
 
 
 class _ToolGroup(TyperGroup):
-    """Takes a tool's name where a command's could stand: `byline tools look_up_account`."""
+    """Accepts a tool's name in place of a command's: `byline tools look_up_account`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-") and args[0] not in self.commands:

@@ -1,4 +1,4 @@
-"""`byline vault`: changes the keys that seal every secret, while everything runs; an administrator's part."""
+"""`byline vault`: changes the keys that seal every secret, while everything runs. It is for administrators."""
 
 import typer
 import uvloop
@@ -74,7 +74,10 @@ def reseal_vault() -> None:
 
 
 async def _resealed(services: Services) -> int:
-    """Whatever the vault seals, in every table that keeps sealed secrets; tells on standard error how far it is."""
+    """Reseal the secrets of every table that has sealed ones, and return how many were resealed.
+
+    It reports its progress on standard error.
+    """
     every = (
         services.keys,
         services.client_secrets,

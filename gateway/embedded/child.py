@@ -1,4 +1,6 @@
-"""Becomes a command that on Linux dies with its parent, also by SIGKILL; it imports nothing of Byline.
+"""Runs a command that on Linux ends with its parent, even if SIGKILL ends the parent.
+
+It imports nothing of Byline.
 
 python child.py PARENT_PID COMMAND ARGUMENT…
 """
@@ -12,10 +14,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Tie this process to `parent` and replace it with `command`."""
+    """Make this process end with `parent_pid`, and replace it with the command. Exits with 1 if the parent is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have died before the tie was made.
+    # The parent may have died before prctl was called.
     if os.getppid() != parent:
         sys.exit(1)
     os.execvp(command[0], command)  # noqa: S606 - the stack's own command line, no shell

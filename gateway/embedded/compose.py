@@ -1,4 +1,4 @@
-"""The stack as a Compose file describes it; it refuses commands that only a shell could run."""
+"""Reads the services of the stack from a Compose file. It refuses commands that only a shell could run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ class _Part(BaseModel):
 
 
 class Dependency(_Part):
-    """When another service is far enough along for this one to start."""
+    """The condition on another service after which this one may start."""
 
     condition: Literal["service_started", "service_healthy", "service_completed_successfully"]
 
@@ -53,7 +53,7 @@ class Service(_Part):
 
 
 class ComposeFile:
-    """A Compose file that was read and whose variables are still open."""
+    """A Compose file that is read and whose variables are not filled in yet."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,11 +68,11 @@ class ComposeFile:
 
     @property
     def variables(self) -> dict[str, str]:
-        """Every variable the file names, with its default."""
+        """The variables that the file names, with their defaults."""
         return defaults(self._document)
 
     def services(self, variables: Mapping[str, str]) -> dict[str, Service]:
-        """The services by name, their variables filled in."""
+        """Return the services by name, with their variables filled in. Raises SettingsInvalid."""
         try:
             return _Stack.model_validate(interpolate(self._document, variables)).services
         except (InterpolationFailed, ValidationError) as error:

@@ -1,4 +1,4 @@
-"""Whether a part of the stack is ready, asked of the part itself; it waits for nothing and changes nothing.
+"""Checks whether a part of the stack is ready by a request to it. It does not wait and changes nothing.
 
 http://host:port/path                  answers with a success
 temporal://host:port/namespace/queue   a worker polls this task queue; with ?build_id=…, one of this version
@@ -21,7 +21,10 @@ _POLLED_WITHIN = timedelta(minutes=2)
 
 
 async def is_ready(url: str, *, since: datetime | None = None) -> bool:
-    """Say whether the part at `url` is ready; a worker that polled only before `since` does not count."""
+    """Return whether the part at `url` is ready. A worker that polled only before `polled_since` does not count.
+
+    Raises SettingsInvalid for a URL of another scheme.
+    """
     match urlsplit(url).scheme:
         case "http" | "https":
             return await _answers(url)

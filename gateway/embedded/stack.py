@@ -1,4 +1,4 @@
-"""The embedded stack: the Compose file's services as processes of this machine, none of which outlives it."""
+"""The embedded stack: runs the Compose file's services as processes of this machine. None of them outlives it."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ class _Running:
 class Stack:
     """The services of one Compose file on one data directory.
 
-    `environment` is what the services inherit and may set ports and secrets; `say` is told of progress.
+    The services inherit `environment`, which may set ports and secrets. `report_progress` receives one line at a time.
     """
 
     def __init__(
@@ -68,33 +68,33 @@ class Stack:
 
     @property
     def mcp_url(self) -> str:
-        """What an MCP client is given."""
+        """The address of the MCP endpoint."""
         return f"{self.gateway_url}/mcp"
 
     @property
     def temporal_address(self) -> str:
-        """What a Temporal client is given."""
+        """The address of the Temporal server."""
         return f"{LOOPBACK}:{self.variables['TEMPORAL_PORT']}"
 
     @property
     def temporal_ui_url(self) -> str:
-        """Temporal's own pages."""
+        """The address of Temporal's web UI."""
         return f"http://{LOOPBACK}:{self.variables['TEMPORAL_UI_PORT']}"
 
     def environment(self, name: str) -> dict[str, str]:
-        """The whole environment that a service runs with."""
+        """Return the whole environment that a service runs with."""
         return {**self._environment, **self.services[name].environment, "PYTHONUNBUFFERED": "1"}
 
     def log(self, name: str) -> Path:
-        """The file that a service's output goes to."""
+        """Return the file that a service's output goes to."""
         return self._data.log(name)
 
     def pid(self, name: str) -> int:
-        """The process id of a service that was started."""
+        """Return the process id of a service that was started."""
         return self._running[name].process.pid
 
     async def __aenter__(self) -> Self:
-        """Claim the data directory and choose ports and secrets; nothing is started yet."""
+        """Claim the data directory and choose ports and secrets. Nothing is started yet."""
         self._data.claim()
         try:
             self.variables = chosen(self._file.variables, self._environment, self._data)
@@ -107,7 +107,7 @@ class Stack:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop every service, the ones that others depend on last."""
+        """Stop every service. The services that others depend on are stopped last."""
         watches = tuple(self._watches)
         for watch in watches:
             watch.cancel()
@@ -121,7 +121,7 @@ class Stack:
             self._data.release()
 
     async def up(self) -> None:
-        """Start every service as soon as what it depends on is ready, and return when all are."""
+        """Start each service once its dependencies are ready, and return when all are. Raises StackFailed."""
         bringing: dict[str, asyncio.Task[None]] = {}
 
         async def bring(name: str) -> None:
@@ -139,14 +139,14 @@ class Stack:
             raise failures.exceptions[0] from failures
 
     async def start(self, name: str) -> None:
-        """Start a service and return at once."""
+        """Start a service and return at once. Raises StackFailed if it runs already."""
         if (earlier := self._running.get(name)) and earlier.process.returncode is None:
             raise StackFailed(f"{name} runs already")
         self._wanted.add(name)
         await self._spawn(name)
 
     async def stop(self, name: str) -> None:
-        """End a service the polite way, and by force where that takes too long."""
+        """Stop a service by SIGTERM, and by SIGKILL if that takes too long."""
         self._wanted.discard(name)
         if running := self._running.get(name):
             _signal(running, signal.SIGTERM)
@@ -156,14 +156,14 @@ class Stack:
                 await self.kill(name)
 
     async def kill(self, name: str) -> None:
-        """End a service by SIGKILL, as a crash would; it stays down until it is started again."""
+        """End a service by SIGKILL, as a crash would. It stays down until it is started again."""
         self._wanted.discard(name)
         if running := self._running.get(name):
             _signal(running, signal.SIGKILL)
             await running.process.wait()
 
     async def wait_ready(self, name: str) -> None:
-        """Return once the service is ready, a service that only runs once when it has succeeded."""
+        """Return once the service is ready, or once it has succeeded if it only runs once. Raises StackFailed."""
         service = self.services[name]
         running = self._running[name]
         runs_once = service.healthcheck is None and service.restart == "no"
@@ -200,7 +200,7 @@ class Stack:
         return running
 
     async def _watch(self, name: str, running: _Running) -> None:
-        """Start a service again that ended after it had been ready and that nobody ended."""
+        """Start a service again if it ended after it had been ready and nobody stopped it."""
         code = await running.process.wait()
         if not running.ready or self.services[name].restart == "no":
             return

@@ -1,4 +1,4 @@
-"""What the embedded stack takes from this machine, loopback only: a data directory, free ports, secrets."""
+"""Provides the embedded stack with a data directory, free loopback ports and secrets of this machine."""
 
 import fcntl
 import json
@@ -19,14 +19,17 @@ _BELOW_EPHEMERAL = range(20_000, 32_000)
 
 
 class DataDirectory:
-    """The one place on disk that a stack writes to, claimed by one stack at a time."""
+    """The one directory that a stack writes to. One stack at a time claims it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
         self._claim: IO[str] | None = None
 
     def claim(self) -> None:
-        """Make the directory and hold it until released, or until this process dies."""
+        """Create the directory and lock it until it is released or this process ends.
+
+        Raises SettingsInvalid if another stack runs on it.
+        """
         for directory in (self.path, self.path / "logs"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._claim = (self.path / "lock").open("a")
@@ -39,16 +42,16 @@ class DataDirectory:
             ) from None
 
     def release(self) -> None:
-        """Let another stack have the directory."""
+        """Unlock the directory, so that another stack can use it."""
         if self._claim:
             self._claim.close()
 
     def log(self, name: str) -> Path:
-        """The file that a service's output goes to."""
+        """Return the file that a service's output goes to."""
         return self.path / "logs" / f"{name}.log"
 
     def secret(self, name: str) -> str:
-        """The secret of this name, made on first use."""
+        """Return the secret of this name. It is generated on first use."""
         path = self.path / "secrets.json"
         known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
         if name not in known:
@@ -61,9 +64,9 @@ class DataDirectory:
 
 
 def chosen(defaults: Mapping[str, str], given: Mapping[str, str], data: DataDirectory) -> dict[str, str]:
-    """Return a value for every variable of the Compose file that this machine decides, and all that was `given`.
+    """Return a value for every variable of the Compose file that this machine decides, and all of `environment`.
 
-    Ports and secrets may be given; addresses may not, since nothing here is for other machines.
+    The environment may set ports and secrets. It cannot set addresses, since nothing here serves other machines.
     """
     values = dict(given)
     for name, default in defaults.items():

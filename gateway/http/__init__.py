@@ -1,1 +1,1 @@
-"""Requests as HTTP brings them: how large and how slow one may be, and which may come from another origin."""
+"""HTTP protections for all endpoints: limits on body size, slow clients, and cross-origin routes."""

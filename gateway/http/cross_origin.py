@@ -1,4 +1,4 @@
-"""Endpoints that chat clients in a browser call from their own origin; none of them knows a session."""
+"""Routes that chat clients in a browser call from their own origin (CORS). They use no browser session."""
 
 from collections.abc import Awaitable, Callable
 
@@ -13,7 +13,7 @@ _LARGEST_BODY = 64 * 1024
 
 
 def cross_origin(path: str, method: str, handler: Callable[[Request], Awaitable[Response]]) -> Route:
-    """A route that any origin may call, without cookies, and with a body of 64 KiB at most."""
+    """Create a route that any origin may call, without cookies, and with a request body of at most 64 KiB."""
     methods = [method, "OPTIONS"]
     limited = RequestBodyLimitMiddleware(request_response(handler), _LARGEST_BODY)
     endpoint = CORSMiddleware(limited, allow_origins=["*"], allow_methods=methods, allow_headers=_HEADERS)

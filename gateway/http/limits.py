@@ -1,4 +1,4 @@
-"""How large a request's body may be, and how long it may take to arrive; what it says is for others to judge."""
+"""Middleware that limits the size of request bodies and the time in which they have to arrive."""
 
 import asyncio
 import re
@@ -11,16 +11,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
 
-# A body of usual size is always taken; what is larger shares the room for this many of the largest.
+# Bodies up to this size need no reservation. Larger ones share memory for this many bodies of the maximum size.
 _USUAL_BODY: Final = 64 * 1024
 _LARGEST_AT_ONCE: Final = 32
 _DIGITS: Final = re.compile(r"[0-9]{1,18}")
 
 
 class BodyLimits:
-    """Raises HTTPException in whoever reads a body: 413 if it is too large, 408 if too slow, 503 without room for it.
+    """ASGI middleware that raises HTTPException where a body is read: 413 too large, 408 too slow, 503 no memory left.
 
-    Nothing is read before somebody asks for it, so that a caller who is refused by their headers costs no memory.
+    It reads nothing ahead, so a request that is refused because of its headers costs no memory.
     """
 
     def __init__(self, app: ASGIApp, limits: LimitSettings) -> None:
@@ -29,7 +29,7 @@ class BodyLimits:
         self._room = _LARGEST_AT_ONCE * limits.body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, and hold the room that its body takes until it is served."""
+        """Serve a request, and keep the memory reserved for its body until the response is complete."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -40,7 +40,7 @@ class BodyLimits:
             self._room += body.taken
 
     def take(self, size: int) -> None:
-        """Take room for this much of a body."""
+        """Reserve memory for this many bytes of a body; raises HTTPException 503 where too little is left."""
         if size > self._room:
             detail = "Many large requests are under way. Try again in a moment."
             raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": "1"})
@@ -48,12 +48,12 @@ class BodyLimits:
 
     @property
     def largest(self) -> int:
-        """The most bytes of one body."""
+        """The maximum size of one body, in bytes."""
         return self._limits.body
 
     @property
     def arrival(self) -> float:
-        """The most seconds from when a body is asked for until all of it is there."""
+        """The maximum time from the first read of a body until all of it has arrived, in seconds."""
         return self._limits.arrival
 
 
@@ -91,5 +91,5 @@ class _Body:
     def _require_size(self, size: int) -> None:
         if size > self._limits.largest:
             detail = f"The body is larger than {self._limits.largest:,} bytes."
-            # The connection stays, so that who is still sending can read this before they find it closed.
+            # The connection stays open, so that a client that is still sending can read this response.
             raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)

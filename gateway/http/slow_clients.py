@@ -1,4 +1,4 @@
-"""HTTP without clients who hold a connection by being slow; how long a body may take is up to whoever reads it."""
+"""An HTTP protocol for uvicorn that closes connections of slow clients. Body timeouts are set in `limits.py`."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,7 +11,11 @@ _REQUEST_TIMEOUT: Final = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\
 
 
 def impatient(seconds: float) -> type[H11Protocol]:
-    """Uvicorn's protocol, which by itself waits without end for a head to be sent and for an answer to be read."""
+    """Build uvicorn's h11 protocol class with a timeout, in seconds.
+
+    It limits how long a client may take to send a request's head, and to read more of a response. Uvicorn itself
+    waits for both without limit.
+    """
 
     class Impatient(H11Protocol):
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -27,7 +31,7 @@ def impatient(seconds: float) -> type[H11Protocol]:
 
         def data_received(self, data: bytes) -> None:
             before = self.cycle
-            # What follows an answer is the head of the next request, or the rest of a body that nobody reads.
+            # Data after a response is the head of the next request, or the unread rest of a body.
             if getattr(before, "response_complete", False):
                 self._head.start()
             super().data_received(data)
@@ -52,7 +56,7 @@ def impatient(seconds: float) -> type[H11Protocol]:
 
 
 class _Timer:
-    """Calls back once the time is over, unless it is stopped."""
+    """Calls a function after some seconds unless it is stopped before."""
 
     def __init__(self, seconds: float, then: Callable[[], None]) -> None:
         self._seconds = seconds
@@ -60,12 +64,12 @@ class _Timer:
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to count, where it does not count already."""
+        """Start the timer if it is not running."""
         if self._handle is None:
             self._handle = asyncio.get_running_loop().call_later(self._seconds, self._then)
 
     def stop(self) -> None:
-        """Forget the time so far."""
+        """Stop the timer and reset it."""
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None

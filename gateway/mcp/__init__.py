@@ -1,1 +1,1 @@
-"""The MCP edge: each offer is listed to whom it is for, and each call is a run, told in the way its client can show."""
+"""The MCP door: lists what each caller may use, starts a run for each call and reports it as its client can show it."""

@@ -1,4 +1,4 @@
-"""What gets through to MCP: one message at a time, which says one thing only, of callers who leave room for others."""
+"""Middleware that admits one well-formed JSON-RPC message a request, within the limits of requests per principal."""
 
 import asyncio
 from collections import Counter
@@ -22,13 +22,13 @@ from gateway.bearer import PersonalToken, refused
 from gateway.mcp.legacy_sessions import LegacySessions
 from gateway.mcp.messages import MessageRefused, read_message
 
-# Of two copies, a proxy may have read the one, and Byline would read the other.
+# These headers may occur once only: of two copies, a proxy could have read the one and Byline would read the other.
 _ROUTING: Final = (MCP_PROTOCOL_VERSION_HEADER, MCP_METHOD_HEADER, MCP_NAME_HEADER)
 _SINGLE: Final = ("authorization", "content-type", "host", "origin", MCP_SESSION_ID_HEADER)
 
 
 class Bounds:
-    """What callers hold at all MCP endpoints of a gateway together: requests under way, and sessions."""
+    """Counts the running requests and sessions of each principal, over all MCP endpoints of a gateway."""
 
     def __init__(self, limits: LimitSettings) -> None:
         self.sessions: Final = LegacySessions(limits)
@@ -37,7 +37,7 @@ class Bounds:
 
     @contextmanager
     def request(self, principal: str) -> Iterator[None]:
-        """Have a request of this principal under way; raises MessageRefused where they have too many already."""
+        """Count a request of this principal as running; raises MessageRefused (429) where too many run already."""
         if self._under_way[principal] >= self._most:
             msg = f"{self._most} requests at once are the most. Let one of them end first."
             again = {"Retry-After": "1"}
@@ -52,7 +52,10 @@ class Bounds:
 
 
 class Admission:
-    """Stands between the check of bearer tokens and an MCP endpoint; who has no good token, it leaves to that."""
+    """ASGI middleware between bearer authentication and an MCP endpoint.
+
+    It passes requests without a valid token on unchanged, so that the endpoint answers them with 401.
+    """
 
     def __init__(self, app: ASGIApp, bounds: Bounds, tokens: TokenVerifier) -> None:
         self._app = app
@@ -60,7 +63,7 @@ class Admission:
         self._tokens = tokens
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer what is wrong with it."""
+        """Pass a request on, or answer it with a JSON-RPC error."""
         user = scope.get("user")
         if not isinstance(user, AuthenticatedUser) or not isinstance(user.access_token, PersonalToken):
             await self._app(scope, receive, send)
@@ -77,7 +80,7 @@ class Admission:
         headers = Headers(scope=scope)
         _require_single(headers)
         if scope["method"] != "POST":
-            # No event is kept to be sent again, and the SDK would answer nothing at all to whoever asks for that.
+            # No event is stored for redelivery, and the SDK sends no response at all to a request with Last-Event-ID.
             rest = [each for each in scope["headers"] if each[0] != LAST_EVENT_ID_HEADER.encode()]
             ended = asyncio.create_task(refused(self._tokens, token.token))
             try:
@@ -105,7 +108,7 @@ def _require_single(headers: Headers) -> None:
 
 
 def _received_until(ended: asyncio.Task[None], receive: Receive) -> Receive:
-    """What comes in, as from a client that left where something ended before."""
+    """Wrap `receive` so that it returns `http.disconnect` once the task `ended` is done."""
 
     async def received() -> Message:
         coming = asyncio.ensure_future(receive())
@@ -119,7 +122,7 @@ def _received_until(ended: asyncio.Task[None], receive: Receive) -> Receive:
 
 
 async def _read(receive: Receive) -> bytes:
-    """The whole body; raises MessageRefused where the gateway's limits keep it from being read."""
+    """Read the whole body; raises MessageRefused where it exceeds the gateway's limits."""
     body = bytearray()
     while True:
         try:

@@ -1,4 +1,4 @@
-"""The MCP endpoints as one ASGI application, each behind bearer tokens for itself and behind the gateway's limits."""
+"""Build one ASGI application of all MCP endpoints, each with its own bearer tokens and the gateway's limits."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -31,7 +31,10 @@ OnHttpError = Callable[[Request, Exception], Awaitable[Response]]
 def mcp_endpoints(
     servers: Mapping[str, Server[Any]], services: Services, registry: Registry, on_http_error: OnHttpError
 ) -> ASGIApp:
-    """Each server at its path; whatever is left finds nothing at the first of them, and is told by `on_http_error`."""
+    """Create the application that serves each server at its path.
+
+    Requests to other paths go to the first endpoint, which has no route for them. `on_http_error` answers these.
+    """
     bounds = Bounds(services.settings.gateway.limits)
     apps = {path: _endpoint(path, server, services, registry, bounds) for path, server in servers.items()}
     for app in apps.values():
@@ -49,7 +52,7 @@ def _endpoint(
     settings = services.settings
     limits, issuer = settings.gateway.limits, settings.gateway.issuer
     tokens = bearer_tokens(services, path)
-    # The SDK's own metadata routes give way to ours, which are found before.
+    # The gateway's own metadata routes come before those that the SDK adds here.
     endpoint = server.streamable_http_app(
         streamable_http_path=path,
         max_request_body_size=limits.body,
@@ -68,10 +71,10 @@ def _endpoint(
             allowed_origins=[settings.public_url],
         ),
     )
-    # Innermost, where it is known who calls: first what is a message at all, then what its token is good for.
+    # Innermost, after authentication: first check that the body is a message, then the scopes of its token.
     endpoint.user_middleware.append(Middleware(Admission, bounds=bounds, tokens=tokens))
     endpoint.user_middleware.append(Middleware(StepUp, services=services, registry=registry))
-    # Outside the check of bearer tokens, which may find that the issuer does not answer.
+    # Outside bearer authentication, which raises BylineError when the issuer does not answer.
     endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
     return endpoint
 

@@ -1,4 +1,4 @@
-"""How a run's waits are put to an MCP client, and what the client says to them; it starts and follows no run."""
+"""Build the input requests for what a run waits for, and record the client's answers to them."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -30,7 +30,7 @@ from gateway.runs.runs import Awaiting
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request to the client, for the authorization request or question with this id."""
+    """An input request to the client, for the authorization request or question with this id."""
 
     id: str
     request: InputRequest
@@ -39,20 +39,23 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What is left told after a client's answers, by key; `willing` is False where its person puts the call off."""
+    """The waits that remain announced after a client's answers: their ids by key.
+
+    `may_continue` is False where the person cancelled, which postpones the call.
+    """
 
     told: dict[str, str]
     willing: bool = True
 
 
 class Asking:
-    """Asks by form or link for what is asked of the caller, and for nothing that somebody else has to approve."""
+    """Builds input requests for what the caller has to answer themselves. Approvals by others are left out."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
     async def requests(self, awaiting: Awaiting, context: Context) -> dict[str, Asked]:
-        """What the client can be asked now, each under its key."""
+        """Build the input requests that the client is able to show, by their keys."""
         can, asked = abilities(context), dict[str, Asked]()
         if "url" in can:
             for request in awaiting.requests:
@@ -67,16 +70,16 @@ class Asking:
     async def take(
         self, told: Mapping[str, str], responses: Mapping[str, Any], principal: Principal, context: Context
     ) -> Taken:
-        """Keep what the client says of what it was told, by key.
+        """Record the client's answers to the waits that it was asked about, whose ids are given by key.
 
-        What it answered wrongly, or not at all where only it can answer, is not among what is `told` any more, so that
-        it is asked again.
+        A wait is dropped from the announced ones where its answer is invalid, or where there is none and only the
+        client can give it. The client is then asked again.
         """
         still_told, willing = dict[str, str](), True
         for key, awaited in told.items():
             response = responses.get(key)
             question = await self._services.questions.get(awaited)
-            # To cancel is to put off: nothing is denied, and the run goes on waiting.
+            # Cancel only postpones: nothing is denied, and the run continues to wait.
             willing = willing and not (isinstance(response, ElicitResult) and response.action == "cancel")
             if question is None:
                 if isinstance(response, ElicitResult) and response.action == "decline":
@@ -87,7 +90,7 @@ class Asking:
         return Taken(still_told, willing)
 
     async def sign_in(self, request: AuthorizationRequest) -> str:
-        """What a person is asked to do for an authorization request."""
+        """Describe what the person has to do for an authorization request."""
         connection = await self._services.catalogue.get(request.connection)
         return f"{what_is_asked(request, connection.title)} so that this can go on in your name."
 
@@ -139,7 +142,7 @@ class Asking:
 
 
 def _way_to_ask(question: Question, can: frozenset[Ability]) -> Ability | None:
-    """How the client can be asked a question of its own person's run; None where it cannot."""
+    """Choose the ability by which the client is asked a question of its own user's run; None where it has none."""
     if question.kind != "form":
         return question.kind if question.kind in can else None
     if question.role is not None:
@@ -148,6 +151,6 @@ def _way_to_ask(question: Question, can: frozenset[Ability]) -> Ability | None:
 
 
 def _by_link(context: Context, elicitation_id: str, message: str, url: str) -> ElicitRequest:
-    # Protocol 2026-07-28 has no id of elicitations any more: what is asked is known by its key.
+    # Protocol 2026-07-28 has no elicitation ids: an input request is identified by its key.
     known_by = None if is_modern(context) else elicitation_id
     return ElicitRequest(params=ElicitRequestURLParams(message=message, url=url, elicitation_id=known_by))

@@ -1,4 +1,4 @@
-"""tools/call: starts or rejoins the run of a call, and answers with its value, a question, a task, or how to go on."""
+"""Handle tools/call: start or rejoin a run, and answer with its value, an input request, a task or how to go on."""
 
 import asyncio
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from gateway.mcp.tasks import Tasks
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
 
-# A client that knows tasks gets one as soon as a call takes longer than it would wait for a quick one.
+# A client with the tasks extension gets a task as soon as a call takes longer than this.
 _TASK_AFTER: Final = Patience(2.0, asks_again=False)
 
 
@@ -58,7 +58,7 @@ class Calls:
         self._checking = Checking(services, registry, runs)
 
     async def call(self, context: Context, params: CallToolRequestParams, at: Endpoint) -> HandlerResult:
-        """Answer one request; a tool's own failure is a result that the model reads."""
+        """Answer one request. A failure of the tool itself is a result with `isError`, which the model reads."""
         try:
             caller = at.caller()
             name, arguments = at.meant(params.name, params.arguments or {})
@@ -162,9 +162,9 @@ class Calls:
 
 
 async def _client_cancelled(context: Context) -> bool:
-    """Whether it was the client who ended the request, and not the gateway, which lets runs go on when it stops."""
+    """Return whether the client ended the request, and not the gateway by stopping, which leaves runs alone."""
     if is_modern(context):
         # A modern client cancels by closing the stream of the response.
         return await has_left(context)
-    # The SDK has no public way from a handler to the cancellation that it was asked for.
+    # The SDK has no public way for a handler to see that the client cancelled its request.
     return bool(context.session._request_outbound.cancel_requested.is_set())  # noqa: SLF001

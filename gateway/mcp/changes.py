@@ -1,4 +1,4 @@
-"""Tells clients what has changed for them, whoever changed it and in which process: it looks for itself."""
+"""Notify clients of changed lists and resources. It polls the database, so changes by any process are found."""
 
 import asyncio
 import contextlib
@@ -47,7 +47,7 @@ from gateway.toolsets import mcp_paths
 
 _LOOK_EVERY_SECONDS: Final = 0.25
 _MOST_WATCHED: Final = 1_000
-# Clocks differ, and a database may be away for a while.
+# Allows for clock differences between hosts, and for a database that is unreachable for a while.
 _LOOK_BACK: Final = timedelta(minutes=1)
 _LISTENER: Final = "byline_listener"
 
@@ -68,9 +68,9 @@ _listening: ContextVar[_Listener] = ContextVar("byline_listening")
 
 
 class Changes:
-    """Compares, for every client that listens, what its principal may list now with what it was a moment ago.
+    """Polls, while any client listens, what its principal may list, and notifies it of differences.
 
-    A look costs a query for all who listen, another for all who watch resources, and none where nobody does.
+    Each poll costs one query for all listeners and one more for all watched resources. Without listeners there is none.
     """
 
     def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
@@ -91,11 +91,11 @@ class Changes:
     async def listen(
         self, context: Context, params: SubscriptionsListenRequestParams, at: Endpoint
     ) -> SubscriptionsListenResult:
-        """subscriptions/listen: a stream that ends when the token that it was opened with is not good any more."""
+        """Handle subscriptions/listen: a stream that ends when the token of its request expires or is revoked."""
         watched = set(params.notifications.resource_subscriptions or ())
         if len(watched) > _MOST_WATCHED:
             raise MCPError(INVALID_PARAMS, f"One stream watches {_MOST_WATCHED:,} resources at most.")
-        # What holds now is known before the client hears that it is listening: no later change is missed.
+        # The current state is read before the client hears that it is subscribed, so that no later change is missed.
         _listening.set(await self._listener(at.caller(), watched))
         token = get_access_token()
         left = None if token is None or token.expires_at is None else token.expires_at - time.time()
@@ -113,7 +113,7 @@ class Changes:
         return SubscriptionsListenResult(meta={SUBSCRIPTION_ID_META_KEY: context.request_id})
 
     async def initialized(self, context: Context, params: NotificationParams | None, at: Endpoint) -> None:
-        """notifications/initialized: a legacy session hears of changes on the stream that it keeps open."""
+        """Handle notifications/initialized: from now on the legacy session is notified on the stream it keeps open."""
         del params
         session, telling = context.session, set[asyncio.Task[None]]()
         sends = {
@@ -130,17 +130,17 @@ class Changes:
             telling.add(task)
             task.add_done_callback(telling.discard)
 
-        # Known at once, for a request that comes before the database has answered.
+        # Stored at once, for requests that arrive before the database has answered.
         joining = asyncio.create_task(self._listener(at.caller(), set()))
         session_state(context)[_LISTENER] = joining
         listener = await joining
-        # The SDK has no public way from a session to its end.
+        # The SDK has no public way to run something at the end of a session.
         session._connection.exit_stack.callback(self._add(listener, tell))  # noqa: SLF001
 
     async def subscribe_resource(
         self, context: Context, params: SubscribeRequestParams, at: Endpoint
     ) -> EmptyResult:
-        """resources/subscribe: the session hears of changes of one resource from now on."""
+        """Handle resources/subscribe: notify the session of changes of one resource from now on."""
         listener = await _of_session(context)
         try:
             resource, _ = self._registry.resource_at(params.uri)
@@ -157,16 +157,16 @@ class Changes:
     async def unsubscribe_resource(
         self, context: Context, params: UnsubscribeRequestParams, at: Endpoint
     ) -> EmptyResult:
-        """resources/unsubscribe: the session hears of changes of this resource no more."""
+        """Handle resources/unsubscribe: stop notifying the session of changes of this resource."""
         del at
         (await _of_session(context)).watched.discard(params.uri)
         return EmptyResult()
 
     async def publish(self, event: ServerEvent) -> None:
-        """Part of what the SDK asks of a bus: here, nobody publishes."""
+        """Do nothing. The SDK's SubscriptionBus requires this method, but nobody publishes here."""
 
     def subscribe(self, listener: Tell) -> Callable[[], None]:
-        """What the SDK asks of a bus when a stream opens; returns what to call when it ends."""
+        """Register a stream that opens, as the SDK's SubscriptionBus requires; returns the function that removes it."""
         return self._add(_listening.get(), listener)
 
     async def _listener(self, caller: Caller, watched: set[str]) -> _Listener:

@@ -1,4 +1,4 @@
-"""The tool by which a model learns, before it calls another, which sign-ins that would wait for; it starts no run."""
+"""The tool `byline_check`, which lists the sign-ins that a call of another tool would wait for. It starts no run."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -29,7 +29,7 @@ CHECK_TOOL: Final = ListedTool(
 
 
 class Checking:
-    """Answers calls of it."""
+    """Handles calls of `byline_check`."""
 
     def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
         self._services = services
@@ -37,7 +37,7 @@ class Checking:
         self._runs = runs
 
     async def check(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
-        """What the caller's call would wait for; raises ArgumentsInvalid, ToolUnknown or NotAllowed."""
+        """Describe what the caller's call would wait for; raises ArgumentsInvalid, ToolUnknown or NotAllowed."""
         tool = arguments.get("tool")
         if not isinstance(tool, str) or len(arguments) != 1:
             raise ArgumentsInvalid(

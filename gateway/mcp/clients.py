@@ -1,4 +1,4 @@
-"""What the client of a request can do, by its protocol version and the capabilities that it declared."""
+"""Read what the client of a request is able to do from its protocol version and its declared capabilities."""
 
 from typing import Any, Final, Literal
 
@@ -22,18 +22,18 @@ TASKS: Final = "io.modelcontextprotocol/tasks"
 
 
 def is_modern(context: Context) -> bool:
-    """Whether a call can take several rounds: nothing is kept of the client between its requests."""
+    """Return whether the protocol is stateless, so that a call can take several requests (2026-07-28 and later)."""
     return context.protocol_version in MODERN_PROTOCOL_VERSIONS
 
 
 def session_state(context: Context) -> dict[str, Any]:
-    """What lives as long as a legacy client's session."""
-    # The SDK has no public way there from a request.
+    """Return the state that lives as long as a legacy client's session."""
+    # The SDK has no public way from a request to its session's state.
     return context.session._connection.state  # noqa: SLF001
 
 
 def abilities(context: Context) -> frozenset[Ability]:
-    """What the client can be asked in the course of a call; nothing where it could not be reached."""
+    """List what the client can be asked during a call; empty where the server cannot send it requests."""
     declared = context.session.client_capabilities
     if declared is None or not (is_modern(context) or context.session.can_send_request):
         return frozenset()
@@ -45,31 +45,31 @@ def abilities(context: Context) -> frozenset[Ability]:
     if declared.elicitation is not None:
         if declared.elicitation.url is not None:
             can.add("url")
-        # A client that declares elicitation and no mode of it has forms: they came first.
+        # A client that declares elicitation without a mode supports forms, which were the only mode at first.
         if declared.elicitation.form is not None or not can & {"url"}:
             can.add("form")
     return frozenset(can)
 
 
 async def has_left(context: Context) -> bool:
-    """Whether nobody listens any more to the answer of this request."""
+    """Return whether the client of this request has disconnected."""
     return context.request is not None and bool(await context.request.is_disconnected())
 
 
 def knows_tasks(context: Context) -> bool:
-    """Whether the client declared the tasks extension, which there is only in modern versions."""
+    """Return whether the client declared the tasks extension, which only modern protocol versions have."""
     declared = context.session.client_capabilities
     return is_modern(context) and declared is not None and TASKS in (declared.extensions or {})
 
 
 def require_tasks(context: Context) -> None:
-    """Return where the client declared the tasks extension; raises the MCPError that asks for it."""
+    """Require the tasks extension; raises MCPError (missing required client capability) without it."""
     if not knows_tasks(context):
         raise _lacks(ClientCapabilities(extensions={TASKS: {}}), f"the extension {TASKS}")
 
 
 def require(context: Context, capability: Literal["sampling", "roots", "elicitation"]) -> None:
-    """Return where the client declared this capability; raises the MCPError that asks for it."""
+    """Require a client capability; raises MCPError (missing required client capability) without it."""
     declared = context.session.client_capabilities
     if declared is None or getattr(declared, capability) is None:
         raise _lacks(_ONLY[capability], capability)

@@ -1,4 +1,4 @@
-"""completion/complete: what an argument of a prompt or of a resource's address can be, as far as somebody has typed."""
+"""Handle completion/complete: values for a partly typed argument of a prompt or of a resource's URI template."""
 
 from typing import Final
 
@@ -23,7 +23,7 @@ class Completions:
         self._runs = runs
 
     async def complete(self, context: Context, params: CompleteRequestParams, at: Endpoint) -> CompleteResult:
-        """The values that an argument can have; none where it is free text."""
+        """List the values that an argument can have; empty where it is free text."""
         del context
         try:
             offer = self._referred(params)

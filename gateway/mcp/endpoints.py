@@ -1,4 +1,4 @@
-"""The MCP endpoints: who calls at one of them, what is offered there, and which tool a call there means."""
+"""The MCP endpoints: who calls one of them, what it offers, and which tool a call at it names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,11 @@ from gateway.toolsets import MCP_PATH, SEARCH_PATH, read_toolsets
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One endpoint. `offers` is None where everything is offered; `searches` where tools are searched, not listed."""
+    """One endpoint.
+
+    `offered_names` is None where everything is offered. `has_search` says that tools are searched for instead of
+    listed.
+    """
 
     path: str
     title: str
@@ -26,7 +30,7 @@ class Endpoint:
     searches: bool = False
 
     def caller(self) -> Caller:
-        """Whose request is being answered, reaching no further than the endpoint; raises IdentityMissing."""
+        """Return the current request's caller, limited to what the endpoint offers; raises IdentityMissing."""
         token = get_access_token()
         if not isinstance(token, PersonalToken):
             raise IdentityMissing("The call carries no bearer token of a person known here.")
@@ -35,7 +39,10 @@ class Endpoint:
         return Caller(token.principal, token.actor, "mcp", tools, in_person=token.in_person)
 
     def meant(self, name: str, arguments: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-        """The tool that a call names, and its arguments; where tools are searched, one call names another."""
+        """Return the tool that a call names and its arguments, taken out of `byline_call` where tools are searched for.
+
+        Raises ArgumentsInvalid.
+        """
         if not self.searches or name != CALL:
             return name, arguments
         tool, given = arguments.get("name"), arguments.get("arguments", {})
@@ -51,7 +58,7 @@ _SEARCHES = (
 
 
 def endpoints(settings: Settings, registry: Registry) -> list[Endpoint]:
-    """Every endpoint there is; raises SettingsInvalid where a toolset offers what does not exist."""
+    """List all endpoints; raises SettingsInvalid where a toolset offers what does not exist."""
     names = (*registry.tools, *registry.prompts, *registry.resources)
     return [
         Endpoint(MCP_PATH, "Byline"),

@@ -1,4 +1,4 @@
-"""The run behind a prompt or a resource, followed as a call's is; where it has no value, the request has an error."""
+"""Follow the run behind a prompt or a resource as a call's run is followed; without a value, raise an MCPError."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Running
 
 
 class Fetching:
-    """Gets what an offer gives, in as many rounds as its client can take."""
+    """Fetches the value of a prompt or a resource, in as many requests as its client supports."""
 
     def __init__(self, services: Services, rounds: Rounds) -> None:
         self._rounds = rounds
@@ -31,7 +31,7 @@ class Fetching:
         offer: Offer,
         arguments: Mapping[str, Any],
     ) -> Any | InputRequiredResult:
-        """The value of the run that serves this request, or what the client is to be asked; raises MCPError."""
+        """Return the value of this request's run, or the input requests for the client; raises MCPError."""
         state = await self._rounds.entered(context, params, caller, offer, arguments)
         patience = self._rounds.patience(context)
         outcome = await self._rounds.follow(context, caller, state, params.input_responses, patience)
@@ -52,7 +52,7 @@ class Fetching:
 
 
 def refused(error: BylineError, **data: str) -> MCPError:
-    """A domain error where there is no result that could tell it."""
+    """Translate a domain error for methods whose results cannot carry an error."""
     code = mcp_code(error) or (INTERNAL_ERROR if error.retryable else INVALID_PARAMS)
     return MCPError(code, str(error), {"error": error.code, **data})
 

@@ -1,6 +1,6 @@
-"""The sessions of MCP's older protocols: how many there are, and that no request of theirs is left without an answer.
+"""Limit the sessions of MCP's older protocols, and serialise requests with the same id, so that each is answered.
 
-The SDK keeps them, each with memory and tasks of its own, and ends those that are idle. The modern protocol has none.
+The SDK holds the sessions, each with its own memory and tasks, and ends idle ones. The modern protocol has none.
 """
 
 import asyncio
@@ -28,15 +28,15 @@ class _Session:
     principal: str
     endpoint: ASGIApp
     deletion: Scope
-    """The request by which the session's own client would end it."""
+    """The DELETE request by which the session's own client would end it."""
     under_way: int = 0
 
 
 class LegacySessions:
-    """Those of all endpoints; where one too many is opened, the one that was silent longest ends for it.
+    """The sessions of all endpoints. Opening one beyond the limit ends the session that was idle longest.
 
-    So those that clients left behind keep nobody from a new one. Whoever goes on with one that ended is answered 404
-    and begins another, as the protocol has it; their runs go on, and the same call attaches to them.
+    So abandoned sessions do not block new ones. A client that uses an ended session gets 404 and initializes another,
+    as the protocol requires. Its runs continue, and the same call attaches to them.
     """
 
     def __init__(self, limits: LimitSettings) -> None:
@@ -54,7 +54,7 @@ class LegacySessions:
         principal: str,
         message: Message | None = None,
     ) -> None:
-        """Serve a principal's request, which may open a session, belong to one or end one. Raises MessageRefused."""
+        """Serve a principal's request, which may open, use or end a session. Raises MessageRefused."""
         headers = Headers(scope=scope)
         session = headers.get(MCP_SESSION_ID_HEADER)
         if headers.get(MCP_PROTOCOL_VERSION_HEADER) not in _LEGACY:
@@ -87,7 +87,10 @@ class LegacySessions:
             await self._end(self._silent(self._open))
 
     def _silent(self, sessions: Iterable[str]) -> str:
-        """Of sessions in the order of their last requests, the first without one under way, or else the first."""
+        """Return the longest idle of sessions in the order of their last requests, and the first if all are busy.
+
+        The last session, which was just opened, is left out.
+        """
         *earlier, _ = sessions
         return next((session for session in earlier if not self._open[session].under_way), earlier[0])
 
@@ -116,7 +119,7 @@ class LegacySessions:
 
     @asynccontextmanager
     async def _turn(self, session: str, message: Message | None) -> AsyncIterator[None]:
-        """Serve requests of one id one after the other: of two at once, the SDK would answer one alone."""
+        """Serve requests with the same id one after the other: the SDK would answer only one of two at once."""
         if message is None or not message.is_request:
             yield
             return
@@ -136,7 +139,7 @@ class LegacySessions:
 
 
 async def _served(endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
-    """The session that the answer to a request names, if all went well."""
+    """Serve a request and return the session id that a successful response names."""
     named: str | None = None
 
     async def watch(event: Event) -> None:

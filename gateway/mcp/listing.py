@@ -1,4 +1,4 @@
-"""tools/list: what policy and token let a principal call, in one order, with all that clients show of it."""
+"""Handle tools/list: the tools that policy and token allow a principal to call, sorted, with their metadata."""
 
 from typing import Final
 
@@ -38,7 +38,7 @@ class Listing:
     async def listed(
         self, context: Context, params: PaginatedRequestParams | None, at: Endpoint
     ) -> ListToolsResult:
-        """Every tool that the caller may call here, by name, and those that check one and collect outcomes."""
+        """List the tools that the caller may call at this endpoint, sorted by name, and the gateway's own tools."""
         del context
         refuse_pages(params)
         caller = at.caller()
@@ -46,18 +46,18 @@ class Listing:
         return ListToolsResult(tools=[*tools, CHECK_TOOL, COLLECT_TOOL])
 
     async def tools(self, caller: Caller) -> list[ListedTool]:
-        """Every composite tool that the caller may call."""
+        """List the composite tools that the caller may call."""
         return [_listed(tool) for tool in await self._runs.allowed(caller)]
 
 
 def refuse_pages(params: PaginatedRequestParams | None) -> None:
-    """Return where the first page of a list is asked for, which is the only one; raises MCPError."""
+    """Refuse a cursor, since each list has one page only; raises MCPError."""
     if params is not None and params.cursor is not None:
         raise MCPError(INVALID_PARAMS, "There is no such page: leave the cursor out.")
 
 
 def own_schema(name: str) -> dict[str, object] | None:
-    """The input schema of one of the gateway's own tools."""
+    """Return the input schema of one of the gateway's own tools, or None for another name."""
     return _OWN.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Which bodies are messages of MCP: JSON that every reader reads alike, and JSON-RPC 2.0; what they ask, it ignores."""
+"""Parse request bodies as JSON-RPC 2.0 messages, and refuse JSON that parsers read differently."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from mcp_types import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, PROTOCOL_VE
 from pydantic_core import from_json
 
 MOST_VALUES: Final = 100_000
-"""How many values a body may hold: each takes far more memory than it has letters."""
+"""The maximum number of JSON values in a body. Each takes far more memory than it has characters."""
 _MOST_DIGITS: Final = 308
 
 
@@ -24,12 +24,12 @@ class Message:
 
     @property
     def is_request(self) -> bool:
-        """Whether it is owed an answer."""
+        """Whether the message is a request, which needs a response."""
         return self.id is not None and self.method is not None
 
 
 class MessageRefused(Exception):
-    """What came is no message that can be served; the HTTP status and the JSON-RPC code say why."""
+    """A body or its headers are no message that can be served. It carries the HTTP status and the JSON-RPC code."""
 
     def __init__(
         self,
@@ -44,12 +44,12 @@ class MessageRefused(Exception):
         self.code = code
         self.status = status
         self.answers = answers
-        """The id of the request that is refused, where it has one."""
+        """The id of the refused request, where it has one."""
         self.headers = headers
 
 
 def read_message(body: bytes, version: str | None) -> Message:
-    """The message in a body that came with this `MCP-Protocol-Version`; raises MessageRefused."""
+    """Parse the message in a body that came with this `MCP-Protocol-Version` header; raises MessageRefused."""
     document = _parsed(body)
     if not isinstance(document, dict):
         raise MessageRefused(
@@ -57,7 +57,7 @@ def read_message(body: bytes, version: str | None) -> Message:
         )
     message = _message(document)
     spoken = _spoken(document) if message.is_request else None
-    # Where the header names an older protocol or none, the SDK would not look for this.
+    # Where the header names an older protocol or none, the SDK would not check this.
     if spoken is not None and spoken != version:
         raise MessageRefused(
             "The header MCP-Protocol-Version does not name the protocol version that the body speaks.",
@@ -69,7 +69,7 @@ def read_message(body: bytes, version: str | None) -> Message:
 
 def _parsed(body: bytes) -> object:
     try:
-        # This one refuses deep nesting, half surrogate pairs and all but UTF-8; the next, what is ambiguous.
+        # The first parser refuses deep nesting, lone surrogates and all but UTF-8. The second refuses ambiguous JSON.
         from_json(body, allow_inf_nan=False)
         document = json.loads(body, object_pairs_hook=_object, parse_float=_float, parse_int=_integer)
     except ValueError as error:
@@ -82,7 +82,7 @@ def _parsed(body: bytes) -> object:
 def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(members)
     if len(found) != len(members):
-        # RFC 8259 section 4: readers differ in which of them they take.
+        # RFC 8259 section 4: parsers differ in which of the two members they take.
         raise MessageRefused("The body has an object with two members of one name.")
     return found
 
@@ -95,7 +95,7 @@ def _float(digits: str) -> float:
 
 
 def _integer(digits: str) -> int:
-    # RFC 8259 section 6: no reader need take more than a double holds.
+    # RFC 8259 section 6: parsers need not support more than a double holds.
     if len(digits) > _MOST_DIGITS:
         raise ValueError("number out of range")
     return int(digits)
@@ -114,14 +114,14 @@ def _values(document: object) -> int:
 
 
 def _message(document: Mapping[str, Any]) -> Message:
-    """The message that a JSON object is (JSON-RPC 2.0 sections 4 and 5, with ids as MCP has them)."""
+    """Convert a JSON object to a message (JSON-RPC 2.0 sections 4 and 5, with MCP's rules for ids)."""
     answers = document.get("id")
     if "id" in document and (isinstance(answers, bool) or not isinstance(answers, str | int)):
         raise MessageRefused("A message's id is a string or an integer.")
     if document.get("jsonrpc") != "2.0":
         raise MessageRefused('A message says "jsonrpc": "2.0".', answers=answers)
     if "method" not in document:
-        # A response that names no request, as to one that could not be read, is for nobody here.
+        # A response without an id, as to an unreadable request, belongs to no request of the gateway.
         if answers is None or ("result" in document) == ("error" in document):
             raise MessageRefused(
                 "A message has a method, or an id with either a result or an error.", answers=answers
@@ -138,7 +138,7 @@ def _message(document: Mapping[str, Any]) -> Message:
 
 
 def _spoken(document: Mapping[str, Any]) -> str | None:
-    """The protocol version that a message of the modern protocol says it speaks."""
+    """Return the protocol version in the `_meta` of a message of the modern protocol, or None."""
     meta = document.get("params", {}).get("_meta")
     version = meta.get(PROTOCOL_VERSION_META_KEY) if isinstance(meta, dict) else None
     return version if isinstance(version, str) else None

@@ -1,4 +1,4 @@
-"""prompts/list and prompts/get: what policy and token let a principal ask for; each prompt is a run of its own."""
+"""Handle prompts/list and prompts/get: the prompts that policy and token allow. Each prompts/get is a run."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ from gateway.runs.runs import Runs
 
 
 class Prompts:
-    """The handlers of both at every endpoint."""
+    """The handlers of prompts/list and prompts/get at every endpoint."""
 
     def __init__(self, registry: Registry, runs: Runs, fetching: Fetching) -> None:
         self._registry = registry
@@ -32,7 +32,7 @@ class Prompts:
     async def listed(
         self, context: Context, params: PaginatedRequestParams | None, at: Endpoint
     ) -> ListPromptsResult:
-        """Every prompt that the caller may ask for here, by name."""
+        """List the prompts that the caller may get at this endpoint, sorted by name."""
         del context
         refuse_pages(params)
         prompts = await self._runs.offered(at.caller(), self._registry.prompts)
@@ -41,7 +41,7 @@ class Prompts:
     async def get(
         self, context: Context, params: GetPromptRequestParams, at: Endpoint
     ) -> GetPromptResult | InputRequiredResult:
-        """The messages of a prompt, or what its run asks of the client."""
+        """Return the messages of a prompt, or the input requests of its run; raises MCPError."""
         try:
             prompt = self._registry.prompt(params.name)
             value: Any = await self._fetching.value(

@@ -1,4 +1,4 @@
-"""resources/list, templates/list and read: what policy and token let a principal read; each reading is a run."""
+"""Handle resources/list, resources/templates/list and resources/read within policy and token. Each read is a run."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ from gateway.runs.runs import Runs
 
 
 class Resources:
-    """The handlers of all three at every endpoint."""
+    """The handlers of resources/list, resources/templates/list and resources/read at every endpoint."""
 
     def __init__(self, registry: Registry, runs: Runs, fetching: Fetching) -> None:
         self._registry = registry
@@ -33,7 +33,7 @@ class Resources:
     async def listed(
         self, context: Context, params: PaginatedRequestParams | None, at: Endpoint
     ) -> ListResourcesResult:
-        """Every resource at a fixed address that the caller may read here, by name."""
+        """List the resources with a fixed URI that the caller may read at this endpoint, sorted by name."""
         del context
         refuse_pages(params)
         return ListResourcesResult(
@@ -47,7 +47,7 @@ class Resources:
     async def templates(
         self, context: Context, params: PaginatedRequestParams | None, at: Endpoint
     ) -> ListResourceTemplatesResult:
-        """Every template of resources that the caller may read here, by name."""
+        """List the resource templates that the caller may read at this endpoint, sorted by name."""
         del context
         refuse_pages(params)
         return ListResourceTemplatesResult(
@@ -61,7 +61,7 @@ class Resources:
     async def read(
         self, context: Context, params: ReadResourceRequestParams, at: Endpoint
     ) -> ReadResourceResult | InputRequiredResult:
-        """The document at an address, or what its run asks of the client."""
+        """Return the document at a URI, or the input requests of its run; raises MCPError."""
         try:
             resource, variables = self._registry.resource_at(params.uri)
             value: Any = await self._fetching.value(context, params, at.caller(), resource, variables)

@@ -1,4 +1,4 @@
-"""What a model reads of a run: its value, why it failed, or what to tell its user and what to call next."""
+"""Build the tool results that a model reads: a value, a failure, or what to tell the user and to call next."""
 
 import json
 from typing import Any, Final
@@ -17,12 +17,12 @@ COLLECT: Final = "byline_collect"
 
 
 def success(tool: Tool, value: Any) -> CallToolResult:
-    """The value that a tool returned: in the blocks that it chose itself, or as JSON."""
+    """Return a tool's value as a result: in its own content blocks where it returns content, or else as JSON."""
     return CallToolResult.model_validate(value) if tool.returns_content else as_json(value)
 
 
 def as_json(value: Any) -> CallToolResult:
-    """A value as JSON, for models and for programs."""
+    """Return a value as JSON text and, where it is an object, as structured content."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
     return CallToolResult(
         content=[TextContent(text=text)], structured_content=value if isinstance(value, dict) else None
@@ -30,12 +30,12 @@ def as_json(value: Any) -> CallToolResult:
 
 
 def failure(code: str, message: str) -> CallToolResult:
-    """Why a call has no value."""
+    """Return the result of a failed run, with its error code and message."""
     return _no_value(f"{code}: {message}", {"error": code, "message": message})
 
 
 def still_running(run_id: str) -> CallToolResult:
-    """That a run goes on, and how to get its outcome."""
+    """Return the result that says that a run continues, and how to collect its outcome."""
     text = (
         f'NOT FINISHED: the run goes on. Call `{COLLECT}` with run_id "{run_id}" in a while for the outcome.'
     )
@@ -43,22 +43,22 @@ def still_running(run_id: str) -> CallToolResult:
 
 
 def _no_value(text: str, outcome: dict[str, Any]) -> CallToolResult:
-    """What a call has instead of a value: in words, and for programs in `_meta`.
+    """Return an error result with a text for models and an outcome for programs in `_meta`.
 
-    Clients hold structured content against the tool's output schema, many of them that of an error too.
+    It is not in structured content, since many clients validate that against the output schema even for errors.
     """
     return CallToolResult(content=[TextContent(text=text)], is_error=True, meta={OUTCOME_META: outcome})
 
 
 class Pending:
-    """Tells of runs that wait for people, where the client cannot ask them itself."""
+    """Describes runs that wait for people, for clients that cannot ask the people themselves."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._asking = Asking(services)
 
     async def result(self, run_id: str, awaiting: Awaiting, tool: str) -> CallToolResult:
-        """What a model is told of such a run of a tool, and what to tell its user."""
+        """Build the result for a waiting run of a tool: what the model shows its user, and what it calls next."""
         links = await self._links(awaiting)
         text = [*await self.lines(awaiting)]
         text[0] = f"NOT FINISHED: {text[0]}"
@@ -77,7 +77,7 @@ class Pending:
         return _no_value("\n".join(text), outcome)
 
     async def lines(self, awaiting: Awaiting) -> list[str]:
-        """What a run waits for, and what its person can do about it."""
+        """Describe in lines of text what a run waits for, and what its user can do."""
         own = _own(awaiting)
         whom, until = _waits_for(sign_in=bool(awaiting.requests), answer=bool(own))
         text = [f"the run waits for {whom}."]

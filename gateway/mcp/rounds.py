@@ -1,4 +1,4 @@
-"""Enters the run of a request and follows it while its client waits, asking the client on the way."""
+"""Start or resume the run of a request, and follow it while the client waits, asking the client for input."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -27,7 +27,7 @@ from gateway.mcp.clients import Ability, Context, abilities, has_left, is_modern
 from gateway.mcp.steps import Heard, Steps
 from gateway.runs.runs import Awaiting, Caller, Outcome, Running, Runs
 
-# Clients end a call after ten rounds of input: before that, the outcome is left to be collected.
+# Clients end a call after ten rounds of input. Before that, the call ends and its outcome can be collected.
 _LAST_ROUND: Final = 8
 _ANSWERS: Final[Mapping[Ability, type[BaseModel]]] = {
     "url": ElicitResult,
@@ -38,9 +38,10 @@ _ANSWERS: Final[Mapping[Ability, type[BaseModel]]] = {
 
 
 class RequestState(BaseModel):
-    """What a client carries between the rounds of one call; sealed and bound to its principal by the boundary.
+    """The request state that a client carries between the rounds of one call, sealed and bound to its principal.
 
-    `told` has the id of each request and question that the client knows of, by the key that it was put under.
+    `told` holds the announced waits: the id of each authorization request and question that the client knows of, by
+    the key of its input request. `heard` is how far its progress has been reported.
     """
 
     run: str
@@ -51,14 +52,14 @@ class RequestState(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long one request is held, in seconds, and whether a modern client asks again by itself after that."""
+    """How long one request is held, in seconds, and whether a modern client may be asked to repeat it after that."""
 
     seconds: float
     asks_again: bool = True
 
 
 class Rounds:
-    """Takes a call through one request of its client: a round of a modern call, or the whole of a legacy one."""
+    """Takes a call through one request of its client: one round of a modern call, or the whole of a legacy call."""
 
     def __init__(self, services: Services, runs: Runs, steps: Steps) -> None:
         self._runs = runs
@@ -69,7 +70,7 @@ class Rounds:
         self._hold = services.settings.gateway.hold_within
 
     def patience(self, context: Context) -> Patience:
-        """How long a request of this client is held where nothing else is known."""
+        """Return how long a request of this client is held by default, from the settings."""
         return Patience(self._round if is_modern(context) else self._hold)
 
     async def entered(
@@ -80,9 +81,9 @@ class Rounds:
         offer: Offer,
         arguments: Mapping[str, Any],
     ) -> RequestState:
-        """The state that a client carries, or that of the run which serves its request from now on.
+        """Return the state that the client carries, or that of the run that is started or rejoined for its request.
 
-        Raises as `Runs.call` and `resumed` do.
+        Raises as the start of a run and `resume_state` do.
         """
         state = await self.resumed(params, caller)
         if state is not None:
@@ -93,7 +94,7 @@ class Rounds:
         return RequestState(run=serving.run_id)
 
     async def resumed(self, params: InputResponseRequestParams, caller: Caller) -> RequestState | None:
-        """The state that a client carries, where it carries one; raises RunUnknown for another's run."""
+        """Return the state that the client carries, or None; raises RunUnknown for another caller's run."""
         if params.request_state is None:
             return None
         state = RequestState.model_validate_json(params.request_state)
@@ -101,9 +102,9 @@ class Rounds:
         return state
 
     async def knowing(self, run_id: str) -> RequestState:
-        """The state of a caller who heard of all that this run waits for.
+        """Return a state in which all waits of this run are announced.
 
-        A repeated call then gives the person time, instead of the same links at once.
+        A repeated call is then held to give the person time, instead of being answered with the same links at once.
         """
         waiting = await self._services.waiters.waiting(run_id)
         return RequestState(run=run_id, told={waiter.awaits: waiter.awaits for waiter in waiting})
@@ -116,7 +117,7 @@ class Rounds:
         responses: Mapping[str, Any] | None,
         patience: Patience,
     ) -> Outcome | InputRequiredResult:
-        """What has become of the run when the request has to be answered, or what the client is to be asked."""
+        """Return the run's outcome when the request has to be answered, or the input requests for the client."""
         async with self._steps.told(context, caller, state.run, state.heard) as telling:
             if is_modern(context):
                 outcome = await self._modern(context, caller, state, dict(responses or {}), patience)
@@ -129,9 +130,9 @@ class Rounds:
         return outcome
 
     async def end(self, context: Context, run_id: str) -> None:
-        """The client is told the outcome, so that the same request begins a new run from now on.
+        """Note that the client gets the outcome, so that the same request starts a new run from now on.
 
-        A legacy request goes on when its client is gone: then the outcome is still owed to whoever asks again.
+        If the client of a legacy request has left, nothing is noted, and the next same request gets the outcome.
         """
         if not await has_left(context):
             self._runs.answered(run_id)
@@ -150,7 +151,7 @@ class Rounds:
             outcome = await self._runs.outcome(state.run, within=within, told=state.told.values())
             asked = await self._asked(context, outcome)
             new = {key: each for key, each in asked.items() if each.id not in state.told.values()}
-            # A client may answer at once what it knows that it will be asked.
+            # A client may send answers to input requests that it expects.
             early = {key: each.id for key, each in new.items() if key in responses}
             if not early:
                 break
@@ -168,7 +169,7 @@ class Rounds:
     async def _legacy(
         self, context: Context, caller: Caller, state: RequestState, patience: Patience
     ) -> Outcome:
-        """Ask by requests of our own while the call is held, as protocols up to 2025-11-25 do."""
+        """Send requests to the client while the call is held, as in protocols up to 2025-11-25."""
         loop = asyncio.get_running_loop()
         deadline, willing = loop.time() + patience.seconds, True
         asking: dict[asyncio.Task[Taken], str] = {}
@@ -201,7 +202,7 @@ class Rounds:
     async def _outcome_or_answer(
         self, state: RequestState, within: float, asking: Collection[asyncio.Task[Taken]]
     ) -> Outcome | None:
-        """What has become of the run, or None where the client answered first."""
+        """Return the run's outcome, or None where the client answered an input request first."""
         following = asyncio.create_task(
             self._runs.outcome(state.run, within=within, told=list(state.told.values()))
         )
@@ -218,12 +219,12 @@ class Rounds:
                 asked.request, _ANSWERS[asked.by], metadata=ServerMessageMetadata(context.request_id)
             )
         except (MCPError, ValidationError):
-            # The client could not ask, or is gone: its person is told what to do in the answer instead.
+            # The client could not ask, or has left. The answer to the call describes what to do instead.
             return Taken(told, willing=False)
         return await self._asking.take(told, {key: response}, caller.principal, context)
 
     async def _complete(self, context: Context, links: set[str], outcome: Outcome) -> None:
-        """Tell a client which of the links that it showed have served their purpose."""
+        """Notify a client of URL elicitations that it showed and that are complete."""
         waits = set(outcome.ids) if isinstance(outcome, Awaiting) else set[str]()
         for link in [each for each in links if each not in waits]:
             links.discard(link)
@@ -243,21 +244,24 @@ class Rounds:
         told: Mapping[str, str],
         responses: Mapping[str, Any],
     ) -> bool:
-        """Take what the client says, and give whether its person wants to go on."""
+        """Record the client's answers, and return whether its person wants to continue."""
         taken = await self._asking.take(told, responses, caller.principal, context)
         state.told = {key: id_ for key, id_ in state.told.items() if key not in told} | taken.told
         return taken.willing
 
 
 def _note(state: RequestState, new: Mapping[str, Asked], outcome: Outcome) -> None:
-    """Note all that a run waits for as told: what the client is asked under its key, and the rest under its id."""
+    """Note all waits of a run as announced: those that the client is asked under their keys, others under their ids."""
     state.told |= {key: each.id for key, each in new.items()}
     if isinstance(outcome, Awaiting):
         state.told |= {id_: id_ for id_ in outcome.ids if id_ not in state.told.values()}
 
 
 def request_states(services: Services) -> RequestStateBoundary:
-    """Seals what clients carry, with keys that every gateway derives alike, for as long as a run may wait."""
+    """Create the SDK's boundary that seals request states.
+
+    All gateways derive the same keys from the master key. A sealed state is valid for as long as a run may wait.
+    """
     security = RequestStateSecurity(
         keys=services.vault.derived("mcp request state"), ttl=LONGEST_WAIT.total_seconds()
     )

@@ -1,4 +1,4 @@
-"""The tools of the endpoint at which a model searches for tools instead of reading a list of all of them."""
+"""The tools `byline_search` and `byline_call` of the endpoint where tools are searched for instead of listed."""
 
 import re
 from collections import Counter
@@ -48,9 +48,9 @@ CALL_TOOL: Final = ListedTool(
 
 
 def found(arguments: Mapping[str, Any], tools: Sequence[ListedTool]) -> list[ListedTool]:
-    """The tools that fit a query best; a word counts more in a name than in a title, and there more than in the rest.
+    """Return the tools that match a query best; raises ArgumentsInvalid.
 
-    Raises ArgumentsInvalid.
+    A word counts most in a tool's name, less in its title and least in its description.
     """
     query = arguments.get("query")
     if not isinstance(query, str) or len(arguments) != 1:

@@ -1,4 +1,4 @@
-"""One MCP server for each endpoint, all over the same handlers: both eras of the protocol, at one address."""
+"""Create one MCP server for each endpoint over shared handlers. Each serves modern and legacy protocol versions."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -31,14 +31,14 @@ from gateway.mcp.untold import untold
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Runs
 
-# What is listed depends on who asks, and a client that listens is told of changes: a minute is for those that do not.
+# Lists depend on the caller. Clients that subscribe are notified of changes; others refresh after a minute.
 _FRESH: Final = CacheHint(ttl_ms=60_000, scope="private")
 _CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
     "tools/list": _FRESH,
     "prompts/list": _FRESH,
     "resources/list": _FRESH,
     "resources/templates/list": _FRESH,
-    # What an upstream holds may be another thing a moment later.
+    # A resource of an upstream system may change at any time.
     "resources/read": CacheHint(ttl_ms=0, scope="private"),
 }
 
@@ -46,7 +46,7 @@ _CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
 def mcp_servers(
     services: Services, registry: Registry, runs: Runs, control: RunControl, temporal: Client
 ) -> dict[str, Server[Any]]:
-    """The servers by the path of their endpoint."""
+    """Create the MCP servers, by the path of their endpoint."""
     steps, listing = Steps(temporal), Listing(runs)
     rounds = Rounds(services, runs, steps)
     tasks = Tasks(services, registry, runs, control)
@@ -79,7 +79,7 @@ def mcp_servers(
             on_unsubscribe_resource=partial(changes.unsubscribe_resource, at=at),
             on_subscriptions_listen=partial(changes.listen, at=at),
         )
-        # Added by name, since the constructor knows neither tasks as an answer nor what 2026-07-28 has no more.
+        # Added by name, since the constructor supports neither tasks as an answer nor methods that 2026-07-28 removed.
         serving.add_request_handler("tools/call", CallToolRequestParams, partial(calls.call, at=at))
         serving.add_request_handler("tasks/get", TaskParams, partial(tasks.get, at=at))
         serving.add_request_handler("tasks/update", TaskUpdateParams, partial(tasks.update, at=at))
@@ -97,7 +97,7 @@ def mcp_servers(
 
 
 class _Server(Server[Any]):
-    """Tells legacy sessions as well that they will hear of changed lists."""
+    """An MCP server that announces list change notifications to legacy sessions as well."""
 
     @override
     def create_initialization_options(
@@ -107,7 +107,7 @@ class _Server(Server[Any]):
         extensions: dict[str, dict[str, Any]] | None = None,
     ) -> InitializationOptions:
         changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
-        # Extensions are of 2026-07-28 alone, and there told by server/discover.
+        # Only 2026-07-28 has extensions, and server/discover announces them there.
         return super().create_initialization_options(
             notification_options or changes, experimental_capabilities, {}
         )

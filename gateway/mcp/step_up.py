@@ -1,6 +1,7 @@
-"""What an MCP endpoint answers to a token that does not do: 401, or 403 with the scopes that would; it runs nothing.
+"""Middleware that answers insufficient tokens: 401, or 403 with the scopes that are needed.
 
-The SDK knows one set of scopes for a whole endpoint, and names none. A tool may need one more, as the policy says.
+The SDK requires one set of scopes for a whole endpoint and does not name it in its challenge. Here the policy may
+require a further scope for a tool.
 """
 
 import json
@@ -23,12 +24,12 @@ from gateway.mcp.results import COLLECT
 from gateway.protected_resource import first_scopes, metadata_address
 from gateway.toolsets import mcp_paths
 
-# A call is read in both ways in which the SDK reads it, one for each era, since they part over what is barely JSON.
+# A body is parsed with both parsers that the SDK uses, one for each era, since they differ on malformed JSON.
 _READERS: Final[tuple[Callable[[bytes], Any], ...]] = (json.loads, from_json)
 
 
 class StepUp:
-    """ASGI middleware between the check of bearer tokens and the MCP endpoints, whose answers it leaves alone."""
+    """ASGI middleware between bearer authentication and an MCP endpoint, whose responses it does not change."""
 
     def __init__(self, app: ASGIApp, services: Services, registry: Registry) -> None:
         self._app = app
@@ -41,7 +42,7 @@ class StepUp:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through whose token does, and answer any other."""
+        """Pass a request with a sufficient token on, and answer any other with a challenge."""
         metadata = self._metadata.get(scope["path"]) if scope["type"] == "http" else None
         if metadata is None:
             await self._app(scope, receive, send)
@@ -52,7 +53,7 @@ class StepUp:
             return
         held = list(dict.fromkeys(user.scopes))
         missing = [each for each in self._first if each not in held]
-        # A body is read ahead only where its token leaves something to ask for.
+        # The body is read ahead only where the token lacks a scope that the policy requires for some tool.
         if not missing and scope["method"] == "POST" and not self._policy.scopes.issubset(held):
             body, receive = await _read_ahead(receive)
             asked = {await self._asked(message, user) for message in _messages(body)}
@@ -64,7 +65,7 @@ class StepUp:
         await self._app(scope, receive, send)
 
     async def _asked(self, message: Mapping[str, Any], user: AuthenticatedUser) -> str | None:
-        """The name of the tool, prompt or resource that a message is about, if any: of a run, that which it is of."""
+        """Return the name of the tool, prompt or resource that a message is about, directly or through its run."""
         params = message.get("params")
         match message.get("method"), params:
             case "tools/call", {"name": search.CALL, "arguments": {"name": name, **rest}}:
@@ -82,7 +83,7 @@ class StepUp:
         return None
 
     async def _of_run(self, run_id: object, user: AuthenticatedUser) -> str | None:
-        """What one's own run is of; another's is unknown here as it is everywhere."""
+        """Return the name of what the caller's own run executes, or None for a run of another principal."""
         token = user.access_token
         if not (isinstance(run_id, str) and run_id.isprintable() and isinstance(token, PersonalToken)):
             return None
@@ -90,7 +91,7 @@ class StepUp:
         return None if run is None or run.principal_id != token.principal.id else run.tool
 
     def _unauthorized(self, scope: Scope, metadata: str) -> Response:
-        """RFC 6750 section 3.1: a request that brought no token is told of no error."""
+        """Build the 401. Its challenge has no error code for a request without a token (RFC 6750 section 3.1)."""
         described = {"error": "invalid_token", "error_description": "Send a bearer token that is good here."}
         brought = {"error": "invalid_token"} if "authorization" in Headers(scope=scope) else {}
         scopes = {"scope": " ".join(self._first)} if self._first else {}
@@ -98,7 +99,7 @@ class StepUp:
 
 
 def _insufficient(held: Sequence[str], missing: Sequence[str], metadata: str) -> Response:
-    """RFC 6750 section 3.1, with all that a token needs which does what this one does, and this."""
+    """Build the 403 (RFC 6750 section 3.1). Its scope parameter names the token's scopes and the missing ones."""
     text = f"This takes a token with the scope {' '.join(missing)} besides."
     scope = " ".join([*held, *missing])
     error = {"error": "insufficient_scope"}
@@ -112,7 +113,7 @@ def _challenge(status: int, described: dict[str, str], parameters: dict[str, str
 
 
 async def _read_ahead(receive: Receive) -> tuple[bytes, Receive]:
-    """The body, and what gives it again; how long it may be was checked before."""
+    """Read the body, and return it with a `receive` that replays it. Its size was checked before."""
     messages: list[Message] = []
     while not messages or messages[-1].get("more_body", False):
         messages.append(await receive())
@@ -125,7 +126,7 @@ async def _read_ahead(receive: Receive) -> tuple[bytes, Receive]:
 
 
 def _messages(body: bytes) -> Iterable[Mapping[str, Any]]:
-    """The messages in a body, however many and however it is read; what cannot be read has none."""
+    """Yield the messages in a body, as each parser reads it; none where it cannot be parsed."""
     for read in _READERS:
         with suppress(ValueError, RecursionError):
             found = read(body)

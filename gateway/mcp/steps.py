@@ -1,4 +1,4 @@
-"""Tells a client of a run's steps as they happen: which action, which child, waiting for whom; it steers nothing."""
+"""Report a run's steps to its client as they happen: actions, child workflows and waits for people."""
 
 import asyncio
 import contextlib
@@ -36,10 +36,10 @@ _HAIR: Final = 1e-6
 
 
 class Heard(BaseModel):
-    """How far a client has heard of a run, in this request and those before it of the same call.
+    """How far a run's progress has been reported to a client, over all requests of the same call.
 
-    `at` is the time of the last step that it was told, in seconds since the epoch, and `number` the number that it was
-    told last, where it was told any; `counts` says whether that was a count of steps.
+    `at` is the time of the last reported step, in seconds since the epoch. `number` is the last reported progress
+    number, if any. `counts` says whether that number was a count of steps.
     """
 
     at: float = 0.0
@@ -48,7 +48,7 @@ class Heard(BaseModel):
 
 
 class Steps:
-    """Follows the histories of a run's workflows, for those requests alone whose client wants to hear of it."""
+    """Opens progress reporters, which follow the histories of a run's workflows for clients that want progress."""
 
     def __init__(self, temporal: Client) -> None:
         self._temporal = temporal
@@ -57,10 +57,10 @@ class Steps:
     async def told(
         self, context: Context, caller: Caller, run_id: str, heard: Heard
     ) -> AsyncIterator["Telling"]:
-        """Tell the client of every step that it has not heard of for as long as the block lasts, and note it there.
+        """Report to the client every step after the cursor while the block runs, and move the cursor forward.
 
-        They are progress notifications where the request has a progress token, and else, where the client asked for
-        that, log messages: what the tool itself tells at level info, and its other steps at level debug.
+        Steps are progress notifications where the request has a progress token. Otherwise they are log messages, if
+        the client asked for these: progress that the tool reports at level info, its other steps at level debug.
         """
         telling = Telling(self._temporal, context, caller, heard)
         if telling.wanted:
@@ -72,7 +72,7 @@ class Steps:
 
 
 class Telling:
-    """What one request is told."""
+    """Reports the steps of one run to the client of one request."""
 
     def __init__(self, temporal: Client, context: Context, caller: Caller, heard: Heard) -> None:
         self._temporal = temporal
@@ -86,27 +86,27 @@ class Telling:
 
     @property
     def wanted(self) -> bool:
-        """Whether the client wants to hear of anything."""
+        """Whether the client wants any progress notifications or log messages."""
         return self._has_token or "debug" in self._levels or "info" in self._levels
 
     def begin(self, workflow_id: str, run_id: str | None = None) -> None:
-        """Follow a workflow, and its children as they begin."""
+        """Follow a workflow's history, and its children's as they start; at most 50 workflows in all."""
         if len(self._following) < _MOST_FOLLOWED:
             following = asyncio.create_task(self._follow(workflow_id, run_id))
             self._following[workflow_id] = following
 
     async def all(self) -> None:
-        """Return once everything is told of a run that ended."""
+        """Wait until all steps of an ended run are reported, for at most 2 seconds."""
         if self._following:
             await asyncio.wait(self._following.values(), timeout=_LAST_STEPS_WITHIN_SECONDS)
 
     def end(self) -> None:
-        """Follow nothing any more."""
+        """Stop following the workflows."""
         for following in self._following.values():
             following.cancel()
 
     async def _follow(self, workflow_id: str, run_id: str | None) -> None:
-        # What cannot be told is not worth failing a call for.
+        # A call must not fail because its progress cannot be read.
         with contextlib.suppress(RPCError):
             handle = self._temporal.get_workflow_handle(workflow_id, run_id=run_id)
             async for event in handle.fetch_history_events(wait_new_event=True):
@@ -177,9 +177,10 @@ class Telling:
             )
 
     def _next(self, done: float | None) -> float:
-        """A number larger than the last: what the tool tells, and for a step in between a hair more than before.
+        """Return a progress number that is larger than the last, as MCP requires.
 
-        Before a tool tells any number, its steps are counted.
+        It is the number that the tool reports, and for a step in between slightly more than the last. Before the tool
+        reports any number, steps are counted.
         """
         heard = self._heard
         if heard.number is None:
@@ -192,13 +193,13 @@ class Telling:
 
 
 async def set_log_level(context: Context, params: SetLevelRequestParams) -> EmptyResult:
-    """logging/setLevel: from which level on this session wants log messages; none before it says so."""
+    """Handle logging/setLevel: set the lowest level of log messages for this session, which gets none before."""
     session_state(context)[_LOG_LEVEL] = params.level
     return EmptyResult()
 
 
 def _levels(context: Context) -> frozenset[LoggingLevel]:
-    """The levels that the client wants log messages of: of its session, or in modern versions of this request."""
+    """List the log levels that the client asked for: with its request in modern versions, else for its session."""
     state = (context.meta or {}) if is_modern(context) else session_state(context)
     wanted = state.get(LOG_LEVEL_META_KEY if is_modern(context) else _LOG_LEVEL)
     return frozenset(_LEVELS[_LEVELS.index(wanted) :]) if wanted in _LEVELS else frozenset()

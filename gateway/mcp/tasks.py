@@ -1,4 +1,4 @@
-"""The tasks extension (SEP-2663): a task is a run seen by its client, and its id is the run's; nothing more is kept."""
+"""Handle the tasks extension (SEP-2663). A task is a run: it has the run's id, and nothing else is stored for it."""
 
 from collections.abc import Collection
 from contextlib import suppress
@@ -37,7 +37,7 @@ _NAME_HEADER: Final = "mcp-name"
 
 
 class TaskParams(RequestParams):
-    """What tasks/get and tasks/cancel are given."""
+    """The parameters of tasks/get and tasks/cancel."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
@@ -45,7 +45,7 @@ class TaskParams(RequestParams):
 
 
 class TaskUpdateParams(TaskParams):
-    """What tasks/update is given; what answers no open request is passed over."""
+    """The parameters of tasks/update. Responses that answer no open input request are ignored."""
 
     input_responses: dict[str, Any] = Field(default_factory=dict)
 
@@ -62,9 +62,9 @@ class Tasks:
         self._pending = Pending(services)
 
     async def created(self, run_id: str, told: Collection[str] = ()) -> dict[str, Any]:
-        """CreateTaskResult for a run, which is there already and stays when every gateway ends.
+        """Build the CreateTaskResult for a run, which was started before and does not depend on any gateway.
 
-        What the client was `told` of in the call, its task does not ask again.
+        Its task does not ask again for the waits that the call announced.
         """
         if told:
             await self._services.waiters.take(run_id, told)
@@ -73,7 +73,7 @@ class Tasks:
         return {"resultType": "task", **_task(run, "working", run.started_at)}
 
     async def get(self, context: Context, params: TaskParams, at: Endpoint) -> dict[str, Any]:
-        """How the run is, what it asks of the client, and at last its result."""
+        """Return the task's status with its open input requests or, once the run has ended, with its result."""
         run, _ = await self._owned(context, params, at)
         description = await self._runs.described(run.id)
         if description is None:
@@ -83,7 +83,7 @@ class Tasks:
         return await self._ended(run, description)
 
     async def update(self, context: Context, params: TaskUpdateParams, at: Endpoint) -> EmptyResult:
-        """Take what the client answers to some or all of what the run asks."""
+        """Record the client's answers to some or all of the open input requests."""
         run, caller = await self._owned(context, params, at)
         asked = await self._asking.requests(await self._runs.awaiting(run.id), context)
         told = {key: each.id for key, each in asked.items() if key in params.input_responses}
@@ -98,7 +98,7 @@ class Tasks:
         return EmptyResult()
 
     async def cancel(self, context: Context, params: TaskParams, at: Endpoint) -> EmptyResult:
-        """Ask the run to end; one that ended already is left as it is."""
+        """Cancel the run. A run that already ended stays as it is."""
         run, caller = await self._owned(context, params, at)
         with suppress(RunEnded, RunForgotten):
             await self._control.cancel(run, caller, "The client cancelled the task.")
@@ -117,7 +117,7 @@ class Tasks:
         except BylineError as error:
             raise MCPError(mcp_code(error) or INVALID_PARAMS, unknown) from error
         if run.tool not in self._registry.tools:
-            # Prompts and resources are runs as well, and no tasks.
+            # Prompts and resources are runs as well, but not tasks.
             raise MCPError(INVALID_PARAMS, unknown)
         return run, caller
 
@@ -134,7 +134,7 @@ class Tasks:
         if asked:
             return {**_task(run, "input_required", since), "inputRequests": asked}
         if awaiting.ids:
-            # It waits for what this client cannot ask, or has asked: its model is told what to say to the user.
+            # It waits for what this client cannot ask or has asked already, so the message says what to tell the user.
             message = "\n".join(await self._pending.lines(awaiting))
             return {**_task(run, "working", since), "statusMessage": message}
         return _task(run, "working", since)
@@ -161,7 +161,7 @@ def _task(run: Run, status: str, updated_at: datetime) -> dict[str, Any]:
         "status": status,
         "createdAt": _instant(run.started_at),
         "lastUpdatedAt": _instant(updated_at),
-        # It is kept for as long as the workflow engine keeps the run, which no client's wish shortens.
+        # A task is kept for as long as Temporal retains the run. A client cannot shorten this.
         "ttlMs": None,
         "pollIntervalMs": _POLL_INTERVAL_MS,
     }

@@ -1,4 +1,4 @@
-"""What MCP clients are told of an error that nobody expected: that there was one; the rest is in the gateway's log."""
+"""Hide the details of unexpected errors from MCP clients. The gateway's log has them."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ log = structlog.get_logger()
 
 
 async def untold(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-    """Middleware of the server: the SDK would tell clients of the older protocols the text of any exception."""
+    """Replace unexpected exceptions by an MCPError, since the SDK would send their text to legacy clients."""
     try:
         return await call_next(ctx)
     except (MCPError, ValidationError):

@@ -1,1 +1,1 @@
-"""The pages on which people answer, look after what they granted and made, and find their way; one a module."""
+"""Pages for people: to answer, to manage what they granted and made, and to find their way. One page a module."""

@@ -1,4 +1,4 @@
-"""The page of the applications that act for a person, where each can be stopped; it lets none in."""
+"""The page of the applications that act for a person. Each can be stopped there, and none can be let in."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _PATH: Final = "/applications"
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """All that one client may do for one person."""
+    """Everything that one client may do for one person."""
 
     client_id: str
     name: str
@@ -41,7 +41,7 @@ def application_pages(services: Services) -> APIRouter:
 
 
 class ApplicationPages:
-    """Shows a person's consents by application, and takes them back."""
+    """Shows a person's consents by application, and withdraws them."""
 
     def __init__(self, services: Services) -> None:
         self._sessions = Sessions(services)
@@ -64,7 +64,7 @@ class ApplicationPages:
         )
 
     async def withdraw(self, request: Request) -> Response:
-        """POST /applications: end all that one client may do for who is signed in, and every token that it has."""
+        """POST /applications: end all consents of one client for this person, and so all of its tokens."""
         submission = await self._sessions.submitted(request)
         if submission is None:
             return stale_form(_PATH)
@@ -82,7 +82,7 @@ class ApplicationPages:
 
 
 def _applications(consents: list[Consent]) -> list[Application]:
-    """What is held by each client, as one; the client that was let in last comes first."""
+    """Group consents by client. The client with the newest consent comes first."""
     by_client: dict[str, list[Consent]] = {}
     for consent in consents:
         by_client.setdefault(consent.client_id, []).append(consent)

@@ -1,4 +1,4 @@
-"""Lets only the person who was asked see the question behind a link; how a sign-in failed is told in one place too."""
+"""Shows an authorization request only to the people who may answer it, and explains how a sign-in failed."""
 
 from typing import Final
 
@@ -26,7 +26,7 @@ CALL_AGAIN: Final = "Call the tool again to get a new link."
 async def opened(
     services: Services, request: Request, request_id: str
 ) -> tuple[BrowserSession, AuthorizationRequest] | Response:
-    """Who opened the link of a question, and the question; for whom it shall not be shown, the page that they get."""
+    """Return the session and the request behind a link; for anybody else, the page to show instead."""
     session = await Sessions(services).current(request)
     if session is None:
         return to_sign_in(request.url.path)
@@ -37,7 +37,10 @@ async def opened(
 async def asked_of(
     services: Services, session: BrowserSession, request_id: str
 ) -> AuthorizationRequest | Response:
-    """The question, where this person may answer it; for anybody else a page that says no, and a line in the trail."""
+    """Return the request where this person may answer it, and otherwise a page that says no.
+
+    An attempt of somebody else to open the link is recorded in the trail.
+    """
     principal, request = session.principal, await services.authorization.get(request_id)
     if request is None:
         text = f"This link is not known here. {CALL_AGAIN}"
@@ -54,7 +57,7 @@ async def asked_of(
 
 
 def not_connected(session: BrowserSession, error: BylineError) -> Response:
-    """The page that says how a sign-in ended without a grant."""
+    """Return the page that says how a sign-in ended without a grant."""
     match error:
         case AccountMismatched():
             link = (connect_path(error.request), "Sign in to the account that is asked for")

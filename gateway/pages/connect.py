@@ -1,4 +1,4 @@
-"""The link that a waiting tool hands out, and the way back from the provider: only for the person who was asked."""
+"""The page behind the link of an authorization request, and the redirect URI at which the browser comes back."""
 
 from collections.abc import Mapping
 
@@ -25,7 +25,7 @@ from gateway.pages.asked import CALL_AGAIN, asked_of, not_connected, opened
 
 
 def connect_pages(services: Services) -> APIRouter:
-    """The page of one authorization request, the redirect URI of every connection, and Byline's client document."""
+    """Return the routes of the request page, of every connection's redirect URI and of Byline's client document."""
     router = APIRouter(include_in_schema=False)
     connect, callback = ConnectPage(services), Callback(services)
     router.add_api_route("/connect/{request_id}", connect.ask, methods=["GET"])
@@ -36,14 +36,14 @@ def connect_pages(services: Services) -> APIRouter:
 
 
 class ConnectPage:
-    """Says what is asked of the person, and takes their yes or no."""
+    """Shows an authorization request to the person who was asked, and takes their yes or no."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
         self._sessions = Sessions(services)
 
     async def document(self) -> Response:
-        """GET /oauth/client.json: who Byline is to authorization servers that read it at its client_id."""
+        """GET /oauth/client.json: Byline's client document, which authorization servers read at its client_id."""
         return JSONResponse(
             self._services.registrations.document(), headers={"Cache-Control": "max-age=3600"}
         )
@@ -113,7 +113,7 @@ class ConnectPage:
     async def _typed(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
-        """Take a key that was typed; the page that says why not where it will not do."""
+        """Take a typed key; returns the page with the problem where the key is not accepted."""
         secret, username = fields.get("secret", ""), fields.get("username", "")
         tool = _chosen_for(asked, fields)
         try:
@@ -130,7 +130,7 @@ class ConnectPage:
     async def _use(
         self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
     ) -> Response | None:
-        """Take the choice of an account that is connected; the page that says why not where there is none."""
+        """Use an account that is connected already; returns the page with the problem where there is none."""
         connection, person = await self._services.catalogue.get(asked.connection), session.principal
         holder = await self._services.standing_in.asked(asked.principal_id, person)
         usable = await self._services.grants.usable(asked.principal_id, asked.connection)
@@ -180,11 +180,11 @@ class ConnectPage:
         )
 
     async def _pages(self, connection: Connection) -> tuple[bool, bool]:
-        """Whether the provider has a page to send this browser to, and one for a code that is typed on any device."""
+        """Whether the provider has a page for this browser, and whether it has one for a device code."""
         try:
             endpoints = await self._services.sign_ins.client(connection).endpoints()
         except BylineError:
-            # Who continues is told what is wrong.
+            # The person sees what is wrong when they continue.
             return True, False
         has_page = bool(endpoints.authorization) or connection.sign_in in VOUCHED
         return has_page, endpoints.device_authorization is not None
@@ -215,7 +215,7 @@ class ConnectPage:
 
 
 class Callback:
-    """Where providers send the browser back to."""
+    """The redirect URI to which providers send the browser back."""
 
     def __init__(self, services: Services) -> None:
         self._consent = services.consent
@@ -236,12 +236,12 @@ class Callback:
             answered = await self._consent.complete(parameters, session.principal, session.id)
         except BylineError as error:
             return not_connected(session, error)
-        # A page of its own, so that the address with the code is neither shown nor kept.
+        # A redirect to another page, so that the address with the code is neither shown nor kept.
         return on_to(connect_path(answered.id))
 
 
 def _ended(asked: AuthorizationRequest, connection: str, *, was_awaited: bool) -> tuple[str, str]:
-    """How a request ended, as a title and a sentence; no tool waits for what its person asked for themselves."""
+    """Return title and text for a closed request. No tool waits for what its person asked for themselves."""
     match asked.state:
         case "granted":
             back = "You can go back to your chat: the tool goes on by itself."
@@ -255,12 +255,12 @@ def _ended(asked: AuthorizationRequest, connection: str, *, was_awaited: bool) -
 
 
 def _chosen_for(asked: AuthorizationRequest, fields: Mapping[str, str]) -> str:
-    """The tool that an account is chosen for; empty where for every tool."""
+    """Return the name of the tool that an account is chosen for; empty for every tool."""
     return asked.about if asked.asks == "choice" and fields.get("reach") == "tool" else ""
 
 
 async def waiting_links(services: Services, requests: list[AuthorizationRequest]) -> list[tuple[str, str]]:
-    """Address and title of each open request."""
+    """Return the address and title of each open request."""
     connections = await services.catalogue.all()
     return [
         (connect_path(request.id), connections[request.connection].title)

@@ -1,4 +1,4 @@
-"""The page on which people see and govern what they granted: which accounts, for what, used where, and by what last."""
+"""The page on which people see and manage their grants: the accounts, the scopes, the tools and the last use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _FOR_TOOL: Final = "for_tool:"
 
 @dataclass(frozen=True, slots=True)
 class ShownAccount:
-    """A grant as its owner sees it; `tool` is the title of what used it last."""
+    """A grant as its owner sees it. `tool_title` is the title of the tool that used it last."""
 
     grant: Grant
     used_at: datetime | None
@@ -38,7 +38,7 @@ class ShownAccount:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Which account is used, by a tool or by every tool: `account` is None where that is not said."""
+    """Which account one tool or every tool uses. `account` is None where none was chosen."""
 
     field: str
     title: str
@@ -47,7 +47,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A connection with somebody's accounts on it; `choices` where there is something to choose."""
+    """A connection with a person's accounts on it. It has choices only where there is something to choose."""
 
     connection: Connection
     accounts: list[ShownAccount]
@@ -65,7 +65,7 @@ def connection_pages(services: Services, registry: Registry) -> APIRouter:
 
 
 class ConnectionPages:
-    """Shows a person's own grants, and does what they say of them."""
+    """Shows a person's own grants, and does what they decide."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services
@@ -92,7 +92,7 @@ class ConnectionPages:
         return on_to(target)
 
     async def _decide(self, name: str, principal: Principal, fields: Mapping[str, str]) -> str:
-        """Do what a button says; where to go on."""
+        """Do what the pressed button says; returns the path to go to."""
         connection = await self._services.catalogue.get(name)
         grants = {grant.id: grant for grant in await self._services.grants.of(principal.id)}
         match fields.get("decision"):
@@ -102,7 +102,7 @@ class ConnectionPages:
             case "choose":
                 await self._choose(connection, principal, fields, grants)
             case "disconnect":
-                # Where it was gone already, the page shows that it is.
+                # A grant that is gone already is no error: the page shows that it is gone.
                 grant = grants.get(fields.get("grant", ""))
                 if grant is not None and grant.connection == name:
                     await give_up(self._services, connection, principal, grant.account)
@@ -146,7 +146,7 @@ class ConnectionPages:
         )
 
     async def _tools(self, principal: Principal) -> list[Tool]:
-        """The tools that this person may call and that need a connection."""
+        """Return the tools that this person may call and that need a connection."""
         needing = sorted(name for name in self._registry.tools if self._registry.needs[name])
         allowed = await self._services.policy.allowed(principal, needing)
         found = [self._registry.tools[name] for name in allowed]

@@ -46,7 +46,7 @@ def console(services: Services) -> APIRouter:
 
 
 async def _for_services(services: Services, principal: Principal) -> list[tuple[str, str]]:
-    """What services wait for, where the principal is an administrator, who answers for them."""
+    """Return what services wait for where the principal is an administrator, and nothing otherwise."""
     if not await services.roles.administers(principal):
         return []
     waiting = []

@@ -1,4 +1,4 @@
-"""The page with the code that a person types on another device; it looks for them by itself and runs no script."""
+"""The page with the code that a person types on another device. It reloads itself and runs no script."""
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -20,7 +20,7 @@ def device_pages(services: Services) -> APIRouter:
 
 
 class DevicePage:
-    """Shows the code and where to type it, until it was."""
+    """Shows the code and where to type it, until the sign-in is complete."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -50,6 +50,6 @@ class DevicePage:
         shown = page(
             "device.html", title=title, session=session, asked=asked, connection=connection, code=wait.code
         )
-        # A header, since a page that may hold no script has no other way to come back by itself.
+        # A header reloads the page, since the page may hold no script.
         shown.headers["Refresh"] = str(wait.look_again)
         return shown

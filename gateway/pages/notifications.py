@@ -1,4 +1,4 @@
-"""The page on which people choose where they are told, and of what; it shows no address whole."""
+"""The page on which people choose where they are notified, and of what. It shows no address in full."""
 
 from typing import Final, cast
 
@@ -38,7 +38,7 @@ def notification_pages(services: Services) -> APIRouter:
 
 
 class NotificationPages:
-    """Shows a person's channels, and takes what they decide."""
+    """Shows a person's channels, and adds, tests and removes them."""
 
     def __init__(self, services: Services) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""The page of one question: a form made of what the tool asks for, and only for whom it asks."""
+"""The page of one question: a form built from its answer schema, shown only to those whom it asks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,7 +36,7 @@ def question_pages(services: Services) -> APIRouter:
 
 
 class QuestionPage:
-    """Shows a question to whom it asks, and takes their answer."""
+    """Shows a question to those whom it asks, and takes their answer."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -76,7 +76,7 @@ class QuestionPage:
         except NotAllowed:
             return _wrong_person(session, principal, asked)
         except QuestionClosed:
-            pass  # The page that follows says what became of it.
+            pass  # The page that follows says how the question ended.
         return on_to(request.url.path)
 
     async def _asked(
@@ -120,7 +120,7 @@ class QuestionPage:
 
 
 def question_links(questions: list[Question]) -> list[tuple[str, str]]:
-    """Address and words of each question."""
+    """Return the address and message of each question."""
     return [(question_path(question.id), question.message) for question in questions]
 
 
@@ -138,7 +138,7 @@ def _wrong_person(session: BrowserSession, principal: Principal, question: Quest
 
 
 def _fields(schema: Mapping[str, Any], given: Mapping[str, str] | None) -> list[dict[str, Any]]:
-    """What the template draws; a form that was sent before keeps what was entered."""
+    """Return the fields that the template draws. A form that was sent before keeps what was entered."""
     return [
         {
             "id": f"answer-{number}",
@@ -167,7 +167,7 @@ def _checked(name: str, described: Mapping[str, Any], given: Mapping[str, str]) 
 
 
 def _content(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
-    """The answer that a form holds, whose every value is text; what is left empty is left out."""
+    """Return the answer that a form holds, whose every value is text. What is left empty is omitted."""
     content: dict[str, Any] = {}
     for name, described in schema["properties"].items():
         value = given.get(name, "")

@@ -1,4 +1,4 @@
-"""The page on which people make, steer and take over schedules; what needs more than a form is the API's to do."""
+"""The page on which people create, control and take over schedules. The REST API offers more than its form."""
 
 import json
 import secrets
@@ -44,7 +44,7 @@ def schedule_pages(services: Services, registry: Registry, schedules: Schedules)
 
 
 class SchedulePages:
-    """Shows a person's schedules and those offered to them, and takes what they decide."""
+    """Shows a person's schedules and those offered to them, and does what they decide."""
 
     def __init__(self, services: Services, registry: Registry, schedules: Schedules) -> None:
         self._services = services
@@ -74,7 +74,7 @@ class SchedulePages:
                 _arguments(fields),
                 _timing(fields),
             )
-            # A form that is sent twice makes one schedule.
+            # A form that is sent twice creates one schedule.
             await self._schedules.create(wanted, principal, key=f"page:{fields.get('once', '')}")
         except BylineError as error:
             return await self._page(
@@ -99,7 +99,7 @@ class SchedulePages:
         return on_to(_PATH)
 
     async def _decide(self, schedule_id: str, by: Principal, fields: Any) -> bool:
-        """Do what a button says; False where that was meant for what is not there any more."""
+        """Do what the pressed button says; False where the schedule changed meanwhile or is gone."""
         schedules = self._schedules
         told = fields.get("version", "")
         version = int(told) if told.isdecimal() and len(told) < 10 else 0

@@ -1,4 +1,4 @@
-"""The page on which people make and revoke their API tokens; each is shown once, in the answer to its form."""
+"""The page on which people create and revoke their API tokens. A token is shown once, when it was created."""
 
 from datetime import timedelta
 from typing import Final
@@ -32,7 +32,7 @@ def token_pages(services: Services, registry: Registry) -> APIRouter:
 
 
 class TokenPages:
-    """Shows a person's tokens, and takes what they decide."""
+    """Shows a person's API tokens, and creates and revokes them."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services

@@ -1,4 +1,4 @@
-"""The page on which a person connects all that a tool needs before they call it: one button each; it calls no tool."""
+"""The page on which a person connects what a tool needs before they call it, one button each. It calls no tool."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -36,7 +36,7 @@ def tool_connection_pages(services: Services, registry: Registry) -> APIRouter:
 
 
 class ToolConnections:
-    """Shows how each connection of a tool stands, and begins the sign-in that is missing."""
+    """Shows the state of each connection of a tool, and begins the sign-in that is missing."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services
@@ -84,7 +84,7 @@ class ToolConnections:
         need: ConnectionReadiness,
         fields: Mapping[str, str],
     ) -> str:
-        """Do what a button says; where to go on."""
+        """Do what the pressed button says; returns the path to go to."""
         connection, here = need.connection, tool_path(tool.name)
         if fields.get("decision") == "use":
             account = next((each.account for each in need.accounts if each.id == fields.get("account")), None)
@@ -103,7 +103,7 @@ class ToolConnections:
         try:
             return await self._services.consent.begin(asked, session.id)
         except AuthorizationRefused:
-            # The question's own page offers another device.
+            # The page of the authorization request offers another device.
             return connect_path(asked.id)
 
     def _page(self, session: BrowserSession, tool: Tool, needs: list[ConnectionReadiness]) -> Response:

@@ -1,1 +1,1 @@
-"""Runs as every door has them: begun, awaited, shown and steered; which protocol asks is not known here."""
+"""Starts, awaits, shows and controls runs, for MCP, REST and webhooks alike."""

@@ -1,4 +1,4 @@
-"""Steers runs that exist: cancels, terminates and repeats them in somebody's name; it waits for none of them."""
+"""Cancels, terminates and retries existing runs in the caller's name, without waiting for them to end."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from gateway.runs.states import status_of
 
 
 class RunControl:
-    """What a caller may do to a run after it began."""
+    """Controls runs that were started before."""
 
     def __init__(self, services: Services, temporal: Client, runs: Runs) -> None:
         self._services = services
@@ -25,7 +25,10 @@ class RunControl:
         self._runs = runs
 
     async def cancel(self, run: Run, caller: Caller, reason: str | None) -> None:
-        """Ask the run to end, which lets it tidy up; raises RunEnded, RunForgotten or TemporalUnreachable."""
+        """Request cancellation of the run, which lets it clean up.
+
+        Raises RunEnded, RunForgotten or TemporalUnreachable.
+        """
         await self._going_on(run)
         await self._services.trail.append(
             AuditEvent(kind="run.cancelled", identity=_names(run, caller), run_id=run.id, message=reason)
@@ -36,7 +39,7 @@ class RunControl:
             raise _told(error, run) from error
 
     async def terminate(self, run_id: str, caller: Caller, reason: str) -> Run:
-        """End anybody's run at once, without another step of it; for administrators.
+        """End any principal's run at once, without another step of it. Only administrators may do so.
 
         Raises NotAllowed, RunUnknown, RunEnded, RunForgotten or TemporalUnreachable.
         """
@@ -56,13 +59,16 @@ class RunControl:
             await self._temporal.get_workflow_handle(run.id).terminate(reason=reason)
         except RPCError as error:
             raise _told(error, run) from error
-        # None of its workflows has another step in which it could withdraw what it asked of people.
+        # A terminated workflow has no further step in which it could withdraw what it asked of people.
         waiting = await self._services.waiters.waiting(run.id)
         await self._services.waiters.withdraw([waiter.id for waiter in waiting])
         return run
 
     async def retry(self, run: Run, caller: Caller, key: str | None) -> Serving:
-        """A new run with the same tool and arguments; raises what a call does, RunUnfinished and RunForgotten."""
+        """Start a new run with the same tool and arguments.
+
+        Raises what `Runs.start_or_attach` raises, RunUnfinished and RunForgotten.
+        """
         description = await self._kept(run)
         if status_of(description) == "running":
             raise RunUnfinished(f"Run '{run.id}' goes on. Cancel it first, or wait until it ends.")
@@ -80,7 +86,7 @@ class RunControl:
         return description
 
     async def _arguments(self, run: Run, description: WorkflowExecutionDescription) -> Mapping[str, Any]:
-        """What the run was called with: the argument of the first workflow run in its chain."""
+        """Read what the run was called with: the input of the first workflow execution in its chain."""
         first = description.raw_description.workflow_execution_info.first_run_id
         handle = self._temporal.get_workflow_handle(run.id, run_id=first)
         try:
@@ -101,7 +107,7 @@ def _names(run: Run, caller: Caller) -> Identity:
 
 
 def _told(error: RPCError, run: Run) -> RunEnded | TemporalUnreachable:
-    # It was there a moment ago, so what is not found any more has ended since.
+    # The workflow was described a moment ago, so NOT_FOUND means that it has ended since.
     if error.status == RPCStatusCode.NOT_FOUND:
         return _ended(run)
     return TemporalUnreachable("The workflow engine does not answer. Try again in a moment.")

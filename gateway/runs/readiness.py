@@ -1,4 +1,4 @@
-"""What a call of a tool would wait for, as programs and models are told it before they call; it starts nothing."""
+"""Reports which sign-ins a tool call would wait for, before the call is made. No run is started."""
 
 from typing import Final, Literal
 
@@ -20,7 +20,7 @@ _WORDS: Final = {
 
 
 class ConnectionState(BaseModel):
-    """How one connection that a tool may use stands."""
+    """The state of one connection that a tool may use."""
 
     name: str
     title: str
@@ -48,7 +48,7 @@ class ToolReadiness(BaseModel):
 async def readiness_of(
     services: Services, registry: Registry, runs: Runs, caller: Caller, name: str
 ) -> ToolReadiness:
-    """What the caller's call of this tool would wait for; raises ToolUnknown or NotAllowed."""
+    """Report what a call of this tool by the caller would wait for. Raises ToolUnknown or NotAllowed."""
     tool = registry.tool(name)
     await runs.allow(name, caller)
     found = await services.readiness.of(caller.principal.id, name, registry.needs[name])

@@ -1,4 +1,4 @@
-"""Starts runs, attaches callers to the run they began before, and waits for its outcome; it speaks no protocol."""
+"""Starts runs, attaches callers to runs that they started before, and waits for outcomes, for every protocol alike."""
 
 import asyncio
 import contextlib
@@ -99,29 +99,29 @@ Outcome = Finished | Failed | Awaiting | Running
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """In whose name a call is made, by what, and through which door."""
+    """The principal in whose name a call is made, the actor that makes it, its trigger, and the limits of the token."""
 
     principal: Principal
     actor: Actor
     trigger: TriggerKind
     tools: frozenset[str] | None = None
-    """The tools that the caller's token is good for; None where for all that the principal may call."""
+    """The tools that the caller's token is limited to, or None for all that the principal may call."""
     in_person: bool = False
-    """Whether the principal themselves signed in for this; not so for API tokens, back ends, clocks and events."""
+    """Whether the principal signed in for this. False for API tokens, back ends, schedules and webhooks."""
 
     def reaches(self, tool: str) -> bool:
-        """Whether the caller's token is good for a tool; what the policy says is asked besides."""
+        """Return whether the caller's token covers a tool. The policy is checked separately."""
         return self.tools is None or tool in self.tools
 
     def require_reach(self, tool: str) -> None:
-        """Return where `reaches` says yes; raises NotAllowed."""
+        """Raise NotAllowed where the caller's token does not cover the tool."""
         if not self.reaches(tool):
             raise NotAllowed(f"This token does not reach {tool}. Make one that does, or sign in.")
 
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """The run that serves a call; `rejoined` where an earlier call began it."""
+    """The run that serves a call. `is_rejoined` is true where an earlier call started it."""
 
     run_id: str
     rejoined: bool
@@ -149,7 +149,7 @@ class _Call:
 
 
 class Runs:
-    """The gateway's side of every run."""
+    """Starts runs on Temporal, reads them and waits for their outcomes."""
 
     def __init__(self, services: Services, temporal: Client, registry: Registry) -> None:
         self._services = services
@@ -167,7 +167,7 @@ class Runs:
         key: str | None = None,
         retry_of: str | None = None,
     ) -> Serving:
-        """The run that serves this call: the one that the same call began and still owes an answer, or a new one.
+        """Return the run that serves this call: one of the same call whose outcome was not delivered yet, or a new one.
 
         With an idempotency key, the same call is the one with the same key. Raises ToolUnknown, NotAllowed,
         ArgumentsInvalid, KeyReused or TemporalUnreachable.
@@ -183,14 +183,18 @@ class Runs:
         return Serving(await self._begin(call), rejoined=False)
 
     async def owned(self, run_id: str, caller: Caller) -> Run:
-        """A run; raises RunUnknown where it is not the caller's own, or its tool is beyond their token."""
+        """Return a run. Raises RunUnknown where it is not the caller's own or their token does not cover its tool."""
         run = await self._services.runs.get(run_id)
         if run is None or run.principal_id != caller.principal.id or not caller.reaches(run.tool):
             raise RunUnknown(f"You have no run '{run_id}'.")
         return run
 
     async def outcome(self, run_id: str, *, within: float, told: Collection[str] = ()) -> Outcome:
-        """What becomes of a run within some seconds; a wait that the caller was `told` of already does not count."""
+        """Wait at most `timeout_seconds` until a run ends or waits for something, and return which.
+
+        Waits in `announced_waits`, which the caller knows already, do not end the waiting early. Returns Running where
+        the run goes on and waits for nothing. Raises TemporalUnreachable.
+        """
         result = asyncio.create_task(self.result(run_id))
         try:
             async with self._waits.watch(run_id, told) as waits:
@@ -207,37 +211,40 @@ class Runs:
         return awaiting if awaiting.ids else Running()
 
     async def awaiting(self, run_id: str) -> Awaiting:
-        """What a run and all its descendants wait for now, which may be nothing."""
+        """Return what a run and all its descendants wait for now, which may be nothing."""
         requests = await self._services.authorization.awaited_by(run_id)
         questions = await self._services.questions.awaited_by(run_id)
         return Awaiting(tuple(requests), tuple(questions))
 
     def answered(self, run_id: str) -> None:
-        """The caller is told the outcome, so that the same call begins a new run from now on."""
+        """Record that the outcome is delivered to the caller, so that the same call starts a new run from now on."""
         self._told.note(run_id)
 
     async def close(self) -> None:
-        """Return once all that callers were told is on record."""
+        """Return once every delivered outcome is recorded."""
         await self._told.close()
 
     async def allow(self, tool: str, caller: Caller) -> None:
-        """Return where policy and token let the caller call the tool; raises NotAllowed."""
+        """Raise NotAllowed unless policy and token let the caller call the tool."""
         caller.require_reach(tool)
         await self._services.policy.require(caller.principal, tool)
 
     async def allowed(self, caller: Caller) -> list[Tool]:
-        """Every tool that policy and token let the caller call, by name."""
+        """Return every tool that policy and token let the caller call, ordered by name."""
         return await self.offered(caller, self._registry.tools)
 
     async def offered(self, caller: Caller, offers: Mapping[str, Offered]) -> list[Offered]:
-        """Those of the offers that policy and token let the caller ask for, by name."""
+        """Return those of the offers that policy and token let the caller ask for, ordered by name."""
         reached = sorted(name for name in offers if caller.reaches(name))
         return [offers[name] for name in await self._services.policy.allowed(caller.principal, reached)]
 
     async def described(
         self, workflow_id: str, temporal_run_id: str | None = None
     ) -> WorkflowExecutionDescription | None:
-        """What Temporal tells of a workflow; None where it keeps none of this id. Raises TemporalUnreachable."""
+        """Return Temporal's description of a workflow, or None where it keeps none with this id.
+
+        Raises TemporalUnreachable.
+        """
         try:
             return await self._temporal.get_workflow_handle(workflow_id, run_id=temporal_run_id).describe()
         except RPCError as error:
@@ -248,7 +255,7 @@ class Runs:
             ) from error
 
     async def _is_under_way(self, run_id: str) -> bool:
-        """Whether the root workflow does anything but wait, or has children that may."""
+        """Return whether the root workflow does anything but wait, or has children that may."""
         try:
             description = await self.described(run_id)
         except TemporalUnreachable:
@@ -259,14 +266,18 @@ class Runs:
         return bool(raw.pending_activities or raw.pending_children or raw.HasField("pending_workflow_task"))
 
     async def _once(self, call: "_Call") -> Serving:
-        """The run of an idempotency key, begun now where it is new, and started now where an earlier try could not."""
+        """Return the run of an idempotency key.
+
+        A new key registers and starts a run. A run that an earlier call registered and could not start is started now.
+        Raises KeyReused or TemporalUnreachable.
+        """
         assert call.key is not None  # noqa: S101 -- only calls with a key come here
         known = await self._services.runs.by_key(call.caller.principal.id, call.key)
         if known is None:
             try:
                 return Serving(await self._begin(call), rejoined=False)
             except IntegrityError:
-                # The same call came twice at once, and the other one was first.
+                # The same call arrived twice at once, and the other one was registered first.
                 known = await self._services.runs.by_key(call.caller.principal.id, call.key)
                 if known is None:
                     raise
@@ -291,7 +302,7 @@ class Runs:
         token = await self._services.keys.sign(identity.claims(), IDENTITY_TYPE)
         told = await self._services.notifier.end_listeners(identity.principal_id, identity.trigger)
         try:
-            # Of a keyed call that comes twice at once, either may be first to start the run that both registered.
+            # When a keyed call arrives twice at once, either request may be first to start the run of the key.
             with acting_as(token, notify=told), contextlib.suppress(WorkflowAlreadyStartedError):
                 await self._temporal.start_workflow(
                     call.offer.name,
@@ -310,16 +321,16 @@ class Runs:
             ) from error
 
     async def _unanswered(self, call: "_Call") -> UnansweredRun | None:
-        """The run that the same call began, and whose outcome nobody was told yet."""
+        """Return the run that the same call started and whose outcome was not delivered yet, or None."""
         caller = call.caller
         earlier = await self._services.runs.unanswered(caller.principal.id, call.digest, caller.trigger)
         return None if earlier is None or self._told.has(earlier.id) else earlier
 
     async def _is_worth_attaching(self, earlier: UnansweredRun) -> bool:
-        """False for a run whose caller wants a new one.
+        """Return whether the caller is served by this earlier run, and needs no new one.
 
-        Because its wait ended without a grant, because Temporal forgot it, or because it never waited and ended so long
-        ago that no caller can still be trying to hear of it.
+        False where its wait ended without a grant or an answer, where Temporal no longer keeps it, or where it never
+        waited and closed so long ago that no caller can still be retrying for its outcome.
         """
         description = await self.described(earlier.id)
         if description is None:
@@ -332,7 +343,7 @@ class Runs:
         return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAITS)
 
     async def result(self, run_id: str) -> Finished | Failed:
-        """How a run ends, once it does."""
+        """Wait until a run ends, and return how it ended. Raises TemporalUnreachable."""
         try:
             return Finished(await self._temporal.get_workflow_handle(run_id).result())
         except WorkflowFailureError as error:
@@ -357,7 +368,7 @@ def _search_attributes(identity: Identity) -> TypedSearchAttributes:
 
 
 def _failed(error: WorkflowFailureError) -> Failed:
-    """The outermost cause that says what happened, in the words of whoever raised it."""
+    """Convert the outermost cause that says what happened, with the message of whoever raised it."""
     cause: BaseException | None = error
     while cause is not None:
         match cause:

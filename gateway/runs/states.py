@@ -1,4 +1,4 @@
-"""What a run is doing: its steps as Temporal tells them, and its waits as the database does; it steers nothing."""
+"""Reads what a run is doing: its steps from Temporal, and what they wait for from the database."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -38,7 +38,7 @@ _FORGOTTEN: Final = (
 
 
 class Progress(BaseModel):
-    """How far a workflow says that it is."""
+    """The progress that a workflow reports."""
 
     message: str
     done: float | None = None
@@ -104,7 +104,7 @@ class RunState(RunSummary):
 
 @dataclass(slots=True)
 class _Tree:
-    """What is needed while one tree is read."""
+    """What is shared while the steps of one run are read."""
 
     waits: Mapping[str, list[WaitingFor]]
     left: int = _MOST_STEPS
@@ -113,14 +113,14 @@ class _Tree:
 
 
 class RunStates:
-    """Reads the state of runs; who may see a run is decided before."""
+    """Reads the state of runs. Callers check before whether the viewer may see a run."""
 
     def __init__(self, services: Services, runs: Runs) -> None:
         self._services = services
         self._runs = runs
 
     async def of(self, run: Run, viewer: Principal) -> RunState:
-        """The state of a run as this principal may see it; raises TemporalUnreachable."""
+        """Return the state of a run as this principal may see it. Raises TemporalUnreachable."""
         description = await self._runs.described(run.id)
         if description is None:
             error = RunError(code=RunForgotten.code, message=_FORGOTTEN)
@@ -145,7 +145,7 @@ class RunStates:
         )
 
     async def summaries(self, runs: Sequence[Run]) -> list[RunSummary]:
-        """Each of these runs, in their order; raises TemporalUnreachable."""
+        """Return a summary of each of these runs, in their order. Raises TemporalUnreachable."""
         waiting = await self._services.waiters.awaited_in([run.id for run in runs])
         slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -157,13 +157,13 @@ class RunStates:
         return list(await asyncio.gather(*(summary(run) for run in runs)))
 
     async def progress(self, run_id: str) -> Progress | None:
-        """How far a run says that it is; raises TemporalUnreachable."""
+        """Return the progress that a run reports, or None. Raises TemporalUnreachable."""
         description = await self._runs.described(run_id)
         return None if description is None else await _progress(description)
 
     async def _step(self, description: WorkflowExecutionDescription, tree: _Tree) -> Step:
         children_left = description.raw_description.pending_children
-        # Telling people of a run is no step of it.
+        # The workflow that notifies people of a run is not one of its steps.
         pending = [each for each in children_left if each.workflow_type_name != NOTIFY_WORKFLOW]
         shown = pending[: max(0, tree.left)]
         tree.left -= len(shown)
@@ -187,7 +187,7 @@ class RunStates:
         )
 
     async def _waits(self, run_id: str, viewer: Principal) -> dict[str, list[WaitingFor]]:
-        """What each workflow of a run waits for, by workflow id."""
+        """Return what each workflow of a run waits for, by workflow id."""
         waiters = await self._services.waiters.waiting(run_id)
         if not waiters:
             return {}
@@ -201,7 +201,7 @@ class RunStates:
     async def _answers(
         self, awaited: Collection[str], run_id: str, viewer: Principal
     ) -> dict[str, WaitingFor]:
-        """What is waited for, by the id of the request or question, with links for those whom it asks."""
+        """Return what a run waits for, by the id of the request or question. Only whoever is asked gets a link."""
         connections = await self._services.catalogue.all()
         found: dict[str, WaitingFor] = {}
         for request in await self._services.authorization.awaited_by(run_id):
@@ -233,12 +233,12 @@ class RunStates:
 
 
 def status_of(description: WorkflowExecutionDescription) -> RunStatus:
-    """The status of a workflow, as Temporal alone sees it: one that waits is running."""
+    """Return the status of a workflow as Temporal alone sees it: one that waits is running."""
     return "running" if description.status is None else _STATUS.get(description.status, "running")
 
 
 async def _progress(description: WorkflowExecutionDescription) -> Progress | None:
-    """How far a workflow says that it is; None where it says nothing that can be read."""
+    """Read the progress that a workflow reports in its memo, or None where there is none that can be read."""
     told = (await description.memo()).get(PROGRESS_MEMO)
     try:
         return None if told is None else Progress.model_validate(told)

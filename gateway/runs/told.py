@@ -1,4 +1,4 @@
-"""Notes which outcomes callers were told, after the answer and many in one write; until then it knows them itself."""
+"""Records which outcomes were delivered to callers, after the response and many in one write."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,10 @@ from engine.identity.runs import RunRecords
 
 
 class Told:
-    """The outcomes that this gateway told.
+    """The outcomes that this gateway delivered, which are kept in memory until they are stored.
 
-    One that is not stored when the process is killed counts as not told: the same call then gets it once more, and
-    nothing is done twice.
+    An outcome that is not stored when the process is killed counts as not delivered. The same call then gets it once
+    more, and nothing is done twice.
     """
 
     def __init__(self, records: RunRecords) -> None:
@@ -21,13 +21,13 @@ class Told:
         self._storing: asyncio.Task[None] | None = None
 
     def note(self, run_id: str) -> None:
-        """The outcome of this run is told now."""
+        """Record that the outcome of this run is delivered now."""
         self._unstored.add(run_id)
         if self._storing is None or self._storing.done():
             self._storing = asyncio.create_task(self._store())
 
     def has(self, run_id: str) -> bool:
-        """Whether the outcome was told a moment ago, and the database does not know yet."""
+        """Return whether the outcome was delivered a moment ago and is not stored yet."""
         return run_id in self._unstored
 
     async def close(self) -> None:
@@ -40,5 +40,5 @@ class Told:
             batch = frozenset(self._unstored)
             with contextlib.suppress(OSError, SQLAlchemyError):
                 await self._records.answered(batch)
-            # One that could not be stored is not tried again: it would be told once more, and that is harmless.
+            # A failed write is not repeated: the outcome is then delivered once more, and that is harmless.
             self._unstored -= batch

@@ -1,4 +1,4 @@
-"""Notices, for every call in flight, that its run waits for something new; what that is, it leaves to others."""
+"""Notices, for every call in flight, that its run waits for something new. What that is, callers read themselves."""
 
 import asyncio
 import contextlib
@@ -13,8 +13,8 @@ from engine.db.database import now
 from engine.waiting.waiters import Waiters
 
 _LOOK_EVERY_SECONDS = 0.1
-# Branches of a run that need sign-ins park within moments of each other: they are told together, and at once where
-# nothing of the run is under way any more.
+# Branches of a run that need sign-ins park within moments of each other. They are announced together, and at once
+# where nothing of the run is under way any more.
 _SETTLED = timedelta(seconds=0.4)
 
 IsUnderWay = Callable[[str], Awaitable[bool]]
@@ -27,7 +27,7 @@ class _Watched:
 
 
 class WaitWatch:
-    """Notices, by one query for all calls in flight, which of them wait for something their caller was not told of."""
+    """Notices, by one query for all calls in flight, which of them wait for something their caller does not know."""
 
     def __init__(self, waiters: Waiters, is_under_way: IsUnderWay) -> None:
         self._waiters = waiters
@@ -37,7 +37,7 @@ class WaitWatch:
 
     @asynccontextmanager
     async def watch(self, run_id: str, told: Collection[str]) -> AsyncIterator[asyncio.Event]:
-        """An event that is set once the run waits for something not in `told`."""
+        """Yield an event that is set once the run waits for something not in `announced_waits`."""
         watched = _Watched(frozenset(told))
         self._watched.setdefault(run_id, []).append(watched)
         if self._looking is None or self._looking.done():

@@ -1,1 +1,1 @@
-"""How people sign in to Byline itself: at its own page among people it keeps, or at an external issuer."""
+"""How people sign in to Byline itself: with the built-in sign-in, or at an external issuer."""

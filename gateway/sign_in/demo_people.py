@@ -1,10 +1,10 @@
-"""The people that the built-in sign-in knows where settings ask for demo people; nobody is made from this otherwise."""
+"""The demo people of the built-in sign-in. They are added only where settings ask for them."""
 
 from typing import Final, NamedTuple
 
 
 class DemoPerson(NamedTuple):
-    """Somebody to try the stack as."""
+    """A person to try the product as."""
 
     username: str
     name: str

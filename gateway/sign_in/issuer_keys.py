@@ -1,4 +1,4 @@
-"""An OpenID Connect issuer's metadata and keys, and the tokens that these verify; it signs nobody in."""
+"""Reads the metadata and keys of an OpenID Connect issuer, and verifies its tokens. It signs nobody in."""
 
 import asyncio
 import json
@@ -38,12 +38,12 @@ _ALGORITHMS = (
 )
 _LEEWAY_SECONDS = 30
 _KEYS_FRESH_SECONDS = 3600.0
-# A stranger can invent key ids, so an unknown one makes the keys be read again only this often.
+# A stranger can invent key ids, so the keys are read again for an unknown one only this often.
 _KEYS_AGAIN_SECONDS = 10.0
 
 
 class IssuerMetadata(BaseModel):
-    """What Byline needs of OpenID Connect Discovery 1.0, section 3."""
+    """The fields that Byline reads of OpenID Connect Discovery 1.0, section 3."""
 
     issuer: str
     authorization_endpoint: str
@@ -56,7 +56,7 @@ class IssuerMetadata(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
-    """The header and claims of a token whose signature, issuer, audience and times hold."""
+    """The header and claims of a token whose signature, issuer, audience and times were verified."""
 
     header: Mapping[str, Any]
     claims: Mapping[str, Any]
@@ -77,9 +77,9 @@ class IssuerKeys:
         self._reading = asyncio.Lock()
 
     async def verified(self, token: str, *, audience: str | None) -> VerifiedToken:
-        """The token's claims, whoever it was issued for where `audience` is None.
+        """Verify a token and return its header and claims. With `audience` None, any audience is accepted.
 
-        Raises IdentityForged where anything does not hold.
+        Raises IdentityForged where anything is invalid, and UpstreamUnavailable where the keys cannot be read.
         """
         try:
             kid = jws.extract_compact(token.encode()).headers().get("kid")
@@ -96,7 +96,7 @@ class IssuerKeys:
         return VerifiedToken(decoded.header, decoded.claims)
 
     async def metadata(self) -> IssuerMetadata:
-        """The issuer's metadata, read once; its `issuer` must be the one in settings, letter for letter."""
+        """Return the issuer's metadata, read once. Its `issuer` must equal the one in settings exactly."""
         if self._metadata is None:
             url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
             try:
@@ -113,7 +113,10 @@ class IssuerKeys:
         return self._metadata
 
     async def get(self, url: str, access_token: str | None = None) -> Any:
-        """JSON that the issuer gives at one of its addresses; raises UpstreamUnavailable where it gives none."""
+        """Return the JSON at one of the issuer's URLs.
+
+        Raises UpstreamUnavailable where there is none, and SettingsInvalid where the URL may not be called.
+        """
         headers = {"Accept": "application/json"}
         if access_token is not None:
             headers["Authorization"] = f"Bearer {access_token}"
@@ -131,11 +134,11 @@ class IssuerKeys:
             raise self.unreachable(f"{url} gives no JSON.") from None
 
     def not_called(self, error: AddressRefused) -> SettingsInvalid:
-        """What to raise where an address of the issuer may not be called."""
+        """Return the error for a URL of the issuer that may not be called."""
         return SettingsInvalid(f"The sign-in service {self.issuer} is not called: {error}")
 
     def unreachable(self, reason: object) -> UpstreamUnavailable:
-        """What to raise where the issuer could not be asked."""
+        """Return the error for an issuer that did not answer as it should."""
         return UpstreamUnavailable(
             f"The sign-in service {self.issuer} does not answer as it should: {reason}"
         )

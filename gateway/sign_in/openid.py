@@ -1,4 +1,4 @@
-"""Signs a person in at an external OpenID Connect issuer, as a client of it; it stores nothing."""
+"""Signs a person in at an external OpenID Connect issuer, as its client. It stores nothing."""
 
 import secrets
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from gateway.sign_in.issuer_keys import IssuerKeys, IssuerMetadata
 
 @dataclass(frozen=True, slots=True)
 class SignInAttempt:
-    """What a browser session keeps while its person is at the issuer."""
+    """The values that a browser's visit keeps while its person is at the issuer."""
 
     state: str
     nonce: str
@@ -32,7 +32,7 @@ class SignInAttempt:
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """A person as subject and name, and what their sign-in came with; `expires_at` in seconds since the epoch."""
+    """A completed sign-in: subject and name of the person, and tokens. `expires_at` is in seconds since the epoch."""
 
     person: tuple[str, str]
     id_token: str = field(repr=False)
@@ -41,7 +41,7 @@ class SignedIn:
 
 
 class Issuer:
-    """The issuer that settings name, and Byline as its client."""
+    """Byline as a client of the issuer that settings name."""
 
     def __init__(self, settings: IssuerSettings, outgoing: Outgoing) -> None:
         self.settings = settings
@@ -49,7 +49,10 @@ class Issuer:
         self._keys = IssuerKeys(settings, outgoing)
 
     async def begin(self, redirect_uri: str, *, afresh: bool) -> tuple[str, SignInAttempt]:
-        """The issuer's page, and what to remember until it answers; `afresh` asks who is there once more."""
+        """Return the address of the issuer's page, and the values to keep until it answers.
+
+        With `should_prompt`, the issuer asks the person to sign in again.
+        """
         metadata = await self._keys.metadata()
         attempt = SignInAttempt(
             secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(48)
@@ -67,7 +70,7 @@ class Issuer:
     async def complete(
         self, parameters: Mapping[str, str], attempt: SignInAttempt, redirect_uri: str
     ) -> SignedIn:
-        """Who signed in, and with what; raises AuthorizationRefused for an answer that does not hold."""
+        """Return the completed sign-in; raises AuthorizationRefused for an invalid answer of the issuer."""
         metadata = await self._keys.metadata()
         answered_by = parameters.get("iss")
         if answered_by is None and not metadata.authorization_response_iss_parameter_supported:
@@ -146,7 +149,7 @@ class Issuer:
 
 
 def display_name(claims: Mapping[str, Any]) -> str:
-    """What to call a person on pages and in the trail (OpenID Connect Core 1.0, section 5.1)."""
+    """Return the name of a person for pages and the trail (OpenID Connect Core 1.0, section 5.1)."""
     for claim in ("name", "preferred_username", "email"):
         if isinstance(claims.get(claim), str) and claims[claim]:
             return str(claims[claim])

@@ -1,4 +1,4 @@
-"""Signing in to Byline itself, at the built-in page or at the external issuer; it leads to no other site."""
+"""The pages to sign in to Byline itself, built in or by way of the external issuer. They lead to no other site."""
 
 import re
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ from gateway.sign_in.people import People
 
 _CALLBACK = "/sign-in/callback"
 LONGEST_PATH: Final = 4000
-"""Characters of a path that somebody is led on to after signing in."""
+"""Maximum characters of the path that a person is sent to after signing in."""
 
 # A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.
 _OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
-# What leads on from an external issuer is kept in a cookie, of which a browser takes 4096 bytes.
+# During an external sign-in the path is kept in a cookie, of which a browser accepts 4096 bytes.
 _LONGEST_KEPT: Final = 1000
 
 
 def sign_in_pages(services: Services) -> APIRouter:
-    """Sign-in and sign-out, of the kind that settings choose."""
+    """Return the routes to sign in and out, for the way to sign in that settings choose."""
     router = APIRouter(include_in_schema=False)
     issuer = services.settings.gateway.issuer
     if issuer is None:
@@ -53,12 +53,12 @@ async def seed_demo_people(services: Services) -> None:
 
 
 def to_sign_in(path: str) -> RedirectResponse:
-    """Send the browser to sign in and then on to `path`."""
+    """Redirect the browser to the sign-in page, from which it goes on to `next_path`."""
     return on_to(f"/sign-in?{urlencode({'next': path})}")
 
 
 class Arrival:
-    """What both ways of signing in end with."""
+    """The steps that both ways to sign in share."""
 
     def __init__(self, services: Services) -> None:
         self._principals = services.principals
@@ -67,7 +67,7 @@ class Arrival:
         self._attempts = services.attempts
 
     async def goal(self, request: Request) -> str:
-        """The path of this site that the link to sign in leads to; that one led elsewhere is written down."""
+        """Return the path to go to after signing in. A link that would lead to another site is recorded."""
         wanted = request.query_params.get("next", "")
         path = own_path(wanted)
         if wanted not in {"", path}:
@@ -76,7 +76,10 @@ class Arrival:
         return path
 
     async def visit(self, request: Request) -> Visit | None:
-        """The visit of this browser; one by which somebody signed in already is none any more, and is written down."""
+        """Return the visit of this browser, or None.
+
+        A visit that somebody already signed in with is not returned, and its return is recorded.
+        """
         visit = await self._visits.current(request)
         person = None if visit is None else await self._sessions.begun_by(visit)
         if visit is None or person is None:
@@ -88,7 +91,7 @@ class Arrival:
     async def arrive(
         self, request: Request, visit: Visit, issuer: str, person: tuple[str, str], path: str
     ) -> Response:
-        """Begin the session of a person that `issuer` vouches for, unless they were deactivated."""
+        """Begin the session of a person who signed in at `issuer_url`, unless they were deactivated."""
         principal = await self._principals.resolve(issuer, *person)
         if not principal.active:
             return _deactivated(principal)
@@ -128,7 +131,7 @@ class BuiltInSignIn:
 
 
 class ExternalSignIn:
-    """The way to an OpenID Connect issuer's own page and back."""
+    """Sends the browser to the page of an OpenID Connect issuer, and handles its return."""
 
     def __init__(self, services: Services, settings: IssuerSettings) -> None:
         self._arrival = Arrival(services)
@@ -174,7 +177,7 @@ class ExternalSignIn:
             return notice("Sign-in is not possible now", str(error), status=503, link=again)
         if self._issuer.settings.vouches:
             principal = await self._principals.resolve(self._issuer.settings.issuer, *signed_in.person)
-            # Of somebody who was deactivated nothing is kept.
+            # Nothing is stored for a deactivated person.
             if principal.active:
                 await self._company.keep(
                     principal.id, signed_in.id_token, signed_in.refresh_token, signed_in.expires_at
@@ -185,7 +188,7 @@ class ExternalSignIn:
 
 
 class SignOut:
-    """The end of a session."""
+    """Ends a browser session."""
 
     def __init__(self, services: Services) -> None:
         self._sessions = Sessions(services)
@@ -196,7 +199,7 @@ class SignOut:
         if submission is None:
             return stale_form("/")
         await self._sessions.end(submission.session)
-        # A link and no redirect, since an external issuer's page would be out of reach of this page's form-action.
+        # A link and no redirect, since this page's form-action would block a redirect to an external issuer.
         query = urlencode({"next": own_path(submission.fields.get("next", "")), "afresh": "1"})
         link = (f"/sign-in?{query}", "Sign in as somebody else")
         return self._sessions.forget(
@@ -205,7 +208,7 @@ class SignOut:
 
 
 def own_path(wanted: str) -> str:
-    """`wanted` where it is a path of this site, the front page otherwise."""
+    """Return `requested_path` where it is a path of this site, and the front page otherwise."""
     return wanted if len(wanted) <= LONGEST_PATH and _OWN_PATH.fullmatch(wanted) else "/"
 
 

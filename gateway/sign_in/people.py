@@ -1,4 +1,4 @@
-"""The people of the built-in sign-in and their Argon2 password hashes; what they may do upstream is not known here."""
+"""The people of the built-in sign-in and their Argon2 password hashes. It knows nothing of upstream systems."""
 
 import asyncio
 import uuid
@@ -18,8 +18,8 @@ _HASHES_AT_ONCE = 2
 class People:
     """Owner of the table of people.
 
-    A wrong guess costs a full Argon2 computation, of which a process does two at a time; it counts no failures, so
-    nobody can lock another person out. An external issuer is the place for stronger rules.
+    Each check of a password costs a full Argon2 computation, and a process does two at a time. Failures are not
+    counted, so nobody can lock another person out. For stronger rules, use an external issuer.
     """
 
     def __init__(self, database: Database) -> None:
@@ -42,12 +42,15 @@ class People:
         return True
 
     async def add_demo(self) -> None:
-        """Add the demo people who are not there yet."""
+        """Add the demo people who are missing."""
         for person in DEMO_PEOPLE:
             await self.add(person.username, person.name, person.password)
 
     async def authenticate(self, username: str, password: str) -> tuple[str, str] | None:
-        """The subject and name of the person with this password; who is unknown takes as long to refuse."""
+        """Return subject and name of the person with this password, or None.
+
+        An unknown username takes as long as a wrong password.
+        """
         async with self._database.reading() as session:
             row = await session.get(PersonRow, username)
         if row is None and self._nobodys_hash is None:

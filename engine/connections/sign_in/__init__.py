@@ -1,1 +1,1 @@
-"""The ways in which Byline comes to a connection's tokens, one a file."""
+"""The sign-in methods by which Byline obtains a connection's tokens, one per file."""

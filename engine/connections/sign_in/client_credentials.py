@@ -1,13 +1,13 @@
-"""Client credentials (RFC 6749 section 4.4): the service's own tokens, for `shared` connections; no person is in it."""
+"""The client credentials grant (RFC 6749 section 4.4), by which `shared` connections get the service's own tokens."""
 
 from engine.connections.oauth import OAuthClient
 from engine.connections.tokens import Tokens
 
 
 class ClientCredentials(OAuthClient):
-    """The service as the client that it is."""
+    """Signs the service in with its client credentials. No person takes part."""
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """The service's tokens, whoever acts."""
+        """Return the service's tokens, which are the same for every principal."""
         del principal_id
         return await self.granted("client_credentials", scopes, **self.scoped(scopes))

@@ -1,4 +1,7 @@
-"""The external issuer as what vouches for its people elsewhere, by their own sign-in alone; it keeps no tokens."""
+"""The external issuer as the identity provider that asserts its people's identities to other authorization servers.
+
+Each assertion rests on the person's own sign-in at the issuer. This module stores no tokens.
+"""
 
 import asyncio
 import time
@@ -23,7 +26,7 @@ _SECRET: Final = "BYLINE_GATEWAY__ISSUER__CLIENT_SECRET"
 
 
 class Company:
-    """The issuer that settings name, with Byline as its client."""
+    """The issuer that the settings name, with Byline as its client."""
 
     def __init__(
         self, settings: IssuerSettings | None, discovery: Discovery, sign_ins: CompanySignIns
@@ -33,7 +36,11 @@ class Company:
         self._sign_ins = sign_ins
 
     async def id_token(self, principal_id: str) -> str | None:
-        """The person's ID token, renewed if it is about to expire; None where they did not sign in lately enough."""
+        """Return the person's ID token, renewed if it expires within a minute.
+
+        Returns None if the settings let the issuer assert nobody, or if the person has no sign-in there that is valid
+        or can be renewed. Raises UpstreamUnavailable if another process takes too long to renew it.
+        """
         if self._settings is None or not self._settings.vouches:
             return None
         deadline = time.monotonic() + _OTHERS_TURN_SECONDS
@@ -46,7 +53,7 @@ class Company:
             if signed_in.refresh_token is None:
                 return None
             if await self._sign_ins.take_turn(principal_id, signed_in.version):
-                # An issuer that rotates has spent the old token: its answer is kept even if nobody waits for it.
+                # Rotation has invalidated the old refresh token, so the response is stored even if the caller is gone.
                 return await asyncio.shield(self._renewed(self._settings, principal_id, signed_in))
             await asyncio.sleep(_LOOK_SECONDS)
         raise UpstreamUnavailable("A company sign-in is being renewed elsewhere and is not done yet.")
@@ -54,9 +61,10 @@ class Company:
     async def assertion(
         self, principal_id: str, *, audience: str, resource: str | None, scopes: tuple[str, ...]
     ) -> str | None:
-        """An identity assertion (ID-JAG) of this person for an authorization server; None where they did not sign in.
+        """Request an identity assertion (ID-JAG) of this person for an authorization server.
 
-        Raises TokenRefused where the issuer does not vouch for them there.
+        Returns None if the person has no valid sign-in at the issuer. Raises TokenRefused if the issuer refuses the
+        assertion, and ConnectionMisconfigured if it issues none.
         """
         id_token = await self.id_token(principal_id)
         if id_token is None or self._settings is None:
@@ -93,7 +101,7 @@ class Company:
         is_theirs = (claims.get("iss"), claims.get("sub")) == (settings.issuer, before.get("sub"))
         expires_at = claims.get("exp")
         if not (is_theirs and isinstance(id_token, str) and isinstance(expires_at, int | float)):
-            # OpenID Connect Core 1.0 section 12.2: whatever is refreshed stays the same person's.
+            # OpenID Connect Core 1.0 section 12.2: a refreshed ID token must have the same issuer and subject.
             await self._sign_ins.forget(principal_id)
             return None
         refresh_token = answer.get("refresh_token") or signed_in.refresh_token
@@ -101,7 +109,7 @@ class Company:
         return id_token
 
     async def _client(self, settings: IssuerSettings) -> OAuthClient:
-        """Byline as the client that signs people in there."""
+        """Return the OAuth client with which Byline signs people in at the issuer."""
         secret = settings.client_secret
         provider: dict[str, object] = {"issuer": settings.issuer}
         declared = {

@@ -1,4 +1,4 @@
-"""Device authorization (RFC 8628): a code that is typed elsewhere, and the tokens once it was; it waits for nobody."""
+"""The device authorization grant (RFC 8628): requests a code to type on another device, and polls for the tokens."""
 
 import json
 import time
@@ -31,7 +31,11 @@ class _Answer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class DeviceCode:
-    """A code in force until `expires_at`, in seconds since the epoch; `repr` shows what the person sees alone."""
+    """A device code and its user code.
+
+    It is valid until `expires_at`, in seconds since the epoch. `interval` is in seconds. `repr` shows only what the
+    person sees.
+    """
 
     user_code: str
     address: str
@@ -45,18 +49,18 @@ class DeviceCode:
         return f"DeviceCode(user_code={self.user_code!r}, address={self.address!r})"
 
     def text(self) -> str:
-        """All of it, to be sealed."""
+        """Return all fields as JSON text, to be sealed."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str) -> Self:
-        """What `text` gave."""
+        """Read the fields that `to_json` wrote."""
         fields = json.loads(text)
         return cls(**{**fields, "scopes": tuple(fields["scopes"])})
 
 
 async def begun(client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
-    """A new code; raises AuthorizationRefused where the provider gives none, or makes no sense."""
+    """Request a new code. Raises AuthorizationRefused if the provider gives none or its response is invalid."""
     try:
         answer = _Answer.model_validate(await client.device_authorization(scopes))
     except ValidationError:
@@ -76,5 +80,8 @@ async def begun(client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
 
 
 async def polled(client: OAuthClient, code: DeviceCode) -> Tokens:
-    """The tokens; raises TokenRefused with `authorization_pending`, `slow_down` or what ends it (section 3.5)."""
+    """Request the tokens of a device code once.
+
+    Raises TokenRefused with `authorization_pending`, `slow_down` or a final error (RFC 8628 section 3.5).
+    """
     return await client.granted(GRANT_TYPE, code.scopes, device_code=code.device_code)

@@ -1,4 +1,4 @@
-"""Identity assertions (ID-JAG, MCP's enterprise-managed authorization): vouched for by the company, nobody is asked."""
+"""Sign-in by an identity assertion (ID-JAG, MCP's enterprise-managed authorization), for which nobody has to act."""
 
 from dataclasses import replace
 
@@ -8,10 +8,13 @@ from engine.connections.tokens import Tokens
 
 
 class IdentityAssertion(VouchedFor):
-    """The company vouches for a person to the upstream's authorization server, which issues tokens of its own."""
+    """Exchanges an assertion of the identity provider for tokens.
+
+    The identity provider asserts a person to the upstream's authorization server, which issues its own tokens.
+    """
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """The person's own tokens; None where the company has nothing to vouch by."""
+        """Return the person's own tokens, or None if the identity provider cannot assert the person."""
         endpoints = await self.endpoints()
         wanted = scopes or endpoints.scopes
         assertion = await self.company.assertion(

@@ -1,4 +1,4 @@
-"""JWT bearer grants (RFC 7523 section 2.1): a service shows a statement that it signed itself, and no secret."""
+"""The JWT bearer grant (RFC 7523 section 2.1): a service signs in with an assertion that it signs itself."""
 
 import secrets
 import time
@@ -20,7 +20,10 @@ _LIFE_SECONDS: Final = 300
 
 
 class JwtBearer(OAuthClient):
-    """The service as the holder of the key that its connection names, such as that of a service account."""
+    """Signs the service in with the private key that its connection declares, such as that of a service account.
+
+    Raises ConnectionMisconfigured if the connection declares no assertion, or if its key cannot be read.
+    """
 
     def __init__(
         self,
@@ -40,13 +43,13 @@ class JwtBearer(OAuthClient):
         )
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """The service's tokens, whoever acts."""
+        """Return the service's tokens, which are the same for every principal."""
         del principal_id
         statement = self.statement((await self.endpoints()).token)
         return await self.granted(JWT_BEARER, scopes, assertion=statement, **self.scoped(scopes))
 
     def statement(self, token_endpoint: str) -> str:
-        """What lets the service in; it lives five minutes and is good once."""
+        """Return a signed assertion, valid for five minutes. Its unique `jti` lets the server accept it only once."""
         named, own = self._assertion, self._connection.client_id
         issued_at = int(time.time())
         claims = {

@@ -1,4 +1,4 @@
-"""Which way of signing in a connection has; it knows what each way can do for Byline and not how it does it."""
+"""Creates the sign-in method that a connection declares."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol
@@ -29,20 +29,20 @@ _VOUCHED: Final[Mapping[str, type[VouchedFor]]] = {
 
 
 class SignIn(Protocol):
-    """One connection's way to tokens. Whatever a person has to do for them, a page asks."""
+    """How one connection gets its tokens. Where a person has to act, a page asks them."""
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """Tokens for this principal's actions that nobody is asked for; None where a person has to act."""
+        """Return tokens for this principal's actions, or None if a person has to act for them."""
 
     async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
-        """New tokens in the place of these; None where a person has to act."""
+        """Return new tokens in place of these, or None if a person has to act."""
 
     async def revoke(self, tokens: Tokens) -> bool:
-        """Revoke upstream; False where that cannot be done or was not taken."""
+        """Revoke the tokens upstream. Returns False if that is impossible or the upstream refuses."""
 
 
 class SignIns:
-    """The way of every connection, in one process."""
+    """Creates the sign-in methods of all connections in one process."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class SignIns:
         self._company = company
 
     def of(self, connection: Connection) -> SignIn:
-        """The way that this connection declares."""
+        """Return the sign-in method that this connection declares."""
         return self.typed(connection) if connection.sign_in in TYPED else self.client(connection)
 
     def client(self, connection: Connection) -> OAuthClient:
-        """Byline as the connection's OAuth client; raises AuthorizationRefused where people type a key instead."""
+        """Return the connection's OAuth client. Raises AuthorizationRefused if people type a key instead."""
         if connection.sign_in in TYPED:
             raise AuthorizationRefused(
                 f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
@@ -76,7 +76,7 @@ class SignIns:
         )
 
     def typed(self, connection: Connection) -> TypedKey:
-        """What takes the keys that people type; raises AuthorizationRefused where they sign in elsewhere."""
+        """Return the connection's typed key method. Raises AuthorizationRefused if people sign in at the provider."""
         if connection.sign_in not in TYPED:
             raise AuthorizationRefused(
                 f"No key is typed for {connection.title}: open the link again and sign in there."

@@ -1,4 +1,4 @@
-"""Token exchange (RFC 8693): the upstream's authorization server takes the company's own ID token of a person."""
+"""Token exchange (RFC 8693): the upstream's authorization server accepts the identity provider's own ID token."""
 
 from dataclasses import replace
 from typing import Final
@@ -11,10 +11,10 @@ _ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
 
 
 class TokenExchange(VouchedFor):
-    """A person's ID token for an access token of theirs."""
+    """Exchanges a person's ID token for an access token of the same person."""
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """The person's own tokens; None where they did not sign in at the company lately."""
+        """Return the person's own tokens, or None if they have no valid sign-in at the identity provider."""
         id_token = await self.company.id_token(principal_id)
         if id_token is None:
             return None

@@ -1,4 +1,4 @@
-"""API keys, personal access tokens and basic: what the upstream gave a person, sent as it is; no server renews it."""
+"""Sign-in with an API key, a personal access token or HTTP Basic, which is sent unchanged and never renewed."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _REFUSES: Final = frozenset({401, 403})
 
 
 class TypedKey:
-    """One connection's keys: those that people type, or the one that an administrator set."""
+    """The keys of one connection: those that people type, or the one that an administrator set."""
 
     def __init__(self, connection: Connection, environment: Mapping[str, str], outgoing: Outgoing) -> None:
         self._connection = connection
@@ -27,7 +27,10 @@ class TypedKey:
         self._outgoing = outgoing
 
     async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
-        """The key that an administrator set for all; None where people type their own."""
+        """Return the key that an administrator set for all, or None if people type their own.
+
+        Raises ConnectionMisconfigured if the key cannot be sent.
+        """
         del principal_id
         if self._connection.mode == "user" or self._key.secret is None:
             return None
@@ -40,19 +43,20 @@ class TypedKey:
             ) from None
 
     async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
-        """The administrator's key as it is now; None where a person has to type another."""
+        """Return the administrator's current key, or None if a person has to type another."""
         del tokens
         return await self.unasked(principal_id, self._connection.scopes)
 
     async def revoke(self, tokens: Tokens) -> bool:
-        """False: only its owner can revoke a key, at the upstream."""
+        """Return False: only its owner can revoke a key, at the upstream."""
         del tokens
         return False
 
     async def typed(self, secret: str, username: str, scopes: tuple[str, ...]) -> Tokens:
-        """What a person typed, checked where the connection says how; it counts for the scopes that it was typed for.
+        """Check a typed key, if the connection declares a check, and return it as tokens for these scopes.
 
-        Raises KeyRefused, whose message says what to do, where it cannot be a key or the upstream does not take it.
+        Raises KeyRefused, whose message says what to do, if it cannot be a key or the upstream refuses it. Raises
+        UpstreamUnavailable if the check gives no answer, and ConnectionMisconfigured if it cannot be called.
         """
         sent = self._sent(secret.strip(), username.strip())
         return Tokens(sent, None, None, scopes, account=await self._account(sent, username.strip()))
@@ -78,7 +82,7 @@ class TypedKey:
         return secret
 
     async def _account(self, sent: str, username: str) -> str:
-        """Whose account it is, as the answer to the check says, or as was typed."""
+        """Return the account that the response to the check names, or the username that was typed."""
         check, title = self._key.check, self._connection.title
         if check is None:
             return username

@@ -1,4 +1,4 @@
-"""What the ways have in common by which a company vouches for its people; where it does not, people are asked."""
+"""The common base of the sign-in methods that rely on the identity provider's assertion of a person."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,10 @@ from engine.connections.tokens import Tokens
 
 
 class VouchedFor(OAuthClient):
-    """A client of an upstream's authorization server, with the company to turn to."""
+    """A client of an upstream's authorization server that uses the identity provider.
+
+    Where the identity provider does not assert the person, a person has to act.
+    """
 
     def __init__(
         self,
@@ -25,7 +28,11 @@ class VouchedFor(OAuthClient):
         self.company = company
 
     async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
-        """New tokens in the place of these; None where the company vouches no more, so that the person is asked."""
+        """Return new tokens in place of these, or None if a person has to act.
+
+        A person has to act once the identity provider no longer asserts them. Raises TokenRefused if a refresh token
+        is refused.
+        """
         try:
             return await super().renewed(principal_id, tokens)
         except TokenRefused:

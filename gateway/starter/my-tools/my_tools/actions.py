@@ -26,8 +26,8 @@ class Noted(BaseModel):
 async def add_note(note: Note) -> Noted:
     """Add a comment that customers do not see.
 
-    Sent twice, it would stand there twice: a request whose answer is lost is not sent
-    again, and its outcome is told as unknown.
+    A second request would add a second comment. So a request whose answer is lost is
+    not sent again, and its outcome is reported as unknown.
     """
     answer = await upstream().request(
         "PUT",

@@ -1,4 +1,4 @@
-"""The composite tools: plain Temporal workflows; they name no token, link or user."""
+"""The composite tools: plain Temporal workflows that name no token, link or user."""
 
 from datetime import timedelta
 

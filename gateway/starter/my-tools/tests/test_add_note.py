@@ -1,4 +1,4 @@
-"""Runs the tool as Byline would; the support system is a function that answers."""
+"""Runs the tool as Byline does, with a function in place of the support system."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ TICKET = 35436
 
 
 class Support:
-    """A support system with one ticket; it keeps what it was asked to note."""
+    """A support system with one ticket. It stores the comments that it receives."""
 
     def __init__(self) -> None:
         self.comments: list[dict[str, object]] = []
@@ -28,7 +28,7 @@ class Support:
 
 
 async def _noted(support: Support, *tickets: int) -> tuple[list[Outcome], list[str]]:
-    """The outcome of a note on each ticket, and the records that the trail names."""
+    """Return the outcome of a note on each ticket, and the records in the trail."""
     async with workbench(
         "my_tools",
         connections=CONNECTIONS,
@@ -43,7 +43,7 @@ async def _noted(support: Support, *tickets: int) -> tuple[list[Outcome], list[s
 
 
 def test_a_note_is_added_for_colleagues_only_and_in_the_name_of_who_asked() -> None:
-    """One call that the support system allows, and one for a ticket it does not have."""
+    """Call once for a ticket that exists, and once for a ticket that does not."""
     support = Support()
 
     outcomes, trail = asyncio.run(_noted(support, TICKET, 404))
