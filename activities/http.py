@@ -40,19 +40,19 @@ def http_action(
     """
 
     @action(name, connection=connection, scopes=scopes)
-    async def send(request: HttpRequest) -> HttpAnswer:
+    async def send_request(http_request: HttpRequest) -> HttpAnswer:
         """Send the request."""
         response = await upstream().request(
-            request.method,
-            request.path,
-            record=request.record,
-            idempotent=request.idempotent,
-            params=request.params or None,
-            json=request.body,
+            http_request.method,
+            http_request.path,
+            record=http_request.record,
+            idempotent=http_request.idempotent,
+            params=http_request.params or None,
+            json=http_request.body,
         )
         try:
             return HttpAnswer(status=response.status_code, body=response.json())
         except ValueError:
             return HttpAnswer(status=response.status_code, text=response.text)
 
-    return send
+    return send_request

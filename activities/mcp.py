@@ -12,18 +12,18 @@ from pydantic_core import from_json
 
 from engine.sdk import action, upstream
 
-_STATELESS: Final = "2026-07-28"
-_WITH_SESSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
-_META: Final = "io.modelcontextprotocol"
+_STATELESS_VERSION: Final = "2026-07-28"
+_SESSION_VERSIONS: Final = ("2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05")
+_META_PREFIX: Final = "io.modelcontextprotocol"
 _LINE_END: Final = re.compile(r"\r\n|\n|\r")
-_CLIENT: Final = {"name": "Byline", "version": "1"}
-_ACCEPT: Final = {"Accept": "application/json, text/event-stream"}
+_CLIENT_INFO: Final = {"name": "Byline", "version": "1"}
+_ACCEPT_HEADER: Final = {"Accept": "application/json, text/event-stream"}
 # 401, 403 and 429 concern sign-in, permission and rate limits, and tell nothing about the protocol version.
-_REFUSALS: Final = frozenset(range(400, 500)) - {401, 403, 429}
+_VERSION_REFUSAL_STATUSES: Final = frozenset(range(400, 500)) - {401, 403, 429}
 # Only whole numbers of this size are quoted: other codes would put text of the server into a message of Byline.
-_BEYOND_CODES: Final = 100_000
+_ERROR_CODE_LIMIT: Final = 100_000
 
-_has_sessions: dict[str, bool] = {}
+_session_support: dict[str, bool] = {}
 """Whether each server that this process called supports sessions, by its address."""
 
 
@@ -52,40 +52,41 @@ def mcp_action(
     """
 
     @action(name, connection=connection, scopes=scopes)
-    async def call(called: ToolCall) -> ToolAnswer:
+    async def call_tool(tool_call: ToolCall) -> ToolAnswer:
         """Call the tool."""
-        server = upstream().address
-        session = await _session(server)
-        _has_sessions[server] = session is not None
-        if session is not None:
-            return await _in_session(called, session)
+        server_address = upstream().address
+        session_headers = await _open_session(server_address)
+        _session_support[server_address] = session_headers is not None
+        if session_headers is not None:
+            return await _call_in_session(tool_call, session_headers)
         try:
-            return await _at_once(called)
+            return await _call_without_session(tool_call)
         except Exception:
             # The server may have been set back to a version with sessions, so the next call determines it again.
-            _has_sessions.pop(server, None)
+            _session_support.pop(server_address, None)
             raise
 
-    return call
+    return call_tool
 
 
-async def _session(server: str) -> dict[str, str] | None:
+async def _open_session(server_address: str) -> dict[str, str] | None:
     """Return the headers of a new session, or None if the server has no sessions and calls need none.
 
     Servers are distinguished as the protocol specifies (2026-07-28, Streamable HTTP, "Backward Compatibility"), by a
     request that calls no tool. Raises ValueError if the server supports no version that this module supports.
     """
-    if _has_sessions.get(server) is False:
+    if _session_support.get(server_address) is False:
         return None
-    session = await _begun() if server in _has_sessions else None
-    if session is None and not await _is_stateless():
-        session = await _begun()
-        if session is None:
-            spoken = ", ".join((_STATELESS, *_WITH_SESSIONS))
+    session_headers = await _initialize_session() if server_address in _session_support else None
+    if session_headers is None and not await _is_stateless():
+        session_headers = await _initialize_session()
+        if session_headers is None:
+            supported_versions = ", ".join((_STATELESS_VERSION, *_SESSION_VERSIONS))
             raise ValueError(
-                f"This is no MCP server, or one of another version than {spoken}: check the address of its connection."
+                f"This is no MCP server, or one of another version than {supported_versions}: "
+                "check the address of its connection."
             )
-    return session
+    return session_headers
 
 
 async def _is_stateless() -> bool:
@@ -94,120 +95,166 @@ async def _is_stateless() -> bool:
         "POST",
         "",
         changes=False,
-        expected=_REFUSALS,
-        json=_message("server/discover", {"_meta": _meta()}),
-        headers={**_ACCEPT, "MCP-Protocol-Version": _STATELESS, "Mcp-Method": "server/discover"},
+        expected=_VERSION_REFUSAL_STATUSES,
+        json=_build_rpc_message("server/discover", {"_meta": _build_meta()}),
+        headers={
+            **_ACCEPT_HEADER,
+            "MCP-Protocol-Version": _STATELESS_VERSION,
+            "Mcp-Method": "server/discover",
+        },
     )
-    versions = _told(response.headers.get("Content-Type", ""), response.text).get("supportedVersions")
-    return isinstance(versions, list) and _STATELESS in versions
+    supported_versions = _read_result_or_empty(response.headers.get("Content-Type", ""), response.text).get(
+        "supportedVersions"
+    )
+    return isinstance(supported_versions, list) and _STATELESS_VERSION in supported_versions
 
 
-async def _begun() -> dict[str, str] | None:
+async def _initialize_session() -> dict[str, str] | None:
     """Initialize a session (2025-11-25, Lifecycle) and return its headers; None if the server starts none."""
-    hello = {"protocolVersion": _WITH_SESSIONS[0], "capabilities": {}, "clientInfo": _CLIENT}
-    response = await upstream().request(
-        "POST", "", changes=False, expected=_REFUSALS, json=_message("initialize", hello), headers=_ACCEPT
-    )
-    agreed = _told(response.headers.get("Content-Type", ""), response.text).get("protocolVersion")
-    if agreed not in _WITH_SESSIONS:
-        return None
-    headers = {"MCP-Protocol-Version": str(agreed)}
-    if "Mcp-Session-Id" in response.headers:
-        headers["Mcp-Session-Id"] = response.headers["Mcp-Session-Id"]
-    told = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    await upstream().tell("POST", "", json=told, headers={**_ACCEPT, **headers})
-    return headers
-
-
-async def _in_session(called: ToolCall, session: Mapping[str, str]) -> ToolAnswer:
-    """Call the tool, then terminate the session (2025-11-25, Transports, "Session Management")."""
-    try:
-        return _answer(await _call(called, _params(called), session))
-    finally:
-        if "Mcp-Session-Id" in session:
-            await upstream().tell("DELETE", "", headers=session)
-
-
-async def _at_once(called: ToolCall) -> ToolAnswer:
-    """Call the tool by one request without a session (2026-07-28)."""
-    headers = {"MCP-Protocol-Version": _STATELESS, "Mcp-Method": "tools/call", "Mcp-Name": called.tool}
-    return _answer(await _call(called, {**_params(called), "_meta": _meta()}, headers))
-
-
-async def _call(called: ToolCall, params: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
+    initialize_params = {
+        "protocolVersion": _SESSION_VERSIONS[0],
+        "capabilities": {},
+        "clientInfo": _CLIENT_INFO,
+    }
     response = await upstream().request(
         "POST",
         "",
-        record=f"tool/{called.tool}",
-        idempotent=called.read_only or None,
-        json=_message("tools/call", params),
-        headers={**_ACCEPT, **headers},
+        changes=False,
+        expected=_VERSION_REFUSAL_STATUSES,
+        json=_build_rpc_message("initialize", initialize_params),
+        headers=_ACCEPT_HEADER,
     )
-    return _result(response.headers.get("Content-Type", ""), response.text)
+    protocol_version = _read_result_or_empty(response.headers.get("Content-Type", ""), response.text).get(
+        "protocolVersion"
+    )
+    if protocol_version not in _SESSION_VERSIONS:
+        return None
+    session_headers = {"MCP-Protocol-Version": str(protocol_version)}
+    if "Mcp-Session-Id" in response.headers:
+        session_headers["Mcp-Session-Id"] = response.headers["Mcp-Session-Id"]
+    initialized_notification = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    await upstream().tell(
+        "POST", "", json=initialized_notification, headers={**_ACCEPT_HEADER, **session_headers}
+    )
+    return session_headers
 
 
-def _meta() -> dict[str, Any]:
-    meta = {"protocolVersion": _STATELESS, "clientCapabilities": {}, "clientInfo": _CLIENT}
-    return {f"{_META}/{key}": value for key, value in meta.items()}
+async def _call_in_session(tool_call: ToolCall, session_headers: Mapping[str, str]) -> ToolAnswer:
+    """Call the tool, then terminate the session (2025-11-25, Transports, "Session Management")."""
+    try:
+        return _to_tool_answer(
+            await _send_tool_call(tool_call, _build_call_params(tool_call), session_headers)
+        )
+    finally:
+        if "Mcp-Session-Id" in session_headers:
+            await upstream().tell("DELETE", "", headers=session_headers)
 
 
-def _params(called: ToolCall) -> dict[str, Any]:
-    return {"name": called.tool, "arguments": called.arguments}
+async def _call_without_session(tool_call: ToolCall) -> ToolAnswer:
+    """Call the tool by one request without a session (2026-07-28)."""
+    request_headers = {
+        "MCP-Protocol-Version": _STATELESS_VERSION,
+        "Mcp-Method": "tools/call",
+        "Mcp-Name": tool_call.tool,
+    }
+    return _to_tool_answer(
+        await _send_tool_call(
+            tool_call, {**_build_call_params(tool_call), "_meta": _build_meta()}, request_headers
+        )
+    )
 
 
-def _message(method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+async def _send_tool_call(
+    tool_call: ToolCall, call_params: Mapping[str, Any], request_headers: Mapping[str, str]
+) -> dict[str, Any]:
+    response = await upstream().request(
+        "POST",
+        "",
+        record=f"tool/{tool_call.tool}",
+        idempotent=tool_call.read_only or None,
+        json=_build_rpc_message("tools/call", call_params),
+        headers={**_ACCEPT_HEADER, **request_headers},
+    )
+    return _read_result(response.headers.get("Content-Type", ""), response.text)
 
 
-def _result(content_type: str, body: str) -> dict[str, Any]:
+def _build_meta() -> dict[str, Any]:
+    meta_values = {
+        "protocolVersion": _STATELESS_VERSION,
+        "clientCapabilities": {},
+        "clientInfo": _CLIENT_INFO,
+    }
+    return {f"{_META_PREFIX}/{meta_key}": meta_value for meta_key, meta_value in meta_values.items()}
+
+
+def _build_call_params(tool_call: ToolCall) -> dict[str, Any]:
+    return {"name": tool_call.tool, "arguments": tool_call.arguments}
+
+
+def _build_rpc_message(rpc_method: str, rpc_params: Mapping[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": 1, "method": rpc_method, "params": rpc_params}
+
+
+def _read_result(content_type: str, response_body: str) -> dict[str, Any]:
     """Return the result of our request from plain JSON or an event stream; raises ValueError if there is none."""
     is_stream = content_type.partition(";")[0].strip().lower() == "text/event-stream"
-    for message in _events(body) if is_stream else iter([body]):
-        found = from_json(message)
-        if isinstance(found, dict) and found.get("id") == 1 and "method" not in found:
-            if isinstance(found.get("result"), dict):
-                result: dict[str, Any] = found["result"]
-                return result
-            code = found["error"].get("code") if isinstance(found.get("error"), dict) else None
-            known = code if isinstance(code, int) and abs(code) < _BEYOND_CODES else "without a code"
+    for rpc_message in _iterate_event_data(response_body) if is_stream else iter([response_body]):
+        rpc_response = from_json(rpc_message)
+        if isinstance(rpc_response, dict) and rpc_response.get("id") == 1 and "method" not in rpc_response:
+            if isinstance(rpc_response.get("result"), dict):
+                rpc_result: dict[str, Any] = rpc_response["result"]
+                return rpc_result
+            error_code = (
+                rpc_response["error"].get("code") if isinstance(rpc_response.get("error"), dict) else None
+            )
+            shown_error_code = (
+                error_code
+                if isinstance(error_code, int) and abs(error_code) < _ERROR_CODE_LIMIT
+                else "without a code"
+            )
             raise ValueError(
-                f"The MCP server refuses the call (JSON-RPC error {known}): check the tool and its arguments."
+                f"The MCP server refuses the call (JSON-RPC error {shown_error_code}): check "
+                "the tool and its arguments."
             )
     raise ValueError("The MCP server's answer holds no result of the call.")
 
 
-def _told(content_type: str, body: str) -> dict[str, Any]:
+def _read_result_or_empty(content_type: str, response_body: str) -> dict[str, Any]:
     """Return the result of our request, or an empty dict if there is none."""
     try:
-        return _result(content_type, body)
+        return _read_result(content_type, response_body)
     except ValueError:
         return {}
 
 
-def _events(body: str) -> Iterator[str]:
+def _iterate_event_data(response_body: str) -> Iterator[str]:
     """Yield the data of each server-sent event."""
-    data: list[str] = []
-    for line in [*_LINE_END.split(body), ""]:
-        if line.startswith("data:"):
-            data.append(line.removeprefix("data:").removeprefix(" "))
-        elif not line and data:
-            yield "\n".join(data)
-            data = []
+    data_lines: list[str] = []
+    for event_line in [*_LINE_END.split(response_body), ""]:
+        if event_line.startswith("data:"):
+            data_lines.append(event_line.removeprefix("data:").removeprefix(" "))
+        elif not event_line and data_lines:
+            yield "\n".join(data_lines)
+            data_lines = []
 
 
-def _answer(result: Mapping[str, Any]) -> ToolAnswer:
-    if result.get("resultType", "complete") != "complete":
+def _to_tool_answer(tool_result: Mapping[str, Any]) -> ToolAnswer:
+    if tool_result.get("resultType", "complete") != "complete":
         raise ValueError(
             "The MCP server's tool asks something back, which a tool called from Byline cannot answer."
         )
-    parts = result.get("content")
-    texts = (
-        [str(part.get("text", "")) for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-        if isinstance(parts, list)
+    content_blocks = tool_result.get("content")
+    text_parts = (
+        [
+            str(content_block.get("text", ""))
+            for content_block in content_blocks
+            if isinstance(content_block, dict) and content_block.get("type") == "text"
+        ]
+        if isinstance(content_blocks, list)
         else []
     )
     return ToolAnswer(
-        text="\n".join(texts),
-        structured=result.get("structuredContent"),
-        is_error=result.get("isError") is True,
+        text="\n".join(text_parts),
+        structured=tool_result.get("structuredContent"),
+        is_error=tool_result.get("isError") is True,
     )

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from engine.sdk import action, upstream
 
-_OBJECTS = "/services/data/v63.0/sobjects"
+_OBJECTS_PATH = "/services/data/v63.0/sobjects"
 
 
 class Account(BaseModel):
@@ -20,7 +20,11 @@ class Account(BaseModel):
 @action("salesforce.read_account", connection="crm", scopes=("api",), reads_only=True)
 async def read_account(account_id: str) -> Account:
     """Read one account (sObject Rows: `GET …/sobjects/Account/{id}`)."""
-    path = f"{_OBJECTS}/Account/{quote(account_id, safe='')}"
-    response = await upstream().get(path, record=f"account/{account_id}")
-    found = response.json()
-    return Account(id=found["Id"], name=found["Name"], billing_customer_id=found.get("Stripe_Customer_Id__c"))
+    account_path = f"{_OBJECTS_PATH}/Account/{quote(account_id, safe='')}"
+    response = await upstream().get(account_path, record=f"account/{account_id}")
+    account_record = response.json()
+    return Account(
+        id=account_record["Id"],
+        name=account_record["Name"],
+        billing_customer_id=account_record.get("Stripe_Customer_Id__c"),
+    )

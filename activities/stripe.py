@@ -16,7 +16,7 @@ class Invoice(BaseModel):
     charges: list[str]
 
     @property
-    def overpaid(self) -> int:
+    def overpaid_amount(self) -> int:
         """The amount that was charged beyond the amount due."""
         return max(0, self.charged - self.amount_due)
 
@@ -24,22 +24,31 @@ class Invoice(BaseModel):
 @action("stripe.list_invoices", connection="billing", reads_only=True)
 async def list_invoices(customer_id: str) -> list[Invoice]:
     """List a customer's invoices, each with its succeeded charges."""
-    billing = upstream()
-    of_customer = {"customer": customer_id, "limit": "100"}
-    record = f"customer/{customer_id}"
-    invoices = (await billing.get("/v1/invoices", params=of_customer, record=record)).json()["data"]
-    charges = (await billing.get("/v1/charges", params=of_customer, record=record)).json()["data"]
-    return [_invoice(found, charges) for found in invoices]
+    billing_api = upstream()
+    customer_filter = {"customer": customer_id, "limit": "100"}
+    record_name = f"customer/{customer_id}"
+    invoice_records = (
+        await billing_api.get("/v1/invoices", params=customer_filter, record=record_name)
+    ).json()["data"]
+    charge_records = (
+        await billing_api.get("/v1/charges", params=customer_filter, record=record_name)
+    ).json()["data"]
+    return [_build_invoice(invoice_record, charge_records) for invoice_record in invoice_records]
 
 
-def _invoice(found: dict[str, object], charges: list[dict[str, object]]) -> Invoice:
-    succeeded = [
-        charge for charge in charges if charge["invoice"] == found["id"] and charge["status"] == "succeeded"
+def _build_invoice(invoice_record: dict[str, object], charge_records: list[dict[str, object]]) -> Invoice:
+    successful_charges = [
+        charge_record
+        for charge_record in charge_records
+        if charge_record["invoice"] == invoice_record["id"] and charge_record["status"] == "succeeded"
     ]
     return Invoice.model_validate(
         {
-            **{name: found[name] for name in ("id", "number", "currency", "amount_due")},
-            "charged": sum(int(str(charge["amount"])) for charge in succeeded),
-            "charges": [charge["id"] for charge in succeeded],
+            **{
+                field_name: invoice_record[field_name]
+                for field_name in ("id", "number", "currency", "amount_due")
+            },
+            "charged": sum(int(str(charge_record["amount"])) for charge_record in successful_charges),
+            "charges": [charge_record["id"] for charge_record in successful_charges],
         }
     )

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from engine.sdk import action, upstream
 
-Status = Literal["new", "open", "pending", "hold", "solved"]
+TicketStatus = Literal["new", "open", "pending", "hold", "solved"]
 
 
 class Ticket(BaseModel):
@@ -21,7 +21,7 @@ class TicketUpdate(BaseModel):
     """A change to a ticket: a new status, and a comment that says why."""
 
     ticket_id: int
-    status: Status
+    status: TicketStatus
     comment: str
     public: bool = False
 
@@ -30,25 +30,27 @@ class TicketUpdate(BaseModel):
 async def read_ticket(ticket_id: int) -> Ticket:
     """Read one ticket."""
     response = await upstream().get(f"/api/v2/tickets/{ticket_id}.json", record=f"ticket/{ticket_id}")
-    return _ticket(response.json())
+    return _parse_ticket(response.json())
 
 
 @action("zendesk.update_ticket", connection="support", scopes=("tickets:write",))
-async def update_ticket(update: TicketUpdate) -> Ticket:
+async def update_ticket(ticket_update: TicketUpdate) -> Ticket:
     """Comment on a ticket and set its status.
 
     A repeated update would add its comment again, so an update without a response is not sent twice.
     """
-    comment = {"body": update.comment, "public": update.public}
+    ticket_comment = {"body": ticket_update.comment, "public": ticket_update.public}
     response = await upstream().request(
         "PUT",
-        f"/api/v2/tickets/{update.ticket_id}.json",
-        record=f"ticket/{update.ticket_id}",
+        f"/api/v2/tickets/{ticket_update.ticket_id}.json",
+        record=f"ticket/{ticket_update.ticket_id}",
         idempotent=False,
-        json={"ticket": {"status": update.status, "comment": comment}},
+        json={"ticket": {"status": ticket_update.status, "comment": ticket_comment}},
     )
-    return _ticket(response.json())
+    return _parse_ticket(response.json())
 
 
-def _ticket(body: dict[str, dict[str, object]]) -> Ticket:
-    return Ticket.model_validate({name: body["ticket"][name] for name in ("id", "subject", "status")})
+def _parse_ticket(response_body: dict[str, dict[str, object]]) -> Ticket:
+    return Ticket.model_validate(
+        {field_name: response_body["ticket"][field_name] for field_name in ("id", "subject", "status")}
+    )

@@ -33,7 +33,11 @@ async def measure() -> Section:
         asked = await call("writes", {"name": "first", "writes": 1})
         await people.consent(person, asked["links"][0]["url"])
         await arms.arrivals("first")
-        shared = {"server": arms.stack.pid("temporal"), "upstream": arms.upstream_pid, "client": os.getpid()}
+        shared = {
+            "server": arms.stack.find_pid("temporal"),
+            "upstream": arms.upstream_pid,
+            "client": os.getpid(),
+        }
         byline, raw = Samples(), Samples()
         rows = [
             Arm("plain activity", _raw_run(arms, raw), {**shared, "worker": plain.pid}),

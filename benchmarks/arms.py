@@ -19,8 +19,8 @@ from temporalio.contrib.pydantic import pydantic_data_converter
 from benchmarks.plain_worker import Options
 from gateway.embedded import child
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import Stack
-from gateway.embedded.surroundings import COMPOSE_FILE, LOOPBACK
+from gateway.embedded.stack import EmbeddedStack
+from gateway.embedded.surroundings import COMPOSE_PATH, LOOPBACK_HOST
 
 _ROOT = Path(__file__).parent.parent
 _PATIENCE = httpx2.Timeout(300.0)
@@ -63,7 +63,7 @@ class Program:
 class Arms:
     """A Temporal server with nothing in its history, the upstream, and the workers and gateways started beside them."""
 
-    stack: Stack
+    stack: EmbeddedStack
     temporal: Client
     upstream: httpx2.AsyncClient
     upstream_pid: int
@@ -72,8 +72,8 @@ class Arms:
     async def byline(self) -> None:
         """Start Byline's worker and gateway as the stack does."""
         for service in ("migrate", "worker", "gateway"):
-            await self.stack.start(service)
-            await self.stack.wait_ready(service)
+            await self.stack.start_service(service)
+            await self.stack.wait_until_ready(service)
 
     async def plain_worker(self, queue: str = "plain", options: Options = _AS_BYLINE) -> Program:
         """Start a raw worker on a task queue of its own."""
@@ -89,11 +89,13 @@ class Arms:
 
     async def second_gateway(self, program: str) -> tuple[str, Program]:
         """Start a gateway beside the stack's own by a Python program; returns its origin too."""
-        with socket.create_server((LOOPBACK, 0)) as probe:
+        with socket.create_server((LOOPBACK_HOST, 0)) as probe:
             port = probe.getsockname()[1]
-        url = f"http://{LOOPBACK}:{port}"
+        url = f"http://{LOOPBACK_HOST}:{port}"
         own = {"BYLINE_GATEWAY__PORT": str(port), "BYLINE_GATEWAY__PUBLIC_URL": url}
-        started = await Program.start("-c", program, environment=self.stack.environment("gateway") | own)
+        started = await Program.start(
+            "-c", program, environment=self.stack.build_environment("gateway") | own
+        )
         self._programs.push_async_callback(started.stop)
         async with asyncio.timeout(_START_WITHIN):
             while not await is_ready(f"{url}/healthz"):  # noqa: ASYNC110 - another process sets no event of this one
@@ -102,7 +104,7 @@ class Arms:
 
     def pids(self, *services: str) -> dict[str, int]:
         """The stack's processes by name."""
-        return {service: self.stack.pid(service) for service in services}
+        return {service: self.stack.find_pid(service) for service in services}
 
     async def arrivals(self, name: str, count: int = 1) -> list[float]:
         """When the upstream was written to under this name, once it was so often; seconds of the monotonic clock."""
@@ -113,14 +115,14 @@ class Arms:
 
 @asynccontextmanager
 async def fresh(
-    file: Path = COMPOSE_FILE, *, settings: Mapping[str, str] = MappingProxyType({})
+    file: Path = COMPOSE_PATH, *, settings: Mapping[str, str] = MappingProxyType({})
 ) -> AsyncIterator[Arms]:
     """A fresh server and the upstream, with settings of its own; all that is started on them ends with the block."""
     async with AsyncExitStack() as opened:
         data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
         upstream = await Program.start("-m", "benchmarks.upstream")
         opened.push_async_callback(upstream.stop)
-        url = f"http://{LOOPBACK}:{upstream.told}"
+        url = f"http://{LOOPBACK_HOST}:{upstream.told}"
         environment = {
             **os.environ,
             "BYLINE_MODULES": '["benchmarks.tools", "benchmarks.actions"]',
@@ -129,10 +131,10 @@ async def fresh(
             "UPSTREAM_URL": url,
             **settings,
         }
-        stack = Stack(Path(data), environment=environment, file=file, say=_quiet)
+        stack = EmbeddedStack(Path(data), environment=environment, compose_path=file, report_progress=_quiet)
         await opened.enter_async_context(stack)
-        await stack.start("temporal")
-        await stack.wait_ready("temporal")
+        await stack.start_service("temporal")
+        await stack.wait_until_ready("temporal")
         temporal = await Client.connect(
             stack.temporal_address, namespace="byline", data_converter=pydantic_data_converter
         )

@@ -28,7 +28,7 @@ async def measure() -> Section:
         token = (await people.new()).token
         http = await opened.enter_async_context(connections())
         byline_url, bare_url = arms.stack.mcp_url, f"http://127.0.0.1:{bare.told}/mcp"
-        client, server = {"client": os.getpid()}, {"server": arms.stack.pid("temporal")}
+        client, server = {"client": os.getpid()}, {"server": arms.stack.find_pid("temporal")}
         byline = {**client, **server, **arms.pids("gateway", "worker")}
         rows = [
             Arm(

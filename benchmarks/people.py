@@ -11,19 +11,19 @@ from urllib.parse import parse_qs, urlsplit
 import httpx2
 from fastapi import Request
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.identity.model import Principal
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSettings
-from gateway.authorization_server.clients import Client
-from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
-from gateway.authorization_server.tokens import Tokens
-from gateway.browser.sessions import NewSession, Sessions
-from gateway.browser.visits import Visits
-from gateway.embedded.stack import Stack
-from gateway.protected_resource import SCOPE, resource_identifier
+from gateway.authorization_server.clients import ClientInformation
+from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
+from gateway.authorization_server.tokens import TokenIssuer
+from gateway.browser.sessions import BrowserSessions, NewBrowserSession
+from gateway.browser.visits import BrowserVisits
+from gateway.embedded.stack import EmbeddedStack
+from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
 
-_CHAT = Client(client_id="bench", redirect_uris=None)
+_CHAT = ClientInformation(client_id="bench", redirect_uris=None)
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Person:
 
     principal: Principal
     token: str
-    browser: NewSession
+    browser: NewBrowserSession
 
 
 @dataclass(frozen=True)
@@ -49,49 +49,49 @@ class People:
     def __init__(self, services: Services, http: httpx2.AsyncClient) -> None:
         self._services = services
         self._http = http
-        self._sessions = Sessions(services)
-        self._visits = Visits(services)
+        self._sessions = BrowserSessions(services)
+        self._visits = BrowserVisits(services)
         self._numbers = count(1)
 
     async def new(self) -> Person:
         """Somebody who never consented to anything."""
         name = f"person-{next(self._numbers)}"
         issuer = self._services.settings.public_url
-        principal = await self._services.principals.resolve(issuer, name, name)
-        browser = await self._sessions.begin(
-            Request({"type": "http", "headers": []}), principal, self._visits.begin()
+        principal = await self._services.principals.resolve_principal(issuer, name, name)
+        browser = await self._sessions.begin_session(
+            Request({"type": "http", "headers": []}), principal, self._visits.create_visit()
         )
         return Person(principal, await self._token(principal), browser)
 
     async def _token(self, principal: Principal) -> str:
-        resource = resource_identifier(self._services.settings)
-        consent = Consent(
+        resource = build_resource_identifier(self._services.settings)
+        consent = ClientConsent(
             id=f"bench-{principal.id}",
             principal_id=principal.id,
             client_id=_CHAT.client_id,
-            client_name=_CHAT.title,
+            client_name=_CHAT.display_name,
             resource=resource,
-            scopes=(SCOPE,),
-            created_at=now(),
-            expires_at=now() + UNUSED_LIFE,
+            scopes=(MCP_SCOPE,),
+            created_at=utc_now(),
+            expires_at=utc_now() + UNUSED_CONSENT_LIFE,
         )
-        await Consents(self._services.database).add(consent)
-        issued = await Tokens(self._services).issue(
-            principal, _CHAT, consent.scopes, consent.id, resource=resource, with_refresh=False
+        await ClientConsents(self._services.database).store_consent(consent)
+        issued = await TokenIssuer(self._services).issue_tokens(
+            principal, _CHAT, consent.scopes, consent.id, resource=resource, has_refresh_token=False
         )
         return issued.access_token
 
     async def consent(self, person: Person, link: str) -> Answered:
         """Say yes to the request behind a link: the upstream sends the browser straight back to the callback."""
-        request = await self._services.authorization.get(link.rpartition("/")[2])
+        request = await self._services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None, "the gateway handed out a link to nothing"
-        leads_to = await self._services.consent.begin(request, person.browser.session.id)
+        leads_to = await self._services.consent.begin_sign_in(request, person.browser.browser_session.id)
         state = parse_qs(urlsplit(leads_to).query)["state"][0]
         sent = time.monotonic()
         answer = await self._http.get(
             f"{self._services.settings.public_url}/oauth/callback",
             params={"state": state, "code": "bench"},
-            headers={"Cookie": f"byline={person.browser.cookie}"},
+            headers={"Cookie": f"byline={person.browser.cookie_value}"},
         )
         answered = time.monotonic()
         assert answer.status_code == 303, f"the callback was refused: {answer.status_code} {answer.text}"
@@ -99,7 +99,7 @@ class People:
 
 
 @asynccontextmanager
-async def people_of(stack: Stack, gateway_url: str | None = None) -> AsyncIterator[People]:
+async def people_of(stack: EmbeddedStack, gateway_url: str | None = None) -> AsyncIterator[People]:
     """The people of a stack, who go to its gateway, or to another one with the same database."""
     has = stack.services["gateway"].environment
     settings = Settings(
@@ -108,7 +108,7 @@ async def people_of(stack: Stack, gateway_url: str | None = None) -> AsyncIterat
         gateway=GatewaySettings(public_url=gateway_url or stack.gateway_url),
     )
     async with (
-        open_services(settings, stack.environment("gateway")) as services,
+        open_services(settings, stack.build_environment("gateway")) as services,
         httpx2.AsyncClient(timeout=60.0, trust_env=False) as http,
     ):
         yield People(services, http)

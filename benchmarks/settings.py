@@ -17,7 +17,7 @@ from benchmarks.people import people_of
 from benchmarks.plain import PlainParked, Work
 from benchmarks.plain_worker import Options
 from benchmarks.wake import parked
-from gateway.embedded.surroundings import COMPOSE_FILE
+from gateway.embedded.surroundings import COMPOSE_PATH
 
 _ROUNDS = 12
 _BLOCK = 5
@@ -58,12 +58,12 @@ async def measure() -> Section:
 async def _dynamic_config(section: Section) -> None:
     async with AsyncExitStack() as opened:
         folder = Path(opened.enter_context(TemporaryDirectory()))
-        bare = folder / COMPOSE_FILE.name
-        lines = COMPOSE_FILE.read_text().splitlines(keepends=True)
+        bare = folder / COMPOSE_PATH.name
+        lines = COMPOSE_PATH.read_text().splitlines(keepends=True)
         bare.write_text("".join(line for line in lines if _DYNAMIC_CONFIG not in line))
         rows = []
         for name, file in (
-            ("dynamic config as in the stack's file", COMPOSE_FILE),
+            ("dynamic config as in the stack's file", COMPOSE_PATH),
             ("Temporal's defaults", bare),
         ):
             arms = await opened.enter_async_context(fresh(file))
@@ -120,7 +120,7 @@ async def _gateway(section: Section) -> None:
         url, program = await arms.second_gateway(_GATEWAY_ON_ASYNCIO)
         rows = []
         for name, origin, pid in (
-            ("the gateway on uvloop", arms.stack.gateway_url, arms.stack.pid("gateway")),
+            ("the gateway on uvloop", arms.stack.gateway_url, arms.stack.find_pid("gateway")),
             ("the gateway on asyncio's own loop", url, program.pid),
         ):
             people = await opened.enter_async_context(people_of(arms.stack, origin))

@@ -114,9 +114,9 @@ async def parked(arms: Arms, workflow_id: str) -> None:
 async def _after_sigkill(arms: Arms, waiters: Waiters) -> float:
     """The slowest of some runs that parked on a worker which was killed, once another one works in its place."""
     waiting = [await waiters.park() for _ in range(_RUNS_OF_THE_DEAD)]
-    await arms.stack.kill("worker")
-    await arms.stack.start("worker")
-    await arms.stack.wait_ready("worker")
+    await arms.stack.kill_service("worker")
+    await arms.stack.start_service("worker")
+    await arms.stack.wait_until_ready("worker")
     woken = await asyncio.gather(*(waiters.wake(each) for each in waiting))
     return max(acted - answered.answered for answered, acted in woken)
 
@@ -124,7 +124,7 @@ async def _after_sigkill(arms: Arms, waiters: Waiters) -> float:
 async def _restarted(arms: Arms, waiters: Waiters) -> float:
     """A consent that is answered just after the only worker was killed, which the stack starts again by itself."""
     waiting = await waiters.park()
-    os.kill(arms.stack.pid("worker"), SIGKILL)
+    os.kill(arms.stack.find_pid("worker"), SIGKILL)
     answered, acted = await waiters.wake(waiting)
     return acted - answered.answered
 

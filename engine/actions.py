@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_ATTRIBUTE = "__byline_action__"
-_running: ContextVar["Upstream"] = ContextVar("byline_upstream")
+_DEFINITION_ATTRIBUTE = "__byline_action__"
+_current_upstream: ContextVar["Upstream"] = ContextVar("byline_upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class ActionDefinition:
     """The declaration of an action: wire name, its one connection, required scopes, and whether it only reads."""
 
     name: str
-    connection: str
+    connection_name: str
     scopes: tuple[str, ...]
     reads_only: bool
 
@@ -37,29 +37,31 @@ def action(
     the action changes nothing upstream. A tool with `read_only` may only use actions with `reads_only`.
     """
 
-    def declare(function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-        defined = activity.defn(name=name)(function)
-        setattr(defined, _ATTRIBUTE, ActionDefinition(name, connection, scopes, reads_only))
-        return defined
+    def declare_action(activity_function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        declared_activity = activity.defn(name=name)(activity_function)
+        setattr(
+            declared_activity, _DEFINITION_ATTRIBUTE, ActionDefinition(name, connection, scopes, reads_only)
+        )
+        return declared_activity
 
-    return declare
+    return declare_action
 
 
-def definition_of(function: object) -> ActionDefinition | None:
+def find_action_definition(activity_function: object) -> ActionDefinition | None:
     """Return the declaration of an action, or None for an activity that uses no upstream."""
-    found = getattr(function, _ATTRIBUTE, None)
-    return found if isinstance(found, ActionDefinition) else None
+    action_definition = getattr(activity_function, _DEFINITION_ATTRIBUTE, None)
+    return action_definition if isinstance(action_definition, ActionDefinition) else None
 
 
-def enter_action(running: "Upstream") -> None:
+def enter_action(action_upstream: "Upstream") -> None:
     """Make `upstream()` return this client in the current task."""
-    _running.set(running)
+    _current_upstream.set(action_upstream)
 
 
 def upstream() -> "Upstream":
     """Return the client of the running action, signed in as its principal; raises RuntimeError outside an action."""
     try:
-        return _running.get()
+        return _current_upstream.get()
     except LookupError:
         raise RuntimeError(
             "upstream() only works inside an activity declared with @action(…, connection=…)"

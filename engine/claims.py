@@ -5,11 +5,11 @@ from base64 import urlsafe_b64decode
 from typing import Any
 
 
-def unverified_claims(token: str) -> dict[str, Any]:
+def read_unverified_claims(jwt_text: str) -> dict[str, Any]:
     """Return the claims of a JWT (RFC 7519 section 3), or an empty dict if the text is not a JWT."""
     try:
-        body = token.split(".")[1]
-        claims = json.loads(urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        payload_segment = jwt_text.split(".")[1]
+        claims = json.loads(urlsafe_b64decode(payload_segment + "=" * (-len(payload_segment) % 4)))
     except (IndexError, ValueError, RecursionError):
         return {}
     return claims if isinstance(claims, dict) else {}

@@ -16,7 +16,7 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic.dataclasses import dataclass
 
-_WIRE: Final = ConfigDict(
+_WIRE_CONFIG: Final = ConfigDict(
     alias_generator=to_camel,
     validate_by_name=True,
     validate_by_alias=True,
@@ -25,21 +25,21 @@ _WIRE: Final = ConfigDict(
 )
 
 
-def _decoded(value: Any) -> Any:
-    return base64.b64decode(value, validate=True) if isinstance(value, str) else value
+def _decode_base64(raw_value: Any) -> Any:
+    return base64.b64decode(raw_value, validate=True) if isinstance(raw_value, str) else raw_value
 
 
-def _encoded(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
+def _encode_base64(raw_bytes: bytes) -> str:
+    return base64.b64encode(raw_bytes).decode("ascii")
 
 
-Bytes = Annotated[
-    bytes, BeforeValidator(_decoded), PlainSerializer(_encoded, return_type=str, when_used="json")
+Base64Bytes = Annotated[
+    bytes, BeforeValidator(_decode_base64), PlainSerializer(_encode_base64, return_type=str, when_used="json")
 ]
 """Bytes that are written as base64 in JSON."""
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Text:
     """A text block."""
 
@@ -47,25 +47,25 @@ class Text:
     type: Literal["text"] = field(default="text", kw_only=True)
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Image:
     """An image block; `mime_type` is `image/png` or similar."""
 
-    data: Bytes
+    data: Base64Bytes
     mime_type: str
     type: Literal["image"] = field(default="image", kw_only=True)
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Audio:
     """An audio block; `mime_type` is `audio/wav` or similar."""
 
-    data: Bytes
+    data: Base64Bytes
     mime_type: str
     type: Literal["audio"] = field(default="audio", kw_only=True)
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Link:
     """A link to a resource, which the client may read."""
 
@@ -77,30 +77,30 @@ class Link:
     type: Literal["resource_link"] = field(default="resource_link", kw_only=True)
 
     @model_serializer(mode="wrap")
-    def _shown(self, shown: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(shown(self))
+    def _serialize_fields(self, default_serializer: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _drop_nulls(default_serializer(self))
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Document:
     """The contents of a resource: text or bytes. `mime_type` defaults to the one that the resource declares."""
 
     text: str | None = None
-    blob: Bytes | None = None
+    blob: Base64Bytes | None = None
     mime_type: str | None = None
 
     @model_validator(mode="after")
-    def _holds_one(self) -> "Document":
+    def _check_one_form(self) -> "Document":
         if (self.text is None) == (self.blob is None):
             raise ValueError("A document holds either text or blob.")
         return self
 
     @model_serializer(mode="wrap")
-    def _shown(self, shown: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _given(shown(self))
+    def _serialize_fields(self, default_serializer: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _drop_nulls(default_serializer(self))
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Embedded(Document):
     """A document that is embedded in a result, with the URI that it has as a resource."""
 
@@ -109,39 +109,47 @@ class Embedded(Document):
 
     @model_validator(mode="before")
     @classmethod
-    def _unwrapped(cls, given: Any) -> Any:
-        return given["resource"] if isinstance(given, dict) and "resource" in given else given
+    def _unwrap_resource(cls, raw_document: Any) -> Any:
+        return (
+            raw_document["resource"]
+            if isinstance(raw_document, dict) and "resource" in raw_document
+            else raw_document
+        )
 
     @model_serializer(mode="wrap")
-    def _shown(self, shown: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        document = _given(shown(self))
-        return {"type": document.pop("type"), "resource": document}
+    def _serialize_fields(self, default_serializer: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        document_fields = _drop_nulls(default_serializer(self))
+        return {"type": document_fields.pop("type"), "resource": document_fields}
 
 
-Block = Annotated[Text | Image | Audio | Link | Embedded, Field(discriminator="type")]
+ContentBlock = Annotated[Text | Image | Audio | Link | Embedded, Field(discriminator="type")]
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Content:
     """The result of a tool that returns content blocks for the model instead of an object."""
 
-    content: list[Block]
+    content: list[ContentBlock]
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Message:
     """One message of a conversation, by the user or the assistant."""
 
     role: Literal["user", "assistant"]
-    content: Block
+    content: ContentBlock
 
 
-@dataclass(config=_WIRE, frozen=True)
+@dataclass(config=_WIRE_CONFIG, frozen=True)
 class Messages:
     """The result of a prompt: the conversation that the client continues."""
 
     messages: list[Message]
 
 
-def _given(shown: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in shown.items() if value is not None}
+def _drop_nulls(serialized_fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        field_name: field_value
+        for field_name, field_value in serialized_fields.items()
+        if field_value is not None
+    }

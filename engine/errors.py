@@ -35,7 +35,7 @@ A message contains neither a secret nor a response body of an upstream.
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-UNFIT: Final = (ValueError, LookupError, ArithmeticError, RecursionError)
+DATA_ERRORS: Final = (ValueError, LookupError, ArithmeticError, RecursionError)
 """The exceptions that Python raises for data of the wrong form. A retry cannot help, so they fail the run for good."""
 
 
@@ -46,7 +46,7 @@ class BylineError(Exception):
     """
 
     code: ClassVar[str] = "byline_error"
-    retryable: ClassVar[bool] = False
+    is_retryable: ClassVar[bool] = False
 
     @property
     def details(self) -> Mapping[str, Any]:
@@ -89,8 +89,8 @@ class PrincipalInactive(IdentityRefused):
 
     code = "principal_inactive"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"{name} is not active here any more, so nothing is done in their name.")
+    def __init__(self, principal_name: str) -> None:
+        super().__init__(f"{principal_name} is not active here any more, so nothing is done in their name.")
 
 
 class FiringRefused(IdentityRefused):
@@ -105,23 +105,29 @@ class PersonRequired(BylineError):
     code = "person_required"
 
     def __init__(
-        self, message: str, *, waiter: str, awaits: str, asked: Sequence[str], expires_at: float
+        self,
+        message: str,
+        *,
+        waiter_id: str,
+        awaited_id: str,
+        asked_principal_ids: Sequence[str],
+        expires_at: float,
     ) -> None:
         super().__init__(message)
-        self.waiter = waiter
-        self.awaits = awaits
+        self.waiter_id = waiter_id
+        self.awaited_id = awaited_id
         """The id of the authorization request or of the question that the run waits for."""
-        self.asked = asked
+        self.asked_principal_ids = asked_principal_ids
         """The ids of the principals who can act."""
         self.expires_at = expires_at
-        self.notify: Sequence[str] = ()
+        self.notify_channels: Sequence[str] = ()
         """The ids of the notification channels that receive a note about this wait; they identify no person."""
 
     @property
     def details(self) -> Mapping[str, Any]:
         """What the workflow's interceptor needs to park the run; `expires_at` is in seconds since the epoch."""
-        told = {"notify": list(self.notify)} if self.notify else {}
-        return {"waiter": self.waiter, "expires_at": self.expires_at, **told}
+        notify_details = {"notify": list(self.notify_channels)} if self.notify_channels else {}
+        return {"waiter": self.waiter_id, "expires_at": self.expires_at, **notify_details}
 
 
 class AuthorizationRequired(PersonRequired):
@@ -130,19 +136,29 @@ class AuthorizationRequired(PersonRequired):
     code = "authorization_required"
 
     def __init__(
-        self, *, waiter: str, request: str, connection: str, principal: str, expires_at: float
+        self, *, waiter_id: str, request_id: str, connection_name: str, principal_id: str, expires_at: float
     ) -> None:
-        msg = f"Waiting for consent on connection '{connection}'."
-        super().__init__(msg, waiter=waiter, awaits=request, asked=[principal], expires_at=expires_at)
-        self.request = request
-        self.connection = connection
-        self.principal = principal
+        message = f"Waiting for consent on connection '{connection_name}'."
+        super().__init__(
+            message,
+            waiter_id=waiter_id,
+            awaited_id=request_id,
+            asked_principal_ids=[principal_id],
+            expires_at=expires_at,
+        )
+        self.request_id = request_id
+        self.connection_name = connection_name
+        self.principal_id = principal_id
 
     @property
     def details(self) -> Mapping[str, Any]:
         """The details of PersonRequired, with the authorization request, its connection and its principal."""
-        about = {"request": self.request, "connection": self.connection, "principal": self.principal}
-        return {**super().details, **about}
+        request_details = {
+            "request": self.request_id,
+            "connection": self.connection_name,
+            "principal": self.principal_id,
+        }
+        return {**super().details, **request_details}
 
 
 class AnswerRequired(PersonRequired):
@@ -151,17 +167,31 @@ class AnswerRequired(PersonRequired):
     code = "answer_required"
 
     def __init__(
-        self, *, waiter: str, question: str, role: str | None, asked: Sequence[str], expires_at: float
+        self,
+        *,
+        waiter_id: str,
+        question_id: str,
+        role_name: str | None,
+        asked_principal_ids: Sequence[str],
+        expires_at: float,
     ) -> None:
-        who = "an answer" if role is None else f"the approval of somebody with the role '{role}'"
-        msg = f"Waiting for {who}."
-        super().__init__(msg, waiter=waiter, awaits=question, asked=asked, expires_at=expires_at)
-        self.role = role
+        awaited_answer = (
+            "an answer" if role_name is None else f"the approval of somebody with the role '{role_name}'"
+        )
+        message = f"Waiting for {awaited_answer}."
+        super().__init__(
+            message,
+            waiter_id=waiter_id,
+            awaited_id=question_id,
+            asked_principal_ids=asked_principal_ids,
+            expires_at=expires_at,
+        )
+        self.role_name = role_name
 
     @property
     def details(self) -> Mapping[str, Any]:
         """The details of PersonRequired, with the question and the role whose holders may answer it."""
-        return {**super().details, "question": self.awaits, "role": self.role}
+        return {**super().details, "question": self.awaited_id, "role": self.role_name}
 
 
 class AuthorizationEnded(BylineError):
@@ -205,9 +235,9 @@ class AccountMismatched(AuthorizationRefused):
 
     code = "account_mismatched"
 
-    def __init__(self, message: str, *, request: str) -> None:
+    def __init__(self, message: str, *, request_id: str) -> None:
         super().__init__(message)
-        self.request = request
+        self.request_id = request_id
         """The id of the authorization request, which stays open."""
 
 
@@ -294,14 +324,14 @@ class UpstreamFailed(BylineError):
 
     code = "upstream_failed"
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status_code: int | None = None) -> None:
         super().__init__(message)
-        self.status = status
+        self.status_code = status_code
 
     @property
     def details(self) -> Mapping[str, Any]:
         """The upstream's HTTP status, or None if it did not respond."""
-        return {"status": self.status}
+        return {"status": self.status_code}
 
 
 class PermissionDenied(UpstreamFailed):
@@ -326,17 +356,17 @@ class UpstreamUnavailable(UpstreamFailed):
     """The upstream could not be reached, or failed (5xx)."""
 
     code = "upstream_unavailable"
-    retryable = True
+    is_retryable = True
 
 
 class RateLimited(UpstreamFailed):
     """The upstream asks for patience (429); `retry_after` in seconds where it says how much."""
 
     code = "rate_limited"
-    retryable = True
+    is_retryable = True
 
     def __init__(self, message: str, *, retry_after: float | None) -> None:
-        super().__init__(message, status=429)
+        super().__init__(message, status_code=429)
         self.retry_after = retry_after
 
 
@@ -356,7 +386,7 @@ class KeyServiceUnavailable(BylineError):
     """The service that keeps the master key does not answer or refuses; what is sealed stays, and opens afterwards."""
 
     code = "key_service_unavailable"
-    retryable = True
+    is_retryable = True
 
 
 class AddressRefused(BylineError):
@@ -519,4 +549,4 @@ class TemporalUnreachable(BylineError):
     """The Temporal server does not answer."""
 
     code = "temporal_unreachable"
-    retryable = True
+    is_retryable = True

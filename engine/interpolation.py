@@ -10,116 +10,130 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class InterpolationFailed(ValueError):
     """A variable is not set, or the text after a dollar sign is malformed; the message names the place."""
 
 
-def interpolate(value: object, variables: Mapping[str, str], *, at: str = "") -> Any:
+def interpolate_variables(yaml_value: object, variables: Mapping[str, str], *, yaml_path: str = "") -> Any:
     """Return the YAML value with the variables in its strings replaced; keys and other values stay unchanged."""
-    match value:
+    match yaml_value:
         case str():
-            return "".join(_replaced(value, variables, at))
+            return "".join(_replace_variables(yaml_value, variables, yaml_path))
         case Mapping():
             return {
-                key: interpolate(item, variables, at=f"{at}.{key}".lstrip(".")) for key, item in value.items()
+                nested_key: interpolate_variables(
+                    nested_value, variables, yaml_path=f"{yaml_path}.{nested_key}".lstrip(".")
+                )
+                for nested_key, nested_value in yaml_value.items()
             }
         case list():
-            return [interpolate(item, variables, at=f"{at}[{place}]") for place, item in enumerate(value)]
+            return [
+                interpolate_variables(nested_value, variables, yaml_path=f"{yaml_path}[{item_index}]")
+                for item_index, nested_value in enumerate(yaml_value)
+            ]
         case _:
-            return value
+            return yaml_value
 
 
-def defaults(value: object) -> dict[str, str]:
+def collect_defaults(yaml_value: object) -> dict[str, str]:
     """Return each variable that the YAML value refers to, with its default as written, or an empty string."""
-    match value:
+    match yaml_value:
         case str():
-            return _named(value)
+            return _collect_text_defaults(yaml_value)
         case Mapping():
-            return _merged(defaults(item) for item in value.values())
+            return _merge_defaults(collect_defaults(nested_value) for nested_value in yaml_value.values())
         case list():
-            return _merged(defaults(item) for item in value)
+            return _merge_defaults(collect_defaults(nested_value) for nested_value in yaml_value)
         case _:
             return {}
 
 
-def _merged(parts: Iterator[dict[str, str]]) -> dict[str, str]:
-    merged: dict[str, str] = {}
-    for part in parts:
-        for name, default in part.items():
-            merged[name] = merged.get(name) or default
-    return merged
+def _merge_defaults(defaults_of_parts: Iterator[dict[str, str]]) -> dict[str, str]:
+    merged_defaults: dict[str, str] = {}
+    for part_defaults in defaults_of_parts:
+        for variable_name, default_text in part_defaults.items():
+            merged_defaults[variable_name] = merged_defaults.get(variable_name) or default_text
+    return merged_defaults
 
 
-def _named(text: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for piece in _pieces(text, ""):
-        if isinstance(piece, tuple):
-            name, operator, operand = piece
-            default = operand if operator == ":-" else ""
-            found[name] = found.get(name) or default
-            found |= {
-                inner: found.get(inner) or its_default for inner, its_default in _named(default).items()
+def _collect_text_defaults(template_text: str) -> dict[str, str]:
+    collected_defaults: dict[str, str] = {}
+    for text_piece in _split_pieces(template_text, ""):
+        if isinstance(text_piece, tuple):
+            variable_name, operator, operand = text_piece
+            default_text = operand if operator == ":-" else ""
+            collected_defaults[variable_name] = collected_defaults.get(variable_name) or default_text
+            collected_defaults |= {
+                nested_name: collected_defaults.get(nested_name) or nested_default
+                for nested_name, nested_default in _collect_text_defaults(default_text).items()
             }
-    return found
+    return collected_defaults
 
 
-def _replaced(text: str, variables: Mapping[str, str], at: str) -> Iterator[str]:
-    for piece in _pieces(text, at):
-        if isinstance(piece, str):
-            yield piece
+def _replace_variables(template_text: str, variables: Mapping[str, str], yaml_path: str) -> Iterator[str]:
+    for text_piece in _split_pieces(template_text, yaml_path):
+        if isinstance(text_piece, str):
+            yield text_piece
             continue
-        name, operator, operand = piece
-        known = variables.get(name)
-        if known or (known is not None and not operator):
-            yield known
+        variable_name, operator, operand = text_piece
+        variable_value = variables.get(variable_name)
+        if variable_value or (variable_value is not None and not operator):
+            yield variable_value
         elif operator == ":-":
-            yield from _replaced(operand, variables, at)
+            yield from _replace_variables(operand, variables, yaml_path)
         else:
             reason = operand or "set it in the environment"
-            raise InterpolationFailed(_told(at, f"the variable {name} is not set: {reason}"))
+            raise InterpolationFailed(
+                _add_yaml_path(yaml_path, f"the variable {variable_name} is not set: {reason}")
+            )
 
 
-def _pieces(text: str, at: str) -> Iterator[str | tuple[str, str, str]]:
+def _split_pieces(template_text: str, yaml_path: str) -> Iterator[str | tuple[str, str, str]]:
     """Split a text into plain strings and variable references `(name, operator, operand)`."""
     position = 0
-    while (dollar := text.find("$", position)) >= 0:
-        yield text[position:dollar]
-        if text.startswith("$$", dollar):
+    while (dollar_position := template_text.find("$", position)) >= 0:
+        yield template_text[position:dollar_position]
+        if template_text.startswith("$$", dollar_position):
             yield "$"
-            position = dollar + 2
-        elif text.startswith("${", dollar):
-            end = _closing_brace(text, dollar + 2, at)
-            yield _reference(text[dollar + 2 : end], at)
-            position = end + 1
+            position = dollar_position + 2
+        elif template_text.startswith("${", dollar_position):
+            brace_position = _find_closing_brace(template_text, dollar_position + 2, yaml_path)
+            yield _parse_reference(template_text[dollar_position + 2 : brace_position], yaml_path)
+            position = brace_position + 1
         else:
-            raise InterpolationFailed(_told(at, "write ${NAME} for a variable and $$ for a dollar sign"))
-    yield text[position:]
+            raise InterpolationFailed(
+                _add_yaml_path(yaml_path, "write ${NAME} for a variable and $$ for a dollar sign")
+            )
+    yield template_text[position:]
 
 
-def _closing_brace(text: str, start: int, at: str) -> int:
-    depth = 1
-    for place in range(start, len(text)):
-        if text[place] == "{" and text[place - 1] == "$":
-            depth += 1
-        elif text[place] == "}":
-            depth -= 1
-            if depth == 0:
-                return place
-    raise InterpolationFailed(_told(at, f"a closing brace is missing in {text!r}"))
+def _find_closing_brace(template_text: str, start_position: int, yaml_path: str) -> int:
+    brace_depth = 1
+    for position in range(start_position, len(template_text)):
+        if template_text[position] == "{" and template_text[position - 1] == "$":
+            brace_depth += 1
+        elif template_text[position] == "}":
+            brace_depth -= 1
+            if brace_depth == 0:
+                return position
+    raise InterpolationFailed(_add_yaml_path(yaml_path, f"a closing brace is missing in {template_text!r}"))
 
 
-def _reference(body: str, at: str) -> tuple[str, str, str]:
-    name = _NAME.match(body)
-    rest = body[name.end() :] if name else body
-    if name and (not rest or rest.startswith((":-", ":?"))):
-        return name.group(), rest[:2], rest[2:]
+def _parse_reference(reference_text: str, yaml_path: str) -> tuple[str, str, str]:
+    name_match = _VARIABLE_NAME.match(reference_text)
+    operator_text = reference_text[name_match.end() :] if name_match else reference_text
+    if name_match and (not operator_text or operator_text.startswith((":-", ":?"))):
+        return name_match.group(), operator_text[:2], operator_text[2:]
     raise InterpolationFailed(
-        _told(at, f"${{{body}}} is not understood: write ${{NAME}}, ${{NAME:-default}} or ${{NAME:?message}}")
+        _add_yaml_path(
+            yaml_path,
+            f"${{{reference_text}}} is not understood: write ${{NAME}}, ${{NAME:-default}} or ${{NAME:?message}}",
+        )
     )
 
 
-def _told(at: str, message: str) -> str:
-    return f"{at}: {message}" if at else message
+def _add_yaml_path(yaml_path: str, message: str) -> str:
+    return f"{yaml_path}: {message}" if yaml_path else message

@@ -10,23 +10,27 @@ from engine.errors import SettingsInvalid
 from engine.wire import ENTRY_POINT_GROUP
 
 
-def imported(names: tuple[str, ...]) -> Iterator[ModuleType]:
+def import_modules(module_names: tuple[str, ...]) -> Iterator[ModuleType]:
     """Yield each named module and, for a package, all its submodules; raises SettingsInvalid if a module is missing."""
-    for name in (*names, *(point.value for point in entry_points(group=ENTRY_POINT_GROUP))):
-        module = _imported(name)
+    for module_name in (
+        *module_names,
+        *(entry_point.value for entry_point in entry_points(group=ENTRY_POINT_GROUP)),
+    ):
+        module = _import_module(module_name)
         yield module
-        for within in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{name}."):
-            yield _imported(within.name)
+        for submodule_info in pkgutil.walk_packages(getattr(module, "__path__", ()), f"{module_name}."):
+            yield _import_module(submodule_info.name)
 
 
-def _imported(name: str) -> ModuleType:
+def _import_module(module_name: str) -> ModuleType:
     try:
-        return importlib.import_module(name)
+        return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        if name == error.name or name.startswith(f"{error.name}."):
-            msg = f"There is no module '{name}': install it where Byline runs, or correct BYLINE_MODULES."
+        if module_name == error.name or module_name.startswith(f"{error.name}."):
+            message = f"There is no module '{module_name}': install it where Byline runs, or correct BYLINE_MODULES."
         else:
-            msg = (
-                f"Module '{name}' imports '{error.name}', which is not there: install that where Byline runs."
+            message = (
+                f"Module '{module_name}' imports '{error.name}', which is not there: install that "
+                "where Byline runs."
             )
-        raise SettingsInvalid(msg) from error
+        raise SettingsInvalid(message) from error

@@ -10,123 +10,142 @@ from typing import Any
 
 from temporalio import activity, workflow
 
-from engine.actions import ActionDefinition, definition_of
+from engine.actions import ActionDefinition, find_action_definition
 
 
 @dataclass(frozen=True)
-class Need:
+class ConnectionNeed:
     """One connection that an offer uses, with all scopes that its actions on this connection declare."""
 
-    connection: str
+    connection_name: str
     scopes: tuple[str, ...]
 
 
-def needs_of(
+def find_connection_needs(
     workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
-) -> tuple[Need, ...]:
+) -> tuple[ConnectionNeed, ...]:
     """Return the connections that a workflow and its children may use, by name, even in branches that never run."""
-    scopes: dict[str, set[str]] = {}
-    for action in actions_of(workflow_class, workflows, activities):
-        scopes.setdefault(action.connection, set()).update(action.scopes)
-    return tuple(Need(connection, tuple(sorted(scopes[connection]))) for connection in sorted(scopes))
+    scopes_by_connection: dict[str, set[str]] = {}
+    for action_definition in find_actions(workflow_class, workflows, activities):
+        scopes_by_connection.setdefault(action_definition.connection_name, set()).update(
+            action_definition.scopes
+        )
+    return tuple(
+        ConnectionNeed(connection_name, tuple(sorted(scopes_by_connection[connection_name])))
+        for connection_name in sorted(scopes_by_connection)
+    )
 
 
-def actions_of(
+def find_actions(
     workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
 ) -> list[ActionDefinition]:
     """Return every action that the workflow and its children may start.
 
     A child workflow or an action that is started by name is found only if its name is a literal in the code.
     """
-    named: dict[str, object] = {**activities, **workflows}
-    actions: list[ActionDefinition] = []
-    seen: set[int] = set()
-    waiting: list[object] = [workflow_class]
-    while waiting:
-        found = waiting.pop()
-        if id(found) in seen:
+    definitions_by_name: dict[str, object] = {**activities, **workflows}
+    action_definitions: list[ActionDefinition] = []
+    visited_ids: set[int] = set()
+    pending_objects: list[object] = [workflow_class]
+    while pending_objects:
+        code_owner = pending_objects.pop()
+        if id(code_owner) in visited_ids:
             continue
-        seen.add(id(found))
-        action = definition_of(found)
-        if action is not None:
-            actions.append(action)
-        elif _is_orchestration(found, workflow_class):
-            waiting.extend(_referred(found, named))
-    return actions
+        visited_ids.add(id(code_owner))
+        action_definition = find_action_definition(code_owner)
+        if action_definition is not None:
+            action_definitions.append(action_definition)
+        elif _is_orchestration(code_owner, workflow_class):
+            pending_objects.extend(_iterate_references(code_owner, definitions_by_name))
+    return action_definitions
 
 
-def _is_orchestration(found: object, of: type) -> bool:
+def _is_orchestration(code_owner: object, workflow_class: type) -> bool:
     """Return whether to read this code: any workflow, and helpers of the same package. An activity has no children."""
-    if inspect.isclass(found):
-        defined = workflow._Definition.from_class(found)  # noqa: SLF001 -- the SDK has no public reader
-        return defined is not None or _package(found) == _package(of)
-    if not inspect.isfunction(found):
+    if inspect.isclass(code_owner):
+        workflow_definition = workflow._Definition.from_class(code_owner)  # noqa: SLF001 -- the SDK has no public reader
+        return workflow_definition is not None or _find_package(code_owner) == _find_package(workflow_class)
+    if not inspect.isfunction(code_owner):
         return False
-    is_activity = activity._Definition.from_callable(found) is not None  # noqa: SLF001
-    return not is_activity and _package(found) == _package(of)
+    is_activity = activity._Definition.from_callable(code_owner) is not None  # noqa: SLF001
+    return not is_activity and _find_package(code_owner) == _find_package(workflow_class)
 
 
-def _package(found: object) -> str:
-    return str(getattr(found, "__module__", "")).partition(".")[0]
+def _find_package(code_owner: object) -> str:
+    return str(getattr(code_owner, "__module__", "")).partition(".")[0]
 
 
-def _referred(found: Any, named: Mapping[str, object]) -> Iterator[object]:
-    if inspect.isclass(found):
-        for member in (value for base in found.__mro__[:-1] for value in vars(base).values()):
-            for function in (member, getattr(member, "__func__", None), getattr(member, "fget", None)):
+def _iterate_references(code_owner: Any, definitions_by_name: Mapping[str, object]) -> Iterator[object]:
+    if inspect.isclass(code_owner):
+        for class_member in (
+            class_attribute
+            for base_class in code_owner.__mro__[:-1]
+            for class_attribute in vars(base_class).values()
+        ):
+            for function in (
+                class_member,
+                getattr(class_member, "__func__", None),
+                getattr(class_member, "fget", None),
+            ):
                 if inspect.isfunction(function):
-                    yield from _read(function, named)
+                    yield from _iterate_function_references(function, definitions_by_name)
         return
-    yield from _read(found, named)
+    yield from _iterate_function_references(code_owner, definitions_by_name)
 
 
-def _read(function: Any, named: Mapping[str, object]) -> Iterator[object]:
+def _iterate_function_references(
+    function: Any, definitions_by_name: Mapping[str, object]
+) -> Iterator[object]:
     function = inspect.unwrap(function)
-    known = {**function.__globals__, **_closed_over(function)}
-    for code in _codes(function.__code__):
-        yield from (named[value] for value in code.co_consts if isinstance(value, str) and value in named)
-        for name, *attributes in _names(code):
-            value = known.get(name)
-            yield from _within(value)
-            for attribute in attributes:
-                if not isinstance(value, ModuleType):
+    visible_names = {**function.__globals__, **_read_closure(function)}
+    for code_object in _iterate_code_objects(function.__code__):
+        yield from (
+            definitions_by_name[code_constant]
+            for code_constant in code_object.co_consts
+            if isinstance(code_constant, str) and code_constant in definitions_by_name
+        )
+        for global_name, *attribute_names in _list_loaded_names(code_object):
+            referenced_value = visible_names.get(global_name)
+            yield from _iterate_candidates(referenced_value)
+            for attribute_name in attribute_names:
+                if not isinstance(referenced_value, ModuleType):
                     break
-                value = vars(value).get(attribute)
-                yield from _within(value)
+                referenced_value = vars(referenced_value).get(attribute_name)
+                yield from _iterate_candidates(referenced_value)
 
 
 @cache
-def _names(code: CodeType) -> tuple[tuple[str, ...], ...]:
+def _list_loaded_names(code_object: CodeType) -> tuple[tuple[str, ...], ...]:
     """Return each name that the code loads, with the attributes that follow it. Cached, as offers share code."""
-    found: list[tuple[str, ...]] = []
-    goes_on = False
-    for step in dis.get_instructions(code):
-        if step.opname in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"}:
-            found.append((str(step.argval),))
-        elif step.opname in {"LOAD_ATTR", "LOAD_METHOD"} and goes_on:
-            found[-1] += (str(step.argval),)
+    loaded_names: list[tuple[str, ...]] = []
+    is_attribute_chain = False
+    for instruction in dis.get_instructions(code_object):
+        if instruction.opname in {"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"}:
+            loaded_names.append((str(instruction.argval),))
+        elif instruction.opname in {"LOAD_ATTR", "LOAD_METHOD"} and is_attribute_chain:
+            loaded_names[-1] += (str(instruction.argval),)
         else:
-            goes_on = False
+            is_attribute_chain = False
             continue
-        goes_on = True
-    return tuple(found)
+        is_attribute_chain = True
+    return tuple(loaded_names)
 
 
-def _closed_over(function: Any) -> dict[str, object]:
+def _read_closure(function: Any) -> dict[str, object]:
     return dict(inspect.getclosurevars(function).nonlocals)
 
 
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
+def _iterate_code_objects(code_object: CodeType) -> Iterator[CodeType]:
+    yield code_object
+    for constant in code_object.co_consts:
         if isinstance(constant, CodeType):
-            yield from _codes(constant)
+            yield from _iterate_code_objects(constant)
 
 
-def _within(value: object) -> Iterator[object]:
-    if isinstance(value, dict):
-        yield from value.values()
-    elif isinstance(value, list | tuple | set | frozenset):
-        yield from value
-    elif inspect.isfunction(value) or inspect.isclass(value):
-        yield value
+def _iterate_candidates(container_value: object) -> Iterator[object]:
+    if isinstance(container_value, dict):
+        yield from container_value.values()
+    elif isinstance(container_value, list | tuple | set | frozenset):
+        yield from container_value
+    elif inspect.isfunction(container_value) or inspect.isclass(container_value):
+        yield container_value

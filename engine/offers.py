@@ -9,7 +9,7 @@ from typing import Literal, TypeVar
 
 C = TypeVar("C", bound=type)
 
-_ATTRIBUTE = "__byline_offer__"
+_DECLARATION_ATTRIBUTE = "__byline_offer__"
 
 ClientCapability = Literal["sampling", "roots", "elicitation"]
 TaskSupport = Literal["optional", "required", "forbidden"]
@@ -29,15 +29,15 @@ class ToolDeclaration:
     """The declaration of a tool: title, MCP annotations, icons, and how clients may call it."""
 
     title: str
-    read_only: bool
-    destructive: bool
-    idempotent: bool
-    open_world: bool
+    is_read_only: bool
+    is_destructive: bool
+    is_idempotent: bool
+    is_open_world: bool
     icons: tuple[Icon, ...]
-    long: bool
-    task: TaskSupport
+    is_long: bool
+    task_support: TaskSupport
     on_cancel: Literal["go_on", "cancel"]
-    requires: tuple[ClientCapability, ...]
+    required_capabilities: tuple[ClientCapability, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class ResourceDeclaration:
     mime_type: str | None
 
 
-Declaration = ToolDeclaration | PromptDeclaration | ResourceDeclaration
+OfferDeclaration = ToolDeclaration | PromptDeclaration | ResourceDeclaration
 
 
 def tool(
@@ -83,7 +83,7 @@ def tool(
     `on_cancel`: whether a run goes on or is cancelled when its caller cancels the call. `requires`: the capabilities
     that a client needs.
     """
-    return _declared(
+    return _attach_declaration(
         ToolDeclaration(
             title, read_only, destructive, idempotent, open_world, icons, long, task, on_cancel, requires
         )
@@ -96,7 +96,7 @@ def prompt(*, title: str) -> Callable[[C], C]:
     The run method takes nothing, or one pydantic model or dataclass whose fields are all strings or choices among
     strings. It returns `Messages`.
     """
-    return _declared(PromptDeclaration(title))
+    return _attach_declaration(PromptDeclaration(title))
 
 
 def resource(*, uri: str, title: str, mime_type: str | None = None) -> Callable[[C], C]:
@@ -106,18 +106,18 @@ def resource(*, uri: str, title: str, mime_type: str | None = None) -> Callable[
     The run method takes nothing, or one pydantic model or dataclass with exactly these variables as string fields. It
     returns a `Document`.
     """
-    return _declared(ResourceDeclaration(title, uri, mime_type))
+    return _attach_declaration(ResourceDeclaration(title, uri, mime_type))
 
 
-def declaration_of(workflow_class: type) -> Declaration | None:
+def find_offer_declaration(workflow_class: type) -> OfferDeclaration | None:
     """Return the declaration of an offered workflow, or None for a workflow that only other workflows start."""
-    found = vars(workflow_class).get(_ATTRIBUTE)
-    return found if isinstance(found, Declaration) else None
+    offer_declaration = vars(workflow_class).get(_DECLARATION_ATTRIBUTE)
+    return offer_declaration if isinstance(offer_declaration, OfferDeclaration) else None
 
 
-def _declared(declaration: Declaration) -> Callable[[C], C]:
-    def declare(workflow_class: C) -> C:
-        setattr(workflow_class, _ATTRIBUTE, declaration)
+def _attach_declaration(declaration: OfferDeclaration) -> Callable[[C], C]:
+    def attach_to_class(workflow_class: C) -> C:
+        setattr(workflow_class, _DECLARATION_ATTRIBUTE, declaration)
         return workflow_class
 
-    return declare
+    return attach_to_class

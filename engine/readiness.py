@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.connections.catalogue import Catalogue
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.connection import Connection
 from engine.connections.grants import Grant, Grants
 from engine.db.database import Database
-from engine.needs import Need
+from engine.needs import ConnectionNeed
 
-State = Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
+ReadinessState = Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class ConnectionReadiness:
     """
 
     connection: Connection
-    state: State
+    state: ReadinessState
     account: str | None
-    lacking: tuple[str, ...]
-    accounts: tuple[Grant, ...]
+    missing_scopes: tuple[str, ...]
+    usable_grants: tuple[Grant, ...]
     """All grants of the principal on this connection that can be used."""
 
     @property
@@ -33,29 +33,58 @@ class ConnectionReadiness:
         return self.state == "connected"
 
 
-class Readiness:
+class ReadinessChecker:
     """Compares the connections that a tool may use with the grants and account choices of a principal."""
 
-    def __init__(self, database: Database, catalogue: Catalogue, grants: Grants) -> None:
+    def __init__(self, database: Database, catalogue: ConnectionCatalogue, grants: Grants) -> None:
         self._database = database
         self._catalogue = catalogue
         self._grants = grants
 
-    async def of(self, principal_id: str, tool: str, needs: Iterable[Need]) -> list[ConnectionReadiness]:
+    async def check_connections(
+        self, principal_id: str, tool_name: str, needs: Iterable[ConnectionNeed]
+    ) -> list[ConnectionReadiness]:
         """Return the state of each connection that the tool may use, sorted by title; raises ConnectionUnknown."""
-        found = [await self._one(principal_id, tool, need) for need in needs]
-        return sorted(found, key=lambda each: each.connection.title.casefold())
+        connection_states = [
+            await self._check_connection(principal_id, tool_name, connection_need)
+            for connection_need in needs
+        ]
+        return sorted(connection_states, key=lambda readiness: readiness.connection.title.casefold())
 
-    async def _one(self, principal_id: str, tool: str, need: Need) -> ConnectionReadiness:
-        connection = await self._catalogue.get(need.connection)
+    async def _check_connection(
+        self, principal_id: str, tool_name: str, connection_need: ConnectionNeed
+    ) -> ConnectionReadiness:
+        connection = await self._catalogue.get_connection(connection_need.connection_name)
         if connection.mode == "shared":
             return ConnectionReadiness(connection, "connected", None, (), ())
-        async with self._database.reading() as session:
-            standing = await self._grants.standing(session, connection, principal_id, tool=tool)
-        if standing.grant is not None:
-            lacking = tuple(sorted(set(need.scopes) - set(standing.grant.scopes)))
-            state: State = "too_narrow" if lacking else "connected"
-            return ConnectionReadiness(connection, state, standing.account, lacking, standing.usable)
-        state = "choice_needed" if standing.usable else "lapsed" if standing.grants else "missing"
-        lacking = tuple(sorted({*connection.scopes, *need.scopes}))
-        return ConnectionReadiness(connection, state, standing.account, lacking, standing.usable)
+        async with self._database.open_read_session() as db_session:
+            grant_situation = await self._grants.find_situation(
+                db_session, connection, principal_id, tool_name=tool_name
+            )
+        if grant_situation.selected_grant is not None:
+            missing_scopes = tuple(
+                sorted(set(connection_need.scopes) - set(grant_situation.selected_grant.scopes))
+            )
+            readiness_state: ReadinessState = "too_narrow" if missing_scopes else "connected"
+            return ConnectionReadiness(
+                connection,
+                readiness_state,
+                grant_situation.selected_account,
+                missing_scopes,
+                grant_situation.active_grants,
+            )
+        readiness_state = (
+            "choice_needed"
+            if grant_situation.active_grants
+            else "lapsed"
+            if grant_situation.grants
+            else "missing"
+        )
+        missing_scopes = tuple(sorted({*connection.scopes, *connection_need.scopes}))
+        return ConnectionReadiness(
+            connection,
+            readiness_state,
+            grant_situation.selected_account,
+            missing_scopes,
+            grant_situation.active_grants,
+        )

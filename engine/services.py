@@ -6,45 +6,45 @@ from dataclasses import dataclass
 
 import httpx2
 
-from engine.audit.attempts import Attempts
-from engine.audit.trail import Trail
-from engine.authorization.answering import Answering
-from engine.authorization.consent import Consent
+from engine.audit.attempts import RefusedAttempts
+from engine.audit.trail import AuditTrail
+from engine.authorization.answering import AnswerRecorder
+from engine.authorization.consent import AuthorizationCodeFlow
 from engine.authorization.devices import DeviceSignIns
 from engine.authorization.requests import AuthorizationRequests
-from engine.authorization.standing_in import StandingIn
+from engine.authorization.standing_in import Delegation
 from engine.authorization.typed_keys import TypedKeys
-from engine.authorization.vouching import Vouching
+from engine.authorization.vouching import IdpAssertions
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.changes.changes import ResourceChanges
 from engine.connections.accounts import Accounts
-from engine.connections.catalogue import Catalogue
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.discovery import Discovery
 from engine.connections.grant_records import GrantRecords
 from engine.connections.grants import Grants
-from engine.connections.registration import Registrations
-from engine.connections.renewals import Renewals
+from engine.connections.registration import ClientRegistrations
+from engine.connections.renewals import GrantRenewals
 from engine.connections.revocations import Revocations
-from engine.connections.sign_in.company import Company
-from engine.connections.sign_in.methods import SignIns
+from engine.connections.sign_in.company import IdentityProvider
+from engine.connections.sign_in.methods import SignInMethods
 from engine.db.database import Database
-from engine.db.migrate import require_current
-from engine.identity.company_sign_ins import CompanySignIns
+from engine.db.migrate import require_current_schema
+from engine.identity.company_sign_ins import IdpSessions
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
 from engine.identity.runs import RunRecords
 from engine.identity.signing import SigningKeys
 from engine.identity.verification import IdentityVerifier
-from engine.notifications.channels import Channels
-from engine.notifications.mail import Mail
-from engine.notifications.notifier import Notifier
-from engine.notifications.posts import Posts
-from engine.outgoing.client import Outgoing
+from engine.notifications.channels import NotificationChannels
+from engine.notifications.mail import MailSender
+from engine.notifications.notifier import RunNotifier
+from engine.notifications.posts import NotePoster
+from engine.outgoing.client import OutgoingClient
 from engine.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
-from engine.readiness import Readiness
+from engine.readiness import ReadinessChecker
 from engine.settings import Settings
 from engine.vault.data_keys import DataKeys
 from engine.vault.key_providers import open_key_providers
@@ -64,95 +64,100 @@ class Services:
     keyring: Keyring | None
     data_keys: DataKeys
     vault: Vault
-    keys: SigningKeys
+    signing_keys: SigningKeys
     principals: Principals
     roles: Roles
     policy: Policy
     api_tokens: ApiTokens
     service_principals: ServicePrincipals
-    runs: RunRecords
-    identities: IdentityVerifier
+    run_records: RunRecords
+    identity_verifier: IdentityVerifier
     client_secrets: ClientSecrets
-    catalogue: Catalogue
+    catalogue: ConnectionCatalogue
     accounts: Accounts
     grants: Grants
-    renewals: Renewals
+    renewals: GrantRenewals
     revocations: Revocations
-    trail: Trail
-    attempts: Attempts
+    trail: AuditTrail
+    attempts: RefusedAttempts
     waiters: Waiters
-    authorization: AuthorizationRequests
-    answering: Answering
-    standing_in: StandingIn
-    consent: Consent
+    authorization_requests: AuthorizationRequests
+    answer_recorder: AnswerRecorder
+    delegation: Delegation
+    consent: AuthorizationCodeFlow
     typed_keys: TypedKeys
-    devices: DeviceSignIns
-    sign_ins: SignIns
-    registrations: Registrations
-    company_sign_ins: CompanySignIns
-    vouching: Vouching
-    readiness: Readiness
+    device_sign_ins: DeviceSignIns
+    sign_ins: SignInMethods
+    registrations: ClientRegistrations
+    idp_sessions: IdpSessions
+    idp_assertions: IdpAssertions
+    readiness_checker: ReadinessChecker
     questions: Questions
-    changes: ResourceChanges
-    channels: Channels
-    notifier: Notifier
-    outgoing: Outgoing
+    resource_changes: ResourceChanges
+    notification_channels: NotificationChannels
+    notifier: RunNotifier
+    outgoing: OutgoingClient
     webhooks: Webhooks
-    http: httpx2.AsyncClient
+    http_client: httpx2.AsyncClient
     """The HTTP client that actions use for their upstreams."""
 
 
 @asynccontextmanager
 async def open_services(settings: Settings, environment: Mapping[str, str]) -> AsyncIterator[Services]:
     """Open the services of a process. `environment` holds the client secrets that connections refer to."""
-    async with AsyncExitStack() as closing:
+    async with AsyncExitStack() as exit_stack:
         database = Database(settings.database)
-        closing.push_async_callback(database.close)
-        await require_current(database)
-        providers, keyring = open_key_providers(settings.vault)
-        beside = Database(settings.database.model_copy(update={"pool_size": 1}))
-        data_keys = DataKeys(beside, providers, settings.vault.data_key_life)
-        closing.push_async_callback(data_keys.close)
-        await data_keys.open()
+        exit_stack.push_async_callback(database.close_connections)
+        await require_current_schema(database)
+        key_providers, keyring = open_key_providers(settings.vault)
+        data_key_database = Database(settings.database.model_copy(update={"pool_size": 1}))
+        data_keys = DataKeys(data_key_database, key_providers, settings.vault.data_key_life)
+        exit_stack.push_async_callback(data_keys.close_keys)
+        await data_keys.open_keys()
         vault = Vault(data_keys, keyring)
-        keys = SigningKeys(database, vault)
-        principals, roles, runs = Principals(database), Roles(database), RunRecords(database)
+        signing_keys = SigningKeys(database, vault)
+        principals, roles, run_records = Principals(database), Roles(database), RunRecords(database)
 
-        outgoing = await closing.enter_async_context(Outgoing(settings.outgoing))
-        registrations = Registrations(database, vault, outgoing, settings.public_url)
-        discovery, company_sign_ins = Discovery(outgoing), CompanySignIns(database, vault)
-        company = Company(settings.gateway.issuer, discovery, company_sign_ins)
-        sign_ins = SignIns(environment, discovery, outgoing, registrations, company)
-        accounts, revocations = Accounts(database, principals), Revocations(database, vault, sign_ins.of)
-        grant_records = GrantRecords(database, vault, revocations)
-        renewals = Renewals(grant_records, sign_ins.of)
-        grants = Grants(database, grant_records, renewals, accounts, revocations)
-        trail = Trail(database, keys)
-        client_secrets = ClientSecrets(database, vault)
-        catalogue = Catalogue(database, client_secrets)
-        waiters = Waiters(database, runs)
-        requests = AuthorizationRequests(
-            database, principals, runs, grants, waiters, trail, settings.wait_limit
+        outgoing = await exit_stack.enter_async_context(OutgoingClient(settings.outgoing))
+        registrations = ClientRegistrations(database, vault, outgoing, settings.public_url)
+        discovery, idp_sessions = Discovery(outgoing), IdpSessions(database, vault)
+        identity_provider = IdentityProvider(settings.gateway.issuer, discovery, idp_sessions)
+        sign_ins = SignInMethods(environment, discovery, outgoing, registrations, identity_provider)
+        accounts, revocations = (
+            Accounts(database, principals),
+            Revocations(database, vault, sign_ins.create_method),
         )
-        answering = Answering(database, principals, accounts, grants, requests, waiters, trail)
+        grant_records = GrantRecords(database, vault, revocations)
+        renewals = GrantRenewals(grant_records, sign_ins.create_method)
+        grants = Grants(database, grant_records, renewals, accounts, revocations)
+        trail = AuditTrail(database, signing_keys)
+        client_secrets = ClientSecrets(database, vault)
+        catalogue = ConnectionCatalogue(database, client_secrets)
+        waiters = Waiters(database, run_records)
+        authorization_requests = AuthorizationRequests(
+            database, principals, run_records, grants, waiters, trail, settings.wait_limit
+        )
+        answer_recorder = AnswerRecorder(
+            database, principals, accounts, grants, authorization_requests, waiters, trail
+        )
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
-        standing_in = StandingIn(principals, roles)
+        delegation = Delegation(principals, roles)
         redirect_uri = f"{settings.public_url}/oauth/callback"
-        channels = Channels(database, vault, trail)
-        mail = Mail(settings.notifications, settings.public_url)
-        notifier = Notifier(
-            channels,
-            mail,
-            Posts(outgoing),
-            requests,
+        notification_channels = NotificationChannels(database, vault, trail)
+        mail_channel = MailSender(settings.notifications, settings.public_url)
+        notifier = RunNotifier(
+            notification_channels,
+            mail_channel,
+            NotePoster(outgoing),
+            authorization_requests,
             questions,
-            runs,
+            run_records,
             principals,
             roles,
             catalogue,
             settings.public_url,
         )
-        closing.push_async_callback(trail.close)
+        exit_stack.push_async_callback(trail.finish_appends)
         yield Services(
             settings=settings,
             environment=environment,
@@ -160,14 +165,14 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             keyring=keyring,
             data_keys=data_keys,
             vault=vault,
-            keys=keys,
+            signing_keys=signing_keys,
             principals=principals,
             roles=roles,
-            policy=Policy(WatchedPolicyFile(settings.policy_file).rules, roles),
+            policy=Policy(WatchedPolicyFile(settings.policy_file).read_current_rules, roles),
             api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
             service_principals=ServicePrincipals(principals, trail, settings.public_url),
-            runs=runs,
-            identities=IdentityVerifier(keys, runs),
+            run_records=run_records,
+            identity_verifier=IdentityVerifier(signing_keys, run_records),
             client_secrets=client_secrets,
             catalogue=catalogue,
             accounts=accounts,
@@ -175,38 +180,49 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             renewals=renewals,
             revocations=revocations,
             trail=trail,
-            attempts=Attempts(trail),
+            attempts=RefusedAttempts(trail),
             waiters=waiters,
-            authorization=requests,
-            answering=answering,
-            standing_in=standing_in,
-            consent=Consent(
+            authorization_requests=authorization_requests,
+            answer_recorder=answer_recorder,
+            delegation=delegation,
+            consent=AuthorizationCodeFlow(
                 database,
                 vault,
                 catalogue,
                 grants,
-                requests,
-                answering,
+                authorization_requests,
+                answer_recorder,
                 principals,
-                standing_in,
+                delegation,
                 trail,
                 sign_ins,
                 redirect_uri,
             ),
-            devices=DeviceSignIns(
-                database, vault, catalogue, requests, answering, standing_in, trail, sign_ins
+            device_sign_ins=DeviceSignIns(
+                database,
+                vault,
+                catalogue,
+                authorization_requests,
+                answer_recorder,
+                delegation,
+                trail,
+                sign_ins,
             ),
             sign_ins=sign_ins,
             registrations=registrations,
-            company_sign_ins=company_sign_ins,
-            vouching=Vouching(database, principals, grants, requests, answering, trail, sign_ins),
-            typed_keys=TypedKeys(catalogue, requests, answering, standing_in, trail, sign_ins),
-            readiness=Readiness(database, catalogue, grants),
+            idp_sessions=idp_sessions,
+            idp_assertions=IdpAssertions(
+                database, principals, grants, authorization_requests, answer_recorder, trail, sign_ins
+            ),
+            typed_keys=TypedKeys(
+                catalogue, authorization_requests, answer_recorder, delegation, trail, sign_ins
+            ),
+            readiness_checker=ReadinessChecker(database, catalogue, grants),
             questions=questions,
-            changes=ResourceChanges(database),
-            channels=channels,
+            resource_changes=ResourceChanges(database),
+            notification_channels=notification_channels,
             notifier=notifier,
             outgoing=outgoing,
             webhooks=Webhooks(database, vault, principals, roles, trail),
-            http=outgoing.http,
+            http_client=outgoing.http_client,
         )

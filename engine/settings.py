@@ -7,23 +7,23 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-LONGEST_WAIT: Final = timedelta(days=366)
+MAX_WAIT: Final = timedelta(days=366)
 
 
-class Group(BaseModel):
+class SettingsGroup(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class DatabaseSettings(Group):
+class DatabaseSettings(SettingsGroup):
     """The database of application data: `sqlite+aiosqlite:///path` or `postgresql+asyncpg://…`."""
 
     url: str = "sqlite+aiosqlite:///.byline/byline.db"
     pool_size: int = 10
 
 
-class TemporalSettings(Group):
+class TemporalSettings(SettingsGroup):
     """The Temporal cluster and the capacity of this worker; times in seconds."""
 
     address: str = "127.0.0.1:7233"
@@ -40,7 +40,7 @@ class TemporalSettings(Group):
     build_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
     @model_validator(mode="after")
-    def _whole_version(self) -> "TemporalSettings":
+    def _check_version(self) -> "TemporalSettings":
         if (self.deployment_name is None) != (self.build_id is None):
             raise ValueError(
                 "set both BYLINE_TEMPORAL__DEPLOYMENT_NAME and BYLINE_TEMPORAL__BUILD_ID, which name this worker's "
@@ -49,7 +49,7 @@ class TemporalSettings(Group):
         return self
 
 
-class AppRoleSettings(Group):
+class AppRoleSettings(SettingsGroup):
     """A login at HashiCorp Vault by its AppRole method."""
 
     role_id: str
@@ -57,7 +57,7 @@ class AppRoleSettings(Group):
     mount: str = "approle"
 
 
-class KubernetesSettings(Group):
+class KubernetesSettings(SettingsGroup):
     """A login at HashiCorp Vault by its Kubernetes method. Each login reads the file again, as Kubernetes renews it."""
 
     role: str
@@ -65,7 +65,7 @@ class KubernetesSettings(Group):
     mount: str = "kubernetes"
 
 
-class TransitSettings(Group):
+class TransitSettings(SettingsGroup):
     """A key of HashiCorp Vault's transit engine, and one way to sign in to Vault.
 
     The way is a token, the file in which an agent stores one, or a login that is repeated before its lease ends.
@@ -81,21 +81,30 @@ class TransitSettings(Group):
     kubernetes: KubernetesSettings | None = None
 
     @model_validator(mode="after")
-    def _one_way_to_sign_in(self) -> "TransitSettings":
-        ways = ("token", "token_file", "approle", "kubernetes")
-        chosen = [way for way in ways if getattr(self, way) is not None]
-        if len(chosen) != 1:
-            every = ", ".join(f"BYLINE_VAULT__TRANSIT__{way.upper()}" for way in chosen or ways)
-            raise ValueError(f"set only one of {every}" if chosen else f"sign in to Vault by one of {every}")
+    def _check_one_login(self) -> "TransitSettings":
+        login_fields = ("token", "token_file", "approle", "kubernetes")
+        configured_fields = [
+            field_name for field_name in login_fields if getattr(self, field_name) is not None
+        ]
+        if len(configured_fields) != 1:
+            variable_names = ", ".join(
+                f"BYLINE_VAULT__TRANSIT__{field_name.upper()}"
+                for field_name in configured_fields or login_fields
+            )
+            raise ValueError(
+                f"set only one of {variable_names}"
+                if configured_fields
+                else f"sign in to Vault by one of {variable_names}"
+            )
         return self
 
     @property
-    def login(self) -> AppRoleSettings | KubernetesSettings | None:
+    def vault_login(self) -> AppRoleSettings | KubernetesSettings | None:
         """The login that Byline performs itself, or None if something else keeps the token alive."""
         return self.approle or self.kubernetes
 
 
-class AwsKmsSettings(Group):
+class AwsKmsSettings(SettingsGroup):
     """A symmetric key of AWS KMS: its id, ARN or alias."""
 
     key_id: str
@@ -103,7 +112,7 @@ class AwsKmsSettings(Group):
     endpoint: str | None = None
 
 
-class VaultSettings(Group):
+class VaultSettings(SettingsGroup):
     """The provider of the master key that wraps the data keys; `data_key_life` is in seconds.
 
     An unwrapped data key stays in memory for `data_key_life`. The keyring is a file (mode 0600, made on first start),
@@ -119,7 +128,7 @@ class VaultSettings(Group):
     data_key_life: float = Field(default=300.0, ge=1.0)
 
     @model_validator(mode="after")
-    def _provider_is_set(self) -> "VaultSettings":
+    def _check_provider(self) -> "VaultSettings":
         if self.provider == "keyring" and self.keyring is None and self.keyring_file is None:
             raise ValueError(
                 "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING to the keyring's JSON"
@@ -136,7 +145,7 @@ class VaultSettings(Group):
         return self.keyring is not None or (self.keyring_file is not None and self.keyring_file.exists())
 
 
-class IssuerSettings(Group):
+class IssuerSettings(SettingsGroup):
     """An external OpenID Connect issuer that signs people in instead of the built-in one.
 
     With `vouches`, Byline stores the tokens of each sign-in, sealed. It presents them to the issuer again to obtain
@@ -153,14 +162,14 @@ class IssuerSettings(Group):
     vouches: bool = False
 
 
-class AssertionIssuerSettings(Group):
+class AssertionIssuerSettings(SettingsGroup):
     """An enterprise's identity provider. Clients of its people may present its identity assertions (ID-JAG)."""
 
     issuer: str
     jwks_uri: str | None = None
 
 
-class LimitSettings(Group):
+class LimitSettings(SettingsGroup):
     """The limits of one gateway: sizes in bytes, times in seconds, all others as concurrent counts."""
 
     connections: int = Field(default=5000, gt=0)
@@ -172,7 +181,7 @@ class LimitSettings(Group):
     session_idle: float = Field(default=1800.0, gt=0)
 
 
-class GatewaySettings(Group):
+class GatewaySettings(SettingsGroup):
     """The settings of the HTTP edge; times in seconds.
 
     `answer_within` limits one request of a call at MCP 2026-07-28, whose clients send the next request by themselves.
@@ -195,7 +204,7 @@ class GatewaySettings(Group):
     limits: LimitSettings = LimitSettings()
 
     @model_validator(mode="after")
-    def _one_place_of_assertions(self) -> "GatewaySettings":
+    def _check_assertion_issuers(self) -> "GatewaySettings":
         if self.issuer is not None and self.assertion_issuers:
             raise ValueError(
                 "BYLINE_GATEWAY__ASSERTION_ISSUERS is for the built-in authorization server: with "
@@ -204,7 +213,7 @@ class GatewaySettings(Group):
         return self
 
 
-class NotificationSettings(Group):
+class NotificationSettings(SettingsGroup):
     """The mail server that sends notes. Without a host, email is not available as a channel."""
 
     smtp_host: str | None = None
@@ -215,7 +224,7 @@ class NotificationSettings(Group):
     sender: str | None = None
 
     @model_validator(mode="after")
-    def _with_a_sender(self) -> "NotificationSettings":
+    def _check_sender(self) -> "NotificationSettings":
         if self.smtp_host is not None and self.sender is None:
             raise ValueError(
                 "BYLINE_NOTIFICATIONS__SMTP_HOST needs BYLINE_NOTIFICATIONS__SENDER, the address that notes come from"
@@ -223,7 +232,7 @@ class NotificationSettings(Group):
         return self
 
 
-class OutgoingSettings(Group):
+class OutgoingSettings(SettingsGroup):
     """The addresses that Byline may call when people enter them: by default the public Internet, over HTTPS.
 
     `private_hosts` may be called at any address, such as a provider of one's own. `allow_private` allows all private
@@ -256,11 +265,11 @@ class Settings(BaseSettings):
     connections_file: Path | None = None
     policy_file: Path | None = None
     toolsets_file: Path | None = None
-    wait_limit: timedelta = Field(default=timedelta(days=7), le=LONGEST_WAIT)
+    wait_limit: timedelta = Field(default=timedelta(days=7), le=MAX_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property
     def public_url(self) -> str:
         """The origin at which people and clients reach the gateway, without a trailing slash."""
-        chosen = self.gateway.public_url or f"http://{self.gateway.host}:{self.gateway.port}"
-        return chosen.rstrip("/")
+        origin_url = self.gateway.public_url or f"http://{self.gateway.host}:{self.gateway.port}"
+        return origin_url.rstrip("/")

@@ -6,20 +6,21 @@ import sys
 import structlog
 
 # At INFO these log the URL of each request, whose query may contain an authorization code or a state.
-_QUIET = ("httpx2", "httpcore2", "authlib")
+_QUIET_LOGGERS = ("httpx2", "httpcore2", "authlib")
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level_name: str) -> None:
     """Log events of this level and above, one line for each event."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(logging.WARNING)
-    threshold = logging.getLevelNamesMapping()[level]
-    *earlier, _ = structlog.get_config()["processors"]
+    logging.basicConfig(level=level_name, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for logger_name in _QUIET_LOGGERS:
+        logging.getLogger(logger_name).setLevel(logging.WARNING)
+    level_number = logging.getLevelNamesMapping()[level_name]
+    *default_processors, _ = structlog.get_config()["processors"]
     # If rich is installed, structlog would print the local variables of each frame, which contain tokens.
-    plain = structlog.dev.ConsoleRenderer(
+    console_renderer = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
     structlog.configure(
-        processors=[*earlier, plain], wrapper_class=structlog.make_filtering_bound_logger(threshold)
+        processors=[*default_processors, console_renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(level_number),
     )

@@ -19,17 +19,17 @@ from engine.wire import (
     TRIGGER_ATTRIBUTE,
 )
 
-_KEYWORD = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
-_ATTRIBUTES: Final = {
-    PRINCIPAL_ATTRIBUTE: _KEYWORD,
-    TOOL_ATTRIBUTE: _KEYWORD,
-    TRIGGER_ATTRIBUTE: _KEYWORD,
-    RUN_ATTRIBUTE: _KEYWORD,
+_KEYWORD_TYPE = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+_SEARCH_ATTRIBUTES: Final = {
+    PRINCIPAL_ATTRIBUTE: _KEYWORD_TYPE,
+    TOOL_ATTRIBUTE: _KEYWORD_TYPE,
+    TRIGGER_ATTRIBUTE: _KEYWORD_TYPE,
+    RUN_ATTRIBUTE: _KEYWORD_TYPE,
     AWAITING_ATTRIBUTE: IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD_LIST,
 }
 
 
-async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor] = ()) -> Client:
+async def connect_temporal(settings: TemporalSettings, interceptors: Sequence[Interceptor] = ()) -> Client:
     """Return a client of the cluster; raises TemporalUnreachable, which names the address that did not respond."""
     try:
         return await Client.connect(
@@ -47,19 +47,25 @@ async def connect(settings: TemporalSettings, interceptors: Sequence[Interceptor
         ) from error
 
 
-async def ensure_search_attributes(client: Client) -> None:
+async def ensure_search_attributes(temporal_client: Client) -> None:
     """Register the missing search attributes; raises SettingsInvalid, which names them, if that is not permitted."""
     try:
-        known = await client.operator_service.list_search_attributes(
-            ListSearchAttributesRequest(namespace=client.namespace)
+        registered_attributes = await temporal_client.operator_service.list_search_attributes(
+            ListSearchAttributesRequest(namespace=temporal_client.namespace)
         )
-        missing = {name: kind for name, kind in _ATTRIBUTES.items() if name not in known.custom_attributes}
-        if missing:
-            request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=missing)
-            await client.operator_service.add_search_attributes(request)
+        missing_attributes = {
+            attribute_name: value_type
+            for attribute_name, value_type in _SEARCH_ATTRIBUTES.items()
+            if attribute_name not in registered_attributes.custom_attributes
+        }
+        if missing_attributes:
+            add_request = AddSearchAttributesRequest(
+                namespace=temporal_client.namespace, search_attributes=missing_attributes
+            )
+            await temporal_client.operator_service.add_search_attributes(add_request)
     except RPCError as error:
         raise SettingsInvalid(
-            f"Cannot register Byline's search attributes in namespace '{client.namespace}' ({error.message}): "
+            f"Cannot register Byline's search attributes in namespace '{temporal_client.namespace}' ({error.message}): "
             "create the "
-            f"namespace, and add {', '.join(_ATTRIBUTES)} as `Keyword` ({AWAITING_ATTRIBUTE} as `KeywordList`)."
+            f"namespace, and add {', '.join(_SEARCH_ATTRIBUTES)} as `Keyword` ({AWAITING_ATTRIBUTE} as `KeywordList`)."
         ) from error

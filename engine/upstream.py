@@ -11,11 +11,11 @@ from urllib.parse import unquote
 import httpx2
 
 from engine.actions import ActionDefinition
-from engine.audit.trail import SAFE_METHODS, AuditEvent, Trail, Verdict
+from engine.audit.trail import SAFE_HTTP_METHODS, AuditEvent, AuditTrail, UpstreamVerdict
 from engine.authorization.requests import AuthorizationRequests
-from engine.authorization.vouching import Vouching
+from engine.authorization.vouching import IdpAssertions
 from engine.connections.connection import Connection
-from engine.connections.dpop import nonce_asked, sign
+from engine.connections.dpop import attach_token, find_required_nonce
 from engine.connections.grants import Credential, Grants
 from engine.errors import (
     AddressRefused,
@@ -30,16 +30,16 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Identity
-from engine.outgoing.bodies import OF_THE_WIRE, read
-from engine.outgoing.client import retry_after
+from engine.outgoing.bodies import TRANSFER_HEADERS, read_response_body
+from engine.outgoing.client import parse_retry_after
 from engine.waiting.waiters import ParkedAction
 
-_IDEMPOTENT = frozenset({*SAFE_METHODS, "PUT", "DELETE"})
-_CHALLENGE_SCOPE = re.compile(r'scope="([^"]*)"')
-_NOT_FOUND = frozenset({404, 410})
-_LARGEST_ANSWER: Final = 16_000_000
-_TOLD_WITHIN: Final = httpx2.Timeout(5.0)
-_SEPARATOR = re.compile(r"[/\\]")
+_IDEMPOTENT_METHODS = frozenset({*SAFE_HTTP_METHODS, "PUT", "DELETE"})
+_CHALLENGE_SCOPE_PATTERN = re.compile(r'scope="([^"]*)"')
+_NOT_FOUND_STATUSES = frozenset({404, 410})
+_MAX_RESPONSE_BYTES: Final = 16_000_000
+_TELL_TIMEOUT: Final = httpx2.Timeout(5.0)
+_PATH_SEPARATOR = re.compile(r"[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +52,8 @@ class ActionContext:
     definition: ActionDefinition
     connection: Connection
     attempt: int
-    parked: ParkedAction
-    waited: bool = False
+    parked_action: ParkedAction
+    has_waited: bool = False
 
 
 class Upstream:
@@ -70,22 +70,22 @@ class Upstream:
     def __init__(
         self,
         context: ActionContext,
-        http: httpx2.AsyncClient,
+        http_client: httpx2.AsyncClient,
         grants: Grants,
-        requests: AuthorizationRequests,
-        vouching: Vouching,
-        trail: Trail,
+        authorization_requests: AuthorizationRequests,
+        idp_assertions: IdpAssertions,
+        trail: AuditTrail,
     ) -> None:
         self._context = context
-        self._http = http
+        self._http_client = http_client
         self._grants = grants
-        self._requests = requests
-        self._vouching = vouching
-        self._may_vouch = True
+        self._authorization_requests = authorization_requests
+        self._idp_assertions = idp_assertions
+        self._may_ask_idp = True
         self._trail = trail
         self._credential: Credential | None = None
-        self._served = False
-        self._writes = 0
+        self._has_served = False
+        self._write_count = 0
 
     @property
     def address(self) -> str:
@@ -124,39 +124,48 @@ class Upstream:
         """
         connection = self._context.connection
         if changes is None:
-            changes = method not in SAFE_METHODS
+            changes = method not in SAFE_HTTP_METHODS
         if idempotent is None:
-            idempotent = not changes or method in _IDEMPOTENT or connection.idempotency_keys
+            idempotent = not changes or method in _IDEMPOTENT_METHODS or connection.idempotency_keys
         if record is not None and not record.isprintable():
             raise ValueError(
                 "The name of the record that this action touches holds characters that cannot be shown."
             )
-        address = _joined(self.address, path)
-        key = self._next_key() if changes else None
+        request_url = _join_url(self.address, path)
+        idempotency_key = self._make_idempotency_key() if changes else None
         if not idempotent:
-            await self._refuse_to_repeat(key)
-        request = self._http.build_request(
+            await self._refuse_to_repeat(idempotency_key)
+        http_request = self._http_client.build_request(
             method,
-            address,
+            request_url,
             params=params,
             json=json,
             data=data,
-            headers={**(headers or {}), **({"Idempotency-Key": key} if key else {})},
+            headers={**(headers or {}), **({"Idempotency-Key": idempotency_key} if idempotency_key else {})},
         )
-        if self._served:
+        if self._has_served:
             # The credential was checked before the action began. Later requests have to notice a revocation since then.
             self._credential = None
-        self._served = True
+        self._has_served = True
         credential = await self.credential()
-        send = partial(self._send, request, record=record, created=created, key=key, idempotent=idempotent)
-        response = await send(credential)
-        nonce = None if credential.proof_key is None else nonce_asked(response)
-        if nonce is not None:
-            response = await send(credential, nonce=nonce)
+        send_request = partial(
+            self._send_audited,
+            http_request,
+            record_name=record,
+            read_record_name=created,
+            idempotency_key=idempotency_key,
+            is_idempotent=idempotent,
+        )
+        response = await send_request(credential)
+        dpop_nonce = None if credential.proof_key is None else find_required_nonce(response)
+        if dpop_nonce is not None:
+            response = await send_request(credential, dpop_nonce=dpop_nonce)
         if response.status_code == httpx2.codes.UNAUTHORIZED:
-            credential = await self._replaced(credential)
-            response = await send(credential, nonce=nonce)
-        return response if response.status_code in expected else await self._judged(response, credential)
+            credential = await self._replace_credential(credential)
+            response = await send_request(credential, dpop_nonce=dpop_nonce)
+        return (
+            response if response.status_code in expected else await self._check_response(response, credential)
+        )
 
     async def tell(
         self, method: str, path: str, *, json: object = None, headers: Mapping[str, str] | None = None
@@ -166,162 +175,206 @@ class Upstream:
         It asks nobody to sign in. The audit trail records the result.
         """
         with suppress(BylineError):
-            credential = await self._held()
+            credential = await self._find_credential()
             if credential is None:
                 return
-            request = self._http.build_request(
-                method, _joined(self.address, path), json=json, headers=headers, timeout=_TOLD_WITHIN
+            http_request = self._http_client.build_request(
+                method, _join_url(self.address, path), json=json, headers=headers, timeout=_TELL_TIMEOUT
             )
-            await self._send(request, credential, idempotent=True)
+            await self._send_audited(http_request, credential, is_idempotent=True)
 
     async def credential(self) -> Credential:
         """Return the credential of this action; raises AuthorizationRequired if the person has to grant it first."""
         while self._credential is None:
             context = self._context
-            connection, identity, needed = context.connection, context.identity, context.definition.scopes
-            found = await self._held()
-            missing = set(needed) - set(() if found is None else found.scopes)
-            if found is not None and not missing:
-                if await self._grants.settle(connection, identity.principal_id, context.run_id, found):
-                    self._credential = found
-            elif await self._vouched((*connection.scopes, *needed)):
+            connection, identity, required_scopes = (
+                context.connection,
+                context.identity,
+                context.definition.scopes,
+            )
+            stored_credential = await self._find_credential()
+            missing_scopes = set(required_scopes) - set(
+                () if stored_credential is None else stored_credential.scopes
+            )
+            if stored_credential is not None and not missing_scopes:
+                if await self._grants.pin_account(
+                    connection, identity.principal_id, context.run_id, stored_credential
+                ):
+                    self._credential = stored_credential
+            elif await self._obtain_idp_grant((*connection.scopes, *required_scopes)):
                 continue
-            elif found is None:
-                await self._require((*connection.scopes, *needed), needed=needed, refused=None)
+            elif stored_credential is None:
+                await self._require_authorization(
+                    (*connection.scopes, *required_scopes),
+                    required_scopes=required_scopes,
+                    refused_grant_id=None,
+                )
             else:
-                await self._require(missing, needed=missing, refused=found.grant_id)
+                await self._require_authorization(
+                    missing_scopes,
+                    required_scopes=missing_scopes,
+                    refused_grant_id=stored_credential.grant_id,
+                )
         return self._credential
 
-    async def _held(self) -> Credential | None:
+    async def _find_credential(self) -> Credential | None:
         """Return the stored credential, whether or not its scopes suffice; None if there is none."""
         context = self._context
-        return await self._grants.credential(
+        return await self._grants.find_credential(
             context.connection,
             context.identity.principal_id,
-            tool=context.identity.tool,
+            tool_name=context.identity.tool_name,
             run_id=context.run_id,
         )
 
-    async def _vouched(self, scopes: tuple[str, ...]) -> bool:
+    async def _obtain_idp_grant(self, scopes: tuple[str, ...]) -> bool:
         """Return whether the person's identity provider just granted the scopes; it is asked once per attempt."""
-        if not self._may_vouch:
+        if not self._may_ask_idp:
             return False
-        self._may_vouch = False
+        self._may_ask_idp = False
         context = self._context
-        return await self._vouching.vouched(
+        return await self._idp_assertions.obtain_asserted_grant(
             context.connection,
             context.identity.principal_id,
             scopes,
-            tool=context.identity.tool,
+            tool_name=context.identity.tool_name,
             run_id=context.run_id,
         )
 
-    async def _replaced(self, refused: Credential) -> Credential:
+    async def _replace_credential(self, refused_credential: Credential) -> Credential:
         connection, principal_id = self._context.connection, self._context.identity.principal_id
-        self._credential = await self._grants.renewed(connection, principal_id, refused)
+        self._credential = await self._grants.renew_credential(connection, principal_id, refused_credential)
         return await self.credential()
 
-    async def _require(
-        self, scopes: Collection[str], *, needed: Collection[str], refused: str | None
+    async def _require_authorization(
+        self,
+        requested_scopes: Collection[str],
+        *,
+        required_scopes: Collection[str],
+        refused_grant_id: str | None,
     ) -> None:
         context = self._context
         if context.connection.mode == "shared":
-            lacking = " ".join(sorted(scopes))
+            missing_scopes = " ".join(sorted(requested_scopes))
             raise PermissionDenied(
-                f"The shared account of '{context.connection.name}' lacks what this action needs: {lacking}."
+                f"The shared account of '{context.connection.name}' lacks what this action needs: {missing_scopes}."
             )
-        required = await self._requests.require(
+        authorization_required = await self._authorization_requests.require_authorization(
             context.identity,
             context.connection,
-            set(scopes),
-            context.parked,
+            set(requested_scopes),
+            context.parked_action,
             run_id=context.run_id,
-            needed=needed,
-            refused_grant=refused,
+            needed_scopes=required_scopes,
+            refused_grant_id=refused_grant_id,
         )
-        if required is not None:
-            raise required
+        if authorization_required is not None:
+            raise authorization_required
 
-    async def _send(
+    async def _send_audited(
         self,
-        request: httpx2.Request,
+        http_request: httpx2.Request,
         credential: Credential,
         *,
-        idempotent: bool,
-        record: str | None = None,
-        created: Callable[[httpx2.Response], str] | None = None,
-        key: str | None = None,
-        nonce: str | None = None,
+        is_idempotent: bool,
+        record_name: str | None = None,
+        read_record_name: Callable[[httpx2.Response], str] | None = None,
+        idempotency_key: str | None = None,
+        dpop_nonce: str | None = None,
     ) -> httpx2.Response:
-        place = self._context.connection.token_place
-        sign(request, credential.access_token, credential.proof_key, nonce=nonce, place=place)
-        intended = self._intent(request, credential, record, key)
-        seq = await self._trail.append(intended)
-        ended = replace(intended, kind="action.ended", intent=seq)
+        token_place = self._context.connection.token_place
+        attach_token(
+            http_request,
+            credential.access_token,
+            credential.proof_key,
+            nonce=dpop_nonce,
+            token_place=token_place,
+        )
+        intent_event = self._build_intent_event(http_request, credential, record_name, idempotency_key)
+        intent_seq = await self._trail.append_event(intent_event)
+        ended_event = replace(intent_event, kind="action.ended", intent=intent_seq)
         try:
-            response, is_whole = await _received(await self._http.send(request, stream=True))
+            response, is_complete = await _read_response(
+                await self._http_client.send(http_request, stream=True)
+            )
         except AddressRefused as error:
-            await self._trail.append(replace(ended, verdict="unreachable", error=error.code))
+            await self._trail.append_event(replace(ended_event, verdict="unreachable", error=error.code))
             raise ConnectionMisconfigured(
                 f"Connection '{self._context.connection.name}' is not called: {error}"
             ) from None
         except (UpstreamUnavailable, httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            await self._trail.append(replace(ended, verdict="unreachable", error=type(error).__name__))
+            await self._trail.append_event(
+                replace(ended_event, verdict="unreachable", error=type(error).__name__)
+            )
             raise UpstreamUnavailable(f"{self._context.connection.title} cannot be reached.") from None
         except httpx2.HTTPError as error:
-            await self._trail.append(replace(ended, verdict="no_answer", error=type(error).__name__))
-            raise self._no_answer(idempotent=idempotent) from None
-        ended = replace(ended, status=response.status_code, verdict=_verdict(response))
+            await self._trail.append_event(
+                replace(ended_event, verdict="no_answer", error=type(error).__name__)
+            )
+            raise self._build_no_answer_error(is_idempotent=is_idempotent) from None
+        ended_event = replace(ended_event, status=response.status_code, verdict=_classify_response(response))
         try:
-            if created is not None and response.is_success and is_whole:
-                ended = replace(ended, record_id=str(created(response)))
+            if read_record_name is not None and response.is_success and is_complete:
+                ended_event = replace(ended_event, record_id=str(read_record_name(response)))
         finally:
-            await self._trail.append(ended if is_whole else replace(ended, error="answer_too_large"))
-        if not is_whole:
+            await self._trail.append_event(
+                ended_event if is_complete else replace(ended_event, error="answer_too_large")
+            )
+        if not is_complete:
             raise RequestRejected(
-                f"{self._context.connection.title} answers with more than {_LARGEST_ANSWER:,} bytes: ask it for less.",
-                status=response.status_code,
+                f"{self._context.connection.title} answers with more than "
+                f"{_MAX_RESPONSE_BYTES:,} bytes: ask it for less.",
+                status_code=response.status_code,
             )
         return response
 
-    async def _judged(self, response: httpx2.Response, credential: Credential) -> httpx2.Response:
-        connection, status = self._context.connection, response.status_code
+    async def _check_response(self, response: httpx2.Response, credential: Credential) -> httpx2.Response:
+        connection, status_code = self._context.connection, response.status_code
         if response.is_success:
             return response
-        who = credential.account or "this account"
-        if status == httpx2.codes.UNAUTHORIZED:
-            await self._grants.invalidate(credential)
+        account_name = credential.account or "this account"
+        if status_code == httpx2.codes.UNAUTHORIZED:
+            await self._grants.lapse_grant(credential)
             self._credential = None
             await self.credential()
             raise UpstreamUnavailable(
-                f"{connection.title} refused a sign-in that it had just accepted.", status=status
+                f"{connection.title} refused a sign-in that it had just accepted.", status_code=status_code
             )
-        if status == httpx2.codes.FORBIDDEN:
-            missing = _missing_scopes(response, credential)
-            if missing:
-                await self._require(missing, needed=missing, refused=credential.grant_id)
+        if status_code == httpx2.codes.FORBIDDEN:
+            missing_scopes = _find_missing_scopes(response, credential)
+            if missing_scopes:
+                await self._require_authorization(
+                    missing_scopes, required_scopes=missing_scopes, refused_grant_id=credential.grant_id
+                )
                 self._credential = None
                 raise UpstreamUnavailable(
-                    f"{connection.title} was given wider consent meanwhile.", status=status
+                    f"{connection.title} was given wider consent meanwhile.", status_code=status_code
                 )
             raise PermissionDenied(
-                f"{connection.title} does not permit this to {who} ({self._context.identity.name}).",
-                status=status,
+                f"{connection.title} does not permit this to {account_name} ({self._context.identity.name}).",
+                status_code=status_code,
             )
-        if status in _NOT_FOUND:
+        if status_code in _NOT_FOUND_STATUSES:
             raise RecordNotFound(
-                f"{connection.title} has no such record, or hides it from {who}.", status=status
+                f"{connection.title} has no such record, or hides it from {account_name}.",
+                status_code=status_code,
             )
-        if status == httpx2.codes.TOO_MANY_REQUESTS:
+        if status_code == httpx2.codes.TOO_MANY_REQUESTS:
             raise RateLimited(
-                f"{connection.title} asks to slow down.", retry_after=retry_after(response.headers)
+                f"{connection.title} asks to slow down.", retry_after=parse_retry_after(response.headers)
             )
         if response.is_server_error:
-            raise UpstreamUnavailable(f"{connection.title} failed ({status}).", status=status)
-        raise RequestRejected(f"{connection.title} rejected the request ({status}).", status=status)
+            raise UpstreamUnavailable(f"{connection.title} failed ({status_code}).", status_code=status_code)
+        raise RequestRejected(
+            f"{connection.title} rejected the request ({status_code}).", status_code=status_code
+        )
 
-    def _intent(
-        self, request: httpx2.Request, credential: Credential, record: str | None, key: str | None
+    def _build_intent_event(
+        self,
+        http_request: httpx2.Request,
+        credential: Credential,
+        record_name: str | None,
+        idempotency_key: str | None,
     ) -> AuditEvent:
         context = self._context
         return AuditEvent(
@@ -334,80 +387,92 @@ class Upstream:
             connection=context.connection.name,
             mode=context.connection.mode,
             system=context.connection.system,
-            method=request.method,
-            resource=request.url.raw_path.partition(b"?")[0].decode(),
-            record_id=record,
-            idempotency_key=key,
+            method=http_request.method,
+            resource=http_request.url.raw_path.partition(b"?")[0].decode(),
+            record_id=record_name,
+            idempotency_key=idempotency_key,
             grant_id=credential.grant_id,
             fingerprint=credential.fingerprint,
             account=credential.account,
             scopes=credential.scopes,
         )
 
-    def _next_key(self) -> str:
-        self._writes += 1
-        return self._context.parked.key if self._writes == 1 else f"{self._context.parked.key}.{self._writes}"
+    def _make_idempotency_key(self) -> str:
+        self._write_count += 1
+        return (
+            self._context.parked_action.action_key
+            if self._write_count == 1
+            else f"{self._context.parked_action.action_key}.{self._write_count}"
+        )
 
-    async def _refuse_to_repeat(self, key: str | None) -> None:
+    async def _refuse_to_repeat(self, idempotency_key: str | None) -> None:
         """Raise OutcomeUnknown if an earlier attempt may have sent this request, as a repetition could act twice."""
         if (
-            (self._context.attempt > 1 or self._context.waited)
-            and key is not None
-            and await self._trail.may_have_acted(self._context.run_id, key)
+            (self._context.attempt > 1 or self._context.has_waited)
+            and idempotency_key is not None
+            and await self._trail.may_have_acted(self._context.run_id, idempotency_key)
         ):
-            title = self._context.connection.title
+            connection_title = self._context.connection.title
             raise OutcomeUnknown(
-                f"{title} may have made this change already, in an attempt cut short: look before you repeat it."
+                f"{connection_title} may have made this change already, in an attempt cut "
+                "short: look before you repeat it."
             )
 
-    def _no_answer(self, *, idempotent: bool) -> UpstreamFailed:
-        title = self._context.connection.title
-        if idempotent:
-            return UpstreamUnavailable(f"{title} did not answer in time.")
+    def _build_no_answer_error(self, *, is_idempotent: bool) -> UpstreamFailed:
+        connection_title = self._context.connection.title
+        if is_idempotent:
+            return UpstreamUnavailable(f"{connection_title} did not answer in time.")
         return OutcomeUnknown(
-            f"{title} did not answer, so the change may or may not have been made: look before you repeat it."
+            f"{connection_title} did not answer, so the change may or may not have been made: "
+            "look before you repeat it."
         )
 
 
-async def _received(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
+async def _read_response(response: httpx2.Response) -> tuple[httpx2.Response, bool]:
     """Return the response with its body, and whether the body is complete; reading stops at the size limit."""
-    body, is_whole = await read(response, _LARGEST_ANSWER)
+    response_body, is_complete = await read_response_body(response, _MAX_RESPONSE_BYTES)
     # As raw bytes, since a header of a foreign server is not always ASCII.
-    headers = [(name, value) for name, value in response.headers.raw if name.lower() not in OF_THE_WIRE]
-    whole = httpx2.Response(response.status_code, headers=headers, content=body, request=response.request)
-    return whole, is_whole
+    response_headers = [
+        (header_name, header_value)
+        for header_name, header_value in response.headers.raw
+        if header_name.lower() not in TRANSFER_HEADERS
+    ]
+    complete_response = httpx2.Response(
+        response.status_code, headers=response_headers, content=response_body, request=response.request
+    )
+    return complete_response, is_complete
 
 
-def _joined(base_url: str, path: str) -> str:
-    steps = _SEPARATOR.split(unquote(path))
-    address = f"{base_url.rstrip('/')}/{path.lstrip('/')}" if path else base_url
-    if not {".", ".."}.isdisjoint(steps) or not {"?", "#", "\\"}.isdisjoint(path):
+def _join_url(base_url: str, url_path: str) -> str:
+    path_segments = _PATH_SEPARATOR.split(unquote(url_path))
+    joined_url = f"{base_url.rstrip('/')}/{url_path.lstrip('/')}" if url_path else base_url
+    if not {".", ".."}.isdisjoint(path_segments) or not {"?", "#", "\\"}.isdisjoint(url_path):
         raise ValueError(
             "The path of this request would lead elsewhere than it reads: check what the action was given."
         )
     try:
-        httpx2.URL(address)
+        httpx2.URL(joined_url)
     except httpx2.InvalidURL as error:
         raise ValueError(
             "The path of this request is too long, or holds characters that no address may hold."
         ) from error
-    return address
+    return joined_url
 
 
-def _verdict(response: httpx2.Response) -> Verdict:
+def _classify_response(response: httpx2.Response) -> UpstreamVerdict:
     if response.is_success:
         return "allowed"
     if response.is_server_error:
         return "failed"
     if response.status_code == httpx2.codes.FORBIDDEN:
         return "insufficient_scope" if _is_scope_challenge(response) else "denied"
-    named: dict[int, Verdict] = {
+    verdict_by_status: dict[int, UpstreamVerdict] = {
         401: "unauthenticated",
         404: "not_found",
         410: "not_found",
         429: "rate_limited",
     }
-    return named.get(response.status_code, "rejected")
+    return verdict_by_status.get(response.status_code, "rejected")
 
 
 def _is_scope_challenge(response: httpx2.Response) -> bool:
@@ -415,8 +480,8 @@ def _is_scope_challenge(response: httpx2.Response) -> bool:
     return 'error="insufficient_scope"' in response.headers.get("WWW-Authenticate", "")
 
 
-def _missing_scopes(response: httpx2.Response, credential: Credential) -> set[str]:
+def _find_missing_scopes(response: httpx2.Response, credential: Credential) -> set[str]:
     if not _is_scope_challenge(response):
         return set()
-    named = _CHALLENGE_SCOPE.search(response.headers["WWW-Authenticate"])
-    return set(named.group(1).split()) - set(credential.scopes) if named else set()
+    scope_match = _CHALLENGE_SCOPE_PATTERN.search(response.headers["WWW-Authenticate"])
+    return set(scope_match.group(1).split()) - set(credential.scopes) if scope_match else set()

@@ -5,42 +5,48 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
-_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
-_VARIABLE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SCHEME_PATTERN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_VARIABLE_PATTERN: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 # A value ends where the next part of the path or the query begins (RFC 3986, section 3.3: pchar).
-_VALUE: Final = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+"
+_VALUE_PATTERN: Final = r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@]|%[0-9A-Fa-f]{2})+"
 
 
 @dataclass(frozen=True)
 class UriTemplate:
     """A URI, or a URI template with the names of its variables in order."""
 
-    text: str
+    template_text: str
     variables: tuple[str, ...]
-    pattern: re.Pattern[str]
+    uri_pattern: re.Pattern[str]
 
-    def values(self, uri: str) -> dict[str, str] | None:
+    def match_uri(self, resource_uri: str) -> dict[str, str] | None:
         """Return the value of each variable in this URI, or None if the URI does not match the template."""
-        found = self.pattern.fullmatch(uri)
-        if found is None:
+        uri_match = self.uri_pattern.fullmatch(resource_uri)
+        if uri_match is None:
             return None
         try:
-            return {name: unquote(value, errors="strict") for name, value in found.groupdict().items()}
+            return {
+                variable_name: unquote(variable_value, errors="strict")
+                for variable_name, variable_value in uri_match.groupdict().items()
+            }
         except UnicodeDecodeError:
             return None
 
 
-def uri_template(text: str) -> UriTemplate:
+def parse_uri_template(template_text: str) -> UriTemplate:
     """Parse a template; raises ValueError, which says what is wrong with it."""
-    if not _SCHEME.match(text):
+    if not _SCHEME_PATTERN.match(template_text):
         raise ValueError("it has to begin with a scheme, such as crm://")
-    parts = _VARIABLE.split(text)
-    names = parts[1::2]
-    if any(mark in part for part in parts[::2] for mark in "{} "):
+    template_parts = _VARIABLE_PATTERN.split(template_text)
+    variable_names = template_parts[1::2]
+    if any(
+        forbidden_char in template_part for template_part in template_parts[::2] for forbidden_char in "{} "
+    ):
         raise ValueError("it may hold variables such as {account_id}, and no other expression")
-    if len(set(names)) < len(names):
+    if len(set(variable_names)) < len(variable_names):
         raise ValueError("it names a variable twice")
-    pattern = "".join(
-        f"(?P<{part}>{_VALUE})" if number % 2 else re.escape(part) for number, part in enumerate(parts)
+    uri_pattern = "".join(
+        f"(?P<{template_part}>{_VALUE_PATTERN})" if part_index % 2 else re.escape(template_part)
+        for part_index, template_part in enumerate(template_parts)
     )
-    return UriTemplate(text, tuple(names), re.compile(pattern))
+    return UriTemplate(template_text, tuple(variable_names), re.compile(uri_pattern))

@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, TextContent
 
 from engine.errors import BylineError
 from examples.chat import Person, chat
-from gateway.embedded.stack import Stack
+from gateway.embedded.stack import EmbeddedStack
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 
 ACCOUNT, CUSTOMER, TICKET = "001D000000IRFmaIAP", "cus_NffrFeUfNV2Hib", 35436
@@ -42,7 +42,7 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def person(username: str, stack: Stack) -> Person:
+def person(username: str, stack: EmbeddedStack) -> Person:
     """One of the demo people, with their accounts in the sandbox."""
     password = next(known.password for known in DEMO_PEOPLE if known.username == username)
     accounts = {
@@ -55,18 +55,18 @@ def person(username: str, stack: Stack) -> Person:
     return Person(username, password, accounts)
 
 
-async def crash(stack: Stack) -> None:
+async def crash(stack: EmbeddedStack) -> None:
     """End worker, gateway and Temporal server as a power cut would, and start them again."""
     for name in ("worker", "gateway", "temporal"):
-        say(f"kill -9 {name} (process {stack.pid(name)})")
-        await stack.kill(name)
+        say(f"kill -9 {name} (process {stack.find_pid(name)})")
+        await stack.kill_service(name)
     for name in ("temporal", "worker", "gateway"):
-        await stack.start(name)
-        await stack.wait_ready(name)
-        say(f"{name} is back (process {stack.pid(name)})")
+        await stack.start_service(name)
+        await stack.wait_until_ready(name)
+        say(f"{name} is back (process {stack.find_pid(name)})")
 
 
-async def call(who: Person, stack: Stack, *, crashes: bool) -> CallToolResult:
+async def call(who: Person, stack: EmbeddedStack, *, crashes: bool) -> CallToolResult:
     """Call the tool in this person's name, and answer what it asks of them."""
     async with chat(who, stack.mcp_url) as client:
         listed = await client.list_tools()
@@ -104,7 +104,7 @@ class StoryWentWrong(Exception):
     """What happened is not what Byline promises."""
 
 
-async def ask_who_changed(stack: Stack) -> str:
+async def ask_who_changed(stack: EmbeddedStack) -> str:
     """Put the question to the trail, through the command that auditors use."""
     command = (
         sys.executable,
@@ -115,7 +115,7 @@ async def ask_who_changed(stack: Stack) -> str:
         f"zendesk:ticket/{TICKET}",
         "--writes",
     )
-    environment = stack.environment("gateway")
+    environment = stack.build_environment("gateway")
     asked = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
     answer, _ = await asked.communicate()
     proof = await asyncio.create_subprocess_exec(
@@ -133,10 +133,10 @@ async def ask_who_changed(stack: Stack) -> str:
     return f"{answer.decode()}{proved.decode()}"
 
 
-async def story(stack: Stack) -> None:
+async def story(stack: EmbeddedStack) -> None:
     """Play it from beginning to end."""
     say("starting Temporal server, worker, gateway and three upstream systems, each its own process")
-    await stack.up()
+    await stack.start_all_services()
     say()
     alice, bob = person("alice", stack), person("bob", stack)
     result = await call(alice, stack, crashes=True)
@@ -164,7 +164,7 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="byline-demo-") as directory:
-        async with Stack(Path(directory), environment=os.environ, say=say) as stack:
+        async with EmbeddedStack(Path(directory), environment=os.environ, report_progress=say) as stack:
             await story(stack)
         say()
         say("everything is stopped; `make run` starts the same stack and stays")

@@ -18,34 +18,34 @@ from engine.registry import Registry
 from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
-from engine.temporal import connect
-from engine.waiting.delivery import delivering
-from gateway.api.problems import domain_problem, framework_problem, nowhere
-from gateway.api.router import api
-from gateway.authorization_server.endpoints import authorization_server
-from gateway.browser.rendering import assets, nothing_here
-from gateway.hooks import hooks
-from gateway.http.limits import BodyLimits
-from gateway.mcp.asgi import mcp_endpoints
-from gateway.mcp.server import mcp_servers
-from gateway.pages.applications import application_pages
-from gateway.pages.connect import connect_pages
-from gateway.pages.connections import connection_pages
-from gateway.pages.console import console
-from gateway.pages.device_sign_in import device_pages
-from gateway.pages.notifications import notification_pages
-from gateway.pages.questions import question_pages
-from gateway.pages.schedules import schedule_pages
-from gateway.pages.tokens import token_pages
-from gateway.pages.tool_connections import tool_connection_pages
+from engine.temporal import connect_temporal
+from engine.waiting.delivery import deliver_wake_ups
+from gateway.api.problems import answer_domain_error, answer_framework_error, answer_not_found
+from gateway.api.router import build_api
+from gateway.authorization_server.endpoints import build_authorization_server
+from gateway.browser.rendering import create_assets_router, render_not_found
+from gateway.hooks import build_webhook_router
+from gateway.http.limits import BodyLimitMiddleware
+from gateway.mcp.asgi import create_mcp_app
+from gateway.mcp.server import create_mcp_servers
+from gateway.pages.applications import build_application_pages
+from gateway.pages.connect import build_connect_pages
+from gateway.pages.connections import build_connection_pages
+from gateway.pages.console import build_console
+from gateway.pages.device_sign_in import build_device_pages
+from gateway.pages.notifications import build_notification_pages
+from gateway.pages.questions import build_question_pages
+from gateway.pages.schedules import build_schedule_pages
+from gateway.pages.tokens import build_token_pages
+from gateway.pages.tool_connections import build_tool_connection_pages
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
-    protected_resource,
+    create_metadata_router,
 )
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Runs
-from gateway.sign_in.pages import seed_demo_people, sign_in_pages
+from gateway.sign_in.pages import build_sign_in_pages, seed_demo_people
 
 
 @asynccontextmanager
@@ -55,73 +55,79 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
     Raises the BylineError that says what to do where Temporal, the database or a file is not as the settings say.
     """
     registry = Registry(settings.modules)
-    temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
+    temporal_client = await connect_temporal(settings.temporal, [IdentityClientInterceptor()])
     async with open_services(settings, environment) as services:
         await _declare_connections(services)
         if settings.gateway.demo_people:
             await seed_demo_people(services)
-        runs = Runs(services, temporal, registry)
-        servers = mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
-        app = application(services, registry, runs, temporal, servers)
-        async with AsyncExitStack() as serving:
-            serving.push_async_callback(runs.close)
-            await serving.enter_async_context(delivering(services.waiters, temporal))
-            for server in servers.values():
-                await serving.enter_async_context(server.session_manager.run())
-            yield app
+        runs = Runs(services, temporal_client, registry)
+        toolset_servers = create_mcp_servers(
+            services, registry, runs, RunControl(services, temporal_client, runs), temporal_client
+        )
+        gateway_app = build_application(services, registry, runs, temporal_client, toolset_servers)
+        async with AsyncExitStack() as exit_stack:
+            exit_stack.push_async_callback(runs.close)
+            await exit_stack.enter_async_context(deliver_wake_ups(services.waiters, temporal_client))
+            for mcp_server in toolset_servers.values():
+                await exit_stack.enter_async_context(mcp_server.session_manager.run())
+            yield gateway_app
 
 
-def application(
-    services: Services, registry: Registry, runs: Runs, temporal: Client, servers: Mapping[str, Server[Any]]
+def build_application(
+    services: Services,
+    registry: Registry,
+    runs: Runs,
+    temporal_client: Client,
+    toolset_servers: Mapping[str, Server[Any]],
 ) -> FastAPI:
     """Build the application with every route. The caller opens and closes the services and the MCP servers."""
-    app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(BylineError, domain_problem)
-    app.add_exception_handler(HTTPException, _unanswered)
-    app.add_middleware(BodyLimits, limits=services.settings.gateway.limits)
-    app.add_api_route("/healthz", _health, methods=["GET"])
-    for router in (
-        sign_in_pages(services),
-        connect_pages(services),
-        device_pages(services),
-        question_pages(services),
-        console(services),
-        schedule_pages(services, registry, Schedules(services, temporal)),
-        token_pages(services, registry),
-        application_pages(services),
-        connection_pages(services, registry),
-        tool_connection_pages(services, registry),
-        notification_pages(services),
-        authorization_server(services),
-        protected_resource(services),
-        hooks(services, runs),
-        assets(),
+    gateway_app = FastAPI(title="Byline", docs_url=None, redoc_url=None, openapi_url=None)
+    gateway_app.add_exception_handler(BylineError, answer_domain_error)
+    gateway_app.add_exception_handler(HTTPException, _handle_http_exception)
+    gateway_app.add_middleware(BodyLimitMiddleware, limit_settings=services.settings.gateway.limits)
+    gateway_app.add_api_route("/healthz", _answer_health_check, methods=["GET"])
+    for gateway_router in (
+        build_sign_in_pages(services),
+        build_connect_pages(services),
+        build_device_pages(services),
+        build_question_pages(services),
+        build_console(services),
+        build_schedule_pages(services, registry, Schedules(services, temporal_client)),
+        build_token_pages(services, registry),
+        build_application_pages(services),
+        build_connection_pages(services, registry),
+        build_tool_connection_pages(services, registry),
+        build_notification_pages(services),
+        build_authorization_server(services),
+        create_metadata_router(services),
+        build_webhook_router(services, runs),
+        create_assets_router(),
     ):
-        app.include_router(router)
-    app.mount(API_PATH, api(services, registry, runs, temporal))
-    app.mount(API_ROOT, nowhere)
+        gateway_app.include_router(gateway_router)
+    gateway_app.mount(API_PATH, build_api(services, registry, runs, temporal_client))
+    gateway_app.mount(API_ROOT, answer_not_found)
     # Last, because a mount at the root takes every path that is left.
-    app.mount("/", mcp_endpoints(servers, services, registry, _unanswered))
-    return app
+    gateway_app.mount("/", create_mcp_app(toolset_servers, services, registry, _handle_http_exception))
+    return gateway_app
 
 
-async def _health() -> dict[str, str]:
+async def _answer_health_check() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _unanswered(request: Request, error: Exception) -> Response:
+async def _handle_http_exception(request: Request, error: Exception) -> Response:
     # A path with a line break in it matches no mount, and so does not reach the API.
     if request.url.path.startswith(f"{API_ROOT}/"):
-        return await framework_problem(request, error)
+        return await answer_framework_error(request, error)
     if not isinstance(error, HTTPException):
         raise error
     # A browser accepts HTML. Any other client is a program.
     if error.status_code in {404, 405} and "text/html" in request.headers.get("accept", ""):
-        return nothing_here(error.status_code)
+        return render_not_found(error.status_code)
     return await http_exception_handler(request, error)
 
 
 async def _declare_connections(services: Services) -> None:
-    path = services.settings.connections_file
-    if path is not None:
-        await services.catalogue.declare(read_connections(path, services.environment))
+    connections_file = services.settings.connections_file
+    if connections_file is not None:
+        await services.catalogue.store_connections(read_connections(connections_file, services.environment))

@@ -16,14 +16,14 @@ from typing_extensions import override
 from engine.errors import BylineError
 from gateway.client.failures import CommandFailed
 from gateway.commands import call, connections, new, processes, runs, schedules, signing_in, tokens, tools
-from gateway.commands.plain import plain
+from gateway.commands.plain import escape_text
 
-_WORK = "Work with tools"
-_RUN = "Run and administer"
-_SETTINGS = frozenset({"Settings", "ClientSettings"})
+_TOOL_COMMANDS_PANEL = "Work with tools"
+_ADMIN_COMMANDS_PANEL = "Run and administer"
+_SETTINGS_CLASS_NAMES = frozenset({"Settings", "ClientSettings"})
 
 
-class _Later(TyperGroup):
+class _LazyGroup(TyperGroup):
     """A group of commands whose module is imported on first use.
 
     These commands load all of Byline, which takes long, so other commands do not import them.
@@ -31,69 +31,75 @@ class _Later(TyperGroup):
 
     @override
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        group = typer.main.get_group(import_module(f"gateway.commands.{self.name}").app)
-        group.name, group.help = self.name, self.help
-        return group.make_context(info_name, args, parent, **extra)
+        loaded_group = typer.main.get_group(import_module(f"gateway.commands.{self.name}").app)
+        loaded_group.name, loaded_group.help = self.name, self.help
+        return loaded_group.make_context(info_name, args, parent, **extra)
 
 
-def commands() -> typer.Typer:
+def build_commands() -> typer.Typer:
     """Build the Typer application with all commands."""
-    app = typer.Typer(
+    root_app = typer.Typer(
         name="byline",
         help="Durable composite MCP tools in which every action carries a name.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
-    _work_with_tools(app)
-    _run_and_administer(app)
-    return app
+    _add_tool_commands(root_app)
+    _add_admin_commands(root_app)
+    return root_app
 
 
 def main() -> None:
     """Run a command. An expected failure is printed in one line, and wrong settings exit with 2."""
     try:
-        commands()()
+        build_commands()()
     except ValidationError as error:
-        if error.title not in _SETTINGS:
+        if error.title not in _SETTINGS_CLASS_NAMES:
             typer.echo(
                 "The gateway answered in words that this release does not know. Are both up to date?",
                 err=True,
             )
             sys.exit(1)
         for problem in error.errors():
-            what = "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
-            typer.echo(f"{_variable(problem['loc'])}: {what}" if problem["loc"] else what, err=True)
+            problem_text = (
+                "there is no such setting" if problem["type"] == "extra_forbidden" else problem["msg"]
+            )
+            typer.echo(
+                f"{_to_variable_name(problem['loc'])}: {problem_text}" if problem["loc"] else problem_text,
+                err=True,
+            )
         sys.exit(2)
     except SettingsError as error:
         typer.echo(
-            f"{_unread(error, os.environ)}: write JSON, since this setting is a list or a group", err=True
+            f"{_find_invalid_variable(error, os.environ)}: write JSON, since this setting is a list or a group",
+            err=True,
         )
         sys.exit(2)
     except CommandFailed as error:
         # The message may contain text of a server.
-        typer.echo(plain(error), err=True)
+        typer.echo(escape_text(error), err=True)
         sys.exit(error.exit_code)
     except BylineError as error:
         typer.echo(str(error), err=True)
         sys.exit(1)
 
 
-def _work_with_tools(app: typer.Typer) -> None:
+def _add_tool_commands(root_app: typer.Typer) -> None:
     """Add the commands that talk to a gateway."""
-    app.command("login", rich_help_panel=_WORK)(signing_in.login)
-    app.command("logout", rich_help_panel=_WORK)(signing_in.logout)
-    app.command("whoami", rich_help_panel=_WORK)(signing_in.whoami)
-    app.command("call", rich_help_panel=_WORK)(call.call)
-    app.add_typer(tools.app, name="tools", rich_help_panel=_WORK)
-    app.add_typer(runs.app, name="runs", rich_help_panel=_WORK)
-    app.add_typer(schedules.app, name="schedules", rich_help_panel=_WORK)
-    app.add_typer(connections.app, name="connections", rich_help_panel=_WORK)
-    app.add_typer(tokens.app, name="tokens", rich_help_panel=_WORK)
+    root_app.command("login", rich_help_panel=_TOOL_COMMANDS_PANEL)(signing_in.log_in)
+    root_app.command("logout", rich_help_panel=_TOOL_COMMANDS_PANEL)(signing_in.log_out)
+    root_app.command("whoami", rich_help_panel=_TOOL_COMMANDS_PANEL)(signing_in.show_identity)
+    root_app.command("call", rich_help_panel=_TOOL_COMMANDS_PANEL)(call.call_tool)
+    root_app.add_typer(tools.app, name="tools", rich_help_panel=_TOOL_COMMANDS_PANEL)
+    root_app.add_typer(runs.app, name="runs", rich_help_panel=_TOOL_COMMANDS_PANEL)
+    root_app.add_typer(schedules.app, name="schedules", rich_help_panel=_TOOL_COMMANDS_PANEL)
+    root_app.add_typer(connections.app, name="connections", rich_help_panel=_TOOL_COMMANDS_PANEL)
+    root_app.add_typer(tokens.app, name="tokens", rich_help_panel=_TOOL_COMMANDS_PANEL)
 
 
-def _run_and_administer(app: typer.Typer) -> None:
+def _add_admin_commands(root_app: typer.Typer) -> None:
     """Add the commands that run or administer Byline. A group's name is that of its module."""
-    single: tuple[Callable[..., object], ...] = (
+    single_commands: tuple[Callable[..., object], ...] = (
         processes.dev,
         processes.gateway,
         processes.worker,
@@ -102,7 +108,7 @@ def _run_and_administer(app: typer.Typer) -> None:
         processes.version,
         new.new,
     )
-    groups = {
+    group_helps = {
         "audit": "Ask the trail, or prove it.",
         "keys": "The keys that sign identities, tokens and the trail.",
         "vault": "The master keys that seal every secret.",
@@ -111,30 +117,44 @@ def _run_and_administer(app: typer.Typer) -> None:
         "clients": "MCP clients and back ends that an administrator registers.",
         "grants": "What people granted, and its removal.",
     }
-    for command in single:
-        app.command(rich_help_panel=_RUN)(command)
-    for name, about in groups.items():
-        app.add_typer(typer.Typer(cls=_Later), name=name, help=about, rich_help_panel=_RUN)
+    for command in single_commands:
+        root_app.command(rich_help_panel=_ADMIN_COMMANDS_PANEL)(command)
+    for group_name, group_help in group_helps.items():
+        root_app.add_typer(
+            typer.Typer(cls=_LazyGroup),
+            name=group_name,
+            help=group_help,
+            rich_help_panel=_ADMIN_COMMANDS_PANEL,
+        )
 
 
-def _unread(error: SettingsError, environment: Mapping[str, str]) -> str:
+def _find_invalid_variable(settings_error: SettingsError, environment: Mapping[str, str]) -> str:
     """Return the variable that holds no JSON.
 
     The error names the field only in its message, and only its cause has the text.
     """
-    field = re.search(r'field "(\w+)"', str(error))
-    if field is None:
-        return str(error)
-    group = _variable((field[1],))
-    text = getattr(error.__cause__, "doc", None)
-    named = (name for name, value in environment.items() if name.startswith(f"{group}__") and value == text)
-    return next(named, group)
+    field_match = re.search(r'field "(\w+)"', str(settings_error))
+    if field_match is None:
+        return str(settings_error)
+    group_variable = _to_variable_name((field_match[1],))
+    invalid_text = getattr(settings_error.__cause__, "doc", None)
+    matching_names = (
+        variable_name
+        for variable_name, variable_value in environment.items()
+        if variable_name.startswith(f"{group_variable}__") and variable_value == invalid_text
+    )
+    return next(matching_names, group_variable)
 
 
-def _variable(location: tuple[int | str, ...]) -> str:
+def _to_variable_name(error_location: tuple[int | str, ...]) -> str:
     return (
-        "__".join(["BYLINE_" + str(location[0]).upper(), *(str(part).upper() for part in location[1:])])
-        if location
+        "__".join(
+            [
+                "BYLINE_" + str(error_location[0]).upper(),
+                *(str(location_part).upper() for location_part in error_location[1:]),
+            ]
+        )
+        if error_location
         else "BYLINE"
     )
 

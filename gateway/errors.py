@@ -7,7 +7,7 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
 from engine import errors
 
-HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
+HTTP_STATUS_BY_ERROR: Final[dict[type[errors.BylineError], int]] = {
     errors.BylineError: 500,
     errors.SettingsInvalid: 500,
     errors.IdentityRefused: 401,
@@ -55,7 +55,7 @@ HTTP_STATUS: Final[dict[type[errors.BylineError], int]] = {
 }
 
 # A tool's own failure is a result that the model reads (None). Only an error of the request itself has a code.
-MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
+MCP_CODE_BY_ERROR: Final[dict[type[errors.BylineError], int | None]] = {
     errors.BylineError: INTERNAL_ERROR,
     errors.SettingsInvalid: INTERNAL_ERROR,
     errors.IdentityRefused: None,
@@ -103,32 +103,47 @@ MCP_CODE: Final[dict[type[errors.BylineError], int | None]] = {
 }
 
 
-def protocol_code(code: str) -> int | None:
+def find_mcp_code(error_code: str) -> int | None:
     """Return the JSON-RPC code of the domain error with this code, or None where it is reported as a tool result."""
-    return _PROTOCOL_CODE.get(code)
+    return _MCP_CODE_BY_ERROR_CODE.get(error_code)
 
 
-def http_status(error: errors.BylineError) -> int:
+def to_http_status(error: errors.BylineError) -> int:
     """Return the HTTP status of a domain error."""
     return next(
-        status for kind in type(error).__mro__ for known, status in HTTP_STATUS.items() if kind is known
+        status_code
+        for error_class in type(error).__mro__
+        for listed_class, status_code in HTTP_STATUS_BY_ERROR.items()
+        if error_class is listed_class
     )
 
 
-def mcp_code(error: errors.BylineError) -> int | None:
+def to_mcp_code(error: errors.BylineError) -> int | None:
     """Return the JSON-RPC code of a domain error, or None where it is reported as a tool result."""
-    return next(code for kind in type(error).__mro__ for known, code in MCP_CODE.items() if kind is known)
+    return next(
+        json_rpc_code
+        for error_class in type(error).__mro__
+        for listed_class, json_rpc_code in MCP_CODE_BY_ERROR.items()
+        if error_class is listed_class
+    )
 
 
-def _kinds(kind: type[errors.BylineError]) -> Iterator[type[errors.BylineError]]:
-    yield kind
-    for each in kind.__subclasses__():
-        yield from _kinds(each)
+def _walk_error_classes(error_class: type[errors.BylineError]) -> Iterator[type[errors.BylineError]]:
+    yield error_class
+    for error_subclass in error_class.__subclasses__():
+        yield from _walk_error_classes(error_subclass)
 
 
-_PROTOCOL_CODE: Final = {
-    kind.code: code
-    for kind in _kinds(errors.BylineError)
-    for code in [next(code for each in kind.__mro__ for known, code in MCP_CODE.items() if each is known)]
-    if code is not None
+_MCP_CODE_BY_ERROR_CODE: Final = {
+    error_class.code: json_rpc_code
+    for error_class in _walk_error_classes(errors.BylineError)
+    for json_rpc_code in [
+        next(
+            json_rpc_code
+            for base_class in error_class.__mro__
+            for listed_class, json_rpc_code in MCP_CODE_BY_ERROR.items()
+            if base_class is listed_class
+        )
+    ]
+    if json_rpc_code is not None
 }

@@ -3,13 +3,13 @@
 from dataclasses import replace
 
 from engine.audit.trail import AuditEvent
-from engine.connections.connection import SHARED, Connection
+from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.errors import AccountUnclear, BylineError, NotAllowed
 from engine.identity.model import Principal
 from engine.services import Services
 
 
-async def give_up(
+async def remove_own_grant(
     services: Services, connection: Connection, principal: Principal, account: str | None = None
 ) -> bool:
     """Remove this person's grant on a connection, of this account or of the only one; False where they have none.
@@ -32,15 +32,19 @@ async def remove_grant(
     is named, and the error of an upstream revocation that failed. In that case the grant is deleted here all the same,
     and upkeep tries the revocation again.
     """
-    event = AuditEvent(kind="grant.removed", principal=holder, connection=connection.name, account=account)
+    audit_event = AuditEvent(
+        kind="grant.removed", principal=holder, connection=connection.name, account=account
+    )
     try:
-        removed = await services.grants.remove(connection, SHARED if holder is None else holder.id, account)
+        removed_account = await services.grants.revoke_grant(
+            connection, SHARED_HOLDER if holder is None else holder.id, account
+        )
     except AccountUnclear:
         raise
     except BylineError as error:
         # The grant is deleted here by now, whatever the upstream answered.
-        await services.trail.append(replace(event, error=error.code, message=str(error)))
+        await services.trail.append_event(replace(audit_event, error=error.code, message=str(error)))
         raise
-    if removed is not None:
-        await services.trail.append(replace(event, account=removed))
-    return removed is not None
+    if removed_account is not None:
+        await services.trail.append_event(replace(audit_event, account=removed_account))
+    return removed_account is not None

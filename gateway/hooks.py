@@ -29,108 +29,140 @@ from engine.errors import (
 )
 from engine.identity.model import Actor, Principal
 from engine.services import Services
-from engine.webhooks.mapping import event_id, event_id_at, read_body
-from engine.webhooks.refusals import Refusals
-from engine.webhooks.signatures import Scheme, Signed, event_id_pointer, verify
+from engine.webhooks.mapping import parse_delivery_body, read_event_id, require_event_id
+from engine.webhooks.refusals import DeliveryRefusals
+from engine.webhooks.signatures import SignatureScheme, SignedDelivery, get_event_id_pointer, verify_delivery
 from engine.webhooks.webhooks import Webhook
 from gateway.runs.runs import Caller, Runs
 
 log = structlog.get_logger()
 
 HOOKS_PATH: Final = "/hooks"
-_LARGEST_BODY: Final = 1024 * 1024
+_MAX_BODY_BYTES: Final = 1024 * 1024
 
 
-def hooks(services: Services, runs: Runs) -> APIRouter:
+def build_webhook_router(services: Services, runs: Runs) -> APIRouter:
     """Build the router of the addresses that senders deliver to."""
-    endpoint = RequestBodyLimitMiddleware(request_response(_Hooks(services, runs).receive), _LARGEST_BODY)
-    router = APIRouter()
-    router.routes.append(
-        Route(f"{HOOKS_PATH}/{{webhook}}", endpoint, methods=["POST"], include_in_schema=False)
+    limited_endpoint = RequestBodyLimitMiddleware(
+        request_response(_DeliveryEndpoint(services, runs).receive_delivery), _MAX_BODY_BYTES
     )
-    return router
+    webhook_router = APIRouter()
+    webhook_router.routes.append(
+        Route(f"{HOOKS_PATH}/{{webhook}}", limited_endpoint, methods=["POST"], include_in_schema=False)
+    )
+    return webhook_router
 
 
-class _Hooks:
+class _DeliveryEndpoint:
     def __init__(self, services: Services, runs: Runs) -> None:
         self._services = services
         self._runs = runs
-        self._refusals = Refusals(services.trail)
+        self._delivery_refusals = DeliveryRefusals(services.trail)
 
-    async def receive(self, request: Request) -> Response:
+    async def receive_delivery(self, request: Request) -> Response:
         """Check the signature before anything of the delivery is parsed, then start the run that it asks for."""
-        body = await request.body()
+        delivery_body = await request.body()
         try:
-            webhook, in_force = await self._services.webhooks.receiving(request.path_params["webhook"])
-            signed = verify(webhook.scheme, in_force, request.headers, body)
+            webhook, secrets_in_force = await self._services.webhooks.get_webhook_with_secrets(
+                request.path_params["webhook"]
+            )
+            signed_delivery = verify_delivery(
+                webhook.scheme, secrets_in_force, request.headers, delivery_body
+            )
         except (WebhookUnknown, DeliveryRefused):
-            self._refusals.unsigned()
+            self._delivery_refusals.count_unsigned_delivery()
             raise
         except VaultSealBroken as error:
             log.exception("webhook_secret_does_not_open")
             raise VaultSealBroken(
                 "This webhook's secret does not open. An administrator finds why in the gateway's log."
             ) from error
-        principal = await self._services.principals.get(webhook.principal_id)
+        principal = await self._services.principals.find_principal(webhook.principal_id)
         assert principal is not None  # noqa: S101 -- the webhook's row refers to them
         try:
-            signed.require_fresh(time.time(), webhook.tolerance_seconds)
-            return await self._serve(webhook, principal, signed, request.headers, body)
+            signed_delivery.require_fresh(time.time(), webhook.tolerance_seconds)
+            return await self._serve_delivery(
+                webhook, principal, signed_delivery, request.headers, delivery_body
+            )
         except TemporalUnreachable:
             # The delivery is valid. When the sender repeats it, the same idempotency key starts the run.
             raise
         except BylineError as error:
-            await self._refusals.signed(webhook, principal, signed.mark, error)
-            raise _told(error) from error
+            await self._delivery_refusals.record_signed_refusal(
+                webhook, principal, signed_delivery.delivery_mark, error
+            )
+            raise _hide_refusal_reason(error) from error
 
-    async def _serve(
-        self, webhook: Webhook, principal: Principal, signed: Signed, headers: Mapping[str, str], body: bytes
+    async def _serve_delivery(
+        self,
+        webhook: Webhook,
+        principal: Principal,
+        signed_delivery: SignedDelivery,
+        headers: Mapping[str, str],
+        delivery_body: bytes,
     ) -> Response:
-        document = read_body(body)
-        greeting = _greeting(webhook.scheme, headers, document)
-        if greeting is not None:
-            return greeting
-        if not webhook.active:
+        delivery_document = parse_delivery_body(delivery_body)
+        greeting_response = _answer_greeting(webhook.scheme, headers, delivery_document)
+        if greeting_response is not None:
+            return greeting_response
+        if not webhook.is_active:
             raise NotAllowed(f"The webhook '{webhook.name}' is switched off.")
-        if not principal.active:
+        if not principal.is_active:
             raise PrincipalInactive(principal.name)
-        if not webhook.mapping.is_meant(document):
+        if not webhook.mapping.is_matched_by(delivery_document):
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        key = f"webhook:{webhook.id}:{_event(webhook, signed, document)}"
-        run_id = await self._begun(principal, key) or await self._begin(webhook, principal, key, document)
+        idempotency_key = (
+            f"webhook:{webhook.id}:{_read_event_id(webhook, signed_delivery, delivery_document)}"
+        )
+        run_id = await self._find_started_run(principal, idempotency_key) or await self._start_run(
+            webhook, principal, idempotency_key, delivery_document
+        )
         return JSONResponse({"run_id": run_id}, HTTPStatus.ACCEPTED)
 
-    async def _begun(self, principal: Principal, key: str) -> str | None:
+    async def _find_started_run(self, principal: Principal, idempotency_key: str) -> str | None:
         """Return the id of the run that an earlier delivery of the event started, or None.
 
         It is found even if the mapping has changed since and would make another call of the event.
         """
-        known = await self._services.runs.by_key(principal.id, key)
-        return known.id if known is not None and known.begun else None
+        keyed_run = await self._services.run_records.find_by_idempotency_key(principal.id, idempotency_key)
+        return keyed_run.id if keyed_run is not None and keyed_run.has_begun else None
 
-    async def _begin(self, webhook: Webhook, principal: Principal, key: str, document: object) -> str:
+    async def _start_run(
+        self, webhook: Webhook, principal: Principal, idempotency_key: str, delivery_document: object
+    ) -> str:
         caller = Caller(principal, Actor("webhook", webhook.id, webhook.name), "webhook")
-        serving = await self._runs.call(webhook.tool, webhook.mapping.call(document), caller, key=key)
-        return serving.run_id
+        started_run = await self._runs.start_or_attach(
+            webhook.tool_name,
+            webhook.mapping.build_arguments(delivery_document),
+            caller,
+            idempotency_key=idempotency_key,
+        )
+        return started_run.run_id
 
 
-def _event(webhook: Webhook, signed: Signed, document: object) -> str:
-    pointer = webhook.mapping.event_id or event_id_pointer(webhook.scheme)
-    if pointer is not None:
-        return event_id_at(document, pointer)
-    return event_id(signed.event_id or "")
+def _read_event_id(webhook: Webhook, signed_delivery: SignedDelivery, delivery_document: object) -> str:
+    json_pointer = webhook.mapping.event_id or get_event_id_pointer(webhook.scheme)
+    if json_pointer is not None:
+        return read_event_id(delivery_document, json_pointer)
+    return require_event_id(signed_delivery.event_id or "")
 
 
-def _greeting(scheme: Scheme, headers: Mapping[str, str], document: object) -> Response | None:
+def _answer_greeting(
+    signature_scheme: SignatureScheme, headers: Mapping[str, str], delivery_document: object
+) -> Response | None:
     """Answer a delivery that only tests the address, as GitHub and Slack send it. None for any other delivery."""
-    if scheme == "github" and headers.get("x-github-event") == "ping":
+    if signature_scheme == "github" and headers.get("x-github-event") == "ping":
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    if scheme == "slack" and isinstance(document, dict) and document.get("type") == "url_verification":
-        return JSONResponse({"challenge": document.get("challenge")})
+    if (
+        signature_scheme == "slack"
+        and isinstance(delivery_document, dict)
+        and delivery_document.get("type") == "url_verification"
+    ):
+        return JSONResponse({"challenge": delivery_document.get("challenge")})
     return None
 
 
-def _told(error: BylineError) -> BylineError:
+def _hide_refusal_reason(error: BylineError) -> BylineError:
     """Translate an error into what the sender may know: nothing about the principal, the policy or the tool."""
     match error:
         case ArgumentsInvalid():

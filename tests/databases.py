@@ -6,10 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from engine.db.database import Database
-from engine.db.migrate import upgrade
+from engine.db.migrate import upgrade_schema
 from engine.db.tables import AuditEventRow
 from engine.settings import DatabaseSettings
-from gateway.sign_in.people import People
+from gateway.sign_in.people import BuiltInPeople
 from tests.foreign.postgres import Postgres
 
 _SHARED = "shared"
@@ -29,7 +29,7 @@ async def postgres_database(server: Postgres) -> str:
     await server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
     if await server.execute(f"SELECT FROM pg_database WHERE {ours}") == "SELECT 0":
         await server.execute(f"CREATE DATABASE {_SHARED}")
-        await asyncio.to_thread(upgrade, address)
+        await asyncio.to_thread(upgrade_schema, address)
     else:
         tables = reversed(AuditEventRow.metadata.sorted_tables)
         await server.execute("; ".join(f'DELETE FROM "{table.name}"' for table in tables), _SHARED)
@@ -40,7 +40,7 @@ async def postgres_database(server: Postgres) -> str:
 def _made(*, demo_people: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "byline.db"
-        upgrade(_address(file))
+        upgrade_schema(_address(file))
         if demo_people:
             asyncio.run(_with_demo_people(file))
         return file.read_bytes()
@@ -48,8 +48,8 @@ def _made(*, demo_people: bool) -> bytes:
 
 async def _with_demo_people(file: Path) -> None:
     database = Database(DatabaseSettings(url=_address(file)))
-    await People(database).add_demo()
-    await database.close()
+    await BuiltInPeople(database).add_demo_people()
+    await database.close_connections()
 
 
 def _address(file: Path) -> str:

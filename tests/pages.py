@@ -21,17 +21,17 @@ from engine.settings import (
     VaultSettings,
 )
 from examples.browser import Browser, Page
-from gateway.authorization_server.endpoints import authorization_server
-from gateway.bearer import bearer_tokens
-from gateway.browser.rendering import assets
-from gateway.pages.applications import application_pages
-from gateway.pages.connect import connect_pages
-from gateway.pages.console import console
-from gateway.pages.device_sign_in import device_pages
-from gateway.pages.questions import question_pages
-from gateway.protected_resource import metadata_address, protected_resource
+from gateway.authorization_server.endpoints import build_authorization_server
+from gateway.bearer import build_token_verifier
+from gateway.browser.rendering import create_assets_router
+from gateway.pages.applications import build_application_pages
+from gateway.pages.connect import build_connect_pages
+from gateway.pages.console import build_console
+from gateway.pages.device_sign_in import build_device_pages
+from gateway.pages.questions import build_question_pages
+from gateway.protected_resource import build_metadata_url, create_metadata_router
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from gateway.sign_in.pages import seed_demo_people, sign_in_pages
+from gateway.sign_in.pages import build_sign_in_pages, seed_demo_people
 from tests.databases import sqlite_database
 from tests.listeners import served
 
@@ -52,7 +52,7 @@ class Byline:
 
     async def trail(self, kind: str) -> list[dict[str, Any]]:
         """The lines of a kind."""
-        return [line.event for line in await self.services.trail.find() if line.kind == kind]
+        return [line.event for line in await self.services.trail.find_lines() if line.kind == kind]
 
     async def whoami(self, access_token: str) -> httpx2.Response:
         """What `/mcp` makes of a bearer token."""
@@ -94,19 +94,19 @@ async def serving(
 def _application(services: Services) -> FastAPI:
     application = FastAPI()
     for router in (
-        sign_in_pages,
-        authorization_server,
-        application_pages,
-        protected_resource,
-        connect_pages,
-        device_pages,
-        question_pages,
-        console,
+        build_sign_in_pages,
+        build_authorization_server,
+        build_application_pages,
+        create_metadata_router,
+        build_connect_pages,
+        build_device_pages,
+        build_question_pages,
+        build_console,
     ):
         application.include_router(router(services))
-    application.include_router(assets())
-    tokens = bearer_tokens(services)
-    challenge = f'Bearer resource_metadata="{metadata_address(services.settings)}"'
+    application.include_router(create_assets_router())
+    tokens = build_token_verifier(services)
+    challenge = f'Bearer resource_metadata="{build_metadata_url(services.settings)}"'
 
     @application.get("/mcp")
     async def whoami(request: Request) -> JSONResponse:

@@ -28,10 +28,10 @@ from temporalio.testing import WorkflowEnvironment
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import read_connections
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.db.tables import WaiterRow
 from engine.identity.model import Actor, Identity, Principal, TriggerKind
-from engine.identity.runs import run_row
+from engine.identity.runs import build_run_row
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.registry import Registry
 from engine.services import Services, open_services
@@ -43,15 +43,15 @@ from engine.settings import (
     TemporalSettings,
     VaultSettings,
 )
-from engine.temporal import connect
-from engine.waiting.delivery import delivering
+from engine.temporal import connect_temporal
+from engine.waiting.delivery import deliver_wake_ups
 from engine.wire import IDENTITY_TYPE
 from engine.worker import build_worker
 from examples.browser import Browser
 from gateway.embedded.compose import ComposeFile
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.surroundings import COMPOSE_FILE
-from gateway.runs.runs import Awaiting, Caller, Outcome, Runs
+from gateway.embedded.surroundings import COMPOSE_PATH
+from gateway.runs.runs import Caller, Outcome, PendingWaits, Runs
 from tests.databases import sqlite_database
 from tests.sandbox import CALLBACK, ROOT, Running
 
@@ -69,8 +69,8 @@ CHAT = Actor("mcp_client", "chat", "Chat")
 @asynccontextmanager
 async def temporal_server() -> AsyncIterator[str]:
     """The address of a Temporal server with search attributes and dynamic configuration as in the Compose file."""
-    compose = ComposeFile(COMPOSE_FILE)
-    command = compose.services(compose.variables)["temporal"].command
+    compose = ComposeFile(COMPOSE_PATH)
+    command = compose.build_services(compose.variable_defaults)["temporal"].command
     chosen = [flag for flag in command if flag.startswith(("--search-attribute=", "--dynamic-config-value="))]
     environment = await WorkflowEnvironment.start_local(
         namespace=NAMESPACE,
@@ -111,7 +111,7 @@ class Platform:
     @asynccontextmanager
     async def delivering(self) -> AsyncIterator[None]:
         """Deliver wake-ups, as a gateway does."""
-        async with delivering(self.services.waiters, self.temporal):
+        async with deliver_wake_ups(self.services.waiters, self.temporal):
             yield
 
     @asynccontextmanager
@@ -132,7 +132,7 @@ class Platform:
 
         async def polls() -> bool:
             assert process.returncode is None, "the worker ended instead of starting"
-            return await is_ready(polled, since=since)
+            return await is_ready(polled, polled_since=since)
 
         try:
             await until(polls)
@@ -144,15 +144,17 @@ class Platform:
 
     async def start(self, tool: str, arguments: Mapping[str, Any], principal: Principal) -> str:
         """Call a tool as somebody, and give the run's id."""
-        return (await self.runs.call(tool, arguments, Caller(principal, CHAT, "mcp"))).run_id
+        return (await self.runs.start_or_attach(tool, arguments, Caller(principal, CHAT, "mcp"))).run_id
 
     async def outcome(self, run_id: str) -> Outcome:
         """How a run ends, whatever it waits for on the way."""
         told: set[str] = set()
         async with asyncio.timeout(DEADLINE):
             while True:
-                outcome = await self.runs.outcome(run_id, within=DEADLINE, told=told)
-                if not isinstance(outcome, Awaiting):
+                outcome = await self.runs.wait_for_outcome(
+                    run_id, timeout_seconds=DEADLINE, announced_waits=told
+                )
+                if not isinstance(outcome, PendingWaits):
                     return outcome
                 told |= set(outcome.ids)
 
@@ -160,10 +162,10 @@ class Platform:
         """What the run asks its principal, once it has asked this many questions."""
 
         async def has_asked() -> bool:
-            return len(await self.services.authorization.awaited_by(run_id)) == questions
+            return len(await self.services.authorization_requests.list_awaited_requests(run_id)) == questions
 
         await until(has_asked)
-        return await self.services.authorization.awaited_by(run_id)
+        return await self.services.authorization_requests.list_awaited_requests(run_id)
 
     async def parked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
         """As `asked`, once the root workflow itself has also begun to wait."""
@@ -197,9 +199,9 @@ class Platform:
         account: str | None = None,
     ) -> None:
         """Play the round trip to the upstream's consent page, and take the answer to the services of a gateway."""
-        system, session = self.systems[request.connection], secrets.token_urlsafe()
+        system, session = self.systems[request.connection_name], secrets.token_urlsafe()
         account = account or principal.subject
-        address = await by.consent.begin(request, session)
+        address = await by.consent.begin_sign_in(request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await browser.open(address)
             page = await page.form(
@@ -208,24 +210,26 @@ class Platform:
                 password=f"{account}-{system.system.name}",
             )
             page = await page.form(submit=button)
-        await by.consent.complete(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
+        await by.consent.complete_sign_in(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
 
     async def grant(
         self, connection: str, principal: Principal, scope: str | None = None, *, account: str | None = None
-    ) -> Tokens:
+    ) -> UpstreamTokens:
         """Give a principal a grant before anything asks for it, with tokens that the upstream issued."""
-        declared = await self.services.catalogue.get(connection)
+        declared = await self.services.catalogue.get_connection(connection)
         asked, system = scope or " ".join(declared.scopes), self.systems[connection]
         account = account or principal.subject
-        tokens = Tokens.from_response(await system.tokens(account, asked), tuple(asked.split()))
-        async with self.services.database.writing() as session:
-            await self.services.grants.store(session, declared, principal.id, tokens, system.account(account))
+        tokens = UpstreamTokens.from_response(await system.tokens(account, asked), tuple(asked.split()))
+        async with self.services.database.open_write_session() as session:
+            await self.services.grants.store_grant(
+                session, declared, principal.id, tokens, system.account(account)
+            )
         return tokens
 
     async def redeclare(self, connection: str, **changes: object) -> None:
         """Declare a connection otherwise."""
-        declared = await self.services.catalogue.get(connection)
-        await self.services.catalogue.declare([declared.model_copy(update=changes)])
+        declared = await self.services.catalogue.get_connection(connection)
+        await self.services.catalogue.store_connections([declared.model_copy(update=changes)])
 
     def identity(self, principal: Principal, root: str, tool: str, trigger: TriggerKind = "mcp") -> Identity:
         """The identity of a run that no gateway started."""
@@ -236,19 +240,19 @@ class Platform:
             name=principal.name,
             actor=CHAT,
             trigger=trigger,
-            root=root,
-            tool=tool,
-            call=secrets.token_hex(8),
+            run_id=root,
+            tool_name=tool,
+            call_digest=secrets.token_hex(8),
         )
 
     async def signed(self, identity: Identity) -> str:
         """The signed header of an identity."""
-        return await self.services.keys.sign(identity.claims(), IDENTITY_TYPE)
+        return await self.services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
 
     async def register(self, identity: Identity) -> None:
         """Register the run of an identity, as the gateway does when it starts one."""
-        called = AuditEvent(kind="tool.called", identity=identity, run_id=identity.root)
-        await self.services.trail.append(called, run_row(identity))
+        called = AuditEvent(kind="tool.called", identity=identity, run_id=identity.run_id)
+        await self.services.trail.append_event(called, build_run_row(identity))
 
     async def start_past_the_gateway(
         self, workflow: str, argument: object, *, run_id: str, headers: Mapping[str, Payload]
@@ -284,12 +288,12 @@ class Platform:
 
     async def waiters(self, run_id: str) -> list[WaiterRow]:
         """Every wait of a run, as stored."""
-        async with self.services.database.reading() as session:
+        async with self.services.database.open_read_session() as session:
             return list((await session.exec(select(WaiterRow).where(WaiterRow.run_id == run_id))).all())
 
     async def trail(self, kind: str, run_id: str | None = None) -> list[dict[str, Any]]:
         """The events of a kind, of one run or of all."""
-        lines = await self.services.trail.find(run_id=run_id, limit=10_000)
+        lines = await self.services.trail.find_lines(run_id=run_id, limit=10_000)
         return [line.event for line in lines if line.kind == kind]
 
     def requests(self, system: str, kind: str = "api") -> list[dict[str, Any]]:
@@ -319,10 +323,10 @@ async def open_platform(
         outgoing=OutgoingSettings(allow_http=True, allow_private=True),
         modules=MODULES,
     )
-    temporal = await connect(settings.temporal, [IdentityClientInterceptor()])
+    temporal = await connect_temporal(settings.temporal, [IdentityClientInterceptor()])
     registry = Registry(settings.modules)
     async with open_services(settings, environment) as services:
-        await services.catalogue.declare(read_connections(CONNECTIONS, environment))
+        await services.catalogue.store_connections(read_connections(CONNECTIONS, environment))
         issuer = "https://id.example"
         yield Platform(
             settings=settings,
@@ -332,8 +336,8 @@ async def open_platform(
             registry=registry,
             runs=Runs(services, temporal, registry),
             systems=systems,
-            alice=await services.principals.resolve(issuer, "alice", "Alice Liddell"),
-            bob=await services.principals.resolve(issuer, "bob", "Bob Baker"),
+            alice=await services.principals.resolve_principal(issuer, "alice", "Alice Liddell"),
+            bob=await services.principals.resolve_principal(issuer, "bob", "Bob Baker"),
             opened=datetime.now(UTC),
         )
 

@@ -8,32 +8,32 @@ from dataclasses import dataclass, replace
 
 import httpx2
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.identity.model import Principal
 from engine.policy import Policy, PolicyFile
 from engine.services import Services
-from gateway.app import application
-from gateway.authorization_server.clients import Client
-from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
-from gateway.authorization_server.tokens import Tokens
-from gateway.mcp.server import mcp_servers
+from gateway.app import build_application
+from gateway.authorization_server.clients import ClientInformation
+from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
+from gateway.authorization_server.tokens import TokenIssuer
+from gateway.mcp.server import create_mcp_servers
 from gateway.protected_resource import API_PATH
 from gateway.runs.control import RunControl
 from tests.listeners import served
 from tests.platform import Platform
 
 
-def consented(principal: Principal, client: Client, resource: str) -> Consent:
+def consented(principal: Principal, client: ClientInformation, resource: str) -> ClientConsent:
     """What a person's yes to a client is, once they gave it."""
-    return Consent(
+    return ClientConsent(
         id=secrets.token_hex(8),
         principal_id=principal.id,
         client_id=client.client_id,
-        client_name=client.title,
+        client_name=client.display_name,
         resource=resource,
         scopes=("mcp",),
-        created_at=now(),
-        expires_at=now() + UNUSED_LIFE,
+        created_at=utc_now(),
+        expires_at=utc_now() + UNUSED_CONSENT_LIFE,
     )
 
 
@@ -46,15 +46,15 @@ class Rest:
 
     async def person(self, subject: str, name: str) -> Principal:
         """Somebody whom the built-in sign-in knows."""
-        return await self.services.principals.resolve(self.url, subject, name)
+        return await self.services.principals.resolve_principal(self.url, subject, name)
 
     async def token(self, principal: Principal, path: str = API_PATH) -> str:
         """An access token of the built-in authorization server, for a client that the person consented to."""
-        client = Client(client_id="reports", client_name="Reports", redirect_uris=None)
+        client = ClientInformation(client_id="reports", client_name="Reports", redirect_uris=None)
         consent = consented(principal, client, f"{self.url}{path}")
-        await Consents(self.services.database).add(consent)
-        issued = await Tokens(self.services).issue(
-            principal, client, consent.scopes, consent.id, resource=consent.resource, with_refresh=False
+        await ClientConsents(self.services.database).store_consent(consent)
+        issued = await TokenIssuer(self.services).issue_tokens(
+            principal, client, consent.scopes, consent.id, resource=consent.resource, has_refresh_token=False
         )
         return issued.access_token
 
@@ -88,8 +88,8 @@ async def serving(
         if policy is not None:
             services = replace(services, policy=Policy(lambda: policy, services.roles))
         registry, runs, temporal = platform.registry, platform.runs, platform.temporal
-        servers = mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
-        app = application(services, registry, runs, temporal, servers)
+        servers = create_mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
+        app = build_application(services, registry, runs, temporal, servers)
         async with AsyncExitStack() as open_:
             if mcp:
                 for server in servers.values():

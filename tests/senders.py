@@ -14,7 +14,7 @@ from slack_sdk.signature import SignatureVerifier
 from standardwebhooks.webhooks import Webhook as StandardWebhook
 from stripe import WebhookSignature
 
-from engine.webhooks.signatures import Scheme
+from engine.webhooks.signatures import SignatureScheme
 
 STRIPE = "whsec_0123456789abcdefghijklmnop"
 SLACK = "8f742231b10e8888abcd99yyyzzz85a5"
@@ -67,7 +67,7 @@ def github(secret: str, event: str, said: Mapping[str, Any], at: int) -> Deliver
 
 
 Sign = Callable[[str, str, Mapping[str, Any], int], Delivery]
-SENDERS: Mapping[Scheme, tuple[str, Sign]] = {
+SENDERS: Mapping[SignatureScheme, tuple[str, Sign]] = {
     "stripe": (STRIPE, stripe),
     "github": (GITHUB, github),
     "slack": (SLACK, slack),

@@ -14,8 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.zendesk import Ticket, TicketUpdate, read_ticket, update_ticket
 
 # The limits of one attempt and of all attempts of a step together. Waiting for a person counts in neither.
-_ATTEMPT = timedelta(seconds=60)
-_STEP = timedelta(minutes=10)
+_ATTEMPT_TIMEOUT = timedelta(seconds=60)
+_STEP_TIMEOUT = timedelta(minutes=10)
 
 
 class BillingDispute(BaseModel):
@@ -61,13 +61,13 @@ class ResolveBillingDisputeWorkflow:
     async def run(self, dispute: BillingDispute) -> Resolution:
         """Gather the evidence, then answer the ticket."""
         evidence = await workflow.execute_child_workflow(GatherEvidenceWorkflow.run, dispute)
-        resolution = _resolution(evidence)
-        answer = TicketUpdate(
+        resolution = _build_resolution(evidence)
+        ticket_update = TicketUpdate(
             ticket_id=dispute.ticket_id,
             status="pending" if resolution.overpaid_amount else "solved",
             comment=resolution.summary,
         )
-        ticket = await workflow.execute_child_workflow(AnswerTicketWorkflow.run, answer)
+        ticket = await workflow.execute_child_workflow(AnswerTicketWorkflow.run, ticket_update)
         return resolution.model_copy(update={"ticket_status": ticket.status})
 
 
@@ -84,8 +84,8 @@ class GatherEvidenceWorkflow:
             workflow.execute_activity(
                 read_ticket,
                 dispute.ticket_id,
-                start_to_close_timeout=_ATTEMPT,
-                schedule_to_close_timeout=_STEP,
+                start_to_close_timeout=_ATTEMPT_TIMEOUT,
+                schedule_to_close_timeout=_STEP_TIMEOUT,
             ),
         )
         if account.billing_customer_id != dispute.customer_id:
@@ -103,7 +103,10 @@ class LookUpAccountWorkflow:
     async def run(self, account_id: str) -> Account:
         """Read the account."""
         return await workflow.execute_activity(
-            read_account, account_id, start_to_close_timeout=_ATTEMPT, schedule_to_close_timeout=_STEP
+            read_account,
+            account_id,
+            start_to_close_timeout=_ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=_STEP_TIMEOUT,
         )
 
 
@@ -115,9 +118,12 @@ class CrossReferenceBillingWorkflow:
     async def run(self, customer_id: str) -> list[Invoice]:
         """Return the invoices that were paid more than once, or all where none was."""
         invoices = await workflow.execute_activity(
-            list_invoices, customer_id, start_to_close_timeout=_ATTEMPT, schedule_to_close_timeout=_STEP
+            list_invoices,
+            customer_id,
+            start_to_close_timeout=_ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=_STEP_TIMEOUT,
         )
-        return [invoice for invoice in invoices if invoice.overpaid] or invoices
+        return [invoice for invoice in invoices if invoice.overpaid_amount] or invoices
 
 
 @workflow.defn(name="answer_ticket")
@@ -125,28 +131,34 @@ class AnswerTicketWorkflow:
     """Writes into support."""
 
     @workflow.run
-    async def run(self, answer: TicketUpdate) -> Ticket:
+    async def run(self, ticket_update: TicketUpdate) -> Ticket:
         """Update the ticket."""
         return await workflow.execute_activity(
-            update_ticket, answer, start_to_close_timeout=_ATTEMPT, schedule_to_close_timeout=_STEP
+            update_ticket,
+            ticket_update,
+            start_to_close_timeout=_ATTEMPT_TIMEOUT,
+            schedule_to_close_timeout=_STEP_TIMEOUT,
         )
 
 
-def _resolution(evidence: Evidence) -> Resolution:
-    overpaid = [invoice for invoice in evidence.invoices if invoice.overpaid]
-    amount = sum(invoice.overpaid for invoice in overpaid)
-    currency = overpaid[0].currency if overpaid else None
-    if overpaid:
-        numbers = ", ".join(invoice.number for invoice in overpaid)
-        summary = f"{evidence.account.name} was charged {amount / 100:.2f} {currency} too much on {numbers}: refund it."
+def _build_resolution(evidence: Evidence) -> Resolution:
+    overpaid_invoices = [invoice for invoice in evidence.invoices if invoice.overpaid_amount]
+    overpaid_amount = sum(invoice.overpaid_amount for invoice in overpaid_invoices)
+    currency = overpaid_invoices[0].currency if overpaid_invoices else None
+    if overpaid_invoices:
+        invoice_numbers = ", ".join(invoice.number for invoice in overpaid_invoices)
+        summary = (
+            f"{evidence.account.name} was charged {overpaid_amount / 100:.2f} {currency} too much "
+            f"on {invoice_numbers}: refund it."
+        )
     else:
         summary = f"Nothing was charged twice to {evidence.account.name}."
     return Resolution(
         account=evidence.account.name,
         ticket_id=evidence.ticket.id,
         ticket_status=evidence.ticket.status,
-        overpaid_invoices=[invoice.number for invoice in overpaid],
-        overpaid_amount=amount,
+        overpaid_invoices=[invoice.number for invoice in overpaid_invoices],
+        overpaid_amount=overpaid_amount,
         currency=currency,
         summary=summary,
     )

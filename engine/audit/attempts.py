@@ -6,40 +6,42 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from engine.audit.trail import AuditEvent, Trail
+from engine.audit.trail import AuditEvent, AuditTrail
 from engine.identity.model import Actor, Principal
 
-AttemptError = Literal["token_misdirected", "session_replaced", "redirect_refused", "client_refused"]
+AttemptErrorCode = Literal["token_misdirected", "session_replaced", "redirect_refused", "client_refused"]
 
-_EVERY_SECONDS: Final = 3600.0
-_REMEMBERED: Final = 10_000
-_LONGEST: Final = 500
+_WRITE_INTERVAL_SECONDS: Final = 3600.0
+_MAX_ATTEMPT_KINDS: Final = 10_000
+_MAX_MESSAGE_CHARS: Final = 500
 
 
 @dataclass(slots=True)
-class _Told:
+class _AttemptCount:
     """When an attempt of one kind was last written (clock seconds), and how often it came since then."""
 
-    at: float
-    since: int = 0
+    written_at_seconds: float
+    repeat_count: int = 0
 
 
-class Attempts:
+class RefusedAttempts:
     """Records the attempts that this process refused.
 
     An attacker can repeat attempts of one `attempt_kind` at will, so they are counted by it. The caller must make sure
     that nobody can choose kinds at will: a kind is fixed, or names something that Byline or an issuer signed.
     """
 
-    def __init__(self, trail: Trail, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._trail = trail
-        self._clock = clock
-        self._told: OrderedDict[str, _Told] = OrderedDict()
+    def __init__(
+        self, audit_trail: AuditTrail, *, monotonic_clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._audit_trail = audit_trail
+        self._monotonic_clock = monotonic_clock
+        self._attempt_counts: OrderedDict[str, _AttemptCount] = OrderedDict()
 
-    async def refused(
+    async def record_refusal(
         self,
-        sort: str,
-        error: AttemptError,
+        attempt_kind: str,
+        error_code: AttemptErrorCode,
         message: str,
         *,
         principal: Principal | None = None,
@@ -49,20 +51,27 @@ class Attempts:
 
         Attempts between two lines are only counted, and the next line states their number.
         """
-        told = self._told.get(sort)
-        if told is not None and self._clock() - told.at < _EVERY_SECONDS:
-            told.since += 1
+        attempt_count = self._attempt_counts.get(attempt_kind)
+        if (
+            attempt_count is not None
+            and self._monotonic_clock() - attempt_count.written_at_seconds < _WRITE_INTERVAL_SECONDS
+        ):
+            attempt_count.repeat_count += 1
             return
-        more = f" More of it since the last line: {told.since}." if told and told.since else ""
-        self._told[sort] = _Told(self._clock())
-        self._told.move_to_end(sort)
-        if len(self._told) > _REMEMBERED:
-            self._told.popitem(last=False)
-        event = AuditEvent(
+        repeat_remark = (
+            f" More of it since the last line: {attempt_count.repeat_count}."
+            if attempt_count and attempt_count.repeat_count
+            else ""
+        )
+        self._attempt_counts[attempt_kind] = _AttemptCount(self._monotonic_clock())
+        self._attempt_counts.move_to_end(attempt_kind)
+        if len(self._attempt_counts) > _MAX_ATTEMPT_KINDS:
+            self._attempt_counts.popitem(last=False)
+        audit_event = AuditEvent(
             kind="attempt.refused",
             principal=principal,
             actor=actor,
-            error=error,
-            message=f"{message[:_LONGEST]}{more}",
+            error=error_code,
+            message=f"{message[:_MAX_MESSAGE_CHARS]}{repeat_remark}",
         )
-        await self._trail.append(event)
+        await self._audit_trail.append_event(audit_event)

@@ -15,22 +15,22 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel, col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import AuditEventRow, AuditHeadRow
 from engine.identity.model import Actor, Identity, Principal
 from engine.identity.signing import SigningKeys
 
-GENESIS = "0" * 64
+GENESIS_HASH = "0" * 64
 
-_THE_HEAD = col(AuditHeadRow.id) == 1
-_LOCK_HEAD = select(AuditHeadRow.seq, AuditHeadRow.hash).where(_THE_HEAD).with_for_update()
-_MOVE_HEAD = update(AuditHeadRow).where(_THE_HEAD)
-_APPEND = insert(AuditEventRow)
+_IS_HEAD_ROW = col(AuditHeadRow.id) == 1
+_LOCK_HEAD_STATEMENT = select(AuditHeadRow.seq, AuditHeadRow.hash).where(_IS_HEAD_ROW).with_for_update()
+_MOVE_HEAD_STATEMENT = update(AuditHeadRow).where(_IS_HEAD_ROW)
+_INSERT_EVENTS_STATEMENT = insert(AuditEventRow)
 
-SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
+SAFE_HTTP_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 """The methods that only read (RFC 9110 section 9.2.1)."""
 
-Kind = Literal[
+AuditEventKind = Literal[
     "tool.called",
     "run.refused",
     "run.cancelled",
@@ -79,7 +79,7 @@ Kind = Literal[
     "channel.added",
     "channel.removed",
 ]
-Verdict = Literal[
+UpstreamVerdict = Literal[
     "allowed",
     "denied",
     "insufficient_scope",
@@ -101,7 +101,7 @@ class AuditEvent:
     who acted, where that is not `principal` themselves.
     """
 
-    kind: Kind
+    kind: AuditEventKind
     identity: Identity | None = None
     principal: Principal | None = None
     actor: Actor | None = None
@@ -127,41 +127,48 @@ class AuditEvent:
     role: str | None = None
     intent: int | None = None
     status: int | None = None
-    verdict: Verdict | None = None
+    verdict: UpstreamVerdict | None = None
     error: str | None = None
     message: str | None = None
 
-    def document(self) -> dict[str, Any]:
+    def to_document(self) -> dict[str, Any]:
         """Return the event as it is stored: flat JSON without the fields that do not apply."""
-        plain = {
+        plain_fields = {
             field.name: getattr(self, field.name)
             for field in fields(self)
             if field.name not in {"kind", "identity", "principal", "actor", "by"}
         }
-        names = {**self._names(), "by": None if self.by is None else _who(self.by)}
-        return {key: _json(value) for key, value in {**names, **plain}.items() if value is not None}
+        participants = {
+            **self._describe_participants(),
+            "by": None if self.by is None else _describe_principal(self.by),
+        }
+        return {
+            field_name: _to_storable_json(field_value)
+            for field_name, field_value in {**participants, **plain_fields}.items()
+            if field_value is not None
+        }
 
-    def _names(self) -> dict[str, Any]:
+    def _describe_participants(self) -> dict[str, Any]:
         if self.identity is not None:
-            who = self.identity
+            identity = self.identity
             return {
                 "principal": {
-                    "id": who.principal_id,
-                    "iss": who.issuer,
-                    "sub": who.subject,
-                    "name": who.name,
-                    "kind": who.kind,
+                    "id": identity.principal_id,
+                    "iss": identity.issuer,
+                    "sub": identity.subject,
+                    "name": identity.name,
+                    "kind": identity.kind,
                 },
-                "actor": _through(who.actor),
-                "trigger": who.trigger,
-                "tool": who.tool,
+                "actor": _describe_actor(identity.actor),
+                "trigger": identity.trigger,
+                "tool": identity.tool_name,
             }
-        names = {} if self.principal is None else {"principal": _who(self.principal)}
-        return names if self.actor is None else {**names, "actor": _through(self.actor)}
+        participants = {} if self.principal is None else {"principal": _describe_principal(self.principal)}
+        return participants if self.actor is None else {**participants, "actor": _describe_actor(self.actor)}
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TrailLine:
     """A stored event with its place in the chain."""
 
     seq: int
@@ -171,63 +178,66 @@ class Line:
 
 
 @dataclass(slots=True)
-class _Head:
+class _ChainHead:
     seq: int
     hash: str
 
 
 @dataclass(slots=True)
-class _Pending:
-    event: AuditEvent
-    rows: tuple[SQLModel, ...]
-    done: "asyncio.Future[int]"
+class _PendingAppend:
+    audit_event: AuditEvent
+    table_rows: tuple[SQLModel, ...]
+    committed_seq: "asyncio.Future[int]"
 
 
-class Recorder(Protocol):
+class EventRecorder(Protocol):
     """Writes events in a transaction that the caller has begun."""
 
-    async def __call__(self, session: AsyncSession, *events: AuditEvent) -> int:
+    async def __call__(self, db_session: AsyncSession, *audit_events: AuditEvent) -> int:
         """Write the events and return the first one's sequence number."""
 
 
-class Trail:
+class AuditTrail:
     """Owner of the tables of the trail. Appends that arrive at the same time share one transaction."""
 
-    def __init__(self, database: Database, keys: SigningKeys) -> None:
+    def __init__(self, database: Database, signing_keys: SigningKeys) -> None:
         self._database = database
-        self._keys = keys
-        self._pending: list[_Pending] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._signing_keys = signing_keys
+        self._pending_appends: list[_PendingAppend] = []
+        self._writer_task: asyncio.Task[None] | None = None
 
-    async def append(self, event: AuditEvent, *rows: SQLModel) -> int:
+    async def append_event(self, audit_event: AuditEvent, *table_rows: SQLModel) -> int:
         """Write the event, and `table_rows` in the same transaction; return its sequence number once committed."""
-        pending = _Pending(event, rows, asyncio.get_running_loop().create_future())
-        self._pending.append(pending)
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write_pending())
-        return await pending.done
+        pending_append = _PendingAppend(audit_event, table_rows, asyncio.get_running_loop().create_future())
+        self._pending_appends.append(pending_append)
+        if self._writer_task is None or self._writer_task.done():
+            self._writer_task = asyncio.create_task(self._write_pending_appends())
+        return await pending_append.committed_seq
 
-    async def recorder(self) -> "Recorder":
+    async def make_recorder(self) -> "EventRecorder":
         """Return a function that writes events as the last statement of the caller's transaction.
 
         Call this before the transaction begins, because a signing key that does not exist yet is created in a
         transaction of its own.
         """
-        sign = await self._keys.bytes_signer()
+        sign_bytes = await self._signing_keys.create_bytes_signer()
 
-        async def record(session: AsyncSession, *events: AuditEvent) -> int:
-            await session.flush()
+        async def record_events(db_session: AsyncSession, *audit_events: AuditEvent) -> int:
+            await db_session.flush()
             # These statements use the connection itself: the session's work around each one takes longer than they do.
-            connection = await session.connection()
-            head = await _locked_head(connection)
-            first = head.seq + 1
-            await connection.execute(_APPEND, [_chained(head, event, sign) for event in events])
-            await connection.execute(_MOVE_HEAD, {"seq": head.seq, "hash": head.hash})
-            return first
+            connection = await db_session.connection()
+            chain_head = await _lock_head(connection)
+            first_seq = chain_head.seq + 1
+            await connection.execute(
+                _INSERT_EVENTS_STATEMENT,
+                [_chain_event(chain_head, audit_event, sign_bytes) for audit_event in audit_events],
+            )
+            await connection.execute(_MOVE_HEAD_STATEMENT, {"seq": chain_head.seq, "hash": chain_head.hash})
+            return first_seq
 
-        return record
+        return record_events
 
-    async def find(
+    async def find_lines(
         self,
         *,
         system: str | None = None,
@@ -238,138 +248,152 @@ class Trail:
         until: datetime | None = None,
         writes_only: bool = False,
         limit: int | None = 1000,
-    ) -> list[Line]:
+    ) -> list[TrailLine]:
         """Return the newest lines that fit every condition, oldest first; `writes_only` leaves out reading methods."""
-        query = select(AuditEventRow).order_by(col(AuditEventRow.seq).desc()).limit(limit)
+        statement = select(AuditEventRow).order_by(col(AuditEventRow.seq).desc()).limit(limit)
         if system is not None:
-            query = query.where(AuditEventRow.system == system)
+            statement = statement.where(AuditEventRow.system == system)
         if record_id is not None:
-            query = query.where(AuditEventRow.record_id == record_id)
+            statement = statement.where(AuditEventRow.record_id == record_id)
         if principal_id is not None:
-            query = query.where(AuditEventRow.principal_id == principal_id)
+            statement = statement.where(AuditEventRow.principal_id == principal_id)
         if run_id is not None:
-            query = query.where(AuditEventRow.run_id == run_id)
+            statement = statement.where(AuditEventRow.run_id == run_id)
         if since is not None:
-            query = query.where(col(AuditEventRow.time) >= since)
+            statement = statement.where(col(AuditEventRow.time) >= since)
         if until is not None:
-            query = query.where(col(AuditEventRow.time) < until)
+            statement = statement.where(col(AuditEventRow.time) < until)
         if writes_only:
-            method = cast("ColumnElement[Any]", AuditEventRow.event)["method"].as_string()
-            query = query.where(method.not_in(SAFE_METHODS))
-        async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
-        return [_line(row) for row in reversed(rows)]
+            http_method = cast("ColumnElement[Any]", AuditEventRow.event)["method"].as_string()
+            statement = statement.where(http_method.not_in(SAFE_HTTP_METHODS))
+        async with self._database.open_read_session() as db_session:
+            event_rows = (await db_session.exec(statement)).all()
+        return [_to_trail_line(event_row) for event_row in reversed(event_rows)]
 
-    async def last_use(self, principal_id: str, grant_id: str, since: datetime) -> Line | None:
+    async def find_last_use(self, principal_id: str, grant_id: str, granted_at: datetime) -> TrailLine | None:
         """Return the newest action that a principal's run took with this grant of theirs, made at `granted_at`."""
-        by_grant = cast("ColumnElement[Any]", AuditEventRow.event)["grant_id"].as_string()
-        query = (
+        event_grant_id = cast("ColumnElement[Any]", AuditEventRow.event)["grant_id"].as_string()
+        statement = (
             select(AuditEventRow)
             .where(
                 AuditEventRow.principal_id == principal_id,
-                col(AuditEventRow.time) >= since,
+                col(AuditEventRow.time) >= granted_at,
                 AuditEventRow.kind == "action.intended",
-                by_grant == grant_id,
+                event_grant_id == grant_id,
             )
             .order_by(col(AuditEventRow.time).desc(), col(AuditEventRow.seq).desc())
             .limit(1)
         )
-        async with self._database.reading() as session:
-            row = (await session.exec(query)).one_or_none()
-        return None if row is None else _line(row)
+        async with self._database.open_read_session() as db_session:
+            event_row = (await db_session.exec(statement)).one_or_none()
+        return None if event_row is None else _to_trail_line(event_row)
 
-    async def following(self, run_id: str, after: int, limit: int) -> list[Line]:
+    async def list_lines_after(self, run_id: str, after_seq: int, limit: int) -> list[TrailLine]:
         """Return the lines of a run with sequence numbers above `after_seq`, oldest first."""
-        query = (
+        statement = (
             select(AuditEventRow)
-            .where(AuditEventRow.run_id == run_id, col(AuditEventRow.seq) > after)
+            .where(AuditEventRow.run_id == run_id, col(AuditEventRow.seq) > after_seq)
             .order_by(col(AuditEventRow.seq))
             .limit(limit)
         )
-        async with self._database.reading() as session:
-            return [_line(row) for row in (await session.exec(query)).all()]
+        async with self._database.open_read_session() as db_session:
+            return [_to_trail_line(event_row) for event_row in (await db_session.exec(statement)).all()]
 
-    async def last(self) -> int:
+    async def read_newest_seq(self) -> int:
         """Return the sequence number of the newest line, or 0 if there is none."""
-        async with self._database.reading() as session:
-            return (await session.exec(select(AuditHeadRow.seq).where(_THE_HEAD))).one_or_none() or 0
+        async with self._database.open_read_session() as db_session:
+            return (await db_session.exec(select(AuditHeadRow.seq).where(_IS_HEAD_ROW))).one_or_none() or 0
 
     async def may_have_acted(self, run_id: str, idempotency_key: str) -> bool:
         """Whether a request with this key took effect, or was about to be sent and has no known outcome."""
-        lines = [
-            line
-            for line in await self.find(run_id=run_id, limit=None)
-            if line.event.get("idempotency_key") == idempotency_key
+        trail_lines = [
+            trail_line
+            for trail_line in await self.find_lines(run_id=run_id, limit=None)
+            if trail_line.event.get("idempotency_key") == idempotency_key
         ]
-        answered = {line.event.get("intent"): line.event.get("verdict", "no_answer") for line in lines}
+        verdicts_by_intent = {
+            trail_line.event.get("intent"): trail_line.event.get("verdict", "no_answer")
+            for trail_line in trail_lines
+        }
         return any(
-            line.kind == "action.intended" and answered.get(line.seq, "no_answer") in {"no_answer", "allowed"}
-            for line in lines
+            trail_line.kind == "action.intended"
+            and verdicts_by_intent.get(trail_line.seq, "no_answer") in {"no_answer", "allowed"}
+            for trail_line in trail_lines
         )
 
-    async def close(self) -> None:
+    async def finish_appends(self) -> None:
         """Wait for the last appends to be committed."""
-        if self._writer is not None:
-            await self._writer
+        if self._writer_task is not None:
+            await self._writer_task
 
-    async def _write_pending(self) -> None:
-        while self._pending:
-            batch, self._pending = self._pending, []
-            await self._settle(batch)
+    async def _write_pending_appends(self) -> None:
+        while self._pending_appends:
+            append_batch, self._pending_appends = self._pending_appends, []
+            await self._resolve_appends(append_batch)
 
-    async def _settle(self, batch: list[_Pending]) -> None:
+    async def _resolve_appends(self, append_batch: list[_PendingAppend]) -> None:
         try:
-            first = await self._write(batch)
+            first_seq = await self._write_batch(append_batch)
         except Exception as error:  # noqa: BLE001 -- every waiting caller gets the error, whatever it is
-            if len(batch) > 1 and isinstance(error, IntegrityError | DataError):
+            if len(append_batch) > 1 and isinstance(error, IntegrityError | DataError):
                 # The rows of one of them were refused. The others only shared its transaction, so each is tried alone.
-                for pending in batch:
-                    await self._settle([pending])
+                for pending_append in append_batch:
+                    await self._resolve_appends([pending_append])
                 return
-            for pending in batch:
-                if not pending.done.done():
-                    pending.done.set_exception(error)
+            for pending_append in append_batch:
+                if not pending_append.committed_seq.done():
+                    pending_append.committed_seq.set_exception(error)
         else:
-            for seq, pending in enumerate(batch, first):
-                if not pending.done.done():
-                    pending.done.set_result(seq)
+            for line_seq, pending_append in enumerate(append_batch, first_seq):
+                if not pending_append.committed_seq.done():
+                    pending_append.committed_seq.set_result(line_seq)
 
-    async def _write(self, batch: list[_Pending]) -> int:
-        record = await self.recorder()
-        async with self._database.writing() as session:
-            for pending in batch:
-                session.add_all(pending.rows)
-            return await record(session, *(pending.event for pending in batch))
+    async def _write_batch(self, append_batch: list[_PendingAppend]) -> int:
+        record_events = await self.make_recorder()
+        async with self._database.open_write_session() as db_session:
+            for pending_append in append_batch:
+                db_session.add_all(pending_append.table_rows)
+            return await record_events(
+                db_session, *(pending_append.audit_event for pending_append in append_batch)
+            )
 
 
-def _chained(head: _Head, event: AuditEvent, sign: Callable[[bytes], tuple[str, bytes]]) -> dict[str, Any]:
-    time, document = now(), event.document()
-    previous = head.hash
-    head.seq += 1
-    head.hash = chained_hash(head.seq, time, event.kind, document, previous)
-    kid, signature = sign(bytes.fromhex(head.hash))
+def _chain_event(
+    chain_head: _ChainHead, audit_event: AuditEvent, sign_bytes: Callable[[bytes], tuple[str, bytes]]
+) -> dict[str, Any]:
+    recorded_at, document = utc_now(), audit_event.to_document()
+    previous_hash = chain_head.hash
+    chain_head.seq += 1
+    chain_head.hash = compute_chained_hash(
+        chain_head.seq, recorded_at, audit_event.kind, document, previous_hash
+    )
+    kid, signature = sign_bytes(bytes.fromhex(chain_head.hash))
     return {
-        "seq": head.seq,
-        "time": time,
-        "kind": event.kind,
-        **index_columns(document),
+        "seq": chain_head.seq,
+        "time": recorded_at,
+        "kind": audit_event.kind,
+        **extract_index_columns(document),
         "event": document,
-        "previous_hash": previous,
-        "hash": head.hash,
+        "previous_hash": previous_hash,
+        "hash": chain_head.hash,
         "kid": kid,
         "signature": signature,
     }
 
 
-def chained_hash(seq: int, time: datetime, kind: str, document: dict[str, Any], previous: str) -> str:
+def compute_chained_hash(
+    line_seq: int, recorded_at: datetime, event_kind: str, document: dict[str, Any], previous_hash: str
+) -> str:
     """Return the SHA-256 of the canonical JSON of a line and the hash of the line before, as hexadecimal digits."""
-    text = json.dumps(
-        [seq, time.isoformat(), kind, document, previous], sort_keys=True, separators=(",", ":")
+    canonical_json = json.dumps(
+        [line_seq, recorded_at.isoformat(), event_kind, document, previous_hash],
+        sort_keys=True,
+        separators=(",", ":"),
     )
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(canonical_json.encode()).hexdigest()
 
 
-def index_columns(document: dict[str, Any]) -> dict[str, Any]:
+def extract_index_columns(document: dict[str, Any]) -> dict[str, Any]:
     """Return the columns that repeat parts of a document so that they can be searched."""
     return {
         "principal_id": document.get("principal", {}).get("id"),
@@ -379,22 +403,22 @@ def index_columns(document: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-async def _locked_head(connection: AsyncConnection) -> _Head:
-    found = (await connection.execute(_LOCK_HEAD)).one_or_none()
-    if found is None:
+async def _lock_head(connection: AsyncConnection) -> _ChainHead:
+    head_row = (await connection.execute(_LOCK_HEAD_STATEMENT)).one_or_none()
+    if head_row is None:
         # Another process may insert the first head at this moment. The second one waits here and takes that head.
         with suppress(IntegrityError):
             async with connection.begin_nested():
-                await connection.execute(insert(AuditHeadRow), {"id": 1, "seq": 0, "hash": GENESIS})
-        found = (await connection.execute(_LOCK_HEAD)).one()
-    return _Head(found.seq, found.hash)
+                await connection.execute(insert(AuditHeadRow), {"id": 1, "seq": 0, "hash": GENESIS_HASH})
+        head_row = (await connection.execute(_LOCK_HEAD_STATEMENT)).one()
+    return _ChainHead(head_row.seq, head_row.hash)
 
 
-def _line(row: AuditEventRow) -> Line:
-    return Line(row.seq, row.time, row.kind, row.event)
+def _to_trail_line(event_row: AuditEventRow) -> TrailLine:
+    return TrailLine(event_row.seq, event_row.time, event_row.kind, event_row.event)
 
 
-def _who(principal: Principal) -> dict[str, Any]:
+def _describe_principal(principal: Principal) -> dict[str, Any]:
     return {
         "id": principal.id,
         "iss": principal.issuer,
@@ -404,18 +428,18 @@ def _who(principal: Principal) -> dict[str, Any]:
     }
 
 
-def _through(actor: Actor) -> dict[str, Any]:
+def _describe_actor(actor: Actor) -> dict[str, Any]:
     return {"kind": actor.kind, "id": actor.id, "name": actor.name}
 
 
-def _json(value: object) -> object:
+def _to_storable_json(json_value: object) -> object:
     """Return a value that every database can store: upstream text may hold NUL characters or lone surrogates."""
-    match value:
+    match json_value:
         case str():
-            return value.replace("\0", "?").encode(errors="replace").decode()
+            return json_value.replace("\0", "?").encode(errors="replace").decode()
         case tuple():
-            return [_json(item) for item in value]
+            return [_to_storable_json(json_item) for json_item in json_value]
         case dict():
-            return {key: _json(item) for key, item in value.items()}
+            return {json_key: _to_storable_json(json_item) for json_key, json_item in json_value.items()}
         case _:
-            return value
+            return json_value

@@ -7,22 +7,27 @@ from engine.errors import AccountMismatched, BylineError
 from engine.identity.model import Principal
 
 
-def refusal(person: Principal, error: BylineError, request: AuthorizationRequest | None = None) -> AuditEvent:
+def build_refusal_event(
+    person: Principal, error: BylineError, authorization_request: AuthorizationRequest | None = None
+) -> AuditEvent:
     """Return the audit event for a refused attempt: who tried, for which request if that is known, and why."""
     return AuditEvent(
         kind="authorization.refused",
         principal=person,
-        connection=None if request is None else request.connection,
-        request_id=None if request is None else request.id,
+        connection=None if authorization_request is None else authorization_request.connection_name,
+        request_id=None if authorization_request is None else authorization_request.id,
         error=error.code,
         message=str(error),
     )
 
 
-def mismatched(request: AuthorizationRequest, connection: Connection, account: str) -> AccountMismatched:
+def build_mismatch_error(
+    authorization_request: AuthorizationRequest, connection: Connection, account: str
+) -> AccountMismatched:
     """Return the error for somebody who signed in to another account than the request asks for."""
     msg = (
-        f"You signed in to {connection.title} as '{account}', and '{request.about}' is asked for: what waits goes on "
+        f"You signed in to {connection.title} as '{account}', and "
+        f"'{authorization_request.about}' is asked for: what waits goes on "
         f"with that account alone. '{account}' is connected now as well, and nothing else changed."
     )
-    return AccountMismatched(msg, request=request.id)
+    return AccountMismatched(msg, request_id=authorization_request.id)

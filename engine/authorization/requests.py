@@ -13,10 +13,10 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.audit.trail import AuditEvent, Trail
+from engine.audit.trail import AuditEvent, AuditTrail
 from engine.connections.connection import Connection
-from engine.connections.grants import Grants, Standing
-from engine.db.database import Database, now
+from engine.connections.grants import Grants, GrantSituation
+from engine.db.database import Database, utc_now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
 from engine.errors import (
     AuthorizationCancelled,
@@ -31,10 +31,10 @@ from engine.identity.principals import Principals
 from engine.identity.runs import RunRecords
 from engine.waiting.waiters import ParkedAction, Waiters
 
-Asks = Literal["any_account", "account", "choice"]
+RequestKind = Literal["any_account", "account", "choice"]
 """A sign-in to any account, a sign-in to one certain account, or a choice of the account that a tool shall use."""
 
-State = Literal["open", "granted", "denied", "expired"]
+RequestState = Literal["open", "granted", "denied", "expired"]
 """The state of a request. An expired one may stay `open` in the table until upkeep closes it."""
 
 
@@ -48,22 +48,22 @@ class AuthorizationRequest:
 
     id: str
     principal_id: str
-    connection: str
+    connection_name: str
     scopes: tuple[str, ...]
-    asks: Asks
+    request_kind: RequestKind
     about: str
-    state: State
+    state: RequestState
     expires_at: datetime
 
     @property
     def is_open(self) -> bool:
         """Whether it can still be answered."""
-        return self.state == "open" and self.expires_at > now()
+        return self.state == "open" and self.expires_at > utc_now()
 
     @property
     def account(self) -> str | None:
         """The account that is asked for, or None if any account will do."""
-        return self.about if self.asks == "account" else None
+        return self.about if self.request_kind == "account" else None
 
 
 class AuthorizationRequests:
@@ -73,30 +73,30 @@ class AuthorizationRequests:
         self,
         database: Database,
         principals: Principals,
-        runs: RunRecords,
+        run_records: RunRecords,
         grants: Grants,
         waiters: Waiters,
-        trail: Trail,
+        trail: AuditTrail,
         wait_limit: timedelta,
     ) -> None:
         self._database = database
         self._principals = principals
-        self._runs = runs
+        self._run_records = run_records
         self._grants = grants
         self._waiters = waiters
         self._trail = trail
         self._wait_limit = wait_limit
 
-    async def require(
+    async def require_authorization(
         self,
         identity: Identity,
         connection: Connection,
         scopes: Collection[str],
-        parked: ParkedAction,
+        parked_action: ParkedAction,
         *,
         run_id: str,
-        needed: Collection[str] = (),
-        refused_grant: str | None = None,
+        needed_scopes: Collection[str] = (),
+        refused_grant_id: str | None = None,
     ) -> AuthorizationRequired | None:
         """Wait for the open request for this principal, connection and scopes, and open one if there is none.
 
@@ -105,44 +105,53 @@ class AuthorizationRequests:
         If the run has already used an account, only that account is asked for. Raises PrincipalInactive if the
         principal was deactivated while the action ran.
         """
-        wanted = " ".join(sorted(scopes))
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
+        scope_string = " ".join(sorted(scopes))
+        record_events = await self._trail.make_recorder()
+        async with self._database.open_write_session() as db_session:
             # The lock orders asking and answering: an answer either finds this waiter, or its grant is visible here.
-            if not await self._principals.hold(session, identity.principal_id):
+            if not await self._principals.lock_principal(db_session, identity.principal_id):
                 raise PrincipalInactive(identity.name)
-            standing = await self._grants.standing(
-                session, connection, identity.principal_id, tool=identity.tool, run_id=run_id
+            grant_situation = await self._grants.find_situation(
+                db_session, connection, identity.principal_id, tool_name=identity.tool_name, run_id=run_id
             )
-            held = standing.grant
-            if held is not None and held.id != refused_grant and set(needed) <= set(held.scopes):
+            selected_grant = grant_situation.selected_grant
+            if (
+                selected_grant is not None
+                and selected_grant.id != refused_grant_id
+                and set(needed_scopes) <= set(selected_grant.scopes)
+            ):
                 return None
-            asks, about = _question(standing, identity.tool)
-            row, is_new = await self._opened(session, identity.principal_id, connection, wanted, asks, about)
-            expires_at = now() + (connection.wait_limit or self._wait_limit)
-            waiter = await self._waiters.join(
-                session, row.id, identity, parked, run_id=run_id, expires_at=expires_at
+            request_kind, about = _determine_question(grant_situation, identity.tool_name)
+            request_row, is_new = await self._open_or_extend_request(
+                db_session, identity.principal_id, connection, scope_string, request_kind, about
+            )
+            expires_at = utc_now() + (connection.wait_limit or self._wait_limit)
+            waiter = await self._waiters.join_wait(
+                db_session, request_row.id, identity, parked_action, run_id=run_id, expires_at=expires_at
             )
             if is_new:
-                await record(
-                    session, _event("authorization.requested", row, identity=identity, run_id=run_id)
+                await record_events(
+                    db_session,
+                    _build_request_event(
+                        "authorization.requested", request_row, identity=identity, run_id=run_id
+                    ),
                 )
         return AuthorizationRequired(
-            waiter=waiter.id,
-            request=row.id,
-            connection=connection.name,
-            principal=identity.principal_id,
+            waiter_id=waiter.id,
+            request_id=request_row.id,
+            connection_name=connection.name,
+            principal_id=identity.principal_id,
             expires_at=waiter.expires_at.timestamp(),
         )
 
-    async def ask_ahead(
+    async def open_request_ahead(
         self,
         principal: Principal,
         connection: Connection,
         scopes: Collection[str],
         *,
         account: str | None = None,
-        tool: str = "",
+        tool_name: str = "",
     ) -> AuthorizationRequest:
         """Open a request that no run waits for yet, for a sign-in to this account, or to any if `account` is None.
 
@@ -151,102 +160,118 @@ class AuthorizationRequests:
         """
         if connection.mode == "shared":
             raise NotAllowed(f"Nobody connects an account of their own to {connection.title}: it is shared.")
-        wanted = " ".join(sorted(scopes))
-        asks, about = _ahead(account, tool)
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
-            await self._principals.hold(session, principal.id)
-            row, is_new = await self._opened(session, principal.id, connection, wanted, asks, about)
+        scope_string = " ".join(sorted(scopes))
+        request_kind, about = _determine_ahead_question(account, tool_name)
+        record_events = await self._trail.make_recorder()
+        async with self._database.open_write_session() as db_session:
+            await self._principals.lock_principal(db_session, principal.id)
+            request_row, is_new = await self._open_or_extend_request(
+                db_session, principal.id, connection, scope_string, request_kind, about
+            )
             if is_new:
-                await record(session, _event("authorization.requested", row, principal=principal))
-        return _request(row)
+                await record_events(
+                    db_session,
+                    _build_request_event("authorization.requested", request_row, principal=principal),
+                )
+        return _build_request(request_row)
 
-    async def check_answer(self, waiter_id: str, *, timed_out: bool, identity: Identity) -> None:
+    async def check_wait_outcome(self, waiter_id: str, *, has_timed_out: bool, identity: Identity) -> None:
         """Return if the action that waited may try again.
 
         Raises AuthorizationExpired, AuthorizationDenied or AuthorizationCancelled if the wait ended without a grant.
         """
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
-            again = await self._waiters.looked_again(session, waiter_id, identity, timed_out=timed_out)
-            if again is None:
+        record_events = await self._trail.make_recorder()
+        async with self._database.open_write_session() as db_session:
+            resumed_wait = await self._waiters.resume_waiter(
+                db_session, waiter_id, identity, has_timed_out=has_timed_out
+            )
+            if resumed_wait is None:
                 return
-            waiter, ran_out = again
-            request = await session.get_one(AuthorizationRequestRow, waiter.awaits)
-            if ran_out:
-                expired = _event("authorization.expired", request, identity=identity, run_id=waiter.run_id)
-                await record(session, expired)
-        what = f"connection '{request.connection}'"
+            waiter, has_expired = resumed_wait
+            request_row = await db_session.get_one(AuthorizationRequestRow, waiter.awaited_id)
+            if has_expired:
+                expired_event = _build_request_event(
+                    "authorization.expired", request_row, identity=identity, run_id=waiter.run_id
+                )
+                await record_events(db_session, expired_event)
+        connection_label = f"connection '{request_row.connection}'"
         if waiter.outcome == "expired":
             raise AuthorizationExpired(
-                f"{identity.name} did not sign in to {what} in time. Call the tool again to get a new link."
+                f"{identity.name} did not sign in to {connection_label} in time. Call the tool again to get a new link."
             )
         if waiter.outcome == "denied":
-            raise AuthorizationDenied(f"{identity.name} declined to let this run use {what}.")
+            raise AuthorizationDenied(f"{identity.name} declined to let this run use {connection_label}.")
         if waiter.outcome == "cancelled":
-            raise AuthorizationCancelled(f"The wait for {what} was cancelled.")
+            raise AuthorizationCancelled(f"The wait for {connection_label} was cancelled.")
 
-    async def expire(self) -> int:
+    async def expire_overdue_requests(self) -> int:
         """Mark the open requests whose time is over as expired, and return how many.
 
         Runs that waited for them time out by timers of their own.
         """
-        over = (
+        statement = (
             update(AuthorizationRequestRow)
             .where(
-                col(AuthorizationRequestRow.state) == "open", col(AuthorizationRequestRow.expires_at) <= now()
+                col(AuthorizationRequestRow.state) == "open",
+                col(AuthorizationRequestRow.expires_at) <= utc_now(),
             )
             .values(state="expired")
         )
-        async with self._database.writing() as session:
-            return (await session.exec(over)).rowcount
+        async with self._database.open_write_session() as db_session:
+            return (await db_session.exec(statement)).rowcount
 
-    async def get(self, request_id: str) -> AuthorizationRequest | None:
+    async def find_request(self, request_id: str) -> AuthorizationRequest | None:
         """Return the request with this id."""
-        async with self._database.reading() as session:
-            row = await session.get(AuthorizationRequestRow, request_id)
-        return None if row is None else _request(row)
+        async with self._database.open_read_session() as db_session:
+            request_row = await db_session.get(AuthorizationRequestRow, request_id)
+        return None if request_row is None else _build_request(request_row)
 
-    async def open_for(self, principal_id: str, *, ahead: bool = False) -> list[AuthorizationRequest]:
+    async def list_open_requests(
+        self, principal_id: str, *, should_include_unawaited: bool = False
+    ) -> list[AuthorizationRequest]:
         """Return the open requests to this principal that a run waits for, oldest first.
 
         With `should_include_unawaited`, the requests that no run waits for are included.
         """
-        query = (
+        statement = (
             select(AuthorizationRequestRow)
             .where(
                 AuthorizationRequestRow.principal_id == principal_id,
                 AuthorizationRequestRow.state == "open",
-                col(AuthorizationRequestRow.expires_at) > now(),
+                col(AuthorizationRequestRow.expires_at) > utc_now(),
             )
             .order_by(col(AuthorizationRequestRow.created_at))
         )
-        if not ahead:
-            awaited = select(WaiterRow.awaits).where(WaiterRow.outcome == "waiting")
-            query = query.where(col(AuthorizationRequestRow.id).in_(awaited))
-        async with self._database.reading() as session:
-            return [_request(row) for row in (await session.exec(query)).all()]
+        if not should_include_unawaited:
+            awaited_ids = select(WaiterRow.awaits).where(WaiterRow.outcome == "waiting")
+            statement = statement.where(col(AuthorizationRequestRow.id).in_(awaited_ids))
+        async with self._database.open_read_session() as db_session:
+            return [_build_request(request_row) for request_row in (await db_session.exec(statement)).all()]
 
-    async def scopes_to_ask(self, request: AuthorizationRequest, connection: Connection) -> tuple[str, ...]:
+    async def collect_requested_scopes(
+        self, authorization_request: AuthorizationRequest, connection: Connection
+    ) -> tuple[str, ...]:
         """Return the scopes to request at the provider: those that the account granted already, and the request's."""
-        held: tuple[str, ...] = ()
-        if request.account is not None:
-            held = await self._grants.scopes_held(connection, request.principal_id, request.account)
-        return tuple(dict.fromkeys((*held, *request.scopes)))
+        granted_scopes: tuple[str, ...] = ()
+        if authorization_request.account is not None:
+            granted_scopes = await self._grants.list_active_scopes(
+                connection, authorization_request.principal_id, authorization_request.account
+            )
+        return tuple(dict.fromkeys((*granted_scopes, *authorization_request.scopes)))
 
-    async def has_been_waited_for(self, request_id: str) -> bool:
+    async def has_had_waiters(self, request_id: str) -> bool:
         """Whether any run ever waited for this request. No run waits for one that was opened ahead of a call."""
-        return await self._waiters.has_waited(request_id)
+        return await self._waiters.has_had_waiters(request_id)
 
-    async def waiting_tools(self, request_id: str) -> list[str]:
+    async def list_waiting_tools(self, request_id: str) -> list[str]:
         """Return the names of the tools whose runs wait for this request."""
-        async with self._database.reading() as session:
-            runs = await self._waiters.runs_awaiting(session, request_id)
-        return await self._runs.tools(runs)
+        async with self._database.open_read_session() as db_session:
+            run_ids = await self._waiters.list_waiting_runs(db_session, request_id)
+        return await self._run_records.list_tools(run_ids)
 
-    async def awaited_by(self, run_id: str) -> list[AuthorizationRequest]:
+    async def list_awaited_requests(self, run_id: str) -> list[AuthorizationRequest]:
         """Return the open requests that a run and its descendants wait for, oldest first."""
-        query = (
+        statement = (
             select(AuthorizationRequestRow)
             .join(WaiterRow, col(WaiterRow.awaits) == AuthorizationRequestRow.id)
             .where(
@@ -256,139 +281,162 @@ class AuthorizationRequests:
             )
             .distinct()
         )
-        async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
-        return [_request(row) for row in sorted(rows, key=lambda row: row.created_at)]
+        async with self._database.open_read_session() as db_session:
+            request_rows = (await db_session.exec(statement)).all()
+        return [
+            _build_request(request_row)
+            for request_row in sorted(request_rows, key=lambda request_row: request_row.created_at)
+        ]
 
-    async def deny(self, request_id: str, principal: Principal, *, by: Principal | None = None) -> bool:
+    async def deny_request(
+        self, request_id: str, principal: Principal, *, administrator: Principal | None = None
+    ) -> bool:
         """Deny an open request, and return False if it is not open any more or is not this principal's.
 
         `administrator` is who answers for a service.
         """
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
-            await self._principals.hold(session, principal.id)
-            row = await session.get(AuthorizationRequestRow, request_id)
-            if row is None or row.state != "open" or row.principal_id != principal.id:
+        record_events = await self._trail.make_recorder()
+        async with self._database.open_write_session() as db_session:
+            await self._principals.lock_principal(db_session, principal.id)
+            request_row = await db_session.get(AuthorizationRequestRow, request_id)
+            if request_row is None or request_row.state != "open" or request_row.principal_id != principal.id:
                 return False
-            await self._answer(session, row, "denied")
-            await record(session, _event("authorization.denied", row, principal=principal, by=by))
-        self._waiters.owed.set()
+            await self._close_request(db_session, request_row, "denied")
+            await record_events(
+                db_session,
+                _build_request_event(
+                    "authorization.denied", request_row, principal=principal, administrator=administrator
+                ),
+            )
+        self._waiters.wake_ups_due.set()
         return True
 
-    async def open_in(
-        self, session: AsyncSession, principal_id: str, connection: str
+    async def list_open_on_connection(
+        self, db_session: AsyncSession, principal_id: str, connection_name: str
     ) -> list[AuthorizationRequest]:
         """Return the open requests to this principal on this connection, read in the caller's transaction."""
-        return [_request(row) for row in await self._open_rows(session, principal_id, connection)]
+        return [
+            _build_request(request_row)
+            for request_row in await self._select_open_rows(db_session, principal_id, connection_name)
+        ]
 
-    async def granted(self, session: AsyncSession, request_id: str) -> bool:
+    async def grant_request(self, db_session: AsyncSession, request_id: str) -> bool:
         """Grant a request in the caller's transaction, and return False if it is not open any more."""
-        row = await session.get(AuthorizationRequestRow, request_id)
-        if row is None or row.state != "open":
+        request_row = await db_session.get(AuthorizationRequestRow, request_id)
+        if request_row is None or request_row.state != "open":
             return False
-        await self._answer(session, row, "granted")
+        await self._close_request(db_session, request_row, "granted")
         return True
 
-    async def _answer(
-        self, session: AsyncSession, row: AuthorizationRequestRow, outcome: Literal["granted", "denied"]
+    async def _close_request(
+        self,
+        db_session: AsyncSession,
+        request_row: AuthorizationRequestRow,
+        outcome: Literal["granted", "denied"],
     ) -> None:
-        row.state = outcome
-        row.answered_at = now()
-        session.add(row)
-        await self._waiters.answer(session, row.id, outcome)
+        request_row.state = outcome
+        request_row.answered_at = utc_now()
+        db_session.add(request_row)
+        await self._waiters.enqueue_wake_ups(db_session, request_row.id, outcome)
 
-    async def _open_rows(
-        self, session: AsyncSession, principal_id: str, connection: str
+    async def _select_open_rows(
+        self, db_session: AsyncSession, principal_id: str, connection_name: str
     ) -> list[AuthorizationRequestRow]:
-        query = select(AuthorizationRequestRow).where(
+        statement = select(AuthorizationRequestRow).where(
             AuthorizationRequestRow.principal_id == principal_id,
-            AuthorizationRequestRow.connection == connection,
+            AuthorizationRequestRow.connection == connection_name,
             AuthorizationRequestRow.state == "open",
         )
-        return list((await session.exec(query)).all())
+        return list((await db_session.exec(statement)).all())
 
-    async def _opened(
+    async def _open_or_extend_request(
         self,
-        session: AsyncSession,
+        db_session: AsyncSession,
         principal_id: str,
         connection: Connection,
-        scopes: str,
-        asks: Asks,
+        scope_string: str,
+        request_kind: RequestKind,
         about: str,
     ) -> tuple[AuthorizationRequestRow, bool]:
         """Return the open request for these values, and whether it is new.
 
         An existing request's expiry is extended to that of a new one.
         """
-        expires_at = now() + (connection.wait_limit or self._wait_limit)
-        for row in await self._open_rows(session, principal_id, connection.name):
-            if (row.scopes, row.asks, row.about) == (scopes, asks, about):
-                if row.expires_at > now():
-                    row.expires_at = max(expires_at, row.expires_at)
-                    return row, False
-                row.state = "expired"
-                await session.flush()
-        row = AuthorizationRequestRow(
+        expires_at = utc_now() + (connection.wait_limit or self._wait_limit)
+        for request_row in await self._select_open_rows(db_session, principal_id, connection.name):
+            if (request_row.scopes, request_row.asks, request_row.about) == (
+                scope_string,
+                request_kind,
+                about,
+            ):
+                if request_row.expires_at > utc_now():
+                    request_row.expires_at = max(expires_at, request_row.expires_at)
+                    return request_row, False
+                request_row.state = "expired"
+                await db_session.flush()
+        request_row = AuthorizationRequestRow(
             id=str(uuid.uuid4()),
             principal_id=principal_id,
             connection=connection.name,
-            scopes=scopes,
-            asks=asks,
+            scopes=scope_string,
+            asks=request_kind,
             about=about,
-            created_at=now(),
+            created_at=utc_now(),
             expires_at=expires_at,
         )
-        session.add(row)
-        await session.flush()
-        return row, True
+        db_session.add(request_row)
+        await db_session.flush()
+        return request_row, True
 
 
-def _question(standing: Standing, tool: str) -> tuple[Asks, str]:
+def _determine_question(grant_situation: GrantSituation, tool_name: str) -> tuple[RequestKind, str]:
     """Return what to ask for if no account to use is known or its grant is not sufficient: the kind and its `about`."""
-    said = standing.chosen
-    if said.for_run is not None:
-        return "account", said.for_run
-    if standing.grant is not None:
-        return "account", standing.grant.account
-    if standing.usable or (said.for_tool, said.for_all) != (None, None):
-        return "choice", tool
+    account_choices = grant_situation.account_choices
+    if account_choices.pinned_account is not None:
+        return "account", account_choices.pinned_account
+    if grant_situation.selected_grant is not None:
+        return "account", grant_situation.selected_grant.account
+    if grant_situation.active_grants or (account_choices.tool_account, account_choices.default_account) != (
+        None,
+        None,
+    ):
+        return "choice", tool_name
     return "any_account", ""
 
 
-def _ahead(account: str | None, tool: str) -> tuple[Asks, str]:
-    return ("any_account", tool) if account is None else ("account", account)
+def _determine_ahead_question(account: str | None, tool_name: str) -> tuple[RequestKind, str]:
+    return ("any_account", tool_name) if account is None else ("account", account)
 
 
-def _event(
-    kind: Literal["authorization.requested", "authorization.denied", "authorization.expired"],
-    row: AuthorizationRequestRow,
+def _build_request_event(
+    event_kind: Literal["authorization.requested", "authorization.denied", "authorization.expired"],
+    request_row: AuthorizationRequestRow,
     *,
     identity: Identity | None = None,
     principal: Principal | None = None,
-    by: Principal | None = None,
+    administrator: Principal | None = None,
     run_id: str | None = None,
 ) -> AuditEvent:
     return AuditEvent(
-        kind=kind,
+        kind=event_kind,
         identity=identity,
         principal=principal,
-        by=by,
+        by=administrator,
         run_id=run_id,
-        connection=row.connection,
-        scopes=tuple(row.scopes.split()),
-        request_id=row.id,
+        connection=request_row.connection,
+        scopes=tuple(request_row.scopes.split()),
+        request_id=request_row.id,
     )
 
 
-def _request(row: AuthorizationRequestRow) -> AuthorizationRequest:
+def _build_request(request_row: AuthorizationRequestRow) -> AuthorizationRequest:
     return AuthorizationRequest(
-        id=row.id,
-        principal_id=row.principal_id,
-        connection=row.connection,
-        scopes=tuple(row.scopes.split()),
-        asks=cast("Asks", row.asks),
-        about=row.about,
-        state=cast("State", row.state),
-        expires_at=row.expires_at,
+        id=request_row.id,
+        principal_id=request_row.principal_id,
+        connection_name=request_row.connection,
+        scopes=tuple(request_row.scopes.split()),
+        request_kind=cast("RequestKind", request_row.asks),
+        about=request_row.about,
+        state=cast("RequestState", request_row.state),
+        expires_at=request_row.expires_at,
     )

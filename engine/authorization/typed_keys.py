@@ -1,12 +1,12 @@
 """Stores the API key or password that a person typed on a page of Byline to answer an authorization request."""
 
-from engine.audit.trail import Trail
-from engine.authorization.answering import Answering
-from engine.authorization.refusals import mismatched, refusal
+from engine.audit.trail import AuditTrail
+from engine.authorization.answering import AnswerRecorder
+from engine.authorization.refusals import build_mismatch_error, build_refusal_event
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.authorization.standing_in import StandingIn, stand_in
-from engine.connections.catalogue import Catalogue
-from engine.connections.sign_in.methods import SignIns
+from engine.authorization.standing_in import Delegation, acting_administrator
+from engine.connections.catalogue import ConnectionCatalogue
+from engine.connections.sign_in.methods import SignInMethods
 from engine.errors import AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
 
@@ -16,28 +16,28 @@ class TypedKeys:
 
     def __init__(
         self,
-        catalogue: Catalogue,
-        requests: AuthorizationRequests,
-        answering: Answering,
-        standing_in: StandingIn,
-        trail: Trail,
-        sign_ins: SignIns,
+        catalogue: ConnectionCatalogue,
+        authorization_requests: AuthorizationRequests,
+        answer_recorder: AnswerRecorder,
+        delegation: Delegation,
+        trail: AuditTrail,
+        sign_in_methods: SignInMethods,
     ) -> None:
         self._catalogue = catalogue
-        self._requests = requests
-        self._answering = answering
-        self._standing_in = standing_in
+        self._authorization_requests = authorization_requests
+        self._answer_recorder = answer_recorder
+        self._delegation = delegation
         self._trail = trail
-        self._sign_ins = sign_ins
+        self._sign_in_methods = sign_in_methods
 
-    async def take(
+    async def submit_key(
         self,
-        request: AuthorizationRequest,
+        authorization_request: AuthorizationRequest,
         person: Principal,
         *,
-        secret: str,
+        typed_secret: str,
         username: str = "",
-        tool: str = "",
+        tool_name: str = "",
     ) -> None:
         """Check the key, store it as a grant and enqueue the waiters' wake-ups.
 
@@ -47,26 +47,43 @@ class TypedKeys:
         not answer, and AuthorizationExpired if nobody waits any more. Refusals are recorded in the audit trail.
         """
         try:
-            await self._take(request, person, secret, username, tool)
+            await self._submit_key(authorization_request, person, typed_secret, username, tool_name)
         except AuthorizationRefused as error:
-            await self._trail.append(refusal(person, error, request))
+            await self._trail.append_event(build_refusal_event(person, error, authorization_request))
             raise
 
-    async def _take(
-        self, request: AuthorizationRequest, person: Principal, secret: str, username: str, tool: str
+    async def _submit_key(
+        self,
+        authorization_request: AuthorizationRequest,
+        person: Principal,
+        typed_secret: str,
+        username: str,
+        tool_name: str,
     ) -> None:
-        asked = await self._standing_in.asked(request.principal_id, person)
-        if asked is None:
+        asked_principal = await self._delegation.find_asked_principal(
+            authorization_request.principal_id, person
+        )
+        if asked_principal is None:
             raise AuthorizationRefused("This key was typed by somebody who was not asked for it.")
-        if not request.is_open:
+        if not authorization_request.is_open:
             raise AuthorizationExpired(
                 "Nobody waits for this key any more. Call the tool again to get a new link."
             )
-        connection = await self._catalogue.get(request.connection)
-        scopes = await self._requests.scopes_to_ask(request, connection)
-        tokens = await self._sign_ins.typed(connection).typed(secret, username, scopes)
-        is_answered = await self._answering.grant(
-            request, connection, asked, tokens, tokens.account, tool=tool, by=stand_in(asked, person)
+        connection = await self._catalogue.get_connection(authorization_request.connection_name)
+        scopes = await self._authorization_requests.collect_requested_scopes(
+            authorization_request, connection
+        )
+        oauth_tokens = await self._sign_in_methods.create_typed_key_method(connection).accept_typed_key(
+            typed_secret, username, scopes
+        )
+        is_answered = await self._answer_recorder.record_grant(
+            authorization_request,
+            connection,
+            asked_principal,
+            oauth_tokens,
+            oauth_tokens.account,
+            tool_name=tool_name,
+            administrator=acting_administrator(asked_principal, person),
         )
         if not is_answered:
-            raise mismatched(request, connection, tokens.account)
+            raise build_mismatch_error(authorization_request, connection, oauth_tokens.account)

@@ -5,20 +5,20 @@ The ways are token exchange (RFC 8693) and identity assertions (ID-JAG). No othe
 
 from collections.abc import Collection
 
-from engine.audit.trail import AuditEvent, Trail
-from engine.authorization.answering import Answering
+from engine.audit.trail import AuditEvent, AuditTrail
+from engine.authorization.answering import AnswerRecorder
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.connections.connection import VOUCHED, Connection
+from engine.connections.connection import IDP_ASSERTED_METHODS, Connection
 from engine.connections.grants import Grants
 from engine.connections.oauth import TokenRefused
-from engine.connections.sign_in.methods import SignIns
-from engine.connections.tokens import Tokens
+from engine.connections.sign_in.methods import SignInMethods
+from engine.connections.tokens import UpstreamTokens
 from engine.db.database import Database
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
 
 
-class Vouching:
+class IdpAssertions:
     """Requests tokens by assertion. If that does not work, the person is shown the ordinary link.
 
     The identity provider asserts one account of a person on a connection. That account is never used instead of
@@ -30,26 +30,26 @@ class Vouching:
         database: Database,
         principals: Principals,
         grants: Grants,
-        requests: AuthorizationRequests,
-        answering: Answering,
-        trail: Trail,
-        sign_ins: SignIns,
+        authorization_requests: AuthorizationRequests,
+        answer_recorder: AnswerRecorder,
+        trail: AuditTrail,
+        sign_in_methods: SignInMethods,
     ) -> None:
         self._database = database
         self._principals = principals
         self._grants = grants
-        self._requests = requests
-        self._answering = answering
+        self._authorization_requests = authorization_requests
+        self._answer_recorder = answer_recorder
         self._trail = trail
-        self._sign_ins = sign_ins
+        self._sign_in_methods = sign_in_methods
 
-    async def vouched(
+    async def obtain_asserted_grant(
         self,
         connection: Connection,
         principal_id: str,
         scopes: Collection[str],
         *,
-        tool: str = "",
+        tool_name: str = "",
         run_id: str = "",
     ) -> bool:
         """Obtain a grant for an action of this run by assertion, and return whether one was stored.
@@ -58,72 +58,88 @@ class Vouching:
         An account that its owner revoked here is not obtained again. Raises UpstreamUnavailable if the identity
         provider or the upstream cannot be reached now.
         """
-        principal = await self._of_a_company(connection, principal_id)
+        principal = await self._find_assertable_principal(connection, principal_id)
         if principal is None:
             return False
-        async with self._database.reading() as session:
-            standing = await self._grants.standing(
-                session, connection, principal_id, tool=tool, run_id=run_id
+        async with self._database.open_read_session() as db_session:
+            grant_situation = await self._grants.find_situation(
+                db_session, connection, principal_id, tool_name=tool_name, run_id=run_id
             )
-        account, given_up = standing.account, await self._grants.given_up(connection, principal_id)
-        if account in given_up or (account is None and (standing.grants or given_up)):
+        account, revoked_accounts = (
+            grant_situation.selected_account,
+            await self._grants.list_accounts_revoked_by_owner(connection, principal_id),
+        )
+        if account in revoked_accounts or (account is None and (grant_situation.grants or revoked_accounts)):
             return False
-        held = () if standing.grant is None else standing.grant.scopes
-        tokens = await self._tokens(connection, principal, (*held, *scopes), run_id)
-        if tokens is None or account not in {None, tokens.account}:
+        granted_scopes = (
+            () if grant_situation.selected_grant is None else grant_situation.selected_grant.scopes
+        )
+        oauth_tokens = await self._request_tokens(connection, principal, (*granted_scopes, *scopes), run_id)
+        if oauth_tokens is None or account not in {None, oauth_tokens.account}:
             return False
-        return await self._answering.grant(
-            None, connection, principal, tokens, tokens.account, run_id=run_id or None
+        return await self._answer_recorder.record_grant(
+            None, connection, principal, oauth_tokens, oauth_tokens.account, run_id=run_id or None
         )
 
-    async def answer(self, request: AuthorizationRequest, connection: Connection, *, tool: str = "") -> bool:
+    async def answer_request(
+        self, authorization_request: AuthorizationRequest, connection: Connection, *, tool_name: str = ""
+    ) -> bool:
         """Answer a request by assertion after its person agreed, and return whether that worked.
 
         Nothing changes if the identity provider asserts another account than the one that is asked for, one that is
         connected already, or fewer scopes. `tool_name` is the tool that shall use the account, and is empty if every
         tool shall.
         """
-        principal = await self._of_a_company(connection, request.principal_id)
+        principal = await self._find_assertable_principal(connection, authorization_request.principal_id)
         if principal is None:
             return False
-        tokens = await self._tokens(
-            connection, principal, await self._requests.scopes_to_ask(request, connection)
+        oauth_tokens = await self._request_tokens(
+            connection,
+            principal,
+            await self._authorization_requests.collect_requested_scopes(authorization_request, connection),
         )
-        if tokens is None or not set(request.scopes) <= set(tokens.scopes):
+        if oauth_tokens is None or not set(authorization_request.scopes) <= set(oauth_tokens.scopes):
             return False
-        if request.account is None:
-            connected = await self._grants.usable(principal.id, connection.name)
-            is_wanted = tokens.account not in {grant.account for grant in connected}
+        if authorization_request.account is None:
+            active_grants = await self._grants.list_active_grants(principal.id, connection.name)
+            is_wanted = oauth_tokens.account not in {active_grant.account for active_grant in active_grants}
         else:
-            is_wanted = tokens.account == request.account
-        return is_wanted and await self._answering.grant(
-            request, connection, principal, tokens, tokens.account, tool=tool
+            is_wanted = oauth_tokens.account == authorization_request.account
+        return is_wanted and await self._answer_recorder.record_grant(
+            authorization_request,
+            connection,
+            principal,
+            oauth_tokens,
+            oauth_tokens.account,
+            tool_name=tool_name,
         )
 
-    async def _of_a_company(self, connection: Connection, principal_id: str) -> Principal | None:
+    async def _find_assertable_principal(self, connection: Connection, principal_id: str) -> Principal | None:
         """Return the principal if they are active and the connection signs in by assertion, else None."""
-        if connection.sign_in not in VOUCHED:
+        if connection.sign_in not in IDP_ASSERTED_METHODS:
             return None
-        principal = await self._principals.get(principal_id)
-        return principal if principal is not None and principal.active else None
+        principal = await self._principals.find_principal(principal_id)
+        return principal if principal is not None and principal.is_active else None
 
-    async def _tokens(
+    async def _request_tokens(
         self, connection: Connection, principal: Principal, scopes: Collection[str], run_id: str = ""
-    ) -> Tokens | None:
+    ) -> UpstreamTokens | None:
         """Request tokens by assertion, and return None if there are none.
 
         A refusal is recorded in the audit trail.
         """
         try:
-            return await self._sign_ins.of(connection).unasked(principal.id, tuple(dict.fromkeys(scopes)))
+            return await self._sign_in_methods.create_method(connection).tokens_without_person(
+                principal.id, tuple(dict.fromkeys(scopes))
+            )
         except TokenRefused as error:
-            refused = AuditEvent(
+            refusal_event = AuditEvent(
                 kind="authorization.refused",
                 principal=principal,
                 run_id=run_id or None,
                 connection=connection.name,
                 error=error.code,
-                message=f"The company does not vouch for {principal.name} on '{connection.name}' ({error.error}).",
+                message=f"The company does not vouch for {principal.name} on '{connection.name}' ({error.error_code}).",
             )
-            await self._trail.append(refused)
+            await self._trail.append_event(refusal_event)
             return None

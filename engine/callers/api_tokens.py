@@ -12,22 +12,22 @@ from typing import Final
 from sqlalchemy import update
 from sqlmodel import col, func, select
 
-from engine.audit.trail import AuditEvent, Trail
-from engine.db.database import Database, now
+from engine.audit.trail import AuditEvent, AuditTrail
+from engine.db.database import Database, utc_now
 from engine.db.tables import ApiTokenRow
 from engine.errors import ApiTokenInvalid, ApiTokenUnknown
 from engine.identity.model import Actor, Principal
 from engine.identity.principals import Principals
 
-PREFIX: Final = "byline_"
-USUAL_LIFE: Final = timedelta(days=90)
-MOST_IN_FORCE: Final = 100
+API_TOKEN_PREFIX: Final = "byline_"
+DEFAULT_LIFETIME: Final = timedelta(days=90)
+MAX_ACTIVE_TOKENS: Final = 100
 """How many active tokens one owner may have."""
-LONGEST_NAME: Final = 100
+MAX_NAME_CHARS: Final = 100
 
-_SHAPE: Final = re.compile(rf"{PREFIX}([0-9a-f]{{16}})_([0-9a-f]{{64}})")
+_TOKEN_PATTERN: Final = re.compile(rf"{API_TOKEN_PREFIX}([0-9a-f]{{16}})_([0-9a-f]{{64}})")
 # The time of a token's last use is only shown to its owner, so it is not written at every call.
-_NOTED_EVERY = timedelta(minutes=1)
+_USE_NOTE_INTERVAL = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,190 +37,199 @@ class ApiToken:
     id: str
     principal_id: str
     name: str
-    tools: frozenset[str] | None
+    tool_names: frozenset[str] | None
     created_at: datetime
     expires_at: datetime
     last_used_at: datetime | None
     revoked_at: datetime | None
 
     @property
-    def state(self) -> str:
+    def token_state(self) -> str:
         """The state of the token: `active`, `revoked` or `expired`."""
         if self.revoked_at is not None:
             return "revoked"
-        return "active" if self.expires_at > now() else "expired"
+        return "active" if self.expires_at > utc_now() else "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class NewApiToken:
     """A new token; `secret` is the complete value that its bearer sends, and it cannot be read again."""
 
-    token: ApiToken
-    secret: str
+    api_token: ApiToken
+    token_text: str
 
 
 class ApiTokens:
     """Owner of the table of API tokens."""
 
     def __init__(
-        self, database: Database, principals: Principals, trail: Trail, longest_life: timedelta
+        self, database: Database, principals: Principals, audit_trail: AuditTrail, max_lifetime: timedelta
     ) -> None:
         self._database = database
         self._principals = principals
-        self._trail = trail
-        self._longest_life = longest_life
+        self._audit_trail = audit_trail
+        self._max_lifetime = max_lifetime
 
-    async def create(
+    async def create_token(
         self,
         owner: Principal,
-        name: str,
+        token_name: str,
         *,
-        tools: Collection[str] | None = None,
-        life: timedelta | None = None,
+        tool_names: Collection[str] | None = None,
+        lifetime: timedelta | None = None,
         actor: Actor | None = None,
-        by: Principal | None = None,
+        administrator: Principal | None = None,
     ) -> NewApiToken:
         """Create a token for its owner; `administrator` creates it for a service. Raises ApiTokenInvalid."""
-        chosen = min(USUAL_LIFE, self._longest_life) if life is None else life
-        if not timedelta() < chosen <= self._longest_life:
+        token_lifetime = min(DEFAULT_LIFETIME, self._max_lifetime) if lifetime is None else lifetime
+        if not timedelta() < token_lifetime <= self._max_lifetime:
             raise ApiTokenInvalid(
-                f"An API token lives {self._longest_life.days} days at most: ask for that or less."
+                f"An API token lives {self._max_lifetime.days} days at most: ask for that or less."
             )
-        if not name.strip() or len(name) > LONGEST_NAME or not name.isprintable():
+        if not token_name.strip() or len(token_name) > MAX_NAME_CHARS or not token_name.isprintable():
             raise ApiTokenInvalid(
-                f"Give the token a name of 1 to {LONGEST_NAME} printable characters, by which you know it again."
+                f"Give the token a name of 1 to {MAX_NAME_CHARS} printable characters, by which you know it again."
             )
-        if tools is not None and not tools:
+        if tool_names is not None and not tool_names:
             raise ApiTokenInvalid(
                 "A token for no tool would be good for nothing: name its tools, or leave them out for all."
             )
-        if await self._in_force(owner) >= MOST_IN_FORCE:
-            raise ApiTokenInvalid(f"{MOST_IN_FORCE} API tokens in force are the most. Revoke one first.")
-        secret = secrets.token_hex(32)
-        row = ApiTokenRow(
+        if await self._count_active_tokens(owner) >= MAX_ACTIVE_TOKENS:
+            raise ApiTokenInvalid(f"{MAX_ACTIVE_TOKENS} API tokens in force are the most. Revoke one first.")
+        token_secret = secrets.token_hex(32)
+        token_row = ApiTokenRow(
             id=secrets.token_hex(8),
             principal_id=owner.id,
-            name=name.strip(),
-            secret_hash=_digest(secret),
-            tools=None if tools is None else sorted(set(tools)),
-            created_at=now(),
-            expires_at=now() + chosen,
+            name=token_name.strip(),
+            secret_hash=_hash_secret(token_secret),
+            tools=None if tool_names is None else sorted(set(tool_names)),
+            created_at=utc_now(),
+            expires_at=utc_now() + token_lifetime,
         )
-        created = AuditEvent(
+        audit_event = AuditEvent(
             kind="token.created",
             principal=owner,
             actor=actor,
-            by=by,
-            object_id=row.id,
-            message=_extent(row),
+            by=administrator,
+            object_id=token_row.id,
+            message=_describe_extent(token_row),
         )
-        await self._trail.append(created, row)
-        return NewApiToken(_token(row), f"{PREFIX}{row.id}_{secret}")
+        await self._audit_trail.append_event(audit_event, token_row)
+        return NewApiToken(_to_api_token(token_row), f"{API_TOKEN_PREFIX}{token_row.id}_{token_secret}")
 
-    async def verify(self, bearer: str) -> tuple[ApiToken, Principal] | None:
+    async def verify_token(self, bearer_token: str) -> tuple[ApiToken, Principal] | None:
         """Return the token that a bearer sent and the active principal that it acts as, or None."""
-        shape = _SHAPE.fullmatch(bearer)
-        if shape is None:
+        token_match = _TOKEN_PATTERN.fullmatch(bearer_token)
+        if token_match is None:
             return None
-        async with self._database.reading() as session:
-            row = await session.get(ApiTokenRow, shape[1])
-        if row is None or not hmac.compare_digest(row.secret_hash, _digest(shape[2])):
+        async with self._database.open_read_session() as db_session:
+            token_row = await db_session.get(ApiTokenRow, token_match[1])
+        if token_row is None or not hmac.compare_digest(token_row.secret_hash, _hash_secret(token_match[2])):
             return None
-        token = _token(row)
-        owner = await self._principals.get(token.principal_id)
-        if token.state != "active" or owner is None or not owner.active:
+        api_token = _to_api_token(token_row)
+        owner = await self._principals.find_principal(api_token.principal_id)
+        if api_token.token_state != "active" or owner is None or not owner.is_active:
             return None
-        await self._note_use(token)
-        return token, owner
+        await self._note_token_use(api_token)
+        return api_token, owner
 
-    async def get(self, token_id: str, owner: Principal) -> ApiToken:
+    async def get_token(self, token_id: str, owner: Principal) -> ApiToken:
         """Return one token of an owner; raises ApiTokenUnknown."""
-        async with self._database.reading() as session:
-            row = await session.get(ApiTokenRow, token_id)
-        if row is None or row.principal_id != owner.id:
-            raise _unknown(token_id, owner)
-        return _token(row)
+        async with self._database.open_read_session() as db_session:
+            token_row = await db_session.get(ApiTokenRow, token_id)
+        if token_row is None or token_row.principal_id != owner.id:
+            raise _make_unknown_error(token_id, owner)
+        return _to_api_token(token_row)
 
-    async def of(self, owner: Principal) -> list[ApiToken]:
+    async def list_tokens(self, owner: Principal) -> list[ApiToken]:
         """Return every token of an owner, newest first."""
-        query = (
+        statement = (
             select(ApiTokenRow)
             .where(ApiTokenRow.principal_id == owner.id)
             .order_by(col(ApiTokenRow.created_at).desc(), col(ApiTokenRow.id).desc())
         )
-        async with self._database.reading() as session:
-            return [_token(row) for row in (await session.exec(query)).all()]
+        async with self._database.open_read_session() as db_session:
+            return [_to_api_token(token_row) for token_row in (await db_session.exec(statement)).all()]
 
-    async def revoke(
-        self, token_id: str, owner: Principal, *, actor: Actor | None = None, by: Principal | None = None
+    async def revoke_token(
+        self,
+        token_id: str,
+        owner: Principal,
+        *,
+        actor: Actor | None = None,
+        administrator: Principal | None = None,
     ) -> ApiToken:
         """Revoke the token now; a second call changes nothing. Raises ApiTokenUnknown for another owner's token."""
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
-            row = await session.get(ApiTokenRow, token_id, with_for_update=True)
-            if row is None or row.principal_id != owner.id:
-                raise _unknown(token_id, owner)
-            if row.revoked_at is None:
-                row.revoked_at = now()
-                session.add(row)
-                revoked = AuditEvent(
-                    kind="token.revoked", principal=owner, actor=actor, by=by, object_id=row.id
+        record_events = await self._audit_trail.make_recorder()
+        async with self._database.open_write_session() as db_session:
+            token_row = await db_session.get(ApiTokenRow, token_id, with_for_update=True)
+            if token_row is None or token_row.principal_id != owner.id:
+                raise _make_unknown_error(token_id, owner)
+            if token_row.revoked_at is None:
+                token_row.revoked_at = utc_now()
+                db_session.add(token_row)
+                audit_event = AuditEvent(
+                    kind="token.revoked",
+                    principal=owner,
+                    actor=actor,
+                    by=administrator,
+                    object_id=token_row.id,
                 )
-                await record(session, revoked)
-        return _token(row)
+                await record_events(db_session, audit_event)
+        return _to_api_token(token_row)
 
-    async def _in_force(self, owner: Principal) -> int:
-        query = (
+    async def _count_active_tokens(self, owner: Principal) -> int:
+        statement = (
             select(func.count())
             .select_from(ApiTokenRow)
             .where(
                 ApiTokenRow.principal_id == owner.id,
                 col(ApiTokenRow.revoked_at).is_(None),
-                col(ApiTokenRow.expires_at) > now(),
+                col(ApiTokenRow.expires_at) > utc_now(),
             )
         )
-        async with self._database.reading() as session:
-            return (await session.exec(query)).one()
+        async with self._database.open_read_session() as db_session:
+            return (await db_session.exec(statement)).one()
 
-    async def _note_use(self, token: ApiToken) -> None:
-        due = now() - _NOTED_EVERY
-        if token.last_used_at is not None and token.last_used_at > due:
+    async def _note_token_use(self, api_token: ApiToken) -> None:
+        noted_before = utc_now() - _USE_NOTE_INTERVAL
+        if api_token.last_used_at is not None and api_token.last_used_at > noted_before:
             return
-        last_used = col(ApiTokenRow.last_used_at)
-        note = update(ApiTokenRow).where(
-            col(ApiTokenRow.id) == token.id, last_used.is_(None) | (last_used <= due)
+        last_used_at = col(ApiTokenRow.last_used_at)
+        statement = update(ApiTokenRow).where(
+            col(ApiTokenRow.id) == api_token.id, last_used_at.is_(None) | (last_used_at <= noted_before)
         )
-        async with self._database.writing() as session:
-            await session.exec(note.values(last_used_at=now()))
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(statement.values(last_used_at=utc_now()))
 
 
-def bearer_actor(token: ApiToken) -> Actor:
+def make_token_actor(api_token: ApiToken) -> Actor:
     """Return the token as the actor that acts for its owner."""
-    return Actor(kind="api_token", id=token.id, name=token.name)
+    return Actor(kind="api_token", id=api_token.id, name=api_token.name)
 
 
-def _unknown(token_id: str, owner: Principal) -> ApiTokenUnknown:
+def _make_unknown_error(token_id: str, owner: Principal) -> ApiTokenUnknown:
     return ApiTokenUnknown(f"{owner.name} has no API token '{token_id}'.")
 
 
-def _extent(row: ApiTokenRow) -> str:
-    reach = "every tool" if row.tools is None else ", ".join(row.tools)
-    return f"'{row.name}', for {reach}, until {row.expires_at:%Y-%m-%d %H:%M} UTC"
+def _describe_extent(token_row: ApiTokenRow) -> str:
+    allowed_tools = "every tool" if token_row.tools is None else ", ".join(token_row.tools)
+    return f"'{token_row.name}', for {allowed_tools}, until {token_row.expires_at:%Y-%m-%d %H:%M} UTC"
 
 
-def _token(row: ApiTokenRow) -> ApiToken:
+def _to_api_token(token_row: ApiTokenRow) -> ApiToken:
     return ApiToken(
-        id=row.id,
-        principal_id=row.principal_id,
-        name=row.name,
-        tools=None if row.tools is None else frozenset(row.tools),
-        created_at=row.created_at,
-        expires_at=row.expires_at,
-        last_used_at=row.last_used_at,
-        revoked_at=row.revoked_at,
+        id=token_row.id,
+        principal_id=token_row.principal_id,
+        name=token_row.name,
+        tool_names=None if token_row.tools is None else frozenset(token_row.tools),
+        created_at=token_row.created_at,
+        expires_at=token_row.expires_at,
+        last_used_at=token_row.last_used_at,
+        revoked_at=token_row.revoked_at,
     )
 
 
 # A plain hash is enough: the secret is 256 random bits, which cannot be guessed at any speed of hashing.
-def _digest(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()
+def _hash_secret(token_secret: str) -> str:
+    return hashlib.sha256(token_secret.encode()).hexdigest()

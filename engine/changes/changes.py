@@ -5,10 +5,10 @@ from typing import Final
 
 from sqlmodel import col, delete, select
 
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import ResourceChangeRow
 
-_KEPT: Final = timedelta(hours=1)
+_RETENTION: Final = timedelta(hours=1)
 
 
 class ResourceChanges:
@@ -17,15 +17,20 @@ class ResourceChanges:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def note(self, uri: str) -> None:
+    async def note_change(self, resource_uri: str) -> None:
         """Note that the resource at this address has changed, and delete changes older than an hour."""
-        async with self._database.writing() as session:
-            forgotten = delete(ResourceChangeRow).where(col(ResourceChangeRow.changed_at) < now() - _KEPT)
-            await session.exec(forgotten)
-            await session.merge(ResourceChangeRow(uri=uri, changed_at=now()))
+        async with self._database.open_write_session() as db_session:
+            statement = delete(ResourceChangeRow).where(
+                col(ResourceChangeRow.changed_at) < utc_now() - _RETENTION
+            )
+            await db_session.exec(statement)
+            await db_session.merge(ResourceChangeRow(uri=resource_uri, changed_at=utc_now()))
 
-    async def since(self, at: datetime) -> dict[str, datetime]:
+    async def list_changes_since(self, changed_since: datetime) -> dict[str, datetime]:
         """Return when each resource that changed at or after `changed_since` changed last, by its address."""
-        query = select(ResourceChangeRow).where(col(ResourceChangeRow.changed_at) >= at)
-        async with self._database.reading() as session:
-            return {row.uri: row.changed_at for row in (await session.exec(query)).all()}
+        statement = select(ResourceChangeRow).where(col(ResourceChangeRow.changed_at) >= changed_since)
+        async with self._database.open_read_session() as db_session:
+            return {
+                change_row.uri: change_row.changed_at
+                for change_row in (await db_session.exec(statement)).all()
+            }

@@ -7,7 +7,7 @@ from temporalio import workflow
 
 from engine.wire import CHANGED_ACTIVITY
 
-_ONE_TRY: Final = timedelta(seconds=30)
+_ATTEMPT_TIMEOUT: Final = timedelta(seconds=30)
 
 
 async def changed(uri: str) -> None:
@@ -15,4 +15,6 @@ async def changed(uri: str) -> None:
 
     A listener receives the address and nothing else, and only where policy lets it read the resource.
     """
-    await workflow.execute_activity(CHANGED_ACTIVITY, uri, start_to_close_timeout=_ONE_TRY, summary=uri[:200])
+    await workflow.execute_activity(
+        CHANGED_ACTIVITY, uri, start_to_close_timeout=_ATTEMPT_TIMEOUT, summary=uri[:200]
+    )

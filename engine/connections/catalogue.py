@@ -11,106 +11,122 @@ from sqlmodel import select
 
 from engine.connections.client_secrets import ClientSecrets
 from engine.connections.connection import Connection
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import ConnectionRow
 from engine.errors import BylineError, ConnectionUnknown, SettingsInvalid
-from engine.interpolation import InterpolationFailed, interpolate
+from engine.interpolation import InterpolationFailed, interpolate_variables
 
-_REFRESH_SECONDS: Final = 5.0
-_CONNECTIONS: Final = TypeAdapter(dict[str, Connection])
+_REFRESH_INTERVAL_SECONDS: Final = 5.0
+_CONNECTIONS_ADAPTER: Final = TypeAdapter(dict[str, Connection])
 
 
-def read_connections(path: Path, environment: Mapping[str, str]) -> list[Connection]:
+def read_connections(file_path: Path, environment: Mapping[str, str]) -> list[Connection]:
     """Return the connections that a YAML file declares, with its variables replaced.
 
     Raises SettingsInvalid, whose message says what is wrong and where.
     """
     try:
-        document = interpolate(yaml.safe_load(path.read_text()), environment)
-        declared = {name: {"name": name, **body} for name, body in document["connections"].items()}
-        return list(_CONNECTIONS.validate_python(declared).values())
+        document = interpolate_variables(yaml.safe_load(file_path.read_text()), environment)
+        declarations = {
+            connection_name: {"name": connection_name, **declaration}
+            for connection_name, declaration in document["connections"].items()
+        }
+        return list(_CONNECTIONS_ADAPTER.validate_python(declarations).values())
     except OSError as error:
         raise SettingsInvalid(
-            f"Cannot read the connections file {path}: set BYLINE_CONNECTIONS_FILE to one that exists."
+            f"Cannot read the connections file {file_path}: set BYLINE_CONNECTIONS_FILE to one that exists."
         ) from error
     except InterpolationFailed as error:
-        raise SettingsInvalid(f"The connections file {path} cannot be filled in: {error}.") from error
+        raise SettingsInvalid(f"The connections file {file_path} cannot be filled in: {error}.") from error
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
-            for e in error.errors(include_input=False)
+            f"{'.'.join(map(str, error_details['loc']))}: {error_details['msg'].removeprefix('Value error, ')}"
+            for error_details in error.errors(include_input=False)
         )
-        raise SettingsInvalid(f"The connections file {path} does not hold together: {problems}.") from error
+        raise SettingsInvalid(
+            f"The connections file {file_path} does not hold together: {problems}."
+        ) from error
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise SettingsInvalid(
-            f"The connections file {path} is not YAML with a mapping `connections:` of name to connection."
+            f"The connections file {file_path} is not YAML with a mapping `connections:` of name to connection."
         ) from error
 
 
-class Catalogue:
+class ConnectionCatalogue:
     """Owns the table of connections. Every process sees a change within five seconds."""
 
-    def __init__(self, database: Database, secrets: ClientSecrets) -> None:
+    def __init__(self, database: Database, client_secrets: ClientSecrets) -> None:
         self._database = database
-        self._secrets = secrets
+        self._client_secrets = client_secrets
         self._connections: dict[str, Connection] = {}
-        self._read_at = float("-inf")
+        self._refreshed_at = float("-inf")
 
-    async def declare(self, connections: list[Connection]) -> None:
+    async def store_connections(self, connections: list[Connection]) -> None:
         """Write these connections to the database, replacing earlier ones of the same name.
 
         Raises SettingsInvalid if a connection changes its mode, which cannot be changed.
         """
-        async with self._database.writing() as session:
+        async with self._database.open_write_session() as db_session:
             for connection in connections:
-                earlier = await session.get(ConnectionRow, connection.name)
-                if earlier is not None and earlier.declaration["mode"] != connection.mode:
+                earlier_row = await db_session.get(ConnectionRow, connection.name)
+                if earlier_row is not None and earlier_row.declaration["mode"] != connection.mode:
                     raise SettingsInvalid(
-                        f"Connection '{connection.name}' was declared as {earlier.declaration['mode']}, and a mode is "
+                        f"Connection '{connection.name}' was declared as "
+                        f"{earlier_row.declaration['mode']}, and a mode is "
                         f"set once: declare the {connection.mode} one under another name."
                     )
                 declaration = connection.model_dump(mode="json")
-                await session.merge(
-                    ConnectionRow(name=connection.name, declaration=declaration, updated_at=now())
+                await db_session.merge(
+                    ConnectionRow(name=connection.name, declaration=declaration, updated_at=utc_now())
                 )
-        self._read_at = float("-inf")
+        self._refreshed_at = float("-inf")
 
-    async def get(self, name: str) -> Connection:
+    async def get_connection(self, connection_name: str) -> Connection:
         """Return the connection with this name. Raises ConnectionUnknown."""
-        connections = await self.all()
-        if name not in connections:
+        connections = await self.list_connections()
+        if connection_name not in connections:
             raise ConnectionUnknown(
-                f"There is no connection '{name}'. Declare it in the file that BYLINE_CONNECTIONS_FILE names."
+                f"There is no connection '{connection_name}'. Declare it in the file that "
+                "BYLINE_CONNECTIONS_FILE names."
             )
-        return connections[name]
+        return connections[connection_name]
 
-    async def all(self) -> Mapping[str, Connection]:
+    async def list_connections(self) -> Mapping[str, Connection]:
         """Return every connection by name."""
-        if time.monotonic() - self._read_at > _REFRESH_SECONDS:
-            async with self._database.reading() as session:
-                rows = (await session.exec(select(ConnectionRow).order_by(ConnectionRow.name))).all()
-            connections = {row.name: Connection.model_validate(row.declaration) for row in rows}
-            await self.give_secrets(connections.values())
+        if time.monotonic() - self._refreshed_at > _REFRESH_INTERVAL_SECONDS:
+            async with self._database.open_read_session() as db_session:
+                connection_rows = (
+                    await db_session.exec(select(ConnectionRow).order_by(ConnectionRow.name))
+                ).all()
+            connections = {
+                connection_row.name: Connection.model_validate(connection_row.declaration)
+                for connection_row in connection_rows
+            }
+            await self.attach_vault_secrets(connections.values())
             self._connections = connections
-            self._read_at = time.monotonic()
+            self._refreshed_at = time.monotonic()
         return self._connections
 
-    async def give_secrets(self, connections: Iterable[Connection]) -> None:
+    async def attach_vault_secrets(self, connections: Iterable[Connection]) -> None:
         """Open the secrets that the vault holds for these connections and attach them to their references.
 
         A secret that cannot be opened raises its error only where that secret is read.
         """
-        wanting = [
-            (connection.name, reference)
+        vault_references = [
+            (connection.name, secret_reference)
             for connection in connections
-            for reference in connection.secrets
-            if reference is not None and reference.vault
+            for secret_reference in connection.secret_references
+            if secret_reference is not None and secret_reference.vault
         ]
-        if not wanting:
+        if not vault_references:
             return
-        sealed = await self._secrets.sealed_now()
-        for name, reference in wanting:
+        sealed_secrets = await self._client_secrets.list_sealed_secrets()
+        for connection_name, secret_reference in vault_references:
             try:
-                reference.give(await self._secrets.open(name, sealed[name]) if name in sealed else None)
+                secret_reference.set_vault_result(
+                    await self._client_secrets.open_secret(connection_name, sealed_secrets[connection_name])
+                    if connection_name in sealed_secrets
+                    else None
+                )
             except BylineError as error:
-                reference.give(error)
+                secret_reference.set_vault_result(error)

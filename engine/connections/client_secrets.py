@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import ClientSecretRow
-from engine.identity.roles import Note
+from engine.identity.roles import ChangeRecorder
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -19,40 +19,44 @@ class ClientSecrets:
         self._database = database
         self._vault = vault
 
-    async def put(self, connection: str, secret: str, note: Note) -> None:
+    async def store_secret(
+        self, connection_name: str, client_secret: str, record_event: ChangeRecorder
+    ) -> None:
         """Store the client secret of this connection, replacing an earlier one, and record it in one transaction."""
-        row = ClientSecretRow(connection=connection, sealed_secret=b"", updated_at=now())
-        row.sealed_secret = await self._vault.seal(secret.encode(), _bound_to(row))
-        async with self._database.writing() as session:
-            await session.merge(row)
-            await note(session)
+        secret_row = ClientSecretRow(connection=connection_name, sealed_secret=b"", updated_at=utc_now())
+        secret_row.sealed_secret = await self._vault.seal_secret(
+            client_secret.encode(), _build_associated_data(secret_row)
+        )
+        async with self._database.open_write_session() as db_session:
+            await db_session.merge(secret_row)
+            await record_event(db_session)
 
-    async def remove(self, connection: str, note: Note) -> bool:
+    async def delete_secret(self, connection_name: str, record_event: ChangeRecorder) -> bool:
         """Delete the secret and record the deletion in the same transaction. Returns False if there was none."""
-        async with self._database.writing() as session:
-            found = await session.exec(
-                delete(ClientSecretRow).where(col(ClientSecretRow.connection) == connection)
+        async with self._database.open_write_session() as db_session:
+            delete_result = await db_session.exec(
+                delete(ClientSecretRow).where(col(ClientSecretRow.connection) == connection_name)
             )
-            if found.rowcount:
-                await note(session)
-        return bool(found.rowcount)
+            if delete_result.rowcount:
+                await record_event(db_session)
+        return bool(delete_result.rowcount)
 
-    async def sealed_now(self) -> Mapping[str, bytes]:
+    async def list_sealed_secrets(self) -> Mapping[str, bytes]:
         """Return every secret, still sealed, by connection."""
-        async with self._database.reading() as session:
-            rows = (await session.exec(select(ClientSecretRow))).all()
-        return {row.connection: row.sealed_secret for row in rows}
+        async with self._database.open_read_session() as db_session:
+            secret_rows = (await db_session.exec(select(ClientSecretRow))).all()
+        return {secret_row.connection: secret_row.sealed_secret for secret_row in secret_rows}
 
-    async def open(self, connection: str, sealed: bytes) -> str:
+    async def open_secret(self, connection_name: str, sealed_secret: bytes) -> str:
         """Return the secret that was sealed for this connection. Raises KeyServiceUnavailable and VaultSealBroken."""
-        row = ClientSecretRow(connection=connection, sealed_secret=sealed)
-        return (await self._vault.open(sealed, _bound_to(row))).decode()
+        secret_row = ClientSecretRow(connection=connection_name, sealed_secret=sealed_secret)
+        return (await self._vault.open_secret(sealed_secret, _build_associated_data(secret_row))).decode()
 
     @property
-    def sealed(self) -> SealedColumn:
+    def sealed_column(self) -> SealedColumn:
         """The column of this table that the vault seals."""
-        return SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _bound_to)
+        return SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _build_associated_data)
 
 
-def _bound_to(row: ClientSecretRow) -> str:
-    return f"client_secret:{row.connection}"
+def _build_associated_data(secret_row: ClientSecretRow) -> str:
+    return f"client_secret:{secret_row.connection}"

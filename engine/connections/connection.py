@@ -10,11 +10,11 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, model_validator
 
-from engine.connections.known_providers import told_whole
+from engine.connections.known_providers import expand_known_provider
 from engine.errors import BylineError, ConnectionMisconfigured
-from engine.settings import LONGEST_WAIT
+from engine.settings import MAX_WAIT
 
-SHARED: Final = "shared"
+SHARED_HOLDER: Final = "shared"
 """The holder of every grant of the service itself."""
 
 ScopeSeparator = Literal["space", "comma"]
@@ -29,28 +29,28 @@ SignInName = Literal[
     "basic",
 ]
 
-TYPED: Final = frozenset({"api_key", "personal_access_token", "basic"})
+TYPED_KEY_METHODS: Final = frozenset({"api_key", "personal_access_token", "basic"})
 """The sign-in methods without an authorization server: a person types a key that the upstream gave them."""
 
-VOUCHED: Final = frozenset({"token_exchange", "identity_assertion"})
+IDP_ASSERTED_METHODS: Final = frozenset({"token_exchange", "identity_assertion"})
 """The sign-in methods that need no person to act if the identity provider asserts who the person is."""
 
-_FOR: Final[Mapping[str, frozenset[str]]] = {
-    "user": TYPED | VOUCHED | {"authorization_code"},
-    "shared": TYPED | {"client_credentials", "jwt_bearer"},
+_METHODS_BY_MODE: Final[Mapping[str, frozenset[str]]] = {
+    "user": TYPED_KEY_METHODS | IDP_ASSERTED_METHODS | {"authorization_code"},
+    "shared": TYPED_KEY_METHODS | {"client_credentials", "jwt_bearer"},
 }
-_USUAL: Final = {"user": "authorization_code", "shared": "client_credentials"}
-_NEEDS: Final = {"jwt_bearer": "assertion", "api_key": "key"}
+_DEFAULT_METHODS: Final = {"user": "authorization_code", "shared": "client_credentials"}
+_REQUIRED_FIELDS: Final = {"jwt_bearer": "assertion", "api_key": "key"}
 
 
 class TokenPlace(NamedTuple):
     """The header in which a request carries its token or key, and the prefix of its value."""
 
-    header: str
-    prefix: str
+    header_name: str
+    value_prefix: str
 
 
-BEARER: Final = TokenPlace("Authorization", "Bearer ")
+BEARER_PLACE: Final = TokenPlace("Authorization", "Bearer ")
 
 
 class Declaration(BaseModel):
@@ -65,37 +65,39 @@ class SecretReference(Declaration):
     env: str | None = None
     file: Path | None = None
     vault: Literal[True] | None = None
-    _from_vault: SecretStr | BylineError | None = PrivateAttr(default=None)
+    _vault_result: SecretStr | BylineError | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _require_one_source(self) -> Self:
         if [self.env, self.file, self.vault].count(None) != 2:
             raise ValueError("name one of env, file and vault")
         return self
 
-    def read(self, environment: Mapping[str, str]) -> str:
+    def read_secret(self, environment: Mapping[str, str]) -> str:
         """Return the secret.
 
         Raises ConnectionMisconfigured if there is none, or the error that kept the vault from opening it.
         """
         if self.vault:
-            if isinstance(self._from_vault, BylineError):
-                raise self._from_vault
-            value = "" if self._from_vault is None else self._from_vault.get_secret_value()
+            if isinstance(self._vault_result, BylineError):
+                raise self._vault_result
+            secret_text = "" if self._vault_result is None else self._vault_result.get_secret_value()
             remedy = "set it with `byline connections secret set`"
         elif self.env is not None:
-            value = environment.get(self.env, "")
+            secret_text = environment.get(self.env, "")
             remedy = f"set {self.env}"
         else:
-            value = self.file.read_text().strip() if self.file is not None and self.file.is_file() else ""
+            secret_text = (
+                self.file.read_text().strip() if self.file is not None and self.file.is_file() else ""
+            )
             remedy = f"write it into {self.file}"
-        if not value:
+        if not secret_text:
             raise ConnectionMisconfigured(f"The client secret is not there: {remedy}.")
-        return value
+        return secret_text
 
-    def give(self, found: str | BylineError | None) -> None:
+    def set_vault_result(self, vault_result: str | BylineError | None) -> None:
         """Set the secret from the vault, None if the vault has none, or the error that kept it from opening."""
-        self._from_vault = SecretStr(found) if isinstance(found, str) else found
+        self._vault_result = SecretStr(vault_result) if isinstance(vault_result, str) else vault_result
 
 
 class KeyCheck(Declaration):
@@ -105,7 +107,7 @@ class KeyCheck(Declaration):
     account: str | None = None
 
 
-class Key(Declaration):
+class KeyDeclaration(Declaration):
     """How a key is used: where requests carry it, where people create one, and how it is checked.
 
     `secret` and, for `basic`, `username` are those of a shared connection. On a `user` connection people type their
@@ -120,7 +122,7 @@ class Key(Declaration):
     secret: SecretReference | None = None
 
 
-class Assertion(Declaration):
+class AssertionDeclaration(Declaration):
     """The JWT with which a service signs in (RFC 7523 section 2.1): its signing key and its claims.
 
     By default the issuer and the subject are the client id, and the audience is the token endpoint.
@@ -133,7 +135,7 @@ class Assertion(Declaration):
     claims: dict[str, str] = Field(default_factory=dict)
 
 
-class Provider(Declaration):
+class ProviderDeclaration(Declaration):
     """The OAuth 2.0 endpoints of an upstream, and where it names the account that consented.
 
     With `issuer`, a callback must carry the same `iss` (RFC 9207). With `iss_required` set to false, a callback without
@@ -205,62 +207,67 @@ class Connection(Declaration):
     mode: Literal["user", "shared"]
     base_url: HttpUrl
     sign_in: SignInName = "authorization_code"
-    key: Key | None = None
-    assertion: Assertion | None = None
+    key: KeyDeclaration | None = None
+    assertion: AssertionDeclaration | None = None
     mcp: McpServer | None = None
-    provider: Provider = Provider()
+    provider: ProviderDeclaration = ProviderDeclaration()
     scopes: tuple[str, ...] = ()
     scope_words: dict[str, str] = Field(default_factory=dict)
     client_id: str = ""
     client_secret: SecretReference | None = None
     client_key: SecretReference | None = None
     idempotency_keys: bool = False
-    wait_limit: timedelta | None = Field(default=None, gt=timedelta(0), le=LONGEST_WAIT)
+    wait_limit: timedelta | None = Field(default=None, gt=timedelta(0), le=MAX_WAIT)
 
     @model_validator(mode="before")
     @classmethod
-    def _told_whole(cls, declared: Any) -> Any:
-        whole = told_whole(declared)
-        if not isinstance(whole, dict):
-            return whole
-        usual = {"sign_in": _USUAL.get(str(whole.get("mode")), "authorization_code")}
-        if isinstance(whole.get("mcp"), dict):
-            usual["base_url"] = whole["mcp"].get("url")
-        return {**usual, **whole}
+    def _complete_declaration(cls, declaration: Any) -> Any:
+        expanded_declaration = expand_known_provider(declaration)
+        if not isinstance(expanded_declaration, dict):
+            return expanded_declaration
+        default_values = {
+            "sign_in": _DEFAULT_METHODS.get(str(expanded_declaration.get("mode")), "authorization_code")
+        }
+        if isinstance(expanded_declaration.get("mcp"), dict):
+            default_values["base_url"] = expanded_declaration["mcp"].get("url")
+        return {**default_values, **expanded_declaration}
 
     @model_validator(mode="after")
-    def _signed_in_to(self) -> Self:
-        if self.sign_in not in _FOR[self.mode]:
+    def _validate_sign_in(self) -> Self:
+        if self.sign_in not in _METHODS_BY_MODE[self.mode]:
             raise ValueError(
-                f"a {self.mode} connection has no sign_in {self.sign_in}: write {_either(_FOR[self.mode])}"
+                f"a {self.mode} connection has no sign_in {self.sign_in}: write "
+                f"{_join_alternatives(_METHODS_BY_MODE[self.mode])}"
             )
-        needed = _NEEDS.get(self.sign_in)
-        if needed is not None and getattr(self, needed) is None:
-            raise ValueError(f"sign_in {self.sign_in} needs {needed}: write it")
-        if self.sign_in in TYPED:
-            self._check_typed()
+        required_field = _REQUIRED_FIELDS.get(self.sign_in)
+        if required_field is not None and getattr(self, required_field) is None:
+            raise ValueError(f"sign_in {self.sign_in} needs {required_field}: write it")
+        if self.sign_in in TYPED_KEY_METHODS:
+            self._validate_typed_key()
         else:
-            self._check_oauth()
+            self._validate_oauth()
         return self
 
-    def _check_typed(self) -> None:
-        if self.provider != Provider() or self.client_id or self.mcp is not None:
+    def _validate_typed_key(self) -> None:
+        if self.provider != ProviderDeclaration() or self.client_id or self.mcp is not None:
             raise ValueError(
                 f"sign_in {self.sign_in} knows no provider, no client_id and no mcp: leave them out"
             )
-        key = self.key or Key()
-        is_set = key.secret is not None and (key.username is not None or self.sign_in != "basic")
-        if self.mode == "shared" and not is_set:
+        key_declaration = self.key or KeyDeclaration()
+        is_secret_declared = key_declaration.secret is not None and (
+            key_declaration.username is not None or self.sign_in != "basic"
+        )
+        if self.mode == "shared" and not is_secret_declared:
             raise ValueError(
                 "a shared key is not typed by anybody: write key.secret, and key.username where sign_in is basic"
             )
-        if self.mode == "user" and (key.secret, key.username) != (None, None):
+        if self.mode == "user" and (key_declaration.secret, key_declaration.username) != (None, None):
             raise ValueError("people type their own key: leave key.secret and key.username out")
 
-    def _check_oauth(self) -> None:
+    def _validate_oauth(self) -> None:
         provider = self.provider
-        is_registered = self.mcp is not None and self.mode == "user"
-        if not self.client_id and not is_registered:
+        is_client_id_optional = self.mcp is not None and self.mode == "user"
+        if not self.client_id and not is_client_id_optional:
             raise ValueError("client_id is missing: write the id that the provider knows Byline by")
         if provider.is_discovered and provider.issuer is None and self.mcp is None:
             raise ValueError(
@@ -271,9 +278,9 @@ class Connection(Declaration):
             raise ValueError("write provider.issuer: to it alone the company vouches for people")
         if provider.issuer is not None and provider.is_discovered:
             HttpUrl(provider.issuer)
-        pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
-        is_asked = self.mode == "user" and self.sign_in != "token_exchange"
-        if is_asked and pages == (None, None) and not provider.is_discovered:
+        sign_in_pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
+        is_page_required = self.mode == "user" and self.sign_in != "token_exchange"
+        if is_page_required and sign_in_pages == (None, None) and not provider.is_discovered:
             raise ValueError(
                 "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
             )
@@ -281,36 +288,38 @@ class Connection(Declaration):
             raise ValueError("client_key and the token_endpoint_auth_method private_key_jwt go together")
 
     @property
-    def host(self) -> str:
+    def sign_in_host(self) -> str:
         """The host at which people sign in, as far as the declaration tells without discovery."""
         provider = self.provider
-        known = provider.authorization_endpoint or provider.issuer or provider.token_endpoint or self.base_url
-        return HttpUrl(str(known)).host or ""
+        known_url = (
+            provider.authorization_endpoint or provider.issuer or provider.token_endpoint or self.base_url
+        )
+        return HttpUrl(str(known_url)).host or ""
 
     @property
     def token_place(self) -> TokenPlace:
         """The header in which requests to this upstream carry the token or key."""
-        key = self.key or Key()
+        key_declaration = self.key or KeyDeclaration()
         match self.sign_in:
             case "api_key":
-                return TokenPlace(key.header, key.prefix)
+                return TokenPlace(key_declaration.header, key_declaration.prefix)
             case "personal_access_token":
-                return TokenPlace(key.header, key.prefix or BEARER.prefix)
+                return TokenPlace(key_declaration.header, key_declaration.prefix or BEARER_PLACE.value_prefix)
             case "basic":
-                return TokenPlace(key.header, "Basic ")
-        header = self.provider.token_header
-        return BEARER if header is None else TokenPlace(header, "")
+                return TokenPlace(key_declaration.header, "Basic ")
+        token_header = self.provider.token_header
+        return BEARER_PLACE if token_header is None else TokenPlace(token_header, "")
 
     @property
-    def secrets(self) -> tuple[SecretReference | None, ...]:
+    def secret_references(self) -> tuple[SecretReference | None, ...]:
         """The references to the client's secret and key, None if not declared. The vault holds at most one of them."""
         return self.client_secret, self.client_key
 
-    def holder(self, principal_id: str) -> str:
+    def resolve_holder(self, principal_id: str) -> str:
         """Return the holder of the grant that this principal's actions use: the principal, or the service itself."""
-        return principal_id if self.mode == "user" else SHARED
+        return principal_id if self.mode == "user" else SHARED_HOLDER
 
 
-def _either(names: Collection[str]) -> str:
-    *others, last = sorted(names)
-    return f"{', '.join(others)} or {last}"
+def _join_alternatives(method_names: Collection[str]) -> str:
+    *other_names, last_name = sorted(method_names)
+    return f"{', '.join(other_names)} or {last_name}"

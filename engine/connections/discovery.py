@@ -7,38 +7,38 @@ from typing import Any, Final
 
 from pydantic import BaseModel, HttpUrl, ValidationError
 
-from engine.connections.connection import Connection, Provider
+from engine.connections.connection import Connection, ProviderDeclaration
 from engine.connections.protected_resource import ProtectedResources
 from engine.errors import AddressRefused, ConnectionMisconfigured, UpstreamUnavailable
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 
-_KEPT_SECONDS: Final = 3600.0
-_OPENID, _OAUTH = "openid-configuration", "oauth-authorization-server"
+_METADATA_CACHE_SECONDS: Final = 3600.0
+_OPENID_DOCUMENT, _OAUTH_DOCUMENT = "openid-configuration", "oauth-authorization-server"
 
 
 @dataclass(frozen=True, slots=True)
-class Endpoints:
+class ProviderEndpoints:
     """The endpoints of a provider that Byline uses, None for those that it lacks, and its other metadata.
 
     `scopes` are those that a protected resource asks for. They are used if its connection declares none.
     """
 
-    authorization: str
-    token: str
-    pushed_authorization_request: str | None
-    revocation: str | None
-    userinfo: str | None
-    device_authorization: str | None
+    authorization_endpoint: str
+    token_endpoint: str
+    pushed_authorization_request_endpoint: str | None
+    revocation_endpoint: str | None
+    userinfo_endpoint: str | None
+    device_authorization_endpoint: str | None
     issuer: str | None
-    iss_required: bool
-    registration: str | None = None
-    takes_client_documents: bool = False
+    is_iss_required: bool
+    registration_endpoint: str | None = None
+    is_client_document_supported: bool = False
     auth_methods: tuple[str, ...] = ()
     resource: str | None = None
     scopes: tuple[str, ...] = ()
 
 
-class _Metadata(BaseModel):
+class _AuthorizationServerMetadata(BaseModel):
     """The members of an issuer's metadata that Byline reads (RFC 8414 section 2 and its registry)."""
 
     issuer: str
@@ -59,156 +59,175 @@ class _Metadata(BaseModel):
 class Discovery:
     """Reads an issuer's metadata at most once an hour, with the HTTP client that calls no private network."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
+    def __init__(self, outgoing: OutgoingClient) -> None:
         self.outgoing = outgoing
-        self._read: dict[str, tuple[float, _Metadata]] = {}
-        self._resources = ProtectedResources(outgoing)
+        self._metadata_by_issuer: dict[str, tuple[float, _AuthorizationServerMetadata]] = {}
+        self._protected_resources = ProtectedResources(outgoing)
 
-    async def endpoints(self, connection: Connection) -> Endpoints:
+    async def find_endpoints(self, connection: Connection) -> ProviderEndpoints:
         """Return the endpoints of a connection. A declared endpoint takes precedence over a discovered one.
 
         Raises ConnectionMisconfigured if the metadata is missing or invalid, and UpstreamUnavailable if it cannot be
         fetched now.
         """
-        declared = connection.provider
+        provider = connection.provider
         if connection.mcp is not None:
-            return await self._of_resource(connection, str(connection.mcp.url))
-        if not declared.is_discovered:
-            return _endpoints(declared, declared.model_dump())
-        metadata = await self._metadata(connection.name, declared.issuer or "")
-        _take_the_challenge(connection, metadata)
-        return _endpoints(declared, metadata.model_dump())
+            return await self._find_resource_endpoints(connection, str(connection.mcp.url))
+        if not provider.is_discovered:
+            return _merge_endpoints(provider, provider.model_dump())
+        metadata = await self._find_metadata(connection.name, provider.issuer or "")
+        _require_pkce_support(connection, metadata)
+        return _merge_endpoints(provider, metadata.model_dump())
 
-    async def _of_resource(self, connection: Connection, url: str) -> Endpoints:
+    async def _find_resource_endpoints(self, connection: Connection, server_url: str) -> ProviderEndpoints:
         """Return the endpoints of the authorization server that an MCP server names, with its resource and scopes."""
-        resource = await self._resources.read(connection.name, url)
-        issuer = resource.issuer(connection.name, connection.provider.issuer)
-        metadata = await self._metadata(connection.name, issuer, is_told=True)
+        protected_resource = await self._protected_resources.find_resource(connection.name, server_url)
+        issuer = protected_resource.select_issuer(connection.name, connection.provider.issuer)
+        metadata = await self._find_metadata(connection.name, issuer, is_issuer_discovered=True)
         if metadata.code_challenge_methods_supported is None:
             # MCP authorization: a server that does not advertise PKCE is taken not to support it, so clients stop here.
             raise ConnectionMisconfigured(
                 f"{metadata.issuer} does not say that it takes PKCE, without which nobody is sent there."
             )
-        _take_the_challenge(connection, metadata)
-        offline = {"offline_access"} & set(metadata.scopes_supported)
+        _require_pkce_support(connection, metadata)
+        offline_scopes = {"offline_access"} & set(metadata.scopes_supported)
         return replace(
-            _endpoints(connection.provider, metadata.model_dump()),
+            _merge_endpoints(connection.provider, metadata.model_dump()),
             issuer=metadata.issuer,
-            iss_required=metadata.authorization_response_iss_parameter_supported,
-            registration=_text(metadata.registration_endpoint),
-            takes_client_documents=metadata.client_id_metadata_document_supported,
+            is_iss_required=metadata.authorization_response_iss_parameter_supported,
+            registration_endpoint=_format_url(metadata.registration_endpoint),
+            is_client_document_supported=metadata.client_id_metadata_document_supported,
             auth_methods=metadata.token_endpoint_auth_methods_supported,
-            resource=resource.identifier,
-            scopes=tuple(dict.fromkeys((*resource.scopes, *offline))),
+            resource=protected_resource.identifier,
+            scopes=tuple(dict.fromkeys((*protected_resource.scopes, *offline_scopes))),
         )
 
-    async def _metadata(self, connection: str, issuer: str, *, is_told: bool = False) -> _Metadata:
-        read_at, metadata = self._read.get(issuer, (float("-inf"), None))
-        if metadata is None or time.monotonic() - read_at > _KEPT_SECONDS:
-            metadata = await self._ask(connection, issuer, is_told=is_told)
-            self._read[issuer] = (time.monotonic(), metadata)
+    async def _find_metadata(
+        self, connection_name: str, issuer: str, *, is_issuer_discovered: bool = False
+    ) -> _AuthorizationServerMetadata:
+        read_at, metadata = self._metadata_by_issuer.get(issuer, (float("-inf"), None))
+        if metadata is None or time.monotonic() - read_at > _METADATA_CACHE_SECONDS:
+            metadata = await self._fetch_metadata(
+                connection_name, issuer, is_issuer_discovered=is_issuer_discovered
+            )
+            self._metadata_by_issuer[issuer] = (time.monotonic(), metadata)
         return metadata
 
-    async def _ask(self, connection: str, issuer: str, *, is_told: bool) -> _Metadata:
-        for address in well_known(issuer):
+    async def _fetch_metadata(
+        self, connection_name: str, issuer: str, *, is_issuer_discovered: bool
+    ) -> _AuthorizationServerMetadata:
+        for metadata_url in list_metadata_urls(issuer):
             try:
-                answer = await self.outgoing.send("GET", address, headers={"Accept": "application/json"})
+                http_response = await self.outgoing.send_request(
+                    "GET", metadata_url, headers={"Accept": "application/json"}
+                )
             except AddressRefused as error:
                 raise ConnectionMisconfigured(
-                    f"The issuer of connection '{connection}' cannot be asked: {error}"
+                    f"The issuer of connection '{connection_name}' cannot be asked: {error}"
                 ) from None
-            if answer.status == 200:
-                return await self._allowed(
-                    connection, _checked(connection, issuer, answer.body, is_told=is_told)
+            if http_response.status_code == 200:
+                return await self._require_callable_endpoints(
+                    connection_name,
+                    _validate_metadata(
+                        connection_name, issuer, http_response.body, is_issuer_discovered=is_issuer_discovered
+                    ),
                 )
-            if answer.status >= 500:
+            if http_response.status_code >= 500:
                 raise UpstreamUnavailable(
-                    f"The issuer of connection '{connection}', {issuer}, failed ({answer.status}).",
-                    status=answer.status,
+                    f"The issuer of connection '{connection_name}', {issuer}, failed ({http_response.status_code}).",
+                    status_code=http_response.status_code,
                 )
         raise ConnectionMisconfigured(
-            f"{issuer} publishes no metadata: declare the endpoints of connection '{connection}' one by one."
+            f"{issuer} publishes no metadata: declare the endpoints of connection '{connection_name}' one by one."
         )
 
-    async def _allowed(self, connection: str, metadata: _Metadata) -> _Metadata:
+    async def _require_callable_endpoints(
+        self, connection_name: str, metadata: _AuthorizationServerMetadata
+    ) -> _AuthorizationServerMetadata:
         """Return the metadata if every address in it may be called. Raises ConnectionMisconfigured otherwise.
 
         The author of an issuer's metadata is not trusted, and must not make Byline call addresses inside its own
         network.
         """
-        for name, address in metadata:
-            if isinstance(address, HttpUrl):
+        for member_name, endpoint_url in metadata:
+            if isinstance(endpoint_url, HttpUrl):
                 try:
-                    await self.outgoing.require_callable(str(address))
+                    await self.outgoing.require_callable_url(str(endpoint_url))
                 except AddressRefused as error:
                     raise ConnectionMisconfigured(
-                        f"The {name} that the issuer of connection '{connection}' publishes is not called: {error}"
+                        f"The {member_name} that the issuer of connection '{connection_name}' "
+                        f"publishes is not called: {error}"
                     ) from None
         return metadata
 
 
-def well_known(issuer: str) -> list[str]:
+def list_metadata_urls(issuer: str) -> list[str]:
     """Return the URLs of an issuer's possible metadata (OpenID Connect Discovery 1.0 section 4, RFC 8414 section 3)."""
-    url = HttpUrl(issuer)
-    path = (url.path or "").rstrip("/")
-    origin = issuer.rstrip("/").removesuffix(path)
-    found = [
-        f"{origin}{path}/.well-known/{_OPENID}",
-        f"{origin}/.well-known/{_OAUTH}{path}",
-        f"{origin}/.well-known/{_OPENID}{path}",
+    issuer_url = HttpUrl(issuer)
+    issuer_path = (issuer_url.path or "").rstrip("/")
+    origin = issuer.rstrip("/").removesuffix(issuer_path)
+    metadata_urls = [
+        f"{origin}{issuer_path}/.well-known/{_OPENID_DOCUMENT}",
+        f"{origin}/.well-known/{_OAUTH_DOCUMENT}{issuer_path}",
+        f"{origin}/.well-known/{_OPENID_DOCUMENT}{issuer_path}",
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(metadata_urls))
 
 
-def _endpoints(declared: Provider, known: dict[str, Any]) -> Endpoints:
-    def address(name: str) -> str | None:
-        found = getattr(declared, name) or known.get(name)
-        return None if found is None else str(found)
+def _merge_endpoints(provider: ProviderDeclaration, discovered_members: dict[str, Any]) -> ProviderEndpoints:
+    def find_endpoint(member_name: str) -> str | None:
+        endpoint_url = getattr(provider, member_name) or discovered_members.get(member_name)
+        return None if endpoint_url is None else str(endpoint_url)
 
-    return Endpoints(
-        authorization=address("authorization_endpoint") or "",
-        token=address("token_endpoint") or "",
-        pushed_authorization_request=address("pushed_authorization_request_endpoint"),
-        revocation=address("revocation_endpoint"),
-        userinfo=address("userinfo_endpoint"),
-        device_authorization=address("device_authorization_endpoint") if declared.device else None,
-        issuer=declared.issuer,
-        iss_required=declared.iss_required,
-        auth_methods=tuple(known.get("token_endpoint_auth_methods_supported", ())),
-        resource=declared.resource,
+    return ProviderEndpoints(
+        authorization_endpoint=find_endpoint("authorization_endpoint") or "",
+        token_endpoint=find_endpoint("token_endpoint") or "",
+        pushed_authorization_request_endpoint=find_endpoint("pushed_authorization_request_endpoint"),
+        revocation_endpoint=find_endpoint("revocation_endpoint"),
+        userinfo_endpoint=find_endpoint("userinfo_endpoint"),
+        device_authorization_endpoint=find_endpoint("device_authorization_endpoint")
+        if provider.device
+        else None,
+        issuer=provider.issuer,
+        is_iss_required=provider.iss_required,
+        auth_methods=tuple(discovered_members.get("token_endpoint_auth_methods_supported", ())),
+        resource=provider.resource,
     )
 
 
-def _is_same_origin(one: str, other: str) -> bool:
+def _is_same_origin(issuer: str, other_issuer: str) -> bool:
     """Return whether two issuers without a path are equal apart from a trailing slash.
 
     Libraries add that slash when they serialise a URL.
     """
-    return one.rstrip("/") == other.rstrip("/") and one.count("/") <= 3
+    return issuer.rstrip("/") == other_issuer.rstrip("/") and issuer.count("/") <= 3
 
 
-def _text(address: HttpUrl | None) -> str | None:
-    return None if address is None else str(address)
+def _format_url(endpoint_url: HttpUrl | None) -> str | None:
+    return None if endpoint_url is None else str(endpoint_url)
 
 
-def _checked(connection: str, issuer: str, body: bytes, *, is_told: bool) -> _Metadata:
+def _validate_metadata(
+    connection_name: str, issuer: str, response_body: bytes, *, is_issuer_discovered: bool
+) -> _AuthorizationServerMetadata:
     try:
-        metadata = _Metadata.model_validate(json.loads(body))
+        metadata = _AuthorizationServerMetadata.model_validate(json.loads(response_body))
     except (ValidationError, ValueError, RecursionError):
         raise ConnectionMisconfigured(
-            f"What {issuer} publishes is no metadata: declare the endpoints of connection '{connection}' one by one."
+            f"What {issuer} publishes is no metadata: declare the endpoints of connection "
+            f"'{connection_name}' one by one."
         ) from None
     # Anybody can publish metadata that names the endpoints of another issuer (RFC 8414 section 3.3).
-    if metadata.issuer != issuer and not (is_told and _is_same_origin(metadata.issuer, issuer)):
+    if metadata.issuer != issuer and not (is_issuer_discovered and _is_same_origin(metadata.issuer, issuer)):
         raise ConnectionMisconfigured(
-            f"The issuer of connection '{connection}' is not '{issuer}' by its own name: write exactly that."
+            f"The issuer of connection '{connection_name}' is not '{issuer}' by its own name: write exactly that."
         )
     return metadata
 
 
-def _take_the_challenge(connection: Connection, metadata: _Metadata) -> None:
-    methods = metadata.code_challenge_methods_supported
-    if connection.provider.pkce and methods is not None and "S256" not in methods:
+def _require_pkce_support(connection: Connection, metadata: _AuthorizationServerMetadata) -> None:
+    challenge_methods = metadata.code_challenge_methods_supported
+    if connection.provider.pkce and challenge_methods is not None and "S256" not in challenge_methods:
         raise ConnectionMisconfigured(
             f"{metadata.issuer} takes no PKCE challenge of method S256, which connection '{connection.name}' needs."
         )

@@ -11,16 +11,16 @@ from sqlmodel import col, or_, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
-from engine.connections.connection import SHARED, Connection
-from engine.connections.revocations import Revocations, bound_to_grant
-from engine.connections.tokens import Tokens
-from engine.db.database import Database, now
+from engine.connections.connection import SHARED_HOLDER, Connection
+from engine.connections.revocations import Revocations, build_grant_associated_data
+from engine.connections.tokens import UpstreamTokens
+from engine.db.database import Database, utc_now
 from engine.db.tables import GrantRow
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
-_KEPT = col(GrantRow.revoked_at).is_(None)
-_IN_FORCE = (_KEPT, col(GrantRow.lapsed_at).is_(None))
+_UNREVOKED_CONDITION = col(GrantRow.revoked_at).is_(None)
+_ACTIVE_CONDITIONS = (_UNREVOKED_CONDITION, col(GrantRow.lapsed_at).is_(None))
 
 
 class GrantRecords:
@@ -31,234 +31,276 @@ class GrantRecords:
         self._vault = vault
         self._revocations = revocations
 
-    async def get(self, grant_id: str) -> GrantRow | None:
+    async def find_grant(self, grant_id: str) -> GrantRow | None:
         """Return the grant with this id, or None."""
-        async with self._database.reading() as session:
-            return await session.get(GrantRow, grant_id)
+        async with self._database.open_read_session() as db_session:
+            return await db_session.get(GrantRow, grant_id)
 
-    async def kept(self, session: AsyncSession, connection: Connection, holder: str) -> Sequence[GrantRow]:
+    async def list_unrevoked_grants(
+        self, db_session: AsyncSession, connection: Connection, holder: str
+    ) -> Sequence[GrantRow]:
         """Return a holder's unrevoked grants on a connection, ordered by account, read in the caller's transaction."""
-        return (await session.exec(_kept(connection, holder))).all()
+        return (await db_session.exec(_select_unrevoked_grants(connection, holder))).all()
 
-    async def all_kept(self, holder: str) -> Sequence[GrantRow]:
+    async def list_all_unrevoked_grants(self, holder: str) -> Sequence[GrantRow]:
         """Return a holder's unrevoked grants on all connections, ordered by connection and account."""
-        query = select(GrantRow).where(GrantRow.holder == holder, _KEPT)
-        async with self._database.reading() as session:
-            return (await session.exec(query.order_by(GrantRow.connection, GrantRow.account))).all()
+        statement = select(GrantRow).where(GrantRow.holder == holder, _UNREVOKED_CONDITION)
+        async with self._database.open_read_session() as db_session:
+            return (await db_session.exec(statement.order_by(GrantRow.connection, GrantRow.account))).all()
 
-    async def in_force(
+    async def find_active_grant(
         self, connection: Connection, holder: str, account: str | None = None
     ) -> GrantRow | None:
         """Return the active grant with this account, or None. The service has one grant, whatever its account."""
-        async with self._database.reading() as session:
-            return (await session.exec(_in_force(connection, holder, account))).one_or_none()
+        async with self._database.open_read_session() as db_session:
+            return (await db_session.exec(_select_active_grants(connection, holder, account))).one_or_none()
 
-    async def scopes(self, connection: Connection, holder: str, account: str | None) -> tuple[str, ...]:
+    async def list_active_scopes(
+        self, connection: Connection, holder: str, account: str | None
+    ) -> tuple[str, ...]:
         """Return the scopes of the active grant with this account, or of all active grants if `account` is None."""
-        async with self._database.reading() as session:
-            rows = (await session.exec(_in_force(connection, holder, account))).all()
-        return tuple(dict.fromkeys(scope for row in rows for scope in row.scopes.split()))
+        async with self._database.open_read_session() as db_session:
+            grant_rows = (await db_session.exec(_select_active_grants(connection, holder, account))).all()
+        return tuple(dict.fromkeys(scope for grant_row in grant_rows for scope in grant_row.scopes.split()))
 
-    async def holders(self) -> frozenset[str]:
+    async def list_holders(self) -> frozenset[str]:
         """Return every holder of an unrevoked grant."""
-        query = select(GrantRow.holder).where(_KEPT).distinct()
-        async with self._database.reading() as session:
-            return frozenset((await session.exec(query)).all())
+        statement = select(GrantRow.holder).where(_UNREVOKED_CONDITION).distinct()
+        async with self._database.open_read_session() as db_session:
+            return frozenset((await db_session.exec(statement)).all())
 
-    async def idle(self, connection: Connection, since: datetime, limit: int) -> list[str]:
+    async def list_idle_grant_ids(
+        self, connection: Connection, renewed_before: datetime, max_rows: int
+    ) -> list[str]:
         """Return the ids of active grants whose tokens were last renewed before this time, the longest idle first."""
-        query = select(GrantRow.id).where(
-            GrantRow.connection == connection.name, *_IN_FORCE, col(GrantRow.renewed_at) < since
+        statement = select(GrantRow.id).where(
+            GrantRow.connection == connection.name,
+            *_ACTIVE_CONDITIONS,
+            col(GrantRow.renewed_at) < renewed_before,
         )
-        async with self._database.reading() as session:
-            return list((await session.exec(query.order_by(col(GrantRow.renewed_at)).limit(limit))).all())
+        async with self._database.open_read_session() as db_session:
+            return list(
+                (await db_session.exec(statement.order_by(col(GrantRow.renewed_at)).limit(max_rows))).all()
+            )
 
-    async def given_up(self, connection: Connection, holder: str) -> set[str]:
+    async def list_accounts_revoked_by_owner(self, connection: Connection, holder: str) -> set[str]:
         """Return the accounts whose latest grant was revoked here."""
-        query = select(GrantRow.account, GrantRow.given_up).where(
+        statement = select(GrantRow.account, GrantRow.given_up).where(
             GrantRow.holder == holder, GrantRow.connection == connection.name
         )
-        async with self._database.reading() as session:
-            latest = dict((await session.exec(query.order_by(col(GrantRow.created_at)))).all())
-        return {account for account, given_up in latest.items() if given_up}
+        async with self._database.open_read_session() as db_session:
+            revoked_by_account = dict(
+                (await db_session.exec(statement.order_by(col(GrantRow.created_at)))).all()
+            )
+        return {account for account, is_revoked in revoked_by_account.items() if is_revoked}
 
-    async def is_given_up(
-        self, session: AsyncSession, connection: Connection, holder: str, account: str
+    async def is_revoked_by_owner(
+        self, db_session: AsyncSession, connection: Connection, holder: str, account: str
     ) -> bool:
         """Return whether the account's latest grant was revoked here.
 
         The row stays locked until the caller's transaction ends, so the answer holds until then.
         """
-        query = select(GrantRow).where(
+        statement = select(GrantRow).where(
             GrantRow.holder == holder, GrantRow.connection == connection.name, GrantRow.account == account
         )
-        latest = query.order_by(col(GrantRow.created_at).desc()).limit(1).with_for_update()
-        row = (await session.exec(latest)).first()
-        return row is not None and row.given_up
+        latest_statement = statement.order_by(col(GrantRow.created_at).desc()).limit(1).with_for_update()
+        grant_row = (await db_session.exec(latest_statement)).first()
+        return grant_row is not None and grant_row.given_up
 
-    async def tokens(self, row: GrantRow) -> Tokens:
+    async def open_tokens(self, grant_row: GrantRow) -> UpstreamTokens:
         """Open and return the tokens of a grant."""
-        return Tokens.from_text(await self._vault.open(row.sealed_tokens, _bound_to(row)))
+        return UpstreamTokens.from_json(
+            await self._vault.open_secret(grant_row.sealed_tokens, _build_associated_data(grant_row))
+        )
 
-    async def replace(
-        self, session: AsyncSession, connection: Connection, holder: str, tokens: Tokens, account: str
+    async def replace_grant(
+        self,
+        db_session: AsyncSession,
+        connection: Connection,
+        holder: str,
+        tokens: UpstreamTokens,
+        account: str,
     ) -> str:
         """Store a new grant in place of the holder's earlier ones, in the caller's transaction, and return its id.
 
         On a `user` connection only earlier grants with the same account are replaced.
         """
-        earlier = update(GrantRow).where(
-            col(GrantRow.holder) == holder, col(GrantRow.connection) == connection.name, _KEPT
+        revoke_statement = update(GrantRow).where(
+            col(GrantRow.holder) == holder, col(GrantRow.connection) == connection.name, _UNREVOKED_CONDITION
         )
         if connection.mode == "user":
-            earlier = earlier.where(col(GrantRow.account) == account)
-        await session.exec(earlier.values(revoked_at=now(), sealed_tokens=b""))
-        row = await self._row(connection, holder, tokens, account)
-        session.add(row)
-        return row.id
+            revoke_statement = revoke_statement.where(col(GrantRow.account) == account)
+        await db_session.exec(revoke_statement.values(revoked_at=utc_now(), sealed_tokens=b""))
+        grant_row = await self._build_grant_row(connection, holder, tokens, account)
+        db_session.add(grant_row)
+        return grant_row.id
 
-    async def add_shared(self, connection: Connection, tokens: Tokens, account: str) -> GrantRow | None:
+    async def add_shared_grant(
+        self, connection: Connection, tokens: UpstreamTokens, account: str
+    ) -> GrantRow | None:
         """Store a grant of the service in place of a lapsed one. Returns None if another process stored one first."""
-        row = await self._row(connection, SHARED, tokens, account)
-        lapsed = update(GrantRow).where(
-            col(GrantRow.holder) == SHARED,
+        grant_row = await self._build_grant_row(connection, SHARED_HOLDER, tokens, account)
+        revoke_statement = update(GrantRow).where(
+            col(GrantRow.holder) == SHARED_HOLDER,
             col(GrantRow.lapsed_at).is_not(None),
             col(GrantRow.connection) == connection.name,
         )
         try:
-            async with self._database.writing() as session:
-                await session.exec(lapsed.values(revoked_at=now()))
-                session.add(row)
+            async with self._database.open_write_session() as db_session:
+                await db_session.exec(revoke_statement.values(revoked_at=utc_now()))
+                db_session.add(grant_row)
         except IntegrityError:
             return None
-        return row
+        return grant_row
 
-    async def lease(self, row: GrantRow, life: timedelta) -> bool:
+    async def acquire_lease(self, grant_row: GrantRow, lease_duration: timedelta) -> bool:
         """Give the caller the exclusive right to renew this grant for `lease_duration`.
 
         Returns False if another process holds the lease or has already renewed the grant.
         """
-        free = or_(col(GrantRow.refreshing_until).is_(None), col(GrantRow.refreshing_until) < now())
-        take = (
-            update(GrantRow)
-            .where(col(GrantRow.id) == row.id, col(GrantRow.version) == row.version, *_IN_FORCE, free)
-            .values(refreshing_until=now() + life)
+        free_condition = or_(
+            col(GrantRow.refreshing_until).is_(None), col(GrantRow.refreshing_until) < utc_now()
         )
-        async with self._database.writing() as session:
-            return (await session.exec(take)).rowcount == 1
+        lease_statement = (
+            update(GrantRow)
+            .where(
+                col(GrantRow.id) == grant_row.id,
+                col(GrantRow.version) == grant_row.version,
+                *_ACTIVE_CONDITIONS,
+                free_condition,
+            )
+            .values(refreshing_until=utc_now() + lease_duration)
+        )
+        async with self._database.open_write_session() as db_session:
+            return (await db_session.exec(lease_statement)).rowcount == 1
 
-    async def release(self, grant_id: str) -> None:
+    async def release_lease(self, grant_id: str) -> None:
         """Release the lease, so that others may renew the grant."""
-        release = update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
-        async with self._database.writing() as session:
-            await session.exec(release)
+        release_statement = update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(release_statement)
 
-    async def renew(self, grant_id: str, tokens: Tokens) -> GrantRow | None:
+    async def store_renewed_tokens(self, grant_id: str, tokens: UpstreamTokens) -> GrantRow | None:
         """Store the new tokens of a grant, release the lease, and return the grant.
 
         If the grant has ended meanwhile, returns None. A revocation of the new tokens is then enqueued, unless a newer
         grant may rest on the same consent.
         """
-        async with self._database.writing() as session:
-            row = await session.get(GrantRow, grant_id, with_for_update=True)
-            if row is None:
+        async with self._database.open_write_session() as db_session:
+            grant_row = await db_session.get(GrantRow, grant_id, with_for_update=True)
+            if grant_row is None:
                 return None
-            if not is_in_force(row):
-                await self._owe_late(session, row, tokens)
+            if not is_active_grant(grant_row):
+                await self._enqueue_late_revocation(db_session, grant_row, tokens)
                 return None
-            row.sealed_tokens = await self._seal(row, tokens)
-            row.scopes = " ".join(tokens.scopes)
-            row.fingerprint = _fingerprint(tokens)
-            row.expires_at = _expiry(tokens)
-            row.version += 1
-            row.renewed_at = now()
-            row.refreshing_until = None
-            session.add(row)
-        return row
+            grant_row.sealed_tokens = await self._seal_tokens(grant_row, tokens)
+            grant_row.scopes = " ".join(tokens.scopes)
+            grant_row.fingerprint = _compute_fingerprint(tokens)
+            grant_row.expires_at = _compute_expiry(tokens)
+            grant_row.version += 1
+            grant_row.renewed_at = utc_now()
+            grant_row.refreshing_until = None
+            db_session.add(grant_row)
+        return grant_row
 
-    async def lapse(self, grant_id: str) -> None:
+    async def lapse_grant(self, grant_id: str) -> None:
         """Mark a grant as lapsed, because the upstream ended it, and delete its tokens."""
-        lapse = update(GrantRow).where(col(GrantRow.id) == grant_id, *_IN_FORCE)
-        async with self._database.writing() as session:
-            await session.exec(lapse.values(lapsed_at=now(), sealed_tokens=b""))
+        lapse_statement = update(GrantRow).where(col(GrantRow.id) == grant_id, *_ACTIVE_CONDITIONS)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(lapse_statement.values(lapsed_at=utc_now(), sealed_tokens=b""))
 
-    async def end(self, grant_id: str) -> bool:
+    async def revoke_grant(self, grant_id: str) -> bool:
         """Revoke a grant and enqueue its upstream revocation in one transaction. Returns False if it already was."""
-        async with self._database.writing() as session:
-            row = await session.get(GrantRow, grant_id, with_for_update=True)
-            if row is None or row.revoked_at is not None:
+        async with self._database.open_write_session() as db_session:
+            grant_row = await db_session.get(GrantRow, grant_id, with_for_update=True)
+            if grant_row is None or grant_row.revoked_at is not None:
                 return False
-            if row.sealed_tokens:
-                await self._revocations.owe(session, row.id, row.holder, row.connection, row.sealed_tokens)
-            row.revoked_at, row.sealed_tokens, row.given_up = now(), b"", True
-            session.add(row)
+            if grant_row.sealed_tokens:
+                await self._revocations.enqueue_revocation(
+                    db_session, grant_row.id, grant_row.holder, grant_row.connection, grant_row.sealed_tokens
+                )
+            grant_row.revoked_at, grant_row.sealed_tokens, grant_row.given_up = utc_now(), b"", True
+            db_session.add(grant_row)
         return True
 
     @property
-    def sealed(self) -> SealedColumn:
+    def sealed_column(self) -> SealedColumn:
         """The column of this table that the vault seals."""
-        return SealedColumn("grants", GrantRow, "sealed_tokens", _bound_to)
+        return SealedColumn("grants", GrantRow, "sealed_tokens", _build_associated_data)
 
-    async def _owe_late(self, session: AsyncSession, row: GrantRow, tokens: Tokens) -> None:
+    async def _enqueue_late_revocation(
+        self, db_session: AsyncSession, grant_row: GrantRow, tokens: UpstreamTokens
+    ) -> None:
         """Enqueue the revocation of tokens that arrived after their grant ended.
 
         Nothing is enqueued if the account has a newer active grant, which may rest on the same consent.
         """
-        in_force = select(GrantRow.id).where(
-            GrantRow.holder == row.holder,
-            GrantRow.connection == row.connection,
-            GrantRow.account == row.account,
-            *_IN_FORCE,
+        active_grants = select(GrantRow.id).where(
+            GrantRow.holder == grant_row.holder,
+            GrantRow.connection == grant_row.connection,
+            GrantRow.account == grant_row.account,
+            *_ACTIVE_CONDITIONS,
         )
-        if (await session.exec(in_force)).first() is None:
-            sealed = await self._seal(row, tokens)
-            await self._revocations.owe(session, row.id, row.holder, row.connection, sealed)
+        if (await db_session.exec(active_grants)).first() is None:
+            sealed_tokens = await self._seal_tokens(grant_row, tokens)
+            await self._revocations.enqueue_revocation(
+                db_session, grant_row.id, grant_row.holder, grant_row.connection, sealed_tokens
+            )
 
-    async def _row(self, connection: Connection, holder: str, tokens: Tokens, account: str) -> GrantRow:
-        row = GrantRow(
+    async def _build_grant_row(
+        self, connection: Connection, holder: str, tokens: UpstreamTokens, account: str
+    ) -> GrantRow:
+        grant_row = GrantRow(
             id=str(uuid.uuid4()),
             holder=holder,
             connection=connection.name,
             account=account,
             scopes=" ".join(tokens.scopes),
-            fingerprint=_fingerprint(tokens),
+            fingerprint=_compute_fingerprint(tokens),
             sealed_tokens=b"",
-            expires_at=_expiry(tokens),
-            created_at=now(),
-            renewed_at=now(),
+            expires_at=_compute_expiry(tokens),
+            created_at=utc_now(),
+            renewed_at=utc_now(),
         )
-        row.sealed_tokens = await self._seal(row, tokens)
-        return row
+        grant_row.sealed_tokens = await self._seal_tokens(grant_row, tokens)
+        return grant_row
 
-    async def _seal(self, row: GrantRow, tokens: Tokens) -> bytes:
-        return await self._vault.seal(tokens.text().encode(), _bound_to(row))
+    async def _seal_tokens(self, grant_row: GrantRow, tokens: UpstreamTokens) -> bytes:
+        return await self._vault.seal_secret(tokens.to_json().encode(), _build_associated_data(grant_row))
 
 
-def is_in_force(row: GrantRow) -> bool:
+def is_active_grant(grant_row: GrantRow) -> bool:
     """Return whether a grant can be used: it was not revoked, and its upstream did not end it."""
-    return row.revoked_at is None and row.lapsed_at is None
+    return grant_row.revoked_at is None and grant_row.lapsed_at is None
 
 
-def _kept(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
+def _select_unrevoked_grants(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
     return (
         select(GrantRow)
-        .where(GrantRow.holder == holder, GrantRow.connection == connection.name, _KEPT)
+        .where(GrantRow.holder == holder, GrantRow.connection == connection.name, _UNREVOKED_CONDITION)
         .order_by(GrantRow.account)
     )
 
 
-def _in_force(connection: Connection, holder: str, account: str | None) -> SelectOfScalar[GrantRow]:
-    query = _kept(connection, holder).where(col(GrantRow.lapsed_at).is_(None))
-    return query if account is None or holder == SHARED else query.where(GrantRow.account == account)
+def _select_active_grants(
+    connection: Connection, holder: str, account: str | None
+) -> SelectOfScalar[GrantRow]:
+    statement = _select_unrevoked_grants(connection, holder).where(col(GrantRow.lapsed_at).is_(None))
+    return (
+        statement
+        if account is None or holder == SHARED_HOLDER
+        else statement.where(GrantRow.account == account)
+    )
 
 
-def _bound_to(row: GrantRow) -> str:
-    return bound_to_grant(row.id, row.holder, row.connection)
+def _build_associated_data(grant_row: GrantRow) -> str:
+    return build_grant_associated_data(grant_row.id, grant_row.holder, grant_row.connection)
 
 
-def _fingerprint(tokens: Tokens) -> str:
+def _compute_fingerprint(tokens: UpstreamTokens) -> str:
     return hashlib.sha256(tokens.access_token.encode()).hexdigest()[:16]
 
 
-def _expiry(tokens: Tokens) -> datetime | None:
+def _compute_expiry(tokens: UpstreamTokens) -> datetime | None:
     return None if tokens.expires_at is None else datetime.fromtimestamp(tokens.expires_at, UTC)

@@ -8,13 +8,13 @@ from datetime import datetime
 
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.connections.accounts import Accounts, Chosen
+from engine.connections.accounts import AccountChoices, Accounts
 from engine.connections.connection import Connection
 from engine.connections.dpop import ProofKey
 from engine.connections.grant_records import GrantRecords
-from engine.connections.renewals import Renewals
+from engine.connections.renewals import GrantRenewals
 from engine.connections.revocations import Revocations
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.db.database import Database
 from engine.db.tables import GrantRow
 from engine.errors import AccountUnclear
@@ -32,13 +32,15 @@ class Credential:
     account: str
     scopes: tuple[str, ...]
     fingerprint: str
-    version: int
+    grant_version: int
     access_token: str
     proof_key: ProofKey | None
-    is_settled: bool = True
+    is_pinned: bool = True
 
     def __repr__(self) -> str:
-        return f"Credential(grant_id={self.grant_id!r}, account={self.account!r}, version={self.version})"
+        return (
+            f"Credential(grant_id={self.grant_id!r}, account={self.account!r}, version={self.grant_version})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Grant:
     """A holder's consent on a connection, with one account. It cannot be used once it `has_lapsed`."""
 
     id: str
-    connection: str
+    connection_name: str
     account: str
     scopes: tuple[str, ...]
     created_at: datetime
@@ -54,27 +56,27 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class GrantSituation:
     """The grants from which a principal's action selects on a connection, and the principal's account choices."""
 
     grants: tuple[Grant, ...]
-    chosen: Chosen
+    account_choices: AccountChoices
 
     @property
-    def account(self) -> str | None:
+    def selected_account(self) -> str | None:
         """The account to use, or None if the owner must choose one or there is none."""
-        return self.chosen.among([grant.account for grant in self.grants])
+        return self.account_choices.select_account([grant.account for grant in self.grants])
 
     @property
-    def usable(self) -> tuple[Grant, ...]:
+    def active_grants(self) -> tuple[Grant, ...]:
         """The grants that can be used."""
         return tuple(grant for grant in self.grants if not grant.has_lapsed)
 
     @property
-    def grant(self) -> Grant | None:
+    def selected_grant(self) -> Grant | None:
         """The grant to use, or None if the selected account has no active grant."""
-        account = self.account
-        return next((grant for grant in self.usable if grant.account == account), None)
+        account = self.selected_account
+        return next((grant for grant in self.active_grants if grant.account == account), None)
 
 
 class Grants:
@@ -83,89 +85,111 @@ class Grants:
     def __init__(
         self,
         database: Database,
-        records: GrantRecords,
-        renewals: Renewals,
+        grant_records: GrantRecords,
+        renewals: GrantRenewals,
         accounts: Accounts,
         revocations: Revocations,
     ) -> None:
         self._database = database
-        self._records = records
+        self._grant_records = grant_records
         self._renewals = renewals
         self._accounts = accounts
         self._revocations = revocations
 
-    async def credential(
-        self, connection: Connection, principal_id: str, *, tool: str = "", run_id: str = ""
+    async def find_credential(
+        self, connection: Connection, principal_id: str, *, tool_name: str = "", run_id: str = ""
     ) -> Credential | None:
         """Return the credential of this principal's actions on this connection, renewed if about to expire, or None.
 
         Of several accounts, the one to which the run is pinned is used, then the one chosen for the tool, then the one
         chosen for all tools.
         """
-        is_settled = True
+        is_pinned = True
         if connection.mode == "shared":
-            row = await self._renewals.shared(connection)
+            grant_row = await self._renewals.find_shared_grant(connection)
         else:
-            async with self._database.reading() as session:
-                standing, rows = await self._standing(session, connection, principal_id, tool, run_id)
-            is_settled = standing.chosen.is_settled or not run_id
-            row = None if standing.grant is None else rows[standing.grant.id]
-        if row is not None:
-            row = await self._renewals.in_time(connection, row)
-        return None if row is None else await self._credential(row, is_settled=is_settled)
+            async with self._database.open_read_session() as db_session:
+                grant_situation, rows_by_grant_id = await self._load_situation(
+                    db_session, connection, principal_id, tool_name, run_id
+                )
+            is_pinned = grant_situation.account_choices.is_pinned or not run_id
+            grant_row = (
+                None
+                if grant_situation.selected_grant is None
+                else rows_by_grant_id[grant_situation.selected_grant.id]
+            )
+        if grant_row is not None:
+            grant_row = await self._renewals.renew_if_expiring(connection, grant_row)
+        return None if grant_row is None else await self._build_credential(grant_row, is_pinned=is_pinned)
 
-    async def renewed(self, connection: Connection, principal_id: str, used: Credential) -> Credential | None:
+    async def renew_credential(
+        self, connection: Connection, principal_id: str, refused_credential: Credential
+    ) -> Credential | None:
         """Return a newer credential of the account whose credential the upstream refused, or None if there is none."""
-        row = await self._records.in_force(connection, connection.holder(principal_id), used.account)
-        if row is not None and (row.id, row.version) == (used.grant_id, used.version):
-            row = await self._renewals.renewed(connection, row)
-        return None if row is None else await self._credential(row)
+        grant_row = await self._grant_records.find_active_grant(
+            connection, connection.resolve_holder(principal_id), refused_credential.account
+        )
+        if grant_row is not None and (grant_row.id, grant_row.version) == (
+            refused_credential.grant_id,
+            refused_credential.grant_version,
+        ):
+            grant_row = await self._renewals.renew_grant(connection, grant_row)
+        return None if grant_row is None else await self._build_credential(grant_row)
 
-    async def standing(
+    async def find_situation(
         self,
-        session: AsyncSession,
+        db_session: AsyncSession,
         connection: Connection,
         principal_id: str,
         *,
-        tool: str = "",
+        tool_name: str = "",
         run_id: str = "",
-    ) -> Standing:
+    ) -> GrantSituation:
         """Return the situation of an action of this run of this tool, read in the caller's transaction."""
-        return (await self._standing(session, connection, principal_id, tool, run_id))[0]
+        return (await self._load_situation(db_session, connection, principal_id, tool_name, run_id))[0]
 
-    async def settle(
+    async def pin_account(
         self, connection: Connection, principal_id: str, run_id: str, credential: Credential
     ) -> bool:
         """Pin the run to the account of this credential. Returns False if it is pinned to another account by now."""
-        if credential.is_settled:
+        if credential.is_pinned:
             return True
-        kept = await self._accounts.keep(principal_id, connection.name, run_id, credential.account)
-        return kept == credential.account
+        pinned_account = await self._accounts.pin_account(
+            principal_id, connection.name, run_id, credential.account
+        )
+        return pinned_account == credential.account
 
-    async def store(
-        self, session: AsyncSession, connection: Connection, principal_id: str, tokens: Tokens, account: str
+    async def store_grant(
+        self,
+        db_session: AsyncSession,
+        connection: Connection,
+        principal_id: str,
+        tokens: UpstreamTokens,
+        account: str,
     ) -> str:
         """Store a new grant in place of the holder's earlier one with this account, and return its id.
 
         Writes in the caller's transaction. A shared connection has one grant, whatever its account.
         """
-        holder = connection.holder(principal_id)
-        return await self._records.replace(session, connection, holder, tokens, account)
+        holder = connection.resolve_holder(principal_id)
+        return await self._grant_records.replace_grant(db_session, connection, holder, tokens, account)
 
-    async def scopes_held(
+    async def list_active_scopes(
         self, connection: Connection, principal_id: str, account: str | None = None
     ) -> tuple[str, ...]:
         """Return the scopes of the active grant with this account, or of all active grants if `account` is None.
 
         A step-up authorization requests them again, so that it loses none.
         """
-        return await self._records.scopes(connection, connection.holder(principal_id), account)
+        return await self._grant_records.list_active_scopes(
+            connection, connection.resolve_holder(principal_id), account
+        )
 
-    async def invalidate(self, credential: Credential) -> None:
+    async def lapse_grant(self, credential: Credential) -> None:
         """Mark the grant of a credential that the upstream refuses as lapsed."""
-        await self._records.lapse(credential.grant_id)
+        await self._grant_records.lapse_grant(credential.grant_id)
 
-    async def remove(
+    async def revoke_grant(
         self, connection: Connection, principal_id: str, account: str | None = None
     ) -> str | None:
         """Revoke the holder's grant with this account, or their only one, here and upstream.
@@ -174,80 +198,107 @@ class Grants:
         that kept the upstream from revoking it: the grant is revoked here nevertheless, and its upstream revocation
         stays enqueued.
         """
-        async with self._database.reading() as session:
-            rows = await self._records.kept(session, connection, connection.holder(principal_id))
-        found = [row for row in rows if account is None or row.account == account]
-        if len(found) > 1:
-            named = ", ".join(f"'{row.account}'" for row in found)
-            raise AccountUnclear(
-                f"There are several accounts on connection '{connection.name}': say which of {named}."
+        async with self._database.open_read_session() as db_session:
+            grant_rows = await self._grant_records.list_unrevoked_grants(
+                db_session, connection, connection.resolve_holder(principal_id)
             )
-        for row in found:
-            if await self._records.end(row.id):
-                await self._revocations.settle(connection, row.id)
-                return row.account
+        matching_rows = [
+            grant_row for grant_row in grant_rows if account is None or grant_row.account == account
+        ]
+        if len(matching_rows) > 1:
+            account_names = ", ".join(f"'{grant_row.account}'" for grant_row in matching_rows)
+            raise AccountUnclear(
+                f"There are several accounts on connection '{connection.name}': say which of {account_names}."
+            )
+        for grant_row in matching_rows:
+            if await self._grant_records.revoke_grant(grant_row.id):
+                await self._revocations.revoke_upstream(connection, grant_row.id)
+                return grant_row.account
         return None
 
-    async def end_all(self, holder: str) -> list[Grant]:
+    async def revoke_all_grants(self, holder: str) -> list[Grant]:
         """Revoke every grant of a holder here, enqueue their upstream revocations, and return the revoked grants."""
-        rows = await self._records.all_kept(holder)
-        return [_grant(row) for row in rows if await self._records.end(row.id)]
+        grant_rows = await self._grant_records.list_all_unrevoked_grants(holder)
+        return [
+            _to_grant(grant_row)
+            for grant_row in grant_rows
+            if await self._grant_records.revoke_grant(grant_row.id)
+        ]
 
-    async def holders(self) -> frozenset[str]:
+    async def list_holders(self) -> frozenset[str]:
         """Return every holder of an unrevoked grant."""
-        return await self._records.holders()
+        return await self._grant_records.list_holders()
 
-    async def given_up(self, connection: Connection, principal_id: str) -> set[str]:
+    async def list_accounts_revoked_by_owner(self, connection: Connection, principal_id: str) -> set[str]:
         """Return the accounts whose latest grant was revoked here, by its holder or by an administrator."""
-        return await self._records.given_up(connection, connection.holder(principal_id))
+        return await self._grant_records.list_accounts_revoked_by_owner(
+            connection, connection.resolve_holder(principal_id)
+        )
 
-    async def is_given_up(
-        self, session: AsyncSession, connection: Connection, principal_id: str, account: str
+    async def is_revoked_by_owner(
+        self, db_session: AsyncSession, connection: Connection, principal_id: str, account: str
     ) -> bool:
         """Return whether this account's latest grant was revoked here.
 
         The answer holds until the caller's transaction ends.
         """
-        return await self._records.is_given_up(session, connection, connection.holder(principal_id), account)
+        return await self._grant_records.is_revoked_by_owner(
+            db_session, connection, connection.resolve_holder(principal_id), account
+        )
 
-    async def of(self, holder: str) -> list[Grant]:
+    async def list_grants(self, holder: str) -> list[Grant]:
         """Return every unrevoked grant of a holder, including lapsed ones."""
-        return [_grant(row) for row in await self._records.all_kept(holder)]
+        return [
+            _to_grant(grant_row) for grant_row in await self._grant_records.list_all_unrevoked_grants(holder)
+        ]
 
-    async def usable(self, holder: str, connection: str) -> list[Grant]:
+    async def list_active_grants(self, holder: str, connection_name: str) -> list[Grant]:
         """Return a holder's active grants on the connection with this name, ordered by account."""
         return [
             grant
-            for grant in await self.of(holder)
-            if grant.connection == connection and not grant.has_lapsed
+            for grant in await self.list_grants(holder)
+            if grant.connection_name == connection_name and not grant.has_lapsed
         ]
 
     @property
-    def sealed(self) -> SealedColumn:
+    def sealed_column(self) -> SealedColumn:
         """The column of the table of grants that the vault seals."""
-        return self._records.sealed
+        return self._grant_records.sealed_column
 
-    async def _standing(
-        self, session: AsyncSession, connection: Connection, principal_id: str, tool: str, run_id: str
-    ) -> tuple[Standing, dict[str, GrantRow]]:
-        rows = await self._records.kept(session, connection, connection.holder(principal_id))
-        chosen = await self._accounts.chosen(session, principal_id, connection.name, tool=tool, run_id=run_id)
-        return Standing(tuple(_grant(row) for row in rows), chosen), {row.id: row for row in rows}
+    async def _load_situation(
+        self, db_session: AsyncSession, connection: Connection, principal_id: str, tool_name: str, run_id: str
+    ) -> tuple[GrantSituation, dict[str, GrantRow]]:
+        grant_rows = await self._grant_records.list_unrevoked_grants(
+            db_session, connection, connection.resolve_holder(principal_id)
+        )
+        account_choices = await self._accounts.find_choices(
+            db_session, principal_id, connection.name, tool_name=tool_name, run_id=run_id
+        )
+        return GrantSituation(tuple(_to_grant(grant_row) for grant_row in grant_rows), account_choices), {
+            grant_row.id: grant_row for grant_row in grant_rows
+        }
 
-    async def _credential(self, row: GrantRow, *, is_settled: bool = True) -> Credential:
-        tokens = await self._records.tokens(row)
+    async def _build_credential(self, grant_row: GrantRow, *, is_pinned: bool = True) -> Credential:
+        tokens = await self._grant_records.open_tokens(grant_row)
         return Credential(
-            grant_id=row.id,
-            account=row.account,
-            scopes=tuple(row.scopes.split()),
-            fingerprint=row.fingerprint,
-            version=row.version,
+            grant_id=grant_row.id,
+            account=grant_row.account,
+            scopes=tuple(grant_row.scopes.split()),
+            fingerprint=grant_row.fingerprint,
+            grant_version=grant_row.version,
             access_token=tokens.access_token,
             proof_key=None if tokens.proof_key is None else ProofKey.from_jwk(tokens.proof_key),
-            is_settled=is_settled,
+            is_pinned=is_pinned,
         )
 
 
-def _grant(row: GrantRow) -> Grant:
-    scopes = tuple(row.scopes.split())
-    return Grant(row.id, row.connection, row.account, scopes, row.created_at, row.lapsed_at is not None)
+def _to_grant(grant_row: GrantRow) -> Grant:
+    scopes = tuple(grant_row.scopes.split())
+    return Grant(
+        grant_row.id,
+        grant_row.connection,
+        grant_row.account,
+        scopes,
+        grant_row.created_at,
+        grant_row.lapsed_at is not None,
+    )

@@ -13,17 +13,17 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl
 
-_FOLDER: Final = Path(__file__).parent / "providers"
-_PLACE: Final = re.compile(r"\{(\w+)\}")
+_PROVIDERS_FOLDER: Final = Path(__file__).parent / "providers"
+_VARIABLE_PATTERN: Final = re.compile(r"\{(\w+)\}")
 
 
-class _Entry(BaseModel):
+class _ProviderFilePart(BaseModel):
     """A part of a provider's file. Unknown keys are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Variable(_Entry):
+class ProviderVariable(_ProviderFilePart):
     """A variable to which a connection gives a value.
 
     No value that matches the pattern leads to a host outside the provider's own domain.
@@ -34,72 +34,82 @@ class Variable(_Entry):
     example: str
 
 
-class KnownProvider(_Entry):
+class KnownProvider(_ProviderFilePart):
     """One system. `provider` has the keys of a connection's `provider`, with `{variables}` in their values."""
 
     title: str
     base_url: str | None = None
-    variables: dict[str, Variable] = Field(default_factory=dict)
+    variables: dict[str, ProviderVariable] = Field(default_factory=dict)
     provider: dict[str, Any]
     sources: tuple[HttpUrl, ...] = Field(min_length=1)
     notes: str = ""
 
-    def filled(self, values: Mapping[str, object]) -> tuple[str | None, dict[str, Any]]:
+    def fill_variables(self, variable_values: Mapping[str, object]) -> tuple[str | None, dict[str, Any]]:
         """Return the base URL and the keys of `provider` with their variables replaced.
 
         Raises ValueError if a variable is missing or unknown, or if a value does not match its pattern.
         """
-        told = ", ".join(f"{name}: {variable.meaning}" for name, variable in self.variables.items())
-        if values.keys() != self.variables.keys():
-            raise ValueError(f"{self.title} takes the variables {{{told}}}")
-        texts = {name: str(value) for name, value in values.items()}
-        for name, variable in self.variables.items():
-            if not re.fullmatch(variable.pattern, texts[name], re.ASCII):
-                raise ValueError(f"{name} does not fit: {variable.meaning}, like {variable.example}")
-        return _filled(self.base_url, texts), _filled(self.provider, texts)
+        variable_hints = ", ".join(
+            f"{variable_name}: {variable.meaning}" for variable_name, variable in self.variables.items()
+        )
+        if variable_values.keys() != self.variables.keys():
+            raise ValueError(f"{self.title} takes the variables {{{variable_hints}}}")
+        variable_texts = {
+            variable_name: str(variable_value) for variable_name, variable_value in variable_values.items()
+        }
+        for variable_name, variable in self.variables.items():
+            if not re.fullmatch(variable.pattern, variable_texts[variable_name], re.ASCII):
+                raise ValueError(f"{variable_name} does not fit: {variable.meaning}, like {variable.example}")
+        return _fill_template(self.base_url, variable_texts), _fill_template(self.provider, variable_texts)
 
 
-def known_names() -> list[str]:
+def list_known_providers() -> list[str]:
     """Return the name of every known provider, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yml"))
+    return sorted(file_path.stem for file_path in _PROVIDERS_FOLDER.glob("*.yml"))
 
 
 @cache
-def known_provider(name: str) -> KnownProvider:
+def load_known_provider(provider_name: str) -> KnownProvider:
     """Return the provider with this name. Raises ValueError, whose message suggests similar names."""
-    names = known_names()
-    if name not in names:
-        near = difflib.get_close_matches(name, names)
-        meant = f"perhaps {' or '.join(near)} is meant" if near else "declare its endpoints one by one"
-        raise ValueError(f"no provider is known as '{name}': {meant}")
-    return KnownProvider.model_validate(yaml.safe_load((_FOLDER / f"{name}.yml").read_text()))
+    provider_names = list_known_providers()
+    if provider_name not in provider_names:
+        close_names = difflib.get_close_matches(provider_name, provider_names)
+        suggestion = (
+            f"perhaps {' or '.join(close_names)} is meant"
+            if close_names
+            else "declare its endpoints one by one"
+        )
+        raise ValueError(f"no provider is known as '{provider_name}': {suggestion}")
+    return KnownProvider.model_validate(
+        yaml.safe_load((_PROVIDERS_FOLDER / f"{provider_name}.yml").read_text())
+    )
 
 
-def told_whole(connection: object) -> object:
+def expand_known_provider(declaration: object) -> object:
     """Replace `provider: {known: …}` in a connection's declaration with the keys of that provider.
 
     Any other declaration is returned unchanged. Raises ValueError for an unknown provider or unsuitable variables.
     """
-    if not (isinstance(connection, Mapping) and isinstance(connection.get("provider"), Mapping)):
-        return connection
-    own = dict(connection["provider"])
-    if "known" not in own:
-        return connection
-    variables = own.pop("variables", {})
+    if not (isinstance(declaration, Mapping) and isinstance(declaration.get("provider"), Mapping)):
+        return declaration
+    declared_keys = dict(declaration["provider"])
+    if "known" not in declared_keys:
+        return declaration
+    variables = declared_keys.pop("variables", {})
     if not isinstance(variables, Mapping):
         raise ValueError("the variables of a known provider are a mapping of name to value")  # noqa: TRY004
-    base_url, known = known_provider(str(own.pop("known"))).filled(variables)
-    whole = {**connection, "provider": {**known, **own}}
-    return {"base_url": base_url, **whole} if base_url else whole
+    base_url, known_keys = load_known_provider(str(declared_keys.pop("known"))).fill_variables(variables)
+    expanded_declaration = {**declaration, "provider": {**known_keys, **declared_keys}}
+    return {"base_url": base_url, **expanded_declaration} if base_url else expanded_declaration
 
 
-def _filled(value: Any, values: Mapping[str, str]) -> Any:
-    match value:
+def _fill_template(template: Any, variable_texts: Mapping[str, str]) -> Any:
+    match template:
         case str():
-            return _PLACE.sub(lambda place: values[place[1]], value)
+            return _VARIABLE_PATTERN.sub(lambda variable_match: variable_texts[variable_match[1]], template)
         case dict():
-            return {key: _filled(item, values) for key, item in value.items()}
+            return {key: _fill_template(item, variable_texts) for key, item in template.items()}
         case list():
-            return [_filled(item, values) for item in value]
+            return [_fill_template(item, variable_texts) for item in template]
         case _:
-            return value
+            return template

@@ -10,12 +10,12 @@ import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
 from engine.errors import AddressRefused, ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
-from engine.outgoing.client import Answer, Outgoing
+from engine.outgoing.client import OutgoingClient, OutgoingResponse
 
-_KEPT_SECONDS: Final = 3600.0
-_WELL_KNOWN: Final = "/.well-known/oauth-protected-resource"
-_CHALLENGED: Final = re.compile(r'(resource_metadata|scope)="([^"]*)"')
-_HELLO: Final = {
+_METADATA_CACHE_SECONDS: Final = 3600.0
+_WELL_KNOWN_PATH: Final = "/.well-known/oauth-protected-resource"
+_CHALLENGE_PATTERN: Final = re.compile(r'(resource_metadata|scope)="([^"]*)"')
+_INITIALIZE_REQUEST: Final = {
     "jsonrpc": "2.0",
     "id": 0,
     "method": "initialize",
@@ -27,7 +27,7 @@ _HELLO: Final = {
 }
 
 
-class _Metadata(BaseModel):
+class _ResourceMetadata(BaseModel):
     """The members of a protected resource's metadata that Byline reads (RFC 9728 section 2)."""
 
     resource: str
@@ -43,95 +43,113 @@ class ProtectedResource:
     issuers: tuple[str, ...]
     scopes: tuple[str, ...]
 
-    def issuer(self, connection: str, wanted: str | None) -> str:
+    def select_issuer(self, connection_name: str, declared_issuer: str | None) -> str:
         """Return the authorization server to use: the one that the connection declares, or the first.
 
         Raises ConnectionMisconfigured if the declared one is not among those that the resource names.
         """
-        if wanted is None:
+        if declared_issuer is None:
             return self.issuers[0]
-        if wanted not in self.issuers:
+        if declared_issuer not in self.issuers:
             raise ConnectionMisconfigured(
-                f"The server of connection '{connection}' takes no tokens of {wanted}: correct issuer."
+                f"The server of connection '{connection_name}' takes no tokens of {declared_issuer}: correct issuer."
             )
-        return wanted
+        return declared_issuer
 
 
 class ProtectedResources:
     """Reads each server's metadata at most once an hour, with the HTTP client that calls no private network."""
 
-    def __init__(self, outgoing: Outgoing) -> None:
+    def __init__(self, outgoing: OutgoingClient) -> None:
         self._outgoing = outgoing
-        self._read: dict[str, tuple[float, ProtectedResource]] = {}
+        self._resources_by_url: dict[str, tuple[float, ProtectedResource]] = {}
 
-    async def read(self, connection: str, url: str) -> ProtectedResource:
+    async def find_resource(self, connection_name: str, server_url: str) -> ProtectedResource:
         """Return the metadata of the server at this URL.
 
         Raises ConnectionMisconfigured if it is missing or invalid, and UpstreamUnavailable if the server fails.
         """
-        read_at, resource = self._read.get(url, (float("-inf"), None))
-        if resource is None or time.monotonic() - read_at > _KEPT_SECONDS:
-            resource = await self._ask(connection, url)
-            self._read[url] = (time.monotonic(), resource)
-        return resource
+        read_at, protected_resource = self._resources_by_url.get(server_url, (float("-inf"), None))
+        if protected_resource is None or time.monotonic() - read_at > _METADATA_CACHE_SECONDS:
+            protected_resource = await self._fetch_resource(connection_name, server_url)
+            self._resources_by_url[server_url] = (time.monotonic(), protected_resource)
+        return protected_resource
 
-    async def _ask(self, connection: str, url: str) -> ProtectedResource:
-        challenge = await self._challenge(connection, url)
-        for address in _places(url, challenge.get("resource_metadata")):
-            answer = await self._send(connection, "GET", address)
-            if answer.status == 200:
-                metadata = _checked(connection, url, answer.body)
+    async def _fetch_resource(self, connection_name: str, server_url: str) -> ProtectedResource:
+        challenge = await self._fetch_challenge(connection_name, server_url)
+        for metadata_url in _list_metadata_urls(server_url, challenge.get("resource_metadata")):
+            http_response = await self._send_request(connection_name, "GET", metadata_url)
+            if http_response.status_code == 200:
+                metadata = _validate_metadata(connection_name, server_url, http_response.body)
                 scopes = tuple(challenge.get("scope", "").split()) or metadata.scopes_supported
                 return ProtectedResource(metadata.resource, metadata.authorization_servers, scopes)
         raise ConnectionMisconfigured(
-            f"{url} does not say who signs people in: connection '{connection}' needs a provider of its own."
+            f"{server_url} does not say who signs people in: connection '{connection_name}' "
+            "needs a provider of its own."
         )
 
-    async def _challenge(self, connection: str, url: str) -> dict[str, str]:
+    async def _fetch_challenge(self, connection_name: str, server_url: str) -> dict[str, str]:
         """Return the parameters of the challenge that the server sends without a token (RFC 9728 section 5.1)."""
-        answer = await self._send(connection, "POST", url, json.dumps(_HELLO).encode())
-        if answer.status >= 500:
+        http_response = await self._send_request(
+            connection_name, "POST", server_url, json.dumps(_INITIALIZE_REQUEST).encode()
+        )
+        if http_response.status_code >= 500:
             raise UpstreamUnavailable(
-                f"The server of connection '{connection}' failed ({answer.status}).", status=answer.status
+                f"The server of connection '{connection_name}' failed ({http_response.status_code}).",
+                status_code=http_response.status_code,
             )
-        if answer.status != 401:
+        if http_response.status_code != 401:
             raise ConnectionMisconfigured(
-                f"{url} asks nobody to sign in ({answer.status}): connection '{connection}' is not needed for it."
+                f"{server_url} asks nobody to sign in ({http_response.status_code}): "
+                f"connection '{connection_name}' is not needed for it."
             )
-        return dict(_CHALLENGED.findall(answer.headers.get("WWW-Authenticate", "")))
+        return dict(_CHALLENGE_PATTERN.findall(http_response.headers.get("WWW-Authenticate", "")))
 
-    async def _send(self, connection: str, method: str, address: str, content: bytes | None = None) -> Answer:
+    async def _send_request(
+        self, connection_name: str, http_method: str, target_url: str, request_body: bytes | None = None
+    ) -> OutgoingResponse:
         headers = {"Accept": "application/json, text/event-stream"}
-        if content is not None:
+        if request_body is not None:
             headers["Content-Type"] = "application/json"
         try:
-            return await self._outgoing.send(method, address, headers=headers, content=content)
+            return await self._outgoing.send_request(
+                http_method, target_url, headers=headers, content=request_body
+            )
         except (AddressRefused, RequestRejected) as error:
             raise ConnectionMisconfigured(
-                f"The server of connection '{connection}' cannot be asked who signs people in: {error}"
+                f"The server of connection '{connection_name}' cannot be asked who signs people in: {error}"
             ) from None
 
 
-def _places(url: str, named: str | None) -> list[str]:
+def _list_metadata_urls(server_url: str, challenge_url: str | None) -> list[str]:
     """Return the URLs to try for metadata: the one in the challenge, the well-known path, the well-known root."""
-    parsed = httpx2.URL(url)
-    origin = f"{parsed.scheme}://{parsed.netloc.decode('ascii')}"
-    found = (named, f"{origin}{_WELL_KNOWN}{parsed.path.rstrip('/')}", f"{origin}{_WELL_KNOWN}")
-    return list(dict.fromkeys(address for address in found if address))
+    parsed_url = httpx2.URL(server_url)
+    origin = f"{parsed_url.scheme}://{parsed_url.netloc.decode('ascii')}"
+    candidate_urls = (
+        challenge_url,
+        f"{origin}{_WELL_KNOWN_PATH}{parsed_url.path.rstrip('/')}",
+        f"{origin}{_WELL_KNOWN_PATH}",
+    )
+    return list(dict.fromkeys(candidate_url for candidate_url in candidate_urls if candidate_url))
 
 
-def _checked(connection: str, url: str, body: bytes) -> _Metadata:
+def _validate_metadata(connection_name: str, server_url: str, response_body: bytes) -> _ResourceMetadata:
     try:
-        metadata = _Metadata.model_validate(json.loads(body))
-        resource, own = httpx2.URL(metadata.resource), httpx2.URL(url)
+        metadata = _ResourceMetadata.model_validate(json.loads(response_body))
+        resource_url, parsed_server_url = httpx2.URL(metadata.resource), httpx2.URL(server_url)
     except (ValidationError, ValueError, RecursionError, httpx2.InvalidURL):
         raise ConnectionMisconfigured(
-            f"What the server of connection '{connection}' publishes of itself cannot be read."
+            f"What the server of connection '{connection_name}' publishes of itself cannot be read."
         ) from None
-    within = f"{own.path.rstrip('/')}/".startswith(f"{resource.path.rstrip('/')}/")
-    if (resource.scheme, resource.netloc) != (own.scheme, own.netloc) or not within:
+    is_within_resource = f"{parsed_server_url.path.rstrip('/')}/".startswith(
+        f"{resource_url.path.rstrip('/')}/"
+    )
+    if (resource_url.scheme, resource_url.netloc) != (
+        parsed_server_url.scheme,
+        parsed_server_url.netloc,
+    ) or not is_within_resource:
         # Otherwise a server could obtain tokens that are valid at another resource (RFC 9728 section 3.3).
         raise ConnectionMisconfigured(
-            f"The server of connection '{connection}' is another by its own name: write exactly its own address."
+            f"The server of connection '{connection_name}' is another by its own name: write exactly its own address."
         )
     return metadata

@@ -8,62 +8,68 @@ from typing import Any, Final
 
 import jsonpointer
 
-from engine.claims import unverified_claims
-from engine.connections.connection import Provider
+from engine.claims import read_unverified_claims
+from engine.connections.connection import ProviderDeclaration
 
-_SEPARATORS: Final = {"space": r"\s+", "comma": r"[\s,]+"}
+_SEPARATOR_PATTERNS: Final = {"space": r"\s+", "comma": r"[\s,]+"}
 
 
-def told_at(document: object, place: str) -> Any:
+def find_value(document: object, location: str) -> Any:
     """Return the value of a document under a name or at a JSON Pointer (RFC 6901), or None if there is none."""
-    if place.startswith("/"):
-        return jsonpointer.resolve_pointer(document, place, None)
-    return document.get(place) if isinstance(document, Mapping) else None
+    if location.startswith("/"):
+        return jsonpointer.resolve_pointer(document, location, None)
+    return document.get(location) if isinstance(document, Mapping) else None
 
 
-def told_in(body: bytes, place: str) -> str:
+def find_text(json_body: bytes, location: str) -> str:
     """Return a value of a JSON body as text, or an empty string if there is none or the body is not JSON."""
     try:
-        found = told_at(json.loads(body), place)
+        found_value = find_value(json.loads(json_body), location)
     except (ValueError, RecursionError):
         return ""
-    return str(found) if isinstance(found, str | int) else ""
+    return str(found_value) if isinstance(found_value, str | int) else ""
 
 
-def in_standard_words(provider: Provider, answer: Mapping[str, Any]) -> dict[str, Any]:
+def to_standard_response(provider: ProviderDeclaration, token_response: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a token response to the form of RFC 6749 section 5.1.
 
     Where the provider's own location is empty, the standard one is read. `expires_at` is in seconds since the epoch.
     """
-    moved: dict[str, Any] = {
-        name: found
-        for name, place in provider.token_response.items()
-        if (found := told_at(answer, place)) is not None
+    relocated_members: dict[str, Any] = {
+        member_name: member_value
+        for member_name, location in provider.token_response.items()
+        if (member_value := find_value(token_response, location)) is not None
     }
-    standard: dict[str, Any] = {**answer, **moved}
-    if isinstance(moved.get("expires_in"), int | float):
-        standard["expires_at"] = time.time() + moved["expires_in"]
-    if (scope := standard.get("scope")) is not None:
-        standard["scope"] = " ".join(granted(provider, scope))
-    return standard
+    standard_response: dict[str, Any] = {**token_response, **relocated_members}
+    if isinstance(relocated_members.get("expires_in"), int | float):
+        standard_response["expires_at"] = time.time() + relocated_members["expires_in"]
+    if (scope := standard_response.get("scope")) is not None:
+        standard_response["scope"] = " ".join(parse_scopes(provider, scope))
+    return standard_response
 
 
-def granted(provider: Provider, scope: object) -> list[str]:
+def parse_scopes(provider: ProviderDeclaration, scope_member: object) -> list[str]:
     """Return the scopes of a token response, which may be a list or text with the provider's separator."""
-    if isinstance(scope, list):
-        return [each for each in scope if isinstance(each, str)]
-    separator = _SEPARATORS[provider.granted_scope_separator or provider.scope_separator]
-    return [each for each in re.split(separator, scope) if each] if isinstance(scope, str) else []
+    if isinstance(scope_member, list):
+        return [scope_name for scope_name in scope_member if isinstance(scope_name, str)]
+    separator_pattern = _SEPARATOR_PATTERNS[provider.granted_scope_separator or provider.scope_separator]
+    return (
+        [scope_name for scope_name in re.split(separator_pattern, scope_member) if scope_name]
+        if isinstance(scope_member, str)
+        else []
+    )
 
 
-def account_told(provider: Provider, answer: Mapping[str, Any]) -> str:
+def find_account(provider: ProviderDeclaration, token_response: Mapping[str, Any]) -> str:
     """Return the account that the token response itself names, or an empty string if it names none."""
     match provider.account_from:
         case "token_response":
-            return str(told_at(answer, provider.account_claim) or "")
+            return str(find_value(token_response, provider.account_claim) or "")
         case "id_token":
             # It comes directly from the token endpoint, so it is authentic (OpenID Connect Core 1.0 section 3.1.3.7).
-            claims = unverified_claims(str(answer.get("id_token")))
-            return str(told_at(claims, provider.account_claim) or claims.get("sub") or "")
+            id_token_claims = read_unverified_claims(str(token_response.get("id_token")))
+            return str(
+                find_value(id_token_claims, provider.account_claim) or id_token_claims.get("sub") or ""
+            )
         case "userinfo":
             return ""

@@ -22,7 +22,7 @@ from engine.settings import DatabaseSettings
 _BUSY_TIMEOUT_MS = 10_000
 
 
-def now() -> datetime:
+def utc_now() -> datetime:
     """Return the present instant, in UTC."""
     return datetime.now(UTC)
 
@@ -31,94 +31,103 @@ class Database:
     """One pool of connections to the application database."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
-        self._engine = _open(settings)
-        self.url = self._engine.url
-        self.is_sqlite = self._engine.dialect.name == "sqlite"
-        self._turn: asyncio.Lock | nullcontext[None] = asyncio.Lock() if self.is_sqlite else nullcontext()
+        self._async_database = _open_database(settings)
+        self.url = self._async_database.url
+        self.is_sqlite = self._async_database.dialect.name == "sqlite"
+        self._writer_lock: asyncio.Lock | nullcontext[None] = (
+            asyncio.Lock() if self.is_sqlite else nullcontext()
+        )
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[AsyncSession]:
+    async def open_read_session(self) -> AsyncIterator[AsyncSession]:
         """Open a session for queries only, each of which sees what is committed when it runs."""
-        async with AsyncSession(self._engine, expire_on_commit=False) as session:
-            yield session
+        async with AsyncSession(self._async_database, expire_on_commit=False) as db_session:
+            yield db_session
 
     @asynccontextmanager
-    async def writing(self) -> AsyncIterator[AsyncSession]:
+    async def open_write_session(self) -> AsyncIterator[AsyncSession]:
         """Open a session with one transaction, committed at the end of the block and rolled back on any error.
 
         On SQLite it takes the write lock at once, so that what it reads cannot change before it writes. The writers of
         a process take turns, because SQLite lets some waiting writers starve, and each would hold a connection.
         """
-        async with self._turn, AsyncSession(self._engine, expire_on_commit=False) as session:
-            await session.connection(execution_options={"byline_write": True})
-            yield session
-            await session.commit()
+        async with (
+            self._writer_lock,
+            AsyncSession(self._async_database, expire_on_commit=False) as db_session,
+        ):
+            await db_session.connection(execution_options={"byline_write": True})
+            yield db_session
+            await db_session.commit()
 
-    async def close(self) -> None:
+    async def close_connections(self) -> None:
         """Close every connection."""
-        await self._engine.dispose()
+        await self._async_database.dispose()
 
 
-def database_url(text: str) -> URL:
+def parse_database_url(url_text: str) -> URL:
     """Parse the address in BYLINE_DATABASE__URL; raises SettingsInvalid unless its driver is aiosqlite or asyncpg."""
     try:
-        url = make_url(text)
+        parsed_url = make_url(url_text)
     except ArgumentError as error:
         raise SettingsInvalid(
             "BYLINE_DATABASE__URL is not a database URL: write sqlite+aiosqlite:///path or postgresql+asyncpg://…"
         ) from error
-    if url.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
+    if parsed_url.drivername not in {"sqlite+aiosqlite", "postgresql+asyncpg"}:
         raise SettingsInvalid(
-            f"BYLINE_DATABASE__URL names '{url.drivername}': use sqlite+aiosqlite:///path or postgresql+asyncpg://…"
+            f"BYLINE_DATABASE__URL names '{parsed_url.drivername}': use sqlite+aiosqlite:///path or postgresql+asyncpg://…"
         )
-    return url
+    return parsed_url
 
 
 @contextmanager
-def connecting(url: URL) -> Iterator[None]:
+def translate_connection_errors(database_url: URL) -> Iterator[None]:
     """Raise SettingsInvalid for a failure to connect; the block may do nothing else."""
     try:
         yield
     except (OSError, DBAPIError, asyncpg.PostgresError) as error:
         reason = error.orig if isinstance(error, DBAPIError) else error
         raise SettingsInvalid(
-            f"The database {url} cannot be reached ({reason}): start it, or correct BYLINE_DATABASE__URL."
+            f"The database {database_url} cannot be reached ({reason}): start it, or correct BYLINE_DATABASE__URL."
         ) from error
 
 
-def make_room(url: URL) -> None:
+def create_database_folder(database_url: URL) -> None:
     """Create the folder of a SQLite file; raises SettingsInvalid where the file could not be written."""
-    if url.drivername != "sqlite+aiosqlite" or not url.database or url.database == ":memory:":
+    if (
+        database_url.drivername != "sqlite+aiosqlite"
+        or not database_url.database
+        or database_url.database == ":memory:"
+    ):
         return
-    path = Path(url.database)
-    with connecting(url):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
+    file_path = Path(database_url.database)
+    with translate_connection_errors(database_url):
+        file_path.parent.mkdir(parents=True, exist_ok=True)
+        if file_path.is_dir():
             raise IsADirectoryError("it is a folder")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
+        if not os.access(file_path if file_path.exists() else file_path.parent, os.W_OK):
             raise PermissionError("it may not be written")
 
 
-def _open(settings: DatabaseSettings) -> AsyncEngine:
-    url = database_url(settings.url)
-    make_room(url)
-    if url.drivername == "postgresql+asyncpg":
+def _open_database(settings: DatabaseSettings) -> AsyncEngine:
+    database_url = parse_database_url(settings.url)
+    create_database_folder(database_url)
+    if database_url.drivername == "postgresql+asyncpg":
         return create_async_engine(
-            url, pool_size=settings.pool_size, pool_pre_ping=True, hide_parameters=True
+            database_url, pool_size=settings.pool_size, pool_pre_ping=True, hide_parameters=True
         )
-    connect = {"async_creator_fn": sqlite.connect}
+    connect_args = {"async_creator_fn": sqlite.connect_sqlite}
     database = create_async_engine(
-        url, pool_size=settings.pool_size, connect_args=connect, hide_parameters=True
+        database_url, pool_size=settings.pool_size, connect_args=connect_args, hide_parameters=True
     )
     event.listen(database.sync_engine, "connect", _prepare_sqlite)
     event.listen(database.sync_engine, "begin", _begin_sqlite)
     return database
 
 
-def _prepare_sqlite(connection: Any, record: object) -> None:
-    del record
-    connection.isolation_level = None
-    cursor = connection.cursor()
+def _prepare_sqlite(dbapi_connection: Any, connection_record: object) -> None:
+    del connection_record
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
     for pragma in (
         "journal_mode=WAL",
         "synchronous=NORMAL",

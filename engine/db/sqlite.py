@@ -11,8 +11,8 @@ from typing import Any
 import aiosqlite
 from typing_extensions import override
 
-_MAY_WAIT = ("BEGIN IMMEDIATE", "PRAGMA")
-_ROWS_AT_ONCE = 64
+_WAITING_STATEMENTS = ("BEGIN IMMEDIATE", "PRAGMA")
+_FETCH_BATCH_ROWS = 64
 
 
 class DirectConnection(aiosqlite.Connection):
@@ -23,27 +23,31 @@ class DirectConnection(aiosqlite.Connection):
     """
 
     def __init__(self, connector: Callable[[], sqlite3.Connection]) -> None:
-        super().__init__(connector, _ROWS_AT_ONCE)
+        super().__init__(connector, _FETCH_BATCH_ROWS)
         self._thread.daemon = True
-        self._handed_over: deque[None] = deque()
+        self._pending_calls: deque[None] = deque()
 
     @override
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         statement = args[0] if args else None
-        waits = fn.__name__ == "commit" or (isinstance(statement, str) and statement.startswith(_MAY_WAIT))
-        if not waits and self._running and not self._handed_over:
+        may_wait = fn.__name__ == "commit" or (
+            isinstance(statement, str) and statement.startswith(_WAITING_STATEMENTS)
+        )
+        if not may_wait and self._running and not self._pending_calls:
             return fn(*args, **kwargs)
 
-        def call() -> Any:
+        def call_and_release() -> Any:
             try:
                 return fn(*args, **kwargs)
             finally:
-                self._handed_over.pop()
+                self._pending_calls.pop()
 
-        self._handed_over.append(None)
-        return await super()._execute(call)  # type: ignore[no-untyped-call]
+        self._pending_calls.append(None)
+        return await super()._execute(call_and_release)  # type: ignore[no-untyped-call]
 
 
-def connect(path: str, **options: Any) -> DirectConnection:
+def connect_sqlite(database_path: str, **connect_options: Any) -> DirectConnection:
     """Return a connection to the database at `database_path`, to be awaited."""
-    return DirectConnection(lambda: sqlite3.connect(path, **{**options, "check_same_thread": False}))
+    return DirectConnection(
+        lambda: sqlite3.connect(database_path, **{**connect_options, "check_same_thread": False})
+    )

@@ -33,7 +33,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         )
 
 
-def _instant(*, nullable: bool = False) -> Any:
+def _make_instant_column(*, nullable: bool = False) -> Any:
     return Field(default=None, sa_column=Column(UtcDateTime(), nullable=nullable))
 
 
@@ -49,7 +49,7 @@ class PrincipalRow(SQLModel, table=True):
     name: str
     kind: str = Field(default="person", sa_column_kwargs={"server_default": "person"})
     active: bool = True
-    created_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
 
 
 class RoleRow(SQLModel, table=True):
@@ -81,8 +81,8 @@ class SigningKeyRow(SQLModel, table=True):
     kid: str = Field(primary_key=True)
     public_key: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     sealed_private_key: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    created_at: datetime = _instant()
-    retired_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    retired_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class DataKeyRow(SQLModel, table=True):
@@ -93,7 +93,7 @@ class DataKeyRow(SQLModel, table=True):
     number: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
     wrapped: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     wrapped_by: str
-    created_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
 
 
 class RunRow(SQLModel, table=True):
@@ -124,9 +124,9 @@ class RunRow(SQLModel, table=True):
     actor: str
     idempotency_key: str | None = None
     retry_of: str | None = None
-    started_at: datetime = _instant()
-    parked_at: datetime | None = _instant(nullable=True)
-    answered_at: datetime | None = _instant(nullable=True)
+    started_at: datetime = _make_instant_column()
+    parked_at: datetime | None = _make_instant_column(nullable=True)
+    answered_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class ConnectionRow(SQLModel, table=True):
@@ -136,7 +136,7 @@ class ConnectionRow(SQLModel, table=True):
 
     name: str = Field(primary_key=True)
     declaration: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    updated_at: datetime = _instant()
+    updated_at: datetime = _make_instant_column()
 
 
 class ClientSecretRow(SQLModel, table=True):
@@ -146,7 +146,7 @@ class ClientSecretRow(SQLModel, table=True):
 
     connection: str = Field(primary_key=True)
     sealed_secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    updated_at: datetime = _instant()
+    updated_at: datetime = _make_instant_column()
 
 
 class GrantRow(SQLModel, table=True):
@@ -185,12 +185,12 @@ class GrantRow(SQLModel, table=True):
     fingerprint: str
     sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     version: int = 1
-    expires_at: datetime | None = _instant(nullable=True)
-    refreshing_until: datetime | None = _instant(nullable=True)
-    created_at: datetime = _instant()
-    renewed_at: datetime = _instant()
-    lapsed_at: datetime | None = _instant(nullable=True)
-    revoked_at: datetime | None = _instant(nullable=True)
+    expires_at: datetime | None = _make_instant_column(nullable=True)
+    refreshing_until: datetime | None = _make_instant_column(nullable=True)
+    created_at: datetime = _make_instant_column()
+    renewed_at: datetime = _make_instant_column()
+    lapsed_at: datetime | None = _make_instant_column(nullable=True)
+    revoked_at: datetime | None = _make_instant_column(nullable=True)
     given_up: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
@@ -204,8 +204,8 @@ class RevocationRow(SQLModel, table=True):
     holder: str
     connection: str
     sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    created_at: datetime = _instant()
-    due_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
+    due_at: datetime = _make_instant_column()
 
 
 class AccountChoiceRow(SQLModel, table=True):
@@ -230,8 +230,8 @@ class AccountChoiceRow(SQLModel, table=True):
     connection: str = Field(primary_key=True)
     tool: str = Field(default="", primary_key=True)
     account: str
-    chosen_at: datetime = _instant()
-    due_at: datetime | None = _instant(nullable=True)
+    chosen_at: datetime = _make_instant_column()
+    due_at: datetime | None = _make_instant_column(nullable=True)
     namespace: str | None = None
 
 
@@ -265,9 +265,9 @@ class AuthorizationRequestRow(SQLModel, table=True):
     asks: str = Field(default="any_account", sa_column_kwargs={"server_default": "any_account"})
     about: str = Field(default="", sa_column_kwargs={"server_default": ""})
     state: str = "open"
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
-    answered_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
+    answered_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class DeviceSignInRow(SQLModel, table=True):
@@ -282,8 +282,8 @@ class DeviceSignInRow(SQLModel, table=True):
     tool: str = Field(default="", sa_column_kwargs={"server_default": ""})
     sealed_code: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     interval_seconds: int
-    poll_after: datetime = _instant()
-    expires_at: datetime = _instant()
+    poll_after: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
 
 
 class UpstreamClientRow(SQLModel, table=True):
@@ -295,11 +295,11 @@ class UpstreamClientRow(SQLModel, table=True):
     redirect_uri: str
     client_id: str
     sealed_registration: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    created_at: datetime = _instant()
-    expires_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime | None = _make_instant_column(nullable=True)
 
 
-class CompanySignInRow(SQLModel, table=True):
+class IdpSessionRow(SQLModel, table=True):
     """A person's latest session at the external identity provider, with its tokens.
 
     The provider issues assertions about the person with these tokens. Owner: engine.identity.company_sign_ins.
@@ -310,8 +310,8 @@ class CompanySignInRow(SQLModel, table=True):
     principal_id: str = Field(primary_key=True, foreign_key="principal.id")
     sealed_tokens: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     version: int = 1
-    expires_at: datetime = _instant()
-    refreshing_until: datetime | None = _instant(nullable=True)
+    expires_at: datetime = _make_instant_column()
+    refreshing_until: datetime | None = _make_instant_column(nullable=True)
 
 
 class QuestionRow(SQLModel, table=True):
@@ -350,9 +350,9 @@ class QuestionRow(SQLModel, table=True):
         default=None, sa_column=Column(JSON(none_as_null=True), nullable=True)
     )
     answered_by: str | None = None
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
-    answered_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
+    answered_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class WaiterRow(SQLModel, table=True):
@@ -386,10 +386,10 @@ class WaiterRow(SQLModel, table=True):
     workflow_id: str
     workflow_run_id: str
     outcome: str = "waiting"
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
-    due_at: datetime | None = _instant(nullable=True)
-    taken_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
+    due_at: datetime | None = _make_instant_column(nullable=True)
+    taken_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
@@ -406,9 +406,9 @@ class AuthorizationAttemptRow(SQLModel, table=True):
     tool: str = Field(default="", sa_column_kwargs={"server_default": ""})
     session_hash: str
     sealed_verifier: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
-    used_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
+    used_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class AuditEventRow(SQLModel, table=True):
@@ -423,7 +423,7 @@ class AuditEventRow(SQLModel, table=True):
     )
 
     seq: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False})
-    time: datetime = _instant()
+    time: datetime = _make_instant_column()
     kind: str
     principal_id: str | None = None
     run_id: str | None = None
@@ -458,8 +458,8 @@ class OAuthClientRow(SQLModel, table=True):
     client_id: str = Field(primary_key=True)
     metadata_: dict[str, Any] = Field(sa_column=Column("metadata", JSON, nullable=False))
     registered_by: str = Field(default="itself", sa_column_kwargs={"server_default": "itself"})
-    created_at: datetime = _instant()
-    used_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    used_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class OAuthCodeRow(SQLModel, table=True):
@@ -475,8 +475,8 @@ class OAuthCodeRow(SQLModel, table=True):
     client_id: str
     principal_id: str | None = None
     parameters: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
-    expires_at: datetime = _instant()
-    used_at: datetime | None = _instant(nullable=True)
+    expires_at: datetime = _make_instant_column()
+    used_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class ClientConsentRow(SQLModel, table=True):
@@ -497,8 +497,8 @@ class ClientConsentRow(SQLModel, table=True):
     asserted_by: str | None = None
     resource: str
     scopes: str
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
 
 
 class RefreshTokenRow(SQLModel, table=True):
@@ -516,8 +516,8 @@ class RefreshTokenRow(SQLModel, table=True):
     principal_id: str
     scopes: str
     resource: str | None = None
-    expires_at: datetime = _instant()
-    used_at: datetime | None = _instant(nullable=True)
+    expires_at: datetime = _make_instant_column()
+    used_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class UsedAssertionRow(SQLModel, table=True):
@@ -529,7 +529,7 @@ class UsedAssertionRow(SQLModel, table=True):
     __tablename__ = "used_assertion"
 
     id_hash: str = Field(primary_key=True)
-    expires_at: datetime = _instant()
+    expires_at: datetime = _make_instant_column()
 
 
 class BrowserSessionRow(SQLModel, table=True):
@@ -542,8 +542,8 @@ class BrowserSessionRow(SQLModel, table=True):
     principal_id: str
     csrf_token: str
     visit: str = ""
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
 
 
 class ApiTokenRow(SQLModel, table=True):
@@ -560,10 +560,10 @@ class ApiTokenRow(SQLModel, table=True):
     name: str
     secret_hash: str = Field(unique=True)
     tools: list[str] | None = Field(default=None, sa_column=Column(JSON(none_as_null=True), nullable=True))
-    created_at: datetime = _instant()
-    expires_at: datetime = _instant()
-    last_used_at: datetime | None = _instant(nullable=True)
-    revoked_at: datetime | None = _instant(nullable=True)
+    created_at: datetime = _make_instant_column()
+    expires_at: datetime = _make_instant_column()
+    last_used_at: datetime | None = _make_instant_column(nullable=True)
+    revoked_at: datetime | None = _make_instant_column(nullable=True)
 
 
 class ScheduleRow(SQLModel, table=True):
@@ -587,10 +587,10 @@ class ScheduleRow(SQLModel, table=True):
     timing: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     paused_because: str | None = None
     offered_to: str | None = None
-    triggered_at: datetime | None = _instant(nullable=True)
+    triggered_at: datetime | None = _make_instant_column(nullable=True)
     version: int = 1
-    created_at: datetime = _instant()
-    updated_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
+    updated_at: datetime = _make_instant_column()
 
 
 class WebhookRow(SQLModel, table=True):
@@ -609,8 +609,8 @@ class WebhookRow(SQLModel, table=True):
     tolerance_seconds: int = 300
     active: bool = True
     version: int = 1
-    created_at: datetime = _instant()
-    updated_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
+    updated_at: datetime = _make_instant_column()
 
 
 class NotificationChannelRow(SQLModel, table=True):
@@ -625,7 +625,7 @@ class NotificationChannelRow(SQLModel, table=True):
     label: str
     sealed_address: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     events: list[str] = Field(sa_column=Column(JSON, nullable=False))
-    created_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
 
 
 class NotificationRow(SQLModel, table=True):
@@ -639,7 +639,7 @@ class NotificationRow(SQLModel, table=True):
 
     id: str = Field(primary_key=True)
     owed_by: str
-    created_at: datetime = _instant()
+    created_at: datetime = _make_instant_column()
 
 
 class ResourceChangeRow(SQLModel, table=True):
@@ -649,4 +649,4 @@ class ResourceChangeRow(SQLModel, table=True):
     __table_args__ = (Index("resource_change_time", "changed_at"),)
 
     uri: str = Field(primary_key=True)
-    changed_at: datetime = _instant()
+    changed_at: datetime = _make_instant_column()

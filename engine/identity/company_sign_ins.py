@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import delete, update
 from sqlmodel import col, or_
 
-from engine.db.database import Database, now
-from engine.db.tables import CompanySignInRow
+from engine.db.database import Database, utc_now
+from engine.db.tables import IdpSessionRow
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
-_LEASE = timedelta(seconds=45)
+_LEASE_DURATION = timedelta(seconds=45)
 
 
 @dataclass(frozen=True, slots=True)
-class CompanySignIn:
+class IdpSession:
     """A person's latest sign-in at the identity provider.
 
     `expires_at` is when the ID token expires, in seconds since the epoch.
@@ -34,76 +34,81 @@ class CompanySignIn:
         return f"CompanySignIn(version={self.version}, expires_at={self.expires_at})"
 
 
-class CompanySignIns:
+class IdpSessions:
     """Stores, leases and deletes sign-ins at the identity provider, and owns their table."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
 
-    async def keep(
+    async def store_session(
         self, principal_id: str, id_token: str, refresh_token: str | None, expires_at: float
     ) -> None:
         """Store a sign-in and replace the person's earlier one."""
-        async with self._database.writing() as session:
-            row = await session.get(CompanySignInRow, principal_id, with_for_update=True)
-            signed_in = CompanySignIn(
-                1 if row is None else row.version + 1, id_token, refresh_token, expires_at
+        async with self._database.open_write_session() as db_session:
+            session_row = await db_session.get(IdpSessionRow, principal_id, with_for_update=True)
+            idp_session = IdpSession(
+                1 if session_row is None else session_row.version + 1, id_token, refresh_token, expires_at
             )
-            row = row or CompanySignInRow(principal_id=principal_id, sealed_tokens=b"")
-            row.version = signed_in.version
-            row.sealed_tokens = await self._vault.seal(
-                json.dumps(asdict(signed_in)).encode(), _bound_to(principal_id)
+            session_row = session_row or IdpSessionRow(principal_id=principal_id, sealed_tokens=b"")
+            session_row.version = idp_session.version
+            session_row.sealed_tokens = await self._vault.seal_secret(
+                json.dumps(asdict(idp_session)).encode(), _build_associated_data(principal_id)
             )
-            row.expires_at = datetime.fromtimestamp(expires_at, UTC)
-            row.refreshing_until = None
-            session.add(row)
+            session_row.expires_at = datetime.fromtimestamp(expires_at, UTC)
+            session_row.refreshing_until = None
+            db_session.add(session_row)
 
-    async def of(self, principal_id: str) -> CompanySignIn | None:
+    async def find_session(self, principal_id: str) -> IdpSession | None:
         """Return a person's latest sign-in, or None if there is none or it was deleted."""
-        async with self._database.reading() as session:
-            row = await session.get(CompanySignInRow, principal_id)
-        if row is None:
+        async with self._database.open_read_session() as db_session:
+            session_row = await db_session.get(IdpSessionRow, principal_id)
+        if session_row is None:
             return None
-        opened = await self._vault.open(row.sealed_tokens, _bound_to(principal_id))
-        return CompanySignIn(**json.loads(opened))
+        unsealed_session = await self._vault.open_secret(
+            session_row.sealed_tokens, _build_associated_data(principal_id)
+        )
+        return IdpSession(**json.loads(unsealed_session))
 
-    async def take_turn(self, principal_id: str, version: int) -> bool:
+    async def acquire_lease(self, principal_id: str, version: int) -> bool:
         """Lease the refresh of this version to this process for 45 seconds; returns False if another process has it."""
-        free = or_(
-            col(CompanySignInRow.refreshing_until).is_(None), col(CompanySignInRow.refreshing_until) < now()
+        is_lease_free = or_(
+            col(IdpSessionRow.refreshing_until).is_(None), col(IdpSessionRow.refreshing_until) < utc_now()
         )
-        turn = (
-            update(CompanySignInRow)
+        statement = (
+            update(IdpSessionRow)
             .where(
-                col(CompanySignInRow.principal_id) == principal_id,
-                col(CompanySignInRow.version) == version,
-                free,
+                col(IdpSessionRow.principal_id) == principal_id,
+                col(IdpSessionRow.version) == version,
+                is_lease_free,
             )
-            .values(refreshing_until=now() + _LEASE)
+            .values(refreshing_until=utc_now() + _LEASE_DURATION)
         )
-        async with self._database.writing() as session:
-            return (await session.exec(turn)).rowcount == 1
+        async with self._database.open_write_session() as db_session:
+            return (await db_session.exec(statement)).rowcount == 1
 
-    async def end_turn(self, principal_id: str) -> None:
+    async def release_lease(self, principal_id: str) -> None:
         """Release the lease, so that another process can refresh."""
-        end = update(CompanySignInRow).where(col(CompanySignInRow.principal_id) == principal_id)
-        async with self._database.writing() as session:
-            await session.exec(end.values(refreshing_until=None))
+        statement = update(IdpSessionRow).where(col(IdpSessionRow.principal_id) == principal_id)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(statement.values(refreshing_until=None))
 
-    async def forget(self, principal_id: str) -> None:
+    async def delete_session(self, principal_id: str) -> None:
         """Delete a sign-in that the identity provider does not accept any more."""
-        gone = delete(CompanySignInRow).where(col(CompanySignInRow.principal_id) == principal_id)
-        async with self._database.writing() as session:
-            await session.exec(gone)
+        statement = delete(IdpSessionRow).where(col(IdpSessionRow.principal_id) == principal_id)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(statement)
 
     @property
-    def sealed(self) -> SealedColumn:
+    def sealed_column(self) -> SealedColumn:
         """The column of this table that the vault seals."""
         return SealedColumn(
-            "company sign-ins", CompanySignInRow, "sealed_tokens", lambda row: _bound_to(row.principal_id)
+            "company sign-ins",
+            IdpSessionRow,
+            "sealed_tokens",
+            lambda session_row: _build_associated_data(session_row.principal_id),
         )
 
 
-def _bound_to(principal_id: str) -> str:
+def _build_associated_data(principal_id: str) -> str:
     return f"company_sign_in:{principal_id}"

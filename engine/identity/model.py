@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.claims import unverified_claims
+from engine.claims import read_unverified_claims
 
 PrincipalKind = Literal["person", "service"]
 TriggerKind = Literal["mcp", "rest", "schedule", "webhook"]
@@ -24,7 +24,7 @@ class Principal:
     issuer: str
     subject: str
     name: str
-    active: bool = True
+    is_active: bool = True
     kind: PrincipalKind = "person"
 
 
@@ -51,14 +51,21 @@ class Identity:
     name: str
     actor: Actor
     trigger: TriggerKind
-    root: str
-    tool: str
-    call: str
+    run_id: str
+    tool_name: str
+    call_digest: str
     kind: PrincipalKind = "person"
 
     @classmethod
-    def of(
-        cls, principal: Principal, actor: Actor, trigger: TriggerKind, *, root: str, tool: str, call: str
+    def for_run(
+        cls,
+        principal: Principal,
+        actor: Actor,
+        trigger: TriggerKind,
+        *,
+        run_id: str,
+        tool_name: str,
+        call_digest: str,
     ) -> "Identity":
         """Return the identity of one run of a tool."""
         return cls(
@@ -69,53 +76,55 @@ class Identity:
             kind=principal.kind,
             actor=actor,
             trigger=trigger,
-            root=root,
-            tool=tool,
-            call=call,
+            run_id=run_id,
+            tool_name=tool_name,
+            call_digest=call_digest,
         )
 
-    def claims(self) -> dict[str, Any]:
+    def to_claims(self) -> dict[str, Any]:
         """Return the JWT claims to sign."""
         return {
             "sub": self.principal_id,
             "principal": {"iss": self.issuer, "sub": self.subject, "name": self.name, "kind": self.kind},
             "act": {"sub": self.actor.id, "kind": self.actor.kind, "name": self.actor.name},
             "trigger": self.trigger,
-            "root": self.root,
-            "tool": self.tool,
-            "call": self.call,
+            "root": self.run_id,
+            "tool": self.tool_name,
+            "call": self.call_digest,
         }
 
     @classmethod
-    def from_claims(cls, claims: Mapping[str, Any]) -> "Identity":
+    def from_claims(cls, identity_claims: Mapping[str, Any]) -> "Identity":
         """Read an identity from its claims; raises KeyError or TypeError if they are not an identity's."""
-        principal, act = claims["principal"], claims["act"]
+        principal_claims, actor_claims = identity_claims["principal"], identity_claims["act"]
         return cls(
-            principal_id=claims["sub"],
-            issuer=principal["iss"],
-            subject=principal["sub"],
-            name=principal["name"],
-            kind=principal.get("kind", "person"),
-            actor=Actor(kind=act["kind"], id=act["sub"], name=act["name"]),
-            trigger=claims["trigger"],
-            root=claims["root"],
-            tool=claims["tool"],
-            call=claims["call"],
+            principal_id=identity_claims["sub"],
+            issuer=principal_claims["iss"],
+            subject=principal_claims["sub"],
+            name=principal_claims["name"],
+            kind=principal_claims.get("kind", "person"),
+            actor=Actor(kind=actor_claims["kind"], id=actor_claims["sub"], name=actor_claims["name"]),
+            trigger=identity_claims["trigger"],
+            run_id=identity_claims["root"],
+            tool_name=identity_claims["tool"],
+            call_digest=identity_claims["call"],
         )
 
     @classmethod
-    def unverified(cls, token: str) -> "Identity | None":
+    def parse_unverified(cls, identity_token: str) -> "Identity | None":
         """Read a token without verifying it, or return None if it holds no identity.
 
         The result is for labels only. No decision may depend on it.
         """
         try:
-            return cls.from_claims(unverified_claims(token))
+            return cls.from_claims(read_unverified_claims(identity_token))
         except (KeyError, TypeError):
             return None
 
 
-def call_digest(tool: str, arguments: Mapping[str, Any]) -> str:
+def digest_call(tool_name: str, arguments: Mapping[str, Any]) -> str:
     """Return the digest that identifies equal calls: SHA-256 of the tool name and arguments in canonical JSON."""
-    text = json.dumps([tool, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    canonical_json = json.dumps(
+        [tool_name, arguments], sort_keys=True, separators=(",", ":"), ensure_ascii=False
+    )
+    return hashlib.sha256(canonical_json.encode()).hexdigest()

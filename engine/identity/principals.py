@@ -7,7 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import PrincipalRow
 from engine.identity.model import Principal, PrincipalKind
 
@@ -18,83 +18,100 @@ class Principals:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def resolve(self, issuer: str, subject: str, name: str) -> Principal:
+    async def resolve_principal(self, issuer: str, subject: str, name: str) -> Principal:
         """Return the principal of an issuer's verified statement, and create or rename it where necessary."""
-        found = await self.find(issuer, subject)
-        if found is not None:
+        principal = await self.find_by_subject(issuer, subject)
+        if principal is not None:
             # A statement without a name repeats the subject as name, which must not replace a known name.
-            return found if name in {found.name, subject} else await self._renamed(found, name)
-        row = PrincipalRow(id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=now())
+            return (
+                principal
+                if name in {principal.name, subject}
+                else await self._rename_principal(principal, name)
+            )
+        principal_row = PrincipalRow(
+            id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=utc_now()
+        )
         try:
-            async with self._database.writing() as session:
-                session.add(row)
+            async with self._database.open_write_session() as db_session:
+                db_session.add(principal_row)
         except IntegrityError:
             # Another request created the same principal at the same time.
-            found = await self.find(issuer, subject)
-            if found is None:
+            principal = await self.find_by_subject(issuer, subject)
+            if principal is None:
                 raise
-            return found
-        return _principal(row)
+            return principal
+        return _build_principal(principal_row)
 
-    async def _renamed(self, principal: Principal, name: str) -> Principal:
-        async with self._database.writing() as session:
-            row = await session.get_one(PrincipalRow, principal.id)
-            row.name = name
-            session.add(row)
-        return _principal(row)
+    async def _rename_principal(self, principal: Principal, name: str) -> Principal:
+        async with self._database.open_write_session() as db_session:
+            principal_row = await db_session.get_one(PrincipalRow, principal.id)
+            principal_row.name = name
+            db_session.add(principal_row)
+        return _build_principal(principal_row)
 
-    async def find(self, issuer: str, subject: str) -> Principal | None:
+    async def find_by_subject(self, issuer: str, subject: str) -> Principal | None:
         """Return the principal with this issuer and subject, or None."""
-        query = select(PrincipalRow).where(PrincipalRow.issuer == issuer, PrincipalRow.subject == subject)
-        async with self._database.reading() as session:
-            row = (await session.exec(query)).one_or_none()
-        return None if row is None else _principal(row)
+        statement = select(PrincipalRow).where(PrincipalRow.issuer == issuer, PrincipalRow.subject == subject)
+        async with self._database.open_read_session() as db_session:
+            principal_row = (await db_session.exec(statement)).one_or_none()
+        return None if principal_row is None else _build_principal(principal_row)
 
-    async def get(self, principal_id: str) -> Principal | None:
+    async def find_principal(self, principal_id: str) -> Principal | None:
         """Return the principal with this id, or None."""
-        async with self._database.reading() as session:
-            row = await session.get(PrincipalRow, principal_id)
-        return None if row is None else _principal(row)
+        async with self._database.open_read_session() as db_session:
+            principal_row = await db_session.get(PrincipalRow, principal_id)
+        return None if principal_row is None else _build_principal(principal_row)
 
-    async def hold(self, session: AsyncSession, principal_id: str) -> bool:
+    async def lock_principal(self, db_session: AsyncSession, principal_id: str) -> bool:
         """Lock the principal's row until the caller's transaction ends, and return whether the principal is active.
 
         Other transactions that lock the same principal wait meanwhile.
         """
         # SQLite has one writer at a time anyway. On PostgreSQL, FOR NO KEY UPDATE lets other rows refer to this one.
-        held = select(PrincipalRow.active).where(PrincipalRow.id == principal_id)
-        return bool((await session.exec(held.with_for_update(key_share=True))).one_or_none())
+        statement = select(PrincipalRow.active).where(PrincipalRow.id == principal_id)
+        return bool((await db_session.exec(statement.with_for_update(key_share=True))).one_or_none())
 
-    async def named(self, name: str) -> list[Principal]:
+    async def find_by_name(self, name: str) -> list[Principal]:
         """Return the principal with this id, or else all whose name or subject it is."""
-        by_id = await self.get(name)
-        if by_id is not None:
-            return [by_id]
-        query = select(PrincipalRow).where((PrincipalRow.name == name) | (PrincipalRow.subject == name))
-        async with self._database.reading() as session:
-            return [_principal(row) for row in (await session.exec(query)).all()]
+        principal = await self.find_principal(name)
+        if principal is not None:
+            return [principal]
+        statement = select(PrincipalRow).where((PrincipalRow.name == name) | (PrincipalRow.subject == name))
+        async with self._database.open_read_session() as db_session:
+            return [
+                _build_principal(principal_row) for principal_row in (await db_session.exec(statement)).all()
+            ]
 
-    async def all(self, *, kind: PrincipalKind | None = None) -> list[Principal]:
+    async def list_principals(self, *, principal_kind: PrincipalKind | None = None) -> list[Principal]:
         """Return all principals, or all of one kind, ordered by name."""
-        query = select(PrincipalRow).order_by(col(PrincipalRow.name), col(PrincipalRow.id))
-        if kind is not None:
-            query = query.where(PrincipalRow.kind == kind)
-        async with self._database.reading() as session:
-            return [_principal(row) for row in (await session.exec(query)).all()]
+        statement = select(PrincipalRow).order_by(col(PrincipalRow.name), col(PrincipalRow.id))
+        if principal_kind is not None:
+            statement = statement.where(PrincipalRow.kind == principal_kind)
+        async with self._database.open_read_session() as db_session:
+            return [
+                _build_principal(principal_row) for principal_row in (await db_session.exec(statement)).all()
+            ]
 
-    async def set_active(self, principal_id: str, *, active: bool) -> bool:
+    async def set_active(self, principal_id: str, *, is_active: bool) -> bool:
         """Activate or deactivate a principal, and return False if there is no such principal.
 
         A deactivated principal is stopped from the next action on.
         """
-        async with self._database.writing() as session:
-            row = await session.get(PrincipalRow, principal_id)
-            if row is None:
+        async with self._database.open_write_session() as db_session:
+            principal_row = await db_session.get(PrincipalRow, principal_id)
+            if principal_row is None:
                 return False
-            row.active = active
-            session.add(row)
+            principal_row.active = is_active
+            db_session.add(principal_row)
         return True
 
 
-def _principal(row: PrincipalRow) -> Principal:
-    return Principal(row.id, row.issuer, row.subject, row.name, row.active, cast("PrincipalKind", row.kind))
+def _build_principal(principal_row: PrincipalRow) -> Principal:
+    return Principal(
+        principal_row.id,
+        principal_row.issuer,
+        principal_row.subject,
+        principal_row.name,
+        principal_row.active,
+        cast("PrincipalKind", principal_row.kind),
+    )

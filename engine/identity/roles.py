@@ -12,10 +12,10 @@ from engine.db.tables import PrincipalRow, RoleRow
 from engine.errors import NotAllowed
 from engine.identity.model import Principal
 
-ADMINISTRATOR: Final = "administrator"
+ADMINISTRATOR_ROLE: Final = "administrator"
 """The only role with a built-in meaning: manages services, ends runs, and answers for what no person owns."""
 
-Note = Callable[[AsyncSession], Awaitable[object]]
+ChangeRecorder = Callable[[AsyncSession], Awaitable[object]]
 """Writes an audit event in the transaction of the change that it describes."""
 
 
@@ -25,87 +25,96 @@ class Roles:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def of(self, principal_id: str) -> frozenset[str]:
+    async def list_roles(self, principal_id: str) -> frozenset[str]:
         """Return the roles of a principal."""
-        query = select(RoleRow.role).where(RoleRow.principal_id == principal_id)
-        async with self._database.reading() as session:
-            return frozenset((await session.exec(query)).all())
+        statement = select(RoleRow.role).where(RoleRow.principal_id == principal_id)
+        async with self._database.open_read_session() as db_session:
+            return frozenset((await db_session.exec(statement)).all())
 
-    async def of_each(self, principal_ids: Collection[str]) -> dict[str, frozenset[str]]:
+    async def list_roles_by_principal(self, principal_ids: Collection[str]) -> dict[str, frozenset[str]]:
         """Return the roles of each of these principals, by principal id."""
-        query = select(RoleRow).where(col(RoleRow.principal_id).in_(principal_ids))
-        async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
-        roles: dict[str, set[str]] = {principal_id: set() for principal_id in principal_ids}
-        for row in rows:
-            roles[row.principal_id].add(row.role)
-        return {principal_id: frozenset(has) for principal_id, has in roles.items()}
+        statement = select(RoleRow).where(col(RoleRow.principal_id).in_(principal_ids))
+        async with self._database.open_read_session() as db_session:
+            role_rows = (await db_session.exec(statement)).all()
+        roles_by_principal: dict[str, set[str]] = {principal_id: set() for principal_id in principal_ids}
+        for role_row in role_rows:
+            roles_by_principal[role_row.principal_id].add(role_row.role)
+        return {
+            principal_id: frozenset(role_names) for principal_id, role_names in roles_by_principal.items()
+        }
 
-    async def administers(self, principal: Principal) -> bool:
+    async def is_administrator(self, principal: Principal) -> bool:
         """Whether the principal is an administrator."""
-        return ADMINISTRATOR in await self.of(principal.id)
+        return ADMINISTRATOR_ROLE in await self.list_roles(principal.id)
 
-    async def holders(self, role: str) -> list[str]:
+    async def list_holders(self, role_name: str) -> list[str]:
         """Return the ids of the active principals that have this role, in order."""
-        query = (
+        statement = (
             select(RoleRow.principal_id)
             .join(PrincipalRow, col(PrincipalRow.id) == RoleRow.principal_id)
-            .where(RoleRow.role == role, col(PrincipalRow.active))
+            .where(RoleRow.role == role_name, col(PrincipalRow.active))
             .order_by(RoleRow.principal_id)
         )
-        async with self._database.reading() as session:
-            return list((await session.exec(query)).all())
+        async with self._database.open_read_session() as db_session:
+            return list((await db_session.exec(statement)).all())
 
-    async def all(self) -> dict[str, list[str]]:
+    async def list_all_roles(self) -> dict[str, list[str]]:
         """Return the roles of every principal that has one, by principal id."""
-        found: dict[str, list[str]] = {}
-        async with self._database.reading() as session:
-            for row in (await session.exec(select(RoleRow).order_by(col(RoleRow.role)))).all():
-                found.setdefault(row.principal_id, []).append(row.role)
-        return found
+        roles_by_principal: dict[str, list[str]] = {}
+        async with self._database.open_read_session() as db_session:
+            for role_row in (await db_session.exec(select(RoleRow).order_by(col(RoleRow.role)))).all():
+                roles_by_principal.setdefault(role_row.principal_id, []).append(role_row.role)
+        return roles_by_principal
 
-    async def has(self, session: AsyncSession, principal_id: str, role: str) -> bool:
+    async def has_role(self, db_session: AsyncSession, principal_id: str, role_name: str) -> bool:
         """Whether the principal is an active person who has this role, read in the caller's transaction.
 
         Returns False for a service, whatever its roles.
         """
-        query = (
+        statement = (
             select(RoleRow.principal_id)
             .join(PrincipalRow, col(PrincipalRow.id) == RoleRow.principal_id)
             .where(
                 RoleRow.principal_id == principal_id,
-                RoleRow.role == role,
+                RoleRow.role == role_name,
                 col(PrincipalRow.active),
                 PrincipalRow.kind == "person",
             )
         )
-        return (await session.exec(query)).one_or_none() is not None
+        return (await db_session.exec(statement)).one_or_none() is not None
 
-    async def give(self, principal_id: str, role: str, note: Note | None = None) -> bool:
+    async def assign_role(
+        self, principal_id: str, role_name: str, record_change: ChangeRecorder | None = None
+    ) -> bool:
         """Assign a role and record that in the same transaction, and return False if the principal has it already."""
         try:
-            async with self._database.writing() as session:
-                if await session.get(RoleRow, (principal_id, role)) is not None:
+            async with self._database.open_write_session() as db_session:
+                if await db_session.get(RoleRow, (principal_id, role_name)) is not None:
                     return False
-                session.add(RoleRow(principal_id=principal_id, role=role))
-                if note is not None:
-                    await note(session)
+                db_session.add(RoleRow(principal_id=principal_id, role=role_name))
+                if record_change is not None:
+                    await record_change(db_session)
         except IntegrityError:
             return False
         return True
 
-    async def take(self, principal_id: str, role: str, note: Note | None = None) -> bool:
+    async def remove_role(
+        self, principal_id: str, role_name: str, record_change: ChangeRecorder | None = None
+    ) -> bool:
         """Remove a role and record that in the same transaction, and return False if the principal does not have it."""
-        taken = delete(RoleRow).where(col(RoleRow.principal_id) == principal_id, col(RoleRow.role) == role)
-        async with self._database.writing() as session:
-            was_there = (await session.exec(taken)).rowcount > 0
-            if was_there and note is not None:
-                await note(session)
-        return was_there
+        statement = delete(RoleRow).where(
+            col(RoleRow.principal_id) == principal_id, col(RoleRow.role) == role_name
+        )
+        async with self._database.open_write_session() as db_session:
+            has_removed_role = (await db_session.exec(statement)).rowcount > 0
+            if has_removed_role and record_change is not None:
+                await record_change(db_session)
+        return has_removed_role
 
-    async def require(self, principal: Principal, role: str) -> None:
+    async def require_role(self, principal: Principal, role_name: str) -> None:
         """Raise NotAllowed unless the principal has the role."""
-        if role not in await self.of(principal.id):
+        if role_name not in await self.list_roles(principal.id):
             raise NotAllowed(
-                f"This takes the role '{role}', which {principal.name} does not have. An administrator can give it."
+                f"This takes the role '{role_name}', which {principal.name} does not have. An "
+                "administrator can give it."
             )

@@ -9,14 +9,14 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from engine.actions import definition_of, enter_action
+from engine.actions import enter_action, find_action_definition
 from engine.audit.trail import AuditEvent
-from engine.errors import UNFIT, BylineError, IdentityRefused, PersonRequired, RateLimited
+from engine.errors import DATA_ERRORS, BylineError, IdentityRefused, PersonRequired, RateLimited
 from engine.identity.model import Identity
 from engine.identity.runs import RootRun
-from engine.interceptors.headers import read, read_text
-from engine.interceptors.roots import Roots
-from engine.questions.questions import Place, enter_place
+from engine.interceptors.headers import read_header, read_header_text
+from engine.interceptors.roots import RootRunCache
+from engine.questions.questions import AskingStep, enter_asking_step
 from engine.services import Services
 from engine.upstream import ActionContext, Upstream
 from engine.waiting.waiters import ParkedAction
@@ -31,20 +31,24 @@ from engine.wire import (
 )
 
 # The first mints a firing's identity and so cannot have one. Upkeep calls no upstream API on anybody's behalf.
-_NAMELESS = frozenset({ENROLL_ACTIVITY, UPKEEP_ACTIVITY})
-_BENIGN = ApplicationErrorCategory.BENIGN
+_ACTIVITIES_WITHOUT_IDENTITY = frozenset({ENROLL_ACTIVITY, UPKEEP_ACTIVITY})
+_BENIGN_CATEGORY = ApplicationErrorCategory.BENIGN
 
 
 class ActivityGuard(ActivityInboundInterceptor):
     """The inbound interceptor of every activity of a worker."""
 
     def __init__(
-        self, inner: ActivityInboundInterceptor, services: Services, roots: Roots, temporal: Client
+        self,
+        next_interceptor: ActivityInboundInterceptor,
+        services: Services,
+        root_runs: RootRunCache,
+        temporal_client: Client,
     ) -> None:
-        super().__init__(inner)
+        super().__init__(next_interceptor)
         self._services = services
-        self._roots = roots
-        self._temporal = temporal
+        self._root_runs = root_runs
+        self._temporal_client = temporal_client
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:  # noqa: A002 -- Temporal's names
         """Verify the identity, obtain the credential and run the activity.
@@ -53,109 +57,123 @@ class ActivityGuard(ActivityInboundInterceptor):
         not retried.
         """
         try:
-            if activity.info().activity_type in _NAMELESS:
+            if activity.info().activity_type in _ACTIVITIES_WITHOUT_IDENTITY:
                 return await super().execute_activity(input)
-            identity, root = await self._verified(input)
+            identity, root_run = await self._verify_identity(input)
             try:
-                await self._enter(input, identity, root)
-                return _carried(await super().execute_activity(input))
-            except PersonRequired as required:
-                required.notify = await self._services.notifier.wait_begun(
-                    awaits=required.awaits,
-                    waiter=required.waiter,
-                    asked=required.asked,
+                await self._enter_action(input, identity, root_run)
+                return _require_encodable(await super().execute_activity(input))
+            except PersonRequired as person_required:
+                person_required.notify_channels = await self._services.notifier.find_wait_listeners(
+                    awaited_id=person_required.awaited_id,
+                    waiter_id=person_required.waiter_id,
+                    asked_principal_ids=person_required.asked_principal_ids,
                     identity=identity,
                 )
                 raise
         except BylineError as error:
-            raise as_failure(error) from None
-        except UNFIT as error:
-            raise ApplicationError(_told(error), type=type(error).__name__, non_retryable=True) from None
+            raise to_temporal_failure(error) from None
+        except DATA_ERRORS as error:
+            raise ApplicationError(
+                _describe_error(error), type=type(error).__name__, non_retryable=True
+            ) from None
 
-    async def _verified(self, input: ExecuteActivityInput) -> tuple[Identity, RootRun]:  # noqa: A002
-        info = activity.info()
-        token = read_text(input.headers, IDENTITY_HEADER)
-        root = None
+    async def _verify_identity(self, input: ExecuteActivityInput) -> tuple[Identity, RootRun]:  # noqa: A002
+        activity_info = activity.info()
+        identity_token = read_header_text(input.headers, IDENTITY_HEADER)
+        root_run = None
         try:
-            root = await self._roots.of(info, self._temporal)
-            return await self._services.identities.verify(token, root), root
+            root_run = await self._root_runs.find_root(activity_info, self._temporal_client)
+            return await self._services.identity_verifier.verify_identity(identity_token, root_run), root_run
         except IdentityRefused as error:
-            await self._services.trail.append(
+            await self._services.trail.append_event(
                 AuditEvent(
                     kind="action.refused",
-                    run_id=info.workflow_id if root is None else root.workflow_id,
-                    chain=_chain(input),
-                    action=info.activity_type,
-                    attempt=info.attempt,
+                    run_id=activity_info.workflow_id if root_run is None else root_run.workflow_id,
+                    chain=_read_call_chain(input),
+                    action=activity_info.activity_type,
+                    attempt=activity_info.attempt,
                     error=error.code,
                     message=str(error),
                 )
             )
             raise
 
-    async def _enter(self, input: ExecuteActivityInput, identity: Identity, root: RootRun) -> None:  # noqa: A002
-        services, info = self._services, activity.info()
-        definition = definition_of(input.fn)
-        run_id = info.workflow_run_id or ""
-        key = read_text(input.headers, ACTION_HEADER) or f"{run_id}:{info.activity_id}"
-        parked = ParkedAction(info.workflow_id or "", run_id, key)
-        waited = read(input.headers, WAITER_HEADER)
-        if info.activity_type == ASK_ACTIVITY:
-            waits = waited if isinstance(waited, dict) else {}
-            enter_place(
-                Place(identity, root.workflow_id, parked, waits.get("id"), bool(waits.get("timed_out")))
-            )
-        if definition is None:
-            return
-        if isinstance(waited, dict):
-            await services.authorization.check_answer(
-                str(waited.get("id")), timed_out=bool(waited.get("timed_out")), identity=identity
-            )
-        context = ActionContext(
-            identity=identity,
-            run_id=root.workflow_id,
-            chain=_chain(input),
-            definition=definition,
-            connection=await services.catalogue.get(definition.connection),
-            attempt=info.attempt,
-            parked=parked,
-            waited=waited is not None,
+    async def _enter_action(self, input: ExecuteActivityInput, identity: Identity, root_run: RootRun) -> None:  # noqa: A002
+        services, activity_info = self._services, activity.info()
+        action_definition = find_action_definition(input.fn)
+        workflow_run_id = activity_info.workflow_run_id or ""
+        action_key = (
+            read_header_text(input.headers, ACTION_HEADER) or f"{workflow_run_id}:{activity_info.activity_id}"
         )
-        running = Upstream(
-            context,
-            services.http,
+        parked_action = ParkedAction(activity_info.workflow_id or "", workflow_run_id, action_key)
+        waiter_header = read_header(input.headers, WAITER_HEADER)
+        if activity_info.activity_type == ASK_ACTIVITY:
+            waiter_values = waiter_header if isinstance(waiter_header, dict) else {}
+            enter_asking_step(
+                AskingStep(
+                    identity,
+                    root_run.workflow_id,
+                    parked_action,
+                    waiter_values.get("id"),
+                    bool(waiter_values.get("timed_out")),
+                )
+            )
+        if action_definition is None:
+            return
+        if isinstance(waiter_header, dict):
+            await services.authorization_requests.check_wait_outcome(
+                str(waiter_header.get("id")),
+                has_timed_out=bool(waiter_header.get("timed_out")),
+                identity=identity,
+            )
+        action_context = ActionContext(
+            identity=identity,
+            run_id=root_run.workflow_id,
+            chain=_read_call_chain(input),
+            definition=action_definition,
+            connection=await services.catalogue.get_connection(action_definition.connection_name),
+            attempt=activity_info.attempt,
+            parked_action=parked_action,
+            has_waited=waiter_header is not None,
+        )
+        action_upstream = Upstream(
+            action_context,
+            services.http_client,
             services.grants,
-            services.authorization,
-            services.vouching,
+            services.authorization_requests,
+            services.idp_assertions,
             services.trail,
         )
-        await running.credential()
-        enter_action(running)
+        await action_upstream.credential()
+        enter_action(action_upstream)
 
 
-def as_failure(error: BylineError) -> ApplicationError:
+def to_temporal_failure(error: BylineError) -> ApplicationError:
     """Convert a domain error to a Temporal failure: its code as type, its message, its details, whether to retry."""
-    delay = error.retry_after if isinstance(error, RateLimited) else None
+    retry_delay_seconds = error.retry_after if isinstance(error, RateLimited) else None
     return ApplicationError(
         str(error),
         dict(error.details),
         type=error.code,
-        non_retryable=not error.retryable,
-        next_retry_delay=None if delay is None else timedelta(seconds=delay),
-        category=_BENIGN if isinstance(error, PersonRequired) else ApplicationErrorCategory.UNSPECIFIED,
+        non_retryable=not error.is_retryable,
+        next_retry_delay=None if retry_delay_seconds is None else timedelta(seconds=retry_delay_seconds),
+        category=_BENIGN_CATEGORY
+        if isinstance(error, PersonRequired)
+        else ApplicationErrorCategory.UNSPECIFIED,
     )
 
 
-def _carried(result: Any) -> Any:
+def _require_encodable(activity_result: Any) -> Any:
     """Return the result if Temporal's payload converter accepts it; raises ValueError otherwise.
 
     Temporal itself would repeat the action when its result cannot be converted.
     """
-    activity.payload_converter().to_payload(result)
-    return result
+    activity.payload_converter().to_payload(activity_result)
+    return activity_result
 
 
-def _told(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     """Return the message of an error over invalid data.
 
     Input values are left out of pydantic's messages, since they may come from an upstream's body.
@@ -163,11 +181,12 @@ def _told(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
     problems = (
-        f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_input=False)
+        f"{'.'.join(map(str, error_details['loc']))}: {error_details['msg']}"
+        for error_details in error.errors(include_input=False)
     )
     return f"{error.title} does not fit: {'; '.join(problems)}."
 
 
-def _chain(input: ExecuteActivityInput) -> tuple[str, ...]:  # noqa: A002
-    chain = read(input.headers, CHAIN_HEADER)
-    return tuple(str(step) for step in chain) if isinstance(chain, list) else ()
+def _read_call_chain(input: ExecuteActivityInput) -> tuple[str, ...]:  # noqa: A002
+    call_chain = read_header(input.headers, CHAIN_HEADER)
+    return tuple(str(chain_step) for chain_step in call_chain) if isinstance(call_chain, list) else ()

@@ -10,7 +10,7 @@ from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from engine.identity.model import Identity
-from engine.interceptors.headers import payload_of, read_text
+from engine.interceptors.headers import encode_header, read_header_text
 from engine.wire import (
     ENROLL_ACTIVITY,
     IDENTITY_HEADER,
@@ -22,75 +22,77 @@ from engine.wire import (
     UPKEEP_WORKFLOW,
 )
 
-_ATTEMPT = timedelta(seconds=30)
-_PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
-_TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
-_TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
-_RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
+_ATTEMPT_TIMEOUT = timedelta(seconds=30)
+_PRINCIPAL_KEY = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
+_TOOL_KEY = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
+_TRIGGER_KEY = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
+_RUN_KEY = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 
-class Carried:
+class RunHeaders:
     """The headers of one workflow. None of them comes from a signal or from the tool's own code."""
 
     def __init__(self) -> None:
-        self._given: dict[str, Payload] = {}
-        self._enrolled = False
+        self._minted_headers: dict[str, Payload] = {}
+        self._has_minted = False
 
     @property
     def headers(self) -> Mapping[str, Payload]:
         """The run's headers, unverified. Whoever uses one must verify it first."""
-        return {**workflow.info().headers, **self._given}
+        return {**workflow.info().headers, **self._minted_headers}
 
     @property
     def identity(self) -> Identity | None:
         """The run's identity, unverified and for labels only."""
-        return Identity.unverified(read_text(self.headers, IDENTITY_HEADER) or "")
+        return Identity.parse_unverified(read_header_text(self.headers, IDENTITY_HEADER) or "")
 
     @property
-    def is_nameless(self) -> bool:
+    def is_awaiting_identity(self) -> bool:
         """Whether a schedule began this run and its identity is not minted yet. Upkeep never has one."""
-        info = workflow.info()
+        workflow_info = workflow.info()
         return (
-            not self._enrolled
-            and info.parent is None
-            and info.workflow_type != UPKEEP_WORKFLOW
-            and IDENTITY_HEADER not in info.headers
-            and SCHEDULED_BY_ATTRIBUTE in info.search_attributes
+            not self._has_minted
+            and workflow_info.parent is None
+            and workflow_info.workflow_type != UPKEEP_WORKFLOW
+            and IDENTITY_HEADER not in workflow_info.headers
+            and SCHEDULED_BY_ATTRIBUTE in workflow_info.search_attributes
         )
 
-    async def enroll(self) -> None:
+    async def mint_headers(self) -> None:
         """Mint the headers of a schedule's firing, and do nothing in any other run.
 
         Raises the ApplicationError that says why if the firing gets none, which fails the run.
         """
-        if not self.is_nameless:
+        if not self.is_awaiting_identity:
             return
         try:
-            given: dict[str, Any] = await workflow.execute_activity(
-                ENROLL_ACTIVITY, start_to_close_timeout=_ATTEMPT, result_type=dict
+            minted_values: dict[str, Any] = await workflow.execute_activity(
+                ENROLL_ACTIVITY, start_to_close_timeout=_ATTEMPT_TIMEOUT, result_type=dict
             )
         except ActivityError as error:
             if isinstance(error.cause, ApplicationError):
                 raise error.cause from None
             raise
-        self._given = {name: payload_of(value) for name, value in given.items()}
-        self._enrolled = True
-        self._label()
+        self._minted_headers = {
+            header_name: encode_header(header_value) for header_name, header_value in minted_values.items()
+        }
+        self._has_minted = True
+        self._set_search_attributes()
 
-    async def named(self) -> None:
+    async def wait_for_identity(self) -> None:
         """Wait until the run has its headers, so that signal and update handlers start no action before."""
-        if self.is_nameless:
-            await workflow.wait_condition(lambda: self._enrolled)
+        if self.is_awaiting_identity:
+            await workflow.wait_condition(lambda: self._has_minted)
 
-    def _label(self) -> None:
+    def _set_search_attributes(self) -> None:
         """Set the search attributes that the gateway sets on the runs that it starts."""
         identity = self.identity
         if identity is not None:
             workflow.upsert_search_attributes(
                 [
-                    _PRINCIPAL.value_set(identity.name),
-                    _TOOL.value_set(identity.tool),
-                    _TRIGGER.value_set(identity.trigger),
-                    _RUN.value_set(identity.root),
+                    _PRINCIPAL_KEY.value_set(identity.name),
+                    _TOOL_KEY.value_set(identity.tool_name),
+                    _TRIGGER_KEY.value_set(identity.trigger),
+                    _RUN_KEY.value_set(identity.run_id),
                 ]
             )

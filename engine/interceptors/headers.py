@@ -9,17 +9,17 @@ from typing import Any
 
 from temporalio.api.common.v1 import Payload
 
-_METADATA = {"encoding": b"json/plain"}
+_PAYLOAD_METADATA = {"encoding": b"json/plain"}
 
 
-def payload_of(value: object) -> Payload:
+def encode_header(header_value: object) -> Payload:
     """Encode a JSON value as the payload of a header."""
-    return Payload(metadata=_METADATA, data=json.dumps(value, separators=(",", ":")).encode())
+    return Payload(metadata=_PAYLOAD_METADATA, data=json.dumps(header_value, separators=(",", ":")).encode())
 
 
-def read(headers: Mapping[str, Payload], name: str) -> Any:
+def read_header(headers: Mapping[str, Payload], header_name: str) -> Any:
     """Return the JSON value of a header, or None if it is absent or not JSON."""
-    payload = headers.get(name)
+    payload = headers.get(header_name)
     if payload is None:
         return None
     try:
@@ -28,7 +28,7 @@ def read(headers: Mapping[str, Payload], name: str) -> Any:
         return None
 
 
-def read_text(headers: Mapping[str, Payload], name: str) -> str | None:
+def read_header_text(headers: Mapping[str, Payload], header_name: str) -> str | None:
     """Return the text of a header, or None if it is absent or not text."""
-    value = read(headers, name)
-    return value if isinstance(value, str) else None
+    header_value = read_header(headers, header_name)
+    return header_value if isinstance(header_value, str) else None

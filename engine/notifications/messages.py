@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-Subject = Literal["waiting", "ended", "test"]
-Outcome = Literal["completed", "failed", "cancelled"]
+NoteSubject = Literal["waiting", "ended", "test"]
+RunOutcome = Literal["completed", "failed", "cancelled"]
 
-WHY: Final = {
+FAILURE_REASONS: Final = {
     "authorization_denied": "the sign-in that it needed was declined",
     "authorization_expired": "nobody answered in time",
     "authorization_cancelled": "its wait for an answer was cancelled",
@@ -29,73 +29,100 @@ WHY: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ChannelNote:
     """One message to one person; `id` stays the same when it is sent again."""
 
     id: str
-    subject: Subject
+    subject: NoteSubject
     title: str
-    text: str
-    at: datetime
-    data: dict[str, Any]
-    link: str | None = None
+    body_text: str
+    occurred_at: datetime
+    event_data: dict[str, Any]
+    link_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitDescription:
     """What a run waits for; `action` completes the sentence "You are asked to …"."""
 
-    kind: Literal["connection", "question", "approval"]
-    action: str
-    link: str
+    wait_kind: Literal["connection", "question", "approval"]
+    asked_action: str
+    link_url: str
     expires_at: datetime
 
 
-def waiting(note_id: str, run_id: str, tool: str, title: str, waits: Waiting, at: datetime) -> Note:
+def compose_waiting_note(
+    note_id: str,
+    run_id: str,
+    tool_name: str,
+    tool_title: str,
+    wait_description: WaitDescription,
+    occurred_at: datetime,
+) -> ChannelNote:
     """Compose the note that a run cannot go on without this person."""
-    until = f"{waits.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
-    data = {
+    expiry_text = f"{wait_description.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    event_data = {
         "run_id": run_id,
-        "tool": tool,
-        "title": title,
-        "waits_for": waits.kind,
-        "url": waits.link,
-        "expires_at": waits.expires_at.astimezone(UTC).isoformat(),
+        "tool": tool_name,
+        "title": tool_title,
+        "waits_for": wait_description.wait_kind,
+        "url": wait_description.link_url,
+        "expires_at": wait_description.expires_at.astimezone(UTC).isoformat(),
     }
-    return Note(
+    return ChannelNote(
         note_id,
         "waiting",
-        _line(f"{title} waits for you"),
-        f"You are asked to {_line(waits.action)}. The run {run_id} goes on by itself once you have.\n"
-        f"The link works for you alone, signed in to Byline, until {until}.",
-        at,
-        data,
-        waits.link,
+        _to_single_line(f"{tool_title} waits for you"),
+        f"You are asked to {_to_single_line(wait_description.asked_action)}. The run {run_id} "
+        "goes on by itself once you have.\n"
+        f"The link works for you alone, signed in to Byline, until {expiry_text}.",
+        occurred_at,
+        event_data,
+        wait_description.link_url,
     )
 
 
-def ended(
-    note_id: str, run_id: str, tool: str, title: str, outcome: Outcome, code: str | None, at: datetime
-) -> Note:
+def compose_ended_note(
+    note_id: str,
+    run_id: str,
+    tool_name: str,
+    tool_title: str,
+    run_outcome: RunOutcome,
+    error_code: str | None,
+    occurred_at: datetime,
+) -> ChannelNote:
     """Compose the note that a run is over, without its result, which may hold anything."""
-    why = WHY.get(code or "")
-    words = {
+    failure_reason = FAILURE_REASONS.get(error_code or "")
+    outcome_text = {
         "completed": "completed",
         "cancelled": "was cancelled",
-        "failed": "failed" if why is None else f"failed: {why}",
-    }[outcome]
-    known = code if why is not None else None
-    data = {"run_id": run_id, "tool": tool, "title": title, "outcome": outcome, "error": known}
-    text = f"The run {run_id} {words}."
-    return Note(note_id, "ended", _line(f"{title} {words.partition(':')[0]}"), text, at, data)
+        "failed": "failed" if failure_reason is None else f"failed: {failure_reason}",
+    }[run_outcome]
+    public_error_code = error_code if failure_reason is not None else None
+    event_data = {
+        "run_id": run_id,
+        "tool": tool_name,
+        "title": tool_title,
+        "outcome": run_outcome,
+        "error": public_error_code,
+    }
+    body_text = f"The run {run_id} {outcome_text}."
+    return ChannelNote(
+        note_id,
+        "ended",
+        _to_single_line(f"{tool_title} {outcome_text.partition(':')[0]}"),
+        body_text,
+        occurred_at,
+        event_data,
+    )
 
 
-def test(note_id: str, at: datetime) -> Note:
+def compose_test_note(note_id: str, occurred_at: datetime) -> ChannelNote:
     """Compose the note with which somebody tries their channel."""
-    text = "You, or somebody signed in as you, asked for this note to see whether it arrives."
-    return Note(note_id, "test", "Byline can reach you", text, at, {})
+    body_text = "You, or somebody signed in as you, asked for this note to see whether it arrives."
+    return ChannelNote(note_id, "test", "Byline can reach you", body_text, occurred_at, {})
 
 
-def _line(text: str) -> str:
+def _to_single_line(text: str) -> str:
     """Return the text on one line, whatever characters a name or a title holds."""
-    return " ".join("".join(each if each.isprintable() else " " for each in text).split())
+    return " ".join("".join(character if character.isprintable() else " " for character in text).split())

@@ -10,173 +10,231 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.connections.catalogue import Catalogue
-from engine.db.database import now
+from engine.connections.catalogue import ConnectionCatalogue
+from engine.db.database import utc_now
 from engine.errors import ArgumentsInvalid, TooSoon
 from engine.identity.model import Identity, Principal, TriggerKind
 from engine.identity.principals import Principals
-from engine.identity.roles import ADMINISTRATOR, Roles
+from engine.identity.roles import ADMINISTRATOR_ROLE, Roles
 from engine.identity.runs import Run, RunRecords
 from engine.notifications import messages
-from engine.notifications.channels import Channel, ChannelKind, Channels, Destination, Event, event_of
-from engine.notifications.mail import Mail
-from engine.notifications.messages import Note, Waiting
-from engine.notifications.posts import Posts
-from engine.notifications.workflow import Owed
+from engine.notifications.channels import (
+    ChannelDestination,
+    ChannelKind,
+    NotificationChannel,
+    NotificationChannels,
+    NotificationEvent,
+    to_notification_event,
+)
+from engine.notifications.mail import MailSender
+from engine.notifications.messages import ChannelNote, WaitDescription
+from engine.notifications.posts import NotePoster
+from engine.notifications.workflow import DueNote
 from engine.questions.questions import Question, Questions
-from engine.waiting.addresses import connect_path, question_path
+from engine.waiting.addresses import build_connect_path, build_question_path
 
-_NOTES = uuid.UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02")
-_TEST_EVERY_SECONDS = 30
+_NOTE_NAMESPACE = uuid.UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02")
+_TEST_INTERVAL_SECONDS = 30
 
 log = structlog.get_logger()
 
 
-class Notifier:
+class RunNotifier:
     """Notifies people for the gateway and the worker, and checks what these pass in against what is stored."""
 
     def __init__(
         self,
-        channels: Channels,
-        mail: Mail,
-        posts: Posts,
-        requests: AuthorizationRequests,
+        notification_channels: NotificationChannels,
+        mail_sender: MailSender,
+        note_poster: NotePoster,
+        authorization_requests: AuthorizationRequests,
         questions: Questions,
-        runs: RunRecords,
+        run_records: RunRecords,
         principals: Principals,
         roles: Roles,
-        catalogue: Catalogue,
+        catalogue: ConnectionCatalogue,
         public_url: str,
     ) -> None:
-        self._channels = channels
-        self._mail = mail
-        self._posts = posts
-        self._requests = requests
+        self._notification_channels = notification_channels
+        self._mail_sender = mail_sender
+        self._note_poster = note_poster
+        self._authorization_requests = authorization_requests
         self._questions = questions
-        self._runs = runs
+        self._run_records = run_records
         self._principals = principals
         self._roles = roles
         self._catalogue = catalogue
         self._public_url = public_url
 
-    async def add(
-        self, principal: Principal, kind: ChannelKind, address: str, events: Collection[Event]
-    ) -> tuple[Channel, Destination]:
+    async def add_channel(
+        self,
+        principal: Principal,
+        channel_kind: ChannelKind,
+        address: str,
+        chosen_events: Collection[NotificationEvent],
+    ) -> tuple[NotificationChannel, ChannelDestination]:
         """Add a channel; raises AddressRefused or ArgumentsInvalid."""
         if principal.kind != "person":
             raise ArgumentsInvalid("Nobody reads what a service is told: choose channels as a person.")
-        sender = self._mail if kind == "email" else self._posts
-        address, label = sender.checked(address.strip())
-        return await self._channels.add(principal, kind, address, label, events)
+        note_sender = self._mail_sender if channel_kind == "email" else self._note_poster
+        address, channel_label = note_sender.check_address(address.strip())
+        return await self._notification_channels.add_channel(
+            principal, channel_kind, address, channel_label, chosen_events
+        )
 
-    async def test(self, channel_id: str, principal: Principal) -> None:
+    async def send_test_note(self, channel_id: str, principal: Principal) -> None:
         """Send a test note at once; raises TooSoon, ChannelUnknown, or the UpstreamFailed that says what went wrong."""
-        channel = await self._channels.owned(channel_id, principal)
-        moment = int(now().timestamp()) // _TEST_EVERY_SECONDS
+        channel = await self._notification_channels.get_owned_channel(channel_id, principal)
+        interval_number = int(utc_now().timestamp()) // _TEST_INTERVAL_SECONDS
         note_id = str(uuid.uuid4())
         # The claim is shared by all gateways, so that a person cannot avoid the limit at a second one.
-        if not await self._channels.owe([f"test:{principal.id}:{moment}"], note_id):
-            raise TooSoon(f"You tried a channel just now. Try again in {_TEST_EVERY_SECONDS} seconds.")
-        await self._send(messages.test(note_id, now()), channel.id)
+        if not await self._notification_channels.claim_notes(
+            [f"test:{principal.id}:{interval_number}"], note_id
+        ):
+            raise TooSoon(f"You tried a channel just now. Try again in {_TEST_INTERVAL_SECONDS} seconds.")
+        await self._send_note(messages.compose_test_note(note_id, utc_now()), channel.id)
 
-    async def wait_begun(
-        self, *, awaits: str, waiter: str, asked: Collection[str], identity: Identity
+    async def find_wait_listeners(
+        self, *, awaited_id: str, waiter_id: str, asked_principal_ids: Collection[str], identity: Identity
     ) -> list[str]:
         """Return the channels to notify that `waiter_id` awaits an answer of these people, each once for one wait."""
         try:
-            event: Event = "waiting"
-            if identity.principal_id in asked and identity.kind == "service":
-                asked = await self._roles.holders(ADMINISTRATOR)
-            elif identity.principal_id in asked:
+            notification_event: NotificationEvent = "waiting"
+            if identity.principal_id in asked_principal_ids and identity.kind == "service":
+                asked_principal_ids = await self._roles.list_holders(ADMINISTRATOR_ROLE)
+            elif identity.principal_id in asked_principal_ids:
                 # Of all people who may answer, only the caller can be in the chat.
-                event = event_of("waiting", identity.trigger)
-            listening = await self._channels.listening(asked, event)
-            owed = await self._channels.owe([f"{awaits}:{channel}" for channel in listening], waiter)
+                notification_event = to_notification_event("waiting", identity.trigger)
+            listening_channel_ids = await self._notification_channels.find_listening_channels(
+                asked_principal_ids, notification_event
+            )
+            claimed_note_keys = await self._notification_channels.claim_notes(
+                [f"{awaited_id}:{channel_id}" for channel_id in listening_channel_ids], waiter_id
+            )
         except (OSError, SQLAlchemyError) as error:
             # A run must not fail because nobody could be notified of it.
-            log.warning("notification_lost", awaits=awaits, error=type(error).__name__)
+            log.warning("notification_lost", awaits=awaited_id, error=type(error).__name__)
             return []
-        return [note.rpartition(":")[2] for note in owed]
+        return [note_key.rpartition(":")[2] for note_key in claimed_note_keys]
 
-    async def end_listeners(self, principal_id: str, trigger: TriggerKind) -> list[str]:
+    async def find_end_listeners(self, principal_id: str, trigger: TriggerKind) -> list[str]:
         """Return the channels to notify when a run that begins now has ended."""
-        return await self._channels.listening([principal_id], event_of("ended", trigger))
+        return await self._notification_channels.find_listening_channels(
+            [principal_id], to_notification_event("ended", trigger)
+        )
 
-    async def deliver(self, owed: Owed, title_of: Callable[[str], str]) -> str:
+    async def deliver_note(self, due_note: DueNote, find_tool_title: Callable[[str], str]) -> str:
         """Send one note, if it is still true and its person may still see it; return the outcome in words.
 
         Raises the UpstreamFailed that says whether another try may succeed.
         """
-        opened = await self._channels.open(owed.channel)
-        run = await self._runs.get(owed.notice.run)
-        if opened is None or run is None:
-            return "channel removed" if opened is None else "run unknown"
-        channel, _ = opened
-        at = datetime.fromtimestamp(owed.at, UTC)
-        note_id = str(uuid.uuid5(_NOTES, f"{owed.notice.event}:{owed.notice.awaits or run.id}:{channel.id}"))
-        title = title_of(run.tool)
-        note: Note | None
-        if owed.notice.event == "ended":
-            allowed: Collection[str] = [run.principal_id]
-            outcome = owed.notice.outcome or "completed"
-            note = messages.ended(note_id, run.id, run.tool, title, outcome, owed.notice.code, at)
+        opened_channel = await self._notification_channels.open_channel(due_note.channel)
+        run = await self._run_records.find_run(due_note.notice.run)
+        if opened_channel is None or run is None:
+            return "channel removed" if opened_channel is None else "run unknown"
+        channel, _ = opened_channel
+        occurred_at = datetime.fromtimestamp(due_note.at, UTC)
+        note_id = str(
+            uuid.uuid5(
+                _NOTE_NAMESPACE, f"{due_note.notice.event}:{due_note.notice.awaits or run.id}:{channel.id}"
+            )
+        )
+        tool_title = find_tool_title(run.tool_name)
+        channel_note: ChannelNote | None
+        if due_note.notice.event == "ended":
+            allowed_principal_ids: Collection[str] = [run.principal_id]
+            run_outcome = due_note.notice.outcome or "completed"
+            channel_note = messages.compose_ended_note(
+                note_id, run.id, run.tool_name, tool_title, run_outcome, due_note.notice.code, occurred_at
+            )
         else:
-            allowed, waits = await self._awaited(run, owed.notice.awaits or "")
-            note = None if waits is None else messages.waiting(note_id, run.id, run.tool, title, waits, at)
-        if note is None:
+            allowed_principal_ids, wait_description = await self._describe_wait(
+                run, due_note.notice.awaits or ""
+            )
+            channel_note = (
+                None
+                if wait_description is None
+                else messages.compose_waiting_note(
+                    note_id, run.id, run.tool_name, tool_title, wait_description, occurred_at
+                )
+            )
+        if channel_note is None:
             return "answered meanwhile"
-        if channel.principal_id not in allowed:
+        if channel.principal_id not in allowed_principal_ids:
             return "not asked"
-        await self._send(note, channel.id)
+        await self._send_note(channel_note, channel.id)
         return "delivered"
 
-    async def _awaited(self, run: Run, awaits: str) -> tuple[Collection[str], Waiting | None]:
+    async def _describe_wait(
+        self, run: Run, awaited_id: str
+    ) -> tuple[Collection[str], WaitDescription | None]:
         """Return who may give this answer, and what is asked; None where the run no longer waits for it."""
-        for request in await self._requests.awaited_by(run.id):
-            if request.id == awaits and request.is_open:
-                return await self._asked_to_sign_in(request)
-        for question in await self._questions.awaited_by(run.id):
+        for authorization_request in await self._authorization_requests.list_awaited_requests(run.id):
+            if authorization_request.id == awaited_id and authorization_request.is_open:
+                return await self._describe_sign_in(authorization_request)
+        for question in await self._questions.list_awaited_questions(run.id):
             if question.kind != "form":
                 continue
-            if question.id == awaits and question.role is None:
-                waits = self._asks("question", "answer a question", question)
-                return [question.principal_id], waits
-            if question.id == awaits and question.role is not None:
-                waits = self._asks(
-                    "approval", f"approve, or refuse, a step for {await self._name(run)}", question
+            if question.id == awaited_id and question.role is None:
+                wait_description = self._describe_question("question", "answer a question", question)
+                return [question.principal_id], wait_description
+            if question.id == awaited_id and question.role is not None:
+                wait_description = self._describe_question(
+                    "approval",
+                    f"approve, or refuse, a step for {await self._find_principal_name(run)}",
+                    question,
                 )
-                holders = await self._roles.holders(question.role)
-                return [each for each in holders if each != question.principal_id], waits
+                holder_ids = await self._roles.list_holders(question.role)
+                return [
+                    holder_id for holder_id in holder_ids if holder_id != question.principal_id
+                ], wait_description
         return [], None
 
-    async def _asked_to_sign_in(self, request: AuthorizationRequest) -> tuple[Collection[str], Waiting]:
-        known = (await self._catalogue.all()).get(request.connection)
-        title = request.connection if known is None else known.title
-        action = f"choose an account at {title}" if request.asks == "choice" else f"sign in to {title}"
-        asked: Collection[str] = [request.principal_id]
-        principal = await self._principals.get(request.principal_id)
+    async def _describe_sign_in(
+        self, authorization_request: AuthorizationRequest
+    ) -> tuple[Collection[str], WaitDescription]:
+        connection = (await self._catalogue.list_connections()).get(authorization_request.connection_name)
+        connection_title = authorization_request.connection_name if connection is None else connection.title
+        asked_action = (
+            f"choose an account at {connection_title}"
+            if authorization_request.request_kind == "choice"
+            else f"sign in to {connection_title}"
+        )
+        asked_principal_ids: Collection[str] = [authorization_request.principal_id]
+        principal = await self._principals.find_principal(authorization_request.principal_id)
         if principal is not None and principal.kind == "service":
-            asked = await self._roles.holders(ADMINISTRATOR)
-            action = f"{action} for the service {principal.name}"
-        link = f"{self._public_url}{connect_path(request.id)}"
-        return asked, Waiting("connection", action, link, request.expires_at)
+            asked_principal_ids = await self._roles.list_holders(ADMINISTRATOR_ROLE)
+            asked_action = f"{asked_action} for the service {principal.name}"
+        link_url = f"{self._public_url}{build_connect_path(authorization_request.id)}"
+        return asked_principal_ids, WaitDescription(
+            "connection", asked_action, link_url, authorization_request.expires_at
+        )
 
-    def _asks(self, kind: Literal["question", "approval"], action: str, question: Question) -> Waiting:
-        return Waiting(kind, action, f"{self._public_url}{question_path(question.id)}", question.expires_at)
+    def _describe_question(
+        self, wait_kind: Literal["question", "approval"], asked_action: str, question: Question
+    ) -> WaitDescription:
+        return WaitDescription(
+            wait_kind,
+            asked_action,
+            f"{self._public_url}{build_question_path(question.id)}",
+            question.expires_at,
+        )
 
-    async def _name(self, run: Run) -> str:
-        principal = await self._principals.get(run.principal_id)
+    async def _find_principal_name(self, run: Run) -> str:
+        principal = await self._principals.find_principal(run.principal_id)
         return "somebody" if principal is None else principal.name
 
-    async def _send(self, note: Note, channel_id: str) -> None:
-        opened = await self._channels.open(channel_id)
-        if opened is None:
+    async def _send_note(self, channel_note: ChannelNote, channel_id: str) -> None:
+        opened_channel = await self._notification_channels.open_channel(channel_id)
+        if opened_channel is None:
             return
-        channel, destination = opened
+        channel, destination = opened_channel
         match channel.kind:
             case "email":
-                await self._mail.send(note, destination.address)
+                await self._mail_sender.send_note(channel_note, destination.address)
             case "slack":
-                await self._posts.to_slack(note, destination)
+                await self._note_poster.post_to_slack(channel_note, destination)
             case "webhook":
-                await self._posts.to_webhook(replace(note, id=f"msg_{note.id}"), destination)
+                await self._note_poster.post_to_webhook(
+                    replace(channel_note, id=f"msg_{channel_note.id}"), destination
+                )

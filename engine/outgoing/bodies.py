@@ -4,25 +4,25 @@ from typing import Final
 
 import httpx2
 
-OF_THE_WIRE: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+TRANSFER_HEADERS: Final = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 """Lower-case names of headers that describe how a body was sent, and do not apply once it is decoded."""
 
 
-async def read(response: httpx2.Response, largest: int) -> tuple[bytes, bool]:
+async def read_response_body(response: httpx2.Response, max_bytes: int) -> tuple[bytes, bool]:
     """Return the decoded body and whether it is whole; beyond `max_bytes` reading stops. Closes the response.
 
     Raises httpx2.DecodingError where the body cannot be decoded or was encoded more than once. A few bytes can then
     stand for terabytes, and decoding these would block the process even where it yields no data.
     """
-    pieces, size = [], 0
+    body_chunks, size_bytes = [], 0
     try:
         if len(response.headers.get_list("Content-Encoding", split_commas=True)) > 1:
             raise httpx2.DecodingError("The answer was packed more than once.", request=response.request)
-        async for piece in response.aiter_bytes():
-            size += len(piece)
-            if size > largest:
+        async for body_chunk in response.aiter_bytes():
+            size_bytes += len(body_chunk)
+            if size_bytes > max_bytes:
                 break
-            pieces.append(piece)
+            body_chunks.append(body_chunk)
     finally:
         await response.aclose()
-    return b"".join(pieces), size <= largest
+    return b"".join(body_chunks), size_bytes <= max_bytes

@@ -9,12 +9,12 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from engine.errors import AnswerInvalid
-from engine.questions.schemas import choices
+from engine.questions.schemas import list_choices
 
-_LARGEST: Final = 50_000
-_LARGEST_NUMBER: Final = 2**63
-_EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+")
-_BOUNDS: Final[Mapping[str, tuple[str, Callable[[float, float], bool]]]] = {
+_MAX_ANSWER_CHARS: Final = 50_000
+_MAX_NUMBER: Final = 2**63
+_EMAIL_PATTERN: Final = re.compile(r"[^@\s]+@[^@\s]+")
+_NUMBER_BOUNDS: Final[Mapping[str, tuple[str, Callable[[float, float], bool]]]] = {
     "minimum": ("at least", operator.ge),
     "maximum": ("at most", operator.le),
     "exclusiveMinimum": ("more than", operator.gt),
@@ -22,105 +22,127 @@ _BOUNDS: Final[Mapping[str, tuple[str, Callable[[float, float], bool]]]] = {
 }
 
 
-def fitting(schema: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
+def validate_answer(answer_schema: Mapping[str, Any], answer_content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer to store, without the fields that were left empty; raises AnswerInvalid."""
-    fields: Mapping[str, Mapping[str, Any]] = schema["properties"]
-    given = {name: value for name, value in content.items() if value is not None}
-    problems = [f"{_shown(name)}: this was not asked for" for name in given if name not in fields]
-    problems += [f"{name}: this is missing" for name in schema["required"] if name not in given]
-    kept: dict[str, Any] = {}
-    for name, described in fields.items():
-        if name in given:
+    field_schemas: Mapping[str, Mapping[str, Any]] = answer_schema["properties"]
+    given_values = {
+        field_name: field_value
+        for field_name, field_value in answer_content.items()
+        if field_value is not None
+    }
+    problems = [
+        f"{_shorten_name(field_name)}: this was not asked for"
+        for field_name in given_values
+        if field_name not in field_schemas
+    ]
+    problems += [
+        f"{field_name}: this is missing"
+        for field_name in answer_schema["required"]
+        if field_name not in given_values
+    ]
+    valid_values: dict[str, Any] = {}
+    for field_name, field_schema in field_schemas.items():
+        if field_name in given_values:
             try:
-                kept[name] = _value(described, given[name])
+                valid_values[field_name] = _validate_value(field_schema, given_values[field_name])
             except ValueError as error:
-                problems.append(f"{name}: {error}")
+                problems.append(f"{field_name}: {error}")
     if problems:
         raise AnswerInvalid(f"The answer does not fit: {'; '.join(problems)}.")
-    if len(json.dumps(kept)) > _LARGEST:
+    if len(json.dumps(valid_values)) > _MAX_ANSWER_CHARS:
         raise AnswerInvalid("The answer is too long.")
-    return kept
+    return valid_values
 
 
-def _value(described: Mapping[str, Any], value: Any) -> Any:
-    match described["type"]:
+def _validate_value(field_schema: Mapping[str, Any], field_value: Any) -> Any:
+    match field_schema["type"]:
         case "boolean":
-            if isinstance(value, bool):
-                return value
+            if isinstance(field_value, bool):
+                return field_value
             raise ValueError("this should be true or false")
         case "string":
-            if isinstance(value, str):
-                return _text(described, value)
+            if isinstance(field_value, str):
+                return _validate_text(field_schema, field_value)
             raise ValueError("this should be text")
         case "array":
-            return _several(described, value)
-        case kind:
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return _validate_choices(field_schema, field_value)
+        case field_type:
+            is_number = isinstance(field_value, int | float) and not isinstance(field_value, bool)
             # This excludes NaN, the infinities, and integers beyond 64 bits, which other languages cannot hold.
-            if not is_number or not -_LARGEST_NUMBER < value < _LARGEST_NUMBER:
+            if not is_number or not -_MAX_NUMBER < field_value < _MAX_NUMBER:
                 raise ValueError("this should be a number")
-            return _number(described, value, whole=kind == "integer")
+            return _validate_number(field_schema, field_value, is_whole=field_type == "integer")
 
 
-def _number(described: Mapping[str, Any], value: float, *, whole: bool) -> float:
-    if whole and value != int(value):
+def _validate_number(field_schema: Mapping[str, Any], field_value: float, *, is_whole: bool) -> float:
+    if is_whole and field_value != int(field_value):
         raise ValueError("this should be a whole number")
-    for name, (words, holds) in _BOUNDS.items():
-        if name in described and not holds(value, described[name]):
-            raise ValueError(f"this should be {words} {described[name]}")
-    return int(value) if whole else value
+    for bound_name, (bound_words, is_within) in _NUMBER_BOUNDS.items():
+        if bound_name in field_schema and not is_within(field_value, field_schema[bound_name]):
+            raise ValueError(f"this should be {bound_words} {field_schema[bound_name]}")
+    return int(field_value) if is_whole else field_value
 
 
-def _several(described: Mapping[str, Any], value: Any) -> list[str]:
-    offered = [each for each, _ in choices(described)]
-    if not isinstance(value, list) or any(each not in offered for each in value):
-        raise ValueError(f"this should be a list of: {', '.join(offered)}")
-    if len(set(value)) < len(value):
+def _validate_choices(field_schema: Mapping[str, Any], field_value: Any) -> list[str]:
+    offered_choices = [choice for choice, _ in list_choices(field_schema)]
+    if not isinstance(field_value, list) or any(
+        chosen_value not in offered_choices for chosen_value in field_value
+    ):
+        raise ValueError(f"this should be a list of: {', '.join(offered_choices)}")
+    if len(set(field_value)) < len(field_value):
         raise ValueError("this names one twice")
-    if not described.get("minItems", 0) <= len(value) <= described.get("maxItems", len(offered)):
+    if (
+        not field_schema.get("minItems", 0)
+        <= len(field_value)
+        <= field_schema.get("maxItems", len(offered_choices))
+    ):
         raise ValueError("these are too few or too many")
-    return value
+    return field_value
 
 
-def _text(described: Mapping[str, Any], value: str) -> str:
-    if "\0" in value or not _is_text(value):
+def _validate_text(field_schema: Mapping[str, Any], field_value: str) -> str:
+    if "\0" in field_value or not _is_encodable(field_value):
         raise ValueError("this holds what is no text")
-    offered = [each for each, _ in choices(described)]
-    if offered and value not in offered:
-        raise ValueError(f"this should be one of: {', '.join(offered)}")
-    if not described.get("minLength", 0) <= len(value) <= described.get("maxLength", _LARGEST):
+    offered_choices = [choice for choice, _ in list_choices(field_schema)]
+    if offered_choices and field_value not in offered_choices:
+        raise ValueError(f"this should be one of: {', '.join(offered_choices)}")
+    if (
+        not field_schema.get("minLength", 0)
+        <= len(field_value)
+        <= field_schema.get("maxLength", _MAX_ANSWER_CHARS)
+    ):
         raise ValueError("this is too short or too long")
-    if "pattern" in described and re.search(described["pattern"], value) is None:
-        raise ValueError(f"this should look like {described['pattern']}")
-    if "format" in described and not _has_format(described["format"], value):
-        raise ValueError(f"this is no {described['format']}")
-    return value
+    if "pattern" in field_schema and re.search(field_schema["pattern"], field_value) is None:
+        raise ValueError(f"this should look like {field_schema['pattern']}")
+    if "format" in field_schema and not _has_format(field_schema["format"], field_value):
+        raise ValueError(f"this is no {field_schema['format']}")
+    return field_value
 
 
-def _shown(name: str) -> str:
-    return name[:100].encode(errors="replace").decode()
+def _shorten_name(field_name: str) -> str:
+    return field_name[:100].encode(errors="replace").decode()
 
 
-def _is_text(value: str) -> bool:
+def _is_encodable(field_value: str) -> bool:
     try:
-        value.encode()
+        field_value.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _has_format(name: str, value: str) -> bool:
+def _has_format(format_name: str, field_value: str) -> bool:
     try:
-        match name:
+        match format_name:
             case "date":
-                date.fromisoformat(value)
+                date.fromisoformat(field_value)
             case "date-time":
-                return datetime.fromisoformat(value) is not None and "T" in value
+                return datetime.fromisoformat(field_value) is not None and "T" in field_value
             case "uri":
-                parts = urlsplit(value)
-                return bool(parts.scheme and (parts.netloc or parts.path))
+                url_parts = urlsplit(field_value)
+                return bool(url_parts.scheme and (url_parts.netloc or url_parts.path))
             case "email":
-                return _EMAIL.fullmatch(value) is not None
+                return _EMAIL_PATTERN.fullmatch(field_value) is not None
     except ValueError:
         return False
     return True

@@ -23,18 +23,18 @@ from engine.errors import (
     QuestionDeclined,
     QuestionExpired,
 )
-from engine.questions.schemas import flat_schema
+from engine.questions.schemas import build_flat_schema
 from engine.wire import ASK_ACTIVITY
 
 T = TypeVar("T")
 
-_ENDED: Final = frozenset(
-    kind.code
-    for kind in (QuestionDeclined, QuestionExpired, QuestionCancelled, ApprovalDenied, ApprovalExpired)
+_QUESTION_END_CODES: Final = frozenset(
+    error_class.code
+    for error_class in (QuestionDeclined, QuestionExpired, QuestionCancelled, ApprovalDenied, ApprovalExpired)
 )
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_ONE_TRY: Final = timedelta(seconds=30)
-_PATIENCE: Final = RetryPolicy(maximum_interval=timedelta(seconds=30))
+_NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_ATTEMPT_TIMEOUT: Final = timedelta(seconds=30)
+_RETRY_POLICY: Final = RetryPolicy(maximum_interval=timedelta(seconds=30))
 
 
 QuestionKind = Literal["form", "sampling", "roots"]
@@ -42,7 +42,7 @@ QuestionKind = Literal["form", "sampling", "roots"]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuestionInput:
     """The input of the activity `byline.ask`.
 
     Without `role` the run's principal is asked. `timeout` is in seconds. `parameters` is the request to a client as
@@ -67,7 +67,7 @@ class Person:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class QuestionAnswer:
     """The result of the activity `byline.ask`: the fields of the answer, and who gave it."""
 
     content: dict[str, Any]
@@ -88,14 +88,16 @@ async def ask(
     `question_expired`. Without `timeout` the question stays open as long as BYLINE_WAIT_LIMIT says.
     """
     adapter = TypeAdapter(answer)
-    schema = flat_schema(adapter, answer.__name__)
-    answered = await put(Asked(message, schema, timeout=_seconds(timeout), name=checked_name(name)))
+    answer_schema = build_flat_schema(adapter, answer.__name__)
+    question_answer = await put_question(
+        QuestionInput(message, answer_schema, timeout=_to_seconds(timeout), name=check_question_name(name))
+    )
     try:
-        return adapter.validate_json(json.dumps(answered.content))
+        return adapter.validate_json(json.dumps(question_answer.content))
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'answer'}: {each['msg']}"
-            for each in error.errors(include_url=False, include_input=False)
+            f"{'.'.join(map(str, error_details['loc'])) or 'answer'}: {error_details['msg']}"
+            for error_details in error.errors(include_url=False, include_input=False)
         )
         raise ApplicationError(
             f"The answer does not fit {answer.__name__}: {problems}.",
@@ -110,35 +112,39 @@ async def approval(message: str, *, role: str, timeout: timedelta | None = None)
     Never the person for whom this run acts, even where they have the role, and never a service. Raises a final
     ApplicationError of type `approval_denied` or `approval_expired`.
     """
-    nothing = {"type": "object", "properties": {}, "required": []}
-    return (await put(Asked(message, nothing, role=role, timeout=_seconds(timeout)))).by
+    empty_schema = {"type": "object", "properties": {}, "required": []}
+    return (
+        await put_question(QuestionInput(message, empty_schema, role=role, timeout=_to_seconds(timeout)))
+    ).by
 
 
-def checked_name(name: str | None) -> str | None:
+def check_question_name(question_name: str | None) -> str | None:
     """Return the name of a question, which may be None; raises ValueError if it is malformed."""
-    if name is not None and not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a question: use up to 64 letters, digits, dots, - and _.")
-    return name
+    if question_name is not None and not _NAME_PATTERN.fullmatch(question_name):
+        raise ValueError(
+            f"{question_name!r} is no name for a question: use up to 64 letters, digits, dots, - and _."
+        )
+    return question_name
 
 
-async def put(asked: Asked) -> Answered:
+async def put_question(question_input: QuestionInput) -> QuestionAnswer:
     """Ask a question and wait for its answer; raises a non-retryable ApplicationError if none comes."""
     try:
-        answered: Answered = await workflow.execute_activity(
+        question_answer: QuestionAnswer = await workflow.execute_activity(
             ASK_ACTIVITY,
-            asked,
-            result_type=Answered,
-            start_to_close_timeout=_ONE_TRY,
-            retry_policy=_PATIENCE,
-            summary=asked.message[:200],
+            question_input,
+            result_type=QuestionAnswer,
+            start_to_close_timeout=_ATTEMPT_TIMEOUT,
+            retry_policy=_RETRY_POLICY,
+            summary=question_input.message[:200],
         )
     except ActivityError as error:
         cause = error.cause
-        if isinstance(cause, ApplicationError) and cause.type in _ENDED:
+        if isinstance(cause, ApplicationError) and cause.type in _QUESTION_END_CODES:
             raise ApplicationError(cause.message, type=cause.type, non_retryable=True) from error
         raise
-    return answered
+    return question_answer
 
 
-def _seconds(timeout: timedelta | None) -> float | None:
+def _to_seconds(timeout: timedelta | None) -> float | None:
     return None if timeout is None else timeout.total_seconds()

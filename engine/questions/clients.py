@@ -10,10 +10,10 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from engine.errors import AnswerInvalid
-from engine.questions.asking import Asked, QuestionKind, checked_name, put
+from engine.questions.asking import QuestionInput, QuestionKind, check_question_name, put_question
 
-_PATIENCE: Final = timedelta(minutes=5)
-_LONGEST: Final = 500_000
+_CLIENT_TIMEOUT: Final = timedelta(minutes=5)
+_MAX_TEXT_CHARS: Final = 500_000
 
 
 class Root(BaseModel, frozen=True):
@@ -29,61 +29,69 @@ async def sample(
     max_tokens: int,
     system: str | None = None,
     name: str | None = None,
-    timeout: timedelta = _PATIENCE,  # noqa: ASYNC109 -- a wait that the client sees
+    timeout: timedelta = _CLIENT_TIMEOUT,  # noqa: ASYNC109 -- a wait that the client sees
 ) -> str:
     """Have the model of the client that called this run write at most so many tokens, and give its text.
 
     Raises a final ApplicationError of type `question_declined` or `question_expired`. A tool that cannot do without
     says `requires=("sampling",)`.
     """
-    message = {"role": "user", "content": {"type": "text", "text": prompt}}
-    parameters: dict[str, Any] = {"messages": [message], "maxTokens": max_tokens}
+    user_message = {"role": "user", "content": {"type": "text", "text": prompt}}
+    request_parameters: dict[str, Any] = {"messages": [user_message], "maxTokens": max_tokens}
     if system is not None:
-        parameters["systemPrompt"] = system
-    answered = await put(_asked("sampling", prompt, parameters, name, timeout))
-    return str(answered.content["text"])
+        request_parameters["systemPrompt"] = system
+    question_answer = await put_question(
+        _build_question_input("sampling", prompt, request_parameters, name, timeout)
+    )
+    return str(question_answer.content["text"])
 
 
-async def roots(*, name: str | None = None, timeout: timedelta = _PATIENCE) -> list[Root]:  # noqa: ASYNC109 -- as above
+async def roots(*, name: str | None = None, timeout: timedelta = _CLIENT_TIMEOUT) -> list[Root]:  # noqa: ASYNC109 -- as above
     """The folders and files that the client which called this run works on; raises as `sample` does."""
-    answered = await put(_asked("roots", "Which folders and files do you work on?", {}, name, timeout))
-    return _ListRootsResult.model_validate(answered.content).roots
+    question_answer = await put_question(
+        _build_question_input("roots", "Which folders and files do you work on?", {}, name, timeout)
+    )
+    return _ListRootsResult.model_validate(question_answer.content).roots
 
 
-def fitting_of_client(kind: QuestionKind, content: Mapping[str, Any]) -> dict[str, Any]:
+def validate_client_answer(question_kind: QuestionKind, answer_content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a client's answer as it is stored; raises AnswerInvalid.
 
     The answer is a CreateMessageResult, of which the text is stored, or a ListRootsResult.
     """
     try:
-        if kind == "roots":
-            return _ListRootsResult.model_validate(content).model_dump(mode="json", exclude_none=True)
-        written = _CreateMessageResult.model_validate(content).text
+        if question_kind == "roots":
+            return _ListRootsResult.model_validate(answer_content).model_dump(mode="json", exclude_none=True)
+        sampled_text = _CreateMessageResult.model_validate(answer_content).text
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}"
-            for each in error.errors(include_url=False, include_input=False)
+            f"{'.'.join(map(str, error_details['loc']))}: {error_details['msg']}"
+            for error_details in error.errors(include_url=False, include_input=False)
         )
         raise AnswerInvalid(f"The answer does not fit: {problems}.") from None
-    if not written or len(written) > _LONGEST or "\0" in written:
+    if not sampled_text or len(sampled_text) > _MAX_TEXT_CHARS or "\0" in sampled_text:
         raise AnswerInvalid("The answer holds no text, or too much of it.")
-    return {"text": written}
+    return {"text": sampled_text}
 
 
-def _asked(
-    kind: QuestionKind, message: str, parameters: dict[str, Any], name: str | None, timeout: timedelta
-) -> Asked:
-    return Asked(
-        message,
+def _build_question_input(
+    question_kind: QuestionKind,
+    question_text: str,
+    request_parameters: dict[str, Any],
+    question_name: str | None,
+    timeout: timedelta,
+) -> QuestionInput:
+    return QuestionInput(
+        question_text,
         {},
         timeout=timeout.total_seconds(),
-        kind=kind,
-        parameters=parameters,
-        name=checked_name(name),
+        kind=question_kind,
+        parameters=request_parameters,
+        name=check_question_name(question_name),
     )
 
 
-class _Block(BaseModel):
+class _ContentBlock(BaseModel):
     type: str
     text: str = ""
 
@@ -91,12 +99,12 @@ class _Block(BaseModel):
 class _CreateMessageResult(BaseModel):
     role: Literal["assistant", "user"]
     model: str
-    content: _Block | list[_Block]
+    content: _ContentBlock | list[_ContentBlock]
 
     @property
     def text(self) -> str:
-        blocks = self.content if isinstance(self.content, list) else [self.content]
-        return "".join(block.text for block in blocks if block.type == "text")
+        content_blocks = self.content if isinstance(self.content, list) else [self.content]
+        return "".join(content_block.text for content_block in content_blocks if content_block.type == "text")
 
 
 class _ListRootsResult(BaseModel):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pydantic import PydanticSchemaGenerationError, TypeAdapter
 
-_KEPT: Final = frozenset(
+_FIELD_KEYWORDS: Final = frozenset(
     {
         "type",
         "title",
@@ -29,91 +29,112 @@ _KEPT: Final = frozenset(
         "exclusiveMaximum",
     }
 )
-_KEPT_OF_LISTS: Final = frozenset({"type", "title", "description", "default", "minItems", "maxItems"})
-_FORMATS: Final = frozenset({"email", "uri", "date", "date-time"})
+_LIST_KEYWORDS: Final = frozenset({"type", "title", "description", "default", "minItems", "maxItems"})
+_KNOWN_FORMATS: Final = frozenset({"email", "uri", "date", "date-time"})
 
 
-def flat_schema(answer: TypeAdapter[Any], name: str) -> dict[str, Any]:
+def build_flat_schema(answer_type: TypeAdapter[Any], type_name: str) -> dict[str, Any]:
     """Return the flat JSON schema of an answer's type; raises TypeError if no form can show it."""
     try:
-        schema = answer.json_schema()
+        json_schema = answer_type.json_schema()
     except PydanticSchemaGenerationError as error:
-        raise _unfit(name, "use a pydantic model or a dataclass") from error
-    properties = schema.get("properties")
-    if schema.get("type") != "object" or not properties:
-        raise _unfit(name, "use a pydantic model or a dataclass with at least one field")
-    definitions = schema.get("$defs", {})
-    fields = {
-        field: _field(described, definitions, f"{name}.{field}") for field, described in properties.items()
+        raise _build_unfit_error(type_name, "use a pydantic model or a dataclass") from error
+    properties = json_schema.get("properties")
+    if json_schema.get("type") != "object" or not properties:
+        raise _build_unfit_error(type_name, "use a pydantic model or a dataclass with at least one field")
+    definitions = json_schema.get("$defs", {})
+    field_schemas = {
+        field_name: _build_field_schema(field_schema, definitions, f"{type_name}.{field_name}")
+        for field_name, field_schema in properties.items()
     }
-    required = [field for field in schema.get("required", ()) if field in fields]
-    return {"type": "object", "properties": fields, "required": required}
+    required_fields = [
+        field_name for field_name in json_schema.get("required", ()) if field_name in field_schemas
+    ]
+    return {"type": "object", "properties": field_schemas, "required": required_fields}
 
 
-def choices(described: Mapping[str, Any]) -> list[tuple[str, str]]:
+def list_choices(field_schema: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the values that a field's schema offers, each with its title, or an empty list for free input."""
-    if described["type"] == "array":
-        return choices({"type": "string", **described["items"]})
-    titled = described.get("oneOf", described.get("anyOf"))
-    if titled is not None:
-        return [(each["const"], each["title"]) for each in titled]
-    values = described.get("enum", [])
-    return list(zip(values, described.get("enumNames", values), strict=True))
+    if field_schema["type"] == "array":
+        return list_choices({"type": "string", **field_schema["items"]})
+    titled_options = field_schema.get("oneOf", field_schema.get("anyOf"))
+    if titled_options is not None:
+        return [(option["const"], option["title"]) for option in titled_options]
+    enum_values = field_schema.get("enum", [])
+    return list(zip(enum_values, field_schema.get("enumNames", enum_values), strict=True))
 
 
-def _field(described: Mapping[str, Any], definitions: Mapping[str, Any], name: str) -> dict[str, Any]:
-    merged = dict(described)
-    if "$ref" in merged:
-        merged = {**definitions[merged["$ref"].rpartition("/")[2]], **merged}
-    if merged.get("type") == "array":
-        return _several(merged, definitions, name)
-    if "anyOf" in merged:
+def _build_field_schema(
+    field_schema: Mapping[str, Any], definitions: Mapping[str, Any], field_path: str
+) -> dict[str, Any]:
+    merged_schema = dict(field_schema)
+    if "$ref" in merged_schema:
+        merged_schema = {**definitions[merged_schema["$ref"].rpartition("/")[2]], **merged_schema}
+    if merged_schema.get("type") == "array":
+        return _build_list_schema(merged_schema, definitions, field_path)
+    if "anyOf" in merged_schema:
         # An optional field is one that may be left out, since forms have no null.
-        given = [each for each in merged["anyOf"] if each.get("type") != "null"]
-        if len(given) != 1:
-            raise _unfit(name, "use one type for it")
-        inner = _field(given[0], definitions, name)
-        outer = {key: value for key, value in merged.items() if key in _KEPT and value is not None}
-        return {**inner, **outer}
-    if "const" in merged:
-        merged["enum"] = [merged["const"]]
-    is_choice = all(isinstance(each, str) for each in merged.get("enum", ()))
-    if merged.get("type") not in {"string", "number", "integer", "boolean"} or not is_choice:
-        raise _unfit(
-            name, "use a str, int, float, bool, date, or one or a list of a Literal or Enum of strings"
+        non_null_options = [option for option in merged_schema["anyOf"] if option.get("type") != "null"]
+        if len(non_null_options) != 1:
+            raise _build_unfit_error(field_path, "use one type for it")
+        inner_schema = _build_field_schema(non_null_options[0], definitions, field_path)
+        outer_keywords = {
+            keyword: keyword_value
+            for keyword, keyword_value in merged_schema.items()
+            if keyword in _FIELD_KEYWORDS and keyword_value is not None
+        }
+        return {**inner_schema, **outer_keywords}
+    if "const" in merged_schema:
+        merged_schema["enum"] = [merged_schema["const"]]
+    is_text_choice = all(isinstance(enum_value, str) for enum_value in merged_schema.get("enum", ()))
+    if merged_schema.get("type") not in {"string", "number", "integer", "boolean"} or not is_text_choice:
+        raise _build_unfit_error(
+            field_path, "use a str, int, float, bool, date, or one or a list of a Literal or Enum of strings"
         )
-    if not _are_titled(merged.get("oneOf", ())) or len(merged.get("enumNames", ())) not in {
+    if not _has_titles(merged_schema.get("oneOf", ())) or len(merged_schema.get("enumNames", ())) not in {
         0,
-        len(merged.get("enum", ())),
+        len(merged_schema.get("enum", ())),
     }:
-        raise _unfit(name, "give each choice a const and a title")
-    kept = {key: value for key, value in merged.items() if key in _KEPT and value is not None}
+        raise _build_unfit_error(field_path, "give each choice a const and a title")
+    kept_keywords = {
+        keyword: keyword_value
+        for keyword, keyword_value in merged_schema.items()
+        if keyword in _FIELD_KEYWORDS and keyword_value is not None
+    }
     try:
-        re.compile(kept.get("pattern", ""))
+        re.compile(kept_keywords.get("pattern", ""))
     except re.error as error:
-        raise _unfit(name, "use a pattern that Python's re can read as well") from error
-    if kept.get("format") not in _FORMATS:
-        kept.pop("format", None)
-    return kept
+        raise _build_unfit_error(field_path, "use a pattern that Python's re can read as well") from error
+    if kept_keywords.get("format") not in _KNOWN_FORMATS:
+        kept_keywords.pop("format", None)
+    return kept_keywords
 
 
-def _several(described: Mapping[str, Any], definitions: Mapping[str, Any], name: str) -> dict[str, Any]:
-    items = dict(described.get("items", {}))
-    if "$ref" in items:
-        items = definitions[items["$ref"].rpartition("/")[2]]
-    kept = {key: value for key, value in described.items() if key in _KEPT_OF_LISTS and value is not None}
-    titled = items.get("anyOf")
-    if titled and _are_titled(titled):
-        return {**kept, "items": {"anyOf": titled}}
-    values = [items["const"]] if "const" in items else items.get("enum")
-    if not values or not all(isinstance(each, str) for each in values):
-        raise _unfit(name, "use a list of a Literal or Enum of strings for it")
-    return {**kept, "items": {"type": "string", "enum": values}}
+def _build_list_schema(
+    field_schema: Mapping[str, Any], definitions: Mapping[str, Any], field_path: str
+) -> dict[str, Any]:
+    item_schema = dict(field_schema.get("items", {}))
+    if "$ref" in item_schema:
+        item_schema = definitions[item_schema["$ref"].rpartition("/")[2]]
+    kept_keywords = {
+        keyword: keyword_value
+        for keyword, keyword_value in field_schema.items()
+        if keyword in _LIST_KEYWORDS and keyword_value is not None
+    }
+    titled_options = item_schema.get("anyOf")
+    if titled_options and _has_titles(titled_options):
+        return {**kept_keywords, "items": {"anyOf": titled_options}}
+    enum_values = [item_schema["const"]] if "const" in item_schema else item_schema.get("enum")
+    if not enum_values or not all(isinstance(enum_value, str) for enum_value in enum_values):
+        raise _build_unfit_error(field_path, "use a list of a Literal or Enum of strings for it")
+    return {**kept_keywords, "items": {"type": "string", "enum": enum_values}}
 
 
-def _are_titled(options: Sequence[Mapping[str, Any]]) -> bool:
-    return all(isinstance(each.get("const"), str) and isinstance(each.get("title"), str) for each in options)
+def _has_titles(options: Sequence[Mapping[str, Any]]) -> bool:
+    return all(
+        isinstance(option.get("const"), str) and isinstance(option.get("title"), str) for option in options
+    )
 
 
-def _unfit(name: str, instead: str) -> TypeError:
-    return TypeError(f"No form can ask for {name}: {instead}.")
+def _build_unfit_error(field_path: str, instruction: str) -> TypeError:
+    return TypeError(f"No form can ask for {field_path}: {instruction}.")

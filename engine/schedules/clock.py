@@ -24,30 +24,30 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from engine.errors import SchedulePaused, TemporalUnreachable, TimingInvalid
-from engine.schedules.timing import Period, Timing, overlap_policy
+from engine.schedules.timing import Period, Timing, to_overlap_policy
 
 UNKNOWN_TO_TEMPORAL: Final = "Temporal does not know this schedule. Resume it to set it up again."
 
-_MOST_MADE_UP_FOR: Final = 1000
-_LOOKS: Final = 20
-_LOOK_EVERY_SECONDS: Final = 0.05
-_SILENT: Final = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
+_MAX_BACKFILL_FIRINGS: Final = 1000
+_MAX_RESUME_CHECKS: Final = 20
+_RESUME_CHECK_SECONDS: Final = 0.05
+_UNREACHABLE_STATUSES: Final = frozenset({RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED})
 
 
 @dataclass(frozen=True, slots=True)
-class Alarm:
+class ScheduleSpec:
     """What Temporal stores of a schedule: tool, arguments and times. `pause_reason` is None unless it is paused."""
 
     id: str
-    tool: str
-    given: tuple[Any, ...]
+    tool_name: str
+    workflow_arguments: tuple[Any, ...]
     timing: Timing
     title: str
-    paused: str | None
+    pause_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Firing:
+class ScheduleFiring:
     """One firing of a schedule: when it was due, when it started, and the run that it started."""
 
     scheduled_at: datetime
@@ -56,141 +56,151 @@ class Firing:
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
+class ScheduleStatus:
     """The state of a schedule in Temporal at this moment."""
 
-    paused: bool
-    note: str | None
-    next: tuple[datetime, ...]
-    recent: tuple[Firing, ...]
-    skipped: int
-    missed: int
+    is_paused: bool
+    pause_note: str | None
+    next_times: tuple[datetime, ...]
+    recent_firings: tuple[ScheduleFiring, ...]
+    skipped_count: int
+    missed_count: int
 
 
-class Clock:
+class TemporalSchedules:
     """The Temporal schedules of one namespace, which start tools on one task queue."""
 
-    def __init__(self, temporal: Client, task_queue: str) -> None:
-        self._temporal = temporal
+    def __init__(self, temporal_client: Client, task_queue: str) -> None:
+        self._temporal_client = temporal_client
         self._task_queue = task_queue
 
-    async def put(self, alarm: Alarm) -> None:
+    async def write_schedule(self, schedule_spec: ScheduleSpec) -> None:
         """Create the schedule in Temporal, or replace it if it exists; raises TimingInvalid."""
-        wanted = self._schedule(alarm)
+        temporal_schedule = self._build_temporal_schedule(schedule_spec)
 
-        def replace(known: ScheduleUpdateInput) -> ScheduleUpdate:
+        def replace_schedule(update_input: ScheduleUpdateInput) -> ScheduleUpdate:
             # Temporal pauses a schedule after a failure if the timing says so. Only `resume` ends such a pause.
-            if alarm.paused is None:
-                wanted.state = known.description.schedule.state
-            return ScheduleUpdate(wanted)
+            if schedule_spec.pause_reason is None:
+                temporal_schedule.state = update_input.description.schedule.state
+            return ScheduleUpdate(temporal_schedule)
 
-        async with _answering():
+        async with _translate_rpc_errors():
             try:
-                await self._temporal.create_schedule(alarm.id, wanted)
+                await self._temporal_client.create_schedule(schedule_spec.id, temporal_schedule)
             except ScheduleAlreadyRunningError:
-                await self._temporal.get_schedule_handle(alarm.id).update(replace)
+                await self._temporal_client.get_schedule_handle(schedule_spec.id).update(replace_schedule)
 
-    async def pause(self, schedule_id: str, because: str) -> None:
+    async def pause_schedule(self, schedule_id: str, pause_reason: str) -> None:
         """Pause the schedule in Temporal. A schedule that Temporal does not know starts nothing, so it is ignored."""
-        async with _answering(), _known():
-            await self._temporal.get_schedule_handle(schedule_id).pause(note=because)
+        async with _translate_rpc_errors(), _ignore_unknown_schedule():
+            await self._temporal_client.get_schedule_handle(schedule_id).pause(note=pause_reason)
 
-    async def resume(self, schedule_id: str) -> None:
+    async def resume_schedule(self, schedule_id: str) -> None:
         """Resume the schedule, and return once Temporal describes it as resumed, which takes a moment."""
-        handle = self._temporal.get_schedule_handle(schedule_id)
-        async with _answering():
-            await handle.unpause(note="")
-            for _ in range(_LOOKS):
-                if not (await handle.describe()).schedule.state.paused:
+        schedule_handle = self._temporal_client.get_schedule_handle(schedule_id)
+        async with _translate_rpc_errors():
+            await schedule_handle.unpause(note="")
+            for _ in range(_MAX_RESUME_CHECKS):
+                if not (await schedule_handle.describe()).schedule.state.paused:
                     break
-                await asyncio.sleep(_LOOK_EVERY_SECONDS)
+                await asyncio.sleep(_RESUME_CHECK_SECONDS)
 
-    async def forget(self, schedule_id: str) -> None:
+    async def delete_schedule(self, schedule_id: str) -> None:
         """Delete the schedule in Temporal; runs that it started go on."""
-        async with _answering(), _known():
-            await self._temporal.get_schedule_handle(schedule_id).delete()
+        async with _translate_rpc_errors(), _ignore_unknown_schedule():
+            await self._temporal_client.get_schedule_handle(schedule_id).delete()
 
-    async def begin_anew(self, schedule_id: str) -> None:
+    async def discard_triggers(self, schedule_id: str) -> None:
         """Discard the manual triggers that have not fired yet; the times of the schedule stay the same."""
-        handle = self._temporal.get_schedule_handle(schedule_id)
-        async with _answering(), _known():
-            as_it_is = (await handle.describe()).schedule
-            await handle.delete()
-            await self._temporal.create_schedule(schedule_id, as_it_is)
+        schedule_handle = self._temporal_client.get_schedule_handle(schedule_id)
+        async with _translate_rpc_errors(), _ignore_unknown_schedule():
+            current_schedule = (await schedule_handle.describe()).schedule
+            await schedule_handle.delete()
+            await self._temporal_client.create_schedule(schedule_id, current_schedule)
 
-    async def trigger(self, schedule_id: str, moment: datetime) -> None:
+    async def trigger_schedule(self, schedule_id: str, triggered_at: datetime) -> None:
         """Start a firing now, named after the given time."""
         # The SDK's own call leaves the time to the server.
-        at_once = TriggerImmediatelyRequest()
-        at_once.scheduled_time.FromDatetime(moment)
-        request = PatchScheduleRequest(
-            namespace=self._temporal.namespace,
+        trigger_request = TriggerImmediatelyRequest()
+        trigger_request.scheduled_time.FromDatetime(triggered_at)
+        patch_request = PatchScheduleRequest(
+            namespace=self._temporal_client.namespace,
             schedule_id=schedule_id,
-            patch=SchedulePatch(trigger_immediately=at_once),
-            identity=self._temporal.identity,
+            patch=SchedulePatch(trigger_immediately=trigger_request),
+            identity=self._temporal_client.identity,
             request_id=str(uuid.uuid4()),
         )
-        async with _answering():
-            await self._temporal.workflow_service.patch_schedule(request)
+        async with _translate_rpc_errors():
+            await self._temporal_client.workflow_service.patch_schedule(patch_request)
 
-    async def backfill(self, schedule_id: str, period: Period) -> None:
+    async def backfill_schedule(self, schedule_id: str, backfill_period: Period) -> None:
         """Start a firing for each time in the period; raises TimingInvalid if there are too many."""
-        overlap = None if period.overlap is None else overlap_policy(period.overlap)
-        times = ListScheduleMatchingTimesRequest(namespace=self._temporal.namespace, schedule_id=schedule_id)
-        times.start_time.FromDatetime(period.starts_at)
-        times.end_time.FromDatetime(period.ends_at)
-        async with _answering():
+        backfill_policy = (
+            None if backfill_period.overlap is None else to_overlap_policy(backfill_period.overlap)
+        )
+        times_request = ListScheduleMatchingTimesRequest(
+            namespace=self._temporal_client.namespace, schedule_id=schedule_id
+        )
+        times_request.start_time.FromDatetime(backfill_period.starts_at)
+        times_request.end_time.FromDatetime(backfill_period.ends_at)
+        async with _translate_rpc_errors():
             # Temporal itself lists no more than a thousand.
-            found = await self._temporal.workflow_service.list_schedule_matching_times(times)
-            if len(found.start_time) >= _MOST_MADE_UP_FOR:
+            matching_times = await self._temporal_client.workflow_service.list_schedule_matching_times(
+                times_request
+            )
+            if len(matching_times.start_time) >= _MAX_BACKFILL_FIRINGS:
                 raise TimingInvalid(
-                    f"Fewer than {_MOST_MADE_UP_FOR:,} firings are made up for at once: give a shorter time."
+                    f"Fewer than {_MAX_BACKFILL_FIRINGS:,} firings are made up for at once: give a shorter time."
                 )
-            await self._temporal.get_schedule_handle(schedule_id).backfill(
-                ScheduleBackfill(period.starts_at, period.ends_at, overlap)
+            await self._temporal_client.get_schedule_handle(schedule_id).backfill(
+                ScheduleBackfill(backfill_period.starts_at, backfill_period.ends_at, backfill_policy)
             )
 
-    async def read(self, schedule_id: str) -> Dial | None:
+    async def describe_schedule(self, schedule_id: str) -> ScheduleStatus | None:
         """Return the state of the schedule in Temporal, or None if it knows no schedule of this id."""
-        async with _answering():
+        async with _translate_rpc_errors():
             try:
-                described = await self._temporal.get_schedule_handle(schedule_id).describe()
+                description = await self._temporal_client.get_schedule_handle(schedule_id).describe()
             except RPCError as error:
                 if error.status != RPCStatusCode.NOT_FOUND:
                     raise
                 return None
-        info, state = described.info, described.schedule.state
-        recent = tuple(
-            Firing(result.scheduled_at, result.started_at, result.action.workflow_id)
-            for result in reversed(info.recent_actions)
-            if isinstance(result.action, ScheduleActionExecutionStartWorkflow)
+        schedule_info, schedule_state = description.info, description.schedule.state
+        recent_firings = tuple(
+            ScheduleFiring(
+                action_result.scheduled_at, action_result.started_at, action_result.action.workflow_id
+            )
+            for action_result in reversed(schedule_info.recent_actions)
+            if isinstance(action_result.action, ScheduleActionExecutionStartWorkflow)
         )
-        return Dial(
-            paused=state.paused,
-            note=state.note or None,
-            next=tuple(info.next_action_times),
-            recent=recent,
-            skipped=info.num_actions_skipped_overlap,
-            missed=info.num_actions_missed_catchup_window,
+        return ScheduleStatus(
+            is_paused=schedule_state.paused,
+            pause_note=schedule_state.note or None,
+            next_times=tuple(schedule_info.next_action_times),
+            recent_firings=recent_firings,
+            skipped_count=schedule_info.num_actions_skipped_overlap,
+            missed_count=schedule_info.num_actions_missed_catchup_window,
         )
 
-    def _schedule(self, alarm: Alarm) -> Schedule:
+    def _build_temporal_schedule(self, schedule_spec: ScheduleSpec) -> Schedule:
         return Schedule(
             action=ScheduleActionStartWorkflow(
-                alarm.tool,
-                args=alarm.given,
-                id=alarm.id,
+                schedule_spec.tool_name,
+                args=schedule_spec.workflow_arguments,
+                id=schedule_spec.id,
                 task_queue=self._task_queue,
-                static_summary=alarm.title,
+                static_summary=schedule_spec.title,
             ),
-            spec=alarm.timing.spec(),
-            policy=alarm.timing.policy(),
-            state=ScheduleState(note=alarm.paused, paused=alarm.paused is not None),
+            spec=schedule_spec.timing.to_temporal_spec(),
+            policy=schedule_spec.timing.to_temporal_policy(),
+            state=ScheduleState(
+                note=schedule_spec.pause_reason, paused=schedule_spec.pause_reason is not None
+            ),
         )
 
 
 @asynccontextmanager
-async def _answering() -> AsyncIterator[None]:
+async def _translate_rpc_errors() -> AsyncIterator[None]:
     try:
         yield
     except RPCError as error:
@@ -198,13 +208,13 @@ async def _answering() -> AsyncIterator[None]:
             raise TimingInvalid(f"Temporal does not take this timing: {error.message}") from error
         if error.status == RPCStatusCode.NOT_FOUND:
             raise SchedulePaused(UNKNOWN_TO_TEMPORAL) from error
-        if error.status not in _SILENT:
+        if error.status not in _UNREACHABLE_STATUSES:
             raise
         raise TemporalUnreachable("The workflow engine does not answer. Try again in a moment.") from error
 
 
 @asynccontextmanager
-async def _known() -> AsyncIterator[None]:
+async def _ignore_unknown_schedule() -> AsyncIterator[None]:
     try:
         yield
     except RPCError as error:

@@ -9,13 +9,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, func, select
 
 from engine.audit.trail import AuditEvent
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import ScheduleRow
-from engine.identity.model import Principal, call_digest
+from engine.identity.model import Principal, digest_call
 from engine.schedules.timing import Timing
 from engine.services import Services
 
-Kind = Literal[
+ScheduleEventKind = Literal[
     "schedule.changed",
     "schedule.paused",
     "schedule.resumed",
@@ -25,31 +25,31 @@ Kind = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class ScheduleContent:
     """What a schedule does: its name, the tool that it calls, the arguments and the timing."""
 
     name: str
-    tool: str
+    tool_name: str
     arguments: Mapping[str, Any]
     timing: Timing
 
     @property
-    def call(self) -> str:
+    def call_digest(self) -> str:
         """The digest that identifies the call."""
-        return call_digest(self.tool, self.arguments)
+        return digest_call(self.tool_name, self.arguments)
 
-    def columns(self) -> dict[str, Any]:
+    def to_columns(self) -> dict[str, Any]:
         """Return the values of its columns by name."""
         return {
             "name": self.name,
-            "tool": self.tool,
+            "tool": self.tool_name,
             "arguments": dict(self.arguments),
             "timing": self.timing.model_dump(mode="json"),
         }
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule(Content):
+class Schedule(ScheduleContent):
     """A stored schedule. The principal in `offered_to` may accept it and then owns it."""
 
     id: str
@@ -68,142 +68,163 @@ class ScheduleRecords:
         self._database = services.database
         self._trail = services.trail
 
-    async def get(self, schedule_id: str) -> Schedule | None:
+    async def find_schedule(self, schedule_id: str) -> Schedule | None:
         """Return the schedule with this id, whoever owns it, or None."""
-        async with self._database.reading() as session:
-            row = await session.get(ScheduleRow, schedule_id)
-        return None if row is None else _schedule(row)
+        async with self._database.open_read_session() as db_session:
+            schedule_row = await db_session.get(ScheduleRow, schedule_id)
+        return None if schedule_row is None else _to_schedule(schedule_row)
 
-    async def of(
+    async def list_schedules(
         self,
         principal_id: str,
         *,
         limit: int,
-        after: tuple[datetime, str] | None = None,
-        tools: Collection[str] | None = None,
+        page_cursor: tuple[datetime, str] | None = None,
+        tool_names: Collection[str] | None = None,
     ) -> list[Schedule]:
         """Return the schedules that a principal owns or is offered, newest first; `tool_names` limits the tools."""
-        query = (
+        statement = (
             select(ScheduleRow)
             .where((ScheduleRow.principal_id == principal_id) | (ScheduleRow.offered_to == principal_id))
             .order_by(col(ScheduleRow.created_at).desc(), col(ScheduleRow.id).desc())
             .limit(limit)
         )
-        if tools is not None:
-            query = query.where(col(ScheduleRow.tool).in_(tools))
-        if after is not None:
-            created_at, schedule_id = after
-            query = query.where(
+        if tool_names is not None:
+            statement = statement.where(col(ScheduleRow.tool).in_(tool_names))
+        if page_cursor is not None:
+            created_at, schedule_id = page_cursor
+            statement = statement.where(
                 (col(ScheduleRow.created_at) < created_at)
                 | ((col(ScheduleRow.created_at) == created_at) & (col(ScheduleRow.id) < schedule_id))
             )
-        async with self._database.reading() as session:
-            return [_schedule(row) for row in (await session.exec(query)).all()]
+        async with self._database.open_read_session() as db_session:
+            return [_to_schedule(schedule_row) for schedule_row in (await db_session.exec(statement)).all()]
 
-    async def count(self, principal_id: str, *, but_for: str) -> int:
+    async def count_schedules(self, principal_id: str, *, excluded_id: str) -> int:
         """Count the schedules that a principal owns, except one."""
-        query = (
+        statement = (
             select(func.count())
             .select_from(ScheduleRow)
-            .where(ScheduleRow.principal_id == principal_id, ScheduleRow.id != but_for)
+            .where(ScheduleRow.principal_id == principal_id, ScheduleRow.id != excluded_id)
         )
-        async with self._database.reading() as session:
-            return (await session.exec(query)).one()
+        async with self._database.open_read_session() as db_session:
+            return (await db_session.exec(statement)).one()
 
-    async def add(self, schedule_id: str, owner: Principal, content: Content) -> Schedule | None:
+    async def add_schedule(
+        self, schedule_id: str, owner: Principal, schedule_content: ScheduleContent
+    ) -> Schedule | None:
         """Store a new schedule; None if the id exists already."""
-        row = ScheduleRow(
+        schedule_row = ScheduleRow(
             id=schedule_id,
             principal_id=owner.id,
-            created_at=now(),
-            updated_at=now(),
-            **content.columns(),
+            created_at=utc_now(),
+            updated_at=utc_now(),
+            **schedule_content.to_columns(),
         )
-        event = AuditEvent(
+        audit_event = AuditEvent(
             kind="schedule.created",
             principal=owner,
             object_id=schedule_id,
-            message=f"It calls {content.tool}.",
+            message=f"It calls {schedule_content.tool_name}.",
         )
         try:
-            await self._trail.append(event, row)
+            await self._trail.append_event(audit_event, schedule_row)
         except IntegrityError:
             return None
-        return _schedule(row)
+        return _to_schedule(schedule_row)
 
-    async def alter(
+    async def change_schedule(
         self,
         schedule_id: str,
-        kind: Kind,
-        by: Principal | None,
-        changes: Mapping[str, Any],
+        event_kind: ScheduleEventKind,
+        acting_principal: Principal | None,
+        column_changes: Mapping[str, Any],
         version: int | None = None,
         message: str | None = None,
     ) -> Schedule | None:
         """Change some columns and record an audit event of this kind; None if it is gone or at another version."""
-        record = await self._trail.recorder()
-        async with self._database.writing() as session:
-            row = await session.get(ScheduleRow, schedule_id, with_for_update=True)
-            if row is None or version not in {None, row.version}:
+        record_event = await self._trail.make_recorder()
+        async with self._database.open_write_session() as db_session:
+            schedule_row = await db_session.get(ScheduleRow, schedule_id, with_for_update=True)
+            if schedule_row is None or version not in {None, schedule_row.version}:
                 return None
-            for name, value in changes.items():
-                setattr(row, name, value)
-            row.version += 1
-            row.updated_at = now()
-            session.add(row)
-            await record(session, AuditEvent(kind=kind, principal=by, object_id=schedule_id, message=message))
-        return _schedule(row)
+            for column_name, column_value in column_changes.items():
+                setattr(schedule_row, column_name, column_value)
+            schedule_row.version += 1
+            schedule_row.updated_at = utc_now()
+            db_session.add(schedule_row)
+            await record_event(
+                db_session,
+                AuditEvent(
+                    kind=event_kind, principal=acting_principal, object_id=schedule_id, message=message
+                ),
+            )
+        return _to_schedule(schedule_row)
 
-    async def remove(self, schedule: Schedule, by: Principal) -> bool:
+    async def delete_schedule(self, schedule: Schedule, acting_principal: Principal) -> bool:
         """Delete the schedule; False if it is gone or at another version."""
-        record = await self._trail.recorder()
-        this = (col(ScheduleRow.id) == schedule.id) & (col(ScheduleRow.version) == schedule.version)
-        async with self._database.writing() as session:
-            was_there = (await session.exec(delete(ScheduleRow).where(this))).rowcount > 0
-            if was_there:
-                event = AuditEvent(kind="schedule.deleted", principal=by, object_id=schedule.id)
-                await record(session, event)
-        return was_there
+        record_event = await self._trail.make_recorder()
+        version_condition = (col(ScheduleRow.id) == schedule.id) & (
+            col(ScheduleRow.version) == schedule.version
+        )
+        async with self._database.open_write_session() as db_session:
+            was_deleted = (await db_session.exec(delete(ScheduleRow).where(version_condition))).rowcount > 0
+            if was_deleted:
+                audit_event = AuditEvent(
+                    kind="schedule.deleted", principal=acting_principal, object_id=schedule.id
+                )
+                await record_event(db_session, audit_event)
+        return was_deleted
 
-    async def next_trigger(self, schedule_id: str) -> datetime | None:
+    async def reserve_trigger_time(self, schedule_id: str) -> datetime | None:
         """Reserve the second of the next manual firing: now, or one second after the last one. None if it is gone.
 
         Temporal names firings after their second, and firings of the same name count as one here.
         """
-        async with self._database.writing() as session:
-            row = await session.get(ScheduleRow, schedule_id, with_for_update=True)
-            if row is None:
+        async with self._database.open_write_session() as db_session:
+            schedule_row = await db_session.get(ScheduleRow, schedule_id, with_for_update=True)
+            if schedule_row is None:
                 return None
-            earliest = datetime.min.replace(tzinfo=UTC) if row.triggered_at is None else row.triggered_at
-            row.triggered_at = max(now().replace(microsecond=0), earliest + timedelta(seconds=1))
-            session.add(row)
-        return row.triggered_at
+            last_trigger_time = (
+                datetime.min.replace(tzinfo=UTC)
+                if schedule_row.triggered_at is None
+                else schedule_row.triggered_at
+            )
+            schedule_row.triggered_at = max(
+                utc_now().replace(microsecond=0), last_trigger_time + timedelta(seconds=1)
+            )
+            db_session.add(schedule_row)
+        return schedule_row.triggered_at
 
-    async def stop_all_of(self, principal: Principal, because: str) -> list[str]:
+    async def pause_all_schedules(self, principal: Principal, pause_reason: str) -> list[str]:
         """Pause all schedules of a principal and return their ids; the caller has to pause them in Temporal too."""
-        query = select(ScheduleRow.id).where(
+        statement = select(ScheduleRow.id).where(
             ScheduleRow.principal_id == principal.id, col(ScheduleRow.paused_because).is_(None)
         )
-        async with self._database.reading() as session:
-            ids = list((await session.exec(query)).all())
-        for schedule_id in ids:
-            await self.alter(
-                schedule_id, "schedule.paused", principal, {"paused_because": because}, message=because
+        async with self._database.open_read_session() as db_session:
+            schedule_ids = list((await db_session.exec(statement)).all())
+        for schedule_id in schedule_ids:
+            await self.change_schedule(
+                schedule_id,
+                "schedule.paused",
+                principal,
+                {"paused_because": pause_reason},
+                message=pause_reason,
             )
-        return ids
+        return schedule_ids
 
 
-def _schedule(row: ScheduleRow) -> Schedule:
+def _to_schedule(schedule_row: ScheduleRow) -> Schedule:
     return Schedule(
-        id=row.id,
-        principal_id=row.principal_id,
-        name=row.name,
-        tool=row.tool,
-        arguments=row.arguments,
-        timing=Timing.model_validate(row.timing),
-        paused_because=row.paused_because,
-        offered_to=row.offered_to,
-        version=row.version,
-        created_at=row.created_at,
-        updated_at=row.updated_at,
+        id=schedule_row.id,
+        principal_id=schedule_row.principal_id,
+        name=schedule_row.name,
+        tool_name=schedule_row.tool,
+        arguments=schedule_row.arguments,
+        timing=Timing.model_validate(schedule_row.timing),
+        paused_because=schedule_row.paused_because,
+        offered_to=schedule_row.offered_to,
+        version=schedule_row.version,
+        created_at=schedule_row.created_at,
+        updated_at=schedule_row.updated_at,
     )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from temporalio.client import Client
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.errors import (
     ArgumentsInvalid,
     KeyReused,
@@ -20,270 +20,322 @@ from engine.errors import (
     TimingInvalid,
 )
 from engine.identity.model import Principal
-from engine.registry import Tool
-from engine.schedules.clock import Alarm, Clock, Dial
-from engine.schedules.records import Content, Kind, Schedule, ScheduleRecords
+from engine.registry import CompositeTool
+from engine.schedules.clock import ScheduleSpec, ScheduleStatus, TemporalSchedules
+from engine.schedules.records import Schedule, ScheduleContent, ScheduleEventKind, ScheduleRecords
 from engine.schedules.timing import Period, Timing
 from engine.services import Services
 
-MOST_SCHEDULES: Final = 200
+MAX_SCHEDULES: Final = 200
 """The number of schedules that one principal may own."""
 
-_KEYS: Final = uuid.UUID("5b1c7c7e-4d0a-4f0e-9d8e-0a3c1f6f2d57")
+_SCHEDULE_ID_NAMESPACE: Final = uuid.UUID("5b1c7c7e-4d0a-4f0e-9d8e-0a3c1f6f2d57")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ScheduleDraft:
     """The requested content of a schedule, with its tool resolved."""
 
     name: str
-    tool: Tool
+    tool: CompositeTool
     arguments: Mapping[str, Any]
     timing: Timing
 
     @property
-    def content(self) -> Content:
+    def content(self) -> ScheduleContent:
         """The content that is stored."""
-        return Content(self.name, self.tool.name, self.arguments, self.timing)
+        return ScheduleContent(self.name, self.tool.name, self.arguments, self.timing)
 
 
 class Schedules:
     """Schedules in the database and in Temporal. All permission checks on schedules happen here."""
 
-    def __init__(self, services: Services, temporal: Client) -> None:
+    def __init__(self, services: Services, temporal_client: Client) -> None:
         self._services = services
-        self._clock = Clock(temporal, services.settings.temporal.task_queue)
-        self.records = ScheduleRecords(services)
+        self._temporal_schedules = TemporalSchedules(temporal_client, services.settings.temporal.task_queue)
+        self.schedule_records = ScheduleRecords(services)
 
-    async def seen(self, schedule_id: str, by: Principal) -> Schedule:
+    async def find_visible_schedule(self, schedule_id: str, acting_principal: Principal) -> Schedule:
         """Return a schedule for its owner, its offeree or an administrator; raises ScheduleUnknown."""
-        schedule = await self.records.get(schedule_id)
+        schedule = await self.schedule_records.find_schedule(schedule_id)
         if schedule is not None and (
-            by.id in {schedule.principal_id, schedule.offered_to}
-            or await self._services.roles.administers(by)
+            acting_principal.id in {schedule.principal_id, schedule.offered_to}
+            or await self._services.roles.is_administrator(acting_principal)
         ):
             return schedule
-        raise _unknown(schedule_id)
+        raise _build_unknown_error(schedule_id)
 
-    async def read(self, schedule: Schedule) -> Dial | None:
+    async def read_status(self, schedule: Schedule) -> ScheduleStatus | None:
         """Return the state of the schedule in Temporal, or None if Temporal does not know it."""
-        return await self._clock.read(schedule.id)
+        return await self._temporal_schedules.describe_schedule(schedule.id)
 
-    async def create(self, plan: Plan, owner: Principal, *, key: str | None = None) -> Schedule:
+    async def create_schedule(
+        self, schedule_draft: ScheduleDraft, owner: Principal, *, idempotency_key: str | None = None
+    ) -> Schedule:
         """Create a schedule of this owner, or return the one that they created with this idempotency key before.
 
         Raises NotAllowed, ArgumentsInvalid, TimingInvalid, KeyReused or TemporalUnreachable.
         """
-        await self._check(plan, owner)
-        schedule_id = _id(owner, key)
-        if await self.records.count(owner.id, but_for=schedule_id) >= MOST_SCHEDULES:
-            raise ArgumentsInvalid(f"{MOST_SCHEDULES} schedules are the most. Delete one first.")
-        made = await self.records.add(schedule_id, owner, plan.content)
-        schedule = made or await self._made_before(schedule_id, plan)
+        await self._check_draft(schedule_draft, owner)
+        schedule_id = _make_schedule_id(owner, idempotency_key)
+        if await self.schedule_records.count_schedules(owner.id, excluded_id=schedule_id) >= MAX_SCHEDULES:
+            raise ArgumentsInvalid(f"{MAX_SCHEDULES} schedules are the most. Delete one first.")
+        created_schedule = await self.schedule_records.add_schedule(
+            schedule_id, owner, schedule_draft.content
+        )
+        schedule = created_schedule or await self._find_created_schedule(schedule_id, schedule_draft)
         try:
-            await self._tell(schedule, plan.tool)
+            await self._write_to_temporal(schedule, schedule_draft.tool)
         except TimingInvalid:
-            if made is not None:
-                await self.records.remove(made, owner)
+            if created_schedule is not None:
+                await self.schedule_records.delete_schedule(created_schedule, owner)
             raise
         return schedule
 
-    async def change(self, schedule_id: str, plan: Plan, by: Principal, version: int) -> Schedule | None:
+    async def change_schedule(
+        self, schedule_id: str, schedule_draft: ScheduleDraft, acting_principal: Principal, version: int
+    ) -> Schedule | None:
         """Change what the schedule does; None if it is not at this version any more."""
-        before = await self._owned(schedule_id, by)
-        if before.version != version:
+        previous_schedule = await self._find_owned_schedule(schedule_id, acting_principal)
+        if previous_schedule.version != version:
             return None
-        await self._check(plan, by)
-        message = f"It calls {plan.tool.name}."
-        after = await self.records.alter(
-            schedule_id, "schedule.changed", by, plan.content.columns(), version, message
+        await self._check_draft(schedule_draft, acting_principal)
+        message = f"It calls {schedule_draft.tool.name}."
+        changed_schedule = await self.schedule_records.change_schedule(
+            schedule_id,
+            "schedule.changed",
+            acting_principal,
+            schedule_draft.content.to_columns(),
+            version,
+            message,
         )
-        if after is None:
+        if changed_schedule is None:
             return None
         try:
-            await self._tell(after, plan.tool)
+            await self._write_to_temporal(changed_schedule, schedule_draft.tool)
         except TimingInvalid:
-            earlier, message = before.columns(), "Changed back, as Temporal does not take it."
-            await self.records.alter(schedule_id, "schedule.changed", by, earlier, message=message)
+            previous_columns, message = (
+                previous_schedule.to_columns(),
+                "Changed back, as Temporal does not take it.",
+            )
+            await self.schedule_records.change_schedule(
+                schedule_id, "schedule.changed", acting_principal, previous_columns, message=message
+            )
             raise
-        return after
+        return changed_schedule
 
-    async def pause(self, schedule_id: str, by: Principal, because: str | None = None) -> Schedule:
+    async def pause_schedule(
+        self, schedule_id: str, acting_principal: Principal, pause_reason: str | None = None
+    ) -> Schedule:
         """Pause the schedule until somebody resumes it; permitted to its owner and to administrators."""
-        schedule = await self._steered(schedule_id, by)
-        return await self.stop(schedule, by, because or f"Paused by {by.name}.")
-
-    async def stop(self, schedule: Schedule, by: Principal | None, because: str) -> Schedule:
-        """Record the pause without a permission check, and pause in Temporal with the reason as its note."""
-        stopped = await self.records.alter(
-            schedule.id, "schedule.paused", by, {"paused_because": because}, message=because
+        schedule = await self._find_managed_schedule(schedule_id, acting_principal)
+        return await self.record_pause(
+            schedule, acting_principal, pause_reason or f"Paused by {acting_principal.name}."
         )
-        await self._clock.pause(schedule.id, because)
-        return stopped or schedule
 
-    async def hush(self, schedule: Schedule, because: str) -> None:
+    async def record_pause(
+        self, schedule: Schedule, acting_principal: Principal | None, pause_reason: str
+    ) -> Schedule:
+        """Record the pause without a permission check, and pause in Temporal with the reason as its note."""
+        paused_schedule = await self.schedule_records.change_schedule(
+            schedule.id,
+            "schedule.paused",
+            acting_principal,
+            {"paused_because": pause_reason},
+            message=pause_reason,
+        )
+        await self._temporal_schedules.pause_schedule(schedule.id, pause_reason)
+        return paused_schedule or schedule
+
+    async def pause_in_temporal(self, schedule: Schedule, pause_reason: str) -> None:
         """Pause the schedule in Temporal only, as its record is paused already."""
-        await self._clock.pause(schedule.id, because)
+        await self._temporal_schedules.pause_schedule(schedule.id, pause_reason)
 
-    async def resume(self, schedule_id: str, by: Principal, tool: Tool) -> Schedule:
+    async def resume_schedule(
+        self, schedule_id: str, acting_principal: Principal, tool: CompositeTool
+    ) -> Schedule:
         """Resume the schedule, and create it in Temporal again if it is missing there."""
-        schedule = await self._owned(schedule_id, by)
-        await self._services.policy.require(by, schedule.tool)
+        schedule = await self._find_owned_schedule(schedule_id, acting_principal)
+        await self._services.policy.require_permission(acting_principal, schedule.tool_name)
         if schedule.paused_because is not None:
-            changes = {"paused_because": None}
-            resumed = await self.records.alter(schedule_id, "schedule.resumed", by, changes, schedule.version)
-            if resumed is None:
+            column_changes = {"paused_because": None}
+            resumed_schedule = await self.schedule_records.change_schedule(
+                schedule_id, "schedule.resumed", acting_principal, column_changes, schedule.version
+            )
+            if resumed_schedule is None:
                 # It was changed meanwhile, and its owner may be another one now.
-                return await self.resume(schedule_id, by, tool)
-            schedule = resumed
-        await self._tell(schedule, tool)
-        await self._clock.resume(schedule_id)
+                return await self.resume_schedule(schedule_id, acting_principal, tool)
+            schedule = resumed_schedule
+        await self._write_to_temporal(schedule, tool)
+        await self._temporal_schedules.resume_schedule(schedule_id)
         return schedule
 
-    async def trigger(self, schedule_id: str, by: Principal) -> None:
+    async def trigger_schedule(self, schedule_id: str, acting_principal: Principal) -> None:
         """Start a firing now; raises SchedulePaused."""
-        await self._going(schedule_id, by)
-        moment = await self.records.next_trigger(schedule_id)
-        if moment is None:
-            raise _unknown(schedule_id)
-        await self._clock.trigger(schedule_id, moment)
+        await self._find_active_schedule(schedule_id, acting_principal)
+        triggered_at = await self.schedule_records.reserve_trigger_time(schedule_id)
+        if triggered_at is None:
+            raise _build_unknown_error(schedule_id)
+        await self._temporal_schedules.trigger_schedule(schedule_id, triggered_at)
 
-    async def backfill(self, schedule_id: str, by: Principal, period: Period) -> None:
+    async def backfill_schedule(
+        self, schedule_id: str, acting_principal: Principal, backfill_period: Period
+    ) -> None:
         """Start the firings of a past period; raises SchedulePaused or TimingInvalid."""
-        problem = period.problem(now())
+        problem = backfill_period.find_problem(utc_now())
         if problem is not None:
             raise TimingInvalid(problem)
-        await self._clock.backfill((await self._going(schedule_id, by)).id, period)
+        await self._temporal_schedules.backfill_schedule(
+            (await self._find_active_schedule(schedule_id, acting_principal)).id, backfill_period
+        )
 
-    async def offer(self, schedule_id: str, by: Principal, to: str | None) -> Schedule:
+    async def offer_schedule(
+        self, schedule_id: str, acting_principal: Principal, recipient_name: str | None
+    ) -> Schedule:
         """Offer the schedule to the one other person with this id, subject or name; None withdraws the offer."""
-        schedule = await self._steered(schedule_id, by)
-        kind: Kind = "schedule.changed"
-        changes: dict[str, str | None] = {"offered_to": None}
+        schedule = await self._find_managed_schedule(schedule_id, acting_principal)
+        event_kind: ScheduleEventKind = "schedule.changed"
+        column_changes: dict[str, str | None] = {"offered_to": None}
         message = "Offered to nobody any more."
-        if to is not None:
-            somebody = await self._another(to, schedule.principal_id)
-            kind = "schedule.offered"
-            changes, message = {"offered_to": somebody.id}, f"To {somebody.name} ({somebody.id})."
-        offered = await self.records.alter(schedule_id, kind, by, changes, schedule.version, message)
+        if recipient_name is not None:
+            recipient = await self._find_recipient(recipient_name, schedule.principal_id)
+            event_kind = "schedule.offered"
+            column_changes, message = {"offered_to": recipient.id}, f"To {recipient.name} ({recipient.id})."
+        offered_schedule = await self.schedule_records.change_schedule(
+            schedule_id, event_kind, acting_principal, column_changes, schedule.version, message
+        )
         # It was changed meanwhile, and its owner may be another one now.
-        return offered or await self.offer(schedule_id, by, to)
+        return offered_schedule or await self.offer_schedule(schedule_id, acting_principal, recipient_name)
 
-    async def accept(self, schedule_id: str, by: Principal, version: int) -> Schedule | None:
+    async def accept_schedule(
+        self, schedule_id: str, acting_principal: Principal, version: int
+    ) -> Schedule | None:
         """Accept an offered schedule and become its owner; None if it is not at this version any more."""
-        schedule = await self._offered(schedule_id, by)
+        schedule = await self._find_offered_schedule(schedule_id, acting_principal)
         if schedule.version != version:
             return None
-        await self._services.policy.require(by, schedule.tool)
-        changes = {"principal_id": by.id, "offered_to": None}
+        await self._services.policy.require_permission(acting_principal, schedule.tool_name)
+        column_changes = {"principal_id": acting_principal.id, "offered_to": None}
         message = f"From {schedule.principal_id}."
-        taken = await self.records.alter(schedule_id, "schedule.transferred", by, changes, version, message)
-        if taken is not None:
-            # Manual triggers of the previous owner must not fire in the name of the new one.
-            await self._clock.begin_anew(schedule_id)
-        return taken
-
-    async def decline(self, schedule_id: str, by: Principal) -> None:
-        """Decline an offered schedule; it stays with its owner."""
-        schedule = await self._offered(schedule_id, by)
-        message = f"Declined by {by.name}."
-        changes = {"offered_to": None}
-        declined = await self.records.alter(
-            schedule.id, "schedule.changed", by, changes, schedule.version, message
+        accepted_schedule = await self.schedule_records.change_schedule(
+            schedule_id, "schedule.transferred", acting_principal, column_changes, version, message
         )
-        if declined is None:
-            await self.decline(schedule_id, by)
+        if accepted_schedule is not None:
+            # Manual triggers of the previous owner must not fire in the name of the new one.
+            await self._temporal_schedules.discard_triggers(schedule_id)
+        return accepted_schedule
 
-    async def delete(self, schedule_id: str, by: Principal, version: int) -> bool:
+    async def decline_schedule(self, schedule_id: str, acting_principal: Principal) -> None:
+        """Decline an offered schedule; it stays with its owner."""
+        schedule = await self._find_offered_schedule(schedule_id, acting_principal)
+        message = f"Declined by {acting_principal.name}."
+        column_changes = {"offered_to": None}
+        declined_schedule = await self.schedule_records.change_schedule(
+            schedule.id, "schedule.changed", acting_principal, column_changes, schedule.version, message
+        )
+        if declined_schedule is None:
+            await self.decline_schedule(schedule_id, acting_principal)
+
+    async def delete_schedule(self, schedule_id: str, acting_principal: Principal, version: int) -> bool:
         """Delete the schedule, for its owner or an administrator; False if it is not at this version any more."""
-        schedule = await self._steered(schedule_id, by)
+        schedule = await self._find_managed_schedule(schedule_id, acting_principal)
         if schedule.version != version:
             return False
-        await self._clock.forget(schedule_id)
-        return await self.records.remove(schedule, by)
+        await self._temporal_schedules.delete_schedule(schedule_id)
+        return await self.schedule_records.delete_schedule(schedule, acting_principal)
 
-    async def _made_before(self, schedule_id: str, plan: Plan) -> Schedule:
+    async def _find_created_schedule(self, schedule_id: str, schedule_draft: ScheduleDraft) -> Schedule:
         """Return the schedule that this idempotency key created; raises KeyReused if it differs from the plan."""
-        known = await self.records.get(schedule_id)
-        if known is None or (known.call, known.timing, known.name) != (
-            plan.content.call,
-            plan.timing,
-            plan.name,
+        created_schedule = await self.schedule_records.find_schedule(schedule_id)
+        if created_schedule is None or (
+            created_schedule.call_digest,
+            created_schedule.timing,
+            created_schedule.name,
+        ) != (
+            schedule_draft.content.call_digest,
+            schedule_draft.timing,
+            schedule_draft.name,
         ):
             raise KeyReused("This idempotency key made another schedule. Use a new key for a new one.")
-        return known
+        return created_schedule
 
-    async def _check(self, plan: Plan, owner: Principal) -> None:
-        plan.tool.arguments(plan.arguments)
+    async def _check_draft(self, schedule_draft: ScheduleDraft, owner: Principal) -> None:
+        schedule_draft.tool.validate_arguments(schedule_draft.arguments)
         try:
-            json.dumps(plan.arguments, allow_nan=False)
+            json.dumps(schedule_draft.arguments, allow_nan=False)
         except ValueError as error:
             raise ArgumentsInvalid("A schedule's arguments have to be JSON, which knows no NaN.") from error
-        await self._services.policy.require(owner, plan.tool.name)
+        await self._services.policy.require_permission(owner, schedule_draft.tool.name)
 
-    async def _tell(self, schedule: Schedule, tool: Tool) -> None:
+    async def _write_to_temporal(self, schedule: Schedule, tool: CompositeTool) -> None:
         """Write the stored schedule to Temporal."""
-        alarm = Alarm(
+        schedule_spec = ScheduleSpec(
             id=schedule.id,
-            tool=schedule.tool,
-            given=() if tool.input_type is None else (dict(schedule.arguments),),
+            tool_name=schedule.tool_name,
+            workflow_arguments=() if tool.input_type is None else (dict(schedule.arguments),),
             timing=schedule.timing,
             title=f"{tool.declaration.title}, by schedule",
-            paused=schedule.paused_because,
+            pause_reason=schedule.paused_because,
         )
         try:
-            await self._clock.put(alarm)
+            await self._temporal_schedules.write_schedule(schedule_spec)
         except TemporalUnreachable as error:
             raise TemporalUnreachable(
                 "The schedule is on record, but the workflow engine does not answer. "
                 "Resume the schedule in a moment."
             ) from error
 
-    async def _owned(self, schedule_id: str, by: Principal) -> Schedule:
-        schedule = await self.records.get(schedule_id)
-        if schedule is None or schedule.principal_id != by.id:
-            raise _unknown(schedule_id)
+    async def _find_owned_schedule(self, schedule_id: str, acting_principal: Principal) -> Schedule:
+        schedule = await self.schedule_records.find_schedule(schedule_id)
+        if schedule is None or schedule.principal_id != acting_principal.id:
+            raise _build_unknown_error(schedule_id)
         return schedule
 
-    async def _steered(self, schedule_id: str, by: Principal) -> Schedule:
-        schedule = await self.records.get(schedule_id)
+    async def _find_managed_schedule(self, schedule_id: str, acting_principal: Principal) -> Schedule:
+        schedule = await self.schedule_records.find_schedule(schedule_id)
         if schedule is not None and (
-            schedule.principal_id == by.id or await self._services.roles.administers(by)
+            schedule.principal_id == acting_principal.id
+            or await self._services.roles.is_administrator(acting_principal)
         ):
             return schedule
-        raise _unknown(schedule_id)
+        raise _build_unknown_error(schedule_id)
 
-    async def _going(self, schedule_id: str, by: Principal) -> Schedule:
-        schedule = await self._owned(schedule_id, by)
+    async def _find_active_schedule(self, schedule_id: str, acting_principal: Principal) -> Schedule:
+        schedule = await self._find_owned_schedule(schedule_id, acting_principal)
         if schedule.paused_because is not None:
             raise SchedulePaused(f"Resume the schedule first. It is paused: {schedule.paused_because}")
-        await self._services.policy.require(by, schedule.tool)
+        await self._services.policy.require_permission(acting_principal, schedule.tool_name)
         return schedule
 
-    async def _another(self, name: str, owner_id: str) -> Principal:
-        others = [
-            one
-            for one in await self._services.principals.named(name)
-            if one.kind == "person" and one.active and one.id != owner_id
+    async def _find_recipient(self, recipient_name: str, owner_id: str) -> Principal:
+        candidates = [
+            candidate
+            for candidate in await self._services.principals.find_by_name(recipient_name)
+            if candidate.kind == "person" and candidate.is_active and candidate.id != owner_id
         ]
-        if len(others) != 1:
+        if len(candidates) != 1:
             raise NotAllowed(
-                f"A schedule can be offered to one other person who has signed in here, and {len(others)} are known "
-                f"as '{name}'. Give their id."
+                "A schedule can be offered to one other person who has signed in here, and "
+                f"{len(candidates)} are known "
+                f"as '{recipient_name}'. Give their id."
             )
-        return others[0]
+        return candidates[0]
 
-    async def _offered(self, schedule_id: str, by: Principal) -> Schedule:
-        schedule = await self.records.get(schedule_id)
-        if schedule is None or schedule.offered_to != by.id:
-            raise _unknown(schedule_id)
+    async def _find_offered_schedule(self, schedule_id: str, acting_principal: Principal) -> Schedule:
+        schedule = await self.schedule_records.find_schedule(schedule_id)
+        if schedule is None or schedule.offered_to != acting_principal.id:
+            raise _build_unknown_error(schedule_id)
         return schedule
 
 
-def _unknown(schedule_id: str) -> ScheduleUnknown:
+def _build_unknown_error(schedule_id: str) -> ScheduleUnknown:
     return ScheduleUnknown(f"You have no schedule '{schedule_id}'.")
 
 
-def _id(owner: Principal, key: str | None) -> str:
-    part = secrets.token_hex(16) if key is None else uuid.uuid5(_KEYS, f"{owner.id}:{key}").hex
-    return f"schedule-{part}"
+def _make_schedule_id(owner: Principal, idempotency_key: str | None) -> str:
+    id_suffix = (
+        secrets.token_hex(16)
+        if idempotency_key is None
+        else uuid.uuid5(_SCHEDULE_ID_NAMESPACE, f"{owner.id}:{idempotency_key}").hex
+    )
+    return f"schedule-{id_suffix}"

@@ -3,71 +3,75 @@
 from dataclasses import dataclass
 
 from engine.audit.trail import AuditEvent
-from engine.connections.revocations import Revocation
+from engine.connections.revocations import PendingRevocation
 from engine.errors import BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedGrant:
     """One grant that ended; `is_upstream_done` is true where its upstream was told or cannot be told at all."""
 
-    connection: str
-    told: bool
+    connection_name: str
+    is_upstream_done: bool
 
 
-async def end_grants(services: Services, principal: Principal) -> list[Ended]:
+async def end_grants(services: Services, principal: Principal) -> list[EndedGrant]:
     """End every grant of a principal; upkeep later tells an upstream that cannot be told now."""
-    ended = []
-    await services.company_sign_ins.forget(principal.id)
-    for grant in await services.grants.end_all(principal.id):
-        error, message = await _tell(services, grant.id, grant.connection)
-        await services.trail.append(
+    ended_grants = []
+    await services.idp_sessions.delete_session(principal.id)
+    for grant in await services.grants.revoke_all_grants(principal.id):
+        error_code, error_message = await _try_revocation(services, grant.id, grant.connection_name)
+        await services.trail.append_event(
             AuditEvent(
                 kind="grant.removed",
                 principal=principal,
-                connection=grant.connection,
+                connection=grant.connection_name,
                 grant_id=grant.id,
                 account=grant.account,
-                error=error,
-                message=message,
+                error=error_code,
+                message=error_message,
             )
         )
-        ended.append(Ended(grant.connection, error is None))
-    return ended
+        ended_grants.append(EndedGrant(grant.connection_name, error_code is None))
+    return ended_grants
 
 
-async def tell_upstream(services: Services, owed: Revocation) -> bool:
+async def revoke_upstream(services: Services, revocation: PendingRevocation) -> bool:
     """Tell an upstream that a grant ended; return False where it is to be tried again.
 
     After the last try the tokens are deleted either way.
     """
-    error, message = await _tell(services, owed.grant_id, owed.connection)
-    if error is not None and not owed.is_last:
+    error_code, error_message = await _try_revocation(
+        services, revocation.grant_id, revocation.connection_name
+    )
+    if error_code is not None and not revocation.is_last_try:
         return False
-    if error is not None:
-        await services.revocations.forget(owed.grant_id)
-    await services.trail.append(
+    if error_code is not None:
+        await services.revocations.delete_revocation(revocation.grant_id)
+    await services.trail.append_event(
         AuditEvent(
             kind="grant.revoked",
-            principal=await services.principals.get(owed.holder),
-            connection=owed.connection,
-            grant_id=owed.grant_id,
-            error=error,
-            message=message,
+            principal=await services.principals.find_principal(revocation.holder),
+            connection=revocation.connection_name,
+            grant_id=revocation.grant_id,
+            error=error_code,
+            message=error_message,
         )
     )
     return True
 
 
-async def _tell(services: Services, grant_id: str, connection: str) -> tuple[str | None, str | None]:
+async def _try_revocation(
+    services: Services, grant_id: str, connection_name: str
+) -> tuple[str | None, str | None]:
     """Tell the upstream, and return the error code and the words of what prevented it."""
     try:
-        declared = await services.catalogue.get(connection)
-        if await services.revocations.settle(declared, grant_id):
+        connection = await services.catalogue.get_connection(connection_name)
+        if await services.revocations.revoke_upstream(connection, grant_id):
             return None, None
     except BylineError as error:
-        await services.revocations.put_off(grant_id)
+        await services.revocations.postpone_revocation(grant_id)
         return error.code, str(error)
-    return None, f"{declared.title} has no way to be told, or does not take it."
+    return None, f"{connection.title} has no way to be told, or does not take it."

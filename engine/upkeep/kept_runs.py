@@ -7,36 +7,42 @@ from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-_AT_ONCE = 20
-_BY_ONE_QUERY = 50
+_MAX_CONCURRENT_CALLS = 20
+_RUNS_PER_QUERY = 50
 
 
-async def namespace_id(temporal: Client) -> str:
+async def read_namespace_id(temporal_client: Client) -> str:
     """Return the id that distinguishes this namespace from every other, on this server and elsewhere."""
-    request = DescribeNamespaceRequest(namespace=temporal.namespace)
-    answer = await temporal.workflow_service.describe_namespace(request)
-    return answer.namespace_info.id
+    request = DescribeNamespaceRequest(namespace=temporal_client.namespace)
+    response = await temporal_client.workflow_service.describe_namespace(request)
+    return response.namespace_info.id
 
 
-async def kept(temporal: Client, run_ids: Collection[str]) -> set[str]:
+async def find_retained_runs(temporal_client: Client, run_ids: Collection[str]) -> set[str]:
     """Return those of these runs that Temporal retains, open or closed, themselves or anything that they started.
 
     Nothing of the other runs can go on or be reset.
     """
-    gate = asyncio.Semaphore(_AT_ONCE)
-    ordered = sorted(run_ids)
-    are_known = await asyncio.gather(*(_is_known(temporal, run_id, gate) for run_id in ordered))
-    found = {run_id for run_id, is_known in zip(ordered, are_known, strict=True) if is_known}
-    unknown = [run_id for run_id in ordered if run_id not in found]
-    for start in range(0, len(unknown), _BY_ONE_QUERY):
-        found |= await _survived(temporal, unknown[start : start + _BY_ONE_QUERY])
-    return found
+    concurrency_limit = asyncio.Semaphore(_MAX_CONCURRENT_CALLS)
+    sorted_run_ids = sorted(run_ids)
+    retention_results = await asyncio.gather(
+        *(_is_retained(temporal_client, run_id, concurrency_limit) for run_id in sorted_run_ids)
+    )
+    retained_run_ids = {
+        run_id for run_id, is_retained in zip(sorted_run_ids, retention_results, strict=True) if is_retained
+    }
+    unknown_run_ids = [run_id for run_id in sorted_run_ids if run_id not in retained_run_ids]
+    for batch_start in range(0, len(unknown_run_ids), _RUNS_PER_QUERY):
+        retained_run_ids |= await _find_surviving_roots(
+            temporal_client, unknown_run_ids[batch_start : batch_start + _RUNS_PER_QUERY]
+        )
+    return retained_run_ids
 
 
-async def _is_known(temporal: Client, run_id: str, gate: asyncio.Semaphore) -> bool:
-    async with gate:
+async def _is_retained(temporal_client: Client, run_id: str, concurrency_limit: asyncio.Semaphore) -> bool:
+    async with concurrency_limit:
         try:
-            await temporal.get_workflow_handle(run_id).describe()
+            await temporal_client.get_workflow_handle(run_id).describe()
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return False
@@ -44,8 +50,12 @@ async def _is_known(temporal: Client, run_id: str, gate: asyncio.Semaphore) -> b
     return True
 
 
-async def _survived(temporal: Client, run_ids: Collection[str]) -> set[str]:
+async def _find_surviving_roots(temporal_client: Client, run_ids: Collection[str]) -> set[str]:
     """Return the runs of which a workflow that they started is retained, since it may outlive them."""
-    named = ", ".join("'{}'".format(run_id.replace("'", "''")) for run_id in run_ids)
-    query = f"RootWorkflowId IN ({named})"
-    return {each.root_id async for each in temporal.list_workflows(query) if each.root_id is not None}
+    quoted_run_ids = ", ".join("'{}'".format(run_id.replace("'", "''")) for run_id in run_ids)
+    visibility_query = f"RootWorkflowId IN ({quoted_run_ids})"
+    return {
+        workflow_execution.root_id
+        async for workflow_execution in temporal_client.list_workflows(visibility_query)
+        if workflow_execution.root_id is not None
+    }

@@ -9,10 +9,10 @@ from temporalio.common import RetryPolicy
 
 from engine.wire import UPKEEP_ACTIVITY, UPKEEP_WORKFLOW
 
-PARTS: Final = ("end", "revoke", "renew", "expire")
+UPKEEP_PARTS: Final = ("end", "revoke", "renew", "expire")
 
-_ONE_TRY = timedelta(minutes=5)
-_TRIES = RetryPolicy(maximum_attempts=3)
+_ATTEMPT_TIMEOUT = timedelta(minutes=5)
+_RETRY_POLICY = RetryPolicy(maximum_attempts=3)
 
 
 @workflow.defn(name=UPKEEP_WORKFLOW)
@@ -22,14 +22,24 @@ class UpkeepWorkflow:
     @workflow.run
     async def run(self) -> dict[str, int]:
         """Do every part and return how many items each handled; fails at the end where a part failed."""
-        done = await asyncio.gather(*(self._do(part) for part in PARTS), return_exceptions=True)
-        failures = [each for each in done if isinstance(each, BaseException)]
+        part_results = await asyncio.gather(
+            *(self._do_part(part_name) for part_name in UPKEEP_PARTS), return_exceptions=True
+        )
+        failures = [part_result for part_result in part_results if isinstance(part_result, BaseException)]
         if failures:
             raise failures[0]
-        return {part: each for part, each in zip(PARTS, done, strict=True) if isinstance(each, int)}
+        return {
+            part_name: part_result
+            for part_name, part_result in zip(UPKEEP_PARTS, part_results, strict=True)
+            if isinstance(part_result, int)
+        }
 
-    async def _do(self, part: str) -> int:
-        done: int = await workflow.execute_activity(
-            UPKEEP_ACTIVITY, part, result_type=int, start_to_close_timeout=_ONE_TRY, retry_policy=_TRIES
+    async def _do_part(self, part_name: str) -> int:
+        item_count: int = await workflow.execute_activity(
+            UPKEEP_ACTIVITY,
+            part_name,
+            result_type=int,
+            start_to_close_timeout=_ATTEMPT_TIMEOUT,
+            retry_policy=_RETRY_POLICY,
         )
-        return done
+        return item_count

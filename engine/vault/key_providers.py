@@ -15,11 +15,11 @@ class KeyProvider(Protocol):
 
     name: str
 
-    async def wrap(self, data_key: bytes, bound_to: str) -> bytes:
+    async def wrap_key(self, data_key: bytes, associated_data: str) -> bytes:
         """Return the data key, encrypted with the newest version of the master key."""
         ...
 
-    async def unwrap(self, wrapped: bytes, bound_to: str) -> bytes:
+    async def unwrap_key(self, wrapped_key: bytes, associated_data: str) -> bytes:
         """Return the data key that was wrapped with any version of the master key."""
         ...
 
@@ -32,13 +32,13 @@ def open_key_providers(settings: VaultSettings) -> tuple[list[KeyProvider], Keyr
     is missing.
     """
     keyring = Keyring(settings) if settings.provider == "keyring" or settings.has_keyring else None
-    providers: dict[str, KeyProvider] = {} if keyring is None else {keyring.name: keyring}
+    providers_by_name: dict[str, KeyProvider] = {} if keyring is None else {keyring.name: keyring}
     if settings.transit is not None:
-        from engine.vault.transit import Transit
+        from engine.vault.transit import TransitProvider
 
-        providers[Transit.name] = Transit(settings.transit)
+        providers_by_name[TransitProvider.name] = TransitProvider(settings.transit)
     if settings.aws_kms is not None:
-        from engine.vault.aws_kms import AwsKms
+        from engine.vault.aws_kms import AwsKmsProvider
 
-        providers[AwsKms.name] = AwsKms(settings.aws_kms)
-    return [providers.pop(settings.provider), *providers.values()], keyring
+        providers_by_name[AwsKmsProvider.name] = AwsKmsProvider(settings.aws_kms)
+    return [providers_by_name.pop(settings.provider), *providers_by_name.values()], keyring

@@ -10,9 +10,9 @@ from sqlmodel import SQLModel, select
 from engine.db.database import Database
 from engine.vault.vault import Vault
 
-_PAGE = 100
+_PAGE_ROWS = 100
 
-Told = Callable[[str, int, int], None]
+ProgressCallback = Callable[[str, int, int], None]
 """Receives the progress: the label of the column, how many rows were visited, and of how many."""
 
 
@@ -23,54 +23,63 @@ class SealedColumn:
     `make_pending_condition` selects the rows that are not over yet.
     """
 
-    what: str
-    table: type[SQLModel]
-    column: str
-    bound_to: Callable[[Any], str]
-    pending: Callable[[], ColumnElement[bool]] | None = None
+    label: str
+    row_class: type[SQLModel]
+    column_name: str
+    build_associated_data: Callable[[Any], str]
+    make_pending_condition: Callable[[], ColumnElement[bool]] | None = None
 
-    def read(self, row: Any) -> bytes | None:
+    def read_sealed(self, table_row: Any) -> bytes | None:
         """Return the sealed value of a row, if it has one."""
-        value: bytes | None = getattr(row, self.column)
-        return value or None
+        sealed_value: bytes | None = getattr(table_row, self.column_name)
+        return sealed_value or None
 
-    def write(self, row: Any, sealed: bytes) -> None:
+    def write_sealed(self, table_row: Any, sealed_value: bytes) -> None:
         """Store a sealed value in the row."""
-        setattr(row, self.column, sealed)
+        setattr(table_row, self.column_name, sealed_value)
 
 
-async def reseal(database: Database, vault: Vault, kept: SealedColumn, told: Told) -> int:
+async def reseal_column(
+    database: Database, vault: Vault, sealed_column: SealedColumn, report_progress: ProgressCallback
+) -> int:
     """Seal again every value that the current key did not seal, one short transaction each; return how many."""
-    (key,) = inspect(kept.table, raiseerr=True).primary_key
-    query = select(key).order_by(key)
-    if kept.pending is not None:
-        query = query.where(kept.pending())
-    async with database.reading() as session:
-        ids = (await session.exec(query)).all()
-    changed = 0
-    for begin in range(0, len(ids), _PAGE):
-        page = ids[begin : begin + _PAGE]
-        async with database.reading() as session:
-            rows = (await session.exec(select(kept.table, key).where(key.in_(page)))).all()
-        for row, row_id in rows:
-            if await _is_stale(vault, kept.read(row)):
-                changed += await _reseal_row(database, vault, kept, row_id)
-        told(kept.what, begin + len(page), len(ids))
-    return changed
+    (key_column,) = inspect(sealed_column.row_class, raiseerr=True).primary_key
+    statement = select(key_column).order_by(key_column)
+    if sealed_column.make_pending_condition is not None:
+        statement = statement.where(sealed_column.make_pending_condition())
+    async with database.open_read_session() as db_session:
+        row_ids = (await db_session.exec(statement)).all()
+    resealed_count = 0
+    for page_start in range(0, len(row_ids), _PAGE_ROWS):
+        page_row_ids = row_ids[page_start : page_start + _PAGE_ROWS]
+        async with database.open_read_session() as db_session:
+            table_rows = (
+                await db_session.exec(
+                    select(sealed_column.row_class, key_column).where(key_column.in_(page_row_ids))
+                )
+            ).all()
+        for table_row, row_id in table_rows:
+            if await _is_stale(vault, sealed_column.read_sealed(table_row)):
+                resealed_count += await _reseal_row(database, vault, sealed_column, row_id)
+        report_progress(sealed_column.label, page_start + len(page_row_ids), len(row_ids))
+    return resealed_count
 
 
-async def _reseal_row(database: Database, vault: Vault, kept: SealedColumn, row_id: Any) -> bool:
-    async with database.writing() as session:
+async def _reseal_row(database: Database, vault: Vault, sealed_column: SealedColumn, row_id: Any) -> bool:
+    async with database.open_write_session() as db_session:
         # The row is locked, so that a value that is being renewed at this moment is not overwritten with an old one.
-        row = await session.get(kept.table, row_id, with_for_update=True)
-        sealed = None if row is None else kept.read(row)
-        if row is None or sealed is None or not await _is_stale(vault, sealed):
+        table_row = await db_session.get(sealed_column.row_class, row_id, with_for_update=True)
+        sealed_value = None if table_row is None else sealed_column.read_sealed(table_row)
+        if table_row is None or sealed_value is None or not await _is_stale(vault, sealed_value):
             return False
-        bound_to = kept.bound_to(row)
-        kept.write(row, await vault.seal(await vault.open(sealed, bound_to), bound_to))
-        session.add(row)
+        associated_data = sealed_column.build_associated_data(table_row)
+        sealed_column.write_sealed(
+            table_row,
+            await vault.seal_secret(await vault.open_secret(sealed_value, associated_data), associated_data),
+        )
+        db_session.add(table_row)
     return True
 
 
-async def _is_stale(vault: Vault, sealed: bytes | None) -> bool:
-    return sealed is not None and not await vault.is_current(sealed)
+async def _is_stale(vault: Vault, sealed_value: bytes | None) -> bool:
+    return sealed_value is not None and not await vault.has_current_key(sealed_value)

@@ -10,14 +10,14 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from engine.errors import VaultSealBroken
 
 KEY_BYTES: Final = 32
-BY_MASTER_KEY: Final = 1
-BY_DATA_KEY: Final = 2
+VERSION_MASTER_KEY: Final = 1
+VERSION_DATA_KEY: Final = 2
 
 _NONCE_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Sealed:
+class SealedValue:
     """Version (1 byte), length of the key's id (1), its id, nonce (12), ciphertext and tag.
 
     Everything before the nonce and the text `associated_data`, which names the row, are associated data of the cipher.
@@ -25,38 +25,47 @@ class Sealed:
     version 2 by a data key.
     """
 
-    version: int
+    format_version: int
     key_id: str
-    prefix: bytes
-    rest: bytes
+    header_bytes: bytes
+    payload_bytes: bytes
 
     @classmethod
-    def read(cls, value: bytes) -> Self:
+    def parse_value(cls, stored_value: bytes) -> Self:
         """Parse a stored value; raises VaultSealBroken for anything else."""
-        length = value[1] if len(value) > 1 else 0
-        prefix, rest = value[: 2 + length], value[2 + length :]
-        if len(rest) <= _NONCE_BYTES or value[0] not in {BY_MASTER_KEY, BY_DATA_KEY}:
+        id_length_bytes = stored_value[1] if len(stored_value) > 1 else 0
+        header_bytes, payload_bytes = stored_value[: 2 + id_length_bytes], stored_value[2 + id_length_bytes :]
+        if len(payload_bytes) <= _NONCE_BYTES or stored_value[0] not in {
+            VERSION_MASTER_KEY,
+            VERSION_DATA_KEY,
+        }:
             raise VaultSealBroken("A stored secret is not in the vault's format.")
-        return cls(value[0], prefix[2:].decode("ascii", "replace"), prefix, rest)
+        return cls(stored_value[0], header_bytes[2:].decode("ascii", "replace"), header_bytes, payload_bytes)
 
-    def open(self, key: bytes | None, bound_to: str) -> bytes:
+    def open_value(self, key_bytes: bytes | None, associated_data: str) -> bytes:
         """Decrypt; raises VaultSealBroken where the key is gone or the value was altered or moved to another row."""
-        if key is None:
-            kind = "master key" if self.version == BY_MASTER_KEY else "data key"
+        if key_bytes is None:
+            key_kind = "master key" if self.format_version == VERSION_MASTER_KEY else "data key"
             raise VaultSealBroken(
-                f"The secret of {bound_to} was sealed with {kind} {self.key_id}, which is not there."
+                f"The secret of {associated_data} was sealed with {key_kind} {self.key_id}, which is not there."
             )
-        nonce, encrypted = self.rest[:_NONCE_BYTES], self.rest[_NONCE_BYTES:]
+        nonce, ciphertext = self.payload_bytes[:_NONCE_BYTES], self.payload_bytes[_NONCE_BYTES:]
         try:
-            return AESGCM(key).decrypt(nonce, encrypted, self.prefix + bound_to.encode())
+            return AESGCM(key_bytes).decrypt(nonce, ciphertext, self.header_bytes + associated_data.encode())
         except InvalidTag as error:
             raise VaultSealBroken(
-                f"The secret of {bound_to} was altered, or belongs to another row."
+                f"The secret of {associated_data} was altered, or belongs to another row."
             ) from error
 
 
-def seal(version: int, key_id: str, key: bytes, plaintext: bytes, bound_to: str) -> bytes:
+def seal_value(
+    format_version: int, key_id: str, key_bytes: bytes, plaintext: bytes, associated_data: str
+) -> bytes:
     """Encrypt `plaintext` for the row that `associated_data` names."""
-    prefix = bytes([version, len(key_id)]) + key_id.encode()
+    header_bytes = bytes([format_version, len(key_id)]) + key_id.encode()
     nonce = secrets.token_bytes(_NONCE_BYTES)
-    return prefix + nonce + AESGCM(key).encrypt(nonce, plaintext, prefix + bound_to.encode())
+    return (
+        header_bytes
+        + nonce
+        + AESGCM(key_bytes).encrypt(nonce, plaintext, header_bytes + associated_data.encode())
+    )

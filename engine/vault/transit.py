@@ -17,56 +17,60 @@ except ImportError as error:
 from engine.vault.transit_token import TransitToken
 
 _TIMEOUT_SECONDS: Final = 5.0
-_NOT_ITS_OWN: Final = ("message authentication failed", "invalid ciphertext")
+_FOREIGN_KEY_MESSAGES: Final = ("message authentication failed", "invalid ciphertext")
 
 
-class Transit:
+class TransitProvider:
     """One key of a transit engine, of an AEAD type, since that takes associated data (aes256-gcm96 is the default)."""
 
     name = "transit"
 
     def __init__(self, settings: TransitSettings) -> None:
         self._settings = settings
-        self._token = TransitToken(settings)
+        self._transit_token = TransitToken(settings)
 
-    async def wrap(self, data_key: bytes, bound_to: str) -> bytes:
+    async def wrap_key(self, data_key: bytes, associated_data: str) -> bytes:
         """Encrypt with the key's newest version."""
 
-        def encrypt(transit: Any, **key: str) -> str:
-            answer = transit.encrypt_data(
-                plaintext=_text(data_key), associated_data=_text(bound_to.encode()), **key
+        def encrypt_key(transit_engine: Any, **key_arguments: str) -> str:
+            response = transit_engine.encrypt_data(
+                plaintext=_encode_base64(data_key),
+                associated_data=_encode_base64(associated_data.encode()),
+                **key_arguments,
             )
-            return str(answer["data"]["ciphertext"])
+            return str(response["data"]["ciphertext"])
 
-        return (await self._asked(encrypt, bound_to)).encode()
+        return (await self._call_transit(encrypt_key, associated_data)).encode()
 
-    async def unwrap(self, wrapped: bytes, bound_to: str) -> bytes:
+    async def unwrap_key(self, wrapped_key: bytes, associated_data: str) -> bytes:
         """Decrypt with the version of the key that encrypted."""
 
-        def decrypt(transit: Any, **key: str) -> str:
-            answer = transit.decrypt_data(
-                ciphertext=wrapped.decode(), associated_data=_text(bound_to.encode()), **key
+        def decrypt_key(transit_engine: Any, **key_arguments: str) -> str:
+            response = transit_engine.decrypt_data(
+                ciphertext=wrapped_key.decode(),
+                associated_data=_encode_base64(associated_data.encode()),
+                **key_arguments,
             )
-            return str(answer["data"]["plaintext"])
+            return str(response["data"]["plaintext"])
 
-        return b64decode(await self._asked(decrypt, bound_to))
+        return b64decode(await self._call_transit(decrypt_key, associated_data))
 
-    async def _asked(self, question: Callable[..., str], bound_to: str) -> str:
+    async def _call_transit(self, transit_call: Callable[..., str], associated_data: str) -> str:
         try:
-            return await asyncio.to_thread(self._ask, question)
+            return await asyncio.to_thread(self._call_with_token, transit_call)
         except InvalidRequest as error:
-            if any(told in str(error) for told in _NOT_ITS_OWN):
+            if any(foreign_key_message in str(error) for foreign_key_message in _FOREIGN_KEY_MESSAGES):
                 raise VaultSealBroken(
-                    f"The key of {bound_to} was altered, or is not one that {self._where()} wrapped."
+                    f"The key of {associated_data} was altered, or is not one that {self._describe_key()} wrapped."
                 ) from None
-            raise self._unavailable(error) from None
+            raise self._make_unavailable_error(error) from None
         except (VaultError, OSError, KeyError, TypeError, ValueError) as error:
-            raise self._unavailable(error) from None
+            raise self._make_unavailable_error(error) from None
 
-    def _ask(self, question: Callable[..., str]) -> str:
+    def _call_with_token(self, transit_call: Callable[..., str]) -> str:
         settings = self._settings
         # Each call has a client of its own, since threads that call at once may have different tokens.
-        client = hvac.Client(
+        vault_client = hvac.Client(
             url=settings.address,
             token="",
             namespace=settings.namespace,
@@ -74,30 +78,33 @@ class Transit:
             allow_redirects=False,
         )
 
-        def asked_with(token: str) -> str:
-            client.token = token
-            return question(client.secrets.transit, name=settings.key, mount_point=settings.mount)
+        def call_with(vault_token: str) -> str:
+            vault_client.token = vault_token
+            return transit_call(vault_client.secrets.transit, name=settings.key, mount_point=settings.mount)
 
         try:
-            token = self._token.current(client)
+            vault_token = self._transit_token.get_token(vault_client)
             try:
-                return asked_with(token)
+                return call_with(vault_token)
             except Forbidden:
-                another = self._token.instead_of(token, client)
-                if another is None:
+                other_token = self._transit_token.replace_token(vault_token, vault_client)
+                if other_token is None:
                     raise
-                return asked_with(another)
+                return call_with(other_token)
         finally:
-            client.adapter.close()
+            vault_client.adapter.close()
 
-    def _where(self) -> str:
+    def _describe_key(self) -> str:
         return f"Vault's key '{self._settings.key}' at {self._settings.address}"
 
-    def _unavailable(self, error: Exception) -> KeyServiceUnavailable:
+    def _make_unavailable_error(self, error: Exception) -> KeyServiceUnavailable:
         # The server's own words may be anything, so only the kind of the error is shown.
-        msg = f"{self._where()} cannot be used ({type(error).__name__}): see that it is up, unsealed and permitted."
+        msg = (
+            f"{self._describe_key()} cannot be used ({type(error).__name__}): see that it is up, "
+            "unsealed and permitted."
+        )
         return KeyServiceUnavailable(msg)
 
 
-def _text(data: bytes) -> str:
-    return b64encode(data).decode()
+def _encode_base64(raw_bytes: bytes) -> str:
+    return b64encode(raw_bytes).decode()

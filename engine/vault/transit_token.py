@@ -11,14 +11,14 @@ from hvac.exceptions import Forbidden, InvalidPath, InvalidRequest, Unauthorized
 from engine.errors import KeyServiceUnavailable
 from engine.settings import AppRoleSettings, KubernetesSettings, TransitSettings
 
-_OF_ITS_LEASE: Final = 0.8
-_LOG_IN_AGAIN_SECONDS: Final = 30.0
+_LEASE_FRACTION: Final = 0.8
+_LOGIN_RETRY_SECONDS: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Login:
-    token: str
-    over_at: float
+class _VaultLogin:
+    vault_token: str
+    expires_at_seconds: float
     """In monotonic seconds, some time before the lease ends."""
 
 
@@ -27,67 +27,83 @@ class TransitToken:
 
     def __init__(self, settings: TransitSettings) -> None:
         self._settings = settings
-        self._turn = Lock()
-        self._login: _Login | None = None
-        self._replaced_at = float("-inf")
+        self._login_lock = Lock()
+        self._vault_login: _VaultLogin | None = None
+        self._replaced_at_seconds = float("-inf")
 
-    def current(self, client: Any) -> str:
+    def get_token(self, vault_client: Any) -> str:
         """Return the token to call with; `vault_client` logs in first where that is due."""
-        way = self._settings.login
-        if way is None:
-            return self._given()
-        with self._turn:
-            if self._login is None or time.monotonic() >= self._login.over_at:
-                self._login = self._logged_in(client, way)
-            return self._login.token
+        login_settings = self._settings.vault_login
+        if login_settings is None:
+            return self._read_configured_token()
+        with self._login_lock:
+            if self._vault_login is None or time.monotonic() >= self._vault_login.expires_at_seconds:
+                self._vault_login = self._log_in(vault_client, login_settings)
+            return self._vault_login.vault_token
 
-    def instead_of(self, refused: str, client: Any) -> str | None:
+    def replace_token(self, refused_token: str, vault_client: Any) -> str | None:
         """Return another token than the one that Vault refused, or None where another login would not help.
 
         It would not help where others renew the token, nor within 30 seconds of a login that replaced a refused token:
         Vault keeps a lease of each login, and a policy that lacks the key refuses them all.
         """
-        way = self._settings.login
-        if way is None:
+        login_settings = self._settings.vault_login
+        if login_settings is None:
             return None
-        with self._turn:
-            if self._login is None or self._login.token == refused:
-                at = time.monotonic()
-                if at < self._replaced_at + _LOG_IN_AGAIN_SECONDS:
+        with self._login_lock:
+            if self._vault_login is None or self._vault_login.vault_token == refused_token:
+                now_seconds = time.monotonic()
+                if now_seconds < self._replaced_at_seconds + _LOGIN_RETRY_SECONDS:
                     return None
-                self._login, self._replaced_at = self._logged_in(client, way), at
-            return self._login.token
+                self._vault_login, self._replaced_at_seconds = (
+                    self._log_in(vault_client, login_settings),
+                    now_seconds,
+                )
+            return self._vault_login.vault_token
 
-    def _given(self) -> str:
-        token, file = self._settings.token, self._settings.token_file
-        if file is not None:
-            return _read(file)
-        return "" if token is None else token.get_secret_value()
+    def _read_configured_token(self) -> str:
+        configured_token, token_file = self._settings.token, self._settings.token_file
+        if token_file is not None:
+            return _read_file(token_file)
+        return "" if configured_token is None else configured_token.get_secret_value()
 
-    def _logged_in(self, client: Any, way: AppRoleSettings | KubernetesSettings) -> _Login:
-        begun = time.monotonic()
-        if isinstance(way, AppRoleSettings):
-            name, see_to = "AppRole", "see that the role id and the secret id are in force"
-            login = client.auth.approle.login
-            shown = {"role_id": way.role_id, "secret_id": way.secret_id.get_secret_value()}
+    def _log_in(self, vault_client: Any, login_settings: AppRoleSettings | KubernetesSettings) -> _VaultLogin:
+        begun_at_seconds = time.monotonic()
+        if isinstance(login_settings, AppRoleSettings):
+            method_name, remedy = "AppRole", "see that the role id and the secret id are in force"
+            call_login = vault_client.auth.approle.login
+            credentials = {
+                "role_id": login_settings.role_id,
+                "secret_id": login_settings.secret_id.get_secret_value(),
+            }
         else:
-            name, see_to = "Kubernetes", f"see that the role '{way.role}' takes this service account"
-            login = client.auth.kubernetes.login
-            shown = {"role": way.role, "jwt": _read(way.jwt_file)}
+            method_name, remedy = (
+                "Kubernetes",
+                f"see that the role '{login_settings.role}' takes this service account",
+            )
+            call_login = vault_client.auth.kubernetes.login
+            credentials = {"role": login_settings.role, "jwt": _read_file(login_settings.jwt_file)}
         try:
-            answer = login(**shown, use_token=False, mount_point=way.mount)["auth"]
+            auth_response = call_login(**credentials, use_token=False, mount_point=login_settings.mount)[
+                "auth"
+            ]
         except (Forbidden, InvalidPath, InvalidRequest, Unauthorized) as error:
-            refused = f"Vault at {self._settings.address} refuses the {name} login at auth/{way.mount}"
-            raise KeyServiceUnavailable(f"{refused} ({type(error).__name__}): {see_to}.") from None
+            refusal_text = (
+                f"Vault at {self._settings.address} refuses the {method_name} login at "
+                f"auth/{login_settings.mount}"
+            )
+            raise KeyServiceUnavailable(f"{refusal_text} ({type(error).__name__}): {remedy}.") from None
         # A lease of length 0 does not end.
-        lease = float(answer["lease_duration"]) or float("inf")
-        return _Login(str(answer["client_token"]), begun + lease * _OF_ITS_LEASE)
+        lease_seconds = float(auth_response["lease_duration"]) or float("inf")
+        return _VaultLogin(
+            str(auth_response["client_token"]), begun_at_seconds + lease_seconds * _LEASE_FRACTION
+        )
 
 
-def _read(file: Path) -> str:
+def _read_file(file_path: Path) -> str:
     try:
-        return file.read_text().strip()
+        return file_path.read_text().strip()
     except OSError as error:
         raise KeyServiceUnavailable(
-            f"{file} cannot be read ({type(error).__name__}), and Vault asks for what it holds."
+            f"{file_path} cannot be read ({type(error).__name__}), and Vault asks for what it holds."
         ) from None

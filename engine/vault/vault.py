@@ -2,7 +2,7 @@
 
 from engine.vault.data_keys import DataKeys
 from engine.vault.keyring import Keyring
-from engine.vault.sealed import BY_DATA_KEY, BY_MASTER_KEY, Sealed, seal
+from engine.vault.sealed import VERSION_DATA_KEY, VERSION_MASTER_KEY, SealedValue, seal_value
 
 
 class Vault:
@@ -12,25 +12,28 @@ class Vault:
         self._data_keys = data_keys
         self._keyring = keyring
 
-    async def seal(self, plaintext: bytes, bound_to: str) -> bytes:
+    async def seal_secret(self, plaintext: bytes, associated_data: str) -> bytes:
         """Encrypt `plaintext` for the row that `associated_data` names; raises KeyServiceUnavailable."""
-        key_id, key = await self._data_keys.current()
-        return seal(BY_DATA_KEY, key_id, key, plaintext, bound_to)
+        key_id, key_bytes = await self._data_keys.get_current_key()
+        return seal_value(VERSION_DATA_KEY, key_id, key_bytes, plaintext, associated_data)
 
-    async def open(self, sealed: bytes, bound_to: str) -> bytes:
+    async def open_secret(self, sealed_secret: bytes, associated_data: str) -> bytes:
         """Decrypt; raises KeyServiceUnavailable, or VaultSealBroken where it was altered, moved or lost its key."""
-        value = Sealed.read(sealed)
-        if value.version == BY_MASTER_KEY:
-            key = None if self._keyring is None else self._keyring.key(value.key_id)
+        sealed_value = SealedValue.parse_value(sealed_secret)
+        if sealed_value.format_version == VERSION_MASTER_KEY:
+            key_bytes = None if self._keyring is None else self._keyring.find_key(sealed_value.key_id)
         else:
-            key = await self._data_keys.key(value.key_id)
-        return value.open(key, bound_to)
+            key_bytes = await self._data_keys.find_key(sealed_value.key_id)
+        return sealed_value.open_value(key_bytes, associated_data)
 
-    async def is_current(self, sealed: bytes) -> bool:
+    async def has_current_key(self, sealed_secret: bytes) -> bool:
         """Whether this value is sealed with the key that seals now."""
-        value = Sealed.read(sealed)
-        return (value.version, value.key_id) == (BY_DATA_KEY, (await self._data_keys.current())[0])
+        sealed_value = SealedValue.parse_value(sealed_secret)
+        return (sealed_value.format_version, sealed_value.key_id) == (
+            VERSION_DATA_KEY,
+            (await self._data_keys.get_current_key())[0],
+        )
 
-    def derived(self, purpose: str) -> list[bytes]:
+    def derive_keys(self, purpose: str) -> list[bytes]:
         """Derive a key for one purpose from each data key, newest first. The keys are the same in every process."""
-        return self._data_keys.derived(purpose)
+        return self._data_keys.derive_keys(purpose)

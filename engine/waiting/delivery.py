@@ -11,84 +11,94 @@ from temporalio.api.workflowservice.v1 import SignalWorkflowExecutionRequest
 from temporalio.client import Client
 from temporalio.service import RPCError, RPCStatusCode
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.waiting.waiters import Waiters, WakeUp
 from engine.wire import LOOK_AGAIN_SIGNAL
 
-_SWEEP_SECONDS = 1.0
-_BATCH = 100
-_AT_ONCE = 20
-_PATIENCE = timedelta(seconds=5)
+_SWEEP_INTERVAL_SECONDS = 1.0
+_BATCH_SIZE = 100
+_MAX_PARALLEL_SIGNALS = 20
+_RETRY_DELAY = timedelta(seconds=5)
 
 log = structlog.get_logger()
 
 
-class Delivery:
+class WakeUpDelivery:
     """Sends the wake-ups that are due. Sending one twice is harmless, since Temporal drops a repeated request id."""
 
-    def __init__(self, waiters: Waiters, temporal: Client) -> None:
+    def __init__(self, waiters: Waiters, temporal_client: Client) -> None:
         self._waiters = waiters
-        self._temporal = temporal
+        self._temporal_client = temporal_client
 
-    async def run(self) -> None:
+    async def run_until_cancelled(self) -> None:
         """Deliver until cancelled. An outage of the database or of Temporal delays delivery and loses nothing."""
         while True:
-            self._waiters.owed.clear()
+            self._waiters.wake_ups_due.clear()
             try:
-                while await self.deliver_due() == _BATCH:
+                while await self.deliver_due_batch() == _BATCH_SIZE:
                     pass
             except Exception as error:  # noqa: BLE001 -- whatever failed, the rows are still due and are tried again
                 log.warning("wake_ups_delayed", error=type(error).__name__)
             try:
-                async with asyncio.timeout(_SWEEP_SECONDS):
-                    await self._waiters.owed.wait()
+                async with asyncio.timeout(_SWEEP_INTERVAL_SECONDS):
+                    await self._waiters.wake_ups_due.wait()
             except TimeoutError:
                 continue
 
-    async def deliver_due(self) -> int:
+    async def deliver_due_batch(self) -> int:
         """Send one batch of the wake-ups that are due, and return how many were due."""
-        due = await self._waiters.wake_ups(_BATCH)
-        if not due:
+        due_wake_ups = await self._waiters.list_due_wake_ups(_BATCH_SIZE)
+        if not due_wake_ups:
             return 0
-        gate = asyncio.Semaphore(_AT_ONCE)
-        sent = await asyncio.gather(*(self._send(wake_up, gate) for wake_up in due))
-        done = [wake_up.waiter for wake_up, ok in zip(due, sent, strict=True) if ok]
-        failed = [wake_up.waiter for wake_up, ok in zip(due, sent, strict=True) if not ok]
-        if done:
-            await self._waiters.delivered(done)
-        if failed:
-            await self._waiters.postpone(failed, now() + _PATIENCE)
-        return len(due)
+        semaphore = asyncio.Semaphore(_MAX_PARALLEL_SIGNALS)
+        send_results = await asyncio.gather(
+            *(self._send_signal(wake_up, semaphore) for wake_up in due_wake_ups)
+        )
+        sent_waiter_ids = [
+            wake_up.waiter_id for wake_up, is_sent in zip(due_wake_ups, send_results, strict=True) if is_sent
+        ]
+        failed_waiter_ids = [
+            wake_up.waiter_id
+            for wake_up, is_sent in zip(due_wake_ups, send_results, strict=True)
+            if not is_sent
+        ]
+        if sent_waiter_ids:
+            await self._waiters.record_delivered(sent_waiter_ids)
+        if failed_waiter_ids:
+            await self._waiters.postpone_wake_ups(failed_waiter_ids, utc_now() + _RETRY_DELAY)
+        return len(due_wake_ups)
 
-    async def _send(self, wake_up: WakeUp, gate: asyncio.Semaphore) -> bool:
-        payloads = await self._temporal.data_converter.encode([{"v": 1, "waiter": wake_up.waiter}])
-        request = SignalWorkflowExecutionRequest(
-            namespace=self._temporal.namespace,
+    async def _send_signal(self, wake_up: WakeUp, semaphore: asyncio.Semaphore) -> bool:
+        payloads = await self._temporal_client.data_converter.encode([{"v": 1, "waiter": wake_up.waiter_id}])
+        signal_request = SignalWorkflowExecutionRequest(
+            namespace=self._temporal_client.namespace,
             workflow_execution=WorkflowExecution(workflow_id=wake_up.workflow_id),
             signal_name=LOOK_AGAIN_SIGNAL,
             input=Payloads(payloads=payloads),
-            identity=self._temporal.identity,
-            request_id=wake_up.waiter,
+            identity=self._temporal_client.identity,
+            request_id=wake_up.waiter_id,
         )
-        async with gate:
+        async with semaphore:
             try:
-                await self._temporal.workflow_service.signal_workflow_execution(request, retry=True)
+                await self._temporal_client.workflow_service.signal_workflow_execution(
+                    signal_request, retry=True
+                )
             except RPCError as error:
                 if error.status == RPCStatusCode.NOT_FOUND:
                     # The workflow has ended, so there is nothing to wake.
                     return True
-                log.warning("wake_up_delayed", waiter=wake_up.waiter, status=error.status.name)
+                log.warning("wake_up_delayed", waiter=wake_up.waiter_id, status=error.status.name)
                 return False
         return True
 
 
 @asynccontextmanager
-async def delivering(waiters: Waiters, temporal: Client) -> AsyncIterator[None]:
+async def deliver_wake_ups(waiters: Waiters, temporal_client: Client) -> AsyncIterator[None]:
     """Deliver wake-ups until the block ends."""
-    task = asyncio.create_task(Delivery(waiters, temporal).run())
+    delivery_task = asyncio.create_task(WakeUpDelivery(waiters, temporal_client).run_until_cancelled())
     try:
         yield
     finally:
-        task.cancel()
+        delivery_task.cancel()
         with suppress(asyncio.CancelledError):
-            await task
+            await delivery_task

@@ -14,16 +14,16 @@ from sqlalchemy import delete, update
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import WaiterRow
 from engine.identity.model import Identity
 from engine.identity.runs import RunRecords
 
 # An action whose worker was down for longer asks again.
-_REMEMBERED: Final = timedelta(days=30)
-_AT_ONCE: Final = 10_000
+_RETENTION: Final = timedelta(days=30)
+_MAX_DELETED_ROWS: Final = 10_000
 
-_WAITERS = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
+_WAITER_NAMESPACE = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class ParkedAction:
 
     workflow_id: str
     workflow_run_id: str
-    key: str
+    action_key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Waiter:
     """
 
     id: str
-    awaits: str
+    awaited_id: str
     run_id: str
     workflow_id: str
     outcome: str
@@ -54,172 +54,187 @@ class Waiter:
 class WakeUp:
     """A signal that is due for a waiter."""
 
-    waiter: str
+    waiter_id: str
     workflow_id: str
 
 
 class Waiters:
     """Adds, wakes and lists waiters, and owns their table."""
 
-    def __init__(self, database: Database, runs: RunRecords) -> None:
+    def __init__(self, database: Database, run_records: RunRecords) -> None:
         self._database = database
-        self._runs = runs
-        self.owed = asyncio.Event()
+        self._run_records = run_records
+        self.wake_ups_due = asyncio.Event()
         """Set when this process has made wake-ups due, so that delivery does not wait for its next sweep."""
 
-    async def join(
+    async def join_wait(
         self,
-        session: AsyncSession,
-        awaits: str,
+        db_session: AsyncSession,
+        awaited_id: str,
         identity: Identity,
-        parked: ParkedAction,
+        parked_action: ParkedAction,
         *,
         run_id: str,
         expires_at: datetime,
     ) -> Waiter:
         """Add a waiter for this action in the caller's transaction, or return the one that it has already."""
         # The id is derived from the waiting action, so that a retried attempt finds its waiter and adds none.
-        waiter_id = str(uuid.uuid5(_WAITERS, f"{awaits}:{parked.workflow_run_id}:{parked.key}"))
-        row = await session.get(WaiterRow, waiter_id)
-        if row is None:
-            row = WaiterRow(
+        waiter_id = str(
+            uuid.uuid5(
+                _WAITER_NAMESPACE, f"{awaited_id}:{parked_action.workflow_run_id}:{parked_action.action_key}"
+            )
+        )
+        waiter_row = await db_session.get(WaiterRow, waiter_id)
+        if waiter_row is None:
+            waiter_row = WaiterRow(
                 id=waiter_id,
-                awaits=awaits,
+                awaits=awaited_id,
                 principal_id=identity.principal_id,
                 run_id=run_id,
-                workflow_id=parked.workflow_id,
-                workflow_run_id=parked.workflow_run_id,
-                created_at=now(),
+                workflow_id=parked_action.workflow_id,
+                workflow_run_id=parked_action.workflow_run_id,
+                created_at=utc_now(),
                 expires_at=expires_at,
             )
-            session.add(row)
-        await self._runs.parked(session, run_id)
-        return _waiter(row)
+            db_session.add(waiter_row)
+        await self._run_records.record_parked(db_session, run_id)
+        return _build_waiter(waiter_row)
 
-    async def answer(self, session: AsyncSession, awaits: str, outcome: str) -> None:
+    async def enqueue_wake_ups(self, db_session: AsyncSession, awaited_id: str, outcome: str) -> None:
         """Make wake-ups due for everything that waits for this answer, in the caller's transaction.
 
         The caller sets `wake_ups_due` after the commit.
         """
-        await session.exec(
+        await db_session.exec(
             update(WaiterRow)
-            .where(col(WaiterRow.awaits) == awaits, col(WaiterRow.outcome) == "waiting")
-            .values(outcome=outcome, due_at=now())
+            .where(col(WaiterRow.awaits) == awaited_id, col(WaiterRow.outcome) == "waiting")
+            .values(outcome=outcome, due_at=utc_now())
         )
 
-    async def looked_again(
-        self, session: AsyncSession, waiter_id: str, identity: Identity, *, timed_out: bool
+    async def resume_waiter(
+        self, db_session: AsyncSession, waiter_id: str, identity: Identity, *, has_timed_out: bool
     ) -> tuple[Waiter, bool] | None:
         """Return the waiter whose action tries again, and whether it expired just now.
 
         Returns None if there is no such waiter or it is another principal's.
         """
-        row = await session.get(WaiterRow, waiter_id, with_for_update=True)
-        if row is None or row.principal_id != identity.principal_id:
+        waiter_row = await db_session.get(WaiterRow, waiter_id, with_for_update=True)
+        if waiter_row is None or waiter_row.principal_id != identity.principal_id:
             return None
-        ran_out = row.outcome == "waiting" and timed_out
-        if ran_out:
-            row.outcome = "expired"
-            session.add(row)
-        return _waiter(row), ran_out
+        has_expired = waiter_row.outcome == "waiting" and has_timed_out
+        if has_expired:
+            waiter_row.outcome = "expired"
+            db_session.add(waiter_row)
+        return _build_waiter(waiter_row), has_expired
 
-    async def withdraw(self, waiter_ids: Sequence[str], *, of: str | None = None) -> None:
+    async def cancel_waits(self, waiter_ids: Sequence[str], *, workflow_id: str | None = None) -> None:
         """Cancel the waits of a cancelled workflow. With `workflow_id`, only waits of that workflow are cancelled."""
-        these = update(WaiterRow).where(
+        statement = update(WaiterRow).where(
             col(WaiterRow.id).in_(waiter_ids), col(WaiterRow.outcome) == "waiting"
         )
-        if of is not None:
-            these = these.where(col(WaiterRow.workflow_id) == of)
-        async with self._database.writing() as session:
-            await session.exec(these.values(outcome="cancelled"))
+        if workflow_id is not None:
+            statement = statement.where(col(WaiterRow.workflow_id) == workflow_id)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(statement.values(outcome="cancelled"))
 
-    async def waiting(self, run_id: str) -> list[Waiter]:
+    async def list_waiters(self, run_id: str) -> list[Waiter]:
         """Return everything in a run and its descendants that waits now, oldest first."""
-        query = (
+        statement = (
             select(WaiterRow)
             .where(WaiterRow.run_id == run_id, WaiterRow.outcome == "waiting")
             .order_by(col(WaiterRow.created_at))
         )
-        async with self._database.reading() as session:
-            return [_waiter(row) for row in (await session.exec(query)).all()]
+        async with self._database.open_read_session() as db_session:
+            return [_build_waiter(waiter_row) for waiter_row in (await db_session.exec(statement)).all()]
 
-    async def take(self, run_id: str, awaits: Collection[str]) -> None:
+    async def record_announced(self, run_id: str, awaited_ids: Collection[str]) -> None:
         """Record that an MCP client announced these waits of a run to its person, and need not announce them again."""
-        these = update(WaiterRow).where(col(WaiterRow.run_id) == run_id, col(WaiterRow.awaits).in_(awaits))
-        async with self._database.writing() as session:
-            await session.exec(these.values(taken_at=now()))
+        statement = update(WaiterRow).where(
+            col(WaiterRow.run_id) == run_id, col(WaiterRow.awaits).in_(awaited_ids)
+        )
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(statement.values(taken_at=utc_now()))
 
-    async def taken(self, run_id: str) -> set[str]:
+    async def list_announced(self, run_id: str) -> set[str]:
         """Return the ids of what a run waits for and an MCP client has announced to its person."""
-        query = select(WaiterRow.awaits).where(
+        statement = select(WaiterRow.awaits).where(
             WaiterRow.run_id == run_id, WaiterRow.outcome == "waiting", col(WaiterRow.taken_at).is_not(None)
         )
-        async with self._database.reading() as session:
-            return set((await session.exec(query)).all())
+        async with self._database.open_read_session() as db_session:
+            return set((await db_session.exec(statement)).all())
 
-    async def runs_awaiting(self, session: AsyncSession, awaits: str) -> set[str]:
+    async def list_waiting_runs(self, db_session: AsyncSession, awaited_id: str) -> set[str]:
         """Return the ids of the runs that wait for this answer, read in the caller's transaction."""
-        query = select(WaiterRow.run_id).where(WaiterRow.awaits == awaits, WaiterRow.outcome == "waiting")
-        return set((await session.exec(query)).all())
+        statement = select(WaiterRow.run_id).where(
+            WaiterRow.awaits == awaited_id, WaiterRow.outcome == "waiting"
+        )
+        return set((await db_session.exec(statement)).all())
 
-    async def has_waited(self, awaits: str) -> bool:
+    async def has_had_waiters(self, awaited_id: str) -> bool:
         """Whether any run ever waited for this answer."""
-        query = select(WaiterRow.id).where(WaiterRow.awaits == awaits).limit(1)
-        async with self._database.reading() as session:
-            return (await session.exec(query)).one_or_none() is not None
+        statement = select(WaiterRow.id).where(WaiterRow.awaits == awaited_id).limit(1)
+        async with self._database.open_read_session() as db_session:
+            return (await db_session.exec(statement)).one_or_none() is not None
 
-    async def awaited_in(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
+    async def list_awaited_by_run(self, run_ids: Collection[str]) -> dict[str, dict[str, datetime]]:
         """Return what each of these runs waits for and since when, for those that wait, by one query."""
-        query = select(WaiterRow.run_id, WaiterRow.awaits, WaiterRow.created_at).where(
+        statement = select(WaiterRow.run_id, WaiterRow.awaits, WaiterRow.created_at).where(
             col(WaiterRow.run_id).in_(run_ids), WaiterRow.outcome == "waiting"
         )
-        found: dict[str, dict[str, datetime]] = {}
-        async with self._database.reading() as session:
-            for run_id, awaits, created_at in (await session.exec(query)).all():
-                awaited = found.setdefault(run_id, {})
-                awaited[awaits] = max(created_at, awaited.get(awaits, created_at))
-        return found
+        awaited_by_run: dict[str, dict[str, datetime]] = {}
+        async with self._database.open_read_session() as db_session:
+            for run_id, awaited_id, created_at in (await db_session.exec(statement)).all():
+                waiting_since = awaited_by_run.setdefault(run_id, {})
+                waiting_since[awaited_id] = max(created_at, waiting_since.get(awaited_id, created_at))
+        return awaited_by_run
 
-    async def wake_ups(self, limit: int) -> list[WakeUp]:
+    async def list_due_wake_ups(self, max_rows: int) -> list[WakeUp]:
         """Return the wake-ups that are due now, oldest first."""
-        query = (
+        statement = (
             select(WaiterRow)
-            .where(col(WaiterRow.due_at) <= now())
+            .where(col(WaiterRow.due_at) <= utc_now())
             .order_by(col(WaiterRow.due_at))
-            .limit(limit)
+            .limit(max_rows)
         )
-        async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
-        return [WakeUp(row.id, row.workflow_id) for row in rows]
+        async with self._database.open_read_session() as db_session:
+            waiter_rows = (await db_session.exec(statement)).all()
+        return [WakeUp(waiter_row.id, waiter_row.workflow_id) for waiter_row in waiter_rows]
 
-    async def delivered(self, waiter_ids: Sequence[str]) -> None:
+    async def record_delivered(self, waiter_ids: Sequence[str]) -> None:
         """Record that these waiters' wake-ups were sent."""
-        await self._set_due(waiter_ids, None)
+        await self._set_due_time(waiter_ids, None)
 
-    async def postpone(self, waiter_ids: Sequence[str], until: datetime) -> None:
+    async def postpone_wake_ups(self, waiter_ids: Sequence[str], postponed_until: datetime) -> None:
         """Make these waiters' wake-ups due at a later time."""
-        await self._set_due(waiter_ids, until)
+        await self._set_due_time(waiter_ids, postponed_until)
 
-    async def forget(self) -> int:
+    async def delete_expired_waiters(self) -> int:
         """Delete waiters that expired more than 30 days ago, and return how many.
 
         Waiters with a wake-up that is still due are kept.
         """
-        over = (
+        expired_ids = (
             select(WaiterRow.id)
-            .where(col(WaiterRow.due_at).is_(None), WaiterRow.expires_at < now() - _REMEMBERED)
-            .limit(_AT_ONCE)
+            .where(col(WaiterRow.due_at).is_(None), WaiterRow.expires_at < utc_now() - _RETENTION)
+            .limit(_MAX_DELETED_ROWS)
         )
-        async with self._database.writing() as session:
-            gone = await session.exec(delete(WaiterRow).where(col(WaiterRow.id).in_(over)))
-        return int(gone.rowcount)
+        async with self._database.open_write_session() as db_session:
+            deleted_rows = await db_session.exec(delete(WaiterRow).where(col(WaiterRow.id).in_(expired_ids)))
+        return int(deleted_rows.rowcount)
 
-    async def _set_due(self, waiter_ids: Sequence[str], due_at: datetime | None) -> None:
-        async with self._database.writing() as session:
-            await session.exec(
+    async def _set_due_time(self, waiter_ids: Sequence[str], due_at: datetime | None) -> None:
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(
                 update(WaiterRow).where(col(WaiterRow.id).in_(waiter_ids)).values(due_at=due_at)
             )
 
 
-def _waiter(row: WaiterRow) -> Waiter:
-    return Waiter(row.id, row.awaits, row.run_id, row.workflow_id, row.outcome, row.expires_at)
+def _build_waiter(waiter_row: WaiterRow) -> Waiter:
+    return Waiter(
+        waiter_row.id,
+        waiter_row.awaits,
+        waiter_row.run_id,
+        waiter_row.workflow_id,
+        waiter_row.outcome,
+        waiter_row.expires_at,
+    )

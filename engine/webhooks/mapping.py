@@ -10,187 +10,200 @@ from pydantic_core import from_json
 
 from engine.errors import DeliveryUnfit, WebhookInvalid
 
-_NOTHING: Final = object()
-_LONGEST_ID = 255
+_MISSING_VALUE: Final = object()
+_MAX_EVENT_ID_CHARS = 255
 
 
-def _pointing(text: str) -> str:
+def _validate_pointer(pointer_text: str) -> str:
     try:
-        JsonPointer(text)
+        JsonPointer(pointer_text)
     except JsonPointerException as error:
         raise ValueError(
             "not a JSON pointer: write the steps down to a value, each after a slash, as in /data/object/id"
         ) from error
-    return text
+    return pointer_text
 
 
-def _storable(value: JsonValue) -> JsonValue:
+def _validate_storable(json_value: JsonValue) -> JsonValue:
     try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+        json.dumps(json_value, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise ValueError("a value that JSON has no words for") from error
-    return value
+    return json_value
 
 
-Pointer = Annotated[
+JsonPointerText = Annotated[
     str,
     Field(
         max_length=500,
         description="A JSON pointer (RFC 6901) into the delivery's body.",
         json_schema_extra={"pattern": "^(/([^/~]|~[01])*)*$"},
     ),
-    AfterValidator(_pointing),
-    AfterValidator(_storable),
+    AfterValidator(_validate_pointer),
+    AfterValidator(_validate_storable),
 ]
-Value = Annotated[JsonValue, AfterValidator(_storable)]
+StorableJson = Annotated[JsonValue, AfterValidator(_validate_storable)]
 
 
-class _Declared(BaseModel):
+class _DeclaredModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FromBody(_Declared):
+class FromBody(_DeclaredModel):
     """An argument that is read from the body; a delivery without a value there is refused."""
 
-    pointer: Pointer
+    pointer: JsonPointerText
 
 
 class FromBodyOrDefault(FromBody):
     """An argument that is read from the body where the body has a value there."""
 
-    default: Value = Field(description="What to take where the body has nothing there.")
+    default: StorableJson = Field(description="What to take where the body has nothing there.")
 
 
-class Constant(_Declared):
+class Constant(_DeclaredModel):
     """An argument that is always the same."""
 
-    constant: Value
+    constant: StorableJson
 
 
-Source = FromBody | FromBodyOrDefault | Constant
+ArgumentSource = FromBody | FromBodyOrDefault | Constant
 
 
-class Condition(_Declared):
+class Condition(_DeclaredModel):
     """What the body of a delivery has to hold; any other delivery is accepted and ignored."""
 
-    pointer: Pointer
-    equals: list[Value] = Field(min_length=1, description="The value there is one of these.")
+    pointer: JsonPointerText
+    equals: list[StorableJson] = Field(min_length=1, description="The value there is one of these.")
 
 
-class DeliveryMapping(_Declared):
+class DeliveryMapping(_DeclaredModel):
     """How a delivery becomes a call of a tool."""
 
-    arguments: dict[str, Source] = Field(description="Where each argument of the tool comes from.")
+    arguments: dict[str, ArgumentSource] = Field(description="Where each argument of the tool comes from.")
     conditions: list[Condition] = Field(default=[], description="All of these have to hold.")
-    event_id: Pointer | None = Field(
+    event_id: JsonPointerText | None = Field(
         default=None,
         description="Where the body names the event, if not where the scheme's senders do: an event is served once.",
     )
 
-    def require_fit(self, schema: Mapping[str, Any], input_type: TypeAdapter[Any] | None) -> None:
+    def require_tool_fit(self, input_schema: Mapping[str, Any], input_type: TypeAdapter[Any] | None) -> None:
         """Check that calls by this mapping can fit a tool's input; raises WebhookInvalid that says what does not."""
-        known, required = schema.get("properties", {}), schema.get("required", [])
-        problems = [f"the tool has no argument '{name}'" for name in self.arguments if name not in known]
+        properties, required_names = input_schema.get("properties", {}), input_schema.get("required", [])
+        problems = [
+            f"the tool has no argument '{argument_name}'"
+            for argument_name in self.arguments
+            if argument_name not in properties
+        ]
         problems += [
-            f"the argument '{name}' comes from nowhere" for name in required if name not in self.arguments
+            f"the argument '{argument_name}' comes from nowhere"
+            for argument_name in required_names
+            if argument_name not in self.arguments
         ]
         if not problems and input_type is not None:
-            problems = _unfit(self._certain(), input_type)
+            problems = _find_misfits(self._collect_certain_arguments(), input_type)
         if problems:
             raise WebhookInvalid(f"The mapping does not fit the tool: {'; '.join(problems)}.")
 
-    def is_meant(self, body: object) -> bool:
+    def is_matched_by(self, json_document: object) -> bool:
         """Whether every condition holds."""
         return all(
-            any(_same(found, value) for value in condition.equals)
+            any(_is_same_json(found_value, allowed_value) for allowed_value in condition.equals)
             for condition in self.conditions
-            for found in [_find(body, condition.pointer)]
+            for found_value in [_resolve_pointer(json_document, condition.pointer)]
         )
 
-    def call(self, body: object) -> dict[str, Any]:
+    def build_arguments(self, json_document: object) -> dict[str, Any]:
         """Return the arguments for the tool; raises DeliveryUnfit that names each pointer that found nothing."""
-        arguments = {name: _argument(source, body) for name, source in self.arguments.items()}
-        empty = [
-            f"nothing at {source.pointer or 'the root'} for '{name}'"
-            for name, source in self.arguments.items()
-            if isinstance(source, FromBody) and arguments[name] is _NOTHING
+        tool_arguments = {
+            argument_name: _resolve_argument(argument_source, json_document)
+            for argument_name, argument_source in self.arguments.items()
+        }
+        missing_values = [
+            f"nothing at {argument_source.pointer or 'the root'} for '{argument_name}'"
+            for argument_name, argument_source in self.arguments.items()
+            if isinstance(argument_source, FromBody) and tool_arguments[argument_name] is _MISSING_VALUE
         ]
-        if empty:
+        if missing_values:
             raise DeliveryUnfit(
-                f"The body does not have what the webhook's mapping looks for: {'; '.join(empty)}."
+                f"The body does not have what the webhook's mapping looks for: {'; '.join(missing_values)}."
             )
-        return arguments
+        return tool_arguments
 
-    def _certain(self) -> dict[str, Any]:
+    def _collect_certain_arguments(self) -> dict[str, Any]:
         """Return the arguments that are known without a delivery: constants and defaults."""
-        certain: dict[str, Any] = {}
-        for name, source in self.arguments.items():
-            match source:
-                case Constant(constant=value) | FromBodyOrDefault(default=value):
-                    certain[name] = value
+        certain_arguments: dict[str, Any] = {}
+        for argument_name, argument_source in self.arguments.items():
+            match argument_source:
+                case Constant(constant=argument_value) | FromBodyOrDefault(default=argument_value):
+                    certain_arguments[argument_name] = argument_value
                 case FromBody():
                     pass
-        return certain
+        return certain_arguments
 
 
-def read_body(body: bytes) -> object:
+def parse_delivery_body(raw_body: bytes) -> object:
     """Parse the JSON of a delivery; raises DeliveryUnfit for other content, or for JSON that is nested too deeply."""
     try:
-        document = from_json(body, allow_inf_nan=False)
+        json_document = from_json(raw_body, allow_inf_nan=False)
     except ValueError:
-        document = None
-    if not isinstance(document, dict | list):
+        json_document = None
+    if not isinstance(json_document, dict | list):
         raise DeliveryUnfit("The body is not a JSON object. Have the sender deliver as application/json.")
-    return document
+    return json_document
 
 
-def event_id_at(body: object, pointer: str) -> str:
+def read_event_id(json_document: object, pointer: str) -> str:
     """Return the event's id in the body; raises DeliveryUnfit."""
-    found = _find(body, pointer)
-    name = str(found) if isinstance(found, int) and not isinstance(found, bool) else found
-    if not isinstance(name, str):
+    found_value = _resolve_pointer(json_document, pointer)
+    event_id = (
+        str(found_value)
+        if isinstance(found_value, int) and not isinstance(found_value, bool)
+        else found_value
+    )
+    if not isinstance(event_id, str):
         raise DeliveryUnfit(
             f"The body names no event: nothing at {pointer or 'the root'} that could be its id."
         )
-    return event_id(name)
+    return require_event_id(event_id)
 
 
-def event_id(name: str) -> str:
+def require_event_id(event_id: str) -> str:
     """Return the event's id if it can be stored; raises DeliveryUnfit."""
-    if not 0 < len(name) <= _LONGEST_ID or not name.isprintable():
-        raise DeliveryUnfit(f"The event's id is not 1 to {_LONGEST_ID} printable characters.")
-    return name
+    if not 0 < len(event_id) <= _MAX_EVENT_ID_CHARS or not event_id.isprintable():
+        raise DeliveryUnfit(f"The event's id is not 1 to {_MAX_EVENT_ID_CHARS} printable characters.")
+    return event_id
 
 
-def _argument(source: Source, body: object) -> Any:
-    match source:
+def _resolve_argument(argument_source: ArgumentSource, json_document: object) -> Any:
+    match argument_source:
         case Constant():
-            return source.constant
+            return argument_source.constant
         case FromBodyOrDefault():
-            found = _find(body, source.pointer)
-            return source.default if found is _NOTHING else found
+            found_value = _resolve_pointer(json_document, argument_source.pointer)
+            return argument_source.default if found_value is _MISSING_VALUE else found_value
         case FromBody():
-            return _find(body, source.pointer)
+            return _resolve_pointer(json_document, argument_source.pointer)
 
 
-def _find(body: object, pointer: str) -> object:
-    found = JsonPointer(pointer).resolve(body, _NOTHING)
+def _resolve_pointer(json_document: object, pointer: str) -> object:
+    found_value = JsonPointer(pointer).resolve(json_document, _MISSING_VALUE)
     # `-` is the place after an array's last item, where nothing can be yet.
-    return _NOTHING if isinstance(found, EndOfList) else found
+    return _MISSING_VALUE if isinstance(found_value, EndOfList) else found_value
 
 
-def _same(found: object, value: JsonValue) -> bool:
+def _is_same_json(found_value: object, allowed_value: JsonValue) -> bool:
     # In Python, true equals 1.
-    return isinstance(found, bool) == isinstance(value, bool) and found == value
+    return isinstance(found_value, bool) == isinstance(allowed_value, bool) and found_value == allowed_value
 
 
-def _unfit(certain: dict[str, Any], input_type: TypeAdapter[Any]) -> list[str]:
+def _find_misfits(certain_arguments: dict[str, Any], input_type: TypeAdapter[Any]) -> list[str]:
     try:
-        input_type.validate_json(json.dumps(certain), strict=True)
+        input_type.validate_json(json.dumps(certain_arguments), strict=True)
     except ValidationError as error:
         return [
-            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)
-            if problem["loc"] and problem["loc"][0] in certain
+            f"{'.'.join(map(str, validation_problem['loc']))}: {validation_problem['msg']}"
+            for validation_problem in error.errors(include_url=False, include_input=False)
+            if validation_problem["loc"] and validation_problem["loc"][0] in certain_arguments
         ]
     return []

@@ -6,45 +6,47 @@ from typing import Final
 
 import structlog
 
-from engine.audit.trail import AuditEvent, Trail
+from engine.audit.trail import AuditEvent, AuditTrail
 from engine.errors import BylineError
 from engine.identity.model import Principal
 from engine.webhooks.webhooks import Webhook
 
 log = structlog.get_logger()
 
-_REMEMBERED: Final = 10_000
-_LOG_EVERY_SECONDS: Final = 60.0
+_MAX_REMEMBERED_DELIVERIES: Final = 10_000
+_LOG_INTERVAL_SECONDS: Final = 60.0
 
 
-class Refusals:
+class DeliveryRefusals:
     """Keeps senders without the secret from filling the trail: they can only send garbage or repeat a delivery."""
 
-    def __init__(self, trail: Trail) -> None:
-        self._trail = trail
-        self._known = OrderedDict[tuple[str, str], None]()
-        self._unsigned = 0
-        self._logged_at = float("-inf")
+    def __init__(self, audit_trail: AuditTrail) -> None:
+        self._audit_trail = audit_trail
+        self._recorded_deliveries = OrderedDict[tuple[str, str], None]()
+        self._unsigned_count = 0
+        self._logged_at_seconds = float("-inf")
 
-    async def signed(self, webhook: Webhook, principal: Principal, mark: str, error: BylineError) -> None:
+    async def record_signed_refusal(
+        self, webhook: Webhook, principal: Principal, delivery_mark: str, error: BylineError
+    ) -> None:
         """Write the refusal of a signed delivery to the trail, unless the same delivery was refused before."""
-        if (webhook.id, mark) in self._known:
+        if (webhook.id, delivery_mark) in self._recorded_deliveries:
             return
-        self._known[webhook.id, mark] = None
-        if len(self._known) > _REMEMBERED:
-            self._known.popitem(last=False)
-        event = AuditEvent(
+        self._recorded_deliveries[webhook.id, delivery_mark] = None
+        if len(self._recorded_deliveries) > _MAX_REMEMBERED_DELIVERIES:
+            self._recorded_deliveries.popitem(last=False)
+        audit_event = AuditEvent(
             kind="webhook.refused",
             principal=principal,
             object_id=webhook.id,
             error=error.code,
             message=str(error),
         )
-        await self._trail.append(event)
+        await self._audit_trail.append_event(audit_event)
 
-    def unsigned(self) -> None:
+    def count_unsigned_delivery(self) -> None:
         """Count a delivery without a valid signature or a known webhook; the log states the count once a minute."""
-        self._unsigned += 1
-        if time.monotonic() - self._logged_at >= _LOG_EVERY_SECONDS:
-            log.warning("webhook_deliveries_without_signature", count=self._unsigned)
-            self._unsigned, self._logged_at = 0, time.monotonic()
+        self._unsigned_count += 1
+        if time.monotonic() - self._logged_at_seconds >= _LOG_INTERVAL_SECONDS:
+            log.warning("webhook_deliveries_without_signature", count=self._unsigned_count)
+            self._unsigned_count, self._logged_at_seconds = 0, time.monotonic()

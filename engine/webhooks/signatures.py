@@ -10,17 +10,17 @@ from typing import Final, Literal
 
 from engine.errors import DeliveryRefused, DeliveryStale, WebhookInvalid
 
-Scheme = Literal["stripe", "github", "slack", "standard"]
+SignatureScheme = Literal["stripe", "github", "slack", "standard"]
 
-_PREFIX: Final = "whsec_"
-_SHORTEST, _LONGEST = 16, 512
+_STANDARD_SECRET_PREFIX: Final = "whsec_"
+_MIN_SECRET_CHARS, _MAX_SECRET_CHARS = 16, 512
 # What https://www.standardwebhooks.com asks of a symmetric secret.
-_FEWEST_BYTES, _MOST_BYTES = 24, 64
-_DIGITS = 12
+_MIN_KEY_BYTES, _MAX_KEY_BYTES = 24, 64
+_MAX_TIMESTAMP_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignedDelivery:
     """What a valid signature proves.
 
     `event_id` is None where the sender puts it into the body. `sent_at` is in seconds since the epoch, and None where
@@ -29,148 +29,189 @@ class Signed:
 
     event_id: str | None
     sent_at: int | None
-    mark: str
+    delivery_mark: str
 
-    def require_fresh(self, at: float, tolerance: float) -> None:
+    def require_fresh(self, now_seconds: float, tolerance_seconds: float) -> None:
         """Check that it was signed within `tolerance_seconds` of `now_seconds`, either side; raises DeliveryStale."""
-        if self.sent_at is not None and abs(at - self.sent_at) > tolerance:
+        if self.sent_at is not None and abs(now_seconds - self.sent_at) > tolerance_seconds:
             raise DeliveryStale(
-                f"The delivery was signed {abs(at - self.sent_at):.0f} seconds away from now, and {tolerance:.0f} are "
+                f"The delivery was signed {abs(now_seconds - self.sent_at):.0f} seconds away "
+                f"from now, and {tolerance_seconds:.0f} are "
                 "the most. Somebody sent it again, or a clock is wrong."
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
-    content: bytes
+class _SignatureClaim:
+    signed_content: bytes
     signatures: Sequence[str]
     event_id: str | None
     sent_at: int | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Rules:
-    claim: Callable[[Mapping[str, str], bytes], _Claim]
-    key: Callable[[str], bytes]
-    written: Callable[[bytes], str]
-    event_id: str | None
-    sender_makes_secret: bool
+class _SchemeRules:
+    read_claim: Callable[[Mapping[str, str], bytes], _SignatureClaim]
+    decode_secret: Callable[[str], bytes]
+    encode_mac: Callable[[bytes], str]
+    event_id_pointer: str | None
+    is_secret_from_sender: bool
 
 
-def verify(scheme: Scheme, in_force: Sequence[str], headers: Mapping[str, str], body: bytes) -> Signed:
+def verify_delivery(
+    scheme: SignatureScheme, active_secrets: Sequence[str], headers: Mapping[str, str], raw_body: bytes
+) -> SignedDelivery:
     """Verify a delivery with the secrets in force; raises DeliveryRefused. Header names are in lower case."""
-    rules = _SCHEMES[scheme]
-    claim = rules.claim(headers, body)
-    expected = [
-        rules.written(hmac.digest(rules.key(secret), claim.content, hashlib.sha256)) for secret in in_force
+    scheme_rules = _RULES_BY_SCHEME[scheme]
+    signature_claim = scheme_rules.read_claim(headers, raw_body)
+    expected_signatures = [
+        scheme_rules.encode_mac(
+            hmac.digest(scheme_rules.decode_secret(secret), signature_claim.signed_content, hashlib.sha256)
+        )
+        for secret in active_secrets
     ]
     # Every pair is compared, so that the time it takes says nothing about which one came close.
-    matching = [
-        one
-        for one in expected
-        for given in claim.signatures
-        if hmac.compare_digest(one.encode(), given.encode())
+    matching_signatures = [
+        expected_signature
+        for expected_signature in expected_signatures
+        for sent_signature in signature_claim.signatures
+        if hmac.compare_digest(expected_signature.encode(), sent_signature.encode())
     ]
-    if not matching:
-        raise _refused("The signature is not one that this webhook's secret makes of this body.")
-    return Signed(claim.event_id, claim.sent_at, matching[0])
+    if not matching_signatures:
+        raise _make_refusal("The signature is not one that this webhook's secret makes of this body.")
+    return SignedDelivery(signature_claim.event_id, signature_claim.sent_at, matching_signatures[0])
 
 
-def event_id_pointer(scheme: Scheme) -> str | None:
+def get_event_id_pointer(scheme: SignatureScheme) -> str | None:
     """Return the pointer at which this scheme's senders name the event in the body; None where a header names it."""
-    return _SCHEMES[scheme].event_id
+    return _RULES_BY_SCHEME[scheme].event_id_pointer
 
 
-def sender_makes_secret(scheme: Scheme) -> bool:
+def is_secret_from_sender(scheme: SignatureScheme) -> bool:
     """Whether the sender makes the secret, and accepts none from the receiver."""
-    return _SCHEMES[scheme].sender_makes_secret
+    return _RULES_BY_SCHEME[scheme].is_secret_from_sender
 
 
-def new_secret(scheme: Scheme) -> str:
+def generate_secret(scheme: SignatureScheme) -> str:
     """Return a new secret in this scheme's format."""
     if scheme == "standard":
-        return _PREFIX + b64encode(secrets.token_bytes(32)).decode()
+        return _STANDARD_SECRET_PREFIX + b64encode(secrets.token_bytes(32)).decode()
     return secrets.token_urlsafe(32)
 
 
-def require_secret(scheme: Scheme, secret: str) -> None:
+def require_secret(scheme: SignatureScheme, secret: str) -> None:
     """Check that a secret can be one of this scheme; raises WebhookInvalid, which does not repeat it."""
-    if not _SHORTEST <= len(secret) <= _LONGEST or not secret.isprintable() or secret != secret.strip():
+    if (
+        not _MIN_SECRET_CHARS <= len(secret) <= _MAX_SECRET_CHARS
+        or not secret.isprintable()
+        or secret != secret.strip()
+    ):
         raise WebhookInvalid(
-            f"Give a secret of {_SHORTEST} to {_LONGEST} printable characters, without spaces around it."
+            f"Give a secret of {_MIN_SECRET_CHARS} to {_MAX_SECRET_CHARS} printable "
+            "characters, without spaces around it."
         )
     if scheme == "standard":
         try:
-            length = len(_standard_key(secret))
+            key_length_bytes = len(_decode_standard_secret(secret))
         except ValueError:
-            length = 0
-        if not _FEWEST_BYTES <= length <= _MOST_BYTES:
+            key_length_bytes = 0
+        if not _MIN_KEY_BYTES <= key_length_bytes <= _MAX_KEY_BYTES:
             raise WebhookInvalid(
-                f"Give '{_PREFIX}' and {_FEWEST_BYTES} to {_MOST_BYTES} bytes in base64 as the secret."
+                f"Give '{_STANDARD_SECRET_PREFIX}' and {_MIN_KEY_BYTES} to {_MAX_KEY_BYTES} "
+                "bytes in base64 as the secret."
             )
 
 
-def _stripe(headers: Mapping[str, str], body: bytes) -> _Claim:
-    pairs = [pair.strip().partition("=") for pair in _header(headers, "stripe-signature").split(",")]
-    times = [value for name, _, value in pairs if name == "t"]
-    if len(times) != 1:
-        raise _refused("The header Stripe-Signature should say once when it was signed.")
-    signatures = [value for name, _, value in pairs if name == "v1"]
-    return _Claim(f"{times[0]}.".encode() + body, signatures, None, _seconds(times[0]))
+def _read_stripe_claim(headers: Mapping[str, str], raw_body: bytes) -> _SignatureClaim:
+    header_pairs = [
+        header_pair.strip().partition("=")
+        for header_pair in _require_header(headers, "stripe-signature").split(",")
+    ]
+    signature_times = [
+        element_value for element_name, _, element_value in header_pairs if element_name == "t"
+    ]
+    if len(signature_times) != 1:
+        raise _make_refusal("The header Stripe-Signature should say once when it was signed.")
+    signatures = [element_value for element_name, _, element_value in header_pairs if element_name == "v1"]
+    return _SignatureClaim(
+        f"{signature_times[0]}.".encode() + raw_body, signatures, None, _parse_seconds(signature_times[0])
+    )
 
 
-def _github(headers: Mapping[str, str], body: bytes) -> _Claim:
-    signature = _header(headers, "x-hub-signature-256")
-    return _Claim(body, [signature], _header(headers, "x-github-delivery"), None)
+def _read_github_claim(headers: Mapping[str, str], raw_body: bytes) -> _SignatureClaim:
+    signature = _require_header(headers, "x-hub-signature-256")
+    return _SignatureClaim(raw_body, [signature], _require_header(headers, "x-github-delivery"), None)
 
 
-def _slack(headers: Mapping[str, str], body: bytes) -> _Claim:
-    time = _header(headers, "x-slack-request-timestamp")
-    signature = _header(headers, "x-slack-signature")
-    return _Claim(f"v0:{time}:".encode() + body, [signature], None, _seconds(time))
+def _read_slack_claim(headers: Mapping[str, str], raw_body: bytes) -> _SignatureClaim:
+    signature_time = _require_header(headers, "x-slack-request-timestamp")
+    signature = _require_header(headers, "x-slack-signature")
+    return _SignatureClaim(
+        f"v0:{signature_time}:".encode() + raw_body, [signature], None, _parse_seconds(signature_time)
+    )
 
 
-def _standard(headers: Mapping[str, str], body: bytes) -> _Claim:
-    event_id, time = _header(headers, "webhook-id"), _header(headers, "webhook-timestamp")
-    signatures = _header(headers, "webhook-signature").split()
-    return _Claim(f"{event_id}.{time}.".encode() + body, signatures, event_id, _seconds(time))
+def _read_standard_claim(headers: Mapping[str, str], raw_body: bytes) -> _SignatureClaim:
+    event_id, signature_time = (
+        _require_header(headers, "webhook-id"),
+        _require_header(headers, "webhook-timestamp"),
+    )
+    signatures = _require_header(headers, "webhook-signature").split()
+    return _SignatureClaim(
+        f"{event_id}.{signature_time}.".encode() + raw_body,
+        signatures,
+        event_id,
+        _parse_seconds(signature_time),
+    )
 
 
-def _standard_key(secret: str) -> bytes:
-    text = secret.removeprefix(_PREFIX)
-    return b64decode(text + "=" * (-len(text) % 4), validate=True)
+def _decode_standard_secret(secret: str) -> bytes:
+    base64_text = secret.removeprefix(_STANDARD_SECRET_PREFIX)
+    return b64decode(base64_text + "=" * (-len(base64_text) % 4), validate=True)
 
 
-def _header(headers: Mapping[str, str], name: str) -> str:
-    value = headers.get(name)
-    if not value:
-        raise _refused(f"The header {name.title()} is missing.")
-    return value
+def _require_header(headers: Mapping[str, str], header_name: str) -> str:
+    header_value = headers.get(header_name)
+    if not header_value:
+        raise _make_refusal(f"The header {header_name.title()} is missing.")
+    return header_value
 
 
-def _seconds(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= _DIGITS):
-        raise _refused("The time of the signature is not a number of seconds.")
-    return int(text)
+def _parse_seconds(seconds_text: str) -> int:
+    if not (
+        seconds_text.isascii() and seconds_text.isdecimal() and len(seconds_text) <= _MAX_TIMESTAMP_DIGITS
+    ):
+        raise _make_refusal("The time of the signature is not a number of seconds.")
+    return int(seconds_text)
 
 
-def _refused(reason: str) -> DeliveryRefused:
+def _make_refusal(reason: str) -> DeliveryRefused:
     return DeliveryRefused(reason)
 
 
-_SCHEMES: Final[Mapping[Scheme, _Rules]] = {
-    "stripe": _Rules(_stripe, str.encode, bytes.hex, event_id="/id", sender_makes_secret=True),
-    "github": _Rules(
-        _github, str.encode, lambda mac: f"sha256={mac.hex()}", event_id=None, sender_makes_secret=False
+_RULES_BY_SCHEME: Final[Mapping[SignatureScheme, _SchemeRules]] = {
+    "stripe": _SchemeRules(
+        _read_stripe_claim, str.encode, bytes.hex, event_id_pointer="/id", is_secret_from_sender=True
     ),
-    "slack": _Rules(
-        _slack, str.encode, lambda mac: f"v0={mac.hex()}", event_id="/event_id", sender_makes_secret=True
+    "github": _SchemeRules(
+        _read_github_claim,
+        str.encode,
+        lambda mac_bytes: f"sha256={mac_bytes.hex()}",
+        event_id_pointer=None,
+        is_secret_from_sender=False,
     ),
-    "standard": _Rules(
-        _standard,
-        _standard_key,
-        lambda mac: f"v1,{b64encode(mac).decode()}",
-        event_id=None,
-        sender_makes_secret=False,
+    "slack": _SchemeRules(
+        _read_slack_claim,
+        str.encode,
+        lambda mac_bytes: f"v0={mac_bytes.hex()}",
+        event_id_pointer="/event_id",
+        is_secret_from_sender=True,
+    ),
+    "standard": _SchemeRules(
+        _read_standard_claim,
+        _decode_standard_secret,
+        lambda mac_bytes: f"v1,{b64encode(mac_bytes).decode()}",
+        event_id_pointer=None,
+        is_secret_from_sender=False,
     ),
 }

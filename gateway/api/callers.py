@@ -10,71 +10,73 @@ from mcp.server.auth.provider import TokenVerifier
 
 from engine.errors import NotAllowed
 from engine.services import Services
-from gateway.api.problems import Refused
-from gateway.bearer import PersonalToken, bearer_tokens, is_good
-from gateway.protected_resource import API_PATH, metadata_address
+from gateway.api.problems import RequestRefused
+from gateway.bearer import PrincipalToken, build_token_verifier, is_token_valid
+from gateway.protected_resource import API_PATH, build_metadata_url
 from gateway.runs.runs import Caller
 
-_BEARER: Final = HTTPBearer(
+_BEARER_SCHEME: Final = HTTPBearer(
     scheme_name="bearer",
     auto_error=False,
     description="An access token that was issued for this API, or a personal API token.",
 )
 
 
-def challenge(services: Services) -> str:
+def build_challenge(services: Services) -> str:
     """Return the `WWW-Authenticate` of a 401, which names the resource's metadata (RFC 9728 section 5.1)."""
-    return f'Bearer resource_metadata="{metadata_address(services.settings, API_PATH)}"'
+    return f'Bearer resource_metadata="{build_metadata_url(services.settings, API_PATH)}"'
 
 
-def know_callers(api: FastAPI, services: Services) -> None:
+def attach_token_verifier(api_app: FastAPI, services: Services) -> None:
     """Give the application the token verifier that the dependencies below use."""
-    api.state.tokens = bearer_tokens(services, API_PATH)
-    api.state.challenge = challenge(services)
+    api_app.state.tokens = build_token_verifier(services, API_PATH)
+    api_app.state.challenge = build_challenge(services)
 
 
-async def _caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
+async def _authenticate_caller(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER_SCHEME)]
 ) -> Caller:
-    challenge: str = request.app.state.challenge
+    bearer_challenge: str = request.app.state.challenge
     if credentials is None:
         detail = "Send a bearer token: `Authorization: Bearer …`."
-        raise Refused(
-            HTTPStatus.UNAUTHORIZED, "unauthenticated", detail, headers={"WWW-Authenticate": challenge}
+        raise RequestRefused(
+            HTTPStatus.UNAUTHORIZED, "unauthenticated", detail, headers={"WWW-Authenticate": bearer_challenge}
         )
-    tokens: TokenVerifier = request.app.state.tokens
-    token = await tokens.verify_token(credentials.credentials)
-    if not isinstance(token, PersonalToken):
+    token_verifier: TokenVerifier = request.app.state.tokens
+    access_token = await token_verifier.verify_token(credentials.credentials)
+    if not isinstance(access_token, PrincipalToken):
         detail = "This token is not good here: it expired, was revoked, or was issued for something else."
-        invalid = {"WWW-Authenticate": f'{challenge}, error="invalid_token"'}
-        raise Refused(HTTPStatus.UNAUTHORIZED, "token_invalid", detail, headers=invalid)
-    return Caller(token.principal, token.actor, "rest", token.tools, token.in_person)
+        challenge_headers = {"WWW-Authenticate": f'{bearer_challenge}, error="invalid_token"'}
+        raise RequestRefused(HTTPStatus.UNAUTHORIZED, "token_invalid", detail, headers=challenge_headers)
+    return Caller(
+        access_token.principal, access_token.actor, "rest", access_token.tools, access_token.in_person
+    )
 
 
-Calling = Annotated[Caller, Depends(_caller)]
+ApiCaller = Annotated[Caller, Depends(_authenticate_caller)]
 """The caller of a route: `async def route(caller: ApiCaller, …)`. Without a valid token the route is not called."""
 
 
-Recheck = Callable[[], Awaitable[bool]]
+TokenRecheck = Callable[[], Awaitable[bool]]
 
 
-async def _still_good(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]
-) -> Recheck:
-    tokens: TokenVerifier = request.app.state.tokens
+async def _make_token_recheck(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER_SCHEME)]
+) -> TokenRecheck:
+    token_verifier: TokenVerifier = request.app.state.tokens
 
-    async def still_good() -> bool:
-        return credentials is not None and await is_good(tokens, credentials.credentials)
+    async def is_token_still_valid() -> bool:
+        return credentials is not None and await is_token_valid(token_verifier, credentials.credentials)
 
-    return still_good
+    return is_token_still_valid
 
 
-StillGood = Annotated[Recheck, Depends(_still_good)]
+CallerTokenRecheck = Annotated[TokenRecheck, Depends(_make_token_recheck)]
 """A check whether the caller's token is still valid, for responses that last long."""
 
 
-async def _in_person(caller: Calling) -> Caller:
-    if not caller.in_person:
+async def _require_in_person(caller: ApiCaller) -> Caller:
+    if not caller.is_in_person:
         raise NotAllowed(
             f"{caller.actor.name} may not do this for {caller.principal.name}, who has to sign in for it: with an "
             "API token, and through a back end, nothing is made that lasts longer or reaches further."
@@ -82,5 +84,5 @@ async def _in_person(caller: Calling) -> Caller:
     return caller
 
 
-CallingInPerson = Annotated[Caller, Depends(_in_person)]
+InPersonCaller = Annotated[Caller, Depends(_require_in_person)]
 """As `ApiCaller`, but only for somebody who signed in themselves. Add `describe_problems(403)` to the route."""

@@ -9,24 +9,24 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.connections.accounts import Chosen as AccountsChosen
+from engine.connections.accounts import AccountChoices as AccountsChosen
 from engine.connections.connection import Connection
-from engine.connections.grants import Grant, Standing
+from engine.connections.grants import Grant, GrantSituation
 from engine.errors import NotAllowed
 from engine.registry import Registry
 from engine.services import Services
-from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
-from gateway.api.problems import Refused, problems
-from gateway.grants import give_up
+from gateway.api.callers import ApiCaller, InPersonCaller
+from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
+from gateway.api.problems import RequestRefused, describe_problems
+from gateway.grants import remove_own_grant
 from gateway.runs.runs import Caller
 
-_NAME = Annotated[str, Path(max_length=200)]
-_ACCOUNT = Annotated[
+_ConnectionName = Annotated[str, Path(max_length=200)]
+_AccountQuery = Annotated[
     str | None,
     Query(max_length=1000, description="Which account, where you have several on the connection."),
 ]
-_TOOL = Annotated[
+_ToolQuery = Annotated[
     str | None,
     Query(max_length=200, description="A tool; without it, every tool that has no account of its own."),
 ]
@@ -43,14 +43,14 @@ class GrantShown(BaseModel):
     )
 
 
-class Chosen(BaseModel):
+class AccountChoiceShown(BaseModel):
     """Which account is used."""
 
     tool: str | None = Field(description="By this tool; null where by every tool that has none of its own.")
     account: str
 
 
-class Choice(BaseModel):
+class NewAccountChoice(BaseModel):
     """Which account to use from now on."""
 
     model_config = ConfigDict(extra="forbid")
@@ -80,124 +80,155 @@ class ConnectionShown(BaseModel):
     accounts: list[GrantShown] = Field(
         description="All of the caller's own; for a token that is limited to tools, those that these use."
     )
-    chosen: list[Chosen] = Field(
+    chosen: list[AccountChoiceShown] = Field(
         description="What the caller chose; runs that have begun to use an account keep it."
     )
 
 
-def routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(services: Services, registry: Registry) -> APIRouter:
     """Build the router that lists and reads connections, chooses accounts, and gives up the caller's own grants."""
     router = APIRouter(tags=["connections"])
-    cursors = Cursors(services.vault, "connections")
-
-    @router.get("/connections", summary="List connections, with your grants", responses=problems(400, 422))
-    async def list_connections(
-        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
-    ) -> Page[ConnectionShown]:
-        """A token that is limited to some tools sees what these use, and the accounts that they use there."""
-        position = cursors.open(after)
-        start = "" if position is None else str(position[0])
-        known = await services.catalogue.all()
-        own = await _own(services, registry, caller)
-        names = sorted(name for name in known if name > start and own.reach.has(name))[: limit + 1]
-        shown = [own.shown(known[name]) for name in names]
-        return cursors.page(shown, [[name] for name in names], limit)
+    connection_cursors = ListCursors(services.vault, "connections")
 
     @router.get(
-        "/connections/{name}", summary="Get a connection, with your grant", responses=problems(403, 404, 422)
+        "/connections", summary="List connections, with your grants", responses=describe_problems(400, 422)
     )
-    async def get_connection(caller: Calling, name: _NAME) -> ConnectionShown:
-        connection = await services.catalogue.get(name)
-        own = await _own(services, registry, caller)
-        own.reach.require(name)
-        return own.shown(connection)
+    async def list_connections(
+        caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
+    ) -> Page[ConnectionShown]:
+        """A token that is limited to some tools sees what these use, and the accounts that they use there."""
+        cursor_position = connection_cursors.open_cursor(after)
+        after_name = "" if cursor_position is None else str(cursor_position[0])
+        connections_by_name = await services.catalogue.list_connections()
+        own_connections = await _load_own_connections(services, registry, caller)
+        connection_names = sorted(
+            connection_name
+            for connection_name in connections_by_name
+            if connection_name > after_name and own_connections.token_scope.covers_connection(connection_name)
+        )[: limit + 1]
+        page_items = [
+            own_connections.to_connection_shown(connections_by_name[connection_name])
+            for connection_name in connection_names
+        ]
+        return connection_cursors.build_page(
+            page_items, [[connection_name] for connection_name in connection_names], limit
+        )
+
+    @router.get(
+        "/connections/{name}",
+        summary="Get a connection, with your grant",
+        responses=describe_problems(403, 404, 422),
+    )
+    async def get_connection(caller: ApiCaller, name: _ConnectionName) -> ConnectionShown:
+        connection = await services.catalogue.get_connection(name)
+        own_connections = await _load_own_connections(services, registry, caller)
+        own_connections.token_scope.require_connection(name)
+        return own_connections.to_connection_shown(connection)
 
     @router.put(
         "/connections/{name}/choice",
         summary="Choose which of your accounts is used",
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def choose(caller: CallingInPerson, name: _NAME, choice: Choice) -> ConnectionShown:
+    async def choose(
+        caller: InPersonCaller, name: _ConnectionName, account_choice: NewAccountChoice
+    ) -> ConnectionShown:
         """It holds until you change it, for runs that begin to use the connection from now on."""
-        connection = await _personal(services, name)
-        tool = "" if choice.tool is None else registry.tool(choice.tool).name
-        await services.answering.use(connection, caller.principal, choice.account, tool=tool)
-        return (await _own(services, registry, caller)).shown(connection)
+        connection = await _require_user_connection(services, name)
+        tool_name = "" if account_choice.tool is None else registry.find_tool(account_choice.tool).name
+        await services.answer_recorder.choose_account(
+            connection, caller.principal, account_choice.account, tool_name=tool_name
+        )
+        return (await _load_own_connections(services, registry, caller)).to_connection_shown(connection)
 
     @router.delete(
         "/connections/{name}/choice",
         summary="Take back what you chose",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def unchoose(caller: CallingInPerson, name: _NAME, tool: _TOOL = None) -> None:
+    async def unchoose(caller: InPersonCaller, name: _ConnectionName, tool: _ToolQuery = None) -> None:
         """Without a choice your only account is used, and of several you are asked which."""
-        connection = await _personal(services, name)
-        await services.answering.forget(connection, caller.principal, tool=tool or "")
+        connection = await _require_user_connection(services, name)
+        await services.answer_recorder.forget_choice(connection, caller.principal, tool_name=tool or "")
 
     @router.delete(
         "/connections/{name}/grant",
         summary="Give up your grant on a connection",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 409, 422, 502),
+        responses=describe_problems(403, 404, 409, 422, 502),
     )
-    async def delete_grant(caller: CallingInPerson, name: _NAME, account: _ACCOUNT = None) -> None:
+    async def delete_grant(
+        caller: InPersonCaller, name: _ConnectionName, account: _AccountQuery = None
+    ) -> None:
         """It is forgotten here and revoked upstream; the next action that needs it asks again."""
-        connection = await services.catalogue.get(name)
-        if not await give_up(services, connection, caller.principal, account):
-            of = "" if account is None else f" of account '{account}'"
-            detail = f"You have no grant{of} on connection '{name}'."
-            raise Refused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)
+        connection = await services.catalogue.get_connection(name)
+        if not await remove_own_grant(services, connection, caller.principal, account):
+            account_phrase = "" if account is None else f" of account '{account}'"
+            detail = f"You have no grant{account_phrase} on connection '{name}'."
+            raise RequestRefused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)
 
     return router
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class TokenScope:
     """The connections that a caller's token covers: those that its `tools` use, or all where `tools` is None."""
 
     registry: Registry
-    tools: frozenset[str] | None
+    tool_names: frozenset[str] | None
 
-    def has(self, connection: str) -> bool:
+    def covers_connection(self, connection_name: str) -> bool:
         """Return whether the token covers the connection."""
-        return self.tools is None or bool(self.on(connection))
+        return self.tool_names is None or bool(self.list_tools_using(connection_name))
 
-    def on(self, connection: str) -> list[str]:
+    def list_tools_using(self, connection_name: str) -> list[str]:
         """Return those of the tools that the token is limited to that use the connection, sorted by name."""
-        return sorted(tool for tool in self.tools or () if self.registry.uses(tool, connection))
+        return sorted(
+            tool_name
+            for tool_name in self.tool_names or ()
+            if self.registry.may_use_connection(tool_name, connection_name)
+        )
 
-    def require(self, connection: str) -> None:
+    def require_connection(self, connection_name: str) -> None:
         """Raise NotAllowed where the token does not cover the connection."""
-        if not self.has(connection):
+        if not self.covers_connection(connection_name):
             raise NotAllowed(
-                f"This token is for tools that do not use '{connection}'. Make one for others, or sign in."
+                f"This token is for tools that do not use '{connection_name}'. Make one for others, or sign in."
             )
 
 
 @dataclass(frozen=True, slots=True)
-class _Own:
+class _OwnConnections:
     """The caller's grants and chosen accounts by connection, as far as their token covers these."""
 
-    grants: Mapping[str, list[Grant]]
-    chosen: Mapping[str, Mapping[str, str]]
-    reach: Reach
+    grants_by_connection: Mapping[str, list[Grant]]
+    choices_by_connection: Mapping[str, Mapping[str, str]]
+    token_scope: TokenScope
 
-    def shown(self, connection: Connection) -> ConnectionShown:
-        grants, chosen = self.grants.get(connection.name, []), self.chosen.get(connection.name, {})
-        used = Standing(tuple(grants), AccountsChosen(for_all=chosen.get(""))).grant
-        if self.reach.tools is not None:
-            tools = self.reach.on(connection.name)
-            accounts = {
-                Standing(tuple(grants), AccountsChosen(None, chosen.get(tool), chosen.get(""))).account
-                for tool in tools
+    def to_connection_shown(self, connection: Connection) -> ConnectionShown:
+        own_grants, chosen_accounts = (
+            self.grants_by_connection.get(connection.name, []),
+            self.choices_by_connection.get(connection.name, {}),
+        )
+        used_grant = GrantSituation(
+            tuple(own_grants), AccountsChosen(default_account=chosen_accounts.get(""))
+        ).selected_grant
+        if self.token_scope.tool_names is not None:
+            tool_names = self.token_scope.list_tools_using(connection.name)
+            used_accounts = {
+                GrantSituation(
+                    tuple(own_grants),
+                    AccountsChosen(None, chosen_accounts.get(tool_name), chosen_accounts.get("")),
+                ).selected_account
+                for tool_name in tool_names
             }
-            grants = [grant for grant in grants if grant.account in accounts]
-            used = used if used in grants else None
-            chosen = {
-                tool: account
-                for tool, account in chosen.items()
-                if account in accounts and tool in {"", *tools}
+            own_grants = [grant for grant in own_grants if grant.account in used_accounts]
+            used_grant = used_grant if used_grant in own_grants else None
+            chosen_accounts = {
+                tool_name: account
+                for tool_name, account in chosen_accounts.items()
+                if account in used_accounts and tool_name in {"", *tool_names}
             }
         return ConnectionShown(
             name=connection.name,
@@ -205,30 +236,35 @@ class _Own:
             system=connection.system,
             mode=connection.mode,
             scopes=list(connection.scopes),
-            grant=None if used is None else _grant_shown(used),
-            accounts=[_grant_shown(grant) for grant in grants],
-            chosen=[Chosen(tool=tool or None, account=account) for tool, account in sorted(chosen.items())],
+            grant=None if used_grant is None else _to_grant_shown(used_grant),
+            accounts=[_to_grant_shown(grant) for grant in own_grants],
+            chosen=[
+                AccountChoiceShown(tool=tool_name or None, account=account)
+                for tool_name, account in sorted(chosen_accounts.items())
+            ],
         )
 
 
-async def _own(services: Services, registry: Registry, caller: Caller) -> _Own:
-    grants: dict[str, list[Grant]] = {}
-    for grant in await services.grants.of(caller.principal.id):
-        grants.setdefault(grant.connection, []).append(grant)
-    chosen = await services.accounts.of(caller.principal.id)
-    return _Own(grants, chosen, Reach(registry, caller.tools))
+async def _load_own_connections(services: Services, registry: Registry, caller: Caller) -> _OwnConnections:
+    grants_by_connection: dict[str, list[Grant]] = {}
+    for grant in await services.grants.list_grants(caller.principal.id):
+        grants_by_connection.setdefault(grant.connection_name, []).append(grant)
+    choices_by_connection = await services.accounts.list_choices(caller.principal.id)
+    return _OwnConnections(
+        grants_by_connection, choices_by_connection, TokenScope(registry, caller.tool_names)
+    )
 
 
-async def _personal(services: Services, name: str) -> Connection:
-    connection = await services.catalogue.get(name)
+async def _require_user_connection(services: Services, connection_name: str) -> Connection:
+    connection = await services.catalogue.get_connection(connection_name)
     if connection.mode == "shared":
         raise NotAllowed(
-            f"Connection '{name}' is shared: it has one account, for everybody, and nobody chooses."
+            f"Connection '{connection_name}' is shared: it has one account, for everybody, and nobody chooses."
         )
     return connection
 
 
-def _grant_shown(grant: Grant) -> GrantShown:
+def _to_grant_shown(grant: Grant) -> GrantShown:
     return GrantShown(
         account=grant.account, scopes=list(grant.scopes), since=grant.created_at, lapsed=grant.has_lapsed
     )

@@ -14,21 +14,21 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from engine.audit.trail import Line, Trail
+from engine.audit.trail import AuditTrail, TrailLine
 from engine.errors import TemporalUnreachable
 from engine.identity.runs import Run
 from engine.services import Services
-from gateway.api.callers import Calling, Recheck, StillGood
-from gateway.api.problems import Refused, problems
+from gateway.api.callers import ApiCaller, CallerTokenRecheck, TokenRecheck
+from gateway.api.problems import RequestRefused, describe_problems
 from gateway.api.runs import RunId
 from gateway.runs.runs import Caller, Runs
 from gateway.runs.states import Progress, RunState, RunStates
 
-_LOOK_EVERY_SECONDS: Final = 0.25
-_ASK_EVERY_SECONDS: Final = 2.0
-_LINES_AT_ONCE: Final = 200
+_POLL_INTERVAL_SECONDS: Final = 0.25
+_TEMPORAL_INTERVAL_SECONDS: Final = 2.0
+_MAX_BATCH_LINES: Final = 200
 
-MOST_STREAMS: Final = 20
+MAX_STREAMS_PER_PRINCIPAL: Final = 20
 """How many streams of one principal a gateway keeps open at once."""
 
 LastEventId = Annotated[
@@ -50,152 +50,163 @@ class RunEvent(BaseModel):
     event: dict[str, Any]
 
 
-def routes(services: Services, runs: Runs, states: RunStates) -> APIRouter:
+def build_routes(services: Services, runs: Runs, run_states: RunStates) -> APIRouter:
     """Build the router of `/runs/{run_id}/events`."""
     router = APIRouter(tags=["runs"])
-    growth = _Growth(services.trail)
-    streams = Counter[str]()
+    trail_growth = _TrailGrowth(services.trail)
+    stream_counts = Counter[str]()
 
     # A dependency releases what a follower holds when its request ends, in whatever way it ends.
-    async def follow(run_id: RunId, caller: Calling, still_good: StillGood) -> AsyncIterator[_Follower]:
-        run, who = await runs.owned(run_id, caller), caller.principal.id
-        if streams[who] >= MOST_STREAMS:
-            detail = f"{MOST_STREAMS} streams at once are the most. Close one first."
-            raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams", detail)
-        streams[who] += 1
-        ended = asyncio.create_task(_end(runs, run.id))
+    async def open_event_stream(
+        run_id: RunId, caller: ApiCaller, recheck_token: CallerTokenRecheck
+    ) -> AsyncIterator[_RunEventStream]:
+        run, principal_id = await runs.require_own_run(run_id, caller), caller.principal.id
+        if stream_counts[principal_id] >= MAX_STREAMS_PER_PRINCIPAL:
+            detail = f"{MAX_STREAMS_PER_PRINCIPAL} streams at once are the most. Close one first."
+            raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams", detail)
+        stream_counts[principal_id] += 1
+        run_end_task = asyncio.create_task(_wait_until_ended(runs, run.id))
         try:
-            async with growth.watched() as grown:
-                yield _Follower(run, caller, still_good, services.trail, states, ended, grown)
+            async with trail_growth.watch_growth() as growth_event:
+                yield _RunEventStream(
+                    run, caller, recheck_token, services.trail, run_states, run_end_task, growth_event
+                )
         finally:
-            ended.cancel()
-            streams[who] -= 1
+            run_end_task.cancel()
+            stream_counts[principal_id] -= 1
             # Adding an empty counter drops every principal whose count is zero.
-            streams.__iadd__(Counter())
+            stream_counts.__iadd__(Counter())
 
     @router.get(
         "/runs/{run_id}/events",
         summary="Follow one of your runs as server-sent events",
         response_class=EventSourceResponse,
-        responses=problems(404, 422, 429),
+        responses=describe_problems(404, 422, 429),
     )
     async def follow_run(
-        follower: Annotated[_Follower, Depends(follow)], last_event_id: LastEventId = None
+        event_stream: Annotated[_RunEventStream, Depends(open_event_stream)],
+        last_event_id: LastEventId = None,
     ) -> AsyncIterator[ServerSentEvent]:
         """Lines of the audit trail by their kind, `progress`, and at last `ended` with the state of the run.
 
         A stream also ends, without an `ended` event, once the caller's token is no longer valid.
         """
-        async for event in follower.events(after=int(last_event_id or 0)):
-            yield event
+        async for server_sent_event in event_stream.stream_events(after_seq=int(last_event_id or 0)):
+            yield server_sent_event
 
     return router
 
 
-class _Growth:
+class _TrailGrowth:
     """Notices, by one query for all streams, that the audit trail grew."""
 
-    def __init__(self, trail: Trail) -> None:
+    def __init__(self, trail: AuditTrail) -> None:
         self._trail = trail
-        self._watching: set[asyncio.Event] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._growth_events: set[asyncio.Event] = set()
+        self._poll_task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def watched(self) -> AsyncIterator[asyncio.Event]:
+    async def watch_growth(self) -> AsyncIterator[asyncio.Event]:
         """Yield an event that is set whenever there are new lines."""
-        grown = asyncio.Event()
-        self._watching.add(grown)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        growth_event = asyncio.Event()
+        self._growth_events.add(growth_event)
+        if self._poll_task is None or self._poll_task.done():
+            self._poll_task = asyncio.create_task(self._poll_trail())
         try:
-            yield grown
+            yield growth_event
         finally:
-            self._watching.discard(grown)
+            self._growth_events.discard(growth_event)
 
-    async def _look(self) -> None:
-        seen = 0
-        while self._watching:
+    async def _poll_trail(self) -> None:
+        last_seen_seq = 0
+        while self._growth_events:
             with contextlib.suppress(OSError, SQLAlchemyError):
-                last = await self._trail.last()
-                if last != seen:
-                    seen = last
-                    for grown in self._watching:
-                        grown.set()
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
+                last_seq = await self._trail.read_newest_seq()
+                if last_seq != last_seen_seq:
+                    last_seen_seq = last_seq
+                    for growth_event in self._growth_events:
+                        growth_event.set()
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
 
 
-class _Follower:
+class _RunEventStream:
     """Streams one run to one caller."""
 
     def __init__(
         self,
         run: Run,
         caller: Caller,
-        still_good: Recheck,
-        trail: Trail,
-        states: RunStates,
-        ended: "asyncio.Task[None]",
-        grown: asyncio.Event,
+        recheck_token: TokenRecheck,
+        trail: AuditTrail,
+        run_states: RunStates,
+        run_end_task: "asyncio.Task[None]",
+        growth_event: asyncio.Event,
     ) -> None:
         self._run = run
         self._caller = caller
-        self._still_good = still_good
+        self._recheck_token = recheck_token
         self._trail = trail
-        self._states = states
-        self._ended = ended
-        self._grown = grown
+        self._run_states = run_states
+        self._run_end_task = run_end_task
+        self._growth_event = growth_event
 
-    async def events(self, after: int) -> AsyncIterator[ServerSentEvent]:
+    async def stream_events(self, after_seq: int) -> AsyncIterator[ServerSentEvent]:
         """Yield everything after the line with this number, until the run ended or the token is not valid any more."""
-        told: Progress | None = None
-        while await self._still_good():
-            self._grown.clear()
+        sent_progress: Progress | None = None
+        while await self._recheck_token():
+            self._growth_event.clear()
             # Checked first, so that the lines read below include all that the run wrote before it ended.
-            is_over = self._ended.done()
-            while lines := await self._trail.following(self._run.id, after, _LINES_AT_ONCE):
-                for line in lines:
-                    yield _told(line)
-                after = lines[-1].seq
-            progress = await self._progress()
-            if progress is not None and progress != told:
-                told = progress
+            has_ended = self._run_end_task.done()
+            while trail_lines := await self._trail.list_lines_after(
+                self._run.id, after_seq, _MAX_BATCH_LINES
+            ):
+                for trail_line in trail_lines:
+                    yield _to_sse(trail_line)
+                after_seq = trail_lines[-1].seq
+            progress = await self._read_progress()
+            if progress is not None and progress != sent_progress:
+                sent_progress = progress
                 yield ServerSentEvent(event="progress", data=progress)
-            if is_over:
-                yield ServerSentEvent(event="ended", data=await self._state())
+            if has_ended:
+                yield ServerSentEvent(event="ended", data=await self._read_state())
                 return
-            await self._something()
+            await self._wait_for_change()
 
-    async def _something(self) -> None:
-        grown = asyncio.create_task(self._grown.wait())
+    async def _wait_for_change(self) -> None:
+        growth_task = asyncio.create_task(self._growth_event.wait())
         try:
             await asyncio.wait(
-                {grown, self._ended}, timeout=_ASK_EVERY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                {growth_task, self._run_end_task},
+                timeout=_TEMPORAL_INTERVAL_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
             )
         finally:
-            grown.cancel()
+            growth_task.cancel()
 
-    async def _progress(self) -> Progress | None:
+    async def _read_progress(self) -> Progress | None:
         try:
-            return await self._states.progress(self._run.id)
+            return await self._run_states.read_progress(self._run.id)
         except TemporalUnreachable:
             return None
 
-    async def _state(self) -> RunState:
+    async def _read_state(self) -> RunState:
         while True:
             with contextlib.suppress(TemporalUnreachable):
-                return await self._states.of(self._run, self._caller.principal)
-            await asyncio.sleep(_ASK_EVERY_SECONDS)
+                return await self._run_states.read_state(self._run, self._caller.principal)
+            await asyncio.sleep(_TEMPORAL_INTERVAL_SECONDS)
 
 
-async def _end(runs: Runs, run_id: str) -> None:
+async def _wait_until_ended(runs: Runs, run_id: str) -> None:
     """Wait until the run ends, trying again while Temporal does not answer."""
     while True:
         with contextlib.suppress(TemporalUnreachable):
-            await runs.result(run_id)
+            await runs.wait_for_result(run_id)
             return
-        await asyncio.sleep(_ASK_EVERY_SECONDS)
+        await asyncio.sleep(_TEMPORAL_INTERVAL_SECONDS)
 
 
-def _told(line: Line) -> ServerSentEvent:
-    event = RunEvent(seq=line.seq, time=line.time, kind=line.kind, event=line.event)
-    return ServerSentEvent(event=line.kind, id=str(line.seq), data=event)
+def _to_sse(trail_line: TrailLine) -> ServerSentEvent:
+    run_event = RunEvent(
+        seq=trail_line.seq, time=trail_line.time, kind=trail_line.kind, event=trail_line.event
+    )
+    return ServerSentEvent(event=trail_line.kind, id=str(trail_line.seq), data=run_event)

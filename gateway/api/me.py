@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 
 from engine.identity.model import ActorKind, PrincipalKind
 from engine.services import Services
-from gateway.api.callers import Calling
+from gateway.api.callers import ApiCaller
 
 
 class PrincipalShown(BaseModel):
@@ -35,20 +35,24 @@ class Me(BaseModel):
     tools: list[str] | None = Field(description="The tools that the token is good for; null where for all.")
 
 
-def routes(services: Services) -> APIRouter:
+def build_routes(services: Services) -> APIRouter:
     """Build the router of `/me`."""
     router = APIRouter(tags=["me"])
 
     @router.get("/me", summary="Get who you are here")
-    async def get_me(caller: Calling) -> Me:
-        who, actor = caller.principal, caller.actor
+    async def get_me(caller: ApiCaller) -> Me:
+        principal, actor = caller.principal, caller.actor
         return Me(
             principal=PrincipalShown(
-                id=who.id, kind=who.kind, name=who.name, issuer=who.issuer, subject=who.subject
+                id=principal.id,
+                kind=principal.kind,
+                name=principal.name,
+                issuer=principal.issuer,
+                subject=principal.subject,
             ),
             actor=ActorShown(kind=actor.kind, id=actor.id, name=actor.name),
-            roles=sorted(await services.roles.of(who.id)),
-            tools=None if caller.tools is None else sorted(caller.tools),
+            roles=sorted(await services.roles.list_roles(principal.id)),
+            tools=None if caller.tool_names is None else sorted(caller.tool_names),
         )
 
     return router

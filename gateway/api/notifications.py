@@ -7,15 +7,23 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.notifications.channels import Channel, ChannelKind, Event
+from engine.notifications.channels import ChannelKind, NotificationChannel, NotificationEvent
 from engine.services import Services
-from gateway.api.bodies import Body
-from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, Place, position
-from gateway.api.problems import problems
+from gateway.api.bodies import RequestBody
+from gateway.api.callers import ApiCaller, InPersonCaller
+from gateway.api.cursors import (
+    DEFAULT_PAGE_ITEMS,
+    ListCursors,
+    Page,
+    PageCursor,
+    PageLimit,
+    TimeAndId,
+    to_cursor_position,
+)
+from gateway.api.problems import describe_problems
 from gateway.protected_resource import API_PATH
 
-_ID = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
+_ChannelId = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 
 
 class ChannelShown(BaseModel):
@@ -24,7 +32,7 @@ class ChannelShown(BaseModel):
     id: str
     kind: ChannelKind
     label: str = Field(description="Enough of the address to know it again.")
-    events: list[Event]
+    events: list[NotificationEvent]
     created_at: datetime
 
 
@@ -36,7 +44,7 @@ class ChannelMade(ChannelShown):
     )
 
 
-class NewChannel(Body):
+class NewChannel(RequestBody):
     """A channel to add."""
 
     kind: ChannelKind
@@ -44,75 +52,85 @@ class NewChannel(Body):
         max_length=2000,
         description="An email address, or the URL of a Slack-compatible incoming webhook or of one's own receiver.",
     )
-    events: list[Event] = Field(
+    events: list[NotificationEvent] = Field(
         default=["waiting", "ended"],
         max_length=10,
         description="What to tell. The events named `chat_…` are of runs that a chat client began.",
     )
 
 
-def routes(services: Services) -> APIRouter:
+def build_routes(services: Services) -> APIRouter:
     """Build the router of `/channels` and what is below it."""
     router = APIRouter(tags=["notifications"])
-    cursors = Cursors(services.vault, "channels")
+    channel_cursors = ListCursors(services.vault, "channels")
 
-    @router.get("/channels", summary="List your channels, oldest first", responses=problems(400, 422))
+    @router.get(
+        "/channels", summary="List your channels, oldest first", responses=describe_problems(400, 422)
+    )
     async def list_channels(
-        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+        caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[ChannelShown]:
-        reached = cursors.place(after)
+        page_start = channel_cursors.open_time_and_id(after)
         channels = [
-            each
-            for each in await services.channels.of(caller.principal.id)
-            if reached is None or _place(each) > reached
+            channel
+            for channel in await services.notification_channels.list_channels(caller.principal.id)
+            if page_start is None or _to_time_and_id(channel) > page_start
         ]
-        page = channels[: limit + 1]
-        return cursors.page([_shown(each) for each in page], [position(_place(each)) for each in page], limit)
+        page_channels = channels[: limit + 1]
+        return channel_cursors.build_page(
+            [_to_channel_shown(channel) for channel in page_channels],
+            [to_cursor_position(_to_time_and_id(channel)) for channel in page_channels],
+            limit,
+        )
 
     @router.post(
         "/channels",
         summary="Add a channel; a webhook's secret is in this answer alone",
         status_code=HTTPStatus.CREATED,
-        responses=problems(403, 422),
+        responses=describe_problems(403, 422),
     )
-    async def add_channel(caller: CallingInPerson, new: NewChannel, response: Response) -> ChannelMade:
-        channel, destination = await services.notifier.add(
-            caller.principal, new.kind, new.address, new.events
+    async def add_channel(caller: InPersonCaller, new_channel: NewChannel, response: Response) -> ChannelMade:
+        channel, destination = await services.notifier.add_channel(
+            caller.principal, new_channel.kind, new_channel.address, new_channel.events
         )
         response.headers["Location"] = f"{API_PATH}/channels/{channel.id}"
-        return ChannelMade(**_shown(channel).model_dump(), secret=destination.secret)
+        return ChannelMade(**_to_channel_shown(channel).model_dump(), secret=destination.secret)
 
-    @router.get("/channels/{channel_id}", summary="Get one of your channels", responses=problems(404, 422))
-    async def get_channel(caller: Calling, channel_id: _ID) -> ChannelShown:
-        return _shown(await services.channels.owned(channel_id, caller.principal))
+    @router.get(
+        "/channels/{channel_id}", summary="Get one of your channels", responses=describe_problems(404, 422)
+    )
+    async def get_channel(caller: ApiCaller, channel_id: _ChannelId) -> ChannelShown:
+        return _to_channel_shown(
+            await services.notification_channels.get_owned_channel(channel_id, caller.principal)
+        )
 
     @router.delete(
         "/channels/{channel_id}",
         summary="Remove one of your channels",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def remove_channel(caller: CallingInPerson, channel_id: _ID) -> None:
-        await services.channels.remove(channel_id, caller.principal)
+    async def remove_channel(caller: InPersonCaller, channel_id: _ChannelId) -> None:
+        await services.notification_channels.remove_channel(channel_id, caller.principal)
 
     @router.post(
         "/channels/{channel_id}/test",
         summary="Send a note there now, and say whether it was taken",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 422, 429, 502),
+        responses=describe_problems(403, 404, 422, 429, 502),
     )
-    async def test_channel(caller: CallingInPerson, channel_id: _ID) -> None:
-        await services.notifier.test(channel_id, caller.principal)
+    async def test_channel(caller: InPersonCaller, channel_id: _ChannelId) -> None:
+        await services.notifier.send_test_note(channel_id, caller.principal)
 
     return router
 
 
-def _place(channel: Channel) -> Place:
+def _to_time_and_id(channel: NotificationChannel) -> TimeAndId:
     """Return where a channel stands in its list."""
     return channel.created_at, channel.id
 
 
-def _shown(channel: Channel) -> ChannelShown:
+def _to_channel_shown(channel: NotificationChannel) -> ChannelShown:
     return ChannelShown(
         id=channel.id,
         kind=channel.kind,

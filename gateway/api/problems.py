@@ -13,13 +13,13 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import BylineError
-from gateway.errors import http_status
+from gateway.errors import to_http_status
 
-MEDIA_TYPE: Final = "application/problem+json"
-TYPE_PREFIX: Final = "urn:byline:error:"
+PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
+PROBLEM_TYPE_PREFIX: Final = "urn:byline:error:"
 
 
-class Misfit(BaseModel):
+class InvalidPart(BaseModel):
     """One part of a request that does not fit its schema."""
 
     pointer: str = Field(
@@ -33,96 +33,107 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    type: str = Field(description=f"`{TYPE_PREFIX}` and the error's code, which never changes its meaning.")
+    type: str = Field(
+        description=f"`{PROBLEM_TYPE_PREFIX}` and the error's code, which never changes its meaning."
+    )
     title: str
     status: int
     detail: str = Field(description="What happened and what to do about it.")
-    errors: list[Misfit] | None = None
+    errors: list[InvalidPart] | None = None
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """An error of the HTTP request itself, with its status. Errors of the domain are BylineErrors."""
 
     def __init__(
-        self, status: HTTPStatus, code: str, detail: str, headers: Mapping[str, str] | None = None
+        self, status_code: HTTPStatus, error_code: str, detail: str, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(detail)
-        self.status = status
-        self.code = code
+        self.status_code = status_code
+        self.error_code = error_code
         self.headers = headers
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_problems(*status_codes: int) -> dict[int | str, dict[str, Any]]:
     """Build `responses=` of a route: the errors that it answers with, besides those that every route may."""
     return {
-        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": _REFERENCE}}}
-        for status in statuses
+        status_code: {
+            "description": HTTPStatus(status_code).phrase,
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": _PROBLEM_REFERENCE}},
+        }
+        for status_code in status_codes
     }
 
 
-def problem(
-    status: int,
-    code: str,
+def build_problem_response(
+    status_code: int,
+    error_code: str,
     detail: str,
     *,
     headers: Mapping[str, str] | None = None,
-    errors: list[Misfit] | None = None,
+    invalid_parts: list[InvalidPart] | None = None,
 ) -> JSONResponse:
     """Build the response that describes a problem."""
-    told = Problem(
-        type=f"{TYPE_PREFIX}{code}",
-        title=code.replace("_", " ").capitalize(),
-        status=status,
+    problem_details = Problem(
+        type=f"{PROBLEM_TYPE_PREFIX}{error_code}",
+        title=error_code.replace("_", " ").capitalize(),
+        status=status_code,
         detail=detail,
-        errors=errors,
+        errors=invalid_parts,
     )
-    body = told.model_dump(exclude_none=True)
-    return JSONResponse(body, status_code=status, headers=dict(headers or {}), media_type=MEDIA_TYPE)
+    problem_json = problem_details.model_dump(exclude_none=True)
+    return JSONResponse(
+        problem_json, status_code=status_code, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE
+    )
 
 
-def domain_problem(request: Request, error: Exception) -> JSONResponse:
+def answer_domain_error(request: Request, error: Exception) -> JSONResponse:
     """Build the response to a domain error."""
     del request
     if not isinstance(error, BylineError):
         raise error
-    return problem(http_status(error), error.code, str(error))
+    return build_problem_response(to_http_status(error), error.code, str(error))
 
 
-async def framework_problem(request: Request, error: Exception) -> JSONResponse:
+async def answer_framework_error(request: Request, error: Exception) -> JSONResponse:
     """Build the response to an error of the web framework, such as a path or method that no route has."""
     if not isinstance(error, HTTPException):
         raise error
-    code, detail = _KNOWN.get(HTTPStatus(error.status_code), ("request_refused", str(error.detail)))
+    error_code, detail = _FRAMEWORK_PROBLEMS.get(
+        HTTPStatus(error.status_code), ("request_refused", str(error.detail))
+    )
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_methods(request))
-    return problem(error.status_code, code, detail, headers=headers)
+        headers["Allow"] = ", ".join(_list_methods(request))
+    return build_problem_response(error.status_code, error_code, detail, headers=headers)
 
 
-async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+async def answer_not_found(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer every request with 404. This ASGI application serves the paths beside the API's versions."""
-    answer = problem(HTTPStatus.NOT_FOUND, *_KNOWN[HTTPStatus.NOT_FOUND])
-    await answer(scope, receive, send)
+    not_found_response = build_problem_response(
+        HTTPStatus.NOT_FOUND, *_FRAMEWORK_PROBLEMS[HTTPStatus.NOT_FOUND]
+    )
+    await not_found_response(scope, receive, send)
 
 
-def tell_problems(api: FastAPI, challenge: str) -> None:
+def register_error_handlers(api_app: FastAPI, bearer_challenge: str) -> None:
     """Register the handlers that answer every error with a problem. `challenge` goes with every 401."""
 
-    async def domain(request: Request, error: Exception) -> JSONResponse:
-        answer = domain_problem(request, error)
-        if answer.status_code == HTTPStatus.UNAUTHORIZED:
-            answer.headers["WWW-Authenticate"] = challenge
-        return answer
+    async def answer_with_challenge(request: Request, error: Exception) -> JSONResponse:
+        problem_response = answer_domain_error(request, error)
+        if problem_response.status_code == HTTPStatus.UNAUTHORIZED:
+            problem_response.headers["WWW-Authenticate"] = bearer_challenge
+        return problem_response
 
-    api.add_exception_handler(BylineError, domain)
-    api.add_exception_handler(Refused, _refused)
-    api.add_exception_handler(RequestValidationError, _misfits)
-    api.add_exception_handler(HTTPException, framework_problem)
-    api.add_exception_handler(Exception, _unexpected)
+    api_app.add_exception_handler(BylineError, answer_with_challenge)
+    api_app.add_exception_handler(RequestRefused, _answer_refused_request)
+    api_app.add_exception_handler(RequestValidationError, _answer_invalid_request)
+    api_app.add_exception_handler(HTTPException, answer_framework_error)
+    api_app.add_exception_handler(Exception, _answer_unexpected_error)
 
 
-_REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
-_KNOWN: Final = {
+_PROBLEM_REFERENCE: Final = {"$ref": "#/components/schemas/Problem"}
+_FRAMEWORK_PROBLEMS: Final = {
     HTTPStatus.NOT_FOUND: (
         "not_found",
         "There is nothing at this address. /api/v1/openapi.json lists what there is.",
@@ -135,44 +146,49 @@ _KNOWN: Final = {
 }
 
 
-async def _refused(request: Request, error: Exception) -> JSONResponse:
+async def _answer_refused_request(request: Request, error: Exception) -> JSONResponse:
     del request
-    if not isinstance(error, Refused):
+    if not isinstance(error, RequestRefused):
         raise error
-    return problem(error.status, error.code, str(error), headers=error.headers)
+    return build_problem_response(error.status_code, error.error_code, str(error), headers=error.headers)
 
 
-async def _misfits(request: Request, error: Exception) -> JSONResponse:
+async def _answer_invalid_request(request: Request, error: Exception) -> JSONResponse:
     del request
     if not isinstance(error, RequestValidationError):
         raise error
-    found = error.errors()
-    if any(each["type"] == "json_invalid" for each in found):
-        return problem(HTTPStatus.BAD_REQUEST, *_KNOWN[HTTPStatus.BAD_REQUEST])
-    errors = [Misfit(pointer=_pointer(each["loc"]), detail=each["msg"]) for each in found]
-    listed = "; ".join(f"{each.pointer}: {each.detail}" for each in errors)
-    return problem(
+    validation_errors = error.errors()
+    if any(validation_error["type"] == "json_invalid" for validation_error in validation_errors):
+        return build_problem_response(HTTPStatus.BAD_REQUEST, *_FRAMEWORK_PROBLEMS[HTTPStatus.BAD_REQUEST])
+    invalid_parts = [
+        InvalidPart(pointer=_build_pointer(validation_error["loc"]), detail=validation_error["msg"])
+        for validation_error in validation_errors
+    ]
+    parts_text = "; ".join(f"{invalid_part.pointer}: {invalid_part.detail}" for invalid_part in invalid_parts)
+    return build_problem_response(
         HTTPStatus.UNPROCESSABLE_ENTITY,
         "request_invalid",
-        f"The request does not fit: {listed}.",
-        errors=errors,
+        f"The request does not fit: {parts_text}.",
+        invalid_parts=invalid_parts,
     )
 
 
-def _methods(request: Request) -> list[str]:
+def _list_methods(request: Request) -> list[str]:
     """List every method of an address. The framework knows only those of the first route that has its path."""
     routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
-    return sorted({method for route in routes for method in getattr(route, "methods", None) or ()})
+    return sorted({http_method for route in routes for http_method in getattr(route, "methods", None) or ()})
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+async def _answer_unexpected_error(request: Request, error: Exception) -> JSONResponse:
     del request, error
     detail = "Something went wrong here that is not your request's fault. The gateway's log says what."
-    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
+    return build_problem_response(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", detail)
 
 
-def _pointer(location: tuple[str | int, ...]) -> str:
-    place, *rest = location
-    if place != "body":
+def _build_pointer(location: tuple[str | int, ...]) -> str:
+    location_kind, *field_path = location
+    if location_kind != "body":
         return " ".join(map(str, location))
-    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in rest)
+    return "".join(
+        f"/{str(path_segment).replace('~', '~0').replace('/', '~1')}" for path_segment in field_path
+    )

@@ -9,14 +9,22 @@ from pydantic import BaseModel, Field
 from engine.errors import NotAllowed, QuestionUnknown
 from engine.questions.questions import Question, QuestionState
 from engine.services import Services
-from gateway.api.bodies import Body
-from gateway.api.callers import Calling
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, Place, position
-from gateway.api.problems import problems
-from gateway.links import question_link
+from gateway.api.bodies import RequestBody
+from gateway.api.callers import ApiCaller
+from gateway.api.cursors import (
+    DEFAULT_PAGE_ITEMS,
+    ListCursors,
+    Page,
+    PageCursor,
+    PageLimit,
+    TimeAndId,
+    to_cursor_position,
+)
+from gateway.api.problems import describe_problems
+from gateway.links import build_question_link
 from gateway.runs.runs import Caller
 
-_ID = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
+_QuestionId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 
 
 class QuestionShown(BaseModel):
@@ -40,7 +48,7 @@ class QuestionShown(BaseModel):
     url: str = Field(description="The page where it can be answered as well.")
 
 
-class GivenAnswer(Body):
+class GivenAnswer(RequestBody):
     """An answer."""
 
     answer: dict[str, str | int | float | bool | list[str] | None] = Field(
@@ -48,102 +56,115 @@ class GivenAnswer(Body):
     )
 
 
-def routes(services: Services) -> APIRouter:
+def build_routes(services: Services) -> APIRouter:
     """Build the router of `/questions` and what is below it."""
     router = APIRouter(tags=["questions"])
-    asked = _Asked(services)
+    routes_context = _QuestionRoutesContext(services)
 
-    @router.get("/questions", summary="List what you are asked", responses=problems(400, 422))
+    @router.get("/questions", summary="List what you are asked", responses=describe_problems(400, 422))
     async def list_questions(
-        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+        caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[QuestionShown]:
-        return await asked.page(caller, after, limit)
+        return await routes_context.build_page(caller, after, limit)
 
     @router.get(
-        "/questions/{question_id}", summary="Get what you are asked", responses=problems(403, 404, 422)
+        "/questions/{question_id}",
+        summary="Get what you are asked",
+        responses=describe_problems(403, 404, 422),
     )
-    async def get_question(caller: Calling, question_id: _ID) -> QuestionShown:
-        return await asked.shown(await asked.owned(caller, question_id))
+    async def get_question(caller: ApiCaller, question_id: _QuestionId) -> QuestionShown:
+        return await routes_context.to_question_shown(
+            await routes_context.require_visible_question(caller, question_id)
+        )
 
     @router.post(
         "/questions/{question_id}/answer",
         summary="Answer a question, or approve",
-        responses=problems(403, 404, 409, 422),
+        responses=describe_problems(403, 404, 409, 422),
     )
-    async def answer_question(caller: Calling, question_id: _ID, given: GivenAnswer) -> QuestionShown:
-        await asked.answerable(caller, question_id)
-        return await asked.shown(await services.questions.answer(question_id, caller.principal, given.answer))
+    async def answer_question(
+        caller: ApiCaller, question_id: _QuestionId, given_answer: GivenAnswer
+    ) -> QuestionShown:
+        await routes_context.require_answerable(caller, question_id)
+        return await routes_context.to_question_shown(
+            await services.questions.answer_question(question_id, caller.principal, given_answer.answer)
+        )
 
     @router.post(
         "/questions/{question_id}/decline",
         summary="Decline to answer or to approve",
-        responses=problems(403, 404, 409, 422),
+        responses=describe_problems(403, 404, 409, 422),
     )
-    async def decline_question(caller: Calling, question_id: _ID) -> QuestionShown:
-        await asked.answerable(caller, question_id)
-        return await asked.shown(await services.questions.decline(question_id, caller.principal))
+    async def decline_question(caller: ApiCaller, question_id: _QuestionId) -> QuestionShown:
+        await routes_context.require_answerable(caller, question_id)
+        return await routes_context.to_question_shown(
+            await services.questions.decline_question(question_id, caller.principal)
+        )
 
     return router
 
 
-class _Asked:
+class _QuestionRoutesContext:
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._cursors = Cursors(services.vault, "questions")
+        self._cursors = ListCursors(services.vault, "questions")
 
-    async def page(self, caller: Caller, after: str | None, limit: int) -> Page[QuestionShown]:
-        reached = self._cursors.place(after)
-        found = [
+    async def build_page(self, caller: Caller, after: str | None, limit: int) -> Page[QuestionShown]:
+        page_start = self._cursors.open_time_and_id(after)
+        page_questions = [
             question
-            for question in await self._services.questions.open_for(caller.principal)
-            if (reached is None or _place(question) > reached) and caller.reaches(await self._tool(question))
+            for question in await self._services.questions.list_open_questions(caller.principal)
+            if (page_start is None or _to_time_and_id(question) > page_start)
+            and caller.covers_tool(await self._find_tool_name(question))
         ][: limit + 1]
-        items = [await self.shown(question) for question in found]
-        return self._cursors.page(items, [position(_place(question)) for question in found], limit)
+        page_items = [await self.to_question_shown(question) for question in page_questions]
+        return self._cursors.build_page(
+            page_items, [to_cursor_position(_to_time_and_id(question)) for question in page_questions], limit
+        )
 
-    async def owned(self, caller: Caller, question_id: str) -> Question:
+    async def require_visible_question(self, caller: Caller, question_id: str) -> Question:
         """Return a question that the caller may see: one that they are asked, or that their own run asks somebody.
 
         Raises QuestionUnknown or NotAllowed.
         """
-        question = await self._services.questions.get(question_id)
+        question = await self._services.questions.find_question(question_id)
         if question is None or question.kind != "form":
             raise QuestionUnknown("You are asked no such question.")
         if question.principal_id != caller.principal.id:
-            await self._services.questions.require_asked(question, caller.principal)
-        if not caller.reaches(await self._tool(question)):
+            await self._services.questions.require_may_answer(question, caller.principal)
+        if not caller.covers_tool(await self._find_tool_name(question)):
             raise NotAllowed("This token does not reach the tool whose run asks.")
         return question
 
-    async def answerable(self, caller: Caller, question_id: str) -> None:
+    async def require_answerable(self, caller: Caller, question_id: str) -> None:
         """Raise NotAllowed where the caller's token may not answer. The answer checks whether their principal may."""
-        question = await self.owned(caller, question_id)
-        if question.role is not None and not caller.in_person:
+        question = await self.require_visible_question(caller, question_id)
+        if question.role is not None and not caller.is_in_person:
             raise NotAllowed(
                 "An approval takes a person who signed in: no API token and no back end gives one."
             )
 
-    async def shown(self, question: Question) -> QuestionShown:
-        asker = await self._services.principals.get(question.principal_id)
+    async def to_question_shown(self, question: Question) -> QuestionShown:
+        asking_principal = await self._services.principals.find_principal(question.principal_id)
         return QuestionShown(
             id=question.id,
             kind="question" if question.role is None else "approval",
             message=question.message,
             role=question.role,
             run_id=question.run_id,
-            tool=await self._tool(question),
-            asked_for="" if asker is None else asker.name,
+            tool=await self._find_tool_name(question),
+            asked_for="" if asking_principal is None else asking_principal.name,
             state=question.state,
             answer_schema=dict(question.answer_schema),
             created_at=question.created_at,
             expires_at=question.expires_at,
-            url=question_link(self._services, question),
+            url=build_question_link(self._services, question),
         )
 
-    async def _tool(self, question: Question) -> str:
-        run = await self._services.runs.get(question.run_id)
-        return "" if run is None else run.tool
+    async def _find_tool_name(self, question: Question) -> str:
+        run = await self._services.run_records.find_run(question.run_id)
+        return "" if run is None else run.tool_name
 
 
-def _place(question: Question) -> Place:
+def _to_time_and_id(question: Question) -> TimeAndId:
     return question.created_at, question.id

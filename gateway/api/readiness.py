@@ -6,22 +6,22 @@ from fastapi import APIRouter, Path
 
 from engine.registry import Registry
 from engine.services import Services
-from gateway.api.callers import Calling
-from gateway.api.problems import problems
-from gateway.runs.readiness import ToolReadiness, readiness_of
+from gateway.api.callers import ApiCaller
+from gateway.api.problems import describe_problems
+from gateway.runs.readiness import ToolReadiness, report_readiness
 from gateway.runs.runs import Runs
 
 
-def routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:
+def build_routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:
     """Build the router of `/tools/{tool}/readiness`."""
     router = APIRouter(tags=["tools"])
 
     @router.get(
         "/tools/{tool}/readiness",
         summary="Say whether a call of a tool would wait for you to sign in",
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def get_readiness(caller: Calling, tool: Annotated[str, Path(max_length=200)]) -> ToolReadiness:
-        return await readiness_of(services, registry, runs, caller, tool)
+    async def get_readiness(caller: ApiCaller, tool: Annotated[str, Path(max_length=200)]) -> ToolReadiness:
+        return await report_readiness(services, registry, runs, caller, tool)
 
     return router

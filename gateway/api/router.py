@@ -24,74 +24,77 @@ from gateway.api import (
 )
 from gateway.api import runs as run_routes
 from gateway.api import services as service_routes
-from gateway.api.bodies import WRITING, JsonBodies
-from gateway.api.callers import challenge, know_callers
-from gateway.api.problems import Problem, problems, tell_problems
+from gateway.api.bodies import METHODS_WITH_BODY, JsonBodyMiddleware
+from gateway.api.callers import attach_token_verifier, build_challenge
+from gateway.api.problems import Problem, describe_problems, register_error_handlers
 from gateway.protected_resource import API_PATH
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Runs
 from gateway.runs.states import RunStates
 
-_VERSION = "1.0.0"
+_API_VERSION = "1.0.0"
 
 
-def api(services: Services, registry: Registry, runs: Runs, temporal: Client) -> FastAPI:
+def build_api(services: Services, registry: Registry, runs: Runs, temporal_client: Client) -> FastAPI:
     """Build the application that is mounted at `/api/v1`."""
-    app = FastAPI(
+    api_app = FastAPI(
         title="Byline",
-        version=_VERSION,
+        version=_API_VERSION,
         description="Composite tools, run in your own name: start, follow and steer them.",
         servers=[{"url": f"{services.settings.public_url}{API_PATH}"}],
         root_path_in_servers=False,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses=problems(401, 500, 503),
+        responses=describe_problems(401, 500, 503),
     )
-    app.add_middleware(JsonBodies)
-    tell_problems(app, challenge(services))
-    know_callers(app, services)
-    states = RunStates(services, runs)
-    control = RunControl(services, temporal, runs)
-    routers: tuple[APIRouter, ...] = (
-        tools.routes(registry, runs, states),
-        run_routes.routes(services, runs, states, control),
-        events.routes(services, runs, states),
-        me.routes(services),
-        questions.routes(services),
-        connections.routes(services, registry),
-        sign_ins.routes(services, registry),
-        readiness.routes(services, registry, runs),
-        tokens.routes(services, registry),
-        service_routes.routes(services, registry),
-        notifications.routes(services),
-        webhooks.routes(services, registry),
-        schedules.routes(services, registry, Schedules(services, temporal)),
+    api_app.add_middleware(JsonBodyMiddleware)
+    register_error_handlers(api_app, build_challenge(services))
+    attach_token_verifier(api_app, services)
+    run_states = RunStates(services, runs)
+    run_control = RunControl(services, temporal_client, runs)
+    resource_routers: tuple[APIRouter, ...] = (
+        tools.build_routes(registry, runs, run_states),
+        run_routes.build_routes(services, runs, run_states, run_control),
+        events.build_routes(services, runs, run_states),
+        me.build_routes(services),
+        questions.build_routes(services),
+        connections.build_routes(services, registry),
+        sign_ins.build_routes(services, registry),
+        readiness.build_routes(services, registry, runs),
+        tokens.build_routes(services, registry),
+        service_routes.build_routes(services, registry),
+        notifications.build_routes(services),
+        webhooks.build_routes(services, registry),
+        schedules.build_routes(services, registry, Schedules(services, temporal_client)),
     )
-    for router in routers:
-        app.include_router(router)
-    document(app, tools.schemas(registry))
-    return app
+    for resource_router in resource_routers:
+        api_app.include_router(resource_router)
+    complete_openapi(api_app, tools.build_tool_schemas(registry))
+    return api_app
 
 
-def document(app: FastAPI, components: Mapping[str, Any]) -> None:
+def complete_openapi(api_app: FastAPI, tool_schemas: Mapping[str, Any]) -> None:
     """Add to the OpenAPI document what no route declares: how bodies are refused, and the schema of a problem."""
-    describe = app.openapi
+    describe_routes = api_app.openapi
 
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is not None:
-            return app.openapi_schema
-        document = describe()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        reference = "#/components/schemas/{model}"
-        described = Problem.model_json_schema(ref_template=reference)
-        schemas |= described.pop("$defs", {})
-        schemas |= {"Problem": described, **components}
-        refusals = {str(status): answer for status, answer in problems(400, 408, 413, 415, 503).items()}
-        for path in document["paths"].values():
-            for method, operation in path.items():
-                if method.upper() in WRITING:
-                    operation["responses"] = {**refusals, **operation["responses"]}
-        return document
+    def build_document() -> dict[str, Any]:
+        if api_app.openapi_schema is not None:
+            return api_app.openapi_schema
+        openapi_document = describe_routes()
+        component_schemas = openapi_document.setdefault("components", {}).setdefault("schemas", {})
+        reference_template = "#/components/schemas/{model}"
+        problem_schema = Problem.model_json_schema(ref_template=reference_template)
+        component_schemas |= problem_schema.pop("$defs", {})
+        component_schemas |= {"Problem": problem_schema, **tool_schemas}
+        refusal_responses = {
+            str(status_code): refusal_response
+            for status_code, refusal_response in describe_problems(400, 408, 413, 415, 503).items()
+        }
+        for path_item in openapi_document["paths"].values():
+            for http_method, operation in path_item.items():
+                if http_method.upper() in METHODS_WITH_BODY:
+                    operation["responses"] = {**refusal_responses, **operation["responses"]}
+        return openapi_document
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    api_app.openapi = build_document  # type: ignore[method-assign]

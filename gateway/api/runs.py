@@ -10,167 +10,187 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from engine.identity.model import TriggerKind
 from engine.services import Services
-from gateway.api.bodies import Body
-from gateway.api.callers import Calling
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, position
-from gateway.api.problems import problems
-from gateway.api.tools import STARTED, IdempotencyKey, Prefer, Starting, namespaced
+from gateway.api.bodies import RequestBody
+from gateway.api.callers import ApiCaller
+from gateway.api.cursors import (
+    DEFAULT_PAGE_ITEMS,
+    ListCursors,
+    Page,
+    PageCursor,
+    PageLimit,
+    to_cursor_position,
+)
+from gateway.api.problems import describe_problems
+from gateway.api.tools import STARTED_RESPONSES, IdempotencyKey, Prefer, RunResponder, namespace_key
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Caller, Runs
-from gateway.runs.states import GOES_ON, RunState, RunStates, RunStatus, RunSummary
+from gateway.runs.states import ONGOING_STATUSES, RunState, RunStates, RunStatus, RunSummary
 
-_ASKED_AT_ONCE: Final = 50
-_MOST_ASKED: Final = 400
-_LONGEST_REASON: Final = 500
+_MIN_BATCH_RUNS: Final = 50
+_MAX_DESCRIBED_RUNS: Final = 400
+_MAX_REASON_CHARS: Final = 500
 
 
-def _as_instant(text: object) -> datetime:
+def _parse_instant(instant_text: object) -> datetime:
     # Pydantic reads a bare number as seconds since the epoch, which the OpenAPI document does not say.
     try:
-        moment = datetime.fromisoformat(str(text))
-        if moment.tzinfo is not None:
-            return moment.astimezone(UTC)
+        instant = datetime.fromisoformat(str(instant_text))
+        if instant.tzinfo is not None:
+            return instant.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise ValueError("write an instant as RFC 3339 does, with its zone: 2026-01-31T12:00:00Z")
 
 
 RunId = Annotated[str, Path(min_length=1, max_length=300, pattern=r"^[\x21-\x7e]+$")]
-Instant = Annotated[AwareDatetime, BeforeValidator(_as_instant)]
+Instant = Annotated[AwareDatetime, BeforeValidator(_parse_instant)]
 
 
-class Cancellation(Body):
+class Cancellation(RequestBody):
     """Why a run is cancelled."""
 
-    reason: str | None = Field(default=None, max_length=_LONGEST_REASON)
+    reason: str | None = Field(default=None, max_length=_MAX_REASON_CHARS)
 
 
-class Termination(Body):
+class Termination(RequestBody):
     """Why a run is terminated."""
 
-    reason: str = Field(min_length=1, max_length=_LONGEST_REASON)
+    reason: str = Field(min_length=1, max_length=_MAX_REASON_CHARS)
 
 
-def routes(services: Services, runs: Runs, states: RunStates, control: RunControl) -> APIRouter:
+def build_routes(services: Services, runs: Runs, run_states: RunStates, run_control: RunControl) -> APIRouter:
     """Build the router of `/runs` and what is below it, except for the events."""
     router = APIRouter(tags=["runs"])
-    listing = _Listing(services, states)
-    starting = Starting(runs, states)
+    run_listing = _RunListing(services, run_states)
+    run_responder = RunResponder(runs, run_states)
 
-    @router.get("/runs", summary="List your runs, newest first", responses=problems(400, 422))
+    @router.get("/runs", summary="List your runs, newest first", responses=describe_problems(400, 422))
     async def list_runs(
-        caller: Calling,
+        caller: ApiCaller,
         tool: Annotated[str | None, Query(max_length=200, pattern=r"^[\x21-\x7e]*$")] = None,
         trigger: TriggerKind | None = None,
         status: RunStatus | None = None,
         since: Annotated[Instant | None, Query(description="Started at this instant or later.")] = None,
         until: Annotated[Instant | None, Query(description="Started before this instant.")] = None,
-        after: After = None,
-        limit: Limit = USUAL_LIMIT,
+        after: PageCursor = None,
+        limit: PageLimit = DEFAULT_PAGE_ITEMS,
     ) -> Page[RunSummary]:
-        wanted = _Wanted(tool, trigger, status, since, until)
-        return await listing.page(caller, wanted, after, limit)
+        run_filters = _RunFilters(tool, trigger, status, since, until)
+        return await run_listing.build_page(caller, run_filters, after, limit)
 
-    @router.get("/runs/{run_id}", summary="Get one of your runs", responses=problems(404, 422))
-    async def get_run(caller: Calling, run_id: RunId) -> RunState:
-        run = await runs.owned(run_id, caller)
-        state = await states.of(run, caller.principal)
-        if state.status not in GOES_ON:
-            runs.answered(run.id)
-        return state
+    @router.get("/runs/{run_id}", summary="Get one of your runs", responses=describe_problems(404, 422))
+    async def get_run(caller: ApiCaller, run_id: RunId) -> RunState:
+        run = await runs.require_own_run(run_id, caller)
+        run_state = await run_states.read_state(run, caller.principal)
+        if run_state.status not in ONGOING_STATUSES:
+            runs.mark_outcome_delivered(run.id)
+        return run_state
 
     @router.post(
         "/runs/{run_id}/cancel",
         summary="Ask one of your runs to end",
         status_code=HTTPStatus.ACCEPTED,
-        responses=problems(404, 409, 410, 422),
+        responses=describe_problems(404, 409, 410, 422),
     )
-    async def cancel_run(caller: Calling, run_id: RunId, why: Cancellation | None = None) -> RunState:
-        run = await runs.owned(run_id, caller)
-        await control.cancel(run, caller, None if why is None else why.reason)
-        return await states.of(run, caller.principal)
+    async def cancel_run(caller: ApiCaller, run_id: RunId, why: Cancellation | None = None) -> RunState:
+        run = await runs.require_own_run(run_id, caller)
+        await run_control.cancel_run(run, caller, None if why is None else why.reason)
+        return await run_states.read_state(run, caller.principal)
 
     @router.post(
         "/runs/{run_id}/terminate",
         summary="End anybody's run at once (administrators)",
-        responses=problems(403, 404, 409, 410, 422),
+        responses=describe_problems(403, 404, 409, 410, 422),
     )
-    async def terminate_run(caller: Calling, run_id: RunId, why: Termination) -> RunState:
-        run = await control.terminate(run_id, caller, why.reason)
-        return await states.of(run, caller.principal)
+    async def terminate_run(caller: ApiCaller, run_id: RunId, why: Termination) -> RunState:
+        run = await run_control.terminate_run(run_id, caller, why.reason)
+        return await run_states.read_state(run, caller.principal)
 
     @router.post(
         "/runs/{run_id}/retry",
         summary="Start a run that ended once more, as a new run with the same arguments",
-        responses={**STARTED, **problems(403, 404, 409, 410, 422)},
+        responses={**STARTED_RESPONSES, **describe_problems(403, 404, 409, 410, 422)},
     )
     async def retry_run(
-        caller: Calling,
+        caller: ApiCaller,
         run_id: RunId,
         response: Response,
         idempotency_key: IdempotencyKey = None,
         prefer: Prefer = None,
     ) -> RunState:
-        run = await runs.owned(run_id, caller)
-        serving = await control.retry(run, caller, namespaced(idempotency_key, f"retry:{run.id}:"))
-        return await starting.answer(serving, caller, prefer, response)
+        run = await runs.require_own_run(run_id, caller)
+        started_run = await run_control.retry_run(
+            run, caller, namespace_key(idempotency_key, f"retry:{run.id}:")
+        )
+        return await run_responder.answer_started_run(started_run, caller, prefer, response)
 
     return router
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _RunFilters:
     """The filters of a list of runs."""
 
-    tool: str | None
+    tool_name: str | None
     trigger: TriggerKind | None
-    status: RunStatus | None
-    since: datetime | None
-    until: datetime | None
+    run_status: RunStatus | None
+    started_since: datetime | None
+    started_before: datetime | None
 
-    def tools(self, caller: Caller) -> frozenset[str] | None:
+    def select_tools(self, caller: Caller) -> frozenset[str] | None:
         """Return the tools whose runs are listed, or None for all."""
-        if self.tool is None:
-            return caller.tools
-        chosen = frozenset({self.tool})
-        return chosen if caller.tools is None else chosen & caller.tools
+        if self.tool_name is None:
+            return caller.tool_names
+        filtered_tools = frozenset({self.tool_name})
+        return filtered_tools if caller.tool_names is None else filtered_tools & caller.tool_names
 
 
-class _Listing:
+class _RunListing:
     """Builds pages of runs, the newest first."""
 
-    def __init__(self, services: Services, states: RunStates) -> None:
-        self._runs = services.runs
-        self._states = states
-        self._cursors = Cursors(services.vault, "runs")
+    def __init__(self, services: Services, run_states: RunStates) -> None:
+        self._run_records = services.run_records
+        self._run_states = run_states
+        self._run_cursors = ListCursors(services.vault, "runs")
 
-    async def page(self, caller: Caller, wanted: _Wanted, after: str | None, limit: int) -> Page[RunSummary]:
+    async def build_page(
+        self, caller: Caller, run_filters: _RunFilters, page_cursor: str | None, limit: int
+    ) -> Page[RunSummary]:
         """Return a page of runs. With a status filter, it may hold fewer than `limit` and still not be the last."""
-        place = self._cursors.place(after)
+        last_place = self._run_cursors.open_time_and_id(page_cursor)
         # Only Temporal knows the status, so runs are described until the page is full, up to a limit.
-        size = limit if wanted.status is None else max(limit, _ASKED_AT_ONCE)
-        found: list[RunSummary] = []
-        asked = 0
+        batch_size = limit if run_filters.run_status is None else max(limit, _MIN_BATCH_RUNS)
+        page_items: list[RunSummary] = []
+        described_count = 0
         while True:
-            batch = await self._runs.of(
+            run_batch = await self._run_records.list_runs(
                 caller.principal.id,
-                tools=wanted.tools(caller),
-                trigger=wanted.trigger,
-                since=wanted.since,
-                until=wanted.until,
-                before=place,
-                limit=size + 1,
+                tool_names=run_filters.select_tools(caller),
+                trigger=run_filters.trigger,
+                started_since=run_filters.started_since,
+                started_until=run_filters.started_before,
+                page_cursor=last_place,
+                max_rows=batch_size + 1,
             )
-            summaries = await self._states.summaries(batch[:size])
-            more = len(batch) > size
-            for number, summary in enumerate(summaries, 1):
-                place = summary.started_at, summary.id
-                if wanted.status in {None, summary.status}:
-                    found.append(summary)
-                if len(found) == limit:
-                    more = more or number < len(summaries)
+            run_summaries = await self._run_states.summarize_runs(run_batch[:batch_size])
+            has_more = len(run_batch) > batch_size
+            for summary_number, run_summary in enumerate(run_summaries, 1):
+                last_place = run_summary.started_at, run_summary.id
+                if run_filters.run_status in {None, run_summary.status}:
+                    page_items.append(run_summary)
+                if len(page_items) == limit:
+                    has_more = has_more or summary_number < len(run_summaries)
                     break
-            asked += len(summaries)
-            if not more or place is None or len(found) == limit or asked >= _MOST_ASKED:
-                cursor = self._cursors.seal(position(place)) if more and place is not None else None
-                return Page[RunSummary](items=found, next_cursor=cursor)
+            described_count += len(run_summaries)
+            if (
+                not has_more
+                or last_place is None
+                or len(page_items) == limit
+                or described_count >= _MAX_DESCRIBED_RUNS
+            ):
+                next_cursor = (
+                    self._run_cursors.seal_position(to_cursor_position(last_place))
+                    if has_more and last_place is not None
+                    else None
+                )
+                return Page[RunSummary](items=page_items, next_cursor=next_cursor)

@@ -6,36 +6,38 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.callers.service_principals import NAME
+from engine.callers.service_principals import SERVICE_NAME_PATTERN
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR
+from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.registry import Registry
 from engine.services import Services
-from gateway.api.bodies import Body
-from gateway.api.callers import CallingInPerson
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
-from gateway.api.problems import problems
+from gateway.api.bodies import RequestBody
+from gateway.api.callers import InPersonCaller
+from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
+from gateway.api.problems import describe_problems
 from gateway.api.tokens import (
     NewToken,
     TokenId,
     TokenMade,
     TokenShown,
-    known_tools,
-    made_shown,
-    shown,
-    token_page,
+    build_token_page,
+    require_known_tools,
+    to_token_made,
+    to_token_shown,
 )
 from gateway.protected_resource import API_PATH
 
-_NAME = Annotated[
+_ServiceName = Annotated[
     str, Path(max_length=200, pattern=r"^[\x21-\x7e]+$", description="The service's name or id.")
 ]
 
 
-class NewService(Body):
+class NewService(RequestBody):
     """The service to make known."""
 
-    name: str = Field(pattern=NAME, description="What it is called in addresses, commands and the trail.")
+    name: str = Field(
+        pattern=SERVICE_NAME_PATTERN, description="What it is called in addresses, commands and the trail."
+    )
 
 
 class ServiceShown(BaseModel):
@@ -46,93 +48,127 @@ class ServiceShown(BaseModel):
     active: bool
 
 
-def routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(services: Services, registry: Registry) -> APIRouter:
     """Build the router of `/services`, `/services/{service}` and their tokens."""
 
-    async def administrator(caller: CallingInPerson) -> Principal:
-        await services.roles.require(caller.principal, ADMINISTRATOR)
+    async def require_administrator(caller: InPersonCaller) -> Principal:
+        await services.roles.require_role(caller.principal, ADMINISTRATOR_ROLE)
         return caller.principal
 
-    by = Depends(administrator)
+    administrator_required = Depends(require_administrator)
     router = APIRouter(tags=["services"])
-    lists, token_lists = Cursors(services.vault, "services"), Cursors(services.vault, "service tokens")
-    known = services.service_principals
+    service_cursors, token_cursors = (
+        ListCursors(services.vault, "services"),
+        ListCursors(services.vault, "service tokens"),
+    )
+    service_principals = services.service_principals
 
     @router.get(
-        "/services", summary="List the services", responses=problems(400, 403, 422), dependencies=[by]
+        "/services",
+        summary="List the services",
+        responses=describe_problems(400, 403, 422),
+        dependencies=[administrator_required],
     )
-    async def list_services(after: After = None, limit: Limit = USUAL_LIMIT) -> Page[ServiceShown]:
-        position = lists.open(after)
-        start = "" if position is None else str(position[0])
-        found = [service for service in await known.all() if service.name > start][: limit + 1]
-        return lists.page([_shown(each) for each in found], [[each.name] for each in found], limit)
+    async def list_services(
+        after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
+    ) -> Page[ServiceShown]:
+        cursor_position = service_cursors.open_cursor(after)
+        after_name = "" if cursor_position is None else str(cursor_position[0])
+        page_services = [
+            service for service in await service_principals.list_services() if service.name > after_name
+        ][: limit + 1]
+        return service_cursors.build_page(
+            [_to_service_shown(service) for service in page_services],
+            [[service.name] for service in page_services],
+            limit,
+        )
 
     @router.post(
         "/services",
         summary="Make a service known",
         status_code=HTTPStatus.CREATED,
-        responses=problems(403, 409, 422),
+        responses=describe_problems(403, 409, 422),
     )
     async def create_service(
-        new: NewService, response: Response, who: Annotated[Principal, by]
+        new_service: NewService,
+        response: Response,
+        administrator: Annotated[Principal, administrator_required],
     ) -> ServiceShown:
-        service = await known.add(new.name, by=who)
+        service = await service_principals.add_service(new_service.name, administrator=administrator)
         response.headers["Location"] = f"{API_PATH}/services/{service.name}"
-        return _shown(service)
+        return _to_service_shown(service)
 
     @router.get(
-        "/services/{service}", summary="Get one service", responses=problems(403, 404, 422), dependencies=[by]
+        "/services/{service}",
+        summary="Get one service",
+        responses=describe_problems(403, 404, 422),
+        dependencies=[administrator_required],
     )
-    async def get_service(service: _NAME) -> ServiceShown:
-        return _shown(await known.get(service))
+    async def get_service(service: _ServiceName) -> ServiceShown:
+        return _to_service_shown(await service_principals.get_service(service))
 
     @router.get(
         "/services/{service}/tokens",
         summary="List the API tokens of a service",
-        responses=problems(400, 403, 404, 422),
-        dependencies=[by],
+        responses=describe_problems(400, 403, 404, 422),
+        dependencies=[administrator_required],
     )
     async def list_service_tokens(
-        service: _NAME, after: After = None, limit: Limit = USUAL_LIMIT
+        service: _ServiceName, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[TokenShown]:
-        tokens = await services.api_tokens.of(await known.get(service))
-        return token_page(token_lists, tokens, limit, after)
+        api_tokens = await services.api_tokens.list_tokens(await service_principals.get_service(service))
+        return build_token_page(token_cursors, api_tokens, limit, after)
 
     @router.post(
         "/services/{service}/tokens",
         summary="Make an API token that acts as a service",
         status_code=HTTPStatus.CREATED,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
     async def create_service_token(
-        service: _NAME, new: NewToken, response: Response, who: Annotated[Principal, by]
+        service: _ServiceName,
+        new_token: NewToken,
+        response: Response,
+        administrator: Annotated[Principal, administrator_required],
     ) -> TokenMade:
-        owner = await known.get(service)
-        known_tools(registry, new)
-        made = await services.api_tokens.create(owner, new.name, tools=new.tools, life=new.life, by=who)
-        response.headers["Location"] = f"{API_PATH}/services/{owner.name}/tokens/{made.token.id}"
-        return made_shown(response, made)
+        owner = await service_principals.get_service(service)
+        require_known_tools(registry, new_token)
+        made_token = await services.api_tokens.create_token(
+            owner,
+            new_token.name,
+            tool_names=new_token.tools,
+            lifetime=new_token.lifetime,
+            administrator=administrator,
+        )
+        response.headers["Location"] = f"{API_PATH}/services/{owner.name}/tokens/{made_token.api_token.id}"
+        return to_token_made(response, made_token)
 
     @router.get(
         "/services/{service}/tokens/{token_id}",
         summary="Get one API token of a service",
-        responses=problems(403, 404, 422),
-        dependencies=[by],
+        responses=describe_problems(403, 404, 422),
+        dependencies=[administrator_required],
     )
-    async def get_service_token(service: _NAME, token_id: TokenId) -> TokenShown:
-        return shown(await services.api_tokens.get(token_id, await known.get(service)))
+    async def get_service_token(service: _ServiceName, token_id: TokenId) -> TokenShown:
+        return to_token_shown(
+            await services.api_tokens.get_token(token_id, await service_principals.get_service(service))
+        )
 
     @router.delete(
         "/services/{service}/tokens/{token_id}",
         summary="Revoke an API token of a service",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def revoke_service_token(service: _NAME, token_id: TokenId, who: Annotated[Principal, by]) -> None:
-        await services.api_tokens.revoke(token_id, await known.get(service), by=who)
+    async def revoke_service_token(
+        service: _ServiceName, token_id: TokenId, administrator: Annotated[Principal, administrator_required]
+    ) -> None:
+        await services.api_tokens.revoke_token(
+            token_id, await service_principals.get_service(service), administrator=administrator
+        )
 
     return router
 
 
-def _shown(service: Principal) -> ServiceShown:
-    return ServiceShown(id=service.id, name=service.name, active=service.active)
+def _to_service_shown(service: Principal) -> ServiceShown:
+    return ServiceShown(id=service.id, name=service.name, active=service.is_active)

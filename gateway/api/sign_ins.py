@@ -7,17 +7,17 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.authorization.requests import AuthorizationRequest, State
+from engine.authorization.requests import AuthorizationRequest, RequestState
 from engine.registry import Registry
 from engine.services import Services
-from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.connections import Reach
-from gateway.api.problems import Refused, problems
-from gateway.links import connect_link, what_is_asked
+from gateway.api.callers import ApiCaller, InPersonCaller
+from gateway.api.connections import TokenScope
+from gateway.api.problems import RequestRefused, describe_problems
+from gateway.links import build_connect_link, describe_request
 from gateway.protected_resource import API_PATH
 
-_NAME = Annotated[str, Path(max_length=200)]
-_ID = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
+_ConnectionName = Annotated[str, Path(max_length=200)]
+_SignInId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 
 
 class SignIn(BaseModel):
@@ -28,7 +28,7 @@ class SignIn(BaseModel):
     title: str
     account: str | None = Field(description="The account that is asked for; null where any will do.")
     scopes: list[str]
-    state: State
+    state: RequestState
     expires_at: datetime
     url: str
 
@@ -39,7 +39,7 @@ class SignInList(BaseModel):
     items: list[SignIn]
 
 
-def routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(services: Services, registry: Registry) -> APIRouter:
     """Build the router of `/sign-ins` and `/connections/{name}/sign-ins`."""
     router = APIRouter(tags=["connections"])
 
@@ -47,51 +47,69 @@ def routes(services: Services, registry: Registry) -> APIRouter:
         "/connections/{name}/sign-ins",
         summary="Ask for a link to connect an account, the first or another",
         status_code=HTTPStatus.CREATED,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def begin_sign_in(caller: CallingInPerson, name: _NAME, response: Response) -> SignIn:
+    async def begin_sign_in(caller: InPersonCaller, name: _ConnectionName, response: Response) -> SignIn:
         """While the link is open, the same one is given again."""
-        connection = await services.catalogue.get(name)
-        asked = await services.authorization.ask_ahead(caller.principal, connection, connection.scopes)
-        response.headers["Location"] = f"{API_PATH}/sign-ins/{asked.id}"
-        return _shown(services, asked, connection.title)
+        connection = await services.catalogue.get_connection(name)
+        authorization_request = await services.authorization_requests.open_request_ahead(
+            caller.principal, connection, connection.scopes
+        )
+        response.headers["Location"] = f"{API_PATH}/sign-ins/{authorization_request.id}"
+        return _to_sign_in(services, authorization_request, connection.title)
 
     @router.get("/sign-ins", summary="List the sign-ins that you are asked for or have asked for yourself")
-    async def list_sign_ins(caller: Calling) -> SignInList:
-        known, reach = await services.catalogue.all(), Reach(registry, caller.tools)
+    async def list_sign_ins(caller: ApiCaller) -> SignInList:
+        connections_by_name, token_scope = (
+            await services.catalogue.list_connections(),
+            TokenScope(registry, caller.tool_names),
+        )
         return SignInList(
             items=[
-                _shown(services, each, known[each.connection].title)
-                for each in await services.authorization.open_for(caller.principal.id, ahead=True)
-                if each.connection in known and reach.has(each.connection)
+                _to_sign_in(
+                    services,
+                    authorization_request,
+                    connections_by_name[authorization_request.connection_name].title,
+                )
+                for authorization_request in await services.authorization_requests.list_open_requests(
+                    caller.principal.id, should_include_unawaited=True
+                )
+                if authorization_request.connection_name in connections_by_name
+                and token_scope.covers_connection(authorization_request.connection_name)
             ]
         )
 
     @router.get(
         "/sign-ins/{sign_in_id}",
         summary="Get a sign-in, and whether it is answered",
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def get_sign_in(caller: Calling, sign_in_id: _ID) -> SignIn:
-        asked = await services.authorization.get(sign_in_id)
-        if asked is None or asked.principal_id != caller.principal.id:
+    async def get_sign_in(caller: ApiCaller, sign_in_id: _SignInId) -> SignIn:
+        authorization_request = await services.authorization_requests.find_request(sign_in_id)
+        if authorization_request is None or authorization_request.principal_id != caller.principal.id:
             detail = "You are asked for no such sign-in."
-            raise Refused(HTTPStatus.NOT_FOUND, "sign_in_unknown", detail)
-        Reach(registry, caller.tools).require(asked.connection)
-        return _shown(services, asked, (await services.catalogue.get(asked.connection)).title)
+            raise RequestRefused(HTTPStatus.NOT_FOUND, "sign_in_unknown", detail)
+        TokenScope(registry, caller.tool_names).require_connection(authorization_request.connection_name)
+        return _to_sign_in(
+            services,
+            authorization_request,
+            (await services.catalogue.get_connection(authorization_request.connection_name)).title,
+        )
 
     return router
 
 
-def _shown(services: Services, asked: AuthorizationRequest, title: str) -> SignIn:
-    is_over = asked.state == "open" and not asked.is_open
+def _to_sign_in(
+    services: Services, authorization_request: AuthorizationRequest, connection_title: str
+) -> SignIn:
+    has_expired = authorization_request.state == "open" and not authorization_request.is_open
     return SignIn(
-        id=asked.id,
-        connection=asked.connection,
-        title=what_is_asked(asked, title),
-        account=asked.account,
-        scopes=list(asked.scopes),
-        state="expired" if is_over else asked.state,
-        expires_at=asked.expires_at,
-        url=connect_link(services, asked),
+        id=authorization_request.id,
+        connection=authorization_request.connection_name,
+        title=describe_request(authorization_request, connection_title),
+        account=authorization_request.account,
+        scopes=list(authorization_request.scopes),
+        state="expired" if has_expired else authorization_request.state,
+        expires_at=authorization_request.expires_at,
+        url=build_connect_link(services, authorization_request),
     )

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.callers.api_tokens import LONGEST_NAME, ApiToken, NewApiToken
+from engine.callers.api_tokens import MAX_NAME_CHARS, ApiToken, NewApiToken
 from engine.errors import ApiTokenInvalid, NotAllowed
 from engine.registry import Registry
 from engine.services import Services
-from gateway.api.bodies import Body
-from gateway.api.callers import Calling, CallingInPerson
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page
-from gateway.api.problems import problems
+from gateway.api.bodies import RequestBody
+from gateway.api.callers import ApiCaller, InPersonCaller
+from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
+from gateway.api.problems import describe_problems
 from gateway.protected_resource import API_PATH
 
 TokenId = Annotated[
@@ -25,13 +25,13 @@ TokenId = Annotated[
         description="The token's id: the part after `byline_`.",
     ),
 ]
-_DAYS = timedelta(days=1)
+_ONE_DAY = timedelta(days=1)
 
 
-class NewToken(Body):
+class NewToken(RequestBody):
     """The token to make."""
 
-    name: str = Field(min_length=1, max_length=LONGEST_NAME, description="What you know it again by.")
+    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS, description="What you know it again by.")
     tools: list[Annotated[str, Field(max_length=200)]] | None = Field(
         default=None,
         min_length=1,
@@ -43,9 +43,9 @@ class NewToken(Body):
     )
 
     @property
-    def life(self) -> timedelta | None:
+    def lifetime(self) -> timedelta | None:
         """The lifetime of the token, or None for the default."""
-        return None if self.expires_in_days is None else self.expires_in_days * _DAYS
+        return None if self.expires_in_days is None else self.expires_in_days * _ONE_DAY
 
 
 class TokenShown(BaseModel):
@@ -69,87 +69,107 @@ class TokenMade(TokenShown):
     token: str = Field(description="What to send as the bearer token. It is shown this once.")
 
 
-def routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(services: Services, registry: Registry) -> APIRouter:
     """Build the router of `/tokens` and `/tokens/{token_id}`."""
     router = APIRouter(tags=["tokens"])
-    cursors = Cursors(services.vault, "tokens")
+    token_cursors = ListCursors(services.vault, "tokens")
 
-    @router.get("/tokens", summary="List your API tokens", responses=problems(400, 422))
+    @router.get("/tokens", summary="List your API tokens", responses=describe_problems(400, 422))
     async def list_tokens(
-        caller: Calling, after: After = None, limit: Limit = USUAL_LIMIT
+        caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[TokenShown]:
-        return token_page(cursors, await services.api_tokens.of(caller.principal), limit, after)
+        return build_token_page(
+            token_cursors, await services.api_tokens.list_tokens(caller.principal), limit, after
+        )
 
     @router.post(
         "/tokens",
         summary="Make an API token that acts as you",
         status_code=HTTPStatus.CREATED,
-        responses=problems(403, 422),
+        responses=describe_problems(403, 422),
     )
-    async def create_token(caller: CallingInPerson, new: NewToken, response: Response) -> TokenMade:
-        known_tools(registry, new)
-        made = await services.api_tokens.create(
-            caller.principal, new.name, tools=new.tools, life=new.life, actor=caller.actor
+    async def create_token(caller: InPersonCaller, new_token: NewToken, response: Response) -> TokenMade:
+        require_known_tools(registry, new_token)
+        made_token = await services.api_tokens.create_token(
+            caller.principal,
+            new_token.name,
+            tool_names=new_token.tools,
+            lifetime=new_token.lifetime,
+            actor=caller.actor,
         )
-        response.headers["Location"] = f"{API_PATH}/tokens/{made.token.id}"
-        return made_shown(response, made)
+        response.headers["Location"] = f"{API_PATH}/tokens/{made_token.api_token.id}"
+        return to_token_made(response, made_token)
 
-    @router.get("/tokens/{token_id}", summary="Get one of your API tokens", responses=problems(404, 422))
-    async def get_token(caller: Calling, token_id: TokenId) -> TokenShown:
-        return shown(await services.api_tokens.get(token_id, caller.principal))
+    @router.get(
+        "/tokens/{token_id}", summary="Get one of your API tokens", responses=describe_problems(404, 422)
+    )
+    async def get_token(caller: ApiCaller, token_id: TokenId) -> TokenShown:
+        return to_token_shown(await services.api_tokens.get_token(token_id, caller.principal))
 
     @router.delete(
         "/tokens/{token_id}",
         summary="Revoke one of your API tokens",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def revoke_token(caller: Calling, token_id: TokenId) -> None:
+    async def revoke_token(caller: ApiCaller, token_id: TokenId) -> None:
         # A token that leaked may revoke itself, and no other.
-        if not caller.in_person and caller.actor.id != token_id:
+        if not caller.is_in_person and caller.actor.id != token_id:
             raise NotAllowed("With an API token only that token itself is revoked. Sign in to revoke others.")
-        await services.api_tokens.revoke(token_id, caller.principal, actor=caller.actor)
+        await services.api_tokens.revoke_token(token_id, caller.principal, actor=caller.actor)
 
     return router
 
 
-def token_page(cursors: Cursors, tokens: list[ApiToken], limit: int, after: str | None) -> Page[TokenShown]:
+def build_token_page(
+    token_cursors: ListCursors, api_tokens: list[ApiToken], page_limit: int, page_cursor: str | None
+) -> Page[TokenShown]:
     """Return a page of an owner's tokens after a cursor, newest first. Raises RequestRefused for a wrong cursor."""
-    position = cursors.open(after)
-    ids = [token.id for token in tokens]
-    start = 0 if position is None or position[0] not in ids else ids.index(str(position[0])) + 1
-    some = tokens[start : start + limit + 1]
-    return cursors.page([shown(token) for token in some], [[token.id] for token in some], limit)
+    cursor_position = token_cursors.open_cursor(page_cursor)
+    token_ids = [api_token.id for api_token in api_tokens]
+    start_index = (
+        0
+        if cursor_position is None or cursor_position[0] not in token_ids
+        else token_ids.index(str(cursor_position[0])) + 1
+    )
+    page_tokens = api_tokens[start_index : start_index + page_limit + 1]
+    return token_cursors.build_page(
+        [to_token_shown(api_token) for api_token in page_tokens],
+        [[api_token.id] for api_token in page_tokens],
+        page_limit,
+    )
 
 
-def shown(token: ApiToken) -> TokenShown:
+def to_token_shown(api_token: ApiToken) -> TokenShown:
     """Convert a token to its representation in the API, without its secret."""
-    return TokenShown.model_validate(_told(token))
+    return TokenShown.model_validate(_to_token_fields(api_token))
 
 
-def made_shown(response: Response, made: NewApiToken) -> TokenMade:
+def to_token_made(response: Response, made_token: NewApiToken) -> TokenMade:
     """Convert a new token to its representation with the secret, and mark the response `no-store`."""
     response.headers["Cache-Control"] = "no-store"
-    return TokenMade.model_validate({**_told(made.token), "token": made.secret})
+    return TokenMade.model_validate(
+        {**_to_token_fields(made_token.api_token), "token": made_token.token_text}
+    )
 
 
-def known_tools(registry: Registry, new: NewToken) -> None:
+def require_known_tools(registry: Registry, new_token: NewToken) -> None:
     """Raise ApiTokenInvalid where the token is requested for a tool that does not exist."""
-    unknown = sorted(set(new.tools or ()) - registry.tools.keys())
-    if unknown:
+    unknown_tools = sorted(set(new_token.tools or ()) - registry.tools.keys())
+    if unknown_tools:
         raise ApiTokenInvalid(
-            f"There is no tool {', '.join(unknown)}. List the tools to see which there are."
+            f"There is no tool {', '.join(unknown_tools)}. List the tools to see which there are."
         )
 
 
-def _told(token: ApiToken) -> dict[str, object]:
+def _to_token_fields(api_token: ApiToken) -> dict[str, object]:
     return {
-        "id": token.id,
-        "name": token.name,
-        "state": token.state,
-        "tools": None if token.tools is None else sorted(token.tools),
-        "created_at": token.created_at,
-        "expires_at": token.expires_at,
-        "last_used_at": token.last_used_at,
-        "revoked_at": token.revoked_at,
+        "id": api_token.id,
+        "name": api_token.name,
+        "state": api_token.token_state,
+        "tools": None if api_token.tool_names is None else sorted(api_token.tool_names),
+        "created_at": api_token.created_at,
+        "expires_at": api_token.expires_at,
+        "last_used_at": api_token.last_used_at,
+        "revoked_at": api_token.revoked_at,
     }

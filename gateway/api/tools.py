@@ -10,16 +10,16 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from engine.errors import ArgumentsInvalid, ToolUnknown
-from engine.registry import Registry, Tool
-from gateway.api.callers import Calling
-from gateway.api.problems import Refused, problems
+from engine.registry import CompositeTool, Registry
+from gateway.api.callers import ApiCaller
+from gateway.api.problems import RequestRefused, describe_problems
 from gateway.protected_resource import API_PATH
-from gateway.runs.runs import Caller, Runs, Serving
-from gateway.runs.states import GOES_ON, RunState, RunStates
+from gateway.runs.runs import Caller, Runs, StartedRun
+from gateway.runs.states import ONGOING_STATUSES, RunState, RunStates
 
-LONGEST_WAIT_SECONDS: Final = 60
-_WAIT: Final = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[;,]|$)", re.IGNORECASE)
-_STRUCTURED: Final = re.compile(r'"([^"\\]*)"')
+MAX_WAIT_SECONDS: Final = 60
+_WAIT_PATTERN: Final = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[;,]|$)", re.IGNORECASE)
+_QUOTED_KEY_PATTERN: Final = re.compile(r'"([^"\\]*)"')
 
 IdempotencyKey = Annotated[
     str | None,
@@ -33,7 +33,7 @@ IdempotencyKey = Annotated[
 Prefer = Annotated[
     str | None,
     Header(
-        description=f"`wait=N`: wait up to N seconds ({LONGEST_WAIT_SECONDS} at most) for the run to end (RFC 7240)."
+        description=f"`wait=N`: wait up to N seconds ({MAX_WAIT_SECONDS} at most) for the run to end (RFC 7240)."
     ),
 ]
 
@@ -65,72 +65,74 @@ class ToolList(BaseModel):
     items: list[ToolDescription]
 
 
-def routes(registry: Registry, runs: Runs, states: RunStates) -> APIRouter:
+def build_routes(registry: Registry, runs: Runs, run_states: RunStates) -> APIRouter:
     """Build the router of `/tools`, `/tools/{tool}` and `/tools/{tool}/runs`."""
     router = APIRouter(tags=["tools"])
-    starting = Starting(runs, states)
+    run_responder = RunResponder(runs, run_states)
 
     @router.get("/tools", summary="List the tools that you may call")
-    async def list_tools(caller: Calling) -> ToolList:
-        return ToolList(items=[_described(tool, registry) for tool in await runs.allowed(caller)])
+    async def list_tools(caller: ApiCaller) -> ToolList:
+        return ToolList(
+            items=[_to_tool_description(tool, registry) for tool in await runs.list_allowed_tools(caller)]
+        )
 
-    @router.get("/tools/{tool}", summary="Get one tool", responses=problems(403, 404, 422))
-    async def get_tool(caller: Calling, tool: Annotated[str, Path(max_length=200)]) -> ToolDescription:
-        found = registry.tool(tool)
-        await runs.allow(tool, caller)
-        return _described(found, registry)
+    @router.get("/tools/{tool}", summary="Get one tool", responses=describe_problems(403, 404, 422))
+    async def get_tool(caller: ApiCaller, tool: Annotated[str, Path(max_length=200)]) -> ToolDescription:
+        found_tool = registry.find_tool(tool)
+        await runs.require_allowed(tool, caller)
+        return _to_tool_description(found_tool, registry)
 
     for tool in registry.tools.values():
-        _add_start(router, tool, runs, starting)
+        _add_start_route(router, tool, runs, run_responder)
 
     @router.post("/tools/{tool}/runs", include_in_schema=False)
-    async def start_unknown(caller: Calling, tool: str) -> None:
+    async def start_unknown(caller: ApiCaller, tool: str) -> None:
         del caller
         raise ToolUnknown(f"There is no tool '{tool}'. List the tools to see which there are.")
 
     return router
 
 
-class Starting:
+class RunResponder:
     """Answers a request that started a run, or attached to one that an earlier request started."""
 
-    def __init__(self, runs: Runs, states: RunStates) -> None:
+    def __init__(self, runs: Runs, run_states: RunStates) -> None:
         self._runs = runs
-        self._states = states
+        self._run_states = run_states
 
-    async def answer(
-        self, serving: Serving, caller: Caller, prefer: str | None, response: Response
+    async def answer_started_run(
+        self, started_run: StartedRun, caller: Caller, wait_preference: str | None, response: Response
     ) -> RunState:
         """Wait as the client prefers, and return the run's state: 200 where it ended, 202 where it goes on."""
-        seconds = wanted_wait(prefer)
-        if seconds is not None:
-            response.headers["Preference-Applied"] = f"wait={seconds}"
-            await self._runs.outcome(serving.run_id, within=seconds)
-        run = await self._runs.owned(serving.run_id, caller)
-        state = await self._states.of(run, caller.principal)
+        wait_seconds = read_wait_seconds(wait_preference)
+        if wait_seconds is not None:
+            response.headers["Preference-Applied"] = f"wait={wait_seconds}"
+            await self._runs.wait_for_outcome(started_run.run_id, timeout_seconds=wait_seconds)
+        run = await self._runs.require_own_run(started_run.run_id, caller)
+        run_state = await self._run_states.read_state(run, caller.principal)
         response.headers["Location"] = f"{API_PATH}/runs/{run.id}"
-        if state.status in GOES_ON:
+        if run_state.status in ONGOING_STATUSES:
             response.status_code = HTTPStatus.ACCEPTED
         else:
-            self._runs.answered(run.id)
-        return state
+            self._runs.mark_outcome_delivered(run.id)
+        return run_state
 
 
-def wanted_wait(prefer: str | None) -> int | None:
+def read_wait_seconds(wait_preference: str | None) -> int | None:
     """Read how many seconds the client prefers to wait, up to the limit. None where it does not say."""
-    found = None if prefer is None else _WAIT.search(prefer)
-    return None if found is None else min(int(found[1]), LONGEST_WAIT_SECONDS)
+    wait_match = None if wait_preference is None else _WAIT_PATTERN.search(wait_preference)
+    return None if wait_match is None else min(int(wait_match[1]), MAX_WAIT_SECONDS)
 
 
-def namespaced(key: str | None, purpose: str = "") -> str | None:
+def namespace_key(idempotency_key: str | None, key_purpose: str = "") -> str | None:
     """Prefix an idempotency key, which keeps it apart from those of other triggers, and remove quotes around it."""
-    if key is None:
+    if idempotency_key is None:
         return None
-    structured = _STRUCTURED.fullmatch(key.strip())
-    return f"rest:{purpose}{structured[1] if structured else key.strip()}"
+    quoted_match = _QUOTED_KEY_PATTERN.fullmatch(idempotency_key.strip())
+    return f"rest:{key_purpose}{quoted_match[1] if quoted_match else idempotency_key.strip()}"
 
 
-STARTED: Final[dict[int | str, dict[str, Any]]] = {
+STARTED_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The run ended within the time that the client preferred to wait.",
         "headers": {
@@ -149,101 +151,120 @@ STARTED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def schemas(registry: Registry) -> dict[str, Any]:
+def build_tool_schemas(registry: Registry) -> dict[str, Any]:
     """Return the schemas that the operations of the tools refer to, each under its tool's name."""
     return {
-        f"{tool.name}.{part}.{name}": _moved(schema, tool.name, part)
+        f"{tool.name}.{schema_part}.{definition_name}": _move_references(
+            definition_schema, tool.name, schema_part
+        )
         for tool in registry.tools.values()
-        for part, whole in _parts(tool)
-        for name, schema in whole.get("$defs", {}).items()
+        for schema_part, full_schema in _list_schema_parts(tool)
+        for definition_name, definition_schema in full_schema.get("$defs", {}).items()
     }
 
 
-def _add_start(router: APIRouter, tool: Tool, runs: Runs, starting: Starting) -> None:
-    async def start(
+def _add_start_route(router: APIRouter, tool: CompositeTool, runs: Runs, run_responder: RunResponder) -> None:
+    async def start_run(
         request: Request,
         response: Response,
-        caller: Calling,
+        caller: ApiCaller,
         idempotency_key: IdempotencyKey = None,
         prefer: Prefer = None,
     ) -> RunState:
-        arguments = await _arguments(request)
-        serving = await runs.call(tool.name, arguments, caller, key=namespaced(idempotency_key))
-        return await starting.answer(serving, caller, prefer, response)
+        arguments = await _read_arguments(request)
+        started_run = await runs.start_or_attach(
+            tool.name, arguments, caller, idempotency_key=namespace_key(idempotency_key)
+        )
+        return await run_responder.answer_started_run(started_run, caller, prefer, response)
 
-    result = {} if tool.output_schema is None else _whole(tool.output_schema, tool.name, "output")
-    answered = {
+    result_schema = (
+        {} if tool.output_schema is None else _drop_definitions(tool.output_schema, tool.name, "output")
+    )
+    response_schema = {
         "allOf": [
             {"$ref": "#/components/schemas/RunState"},
-            {"type": "object", "properties": {"result": {"anyOf": [result, {"type": "null"}]}}},
+            {"type": "object", "properties": {"result": {"anyOf": [result_schema, {"type": "null"}]}}},
         ]
     }
-    responses = {status: dict(answer) for status, answer in STARTED.items()}
-    responses[200]["content"] = {"application/json": {"schema": answered}}
-    body = {
+    responses = {
+        status_code: dict(response_object) for status_code, response_object in STARTED_RESPONSES.items()
+    }
+    responses[200]["content"] = {"application/json": {"schema": response_schema}}
+    request_body = {
         "required": tool.input_type is not None,
-        "content": {"application/json": {"schema": _whole(tool.input_schema, tool.name, "input")}},
+        "content": {"application/json": {"schema": _drop_definitions(tool.input_schema, tool.name, "input")}},
     }
     router.add_api_route(
         f"/tools/{tool.name}/runs",
-        start,
+        start_run,
         methods=["POST"],
         operation_id=f"run_{tool.name}",
         summary=tool.declaration.title,
         description=tool.description,
         response_model=RunState,
-        responses={**responses, **problems(403, 404, 422)},
-        openapi_extra={"requestBody": body},
+        responses={**responses, **describe_problems(403, 404, 422)},
+        openapi_extra={"requestBody": request_body},
     )
 
 
-async def _arguments(request: Request) -> dict[str, Any]:
-    body = await request.body()
+async def _read_arguments(request: Request) -> dict[str, Any]:
+    request_body = await request.body()
     try:
-        arguments = json.loads(body or b"{}")
+        arguments = json.loads(request_body or b"{}")
     except (ValueError, RecursionError) as error:
         detail = "The body cannot be read: send a JSON object in UTF-8."
-        raise Refused(HTTPStatus.BAD_REQUEST, "request_unreadable", detail) from error
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, "request_unreadable", detail) from error
     if not isinstance(arguments, dict):
         raise ArgumentsInvalid("The arguments of a tool are one JSON object.")
     return arguments
 
 
-def _described(tool: Tool, registry: Registry) -> ToolDescription:
-    declared = tool.declaration
+def _to_tool_description(tool: CompositeTool, registry: Registry) -> ToolDescription:
+    declaration = tool.declaration
     return ToolDescription(
         name=tool.name,
-        title=declared.title,
+        title=declaration.title,
         description=tool.description,
         input_schema=tool.input_schema,
         output_schema=tool.output_schema,
-        read_only=declared.read_only,
-        destructive=declared.destructive,
-        idempotent=declared.idempotent,
+        read_only=declaration.is_read_only,
+        destructive=declaration.is_destructive,
+        idempotent=declaration.is_idempotent,
         connections=[
-            ConnectionUsed(name=need.connection, scopes=list(need.scopes))
-            for need in registry.needs[tool.name]
+            ConnectionUsed(name=connection_need.connection_name, scopes=list(connection_need.scopes))
+            for connection_need in registry.needs[tool.name]
         ],
     )
 
 
-def _parts(tool: Tool) -> list[tuple[str, dict[str, Any]]]:
-    output = [] if tool.output_schema is None else [("output", tool.output_schema)]
-    return [("input", tool.input_schema), *output]
+def _list_schema_parts(tool: CompositeTool) -> list[tuple[str, dict[str, Any]]]:
+    output_part = [] if tool.output_schema is None else [("output", tool.output_schema)]
+    return [("input", tool.input_schema), *output_part]
 
 
-def _whole(schema: Mapping[str, Any], tool: str, part: str) -> Any:
-    return _moved({key: value for key, value in schema.items() if key != "$defs"}, tool, part)
+def _drop_definitions(schema: Mapping[str, Any], tool_name: str, schema_part: str) -> Any:
+    return _move_references(
+        {
+            schema_keyword: keyword_value
+            for schema_keyword, keyword_value in schema.items()
+            if schema_keyword != "$defs"
+        },
+        tool_name,
+        schema_part,
+    )
 
 
-def _moved(schema: Any, tool: str, part: str) -> Any:
+def _move_references(schema: Any, tool_name: str, schema_part: str) -> Any:
     """Rewrite the references of a schema to the document's components instead of definitions of its own."""
     match schema:
         case dict():
-            return {key: _moved(value, tool, part) for key, value in schema.items()}
+            return {
+                schema_keyword: _move_references(keyword_value, tool_name, schema_part)
+                for schema_keyword, keyword_value in schema.items()
+            }
         case list():
-            return [_moved(value, tool, part) for value in schema]
+            return [_move_references(schema_item, tool_name, schema_part) for schema_item in schema]
         case str() if schema.startswith("#/$defs/"):
-            return f"#/components/schemas/{tool}.{part}.{schema.removeprefix('#/$defs/')}"
+            return f"#/components/schemas/{tool_name}.{schema_part}.{schema.removeprefix('#/$defs/')}"
         case _:
             return schema

@@ -10,19 +10,26 @@ from pydantic import BaseModel, Field, SecretStr
 from engine.registry import Registry
 from engine.services import Services
 from engine.webhooks.mapping import DeliveryMapping
-from engine.webhooks.signatures import Scheme
-from engine.webhooks.webhooks import TOLERANCE_SECONDS, Changes, Made, Webhook
-from gateway.api.bodies import Body
-from gateway.api.callers import CallingInPerson
-from gateway.api.cursors import USUAL_LIMIT, After, Cursors, Limit, Page, position
-from gateway.api.etags import IfMatch, stale, tag
-from gateway.api.problems import problems
+from engine.webhooks.signatures import SignatureScheme
+from engine.webhooks.webhooks import DEFAULT_TOLERANCE_SECONDS, Webhook, WebhookUpdate, WebhookWithSecret
+from gateway.api.bodies import RequestBody
+from gateway.api.callers import InPersonCaller
+from gateway.api.cursors import (
+    DEFAULT_PAGE_ITEMS,
+    ListCursors,
+    Page,
+    PageCursor,
+    PageLimit,
+    to_cursor_position,
+)
+from gateway.api.etags import IfMatch, build_stale_error, set_etag
+from gateway.api.problems import describe_problems
 from gateway.hooks import HOOKS_PATH
 from gateway.protected_resource import API_PATH
 
-_LONGEST_OVERLAP: Final = 7 * 24 * 3600
+_MAX_OVERLAP_SECONDS: Final = 7 * 24 * 3600
 
-Name = Annotated[
+WebhookName = Annotated[
     str,
     Field(
         min_length=1,
@@ -31,7 +38,7 @@ Name = Annotated[
         description="Told as the actor of its runs.",
     ),
 ]
-Tolerance = Annotated[
+ToleranceSeconds = Annotated[
     int, Field(ge=10, le=3600, description="How far from now a delivery's signed time may be, in seconds.")
 ]
 SenderSecret = Annotated[
@@ -40,14 +47,14 @@ SenderSecret = Annotated[
 WebhookId = Annotated[str, Path(max_length=100)]
 
 
-class NewWebhook(Body):
+class NewWebhook(RequestBody):
     """What a webhook is to be."""
 
-    name: Name
+    name: WebhookName
     tool: str = Field(max_length=64)
-    scheme: Scheme = Field(description="How the sender signs.")
+    scheme: SignatureScheme = Field(description="How the sender signs.")
     mapping: DeliveryMapping
-    tolerance_seconds: Tolerance = TOLERANCE_SECONDS
+    tolerance_seconds: ToleranceSeconds = DEFAULT_TOLERANCE_SECONDS
     principal_id: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9-]{1,100}$",
@@ -56,21 +63,21 @@ class NewWebhook(Body):
     secret: SenderSecret = None
 
 
-class WebhookChanges(Body):
+class WebhookChanges(RequestBody):
     """What to change. A field that is left out stays as it is."""
 
-    name: Name | None = None
+    name: WebhookName | None = None
     mapping: DeliveryMapping | None = None
-    tolerance_seconds: Tolerance | None = None
+    tolerance_seconds: ToleranceSeconds | None = None
     active: bool | None = Field(default=None, description="False refuses every delivery.")
 
 
-class NewSecret(Body):
+class NewSecret(RequestBody):
     """The next secret, and how long the previous one stays valid."""
 
     secret: SenderSecret = None
     overlap_seconds: int = Field(
-        default=24 * 3600, ge=0, le=_LONGEST_OVERLAP, description="0 where the old one got known."
+        default=24 * 3600, ge=0, le=_MAX_OVERLAP_SECONDS, description="0 where the old one got known."
     )
 
 
@@ -81,7 +88,7 @@ class WebhookShown(BaseModel):
     url: str = Field(description="Where the sender delivers to.")
     name: str
     tool: str
-    scheme: Scheme
+    scheme: SignatureScheme
     mapping: DeliveryMapping
     tolerance_seconds: int
     principal_id: str = Field(description="Who its runs act as.")
@@ -98,153 +105,172 @@ class WebhookMade(WebhookShown):
     )
 
 
-class _Webhooks:
+class _WebhookRoutesContext:
     """What the webhook routes share."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
-        self.owner = services.webhooks
+        self.webhooks = services.webhooks
         self._registry = registry
         self._public_url = services.settings.public_url
 
-    def require_fit(self, mapping: DeliveryMapping, name: str) -> None:
-        tool = self._registry.tool(name)
-        mapping.require_fit(tool.input_schema, tool.input_type)
+    def require_fitting_mapping(self, mapping: DeliveryMapping, tool_name: str) -> None:
+        tool = self._registry.find_tool(tool_name)
+        mapping.require_tool_fit(tool.input_schema, tool.input_type)
 
-    def shown(self, webhook: Webhook) -> WebhookShown:
+    def to_webhook_shown(self, webhook: Webhook) -> WebhookShown:
         return WebhookShown(
             id=webhook.id,
             url=f"{self._public_url}{HOOKS_PATH}/{webhook.id}",
             name=webhook.name,
-            tool=webhook.tool,
+            tool=webhook.tool_name,
             scheme=webhook.scheme,
             mapping=webhook.mapping,
             tolerance_seconds=webhook.tolerance_seconds,
             principal_id=webhook.principal_id,
-            active=webhook.active,
+            active=webhook.is_active,
             created_at=webhook.created_at,
             updated_at=webhook.updated_at,
         )
 
-    def shown_once(self, made: Made) -> WebhookMade:
-        return WebhookMade(**dict(self.shown(made.webhook)), secret=made.secret)
+    def to_webhook_made(self, made_webhook: WebhookWithSecret) -> WebhookMade:
+        return WebhookMade(
+            **dict(self.to_webhook_shown(made_webhook.webhook)), secret=made_webhook.webhook_secret
+        )
 
 
-def routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(services: Services, registry: Registry) -> APIRouter:
     """Build the router of `/webhooks`, `/webhooks/{webhook_id}` and its secret."""
     router = APIRouter(tags=["webhooks"])
-    webhooks = _Webhooks(services, registry)
-    _made_and_read(router, webhooks, services)
-    _changed(router, webhooks)
+    routes_context = _WebhookRoutesContext(services, registry)
+    _add_making_routes(router, routes_context, services)
+    _add_changing_routes(router, routes_context)
     return router
 
 
-def _made_and_read(router: APIRouter, webhooks: _Webhooks, services: Services) -> None:
-    cursors = Cursors(services.vault, "webhooks")
+def _add_making_routes(router: APIRouter, routes_context: _WebhookRoutesContext, services: Services) -> None:
+    webhook_cursors = ListCursors(services.vault, "webhooks")
 
     @router.get(
         "/webhooks",
         summary="List the webhooks that act as you, and as services if you are an administrator, newest first",
-        responses=problems(400, 403, 422),
+        responses=describe_problems(400, 403, 422),
     )
     async def list_webhooks(
-        caller: CallingInPerson, after: After = None, limit: Limit = USUAL_LIMIT
+        caller: InPersonCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[WebhookShown]:
-        found = await webhooks.owner.reachable(caller.principal, limit=limit + 1, after=cursors.place(after))
-        positions = [position((one.created_at, one.id)) for one in found]
-        return cursors.page([webhooks.shown(one) for one in found], positions, limit)
+        page_webhooks = await routes_context.webhooks.list_webhooks(
+            caller.principal, limit=limit + 1, after_place=webhook_cursors.open_time_and_id(after)
+        )
+        cursor_positions = [to_cursor_position((webhook.created_at, webhook.id)) for webhook in page_webhooks]
+        return webhook_cursors.build_page(
+            [routes_context.to_webhook_shown(webhook) for webhook in page_webhooks], cursor_positions, limit
+        )
 
     @router.post(
         "/webhooks",
         summary="Make a webhook",
         status_code=HTTPStatus.CREATED,
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def create_webhook(caller: CallingInPerson, new: NewWebhook, response: Response) -> WebhookMade:
-        principal = await webhooks.owner.declarable(caller.principal, new.principal_id)
-        webhooks.require_fit(new.mapping, new.tool)
-        await services.policy.require(principal, new.tool)
-        made = await webhooks.owner.create(
+    async def create_webhook(
+        caller: InPersonCaller, new_webhook: NewWebhook, response: Response
+    ) -> WebhookMade:
+        principal = await routes_context.webhooks.resolve_principal(
+            caller.principal, new_webhook.principal_id
+        )
+        routes_context.require_fitting_mapping(new_webhook.mapping, new_webhook.tool)
+        await services.policy.require_permission(principal, new_webhook.tool)
+        made_webhook = await routes_context.webhooks.create_webhook(
             caller.principal,
             principal,
-            name=new.name,
-            tool=new.tool,
-            scheme=new.scheme,
-            mapping=new.mapping,
-            tolerance_seconds=new.tolerance_seconds,
-            secret=_plain(new.secret),
+            webhook_name=new_webhook.name,
+            tool_name=new_webhook.tool,
+            scheme=new_webhook.scheme,
+            delivery_mapping=new_webhook.mapping,
+            tolerance_seconds=new_webhook.tolerance_seconds,
+            sender_secret=_reveal_secret(new_webhook.secret),
         )
-        response.headers["Location"] = f"{API_PATH}/webhooks/{made.webhook.id}"
-        tag(response, made.webhook.version)
-        return webhooks.shown_once(made)
+        response.headers["Location"] = f"{API_PATH}/webhooks/{made_webhook.webhook.id}"
+        set_etag(response, made_webhook.webhook.version)
+        return routes_context.to_webhook_made(made_webhook)
 
     @router.get(
         "/webhooks/{webhook_id}",
         summary="Get a webhook, with the ETag that a change takes",
-        responses=problems(403, 404, 422),
+        responses=describe_problems(403, 404, 422),
     )
-    async def get_webhook(caller: CallingInPerson, webhook_id: WebhookId, response: Response) -> WebhookShown:
-        webhook = await webhooks.owner.get(caller.principal, webhook_id)
-        tag(response, webhook.version)
-        return webhooks.shown(webhook)
+    async def get_webhook(caller: InPersonCaller, webhook_id: WebhookId, response: Response) -> WebhookShown:
+        webhook = await routes_context.webhooks.get_webhook(caller.principal, webhook_id)
+        set_etag(response, webhook.version)
+        return routes_context.to_webhook_shown(webhook)
 
 
-def _changed(router: APIRouter, webhooks: _Webhooks) -> None:
+def _add_changing_routes(router: APIRouter, routes_context: _WebhookRoutesContext) -> None:
     @router.patch(
         "/webhooks/{webhook_id}",
         summary="Change a webhook; who it acts as, its tool and its scheme stay",
-        responses=problems(403, 404, 412, 422, 428),
+        responses=describe_problems(403, 404, 412, 422, 428),
     )
     async def change_webhook(
-        caller: CallingInPerson,
+        caller: InPersonCaller,
         webhook_id: WebhookId,
         precondition: IfMatch,
-        changes: WebhookChanges,
+        requested_changes: WebhookChanges,
         response: Response,
     ) -> WebhookShown:
-        webhook = await webhooks.owner.get(caller.principal, webhook_id)
-        precondition.check(webhook.version)
-        if changes.mapping is not None:
-            webhooks.require_fit(changes.mapping, webhook.tool)
-        wanted = Changes(changes.name, changes.mapping, changes.tolerance_seconds, changes.active)
-        changed = await webhooks.owner.change(caller.principal, webhook, wanted)
-        if changed is None:
-            raise stale()
-        tag(response, changed.version)
-        return webhooks.shown(changed)
+        webhook = await routes_context.webhooks.get_webhook(caller.principal, webhook_id)
+        precondition.check_version(webhook.version)
+        if requested_changes.mapping is not None:
+            routes_context.require_fitting_mapping(requested_changes.mapping, webhook.tool_name)
+        webhook_changes = WebhookUpdate(
+            requested_changes.name,
+            requested_changes.mapping,
+            requested_changes.tolerance_seconds,
+            requested_changes.active,
+        )
+        changed_webhook = await routes_context.webhooks.change_webhook(
+            caller.principal, webhook, webhook_changes
+        )
+        if changed_webhook is None:
+            raise build_stale_error()
+        set_etag(response, changed_webhook.version)
+        return routes_context.to_webhook_shown(changed_webhook)
 
     @router.post(
         "/webhooks/{webhook_id}/secret",
         summary="Give a webhook a new secret: the one you send, or one that is made",
-        responses=problems(403, 404, 412, 422, 428),
+        responses=describe_problems(403, 404, 412, 422, 428),
     )
     async def rotate_webhook_secret(
-        caller: CallingInPerson,
+        caller: InPersonCaller,
         webhook_id: WebhookId,
         precondition: IfMatch,
-        new: NewSecret,
+        new_secret: NewSecret,
         response: Response,
     ) -> WebhookMade:
-        webhook = await webhooks.owner.get(caller.principal, webhook_id)
-        precondition.check(webhook.version)
-        overlap = timedelta(seconds=new.overlap_seconds)
-        made = await webhooks.owner.rotate(caller.principal, webhook, overlap, _plain(new.secret))
-        if made is None:
-            raise stale()
-        tag(response, made.webhook.version)
-        return webhooks.shown_once(made)
+        webhook = await routes_context.webhooks.get_webhook(caller.principal, webhook_id)
+        precondition.check_version(webhook.version)
+        overlap_period = timedelta(seconds=new_secret.overlap_seconds)
+        made_webhook = await routes_context.webhooks.rotate_secret(
+            caller.principal, webhook, overlap_period, _reveal_secret(new_secret.secret)
+        )
+        if made_webhook is None:
+            raise build_stale_error()
+        set_etag(response, made_webhook.webhook.version)
+        return routes_context.to_webhook_made(made_webhook)
 
     @router.delete(
         "/webhooks/{webhook_id}",
         summary="Delete a webhook; its runs go on",
         status_code=HTTPStatus.NO_CONTENT,
-        responses=problems(403, 404, 412, 422, 428),
+        responses=describe_problems(403, 404, 412, 422, 428),
     )
-    async def delete_webhook(caller: CallingInPerson, webhook_id: WebhookId, precondition: IfMatch) -> None:
-        webhook = await webhooks.owner.get(caller.principal, webhook_id)
-        precondition.check(webhook.version)
-        if not await webhooks.owner.delete(caller.principal, webhook):
-            raise stale()
+    async def delete_webhook(caller: InPersonCaller, webhook_id: WebhookId, precondition: IfMatch) -> None:
+        webhook = await routes_context.webhooks.get_webhook(caller.principal, webhook_id)
+        precondition.check_version(webhook.version)
+        if not await routes_context.webhooks.delete_webhook(caller.principal, webhook):
+            raise build_stale_error()
 
 
-def _plain(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
+def _reveal_secret(sender_secret: SecretStr | None) -> str | None:
+    return None if sender_secret is None else sender_secret.get_secret_value()

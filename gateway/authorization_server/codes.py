@@ -18,20 +18,20 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import OAuthCodeRow
 from engine.errors import VaultSealBroken
 from engine.services import Services
 
-_ANSWER_WITHIN = timedelta(minutes=15)
-_CODE_LIFE = timedelta(seconds=60)
+_ANSWER_PERIOD = timedelta(minutes=15)
+_CODE_LIFETIME = timedelta(seconds=60)
 # Used codes are kept for a while: a second use shows that the code was stolen (RFC 6749 section 4.1.2).
-_REMEMBERED = timedelta(days=1)
-_BOUND_TO: Final = "question of a client"
+_CODE_RETENTION = timedelta(days=1)
+_SEALING_TEXT: Final = "question of a client"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ConsentRequest:
     """A consent request of a client that nobody has answered yet."""
 
     id: str
@@ -41,7 +41,7 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Code:
+class AuthorizationCodeRecord:
     """The authorization code for a person's yes, before or after its one use.
 
     `id` is the family of the tokens that are issued for it.
@@ -52,93 +52,106 @@ class Code:
     principal_id: str
     parameters: AuthorizationParams
     expires_at: datetime
-    used: bool
+    is_used: bool
 
 
-class Codes:
+class AuthorizationCodes:
     """Owner of the table of answers and codes."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
         self._vault = services.vault
 
-    async def ask(self, client_id: str, parameters: AuthorizationParams) -> str:
+    async def seal_request(self, client_id: str, parameters: AuthorizationParams) -> str:
         """Seal a client's request into text that fits into a URL path."""
-        told = {
+        request_content = {
             "id": str(uuid.uuid4()),
             "client_id": client_id,
             "parameters": parameters.model_dump(mode="json", exclude_none=True),
-            "expires_at": (now() + _ANSWER_WITHIN).timestamp(),
+            "expires_at": (utc_now() + _ANSWER_PERIOD).timestamp(),
         }
-        return urlsafe_b64encode(await self._vault.seal(json.dumps(told).encode(), _BOUND_TO)).decode()
+        return urlsafe_b64encode(
+            await self._vault.seal_secret(json.dumps(request_content).encode(), _SEALING_TEXT)
+        ).decode()
 
-    async def asked(self, question: str) -> Asked | None:
+    async def open_request(self, sealed_request: str) -> ConsentRequest | None:
         """Open a sealed request; None where it is invalid, has expired or was answered."""
         try:
-            told = json.loads(await self._vault.open(urlsafe_b64decode(question), _BOUND_TO))
+            request_content = json.loads(
+                await self._vault.open_secret(urlsafe_b64decode(sealed_request), _SEALING_TEXT)
+            )
         except (ValueError, VaultSealBroken):
             return None
-        parameters = AuthorizationParams.model_validate(told["parameters"])
-        expires_at = datetime.fromtimestamp(told["expires_at"], UTC)
-        asked = Asked(told["id"], told["client_id"], parameters, expires_at)
-        async with self._database.reading() as session:
-            is_answered = await session.get(OAuthCodeRow, asked.id) is not None
-        return None if is_answered or asked.expires_at <= now() else asked
+        parameters = AuthorizationParams.model_validate(request_content["parameters"])
+        expires_at = datetime.fromtimestamp(request_content["expires_at"], UTC)
+        consent_request = ConsentRequest(
+            request_content["id"], request_content["client_id"], parameters, expires_at
+        )
+        async with self._database.open_read_session() as db_session:
+            is_answered = await db_session.get(OAuthCodeRow, consent_request.id) is not None
+        return None if is_answered or consent_request.expires_at <= utc_now() else consent_request
 
-    async def allow(self, asked: Asked, principal_id: str) -> str | None:
+    async def issue_code(self, consent_request: ConsentRequest, principal_id: str) -> str | None:
         """Store a yes and return its code; None where the request was answered meanwhile."""
-        code = secrets.token_urlsafe(32)
-        row = _answer(asked, now() + _CODE_LIFE)
-        row.code_hash, row.principal_id = _digest(code), principal_id
-        return code if await self._is_first(row) else None
+        authorization_code = secrets.token_urlsafe(32)
+        code_row = _build_answer_row(consent_request, utc_now() + _CODE_LIFETIME)
+        code_row.code_hash, code_row.principal_id = _hash_code(authorization_code), principal_id
+        return authorization_code if await self._store_answer(code_row) else None
 
-    async def decline(self, asked: Asked) -> bool:
+    async def record_refusal(self, consent_request: ConsentRequest) -> bool:
         """Store a no; False where the request was answered already."""
-        return await self._is_first(_answer(asked, asked.expires_at))
+        return await self._store_answer(_build_answer_row(consent_request, consent_request.expires_at))
 
-    async def _is_first(self, answer: OAuthCodeRow) -> bool:
+    async def _store_answer(self, answer_row: OAuthCodeRow) -> bool:
         """Store an answer, and delete those that expired long ago; False where the request has an answer."""
-        over = delete(OAuthCodeRow).where(col(OAuthCodeRow.expires_at) < now() - _REMEMBERED)
+        cleanup_statement = delete(OAuthCodeRow).where(
+            col(OAuthCodeRow.expires_at) < utc_now() - _CODE_RETENTION
+        )
         try:
-            async with self._database.writing() as session:
-                await session.exec(over)
-                session.add(answer)
+            async with self._database.open_write_session() as db_session:
+                await db_session.exec(cleanup_statement)
+                db_session.add(answer_row)
         except IntegrityError:
             return False
         return True
 
-    async def find(self, code: str) -> Code | None:
+    async def find_code(self, authorization_code: str) -> AuthorizationCodeRecord | None:
         """Return the record of this code, or None."""
-        async with self._database.reading() as session:
-            query = select(OAuthCodeRow).where(OAuthCodeRow.code_hash == _digest(code))
-            row = (await session.exec(query)).one_or_none()
-        if row is None or row.principal_id is None:
+        async with self._database.open_read_session() as db_session:
+            statement = select(OAuthCodeRow).where(OAuthCodeRow.code_hash == _hash_code(authorization_code))
+            code_row = (await db_session.exec(statement)).one_or_none()
+        if code_row is None or code_row.principal_id is None:
             return None
-        parameters = AuthorizationParams.model_validate(row.parameters)
-        return Code(
-            row.id, row.client_id, row.principal_id, parameters, row.expires_at, row.used_at is not None
+        parameters = AuthorizationParams.model_validate(code_row.parameters)
+        return AuthorizationCodeRecord(
+            code_row.id,
+            code_row.client_id,
+            code_row.principal_id,
+            parameters,
+            code_row.expires_at,
+            code_row.used_at is not None,
         )
 
-    async def use(self, code: Code) -> bool:
+    async def redeem_code(self, code_record: AuthorizationCodeRecord) -> bool:
         """Mark the code as used; False where it was used before."""
-        first_use = (
+        statement = (
             update(OAuthCodeRow)
-            .where(col(OAuthCodeRow.id) == code.id, col(OAuthCodeRow.used_at).is_(None))
-            .values(used_at=now())
+            .where(col(OAuthCodeRow.id) == code_record.id, col(OAuthCodeRow.used_at).is_(None))
+            .values(used_at=utc_now())
             .returning(col(OAuthCodeRow.id))
         )
-        async with self._database.writing() as session:
-            return (await session.exec(first_use)).first() is not None
+        async with self._database.open_write_session() as db_session:
+            return (await db_session.exec(statement)).first() is not None
 
 
-def _answer(asked: Asked, expires_at: datetime) -> OAuthCodeRow:
+def _build_answer_row(consent_request: ConsentRequest, expires_at: datetime) -> OAuthCodeRow:
     return OAuthCodeRow(
-        id=asked.id,
-        client_id=asked.client_id,
-        parameters=asked.parameters.model_dump(mode="json"),
+        id=consent_request.id,
+        client_id=consent_request.client_id,
+        parameters=consent_request.parameters.model_dump(mode="json"),
         expires_at=expires_at,
     )
 
 
-def _digest(code: str) -> str:
-    return hashlib.sha256(code.encode()).hexdigest()
+def _hash_code(authorization_code: str) -> str:
+    return hashlib.sha256(authorization_code.encode()).hexdigest()

@@ -11,125 +11,165 @@ from fastapi import Request
 from fastapi.responses import Response
 from mcp.server.auth.provider import construct_redirect_uri
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.errors import BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 from gateway.authorization_server import redirects
-from gateway.authorization_server.clients import Client
-from gateway.authorization_server.codes import Asked, Codes
-from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
-from gateway.browser.rendering import notice, on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.errors import http_status
-from gateway.protected_resource import API_PATH, resource_identifier
-from gateway.sign_in.pages import to_sign_in
+from gateway.authorization_server.clients import ClientInformation
+from gateway.authorization_server.codes import AuthorizationCodes, ConsentRequest
+from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.errors import to_http_status
+from gateway.protected_resource import API_PATH, build_resource_identifier
+from gateway.sign_in.pages import redirect_to_sign_in
 
 
 class ConsentPage:
     """Shows a consent request to the person who is signed in, and sends their answer to the client."""
 
-    def __init__(self, services: Services, client: Callable[[str], Awaitable[Client | None]]) -> None:
-        self._sessions = Sessions(services)
-        self._codes = Codes(services)
-        self._consents = Consents(services.database)
-        self._trail = services.trail
-        self._policy = services.policy
-        self._client = client
-        self._issuer = services.settings.public_url
-        self._api = resource_identifier(services.settings, API_PATH)
+    def __init__(
+        self, services: Services, find_client: Callable[[str], Awaitable[ClientInformation | None]]
+    ) -> None:
+        self._browser_sessions = BrowserSessions(services)
+        self._authorization_codes = AuthorizationCodes(services)
+        self._client_consents = ClientConsents(services.database)
+        self._audit_trail = services.trail
+        self._tool_policy = services.policy
+        self._find_client = find_client
+        self._issuer_url = services.settings.public_url
+        self._api_resource = build_resource_identifier(services.settings, API_PATH)
 
-    async def ask(self, request: Request, question: str) -> Response:
+    async def show_request(self, request: Request, question: str) -> Response:
         """GET /authorize/{question}: show the request, or answer it at once where the person consented before."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(request.url.path)
-        found = await self._asked(session, question)
-        if isinstance(found, Response):
-            return found
-        asked, client = found
-        consent = _consent(session.principal, asked, client)
-        if client.is_sure_at(asked.parameters.redirect_uri) and await self._consents.covers(consent):
-            return await self._allow(asked, consent) or _over(session)
-        return self._page(session, session.principal, asked, client)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(request.url.path)
+        opened_request = await self._open_request(browser_session, question)
+        if isinstance(opened_request, Response):
+            return opened_request
+        consent_request, oauth_client = opened_request
+        client_consent = _build_consent(browser_session.principal, consent_request, oauth_client)
+        if oauth_client.is_sole_receiver_at(
+            consent_request.parameters.redirect_uri
+        ) and await self._client_consents.has_consent_for(client_consent):
+            return await self._allow_client(consent_request, client_consent) or _render_closed_request(
+                browser_session
+            )
+        return self._render_page(browser_session, browser_session.principal, consent_request, oauth_client)
 
-    async def answer(self, request: Request, question: str) -> Response:
+    async def answer_request(self, request: Request, question: str) -> Response:
         """POST /authorize/{question}."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(request.url.path)
-        session, principal = submission.session, submission.session.principal
-        found = await self._asked(session, question)
-        if isinstance(found, Response):
-            return found
-        asked, client = found
-        if submission.fields.get("decision") == "allow":
-            consent = _consent(principal, asked, client)
-            allowed = await self._allow(asked, consent)
-            if allowed is not None:
-                answered_to = f", answered to {consent.goes_to}"
-                await self._trail.append(consent.event("client.allowed", principal, answered_to))
-            return allowed or _over(session)
-        declined = await self._codes.decline(asked)
-        return self._redirect(asked, error="access_denied") if declined else _over(session)
+            return render_stale_form(request.url.path)
+        browser_session, principal = submission.browser_session, submission.browser_session.principal
+        opened_request = await self._open_request(browser_session, question)
+        if isinstance(opened_request, Response):
+            return opened_request
+        consent_request, oauth_client = opened_request
+        if submission.form_fields.get("decision") == "allow":
+            client_consent = _build_consent(principal, consent_request, oauth_client)
+            redirect_response = await self._allow_client(consent_request, client_consent)
+            if redirect_response is not None:
+                circumstances = f", answered to {client_consent.goes_to}"
+                await self._audit_trail.append_event(
+                    client_consent.to_audit_event("client.allowed", principal, circumstances)
+                )
+            return redirect_response or _render_closed_request(browser_session)
+        is_declined = await self._authorization_codes.record_refusal(consent_request)
+        return (
+            self._redirect_to_client(consent_request, error="access_denied")
+            if is_declined
+            else _render_closed_request(browser_session)
+        )
 
-    async def _allow(self, asked: Asked, consent: Consent) -> Response | None:
-        code = await self._codes.allow(asked, consent.principal_id)
-        if code is None:
+    async def _allow_client(
+        self, consent_request: ConsentRequest, client_consent: ClientConsent
+    ) -> Response | None:
+        authorization_code = await self._authorization_codes.issue_code(
+            consent_request, client_consent.principal_id
+        )
+        if authorization_code is None:
             return None
-        await self._consents.add(consent)
-        return self._redirect(asked, code=code)
+        await self._client_consents.store_consent(client_consent)
+        return self._redirect_to_client(consent_request, code=authorization_code)
 
-    def _page(self, session: BrowserSession, principal: Principal, asked: Asked, client: Client) -> Response:
-        target = asked.parameters.redirect_uri
-        named = [(scope, self._policy.tools_with(scope)) for scope in asked.parameters.scopes or ()]
-        return page(
+    def _render_page(
+        self,
+        browser_session: BrowserSession,
+        principal: Principal,
+        consent_request: ConsentRequest,
+        oauth_client: ClientInformation,
+    ) -> Response:
+        redirect_uri = consent_request.parameters.redirect_uri
+        tools_by_scope = [
+            (scope_name, self._tool_policy.list_tools_with_scope(scope_name))
+            for scope_name in consent_request.parameters.scopes or ()
+        ]
+        return render_page(
             "consent.html",
-            title=f"Let {client.title} act for you?",
-            session=session,
+            page_title=f"Let {oauth_client.display_name} act for you?",
+            browser_session=browser_session,
             principal=principal,
-            client=client.title,
-            known_by=client.known_by,
-            described_at=urlsplit(client.client_id).netloc,
-            goes_to=redirects.reaches(target),
-            is_this_computer=redirects.is_loopback(target),
-            proves_nothing=not client.is_sure_at(target),
-            beyond=[(scope, tools) for scope, tools in named if tools],
-            reaches_api=asked.parameters.resource == self._api,
-            leads_away=True,
+            client=oauth_client.display_name,
+            known_by=oauth_client.known_by,
+            described_at=urlsplit(oauth_client.client_id).netloc,
+            goes_to=redirects.describe_receiver(redirect_uri),
+            is_this_computer=redirects.is_loopback_uri(redirect_uri),
+            proves_nothing=not oauth_client.is_sole_receiver_at(redirect_uri),
+            beyond=[(scope_name, tool_names) for scope_name, tool_names in tools_by_scope if tool_names],
+            reaches_api=consent_request.parameters.resource == self._api_resource,
+            may_leave_site=True,
         )
 
-    async def _asked(self, session: BrowserSession, question: str) -> tuple[Asked, Client] | Response:
-        asked = await self._codes.asked(question)
+    async def _open_request(
+        self, browser_session: BrowserSession, sealed_request: str
+    ) -> tuple[ConsentRequest, ClientInformation] | Response:
+        consent_request = await self._authorization_codes.open_request(sealed_request)
         try:
-            client = None if asked is None else await self._client(asked.client_id)
+            oauth_client = (
+                None if consent_request is None else await self._find_client(consent_request.client_id)
+            )
         except BylineError as error:
-            title = "This application cannot continue"
-            return notice(title, str(error), status=http_status(error), session=session)
-        return _over(session) if asked is None or client is None else (asked, client)
-
-    def _redirect(self, asked: Asked, **outcome: str) -> Response:
-        parameters = asked.parameters
-        target = construct_redirect_uri(
-            str(parameters.redirect_uri), **outcome, state=parameters.state, iss=self._issuer
+            page_title = "This application cannot continue"
+            return render_notice(
+                page_title, str(error), status_code=to_http_status(error), browser_session=browser_session
+            )
+        return (
+            _render_closed_request(browser_session)
+            if consent_request is None or oauth_client is None
+            else (consent_request, oauth_client)
         )
-        return on_to(target)
+
+    def _redirect_to_client(self, consent_request: ConsentRequest, **response_params: str) -> Response:
+        authorization_params = consent_request.parameters
+        redirect_address = construct_redirect_uri(
+            str(authorization_params.redirect_uri),
+            **response_params,
+            state=authorization_params.state,
+            iss=self._issuer_url,
+        )
+        return redirect_see_other(redirect_address)
 
 
-def _consent(principal: Principal, asked: Asked, client: Client) -> Consent:
-    return Consent(
-        id=asked.id,
+def _build_consent(
+    principal: Principal, consent_request: ConsentRequest, oauth_client: ClientInformation
+) -> ClientConsent:
+    return ClientConsent(
+        id=consent_request.id,
         principal_id=principal.id,
-        client_id=client.client_id,
-        client_name=client.title,
-        goes_to=redirects.reaches(asked.parameters.redirect_uri),
-        resource=str(asked.parameters.resource),
-        scopes=tuple(asked.parameters.scopes or ()),
-        created_at=now(),
-        expires_at=now() + UNUSED_LIFE,
+        client_id=oauth_client.client_id,
+        client_name=oauth_client.display_name,
+        goes_to=redirects.describe_receiver(consent_request.parameters.redirect_uri),
+        resource=str(consent_request.parameters.resource),
+        scopes=tuple(consent_request.parameters.scopes or ()),
+        created_at=utc_now(),
+        expires_at=utc_now() + UNUSED_CONSENT_LIFE,
     )
 
 
-def _over(session: BrowserSession) -> Response:
-    text = "This question was answered already, or it is too old. Start again from your chat client."
-    return notice("Nothing to answer", text, status=410, session=session)
+def _render_closed_request(browser_session: BrowserSession) -> Response:
+    notice_text = "This question was answered already, or it is too old. Start again from your chat client."
+    return render_notice("Nothing to answer", notice_text, status_code=410, browser_session=browser_session)

@@ -13,15 +13,15 @@ from sqlalchemy import ColumnElement, delete, update
 from sqlmodel import col, select
 
 from engine.audit.trail import AuditEvent
-from engine.db.database import Database, now
+from engine.db.database import Database, utc_now
 from engine.db.tables import ClientConsentRow
 from engine.identity.model import Actor, Principal
 
-UNUSED_LIFE: Final = timedelta(days=30)
+UNUSED_CONSENT_LIFE: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Consent:
+class ClientConsent:
     """What a client may do for a principal.
 
     `goes_to` is where the browser was sent with the answer. `asserted_by` is the enterprise's issuer that let the
@@ -39,15 +39,15 @@ class Consent:
     created_at: datetime
     expires_at: datetime
 
-    def event(
+    def to_audit_event(
         self,
-        kind: Literal["client.allowed", "client.asserted", "client.withdrawn"],
+        event_kind: Literal["client.allowed", "client.asserted", "client.withdrawn"],
         principal: Principal,
         circumstances: str = "",
     ) -> AuditEvent:
         """Return the audit event that records a change of this consent."""
         return AuditEvent(
-            kind=kind,
+            kind=event_kind,
             principal=principal,
             actor=Actor("mcp_client", self.client_id, self.client_name),
             scopes=self.scopes,
@@ -56,81 +56,89 @@ class Consent:
         )
 
 
-class Consents:
+class ClientConsents:
     """Owner of the table of consents."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, consent: Consent) -> None:
+    async def store_consent(self, client_consent: ClientConsent) -> None:
         """Store a consent, and delete those that expired."""
-        fields = {name: getattr(consent, name) for name in consent.__slots__}
-        row = ClientConsentRow(**{**fields, "scopes": " ".join(consent.scopes)})
-        async with self._database.writing() as session:
-            await session.exec(delete(ClientConsentRow).where(col(ClientConsentRow.expires_at) <= now()))
-            session.add(row)
+        column_values = {
+            column_name: getattr(client_consent, column_name) for column_name in client_consent.__slots__
+        }
+        consent_row = ClientConsentRow(**{**column_values, "scopes": " ".join(client_consent.scopes)})
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(
+                delete(ClientConsentRow).where(col(ClientConsentRow.expires_at) <= utc_now())
+            )
+            db_session.add(consent_row)
 
-    async def get(self, consent: str) -> Consent | None:
+    async def find_consent(self, consent_id: str) -> ClientConsent | None:
         """Return the consent with this id while it is valid, or None."""
-        async with self._database.reading() as session:
-            row = await session.get(ClientConsentRow, consent)
-        return None if row is None or row.expires_at <= now() else _consent(row)
+        async with self._database.open_read_session() as db_session:
+            consent_row = await db_session.get(ClientConsentRow, consent_id)
+        return (
+            None if consent_row is None or consent_row.expires_at <= utc_now() else _to_consent(consent_row)
+        )
 
-    async def of(self, principal_id: str) -> list[Consent]:
+    async def list_consents(self, principal_id: str) -> list[ClientConsent]:
         """Return everything that clients may do for a principal, newest first."""
-        query = (
+        statement = (
             select(ClientConsentRow)
-            .where(ClientConsentRow.principal_id == principal_id, col(ClientConsentRow.expires_at) > now())
+            .where(
+                ClientConsentRow.principal_id == principal_id, col(ClientConsentRow.expires_at) > utc_now()
+            )
             .order_by(col(ClientConsentRow.created_at).desc(), col(ClientConsentRow.id))
         )
-        async with self._database.reading() as session:
-            return [_consent(row) for row in (await session.exec(query)).all()]
+        async with self._database.open_read_session() as db_session:
+            return [_to_consent(consent_row) for consent_row in (await db_session.exec(statement)).all()]
 
-    async def covers(self, asked: Consent) -> bool:
+    async def has_consent_for(self, requested_consent: ClientConsent) -> bool:
         """Whether the person consented to this before: same client, destination and resource, and no more scopes."""
         return any(
-            set(asked.scopes) <= set(given.scopes)
-            for given in await self.of(asked.principal_id)
-            if (given.client_id, given.goes_to, given.resource)
-            == (asked.client_id, asked.goes_to, asked.resource)
+            set(requested_consent.scopes) <= set(earlier_consent.scopes)
+            for earlier_consent in await self.list_consents(requested_consent.principal_id)
+            if (earlier_consent.client_id, earlier_consent.goes_to, earlier_consent.resource)
+            == (requested_consent.client_id, requested_consent.goes_to, requested_consent.resource)
         )
 
-    async def prolong(self, consent: str) -> None:
+    async def extend_consent(self, consent_id: str) -> None:
         """Extend a consent by UNUSED_CONSENT_LIFE, since it was used."""
-        later = update(ClientConsentRow).where(col(ClientConsentRow.id) == consent)
-        async with self._database.writing() as session:
-            await session.exec(later.values(expires_at=now() + UNUSED_LIFE))
+        update_statement = update(ClientConsentRow).where(col(ClientConsentRow.id) == consent_id)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(update_statement.values(expires_at=utc_now() + UNUSED_CONSENT_LIFE))
 
-    async def end(self, consent: str) -> bool:
+    async def end_consent(self, consent_id: str) -> bool:
         """End one consent and so all of its tokens; False where it had ended before."""
-        return bool(await self._end(col(ClientConsentRow.id) == consent))
+        return bool(await self._end_consents(col(ClientConsentRow.id) == consent_id))
 
-    async def end_of_client(self, client_id: str) -> None:
+    async def end_client_consents(self, client_id: str) -> None:
         """End all consents of this client, for every principal."""
-        await self._end(col(ClientConsentRow.client_id) == client_id)
+        await self._end_consents(col(ClientConsentRow.client_id) == client_id)
 
-    async def withdraw(self, principal_id: str, client_id: str) -> list[str]:
+    async def withdraw_client(self, principal_id: str, client_id: str) -> list[str]:
         """End all that a client may do for one principal; returns the ids of the consents that were valid."""
-        return await self._end(
+        return await self._end_consents(
             col(ClientConsentRow.principal_id) == principal_id, col(ClientConsentRow.client_id) == client_id
         )
 
-    async def _end(self, *which: ColumnElement[bool]) -> list[str]:
-        ended = delete(ClientConsentRow).where(*which).returning(col(ClientConsentRow.id))
-        async with self._database.writing() as session:
-            return list((await session.exec(ended)).scalars().all())
+    async def _end_consents(self, *conditions: ColumnElement[bool]) -> list[str]:
+        delete_statement = delete(ClientConsentRow).where(*conditions).returning(col(ClientConsentRow.id))
+        async with self._database.open_write_session() as db_session:
+            return list((await db_session.exec(delete_statement)).scalars().all())
 
 
-def _consent(row: ClientConsentRow) -> Consent:
-    return Consent(
-        id=row.id,
-        principal_id=row.principal_id,
-        client_id=row.client_id,
-        client_name=row.client_name,
-        goes_to=row.goes_to,
-        asserted_by=row.asserted_by,
-        resource=row.resource,
-        scopes=tuple(row.scopes.split()),
-        created_at=row.created_at,
-        expires_at=row.expires_at,
+def _to_consent(consent_row: ClientConsentRow) -> ClientConsent:
+    return ClientConsent(
+        id=consent_row.id,
+        principal_id=consent_row.principal_id,
+        client_id=consent_row.client_id,
+        client_name=consent_row.client_name,
+        goes_to=consent_row.goes_to,
+        asserted_by=consent_row.asserted_by,
+        resource=consent_row.resource,
+        scopes=tuple(consent_row.scopes.split()),
+        created_at=consent_row.created_at,
+        expires_at=consent_row.expires_at,
     )

@@ -15,28 +15,28 @@ from typing_extensions import override
 
 from engine.identity.model import Principal
 from engine.services import Services
-from gateway.authorization_server.assertions import Assertions
-from gateway.authorization_server.clients import Client, Clients
-from gateway.authorization_server.codes import Code, Codes
-from gateway.authorization_server.consents import Consents
-from gateway.authorization_server.metadata_documents import MetadataDocuments, is_document_address
-from gateway.authorization_server.tokens import Refresh, Tokens
-from gateway.protected_resource import first_scopes, resources
-from gateway.sign_in.pages import LONGEST_PATH
+from gateway.authorization_server.assertions import IdentityAssertions
+from gateway.authorization_server.clients import ClientInformation, OAuthClients
+from gateway.authorization_server.codes import AuthorizationCodeRecord, AuthorizationCodes
+from gateway.authorization_server.consents import ClientConsents
+from gateway.authorization_server.metadata_documents import MetadataDocuments, is_document_url
+from gateway.authorization_server.tokens import RefreshTokenRecord, TokenIssuer
+from gateway.protected_resource import list_required_scopes, list_resource_identifiers
+from gateway.sign_in.pages import MAX_PATH_CHARS
 
 CONSENT_PATH = "/authorize/"
 
 
-class IssuedCode(AuthorizationCode):
+class IssuedAuthorizationCode(AuthorizationCode):
     """An authorization code with its stored record."""
 
-    record: Code
+    record: AuthorizationCodeRecord
 
 
 class IssuedRefreshToken(RefreshToken):
     """A refresh token with its stored record."""
 
-    record: Refresh
+    record: RefreshTokenRecord
 
 
 class IssuedAccessToken(AccessToken):
@@ -45,171 +45,190 @@ class IssuedAccessToken(AccessToken):
     family: str
 
 
-class Provider(OAuthAuthorizationServerProvider[IssuedCode, IssuedRefreshToken, IssuedAccessToken]):
+class AuthorizationServerProvider(
+    OAuthAuthorizationServerProvider[IssuedAuthorizationCode, IssuedRefreshToken, IssuedAccessToken]
+):
     """Byline's implementation of the authorization server provider."""
 
     def __init__(self, services: Services) -> None:
-        self._clients = Clients(services)
-        self._documents = MetadataDocuments(services)
-        self._codes = Codes(services)
-        self._consents = Consents(services.database)
-        self._assertions = Assertions(services)
-        self._tokens = Tokens(services)
+        self._oauth_clients = OAuthClients(services)
+        self._metadata_documents = MetadataDocuments(services)
+        self._authorization_codes = AuthorizationCodes(services)
+        self._client_consents = ClientConsents(services.database)
+        self._identity_assertions = IdentityAssertions(services)
+        self._token_issuer = TokenIssuer(services)
         self._principals = services.principals
-        self._trail = services.trail
-        self._resources = resources(services.settings)
-        self._first_scopes = list(first_scopes(services.settings))
+        self._audit_trail = services.trail
+        self._resource_identifiers = list_resource_identifiers(services.settings)
+        self._first_scopes = list(list_required_scopes(services.settings))
 
     @override
-    async def get_client(self, client_id: str) -> Client | None:
+    async def get_client(self, client_id: str) -> ClientInformation | None:
         """Return the client with this id; raises a BylineError where its document is missing or invalid."""
-        if is_document_address(client_id):
-            return await self._documents.get(client_id)
-        return await self._clients.get(client_id)
+        if is_document_url(client_id):
+            return await self._metadata_documents.find_client(client_id)
+        return await self._oauth_clients.find_client(client_id)
 
     @override
     async def register_client(self, client_info: OAuthClientInformationFull) -> None:
-        await self._clients.register(client_info)
+        await self._oauth_clients.register_client(client_info)
 
     @override
     async def authorize(self, client: OAuthClientInformationFull, params: AuthorizationParams) -> str:
-        if not self.serves(params.resource):
-            raise AuthorizeError("invalid_target", f"The resources here are {', '.join(self._resources)}.")
-        params.resource = self._named(params.resource)
+        if not self.is_own_resource(params.resource):
+            raise AuthorizeError(
+                "invalid_target", f"The resources here are {', '.join(self._resource_identifiers)}."
+            )
+        params.resource = self._resolve_resource(params.resource)
         params.scopes = list(dict.fromkeys(params.scopes or self._first_scopes))
-        question = f"{CONSENT_PATH}{await self._codes.ask(client.client_id, params)}"
-        if len(question) > LONGEST_PATH:
+        consent_address = (
+            f"{CONSENT_PATH}{await self._authorization_codes.seal_request(client.client_id, params)}"
+        )
+        if len(consent_address) > MAX_PATH_CHARS:
             raise AuthorizeError("invalid_request", "The request is too long: send a shorter state.")
-        return question
+        return consent_address
 
     @override
     async def load_authorization_code(
         self, client: OAuthClientInformationFull, authorization_code: str
-    ) -> IssuedCode | None:
-        code = await self._codes.find(authorization_code)
-        if code is None or code.client_id != client.client_id:
+    ) -> IssuedAuthorizationCode | None:
+        code_record = await self._authorization_codes.find_code(authorization_code)
+        if code_record is None or code_record.client_id != client.client_id:
             return None
-        if code.used:
+        if code_record.is_used:
             # RFC 6749 section 4.1.2: the second use of a code revokes the tokens of its first use.
-            await self._end_of_copied(code.id, "code")
+            await self._end_copied_consent(code_record.id, "code")
             return None
-        asked = code.parameters
-        return IssuedCode(
+        authorization_params = code_record.parameters
+        return IssuedAuthorizationCode(
             code=authorization_code,
-            scopes=asked.scopes or self._first_scopes,
-            expires_at=code.expires_at.timestamp(),
-            client_id=code.client_id,
-            code_challenge=asked.code_challenge,
-            redirect_uri=asked.redirect_uri,
-            redirect_uri_provided_explicitly=asked.redirect_uri_provided_explicitly,
-            resource=asked.resource,
-            record=code,
+            scopes=authorization_params.scopes or self._first_scopes,
+            expires_at=code_record.expires_at.timestamp(),
+            client_id=code_record.client_id,
+            code_challenge=authorization_params.code_challenge,
+            redirect_uri=authorization_params.redirect_uri,
+            redirect_uri_provided_explicitly=authorization_params.redirect_uri_provided_explicitly,
+            resource=authorization_params.resource,
+            record=code_record,
         )
 
     @override
     async def exchange_authorization_code(
-        self, client: OAuthClientInformationFull, authorization_code: IssuedCode
+        self, client: OAuthClientInformationFull, authorization_code: IssuedAuthorizationCode
     ) -> OAuthToken:
-        code = authorization_code.record
-        if not await self._codes.use(code):
-            await self._end_of_copied(code.id, "code")
+        code_record = authorization_code.record
+        if not await self._authorization_codes.redeem_code(code_record):
+            await self._end_copied_consent(code_record.id, "code")
             raise TokenError("invalid_grant", "The authorization code was used before.")
-        if await self._consents.get(code.id) is None:
+        if await self._client_consents.find_consent(code_record.id) is None:
             raise TokenError("invalid_grant", "The person took their consent back.")
-        principal = await self._active(code.principal_id)
-        return await self._issue(
-            client, principal, authorization_code.scopes, code.id, code.parameters.resource
+        principal = await self._require_active(code_record.principal_id)
+        return await self._issue_tokens(
+            client, principal, authorization_code.scopes, code_record.id, code_record.parameters.resource
         )
 
     @override
     async def load_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: str
     ) -> IssuedRefreshToken | None:
-        refresh = await self._tokens.find(refresh_token)
-        if refresh is None or refresh.client_id != client.client_id:
+        refresh_record = await self._token_issuer.find_refresh_token(refresh_token)
+        if refresh_record is None or refresh_record.client_id != client.client_id:
             return None
-        if await self._consents.get(refresh.family) is None:
+        if await self._client_consents.find_consent(refresh_record.family) is None:
             return None
-        if refresh.used:
+        if refresh_record.is_used:
             # RFC 9700 section 4.14.2: the token was copied, and nobody can say who has the copy.
-            await self._end_of_copied(refresh.family, "refresh token")
+            await self._end_copied_consent(refresh_record.family, "refresh token")
             return None
         return IssuedRefreshToken(
             token=refresh_token,
-            client_id=refresh.client_id,
-            scopes=list(refresh.scopes),
-            expires_at=int(refresh.expires_at.timestamp()),
-            resource=self._named(refresh.resource),
-            record=refresh,
+            client_id=refresh_record.client_id,
+            scopes=list(refresh_record.scopes),
+            expires_at=int(refresh_record.expires_at.timestamp()),
+            resource=self._resolve_resource(refresh_record.resource),
+            record=refresh_record,
         )
 
     @override
     async def exchange_refresh_token(
         self, client: OAuthClientInformationFull, refresh_token: IssuedRefreshToken, scopes: list[str]
     ) -> OAuthToken:
-        refresh = refresh_token.record
-        principal = await self._active(refresh.principal_id)
-        if not await self._tokens.use(refresh):
-            await self._end_of_copied(refresh.family, "refresh token")
+        refresh_record = refresh_token.record
+        principal = await self._require_active(refresh_record.principal_id)
+        if not await self._token_issuer.redeem_refresh_token(refresh_record):
+            await self._end_copied_consent(refresh_record.family, "refresh token")
             raise TokenError("invalid_grant", "The refresh token was used before.")
-        await self._consents.prolong(refresh.family)
-        return await self._issue(client, principal, scopes, refresh.family, refresh.resource)
+        await self._client_consents.extend_consent(refresh_record.family)
+        return await self._issue_tokens(
+            client, principal, scopes, refresh_record.family, refresh_record.resource
+        )
 
     @override
     async def exchange_identity_assertion(
         self, client: OAuthClientInformationFull, params: IdentityAssertionParams
     ) -> OAuthToken:
-        if not isinstance(client, Client):
+        if not isinstance(client, ClientInformation):
             raise TypeError("get_client gives no other kind of client")
-        return await self._assertions.exchange(client, params)
+        return await self._identity_assertions.exchange_assertion(client, params)
 
     @override
     async def load_access_token(self, token: str) -> IssuedAccessToken | None:
-        found = await self._tokens.family(token)
-        if found is None:
+        family_and_client_id = await self._token_issuer.read_family(token)
+        if family_and_client_id is None:
             return None
-        family, client_id = found
-        return IssuedAccessToken(token=token, client_id=client_id, scopes=[], family=family)
+        token_family, client_id = family_and_client_id
+        return IssuedAccessToken(token=token, client_id=client_id, scopes=[], family=token_family)
 
     @override
     async def revoke_token(self, token: IssuedAccessToken | IssuedRefreshToken) -> None:
-        await self._consents.end(
+        await self._client_consents.end_consent(
             token.family if isinstance(token, IssuedAccessToken) else token.record.family
         )
 
-    async def _end_of_copied(self, family: str, what: str) -> None:
+    async def _end_copied_consent(self, consent_id: str, credential_name: str) -> None:
         """End a consent whose code or token was used twice, and record that where the consent was valid."""
-        consent = await self._consents.get(family)
-        if not await self._consents.end(family) or consent is None:
+        client_consent = await self._client_consents.find_consent(consent_id)
+        if not await self._client_consents.end_consent(consent_id) or client_consent is None:
             return
-        principal = await self._principals.get(consent.principal_id)
+        principal = await self._principals.find_principal(client_consent.principal_id)
         if principal is not None:
-            why = f", ended: its {what} came a second time, so somebody has a copy"
-            await self._trail.append(consent.event("client.withdrawn", principal, why))
+            circumstances = f", ended: its {credential_name} came a second time, so somebody has a copy"
+            await self._audit_trail.append_event(
+                client_consent.to_audit_event("client.withdrawn", principal, circumstances)
+            )
 
-    def serves(self, resource: str | None) -> bool:
+    def is_own_resource(self, resource_indicator: str | None) -> bool:
         """Whether a resource indicator (RFC 8707) names a resource of this server. True without an indicator."""
-        return self._named(resource) in self._resources
+        return self._resolve_resource(resource_indicator) in self._resource_identifiers
 
-    def _named(self, resource: str | None) -> str:
-        return self._resources[0] if resource is None else resource.removesuffix("/")
+    def _resolve_resource(self, resource_indicator: str | None) -> str:
+        return (
+            self._resource_identifiers[0]
+            if resource_indicator is None
+            else resource_indicator.removesuffix("/")
+        )
 
-    async def _active(self, principal_id: str) -> Principal:
-        principal = await self._principals.get(principal_id)
-        if principal is None or not principal.active:
+    async def _require_active(self, principal_id: str) -> Principal:
+        principal = await self._principals.find_principal(principal_id)
+        if principal is None or not principal.is_active:
             raise TokenError("invalid_grant", "The person was deactivated.")
         return principal
 
-    async def _issue(
+    async def _issue_tokens(
         self,
-        client: OAuthClientInformationFull,
+        oauth_client: OAuthClientInformationFull,
         principal: Principal,
         scopes: list[str],
-        family: str,
+        token_family: str,
         resource: str | None,
     ) -> OAuthToken:
-        await self._clients.note_use(client.client_id)
-        with_refresh = "refresh_token" in client.grant_types
-        return await self._tokens.issue(
-            principal, client, scopes, family, resource=self._named(resource), with_refresh=with_refresh
+        await self._oauth_clients.record_use(oauth_client.client_id)
+        has_refresh_token = "refresh_token" in oauth_client.grant_types
+        return await self._token_issuer.issue_tokens(
+            principal,
+            oauth_client,
+            scopes,
+            token_family,
+            resource=self._resolve_resource(resource),
+            has_refresh_token=has_refresh_token,
         )

@@ -13,21 +13,21 @@ from pydantic import AnyUrl, BaseModel, ConfigDict
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import OAuthClientRow
 from engine.errors import SettingsInvalid
 from engine.services import Services
 from engine.vault.resealing import SealedColumn
 from gateway.authorization_server import redirects
 
-TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
-JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+TOKEN_EXCHANGE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
+JWT_BEARER_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
-_SEALED_SECRET: Final = "byline_sealed_secret"
-_BACKEND: Final = "byline_backend"
+_SEALED_SECRET_KEY: Final = "byline_sealed_secret"
+_BACKEND_KEY: Final = "byline_backend"
 
 
-class Backend(BaseModel):
+class TrustedBackend(BaseModel):
     """Makes a client a trusted back end, which an administrator registered for token exchange."""
 
     audiences: tuple[str, ...] = ()
@@ -46,20 +46,20 @@ class RegisteredClient(BaseModel):
     grant_types: list[str]
     response_types: list[str]
     redirect_uris: list[AnyUrl] | None = None
-    backend: Backend | None = None
+    backend: TrustedBackend | None = None
 
 
-class _SealedSecret(SealedColumn):
+class _SealedSecretColumn(SealedColumn):
     """The sealed secret within a client's metadata."""
 
-    def read(self, row: OAuthClientRow) -> bytes | None:
+    def read_sealed(self, table_row: OAuthClientRow) -> bytes | None:
         """As SealedColumn says."""
-        sealed = row.metadata_.get(_SEALED_SECRET)
-        return None if sealed is None else b64decode(sealed)
+        sealed_secret = table_row.metadata_.get(_SEALED_SECRET_KEY)
+        return None if sealed_secret is None else b64decode(sealed_secret)
 
-    def write(self, row: OAuthClientRow, sealed: bytes) -> None:
+    def write_sealed(self, table_row: OAuthClientRow, sealed_value: bytes) -> None:
         """As SealedColumn says."""
-        row.metadata_ = {**row.metadata_, _SEALED_SECRET: b64encode(sealed).decode()}
+        table_row.metadata_ = {**table_row.metadata_, _SEALED_SECRET_KEY: b64encode(sealed_value).decode()}
 
 
 class RegisteredClients:
@@ -69,67 +69,70 @@ class RegisteredClients:
         self._database = services.database
         self._vault = services.vault
 
-    async def add(
-        self, name: str, redirect_uris: Sequence[str], *, confidential: bool, asserts: bool
+    async def add_client(
+        self, client_name: str, redirect_uris: Sequence[str], *, is_confidential: bool, may_assert: bool
     ) -> tuple[str, str | None]:
         """Register a client as an administrator; returns its id, and its secret where it is confidential.
 
         With `may_assert`, the client may send an enterprise's identity assertions. Raises SettingsInvalid for arguments
         that do not fit together and for an invalid redirect URI.
         """
-        uris = [_redirect_uri(uri) for uri in redirect_uris]
-        if asserts and not confidential:
+        parsed_uris = [_parse_redirect_uri(redirect_uri) for redirect_uri in redirect_uris]
+        if may_assert and not is_confidential:
             raise SettingsInvalid("A client that brings assertions has to be confidential: add --secret.")
-        if not uris and not asserts:
+        if not parsed_uris and not may_assert:
             raise SettingsInvalid(
                 "Name at least one --redirect-uri, or --assertions for a client that brings nothing else."
             )
-        client = RegisteredClient(
+        registered_client = RegisteredClient(
             client_id=str(uuid.uuid4()),
-            client_name=name,
-            token_endpoint_auth_method="client_secret_basic" if confidential else "none",
-            application_type="web" if uris and all(uri.scheme == "https" for uri in uris) else "native",
+            client_name=client_name,
+            token_endpoint_auth_method="client_secret_basic" if is_confidential else "none",
+            application_type="web"
+            if parsed_uris and all(redirect_uri.scheme == "https" for redirect_uri in parsed_uris)
+            else "native",
             grant_types=[
-                *(["authorization_code", "refresh_token"] if uris else []),
-                *([JWT_BEARER] if asserts else []),
+                *(["authorization_code", "refresh_token"] if parsed_uris else []),
+                *([JWT_BEARER_GRANT_TYPE] if may_assert else []),
             ],
-            response_types=["code"] if uris else [],
-            redirect_uris=uris or None,
+            response_types=["code"] if parsed_uris else [],
+            redirect_uris=parsed_uris or None,
         )
-        secret = secrets.token_urlsafe(32) if confidential else None
-        await self._keep(client, secret)
-        return client.client_id, secret
+        client_secret = secrets.token_urlsafe(32) if is_confidential else None
+        await self._store_client(registered_client, client_secret)
+        return registered_client.client_id, client_secret
 
-    async def add_backend(self, name: str, audiences: Sequence[str]) -> tuple[str, str]:
+    async def add_backend(self, client_name: str, audiences: Sequence[str]) -> tuple[str, str]:
         """Register a trusted back end; returns its id and its secret, which cannot be read again."""
-        client = RegisteredClient(
+        registered_client = RegisteredClient(
             client_id=str(uuid.uuid4()),
-            client_name=name,
+            client_name=client_name,
             token_endpoint_auth_method="client_secret_basic",
-            grant_types=[TOKEN_EXCHANGE],
+            grant_types=[TOKEN_EXCHANGE_GRANT_TYPE],
             response_types=[],
-            backend=Backend(audiences=tuple(audiences)),
+            backend=TrustedBackend(audiences=tuple(audiences)),
         )
-        secret = secrets.token_urlsafe(32)
-        await self._keep(client, secret)
-        return client.client_id, secret
+        client_secret = secrets.token_urlsafe(32)
+        await self._store_client(registered_client, client_secret)
+        return registered_client.client_id, client_secret
 
-    async def all(self) -> list[RegisteredClient]:
+    async def list_clients(self) -> list[RegisteredClient]:
         """Return every client that an administrator registered, oldest first."""
-        query = (
+        statement = (
             select(OAuthClientRow)
             .where(OAuthClientRow.registered_by == "administrator")
             .order_by(col(OAuthClientRow.created_at), col(OAuthClientRow.client_id))
         )
-        async with self._database.reading() as session:
-            rows = (await session.exec(query)).all()
+        async with self._database.open_read_session() as db_session:
+            client_rows = (await db_session.exec(statement)).all()
         return [
-            RegisteredClient.model_validate({**row.metadata_, "backend": backend_of(row)}) for row in rows
+            RegisteredClient.model_validate({**client_row.metadata_, "backend": read_backend(client_row)})
+            for client_row in client_rows
         ]
 
-    async def remove(self, client_id: str) -> bool:
+    async def remove_client(self, client_id: str) -> bool:
         """Delete a client that an administrator registered; False where there is none with this id."""
-        forget = (
+        delete_statement = (
             delete(OAuthClientRow)
             .where(
                 col(OAuthClientRow.client_id) == client_id,
@@ -137,67 +140,86 @@ class RegisteredClients:
             )
             .returning(col(OAuthClientRow.client_id))
         )
-        async with self._database.writing() as session:
-            return (await session.exec(forget)).first() is not None
+        async with self._database.open_write_session() as db_session:
+            return (await db_session.exec(delete_statement)).first() is not None
 
-    async def row(
+    async def build_row(
         self,
         client_id: str,
-        metadata: Mapping[str, Any],
-        secret: str | None,
+        client_metadata: Mapping[str, Any],
+        client_secret: str | None,
         *,
         registered_by: Literal["itself", "administrator"],
-        backend: Backend | None = None,
+        trusted_backend: TrustedBackend | None = None,
     ) -> OAuthClientRow:
         """Return a client as a table row. Metadata from the client cannot set Byline's own keys."""
-        kept = {key: value for key, value in metadata.items() if key not in {_SEALED_SECRET, _BACKEND}}
-        if backend is not None:
-            kept[_BACKEND] = backend.model_dump(mode="json")
-        if secret is not None:
-            sealed = await self._vault.seal(secret.encode(), _bound_to(client_id))
-            kept[_SEALED_SECRET] = b64encode(sealed).decode()
+        row_metadata = {
+            metadata_key: metadata_value
+            for metadata_key, metadata_value in client_metadata.items()
+            if metadata_key not in {_SEALED_SECRET_KEY, _BACKEND_KEY}
+        }
+        if trusted_backend is not None:
+            row_metadata[_BACKEND_KEY] = trusted_backend.model_dump(mode="json")
+        if client_secret is not None:
+            sealed_secret = await self._vault.seal_secret(
+                client_secret.encode(), _build_associated_data(client_id)
+            )
+            row_metadata[_SEALED_SECRET_KEY] = b64encode(sealed_secret).decode()
         return OAuthClientRow(
-            client_id=client_id, metadata_=kept, registered_by=registered_by, created_at=now()
+            client_id=client_id, metadata_=row_metadata, registered_by=registered_by, created_at=utc_now()
         )
 
-    async def secret_of(self, row: OAuthClientRow) -> str | None:
+    async def open_secret(self, client_row: OAuthClientRow) -> str | None:
         """Return the secret of a stored client, or None where it has none."""
-        sealed = row.metadata_.get(_SEALED_SECRET)
-        if sealed is None:
+        sealed_secret = client_row.metadata_.get(_SEALED_SECRET_KEY)
+        if sealed_secret is None:
             return None
-        return (await self._vault.open(b64decode(sealed), _bound_to(row.client_id))).decode()
+        return (
+            await self._vault.open_secret(
+                b64decode(sealed_secret), _build_associated_data(client_row.client_id)
+            )
+        ).decode()
 
     @property
-    def sealed(self) -> SealedColumn:
+    def sealed_column(self) -> SealedColumn:
         """The column in which this table keeps sealed secrets."""
-        return _SealedSecret("clients", OAuthClientRow, "metadata_", lambda row: _bound_to(row.client_id))
-
-    async def _keep(self, client: RegisteredClient, secret: str | None) -> None:
-        metadata = client.model_dump(mode="json", exclude_none=True, exclude={"backend"})
-        row = await self.row(
-            client.client_id, metadata, secret, registered_by="administrator", backend=client.backend
+        return _SealedSecretColumn(
+            "clients",
+            OAuthClientRow,
+            "metadata_",
+            lambda client_row: _build_associated_data(client_row.client_id),
         )
-        async with self._database.writing() as session:
-            session.add(row)
+
+    async def _store_client(self, registered_client: RegisteredClient, client_secret: str | None) -> None:
+        client_metadata = registered_client.model_dump(mode="json", exclude_none=True, exclude={"backend"})
+        client_row = await self.build_row(
+            registered_client.client_id,
+            client_metadata,
+            client_secret,
+            registered_by="administrator",
+            trusted_backend=registered_client.backend,
+        )
+        async with self._database.open_write_session() as db_session:
+            db_session.add(client_row)
 
 
-def backend_of(row: OAuthClientRow) -> dict[str, Any] | None:
+def read_backend(client_row: OAuthClientRow) -> dict[str, Any] | None:
     """Return what makes a stored client a trusted back end, or None where it is not one."""
-    return row.metadata_.get(_BACKEND)
+    return client_row.metadata_.get(_BACKEND_KEY)
 
 
-def _redirect_uri(text: str) -> AnyUrl:
+def _parse_redirect_uri(uri_text: str) -> AnyUrl:
     try:
-        uri = AnyUrl(text)
+        redirect_uri = AnyUrl(uri_text)
     except ValueError as error:
         raise SettingsInvalid(
-            f"'{text}' is no redirect URI: write it whole, as https://host/path."
+            f"'{uri_text}' is no redirect URI: write it whole, as https://host/path."
         ) from error
-    problem = redirects.problem(uri)
-    if problem is not None:
-        raise SettingsInvalid(f"'{text}' cannot be a redirect URI: {problem}.")
-    return uri
+    uri_problem = redirects.find_uri_problem(redirect_uri)
+    if uri_problem is not None:
+        raise SettingsInvalid(f"'{uri_text}' cannot be a redirect URI: {uri_problem}.")
+    return redirect_uri
 
 
-def _bound_to(client_id: str) -> str:
+def _build_associated_data(client_id: str) -> str:
     return f"oauth_client:{client_id}"

@@ -16,138 +16,140 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import RefreshTokenRow
 from engine.errors import IdentityForged
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
-from gateway.authorization_server.claims import CLIENT_NAME_CLAIM, FAMILY_CLAIM, subject
-from gateway.authorization_server.consents import UNUSED_LIFE, Consent, Consents
+from gateway.authorization_server.claims import CLIENT_NAME_CLAIM, FAMILY_CLAIM, derive_subject
+from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
 
 
 @dataclass(frozen=True, slots=True)
-class Refresh:
+class RefreshTokenRecord:
     """A stored refresh token."""
 
-    hash: str
+    token_hash: str
     family: str
     client_id: str
     principal_id: str
     scopes: tuple[str, ...]
     resource: str | None
     expires_at: datetime
-    used: bool
+    is_used: bool
 
 
-class Tokens:
+class TokenIssuer:
     """Owner of the table of refresh tokens."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
-        self._consents = Consents(services.database)
-        self._keys = services.keys
+        self._client_consents = ClientConsents(services.database)
+        self._signing_keys = services.signing_keys
         self._principals = services.principals
-        self._issuer = services.settings.public_url
-        self._life = services.settings.gateway.access_token_life
+        self._issuer_url = services.settings.public_url
+        self._access_token_life_seconds = services.settings.gateway.access_token_life
 
-    async def issue(
+    async def issue_tokens(
         self,
         principal: Principal,
-        client: OAuthClientInformationFull,
+        oauth_client: OAuthClientInformationFull,
         scopes: Sequence[str],
-        family: str,
+        token_family: str,
         *,
         resource: str,
-        with_refresh: bool,
+        has_refresh_token: bool,
     ) -> OAuthToken:
         """Return an access token for the principal and, with `has_refresh_token`, the family's next refresh token."""
         claims = {
-            "iss": self._issuer,
-            "sub": subject(principal, self._issuer),
+            "iss": self._issuer_url,
+            "sub": derive_subject(principal, self._issuer_url),
             "aud": resource,
-            "client_id": client.client_id,
-            CLIENT_NAME_CLAIM: client.client_name or client.client_id,
+            "client_id": oauth_client.client_id,
+            CLIENT_NAME_CLAIM: oauth_client.client_name or oauth_client.client_id,
             "scope": " ".join(scopes),
-            "exp": int(time.time()) + self._life,
-            FAMILY_CLAIM: family,
+            "exp": int(time.time()) + self._access_token_life_seconds,
+            FAMILY_CLAIM: token_family,
         }
         return OAuthToken(
-            access_token=await self._keys.sign(claims, ACCESS_TOKEN_TYPE),
-            expires_in=self._life,
+            access_token=await self._signing_keys.sign_claims(claims, ACCESS_TOKEN_TYPE),
+            expires_in=self._access_token_life_seconds,
             scope=" ".join(scopes),
-            refresh_token=await self._next(principal.id, client.client_id, scopes, family, resource)
-            if with_refresh
+            refresh_token=await self._issue_refresh_token(
+                principal.id, oauth_client.client_id, scopes, token_family, resource
+            )
+            if has_refresh_token
             else None,
         )
 
-    async def find(self, token: str) -> Refresh | None:
+    async def find_refresh_token(self, refresh_token: str) -> RefreshTokenRecord | None:
         """Return the stored refresh token, or None."""
-        async with self._database.reading() as session:
-            row = await session.get(RefreshTokenRow, _digest(token))
-        if row is None:
+        async with self._database.open_read_session() as db_session:
+            token_row = await db_session.get(RefreshTokenRow, _hash_token(refresh_token))
+        if token_row is None:
             return None
-        return Refresh(
-            hash=row.token_hash,
-            family=row.family,
-            client_id=row.client_id,
-            principal_id=row.principal_id,
-            scopes=tuple(row.scopes.split()),
-            resource=row.resource,
-            expires_at=row.expires_at,
-            used=row.used_at is not None,
+        return RefreshTokenRecord(
+            token_hash=token_row.token_hash,
+            family=token_row.family,
+            client_id=token_row.client_id,
+            principal_id=token_row.principal_id,
+            scopes=tuple(token_row.scopes.split()),
+            resource=token_row.resource,
+            expires_at=token_row.expires_at,
+            is_used=token_row.used_at is not None,
         )
 
-    async def use(self, refresh: Refresh) -> bool:
+    async def redeem_refresh_token(self, refresh_record: RefreshTokenRecord) -> bool:
         """Mark the refresh token as used; False where it was used before."""
-        first_use = (
+        statement = (
             update(RefreshTokenRow)
             .where(
-                col(RefreshTokenRow.token_hash) == refresh.hash,
+                col(RefreshTokenRow.token_hash) == refresh_record.token_hash,
                 col(RefreshTokenRow.used_at).is_(None),
             )
-            .values(used_at=now())
+            .values(used_at=utc_now())
             .returning(col(RefreshTokenRow.token_hash))
         )
-        async with self._database.writing() as session:
-            return (await session.exec(first_use)).first() is not None
+        async with self._database.open_write_session() as db_session:
+            return (await db_session.exec(statement)).first() is not None
 
-    async def holder(self, claims: Mapping[str, Any]) -> tuple[Principal, Consent] | None:
+    async def find_holder(self, claims: Mapping[str, Any]) -> tuple[Principal, ClientConsent] | None:
         """Return principal and consent of an access token of this server, or None where the consent ended."""
-        consent = await self._consents.get(str(claims.get(FAMILY_CLAIM)))
-        if consent is None or consent.client_id != claims["client_id"]:
+        client_consent = await self._client_consents.find_consent(str(claims.get(FAMILY_CLAIM)))
+        if client_consent is None or client_consent.client_id != claims["client_id"]:
             return None
-        principal = await self._principals.get(consent.principal_id)
-        if principal is None or subject(principal, self._issuer) != claims["sub"]:
+        principal = await self._principals.find_principal(client_consent.principal_id)
+        if principal is None or derive_subject(principal, self._issuer_url) != claims["sub"]:
             return None
-        return principal, consent
+        return principal, client_consent
 
-    async def family(self, access_token: str) -> tuple[str, str] | None:
+    async def read_family(self, access_token: str) -> tuple[str, str] | None:
         """Return family and client id of an access token, or None where this server did not sign it."""
         try:
-            claims = await self._keys.verify(access_token, ACCESS_TOKEN_TYPE)
+            claims = await self._signing_keys.verify_token(access_token, ACCESS_TOKEN_TYPE)
         except IdentityForged:
             return None
         return str(claims.get(FAMILY_CLAIM)), str(claims.get("client_id"))
 
-    async def _next(
-        self, principal_id: str, client_id: str, scopes: Sequence[str], family: str, resource: str
+    async def _issue_refresh_token(
+        self, principal_id: str, client_id: str, scopes: Sequence[str], token_family: str, resource: str
     ) -> str:
-        token = secrets.token_urlsafe(32)
-        row = RefreshTokenRow(
-            token_hash=_digest(token),
-            family=family,
+        refresh_token = secrets.token_urlsafe(32)
+        token_row = RefreshTokenRow(
+            token_hash=_hash_token(refresh_token),
+            family=token_family,
             client_id=client_id,
             principal_id=principal_id,
             scopes=" ".join(scopes),
             resource=resource,
-            expires_at=now() + UNUSED_LIFE,
+            expires_at=utc_now() + UNUSED_CONSENT_LIFE,
         )
-        async with self._database.writing() as session:
-            await session.exec(delete(RefreshTokenRow).where(col(RefreshTokenRow.expires_at) < now()))
-            session.add(row)
-        return token
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(delete(RefreshTokenRow).where(col(RefreshTokenRow.expires_at) < utc_now()))
+            db_session.add(token_row)
+        return refresh_token
 
 
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
+def _hash_token(refresh_token: str) -> str:
+    return hashlib.sha256(refresh_token.encode()).hexdigest()

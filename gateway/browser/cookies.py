@@ -4,24 +4,24 @@ from fastapi import Request
 from fastapi.responses import Response
 
 
-class Cookie:
+class BrowserCookie:
     """One cookie, by its name. `is_secure` says that the site is served over HTTPS."""
 
-    def __init__(self, name: str, *, is_secure: bool) -> None:
+    def __init__(self, cookie_name: str, *, is_secure: bool) -> None:
         # Browsers accept a `__Host-` cookie only with Secure, which does not work over plain HTTP on the loopback.
-        self._name = f"__Host-{name}" if is_secure else name
+        self._cookie_name = f"__Host-{cookie_name}" if is_secure else cookie_name
         self._is_secure = is_secure
 
-    def of(self, request: Request) -> str:
+    def read_value(self, request: Request) -> str:
         """Return the value that the browser sent, or an empty string where it sent none."""
-        return request.cookies.get(self._name, "")
+        return request.cookies.get(self._cookie_name, "")
 
-    def keep(self, response: Response, value: str, *, seconds: int) -> Response:
+    def store_value(self, response: Response, cookie_value: str, *, max_age_seconds: int) -> Response:
         """Set the cookie in a response, with a Max-Age in seconds."""
         response.set_cookie(
-            self._name,
-            value,
-            max_age=seconds,
+            self._cookie_name,
+            cookie_value,
+            max_age=max_age_seconds,
             path="/",
             secure=self._is_secure,
             httponly=True,
@@ -29,7 +29,9 @@ class Cookie:
         )
         return response
 
-    def forget(self, response: Response) -> Response:
+    def delete_value(self, response: Response) -> Response:
         """Delete the cookie in a response."""
-        response.delete_cookie(self._name, path="/", secure=self._is_secure, httponly=True, samesite="lax")
+        response.delete_cookie(
+            self._cookie_name, path="/", secure=self._is_secure, httponly=True, samesite="lax"
+        )
         return response

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 from fastapi import Request
 
 
-async def fields_of(request: Request, csrf_token: str) -> Mapping[str, str] | None:
+async def read_form_fields(request: Request, csrf_token: str) -> Mapping[str, str] | None:
     """Return the text fields of the posted form, or None where it does not carry this CSRF token."""
-    form = await request.form()
-    fields = {name: value for name, value in form.items() if isinstance(value, str)}
-    is_own = hmac.compare_digest(fields.get("csrf_token", "").encode(), csrf_token.encode())
-    return fields if is_own else None
+    form_data = await request.form()
+    form_fields = {
+        field_name: field_value
+        for field_name, field_value in form_data.items()
+        if isinstance(field_value, str)
+    }
+    is_token_valid = hmac.compare_digest(form_fields.get("csrf_token", "").encode(), csrf_token.encode())
+    return form_fields if is_token_valid else None

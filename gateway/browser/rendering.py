@@ -9,16 +9,16 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from gateway.browser.sessions import BrowserSession
 
-_HERE = Path(__file__).parent
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(_HERE / "templates"),
+_BROWSER_FOLDER = Path(__file__).parent
+_TEMPLATE_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(_BROWSER_FOLDER / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
-_HEADERS = {
+_CONTENT_SECURITY_POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
+_SECURITY_HEADERS = {
     "Cache-Control": "no-store",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
@@ -27,59 +27,80 @@ _HEADERS = {
 }
 
 
-def page(
-    template: str,
+def render_page(
+    template_name: str,
     *,
-    title: str,
-    session: BrowserSession | None = None,
-    status: int = 200,
-    leads_away: bool = False,
-    **context: Any,
+    page_title: str,
+    browser_session: BrowserSession | None = None,
+    status_code: int = 200,
+    may_leave_site: bool = False,
+    **template_values: Any,
 ) -> HTMLResponse:
     """Render a page from a template. `may_leave_site` says that submitting its form can redirect to another site."""
     # Browsers apply form-action to every redirect that follows a submission. Where a provider or a client
     # redirects next is unknown, so a page whose form may leave this site has no form-action.
-    policy = _POLICY if leads_away else f"{_POLICY}; form-action 'self'"
-    html = _TEMPLATES.get_template(template).render(title=title, session=session, **context)
-    return HTMLResponse(html, status, {**_HEADERS, "Content-Security-Policy": policy})
+    content_security_policy = (
+        _CONTENT_SECURITY_POLICY if may_leave_site else f"{_CONTENT_SECURITY_POLICY}; form-action 'self'"
+    )
+    page_html = _TEMPLATE_ENVIRONMENT.get_template(template_name).render(
+        title=page_title, session=browser_session, **template_values
+    )
+    return HTMLResponse(
+        page_html, status_code, {**_SECURITY_HEADERS, "Content-Security-Policy": content_security_policy}
+    )
 
 
-def notice(
-    title: str,
-    text: str,
+def render_notice(
+    page_title: str,
+    notice_text: str,
     *,
-    status: int,
-    session: BrowserSession | None = None,
-    link: tuple[str, str] | None = None,
+    status_code: int,
+    browser_session: BrowserSession | None = None,
+    next_link: tuple[str, str] | None = None,
 ) -> HTMLResponse:
     """Render a page with one message and at most one link, given as an address and its text."""
-    return page("notice.html", title=title, text=text, link=link, session=session, status=status)
+    return render_page(
+        "notice.html",
+        page_title=page_title,
+        text=notice_text,
+        link=next_link,
+        browser_session=browser_session,
+        status_code=status_code,
+    )
 
 
-def on_to(address: str) -> RedirectResponse:
+def redirect_see_other(target_url: str) -> RedirectResponse:
     """Redirect the browser with 303 See Other (RFC 9110 section 15.4.4), without caching and without a referrer."""
-    return RedirectResponse(address, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
+    return RedirectResponse(target_url, 303, {"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
 
 
-def stale_form(link: str) -> HTMLResponse:
+def render_stale_form(page_link: str) -> HTMLResponse:
     """Render the page for a form with a wrong CSRF token: it was forged by another site, or comes from an old tab."""
-    text = "The page you came from is too old, or your browser did not send its cookie. Nothing was changed."
-    return notice("Please try again", text, status=403, link=(link, "Open the page again"))
+    notice_text = (
+        "The page you came from is too old, or your browser did not send its cookie. Nothing was changed."
+    )
+    return render_notice(
+        "Please try again", notice_text, status_code=403, next_link=(page_link, "Open the page again")
+    )
 
 
-def nothing_here(status: int) -> HTMLResponse:
+def render_not_found(status_code: int) -> HTMLResponse:
     """Render the page for an address that does not exist, or that does not accept the request's method."""
-    text = "The address may be mistyped, or what was here is gone."
-    return notice("There is no such page", text, status=status, link=("/", "Go to the front page"))
+    notice_text = "The address may be mistyped, or what was here is gone."
+    return render_notice(
+        "There is no such page", notice_text, status_code=status_code, next_link=("/", "Go to the front page")
+    )
 
 
-def assets() -> APIRouter:
+def create_assets_router() -> APIRouter:
     """Create the route of the style sheet that every page links to."""
-    router = APIRouter(include_in_schema=False)
-    router.add_api_route("/static/byline.css", _style_sheet, methods=["GET"])
-    return router
+    assets_router = APIRouter(include_in_schema=False)
+    assets_router.add_api_route("/static/byline.css", _send_style_sheet, methods=["GET"])
+    return assets_router
 
 
-async def _style_sheet() -> FileResponse:
-    headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
-    return FileResponse(_HERE / "static" / "byline.css", media_type="text/css", headers=headers)
+async def _send_style_sheet() -> FileResponse:
+    response_headers = {"Cache-Control": "public, max-age=3600", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(
+        _BROWSER_FOLDER / "static" / "byline.css", media_type="text/css", headers=response_headers
+    )

@@ -11,13 +11,13 @@ from fastapi.responses import Response
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import BrowserSessionRow
 from engine.identity.model import Principal
 from engine.services import Services
-from gateway.browser.cookies import Cookie
-from gateway.browser.forms import fields_of
-from gateway.browser.visits import Visit
+from gateway.browser.cookies import BrowserCookie
+from gateway.browser.forms import read_form_fields
+from gateway.browser.visits import BrowserVisit
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,95 +31,107 @@ class BrowserSession:
 
 
 @dataclass(frozen=True, slots=True)
-class NewSession:
+class NewBrowserSession:
     """A session that has just begun, with its cookie's value, which only the browser stores."""
 
-    session: BrowserSession
-    cookie: str
+    browser_session: BrowserSession
+    cookie_value: str
 
 
 @dataclass(frozen=True, slots=True)
-class Submission:
+class FormSubmission:
     """A form that was submitted from a page of this session."""
 
-    session: BrowserSession
-    fields: Mapping[str, str]
+    browser_session: BrowserSession
+    form_fields: Mapping[str, str]
 
 
-class Sessions:
+class BrowserSessions:
     """Begins, finds and ends browser sessions. Owns their table."""
 
     def __init__(self, services: Services) -> None:
         self._database = services.database
         self._principals = services.principals
-        self._life = timedelta(seconds=services.settings.gateway.session_life)
-        self._cookie = Cookie("byline", is_secure=services.settings.public_url.startswith("https://"))
+        self._session_lifetime = timedelta(seconds=services.settings.gateway.session_life)
+        self._session_cookie = BrowserCookie(
+            "byline", is_secure=services.settings.public_url.startswith("https://")
+        )
 
-    async def current(self, request: Request) -> BrowserSession | None:
+    async def find_session(self, request: Request) -> BrowserSession | None:
         """Return this browser's session, or None where there is none, it expired or its principal is deactivated."""
-        cookie = self._cookie.of(request)
-        if not cookie:
+        cookie_value = self._session_cookie.read_value(request)
+        if not cookie_value:
             return None
-        async with self._database.reading() as session:
-            row = await session.get(BrowserSessionRow, _digest(cookie))
-        if row is None or row.expires_at <= now():
+        async with self._database.open_read_session() as db_session:
+            session_row = await db_session.get(BrowserSessionRow, _hash_cookie(cookie_value))
+        if session_row is None or session_row.expires_at <= utc_now():
             return None
-        principal = await self._principals.get(row.principal_id)
-        return _session(row, principal) if principal is not None and principal.active else None
+        principal = await self._principals.find_principal(session_row.principal_id)
+        return (
+            _to_browser_session(session_row, principal)
+            if principal is not None and principal.is_active
+            else None
+        )
 
-    async def submitted(self, request: Request) -> Submission | None:
+    async def read_submission(self, request: Request) -> FormSubmission | None:
         """Return the posted form; None without a session or where the CSRF token is not the session's."""
-        session = await self.current(request)
-        if session is None:
+        browser_session = await self.find_session(request)
+        if browser_session is None:
             return None
-        fields = await fields_of(request, session.csrf_token)
-        return None if fields is None else Submission(session, fields)
+        form_fields = await read_form_fields(request, browser_session.csrf_token)
+        return None if form_fields is None else FormSubmission(browser_session, form_fields)
 
-    async def begun_by(self, visit: Visit) -> Principal | None:
+    async def find_signed_in_principal(self, visit: BrowserVisit) -> Principal | None:
         """Return the principal who already signed in from this visit, even if the browser dropped the response."""
-        query = select(BrowserSessionRow.principal_id).where(BrowserSessionRow.visit == visit.id)
-        async with self._database.reading() as session:
-            found = (await session.exec(query)).first()
-        return None if found is None else await self._principals.get(found)
+        statement = select(BrowserSessionRow.principal_id).where(BrowserSessionRow.visit == visit.id)
+        async with self._database.open_read_session() as db_session:
+            principal_id = (await db_session.exec(statement)).first()
+        return None if principal_id is None else await self._principals.find_principal(principal_id)
 
-    async def begin(self, request: Request, principal: Principal, visit: Visit) -> NewSession:
+    async def begin_session(
+        self, request: Request, principal: Principal, visit: BrowserVisit
+    ) -> NewBrowserSession:
         """Begin a session and end the browser's earlier one, so that no session id survives a sign-in."""
-        cookie = secrets.token_urlsafe(32)
-        row = BrowserSessionRow(
-            id_hash=_digest(cookie),
+        cookie_value = secrets.token_urlsafe(32)
+        session_row = BrowserSessionRow(
+            id_hash=_hash_cookie(cookie_value),
             principal_id=principal.id,
             csrf_token=secrets.token_urlsafe(32),
             visit=visit.id,
-            created_at=now(),
-            expires_at=now() + self._life,
+            created_at=utc_now(),
+            expires_at=utc_now() + self._session_lifetime,
         )
-        earlier = _digest(self._cookie.of(request))
-        over = (col(BrowserSessionRow.id_hash) == earlier) | (col(BrowserSessionRow.expires_at) <= now())
-        async with self._database.writing() as session:
-            await session.exec(delete(BrowserSessionRow).where(over))
-            session.add(row)
-        return NewSession(_session(row, principal), cookie)
+        earlier_hash = _hash_cookie(self._session_cookie.read_value(request))
+        deletion_condition = (col(BrowserSessionRow.id_hash) == earlier_hash) | (
+            col(BrowserSessionRow.expires_at) <= utc_now()
+        )
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(delete(BrowserSessionRow).where(deletion_condition))
+            db_session.add(session_row)
+        return NewBrowserSession(_to_browser_session(session_row, principal), cookie_value)
 
-    async def end(self, session: BrowserSession) -> None:
+    async def end_session(self, browser_session: BrowserSession) -> None:
         """Sign the browser out by deleting its session."""
-        async with self._database.writing() as database_session:
-            await database_session.exec(
-                delete(BrowserSessionRow).where(col(BrowserSessionRow.id_hash) == session.id)
+        async with self._database.open_write_session() as db_session:
+            await db_session.exec(
+                delete(BrowserSessionRow).where(col(BrowserSessionRow.id_hash) == browser_session.id)
             )
 
-    def keep(self, response: Response, new: NewSession) -> Response:
+    def store_session_cookie(self, response: Response, new_session: NewBrowserSession) -> Response:
         """Set the session's cookie in a response."""
-        seconds = int((new.session.expires_at - now()).total_seconds())
-        return self._cookie.keep(response, new.cookie, seconds=seconds)
+        max_age_seconds = int((new_session.browser_session.expires_at - utc_now()).total_seconds())
+        return self._session_cookie.store_value(
+            response, new_session.cookie_value, max_age_seconds=max_age_seconds
+        )
 
-    def forget(self, response: Response) -> Response:
+    def delete_session_cookie(self, response: Response) -> Response:
         """Delete the session's cookie in a response."""
-        return self._cookie.forget(response)
+        return self._session_cookie.delete_value(response)
 
 
-def _digest(cookie: str) -> str:
-    return hashlib.sha256(cookie.encode()).hexdigest()
+def _hash_cookie(cookie_value: str) -> str:
+    return hashlib.sha256(cookie_value.encode()).hexdigest()
 
 
-def _session(row: BrowserSessionRow, principal: Principal) -> BrowserSession:
-    return BrowserSession(row.id_hash, row.csrf_token, principal, row.expires_at)
+def _to_browser_session(session_row: BrowserSessionRow, principal: Principal) -> BrowserSession:
+    return BrowserSession(session_row.id_hash, session_row.csrf_token, principal, session_row.expires_at)

@@ -12,21 +12,21 @@ from typing import Any, Final
 from fastapi import Request
 from fastapi.responses import Response
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.errors import VaultSealBroken
 from engine.services import Services
-from gateway.browser.cookies import Cookie
+from gateway.browser.cookies import BrowserCookie
 
-_LIFE: Final = timedelta(minutes=30)
-_BOUND_TO: Final = "browser visit"
+_VISIT_LIFETIME: Final = timedelta(minutes=30)
+_SEAL_CONTEXT: Final = "browser visit"
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class BrowserVisit:
     """One browser that is signing in. `sign_in_data` is what its return from the identity provider needs."""
 
     csrf_token: str
-    data: Mapping[str, Any]
+    sign_in_data: Mapping[str, Any]
 
     @property
     def id(self) -> str:
@@ -34,34 +34,46 @@ class Visit:
         return hashlib.sha256(self.csrf_token.encode()).hexdigest()
 
 
-class Visits:
+class BrowserVisits:
     """Reads and sets the cookies of visits."""
 
     def __init__(self, services: Services) -> None:
         self._vault = services.vault
-        self._cookie = Cookie("byline-visit", is_secure=services.settings.public_url.startswith("https://"))
-
-    async def current(self, request: Request) -> Visit | None:
-        """Return this browser's visit, or None where it has none, it expired or its cookie cannot be unsealed."""
-        try:
-            sealed = urlsafe_b64decode(self._cookie.of(request))
-            told = json.loads(await self._vault.open(sealed, _BOUND_TO))
-        except (ValueError, VaultSealBroken):
-            return None
-        return Visit(told["csrf_token"], told["data"]) if told["until"] > now().timestamp() else None
-
-    def begin(self, data: Mapping[str, Any] | None = None) -> Visit:
-        """Create a visit with a new CSRF token."""
-        return Visit(secrets.token_urlsafe(32), data or {})
-
-    async def keep(self, response: Response, visit: Visit) -> Response:
-        """Set the visit's cookie in a response, valid for 30 minutes from now."""
-        told = {"csrf_token": visit.csrf_token, "data": visit.data, "until": (now() + _LIFE).timestamp()}
-        sealed = await self._vault.seal(json.dumps(told).encode(), _BOUND_TO)
-        return self._cookie.keep(
-            response, urlsafe_b64encode(sealed).decode(), seconds=int(_LIFE.total_seconds())
+        self._visit_cookie = BrowserCookie(
+            "byline-visit", is_secure=services.settings.public_url.startswith("https://")
         )
 
-    def end(self, response: Response) -> Response:
+    async def find_visit(self, request: Request) -> BrowserVisit | None:
+        """Return this browser's visit, or None where it has none, it expired or its cookie cannot be unsealed."""
+        try:
+            sealed_visit = urlsafe_b64decode(self._visit_cookie.read_value(request))
+            visit_document = json.loads(await self._vault.open_secret(sealed_visit, _SEAL_CONTEXT))
+        except (ValueError, VaultSealBroken):
+            return None
+        return (
+            BrowserVisit(visit_document["csrf_token"], visit_document["data"])
+            if visit_document["until"] > utc_now().timestamp()
+            else None
+        )
+
+    def create_visit(self, sign_in_data: Mapping[str, Any] | None = None) -> BrowserVisit:
+        """Create a visit with a new CSRF token."""
+        return BrowserVisit(secrets.token_urlsafe(32), sign_in_data or {})
+
+    async def store_visit(self, response: Response, visit: BrowserVisit) -> Response:
+        """Set the visit's cookie in a response, valid for 30 minutes from now."""
+        visit_document = {
+            "csrf_token": visit.csrf_token,
+            "data": visit.sign_in_data,
+            "until": (utc_now() + _VISIT_LIFETIME).timestamp(),
+        }
+        sealed_visit = await self._vault.seal_secret(json.dumps(visit_document).encode(), _SEAL_CONTEXT)
+        return self._visit_cookie.store_value(
+            response,
+            urlsafe_b64encode(sealed_visit).decode(),
+            max_age_seconds=int(_VISIT_LIFETIME.total_seconds()),
+        )
+
+    def delete_visit(self, response: Response) -> Response:
         """Delete the visit's cookie in a response."""
-        return self._cookie.forget(response)
+        return self._visit_cookie.delete_value(response)

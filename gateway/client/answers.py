@@ -6,22 +6,22 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-ENDED: Final = frozenset({"completed", "failed", "cancelled", "terminated", "timed_out", "unknown"})
+FINAL_STATUSES: Final = frozenset({"completed", "failed", "cancelled", "terminated", "timed_out", "unknown"})
 
 
-class Answer(BaseModel):
+class ApiDocument(BaseModel):
     """Base class of the documents. It ignores fields that a newer gateway may add."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Use(Answer):
+class UsedConnection(ApiDocument):
     """A connection that a tool may use."""
 
     name: str
 
 
-class Tool(Answer):
+class ToolDocument(ApiDocument):
     """A composite tool."""
 
     name: str
@@ -29,10 +29,10 @@ class Tool(Answer):
     description: str = ""
     input_schema: dict[str, Any] = Field(default_factory=dict)
     output_schema: dict[str, Any] | None = None
-    connections: list[Use] = Field(default_factory=list)
+    connections: list[UsedConnection] = Field(default_factory=list)
 
 
-class Progress(Answer):
+class ProgressDocument(ApiDocument):
     """The progress that a workflow reports: a message, and how much of which total is done."""
 
     message: str = ""
@@ -40,7 +40,7 @@ class Progress(Answer):
     of: float | None = None
 
 
-class Wait(Answer):
+class WaitDocument(ApiDocument):
     """What a workflow waits for, with the address of the page if the caller can answer it."""
 
     kind: str
@@ -50,38 +50,38 @@ class Wait(Answer):
     role: str | None = None
 
 
-class Step(Answer):
+class StepDocument(ApiDocument):
     """One workflow of a run."""
 
     workflow_id: str
     type: str
     status: str
-    progress: Progress | None = None
-    waiting_for: tuple[Wait, ...] = ()
-    children: tuple["Step", ...] = ()
+    progress: ProgressDocument | None = None
+    waiting_for: tuple[WaitDocument, ...] = ()
+    children: tuple["StepDocument", ...] = ()
 
-    def all(self) -> Iterator["Step"]:
+    def iterate_subtree(self) -> Iterator["StepDocument"]:
         """Yield the step itself and every step below it."""
         yield self
-        for child in self.children:
-            yield from child.all()
+        for child_step in self.children:
+            yield from child_step.iterate_subtree()
 
 
-class Happened(Answer):
+class AuditEventDocument(ApiDocument):
     """An audit event of a run, with the kinds and fields of the audit reference."""
 
     kind: str
     event: dict[str, Any]
 
 
-class RunError(Answer):
+class RunErrorDocument(ApiDocument):
     """The code and message of the error that ended a run."""
 
     code: str
     message: str
 
 
-class RunState(Answer):
+class RunDocument(ApiDocument):
     """One run. A list leaves out its steps and its result."""
 
     id: str
@@ -92,20 +92,20 @@ class RunState(Answer):
     trigger: str = ""
     retry_of: str | None = None
     result: Any = None
-    error: RunError | None = None
-    progress: Progress | None = None
-    steps: tuple[Step, ...] = ()
+    error: RunErrorDocument | None = None
+    progress: ProgressDocument | None = None
+    steps: tuple[StepDocument, ...] = ()
 
     @property
     def has_ended(self) -> bool:
         """Whether the run has reached a final status."""
-        return self.status in ENDED
+        return self.status in FINAL_STATUSES
 
-    def all_steps(self) -> Iterator[Step]:
+    def iterate_steps(self) -> Iterator[StepDocument]:
         """Yield every workflow of the run, the root first."""
         for step in self.steps:
-            yield from step.all()
+            yield from step.iterate_subtree()
 
-    def waits(self) -> list[Wait]:
+    def list_waits(self) -> list[WaitDocument]:
         """Return everything that any of its workflows waits for, without duplicates."""
-        return list(dict.fromkeys(wait for step in self.all_steps() for wait in step.waiting_for))
+        return list(dict.fromkeys(wait for step in self.iterate_steps() for wait in step.waiting_for))

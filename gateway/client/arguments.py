@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from gateway.client.failures import WrongUse
+from gateway.client.failures import UsageInvalid
 
-Schema = Mapping[str, Any]
+JsonSchema = Mapping[str, Any]
 
-_INTEGER = re.compile(r"[+-]?[0-9]{1,1000}")
-_YES_NO = {"true": True, "yes": True, "false": False, "no": False}
-_WORDS = {
+_INTEGER_PATTERN = re.compile(r"[+-]?[0-9]{1,1000}")
+_BOOLEAN_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+_TYPE_DESCRIPTIONS = {
     "string": "text",
     "integer": "a whole number",
     "number": "a number",
@@ -24,196 +24,222 @@ _WORDS = {
 }
 
 
-class _Unfit(Exception):
+class _ValueMismatch(Exception):
     """Raised when a text is no value of the schema."""
 
 
-def arguments(schema: Schema, pairs: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+def parse_arguments(
+    input_schema: JsonSchema, argument_pairs: Sequence[str], json_arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return the arguments from JSON, overridden by each pair. Raises UsageInvalid that names what does not fit."""
-    texts: dict[str, list[str]] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        if not (name and separator):
-            raise WrongUse(f"--arg {pair}: write --arg name=value")
-        texts.setdefault(name, []).append(text)
-    properties: Schema = schema.get("properties", {})
-    for name in (*given, *texts):
-        if name not in properties and not schema.get("additionalProperties"):
-            raise WrongUse(_unknown(name, properties))
-    found = {**given, **{name: _value(name, text, schema) for name, text in texts.items()}}
-    missing = [name for name in schema.get("required", ()) if name not in found]
-    if missing:
-        needed = " ".join(f"--arg {name}=…" for name in missing)
-        raise WrongUse(f"This tool also needs {needed}")
-    return found
+    argument_texts: dict[str, list[str]] = {}
+    for argument_pair in argument_pairs:
+        argument_name, separator, argument_text = argument_pair.partition("=")
+        if not (argument_name and separator):
+            raise UsageInvalid(f"--arg {argument_pair}: write --arg name=value")
+        argument_texts.setdefault(argument_name, []).append(argument_text)
+    properties: JsonSchema = input_schema.get("properties", {})
+    for argument_name in (*json_arguments, *argument_texts):
+        if argument_name not in properties and not input_schema.get("additionalProperties"):
+            raise UsageInvalid(_describe_unknown_name(argument_name, properties))
+    parsed_arguments = {
+        **json_arguments,
+        **{
+            argument_name: _parse_argument(argument_name, value_texts, input_schema)
+            for argument_name, value_texts in argument_texts.items()
+        },
+    }
+    missing_names = [
+        argument_name
+        for argument_name in input_schema.get("required", ())
+        if argument_name not in parsed_arguments
+    ]
+    if missing_names:
+        missing_options = " ".join(f"--arg {argument_name}=…" for argument_name in missing_names)
+        raise UsageInvalid(f"This tool also needs {missing_options}")
+    return parsed_arguments
 
 
-def kind_of(schema: Schema, root: Schema) -> str:
+def describe_schema(value_schema: JsonSchema, root_schema: JsonSchema) -> str:
     """Describe in words what a value of this schema looks like."""
-    words = []
-    for option in _options(schema, root):
-        choices = _choices(option)
-        if choices is not None:
-            words.append(" or ".join(_text(choice) for choice in choices))
-        elif option.get("type") == "array" and "items" in option:
-            words.append(f"a list, each {kind_of(option['items'], root)}")
+    descriptions = []
+    for schema_option in _expand_options(value_schema, root_schema):
+        allowed_values = _read_allowed_values(schema_option)
+        if allowed_values is not None:
+            descriptions.append(" or ".join(_to_text(allowed_value) for allowed_value in allowed_values))
+        elif schema_option.get("type") == "array" and "items" in schema_option:
+            descriptions.append(f"a list, each {describe_schema(schema_option['items'], root_schema)}")
         else:
-            words.append(_WORDS.get(str(option.get("type")), "anything"))
-    return " or ".join(dict.fromkeys(words))
+            descriptions.append(_TYPE_DESCRIPTIONS.get(str(schema_option.get("type")), "anything"))
+    return " or ".join(dict.fromkeys(descriptions))
 
 
-def value_of(text: str, schema: Schema, root: Schema) -> Any:
+def parse_value(value_text: str, value_schema: JsonSchema, root_schema: JsonSchema) -> Any:
     """Return the value that a text stands for. Raises UsageInvalid if the text is no value of this schema."""
     try:
-        return _one(text, schema, root)
-    except _Unfit:
-        raise WrongUse(f"'{text}' is not {kind_of(schema, root)}") from None
+        return _parse_by_schema(value_text, value_schema, root_schema)
+    except _ValueMismatch:
+        raise UsageInvalid(f"'{value_text}' is not {describe_schema(value_schema, root_schema)}") from None
 
 
-def _value(name: str, texts: list[str], root: Schema) -> Any:
-    schema: Schema = root.get("properties", {}).get(name, {})
-    lists = [option for option in _options(schema, root) if option.get("type") == "array"]
+def _parse_argument(argument_name: str, value_texts: list[str], root_schema: JsonSchema) -> Any:
+    argument_schema: JsonSchema = root_schema.get("properties", {}).get(argument_name, {})
+    list_options = [
+        schema_option
+        for schema_option in _expand_options(argument_schema, root_schema)
+        if schema_option.get("type") == "array"
+    ]
     try:
-        if lists and (len(texts) > 1 or not _is_list(texts[0])):
-            return [_one(text, lists[0].get("items", {}), root) for text in texts]
-        if len(texts) > 1:
-            raise WrongUse(f"--arg {name}=… is there {len(texts)} times, and '{name}' is no list")
-        return _one(texts[0], schema, root)
-    except _Unfit:
-        raise WrongUse(f"--arg {name}={texts[0]}: '{name}' is {kind_of(schema, root)}") from None
+        if list_options and (len(value_texts) > 1 or not _is_json_list(value_texts[0])):
+            return [
+                _parse_by_schema(value_text, list_options[0].get("items", {}), root_schema)
+                for value_text in value_texts
+            ]
+        if len(value_texts) > 1:
+            raise UsageInvalid(
+                f"--arg {argument_name}=… is there {len(value_texts)} times, and '{argument_name}' is no list"
+            )
+        return _parse_by_schema(value_texts[0], argument_schema, root_schema)
+    except _ValueMismatch:
+        raise UsageInvalid(
+            f"--arg {argument_name}={value_texts[0]}: '{argument_name}' is "
+            f"{describe_schema(argument_schema, root_schema)}"
+        ) from None
 
 
-def _one(text: str, schema: Schema, root: Schema) -> Any:
-    options = sorted(_options(schema, root), key=_particular)
-    for option in options:
+def _parse_by_schema(value_text: str, value_schema: JsonSchema, root_schema: JsonSchema) -> Any:
+    schema_options = sorted(_expand_options(value_schema, root_schema), key=_rank_option)
+    for schema_option in schema_options:
         try:
-            return _as(text, option)
-        except _Unfit:
+            return _parse_by_option(value_text, schema_option)
+        except _ValueMismatch:
             continue
-    raise _Unfit
+    raise _ValueMismatch
 
 
-def _as(text: str, option: Schema) -> Any:
-    choices = _choices(option)
-    if choices is None:
-        return _READERS.get(str(option.get("type")), _json_or_text)(text)
-    for choice in choices:
-        if _text(choice) == text:
-            return choice
-    raise _Unfit
+def _parse_by_option(value_text: str, schema_option: JsonSchema) -> Any:
+    allowed_values = _read_allowed_values(schema_option)
+    if allowed_values is None:
+        return _PARSERS_BY_TYPE.get(str(schema_option.get("type")), _parse_json_or_text)(value_text)
+    for allowed_value in allowed_values:
+        if _to_text(allowed_value) == value_text:
+            return allowed_value
+    raise _ValueMismatch
 
 
-def _integer(text: str) -> int:
-    if not _INTEGER.fullmatch(text):
-        raise _Unfit
-    return int(text)
+def _parse_integer(value_text: str) -> int:
+    if not _INTEGER_PATTERN.fullmatch(value_text):
+        raise _ValueMismatch
+    return int(value_text)
 
 
-def _number(text: str) -> int | float:
-    if _INTEGER.fullmatch(text):
-        return int(text)
+def _parse_number(value_text: str) -> int | float:
+    if _INTEGER_PATTERN.fullmatch(value_text):
+        return int(value_text)
     try:
-        number = float(text)
+        parsed_number = float(value_text)
     except ValueError:
-        raise _Unfit from None
-    if not math.isfinite(number):
-        raise _Unfit
-    return number
+        raise _ValueMismatch from None
+    if not math.isfinite(parsed_number):
+        raise _ValueMismatch
+    return parsed_number
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in _YES_NO:
-        raise _Unfit
-    return _YES_NO[text.lower()]
+def _parse_boolean(value_text: str) -> bool:
+    if value_text.lower() not in _BOOLEAN_WORDS:
+        raise _ValueMismatch
+    return _BOOLEAN_WORDS[value_text.lower()]
 
 
-def _null(text: str) -> None:
-    if text != "null":
-        raise _Unfit
+def _parse_null(value_text: str) -> None:
+    if value_text != "null":
+        raise _ValueMismatch
 
 
-def _list(text: str) -> list[Any]:
-    found = _json_or_text(text)
-    if not isinstance(found, list):
-        raise _Unfit
-    return found
+def _parse_list(value_text: str) -> list[Any]:
+    parsed_list = _parse_json_or_text(value_text)
+    if not isinstance(parsed_list, list):
+        raise _ValueMismatch
+    return parsed_list
 
 
-def _object(text: str) -> dict[str, Any]:
-    found = _json_or_text(text)
-    if not isinstance(found, dict):
-        raise _Unfit
-    return found
+def _parse_object(value_text: str) -> dict[str, Any]:
+    parsed_object = _parse_json_or_text(value_text)
+    if not isinstance(parsed_object, dict):
+        raise _ValueMismatch
+    return parsed_object
 
 
-def _json_or_text(text: str) -> Any:
+def _parse_json_or_text(value_text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(value_text)
     except ValueError:
-        return text
+        return value_text
 
 
 # The narrowest type comes first, since every text is a value of type string.
-_READERS: Final[dict[str, Callable[[str], Any]]] = {
-    "null": _null,
-    "boolean": _boolean,
-    "integer": _integer,
-    "number": _number,
-    "array": _list,
-    "object": _object,
+_PARSERS_BY_TYPE: Final[dict[str, Callable[[str], Any]]] = {
+    "null": _parse_null,
+    "boolean": _parse_boolean,
+    "integer": _parse_integer,
+    "number": _parse_number,
+    "array": _parse_list,
+    "object": _parse_object,
     "string": str,
 }
-_ORDER: Final = tuple(_READERS)
+_TYPE_ORDER: Final = tuple(_PARSERS_BY_TYPE)
 
 
-def _is_list(text: str) -> bool:
-    return isinstance(_json_or_text(text), list)
+def _is_json_list(value_text: str) -> bool:
+    return isinstance(_parse_json_or_text(value_text), list)
 
 
-def _particular(option: Schema) -> int:
-    if _choices(option) is not None:
+def _rank_option(schema_option: JsonSchema) -> int:
+    if _read_allowed_values(schema_option) is not None:
         return -1
-    kind = option.get("type")
-    return _ORDER.index(kind) if kind in _ORDER else len(_ORDER)
+    type_name = schema_option.get("type")
+    return _TYPE_ORDER.index(type_name) if type_name in _TYPE_ORDER else len(_TYPE_ORDER)
 
 
-def _choices(option: Schema) -> list[Any] | None:
-    if "const" in option:
-        return [option["const"]]
-    return option.get("enum")
+def _read_allowed_values(schema_option: JsonSchema) -> list[Any] | None:
+    if "const" in schema_option:
+        return [schema_option["const"]]
+    return schema_option.get("enum")
 
 
-def _options(schema: Schema, root: Schema) -> Iterator[Schema]:
+def _expand_options(value_schema: JsonSchema, root_schema: JsonSchema) -> Iterator[JsonSchema]:
     """Yield the schemas of one type each that a value may have, with references and unions resolved."""
-    if "$ref" in schema:
-        yield from _options(_referred(str(schema["$ref"]), root), root)
-    elif "anyOf" in schema or "oneOf" in schema:
-        for option in schema.get("anyOf") or schema["oneOf"]:
-            yield from _options(option, root)
-    elif len(schema.get("allOf", ())) == 1:
-        yield from _options(schema["allOf"][0], root)
-    elif isinstance(schema.get("type"), list):
-        for kind in schema["type"]:
-            yield {**schema, "type": kind}
+    if "$ref" in value_schema:
+        yield from _expand_options(_resolve_reference(str(value_schema["$ref"]), root_schema), root_schema)
+    elif "anyOf" in value_schema or "oneOf" in value_schema:
+        for schema_option in value_schema.get("anyOf") or value_schema["oneOf"]:
+            yield from _expand_options(schema_option, root_schema)
+    elif len(value_schema.get("allOf", ())) == 1:
+        yield from _expand_options(value_schema["allOf"][0], root_schema)
+    elif isinstance(value_schema.get("type"), list):
+        for type_name in value_schema["type"]:
+            yield {**value_schema, "type": type_name}
     else:
-        yield schema
+        yield value_schema
 
 
-def _referred(reference: str, root: Schema) -> Schema:
-    found: Any = root
-    for step in reference.removeprefix("#/").split("/"):
-        found = found.get(step, {}) if isinstance(found, Mapping) else {}
+def _resolve_reference(reference: str, root_schema: JsonSchema) -> JsonSchema:
+    target_schema: Any = root_schema
+    for path_segment in reference.removeprefix("#/").split("/"):
+        target_schema = target_schema.get(path_segment, {}) if isinstance(target_schema, Mapping) else {}
     # A target that is itself a reference, such as one to itself, gives no type by which to read a text.
-    return found if isinstance(found, Mapping) and "$ref" not in found else {}
+    return target_schema if isinstance(target_schema, Mapping) and "$ref" not in target_schema else {}
 
 
-def _text(choice: Any) -> str:
-    return choice if isinstance(choice, str) else json.dumps(choice)
+def _to_text(allowed_value: Any) -> str:
+    return allowed_value if isinstance(allowed_value, str) else json.dumps(allowed_value)
 
 
-def _unknown(name: str, properties: Schema) -> str:
+def _describe_unknown_name(argument_name: str, properties: JsonSchema) -> str:
     if not properties:
-        return f"This tool takes no arguments, so no '{name}'"
-    near = difflib.get_close_matches(name, properties, n=1)
-    meant = f": did you mean '{near[0]}'?" if near else f". It takes: {', '.join(properties)}"
-    return f"This tool takes no '{name}'{meant}"
+        return f"This tool takes no arguments, so no '{argument_name}'"
+    near_names = difflib.get_close_matches(argument_name, properties, n=1)
+    suggestion = (
+        f": did you mean '{near_names[0]}'?" if near_names else f". It takes: {', '.join(properties)}"
+    )
+    return f"This tool takes no '{argument_name}'{suggestion}"

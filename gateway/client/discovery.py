@@ -21,11 +21,11 @@ from mcp.shared.auth import (
 from pydantic import AnyUrl, BaseModel, ValidationError
 
 from gateway.client.api import API_PATH
-from gateway.client.failures import CommandFailed, GatewaySilent, WrongUse
-from gateway.client.stored_tokens import Registration
+from gateway.client.failures import CommandFailed, GatewayUnreachable, UsageInvalid
+from gateway.client.stored_tokens import ClientRegistration
 
 CLIENT_NAME: Final = "Byline command line"
-_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -36,111 +36,125 @@ class SignInService:
 
     resource: str
     scope: str | None
-    metadata: OAuthMetadata
+    server_metadata: OAuthMetadata
 
     @property
     def issuer(self) -> str:
         """The issuer identifier of the authorization server."""
-        return str(self.metadata.issuer)
+        return str(self.server_metadata.issuer)
 
 
-def discover(gateway: str, http: httpx2.Client) -> SignInService:
+def discover_sign_in_service(gateway_url: str, http_client: httpx2.Client) -> SignInService:
     """Return the sign-in service of a gateway.
 
     Raises GatewayUnreachable, UsageInvalid if the gateway names another address as its own, and CommandFailed if the
     metadata is missing or invalid.
     """
-    resource = f"{gateway}{API_PATH}"
-    described = _first(
-        http, build_protected_resource_metadata_discovery_urls(None, resource)[:1], ProtectedResourceMetadata
+    resource_url = f"{gateway_url}{API_PATH}"
+    resource_metadata = _fetch_first_document(
+        http_client,
+        build_protected_resource_metadata_discovery_urls(None, resource_url)[:1],
+        ProtectedResourceMetadata,
     )
-    if described is None:
+    if resource_metadata is None:
         raise CommandFailed(
-            f"{gateway} does not say where to sign in. Is it the address of a Byline gateway?"
+            f"{gateway_url} does not say where to sign in. Is it the address of a Byline gateway?"
         )
-    if str(described.resource).rstrip("/") != resource:
-        told = str(described.resource).removesuffix(API_PATH)
-        raise WrongUse(f"The gateway at {gateway} calls itself {told}: use that address.")
-    issuer = str(described.authorization_servers[0])
-    places = build_oauth_authorization_server_metadata_discovery_urls(issuer, gateway)
-    metadata = _first(http, places, OAuthMetadata)
-    if metadata is None:
+    if str(resource_metadata.resource).rstrip("/") != resource_url:
+        advertised_url = str(resource_metadata.resource).removesuffix(API_PATH)
+        raise UsageInvalid(f"The gateway at {gateway_url} calls itself {advertised_url}: use that address.")
+    issuer = str(resource_metadata.authorization_servers[0])
+    metadata_urls = build_oauth_authorization_server_metadata_discovery_urls(issuer, gateway_url)
+    server_metadata = _fetch_first_document(http_client, metadata_urls, OAuthMetadata)
+    if server_metadata is None:
         raise CommandFailed(f"The sign-in service {issuer} does not describe itself (RFC 8414).")
     try:
-        validate_metadata_issuer(metadata, issuer)
+        validate_metadata_issuer(server_metadata, issuer)
     except OAuthFlowError as error:
         raise CommandFailed(f"The sign-in service {issuer} gives another name in its metadata.") from error
-    for endpoint in (metadata.authorization_endpoint, metadata.token_endpoint):
-        if not is_safe(str(endpoint)):
+    for endpoint_url in (server_metadata.authorization_endpoint, server_metadata.token_endpoint):
+        if not is_safe_url(str(endpoint_url)):
             raise CommandFailed(
-                f"The sign-in service {issuer} is asked over {endpoint}, which is not encrypted."
+                f"The sign-in service {issuer} is asked over {endpoint_url}, which is not encrypted."
             )
-    return SignInService(resource, _scope(described, metadata), metadata)
+    return SignInService(resource_url, _select_scope(resource_metadata, server_metadata), server_metadata)
 
 
-def register(service: SignInService, http: httpx2.Client, redirect_uri: str) -> Registration:
+def register_client(
+    sign_in_service: SignInService, http_client: httpx2.Client, redirect_uri: str
+) -> ClientRegistration:
     """Register this program as an OAuth client (RFC 7591). Raises UsageInvalid if the service takes none."""
-    if service.metadata.registration_endpoint is None:
-        raise WrongUse(
-            f"The sign-in service {service.issuer} takes no registrations. Have this program registered there as a"
+    if sign_in_service.server_metadata.registration_endpoint is None:
+        raise UsageInvalid(
+            f"The sign-in service {sign_in_service.issuer} takes no registrations. Have this "
+            "program registered there as a"
             f" public client with the redirect URI {redirect_uri}, and set BYLINE_CLIENT_ID."
         )
-    asked = OAuthClientMetadata(
+    client_metadata = OAuthClientMetadata(
         client_name=CLIENT_NAME,
         redirect_uris=[AnyUrl(redirect_uri)],
         grant_types=["authorization_code", "refresh_token"],
         response_types=["code"],
         token_endpoint_auth_method="none",
-        scope=service.scope,
+        scope=sign_in_service.scope,
         application_type="native",
     )
-    body = asked.model_dump(mode="json", exclude_none=True)
+    request_body = client_metadata.model_dump(mode="json", exclude_none=True)
     try:
-        response = http.post(str(service.metadata.registration_endpoint), json=body)
+        response = http_client.post(
+            str(sign_in_service.server_metadata.registration_endpoint), json=request_body
+        )
     except httpx2.HTTPError as error:
-        raise GatewaySilent(f"The sign-in service {service.issuer} does not answer.") from error
+        raise GatewayUnreachable(f"The sign-in service {sign_in_service.issuer} does not answer.") from error
     try:
-        client = OAuthClientInformationFull.model_validate_json(response.content)
+        registered_client = OAuthClientInformationFull.model_validate_json(response.content)
     except ValidationError as error:
         raise CommandFailed(
-            f"The sign-in service {service.issuer} did not register this program. Have it registered there, and set"
+            f"The sign-in service {sign_in_service.issuer} did not register this program. Have "
+            "it registered there, and set"
             " BYLINE_CLIENT_ID."
         ) from error
-    return Registration(issuer=service.issuer, client_id=client.client_id)
+    return ClientRegistration(issuer=sign_in_service.issuer, client_id=registered_client.client_id)
 
 
-def is_safe(url: str) -> bool:
+def is_safe_url(url: str) -> bool:
     """Whether a credential may be sent to this URL: it is encrypted, or it does not leave this computer."""
-    parts = urlsplit(url)
-    return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    url_parts = urlsplit(url)
+    return url_parts.scheme == "https" or (
+        url_parts.scheme == "http" and url_parts.hostname in _LOOPBACK_HOSTS
+    )
 
 
-def _first(http: httpx2.Client, addresses: list[str], kind: type[M]) -> M | None:
+def _fetch_first_document(
+    http_client: httpx2.Client, metadata_urls: list[str], document_type: type[M]
+) -> M | None:
     """Return the first document of this type at one of the addresses, or None."""
-    return next(_documents(http, addresses, kind), None)
+    return next(_fetch_documents(http_client, metadata_urls, document_type), None)
 
 
-def _documents(http: httpx2.Client, addresses: list[str], kind: type[M]) -> Iterator[M]:
-    for address in addresses:
+def _fetch_documents(
+    http_client: httpx2.Client, metadata_urls: list[str], document_type: type[M]
+) -> Iterator[M]:
+    for metadata_url in metadata_urls:
         try:
-            response = http.get(address, headers={"Accept": "application/json"})
+            response = http_client.get(metadata_url, headers={"Accept": "application/json"})
         except httpx2.HTTPError as error:
-            raise GatewaySilent(f"{address} does not answer ({type(error).__name__}).") from error
+            raise GatewayUnreachable(f"{metadata_url} does not answer ({type(error).__name__}).") from error
         if response.status_code >= 500:
-            raise GatewaySilent(f"{address} fails ({response.status_code}).")
+            raise GatewayUnreachable(f"{metadata_url} fails ({response.status_code}).")
         try:
             if response.is_success:
-                yield kind.model_validate_json(response.content)
+                yield document_type.model_validate_json(response.content)
         except ValidationError:
             continue
 
 
-def _scope(described: ProtectedResourceMetadata, metadata: OAuthMetadata) -> str | None:
+def _select_scope(resource_metadata: ProtectedResourceMetadata, server_metadata: OAuthMetadata) -> str | None:
     """Return the scopes that the gateway needs, with `offline_access` if the service offers it for refresh tokens."""
-    scopes = list(described.scopes_supported or [])
-    offered = metadata.scopes_supported or []
-    if not scopes and "openid" in offered:
+    scopes = list(resource_metadata.scopes_supported or [])
+    offered_scopes = server_metadata.scopes_supported or []
+    if not scopes and "openid" in offered_scopes:
         scopes.append("openid")
-    if "offline_access" in offered:
+    if "offline_access" in offered_scopes:
         scopes.append("offline_access")
     return " ".join(scopes) or None

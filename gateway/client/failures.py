@@ -12,27 +12,27 @@ class CommandFailed(BylineError):
     exit_code: ClassVar[int] = 1
 
 
-class WrongUse(CommandFailed):
+class UsageInvalid(CommandFailed):
     """The command or an argument makes no sense as it was written."""
 
     code = "wrong_use"
     exit_code = 2
 
 
-class Refused(CommandFailed):
+class AccessRefused(CommandFailed):
     """Nobody is signed in, or the caller may not do this."""
 
     code = "refused"
     exit_code = 4
 
 
-class NotThere(CommandFailed):
+class ResourceNotFound(CommandFailed):
     """The resource does not exist, or the caller may not see it."""
 
     code = "not_there"
 
 
-class GatewaySilent(CommandFailed):
+class GatewayUnreachable(CommandFailed):
     """The gateway, or a service that it needs to answer, cannot be reached."""
 
     code = "gateway_silent"

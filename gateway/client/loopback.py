@@ -10,79 +10,88 @@ from urllib.parse import parse_qsl, urlsplit
 from typing_extensions import override
 
 CALLBACK_PATH: Final = "/callback"
-REGISTERED_REDIRECT: Final = f"http://127.0.0.1{CALLBACK_PATH}"
+REGISTERED_REDIRECT_URI: Final = f"http://127.0.0.1{CALLBACK_PATH}"
 """The redirect URI to register. Authorization servers accept it with any port (RFC 8252 section 7.3)."""
 
-_LOOK_EVERY_SECONDS = 0.5
-_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
+_POLL_INTERVAL_SECONDS = 0.5
+_PAGE_TEMPLATE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>
 <body style="font: 1.1rem/1.5 system-ui, sans-serif; margin: 4rem auto; max-width: 36rem">
 <h1>{title}</h1><p>{text}</p>"""
 
 
-class Loopback:
+class LoopbackServer:
     """Waits for the browser to come back with this `state`, and refuses every other request."""
 
-    def __init__(self, state: str) -> None:
-        self._state = state
-        self._answer: dict[str, str] | None = None
-        self._server = HTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.timeout = _LOOK_EVERY_SECONDS
+    def __init__(self, expected_state: str) -> None:
+        self._expected_state = expected_state
+        self._redirect_parameters: dict[str, str] | None = None
+        self._http_server = HTTPServer(("127.0.0.1", 0), self._build_handler())
+        self._http_server.timeout = _POLL_INTERVAL_SECONDS
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
     ) -> None:
-        self._server.server_close()
+        self._http_server.server_close()
 
     @property
     def redirect_uri(self) -> str:
         """The redirect URI, with the port that this server listens on."""
-        return f"http://127.0.0.1:{self._server.server_port}{CALLBACK_PATH}"
+        return f"http://127.0.0.1:{self._http_server.server_port}{CALLBACK_PATH}"
 
-    def wait(self, seconds: float) -> dict[str, str] | None:
+    def wait_for_redirect(self, timeout_seconds: float) -> dict[str, str] | None:
         """Return the parameters that the browser came back with, or None if it did not within the timeout."""
-        deadline = time.monotonic() + seconds
-        while self._answer is None and time.monotonic() < deadline:
-            self._server.handle_request()
-        return self._answer
+        deadline = time.monotonic() + timeout_seconds
+        while self._redirect_parameters is None and time.monotonic() < deadline:
+            self._http_server.handle_request()
+        return self._redirect_parameters
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        loopback = self
+    def _build_handler(self) -> type[BaseHTTPRequestHandler]:
+        loopback_server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class RedirectHandler(BaseHTTPRequestHandler):
             # In seconds. A connection that sends nothing delays the browser's request by this at most.
             timeout = 5
 
             def do_GET(self) -> None:
-                status, title, text = loopback._heard(self.path)
-                body = _PAGE.format(title=title, text=text).encode()
-                self.send_response(status)
+                status_code, page_title, page_text = loopback_server._handle_redirect(self.path)
+                page_body = _PAGE_TEMPLATE.format(title=page_title, text=page_text).encode()
+                self.send_response(status_code)
                 self.send_header("Content-Type", "text/html; charset=utf-8")
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(page_body)))
                 self.send_header("Cache-Control", "no-store")
                 self.send_header("Referrer-Policy", "no-referrer")
                 self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(page_body)
 
             @override
             def log_message(self, format: str, *args: object) -> None:
                 """Log nothing, since the address holds an authorization code."""
 
-        return Handler
+        return RedirectHandler
 
-    def _heard(self, path: str) -> tuple[int, str, str]:
-        parts = urlsplit(path)
-        pairs = parse_qsl(parts.query, keep_blank_values=True)
-        parameters = dict(pairs)
-        if parts.path != CALLBACK_PATH:
+    def _handle_redirect(self, request_path: str) -> tuple[int, str, str]:
+        url_parts = urlsplit(request_path)
+        query_pairs = parse_qsl(url_parts.query, keep_blank_values=True)
+        parameters = dict(query_pairs)
+        if url_parts.path != CALLBACK_PATH:
             return 404, "Nothing here", "This address only takes an answer to a sign-in."
-        is_ours = hmac.compare_digest(parameters.get("state", "").encode(), self._state.encode())
-        if not is_ours or len(pairs) != len(parameters) or self._answer is not None:
+        has_expected_state = hmac.compare_digest(
+            parameters.get("state", "").encode(), self._expected_state.encode()
+        )
+        if (
+            not has_expected_state
+            or len(query_pairs) != len(parameters)
+            or self._redirect_parameters is not None
+        ):
             return 400, "This is no answer to the sign-in", "Start again from your terminal: byline login"
-        self._answer = parameters
+        self._redirect_parameters = parameters
         if "error" in parameters:
             return 200, "You are not signed in", "Go back to your terminal: it says why."
         return 200, "Go back to your terminal", "You can close this window."

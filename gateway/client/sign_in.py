@@ -11,111 +11,141 @@ from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.utils import validate_authorization_response_iss
 from pydantic import ValidationError
 
-from gateway.client.credentials import TIMEOUT, signed_in
-from gateway.client.discovery import SignInService, discover, register
-from gateway.client.failures import CommandFailed, GatewaySilent, Refused
-from gateway.client.loopback import REGISTERED_REDIRECT, Loopback
-from gateway.client.stored_tokens import Kept, Registration, SignIn, StoredTokens
+from gateway.client.credentials import OAUTH_TIMEOUT, apply_token_response
+from gateway.client.discovery import SignInService, discover_sign_in_service, register_client
+from gateway.client.failures import AccessRefused, CommandFailed, GatewayUnreachable
+from gateway.client.loopback import REGISTERED_REDIRECT_URI, LoopbackServer
+from gateway.client.stored_tokens import ClientRegistration, CredentialsFile, StoredCredentials, StoredSignIn
 
-ANSWER_WITHIN_SECONDS: Final = 300.0
+SIGN_IN_TIMEOUT_SECONDS: Final = 300.0
 
 
-def sign_in(
-    gateway: str, stored: StoredTokens, *, client_id: str | None, show: Callable[[str], None]
+def sign_in_person(
+    gateway_url: str,
+    credentials_file: CredentialsFile,
+    *,
+    client_id: str | None,
+    show_url: Callable[[str], None],
 ) -> None:
     """Let a person sign in at the address that `show_url` receives, and store the tokens.
 
     Raises AccessRefused, GatewayUnreachable, UsageInvalid or CommandFailed.
     """
-    with httpx2.Client(timeout=TIMEOUT, follow_redirects=False) as http:
-        service = discover(gateway, http)
-        registration = _registration(service, stored, client_id, http)
-    fresh = _authorized(service, registration.client_id, show)
-    with stored.held():
-        stored.write(Kept(registration=registration, sign_in=fresh))
-        stored.choose(gateway)
+    with httpx2.Client(timeout=OAUTH_TIMEOUT, follow_redirects=False) as http_client:
+        sign_in_service = discover_sign_in_service(gateway_url, http_client)
+        registration = _load_registration(sign_in_service, credentials_file, client_id, http_client)
+    new_sign_in = _authorize_person(sign_in_service, registration.client_id, show_url)
+    with credentials_file.lock_file():
+        credentials_file.write_credentials(StoredCredentials(registration=registration, sign_in=new_sign_in))
+        credentials_file.select_gateway(gateway_url)
 
 
-def _registration(
-    service: SignInService, stored: StoredTokens, client_id: str | None, http: httpx2.Client
-) -> Registration:
+def _load_registration(
+    sign_in_service: SignInService,
+    credentials_file: CredentialsFile,
+    client_id: str | None,
+    http_client: httpx2.Client,
+) -> ClientRegistration:
     if client_id is not None:
-        return Registration(issuer=service.issuer, client_id=client_id)
-    with stored.held():
-        kept = stored.read()
-        if kept.registration is not None and kept.registration.issuer == service.issuer:
-            return kept.registration
-        registration = register(service, http, REGISTERED_REDIRECT)
-        stored.write(kept.model_copy(update={"registration": registration}))
+        return ClientRegistration(issuer=sign_in_service.issuer, client_id=client_id)
+    with credentials_file.lock_file():
+        stored_credentials = credentials_file.read_credentials()
+        if (
+            stored_credentials.registration is not None
+            and stored_credentials.registration.issuer == sign_in_service.issuer
+        ):
+            return stored_credentials.registration
+        registration = register_client(sign_in_service, http_client, REGISTERED_REDIRECT_URI)
+        credentials_file.write_credentials(
+            stored_credentials.model_copy(update={"registration": registration})
+        )
     return registration
 
 
-def _authorized(service: SignInService, client_id: str, show: Callable[[str], None]) -> SignIn:
-    metadata, state, verifier = service.metadata, secrets.token_urlsafe(32), secrets.token_urlsafe(64)
+def _authorize_person(
+    sign_in_service: SignInService, client_id: str, show_url: Callable[[str], None]
+) -> StoredSignIn:
+    server_metadata, oauth_state, code_verifier = (
+        sign_in_service.server_metadata,
+        secrets.token_urlsafe(32),
+        secrets.token_urlsafe(64),
+    )
     with (
-        Loopback(state) as loopback,
+        LoopbackServer(oauth_state) as loopback_server,
         OAuth2Client(
             client_id,
-            scope=service.scope,
-            redirect_uri=loopback.redirect_uri,
+            scope=sign_in_service.scope,
+            redirect_uri=loopback_server.redirect_uri,
             code_challenge_method="S256",
-            timeout=TIMEOUT,
-        ) as client,
+            timeout=OAUTH_TIMEOUT,
+        ) as oauth_client,
     ):
-        address, _ = client.create_authorization_url(
-            str(metadata.authorization_endpoint),
-            state=state,
-            code_verifier=verifier,
-            resource=service.resource,
-            **_prompt(service),
+        authorization_url, _ = oauth_client.create_authorization_url(
+            str(server_metadata.authorization_endpoint),
+            state=oauth_state,
+            code_verifier=code_verifier,
+            resource=sign_in_service.resource,
+            **_choose_prompt(sign_in_service),
         )
-        show(address)
-        code = _code(service, loopback.wait(ANSWER_WITHIN_SECONDS))
+        show_url(authorization_url)
+        authorization_code = _read_authorization_code(
+            sign_in_service, loopback_server.wait_for_redirect(SIGN_IN_TIMEOUT_SECONDS)
+        )
         try:
-            token = client.fetch_token(
-                str(metadata.token_endpoint), code=code, code_verifier=verifier, resource=service.resource
+            token_response = oauth_client.fetch_token(
+                str(server_metadata.token_endpoint),
+                code=authorization_code,
+                code_verifier=code_verifier,
+                resource=sign_in_service.resource,
             )
-            return signed_in(_unsigned(service, client_id), token)
+            return apply_token_response(_build_empty_sign_in(sign_in_service, client_id), token_response)
         except OAuthError as error:
-            raise Refused(f"The sign-in service {service.issuer} refused: {error.error}.") from error
+            raise AccessRefused(
+                f"The sign-in service {sign_in_service.issuer} refused: {error.error}."
+            ) from error
         except ValidationError as error:
-            raise CommandFailed(f"The sign-in service {service.issuer} gave no token.") from error
+            raise CommandFailed(f"The sign-in service {sign_in_service.issuer} gave no token.") from error
         except (httpx2.HTTPError, ValueError) as error:
-            raise GatewaySilent(
-                f"The sign-in service {service.issuer} does not answer. Sign in again."
+            raise GatewayUnreachable(
+                f"The sign-in service {sign_in_service.issuer} does not answer. Sign in again."
             ) from error
 
 
-def _prompt(service: SignInService) -> dict[str, str]:
+def _choose_prompt(sign_in_service: SignInService) -> dict[str, str]:
     # OpenID Connect Core section 11: `offline_access` is ignored unless the prompt asks for consent.
-    return {"prompt": "consent"} if "offline_access" in (service.scope or "").split() else {}
+    return {"prompt": "consent"} if "offline_access" in (sign_in_service.scope or "").split() else {}
 
 
-def _code(service: SignInService, answer: dict[str, str] | None) -> str:
-    if answer is None:
-        raise Refused(
-            f"Nobody signed in within {ANSWER_WITHIN_SECONDS / 60:.0f} minutes. Run `byline login` again."
+def _read_authorization_code(
+    sign_in_service: SignInService, redirect_parameters: dict[str, str] | None
+) -> str:
+    if redirect_parameters is None:
+        raise AccessRefused(
+            f"Nobody signed in within {SIGN_IN_TIMEOUT_SECONDS / 60:.0f} minutes. Run `byline login` again."
         )
     try:
-        validate_authorization_response_iss(answer.get("iss"), service.metadata)
+        validate_authorization_response_iss(redirect_parameters.get("iss"), sign_in_service.server_metadata)
     except OAuthFlowError as error:
-        raise Refused("The answer came from another sign-in service than the one that was asked.") from error
-    if answer.get("error") == "access_denied":
-        raise Refused("You declined. Nothing was kept.")
-    if "code" not in answer:
-        raise Refused(
-            f"The sign-in service {service.issuer} refused: {answer.get('error', 'it gave no code')}."
+        raise AccessRefused(
+            "The answer came from another sign-in service than the one that was asked."
+        ) from error
+    if redirect_parameters.get("error") == "access_denied":
+        raise AccessRefused("You declined. Nothing was kept.")
+    if "code" not in redirect_parameters:
+        raise AccessRefused(
+            f"The sign-in service {sign_in_service.issuer} refused: "
+            f"{redirect_parameters.get('error', 'it gave no code')}."
         )
-    return answer["code"]
+    return redirect_parameters["code"]
 
 
-def _unsigned(service: SignInService, client_id: str) -> SignIn:
-    revocation = service.metadata.revocation_endpoint
-    return SignIn(
+def _build_empty_sign_in(sign_in_service: SignInService, client_id: str) -> StoredSignIn:
+    revocation_url = sign_in_service.server_metadata.revocation_endpoint
+    return StoredSignIn(
         client_id=client_id,
-        token_endpoint=str(service.metadata.token_endpoint),
-        revocation_endpoint=None if revocation is None else str(revocation),
-        resource=service.resource,
+        token_endpoint=str(sign_in_service.server_metadata.token_endpoint),
+        revocation_endpoint=None if revocation_url is None else str(revocation_url),
+        resource=sign_in_service.resource,
         access_token="",
         refresh_token=None,
         expires_at=None,

@@ -7,75 +7,85 @@ from typing import Any
 
 import typer
 
-from gateway.client.answers import Wait
-from gateway.client.api import Gateway
-from gateway.client.arguments import kind_of, value_of
-from gateway.client.failures import CommandFailed, WrongUse
-from gateway.commands.plain import plain
+from gateway.client.answers import WaitDocument
+from gateway.client.api import GatewayClient
+from gateway.client.arguments import describe_schema, parse_value
+from gateway.client.failures import CommandFailed, UsageInvalid
+from gateway.commands.plain import escape_text
 
-_LOOK_EVERY_SECONDS = 2.0
+_POLL_INTERVAL_SECONDS = 2.0
 
 
 class _AnsweredElsewhere(Exception):
     """Raised when the question is no longer open."""
 
 
-def somebody_is_there() -> bool:
+def has_terminal() -> bool:
     """Whether the command runs at a terminal, so that a person can answer."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def ask_here(gateway: Gateway, wait: Wait) -> None:
+def ask_at_terminal(gateway_client: GatewayClient, pending_wait: WaitDocument) -> None:
     """Ask the question of a wait at the terminal, and send the answer. At the end of input, its page remains."""
-    question_id = str(wait.url).rpartition("/")[2]
-    question = gateway.get("questions", question_id)
-    _say(question["message"])
+    question_id = str(pending_wait.url).rpartition("/")[2]
+    question = gateway_client.get_document("questions", question_id)
+    _print_message(question["message"])
     while True:
         try:
-            answer = _answer(gateway, question)
-            gateway.post("questions", question_id, "answer", body={"answer": answer})
+            answer_content = _read_answer(gateway_client, question)
+            gateway_client.post_document(
+                "questions", question_id, "answer", request_body={"answer": answer_content}
+            )
         except EOFError:
-            _say("Answer it on its page, then.")
-        except WrongUse as error:
-            _say(str(error))
+            _print_message("Answer it on its page, then.")
+        except UsageInvalid as error:
+            _print_message(str(error))
             continue
         except (_AnsweredElsewhere, CommandFailed) as error:
-            _say(str(error) or "It is answered already.")
+            _print_message(str(error) or "It is answered already.")
         return
 
 
-def _answer(gateway: Gateway, question: Mapping[str, Any]) -> dict[str, Any]:
-    schema = question["answer_schema"]
-    found: dict[str, Any] = {}
-    for name, field in schema["properties"].items():
-        text = _line(gateway, question["id"], _prompt(name, field, schema))
-        while not text and name in schema.get("required", ()) and "default" not in field:
-            text = _line(gateway, question["id"], _prompt(name, field, schema))
-        if text:
-            found[name] = value_of(text, field, schema)
-        elif "default" in field:
-            found[name] = field["default"]
-    return found
+def _read_answer(gateway_client: GatewayClient, question: Mapping[str, Any]) -> dict[str, Any]:
+    answer_schema = question["answer_schema"]
+    answer_content: dict[str, Any] = {}
+    for field_name, field_schema in answer_schema["properties"].items():
+        answer_text = _read_line(
+            gateway_client, question["id"], _format_prompt(field_name, field_schema, answer_schema)
+        )
+        while (
+            not answer_text
+            and field_name in answer_schema.get("required", ())
+            and "default" not in field_schema
+        ):
+            answer_text = _read_line(
+                gateway_client, question["id"], _format_prompt(field_name, field_schema, answer_schema)
+            )
+        if answer_text:
+            answer_content[field_name] = parse_value(answer_text, field_schema, answer_schema)
+        elif "default" in field_schema:
+            answer_content[field_name] = field_schema["default"]
+    return answer_content
 
 
-def _prompt(name: str, field: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    title = field.get("description") or field.get("title") or name
-    default = f" [{field['default']}]" if "default" in field else ""
-    return f"{title} ({kind_of(field, schema)}){default}: "
+def _format_prompt(field_name: str, field_schema: Mapping[str, Any], answer_schema: Mapping[str, Any]) -> str:
+    field_title = field_schema.get("description") or field_schema.get("title") or field_name
+    default_hint = f" [{field_schema['default']}]" if "default" in field_schema else ""
+    return f"{field_title} ({describe_schema(field_schema, answer_schema)}){default_hint}: "
 
 
-def _line(gateway: Gateway, question_id: str, prompt: str) -> str:
+def _read_line(gateway_client: GatewayClient, question_id: str, prompt_text: str) -> str:
     """Return a line of the terminal. Raises EOFError at its end, and _AnsweredElsewhere if the question is closed."""
-    typer.echo(plain(prompt), nl=False, err=True)
-    while not select.select([sys.stdin], [], [], _LOOK_EVERY_SECONDS)[0]:
-        if gateway.get("questions", question_id)["state"] != "open":
+    typer.echo(escape_text(prompt_text), nl=False, err=True)
+    while not select.select([sys.stdin], [], [], _POLL_INTERVAL_SECONDS)[0]:
+        if gateway_client.get_document("questions", question_id)["state"] != "open":
             typer.echo(err=True)
             raise _AnsweredElsewhere
-    line = sys.stdin.readline()
-    if not line:
+    input_line = sys.stdin.readline()
+    if not input_line:
         raise EOFError
-    return line.strip()
+    return input_line.strip()
 
 
-def _say(text: str) -> None:
-    typer.echo(plain(text), err=True)
+def _print_message(message_text: str) -> None:
+    typer.echo(escape_text(message_text), err=True)

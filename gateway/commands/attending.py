@@ -9,22 +9,24 @@ from typing import Annotated, Final
 
 import typer
 
-from gateway.client.answers import Happened, Progress, RunState, Wait
-from gateway.client.api import Gateway
-from gateway.client.failures import CommandFailed, NotThere
-from gateway.client.following import following
-from gateway.commands.asking import ask_here, somebody_is_there
+from gateway.client.answers import AuditEventDocument, ProgressDocument, RunDocument, WaitDocument
+from gateway.client.api import GatewayClient
+from gateway.client.failures import CommandFailed, ResourceNotFound
+from gateway.client.following import follow_run
+from gateway.commands.asking import ask_at_terminal, has_terminal
 from gateway.commands.connected import print_json
-from gateway.commands.plain import plain
+from gateway.commands.plain import escape_text
 
-WAITS: Final = 3
+WAITING_EXIT_CODE: Final = 3
 """The exit code of a command that ends while its run waits for somebody."""
 
 # Branches of a run begin to wait within moments of each other. After this pause, all of their links are known.
-_SETTLED_SECONDS = 0.6
+_QUIET_PERIOD_SECONDS = 0.6
 
-OpenLinks = Annotated[bool, typer.Option("--open/--no-open", help="open each link in a browser as well")]
-WaitForPeople = Annotated[
+OpenLinksOption = Annotated[
+    bool, typer.Option("--open/--no-open", help="open each link in a browser as well")
+]
+WaitOption = Annotated[
     bool | None,
     typer.Option(
         "--wait/--no-wait",
@@ -34,140 +36,164 @@ WaitForPeople = Annotated[
 ]
 
 
-def attend(gateway: Gateway, run_id: str, *, as_json: bool, wait: bool | None, open_links: bool) -> None:
+def attend_run(
+    gateway_client: GatewayClient,
+    run_id: str,
+    *,
+    should_print_json: bool,
+    wait_preference: bool | None,
+    should_open_links: bool,
+) -> None:
     """Follow a run, print its result, and exit with the code for its outcome.
 
     Raises typer.Exit if the run waits for somebody, and CommandFailed if it did not complete.
     """
-    attending = _Attending(gateway, opens=open_links, waits=not as_json if wait is None else wait)
-    with _leaving(run_id):
+    run_reporter = _RunReporter(
+        gateway_client,
+        should_open_links=should_open_links,
+        should_wait=not should_print_json if wait_preference is None else wait_preference,
+    )
+    with _explain_return(run_id):
         while True:
-            attending.until_left(run_id)
+            run_reporter.report_until_left(run_id)
             # This last request tells the gateway that the caller has the outcome.
-            document = gateway.get("runs", run_id)
-            state = RunState.model_validate(document)
-            attending.tell_state(state)
-            if state.status != "running":
+            run_document = gateway_client.get_document("runs", run_id)
+            run_state = RunDocument.model_validate(run_document)
+            run_reporter.report_state(run_state)
+            if run_state.status != "running":
                 break
-    if as_json:
-        print_json(document)
-    elif state.status == "completed":
-        print_result(state)
-    if not state.has_ended:
-        typer.echo(f"The run waits for somebody. {how_to_follow(run_id)}", err=True)
-        raise typer.Exit(WAITS)
-    if state.status != "completed":
-        raise CommandFailed(why(state))
+    if should_print_json:
+        print_json(run_document)
+    elif run_state.status == "completed":
+        print_result(run_state)
+    if not run_state.has_ended:
+        typer.echo(f"The run waits for somebody. {describe_follow_command(run_id)}", err=True)
+        raise typer.Exit(WAITING_EXIT_CODE)
+    if run_state.status != "completed":
+        raise CommandFailed(describe_failure(run_state))
 
 
-def print_result(state: RunState) -> None:
+def print_result(run_state: RunDocument) -> None:
     """Print what a run returned, as indented JSON."""
-    if state.result is not None:
-        for line in json.dumps(state.result, indent=2, ensure_ascii=False).split("\n"):
-            typer.echo(plain(line))
+    if run_state.result is not None:
+        for result_line in json.dumps(run_state.result, indent=2, ensure_ascii=False).split("\n"):
+            typer.echo(escape_text(result_line))
 
 
-def why(state: RunState) -> str:
+def describe_failure(run_state: RunDocument) -> str:
     """Describe why a run returned nothing."""
-    said = state.status.replace("_", " ") if state.error is None else state.error.message
-    return f"{state.tool} did not succeed: {said}"
+    failure_text = run_state.status.replace("_", " ") if run_state.error is None else run_state.error.message
+    return f"{run_state.tool} did not succeed: {failure_text}"
 
 
-def how_to_follow(run_id: str) -> str:
+def describe_follow_command(run_id: str) -> str:
     """Return a sentence with the command that follows a run."""
     return f"Follow it with: byline runs follow {run_id}"
 
 
-class _Attending:
+class _RunReporter:
     """Reports one run on standard error, and remembers what it has reported."""
 
-    def __init__(self, gateway: Gateway, *, opens: bool, waits: bool) -> None:
-        self._gateway = gateway
-        self._opens = opens
-        self._waits = waits
-        self._steps: set[str] = set()
-        self._said = ""
-        self._asked: set[tuple[str, str, str | None]] = set()
+    def __init__(self, gateway_client: GatewayClient, *, should_open_links: bool, should_wait: bool) -> None:
+        self._gateway_client = gateway_client
+        self._should_open_links = should_open_links
+        self._should_wait = should_wait
+        self._reported_steps: set[str] = set()
+        self._reported_progress = ""
+        self._reported_waits: set[tuple[str, str, str | None]] = set()
 
-    def until_left(self, run_id: str) -> None:
+    def report_until_left(self, run_id: str) -> None:
         """Report what happens until the run has ended, or until it waits if the command is not to wait for people."""
-        for told in following(self._gateway, run_id):
-            match told:
-                case RunState():
-                    self.tell_state(told)
-                    if told.status == "waiting" and not self._waits:
-                        time.sleep(_SETTLED_SECONDS)
+        for run_update in follow_run(self._gateway_client, run_id):
+            match run_update:
+                case RunDocument():
+                    self.report_state(run_update)
+                    if run_update.status == "waiting" and not self._should_wait:
+                        time.sleep(_QUIET_PERIOD_SECONDS)
                         return
-                case Progress():
-                    self._tell_progress(told)
-                case Happened():
-                    _tell_action(told)
+                case ProgressDocument():
+                    self._report_progress(run_update)
+                case AuditEventDocument():
+                    _report_action(run_update)
 
-    def tell_state(self, state: RunState) -> None:
+    def report_state(self, run_state: RunDocument) -> None:
         """Report new steps of the run, and what they newly wait for."""
-        for step in state.all_steps():
-            if step.workflow_id not in self._steps:
-                self._steps.add(step.workflow_id)
-                _say(f"→ {step.type}")
-        waits = {(wait.kind, wait.title, wait.url): wait for wait in state.waits()}
-        new = [wait for known, wait in waits.items() if known not in self._asked]
-        if self._asked and not waits and not state.has_ended:
-            _say("The run goes on.")
-        self._asked = set(waits)
-        for wait in new:
-            self._tell_wait(wait)
-        for wait in new:
-            self._help(wait)
+        for step in run_state.iterate_steps():
+            if step.workflow_id not in self._reported_steps:
+                self._reported_steps.add(step.workflow_id)
+                _print_message(f"→ {step.type}")
+        waits_by_key = {
+            (pending_wait.kind, pending_wait.title, pending_wait.url): pending_wait
+            for pending_wait in run_state.list_waits()
+        }
+        new_waits = [
+            pending_wait
+            for wait_key, pending_wait in waits_by_key.items()
+            if wait_key not in self._reported_waits
+        ]
+        if self._reported_waits and not waits_by_key and not run_state.has_ended:
+            _print_message("The run goes on.")
+        self._reported_waits = set(waits_by_key)
+        for pending_wait in new_waits:
+            self._report_wait(pending_wait)
+        for pending_wait in new_waits:
+            self._assist_person(pending_wait)
 
-    def _tell_progress(self, progress: Progress) -> None:
-        done = "" if progress.done is None else f"{progress.done:g}"
-        share = f"{done} of {progress.of:g}" if done and progress.of is not None else done
-        said = " – ".join(part for part in (progress.message, share) if part)
-        if said != self._said:
-            self._said = said
-            _say(f"  {said}")
+    def _report_progress(self, progress: ProgressDocument) -> None:
+        done_text = "" if progress.done is None else f"{progress.done:g}"
+        share_text = f"{done_text} of {progress.of:g}" if done_text and progress.of is not None else done_text
+        progress_text = " – ".join(text_part for text_part in (progress.message, share_text) if text_part)
+        if progress_text != self._reported_progress:
+            self._reported_progress = progress_text
+            _print_message(f"  {progress_text}")
 
-    def _tell_wait(self, wait: Wait) -> None:
-        if wait.url is None:
-            whom = "somebody else" if wait.role is None else f"somebody with the role {wait.role}"
-            _say(f"Waits for {whom}: {wait.title}")
+    def _report_wait(self, pending_wait: WaitDocument) -> None:
+        if pending_wait.url is None:
+            awaited_party = (
+                "somebody else"
+                if pending_wait.role is None
+                else f"somebody with the role {pending_wait.role}"
+            )
+            _print_message(f"Waits for {awaited_party}: {pending_wait.title}")
         else:
-            _say(f"Waits for you: {wait.title}")
-            _say(f"  {wait.url}")
+            _print_message(f"Waits for you: {pending_wait.title}")
+            _print_message(f"  {pending_wait.url}")
 
-    def _help(self, wait: Wait) -> None:
+    def _assist_person(self, pending_wait: WaitDocument) -> None:
         """Ask the question at the terminal if possible, or else open its page if links are to be opened."""
-        if wait.url is None:
+        if pending_wait.url is None:
             return
-        if wait.kind == "question" and self._waits and somebody_is_there():
-            ask_here(self._gateway, wait)
-        elif self._opens and wait.url.startswith(f"{self._gateway.url}/"):
-            webbrowser.open(wait.url)
+        if pending_wait.kind == "question" and self._should_wait and has_terminal():
+            ask_at_terminal(self._gateway_client, pending_wait)
+        elif self._should_open_links and pending_wait.url.startswith(f"{self._gateway_client.gateway_url}/"):
+            webbrowser.open(pending_wait.url)
 
 
 @contextlib.contextmanager
-def _leaving(run_id: str) -> Iterator[None]:
+def _explain_return(run_id: str) -> Iterator[None]:
     """Print how to follow the run again if Ctrl-C or a failure ends the command before the run has ended."""
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"\nThe run goes on. {how_to_follow(run_id)}", err=True)
+        typer.echo(f"\nThe run goes on. {describe_follow_command(run_id)}", err=True)
         raise typer.Exit(130) from None
-    except NotThere:
+    except ResourceNotFound:
         raise
     except CommandFailed:
-        typer.echo(how_to_follow(run_id), err=True)
+        typer.echo(describe_follow_command(run_id), err=True)
         raise
 
 
-def _tell_action(happened: Happened) -> None:
-    event = happened.event
-    if happened.kind not in {"action.ended", "action.refused"}:
+def _report_action(audit_event: AuditEventDocument) -> None:
+    event_fields = audit_event.event
+    if audit_event.kind not in {"action.ended", "action.refused"}:
         return
-    record = f" {event['system']}:{event['record_id']}" if event.get("record_id") else ""
-    verdict = event.get("verdict") or event.get("error")
-    _say(f"  {event.get('action', 'an action')}{record}: {verdict}")
+    record_text = (
+        f" {event_fields['system']}:{event_fields['record_id']}" if event_fields.get("record_id") else ""
+    )
+    verdict = event_fields.get("verdict") or event_fields.get("error")
+    _print_message(f"  {event_fields.get('action', 'an action')}{record_text}: {verdict}")
 
 
-def _say(text: str) -> None:
-    typer.echo(plain(text), err=True)
+def _print_message(message_text: str) -> None:
+    typer.echo(escape_text(message_text), err=True)

@@ -8,39 +8,50 @@ from typing import Annotated
 import typer
 import uvloop
 
-from engine.audit.trail import Line, Trail
-from engine.audit.verify import Proof, verify_trail
+from engine.audit.trail import AuditTrail, TrailLine
+from engine.audit.verify import TrailProof, verify_trail
 from engine.errors import SettingsInvalid
 from engine.services import Services
-from gateway.commands.opened import services_here
-from gateway.commands.plain import plain
+from gateway.commands.opened import open_command_services
+from gateway.commands.plain import escape_text
 
 app = typer.Typer(invoke_without_command=True)
 
 
 @app.callback()
-def audit(
-    context: typer.Context,
+def show_trail(
+    command_context: typer.Context,
     record: Annotated[str | None, typer.Option(help="system:kind/id, such as zendesk:ticket/35436")] = None,
     principal: Annotated[str | None, typer.Option(help="a person's name, subject or id")] = None,
     run: Annotated[str | None, typer.Option(help="a run's id")] = None,
     since: Annotated[datetime | None, typer.Option(help="from this instant on (UTC)")] = None,
     until: Annotated[datetime | None, typer.Option(help="before this instant (UTC)")] = None,
-    writes: Annotated[bool, typer.Option("--writes", help="leave out what only read")] = False,  # noqa: FBT002
-    as_json: Annotated[bool, typer.Option("--json", help="one JSON document a line")] = False,  # noqa: FBT002
+    should_skip_reads: Annotated[bool, typer.Option("--writes", help="leave out what only read")] = False,  # noqa: FBT002
+    should_print_json: Annotated[bool, typer.Option("--json", help="one JSON document a line")] = False,  # noqa: FBT002
     limit: Annotated[int, typer.Option(help="at most this many lines of the trail, the newest")] = 1000,
 ) -> None:
     """Answer by record, by person, by run and by time."""
-    if context.invoked_subcommand is not None:
+    if command_context.invoked_subcommand is not None:
         return
-    lines = uvloop.run(_find(record, principal, run, _utc(since), _utc(until), limit, writes_only=writes))
-    for line in lines:
-        typer.echo(
-            json.dumps({"seq": line.seq, "time": line.time.isoformat(), "kind": line.kind, **line.event})
-            if as_json
-            else _told(line)
+    trail_lines = uvloop.run(
+        _find_lines(
+            record, principal, run, _to_utc(since), _to_utc(until), limit, should_skip_reads=should_skip_reads
         )
-    if not lines and not as_json:
+    )
+    for trail_line in trail_lines:
+        typer.echo(
+            json.dumps(
+                {
+                    "seq": trail_line.seq,
+                    "time": trail_line.time.isoformat(),
+                    "kind": trail_line.kind,
+                    **trail_line.event,
+                }
+            )
+            if should_print_json
+            else _format_line(trail_line)
+        )
+    if not trail_lines and not should_print_json:
         typer.echo("The trail has nothing that fits.")
 
 
@@ -51,118 +62,155 @@ def verify(
     ] = None,
 ) -> None:
     """Prove that no line was edited, deleted, inserted or reordered; exits with 1 where one was."""
-    proof = uvloop.run(_prove(noted))
+    proof = uvloop.run(_verify_against_head(noted))
     for problem in proof.problems:
         typer.echo(problem, err=True)
-    if not proof.holds:
+    if not proof.is_intact:
         raise typer.Exit(1)
-    typer.echo(f"The trail holds: {proof.lines} lines, head {proof.head_seq}:{proof.head_hash}")
+    typer.echo(f"The trail holds: {proof.line_count} lines, head {proof.head_seq}:{proof.head_hash}")
 
 
-async def _find(
-    record: str | None,
-    principal: str | None,
-    run: str | None,
-    since: datetime | None,
-    until: datetime | None,
-    limit: int,
+async def _find_lines(
+    record_name: str | None,
+    principal_name: str | None,
+    run_id: str | None,
+    occurred_since: datetime | None,
+    occurred_until: datetime | None,
+    max_lines: int,
     *,
-    writes_only: bool,
-) -> list[Line]:
-    system, record_id = _record(record)
-    async with services_here() as services:
-        found: list[Line] = []
-        for principal_id in await _principal_ids(services, principal):
-            found += await services.trail.find(
-                system=system,
+    should_skip_reads: bool,
+) -> list[TrailLine]:
+    system_name, record_id = _parse_record(record_name)
+    async with open_command_services() as services:
+        trail_lines: list[TrailLine] = []
+        for principal_id in await _find_principal_ids(services, principal_name):
+            trail_lines += await services.trail.find_lines(
+                system=system_name,
                 record_id=record_id,
                 principal_id=principal_id,
-                run_id=run,
-                since=since,
-                until=until,
-                writes_only=writes_only,
-                limit=limit,
+                run_id=run_id,
+                since=occurred_since,
+                until=occurred_until,
+                writes_only=should_skip_reads,
+                limit=max_lines,
             )
-        return await _without_answered_intents(services.trail, sorted(found, key=lambda line: line.seq))
-
-
-async def _prove(noted: str | None) -> Proof:
-    seq, _, digest = (noted or "").partition(":")
-    if noted is not None and not (seq.isdigit() and digest):
-        raise SettingsInvalid("--noted takes what `byline audit verify` printed as head: seq:hash")
-    async with services_here() as services:
-        return await verify_trail(
-            services.database, services.keys, noted=(int(seq), digest) if noted else None
+        return await _drop_answered_intents(
+            services.trail, sorted(trail_lines, key=lambda trail_line: trail_line.seq)
         )
 
 
-async def _principal_ids(services: Services, principal: str | None) -> list[str | None]:
-    if principal is None:
+async def _verify_against_head(noted_head: str | None) -> TrailProof:
+    head_seq, _, head_hash = (noted_head or "").partition(":")
+    if noted_head is not None and not (head_seq.isdigit() and head_hash):
+        raise SettingsInvalid("--noted takes what `byline audit verify` printed as head: seq:hash")
+    async with open_command_services() as services:
+        return await verify_trail(
+            services.database,
+            services.signing_keys,
+            noted_head=(int(head_seq), head_hash) if noted_head else None,
+        )
+
+
+async def _find_principal_ids(services: Services, principal_name: str | None) -> list[str | None]:
+    if principal_name is None:
         return [None]
-    known = await services.principals.named(principal)
-    return [person.id for person in known] or [principal]
+    principals = await services.principals.find_by_name(principal_name)
+    return [principal.id for principal in principals] or [principal_name]
 
 
-def _record(record: str | None) -> tuple[str | None, str | None]:
-    if record is None:
+def _parse_record(record_name: str | None) -> tuple[str | None, str | None]:
+    if record_name is None:
         return None, None
-    system, separator, record_id = record.partition(":")
+    system_name, separator, record_id = record_name.partition(":")
     if not separator:
         raise SettingsInvalid("--record takes system:kind/id, such as zendesk:ticket/35436")
-    return system, record_id
+    return system_name, record_id
 
 
-def _utc(instant: datetime | None) -> datetime | None:
+def _to_utc(instant: datetime | None) -> datetime | None:
     return instant if instant is None or instant.tzinfo is not None else instant.replace(tzinfo=UTC)
 
 
-async def _without_answered_intents(trail: Trail, lines: list[Line]) -> list[Line]:
+async def _drop_answered_intents(audit_trail: AuditTrail, trail_lines: list[TrailLine]) -> list[TrailLine]:
     """Return the lines without the intents whose outcome is known, since an outcome repeats its intent."""
-    answered = {line.event.get("intent") for line in lines}
-    intents = [line for line in lines if line.kind == "action.intended"]
+    answered_intents = {trail_line.event.get("intent") for trail_line in trail_lines}
+    intent_lines = [trail_line for trail_line in trail_lines if trail_line.kind == "action.intended"]
     # The filters may exclude the outcome of an intent that they include.
-    for run_id in {str(intent.event.get("run_id")) for intent in intents if intent.seq not in answered}:
-        answered |= {line.event.get("intent") for line in await trail.find(run_id=run_id, limit=None)}
-    return [line for line in lines if line.kind != "action.intended" or line.seq not in answered]
+    for run_id in {
+        str(intent_line.event.get("run_id"))
+        for intent_line in intent_lines
+        if intent_line.seq not in answered_intents
+    }:
+        answered_intents |= {
+            trail_line.event.get("intent")
+            for trail_line in await audit_trail.find_lines(run_id=run_id, limit=None)
+        }
+    return [
+        trail_line
+        for trail_line in trail_lines
+        if trail_line.kind != "action.intended" or trail_line.seq not in answered_intents
+    ]
 
 
-def _told(line: Line) -> str:
-    event = line.event
-    principal, actor, by = event.get("principal", {}), event.get("actor", {}), event.get("by", {})
-    facts = {
+def _format_line(trail_line: TrailLine) -> str:
+    event_fields = trail_line.event
+    principal, actor, administrator = (
+        event_fields.get("principal", {}),
+        event_fields.get("actor", {}),
+        event_fields.get("by", {}),
+    )
+    line_facts = {
         "who": f"{principal['name']} ({principal['sub']} at {principal['iss']})" if principal else None,
-        "through": _actor(actor, event.get("trigger")) if actor else None,
-        "by": f"{by['name']} ({by['sub']} at {by['iss']})" if by else None,
-        "did": " ".join(str(event[name]) for name in ("action", "method", "resource") if event.get(name))
+        "through": _format_actor(actor, event_fields.get("trigger")) if actor else None,
+        "by": f"{administrator['name']} ({administrator['sub']} at {administrator['iss']})"
+        if administrator
+        else None,
+        "did": " ".join(
+            str(event_fields[field_name])
+            for field_name in ("action", "method", "resource")
+            if event_fields.get(field_name)
+        )
         or None,
-        "record": f"{event['system']}:{event['record_id']}" if event.get("record_id") else None,
-        "workflows": " → ".join(event.get("chain", ())) or None,
-        "run": event.get("run_id"),
-        "connection": f"{event['connection']} ({event.get('mode', 'user')})"
-        if event.get("connection")
+        "record": f"{event_fields['system']}:{event_fields['record_id']}"
+        if event_fields.get("record_id")
         else None,
-        "scopes": " ".join(event.get("scopes", ())) or None,
-        "account": event.get("account"),
-        "grant": f"{event['grant_id']}, token {event.get('fingerprint', '–')}"
-        if event.get("grant_id")
+        "workflows": " → ".join(event_fields.get("chain", ())) or None,
+        "run": event_fields.get("run_id"),
+        "connection": f"{event_fields['connection']} ({event_fields.get('mode', 'user')})"
+        if event_fields.get("connection")
         else None,
-        "verdict": _verdict(line),
-        "said": event.get("message"),
+        "scopes": " ".join(event_fields.get("scopes", ())) or None,
+        "account": event_fields.get("account"),
+        "grant": f"{event_fields['grant_id']}, token {event_fields.get('fingerprint', '–')}"
+        if event_fields.get("grant_id")
+        else None,
+        "verdict": _format_verdict(trail_line),
+        "said": event_fields.get("message"),
     }
-    head = f"{line.time:%Y-%m-%d %H:%M:%S} UTC  {line.kind}  (line {line.seq})"
+    heading = f"{trail_line.time:%Y-%m-%d %H:%M:%S} UTC  {trail_line.kind}  (line {trail_line.seq})"
     return (
-        "\n".join([head, *(f"  {name:<11}{plain(value)}" for name, value in facts.items() if value)]) + "\n"
+        "\n".join(
+            [
+                heading,
+                *(
+                    f"  {fact_name:<11}{escape_text(fact_value)}"
+                    for fact_name, fact_value in line_facts.items()
+                    if fact_value
+                ),
+            ]
+        )
+        + "\n"
     )
 
 
-def _actor(actor: Mapping[str, str], trigger: str | None) -> str:
-    told = f"{actor['name']} ({actor['kind']} {actor['id']})"
-    return told if trigger is None else f"{told}, by {trigger}"
+def _format_actor(actor: Mapping[str, str], trigger: str | None) -> str:
+    actor_text = f"{actor['name']} ({actor['kind']} {actor['id']})"
+    return actor_text if trigger is None else f"{actor_text}, by {trigger}"
 
 
-def _verdict(line: Line) -> str | None:
-    if line.kind == "action.intended":
+def _format_verdict(trail_line: TrailLine) -> str | None:
+    if trail_line.kind == "action.intended":
         return "unknown: the request was about to leave, and no outcome was recorded"
-    status = f" ({line.event['status']})" if line.event.get("status") else ""
-    verdict = line.event.get("verdict") or line.event.get("error")
-    return f"{verdict}{status}" if verdict else None
+    status_text = f" ({trail_line.event['status']})" if trail_line.event.get("status") else ""
+    verdict = trail_line.event.get("verdict") or trail_line.event.get("error")
+    return f"{verdict}{status_text}" if verdict else None

@@ -5,28 +5,36 @@ from typing import Annotated
 
 import typer
 
-from gateway.commands.attending import OpenLinks, WaitForPeople, attend
-from gateway.commands.connected import AsJson, gateway_here
-from gateway.commands.given import Arg, ArgsJson, given_arguments
-from gateway.commands.tools import ToolName
+from gateway.commands.attending import OpenLinksOption, WaitOption, attend_run
+from gateway.commands.connected import JsonOption, open_gateway
+from gateway.commands.given import ArgumentOption, ArgumentsFileOption, read_arguments
+from gateway.commands.tools import ToolNameArgument
 
 
-def call(
-    tool: ToolName,
-    arg: Arg = None,
-    args_json: ArgsJson = None,
+def call_tool(
+    tool: ToolNameArgument,
+    argument_pairs: ArgumentOption = None,
+    args_json: ArgumentsFileOption = None,
     *,
-    as_json: AsJson = False,
-    wait: WaitForPeople = None,
-    open_links: OpenLinks = False,
+    should_print_json: JsonOption = False,
+    wait_preference: WaitOption = None,
+    should_open_links: OpenLinksOption = False,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="call once, however often this is repeated with the same key")
+        str | None, typer.Option(help="call_tool once, however often this is repeated with the same key")
     ] = None,
 ) -> None:
     """Call a tool, show what it does and asks, and print what it returns."""
-    with gateway_here() as gateway:
-        found = given_arguments(gateway, tool, arg or [], args_json)
+    with open_gateway() as gateway_client:
+        tool_arguments = read_arguments(gateway_client, tool, argument_pairs or [], args_json)
         # Without a key, a call that is sent again after a lost answer would start a second run.
-        key = idempotency_key or str(uuid.uuid4())
-        run = gateway.post("tools", tool, "runs", body=found, key=key)
-        attend(gateway, str(run["id"]), as_json=as_json, wait=wait, open_links=open_links)
+        request_key = idempotency_key or str(uuid.uuid4())
+        run_document = gateway_client.post_document(
+            "tools", tool, "runs", request_body=tool_arguments, idempotency_key=request_key
+        )
+        attend_run(
+            gateway_client,
+            str(run_document["id"]),
+            should_print_json=should_print_json,
+            wait_preference=wait_preference,
+            should_open_links=should_open_links,
+        )

@@ -7,33 +7,33 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.client.api import Gateway
-from gateway.client.credentials import ApiToken, PersonalSignIn
-from gateway.client.settings import DEFAULT_GATEWAY, ClientSettings
-from gateway.client.stored_tokens import StoredTokens, chosen_gateway
+from gateway.client.api import GatewayClient
+from gateway.client.credentials import ApiTokenAuth, SignInAuth
+from gateway.client.settings import DEFAULT_GATEWAY_URL, ClientSettings
+from gateway.client.stored_tokens import CredentialsFile, read_selected_gateway
 
-AsJson = Annotated[bool, typer.Option("--json", help="print one JSON document")]
+JsonOption = Annotated[bool, typer.Option("--json", help="print one JSON document")]
 
 
-def gateway_address(settings: ClientSettings) -> str:
+def resolve_gateway_url(client_settings: ClientSettings) -> str:
     """Return the address of the gateway to call."""
-    return settings.url or chosen_gateway() or DEFAULT_GATEWAY
+    return client_settings.url or read_selected_gateway() or DEFAULT_GATEWAY_URL
 
 
 @contextmanager
-def gateway_here() -> Iterator[Gateway]:
+def open_gateway() -> Iterator[GatewayClient]:
     """Open the gateway's API as the owner of the API token in the settings, or else as the person who is signed in."""
-    settings = ClientSettings()
-    address = gateway_address(settings)
-    auth = (
-        PersonalSignIn(StoredTokens(address))
-        if settings.token is None
-        else ApiToken(settings.token.get_secret_value())
+    client_settings = ClientSettings()
+    gateway_url = resolve_gateway_url(client_settings)
+    http_auth = (
+        SignInAuth(CredentialsFile(gateway_url))
+        if client_settings.token is None
+        else ApiTokenAuth(client_settings.token.get_secret_value())
     )
-    with Gateway(address, auth) as gateway:
-        yield gateway
+    with GatewayClient(gateway_url, http_auth) as gateway_client:
+        yield gateway_client
 
 
-def print_json(document: Any) -> None:
+def print_json(json_document: Any) -> None:
     """Print one JSON document to standard output. JSON escapes the control characters in it."""
-    typer.echo(json.dumps(document, indent=2))
+    typer.echo(json.dumps(json_document, indent=2))

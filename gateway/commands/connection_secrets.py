@@ -7,46 +7,53 @@ import uvloop
 
 from engine.audit.trail import AuditEvent
 from engine.errors import SettingsInvalid
-from gateway.commands.connection_trial import declared
-from gateway.commands.opened import services_here
+from gateway.commands.connection_trial import find_declared_connection
+from gateway.commands.opened import open_command_services
 
 
-def put_secret(name: str) -> None:
+def store_client_secret(connection_name: str) -> None:
     """Seal the secret of this connection's client, from standard input or a hidden prompt.
 
     Raises SettingsInvalid if it is empty, and ConnectionUnknown.
     """
-    typed = typer.prompt("Secret", hide_input=True) if sys.stdin.isatty() else sys.stdin.read()
-    secret = typed.strip()
-    if not secret:
+    input_text = typer.prompt("Secret", hide_input=True) if sys.stdin.isatty() else sys.stdin.read()
+    client_secret = input_text.strip()
+    if not client_secret:
         raise SettingsInvalid("There is no secret on standard input, so nothing was changed.")
 
-    async def put() -> bool:
-        async with services_here() as services:
-            connection = await declared(services, name)
-            record = await services.trail.recorder()
-            event = AuditEvent(kind="connection.secret_put", connection=name)
-            await services.client_secrets.put(name, secret, lambda session: record(session, event))
-            return any(each is not None and each.vault for each in connection.secrets)
+    async def seal_secret() -> bool:
+        async with open_command_services() as services:
+            connection = await find_declared_connection(services, connection_name)
+            record_event = await services.trail.make_recorder()
+            audit_event = AuditEvent(kind="connection.secret_put", connection=connection_name)
+            await services.client_secrets.store_secret(
+                connection_name, client_secret, lambda db_session: record_event(db_session, audit_event)
+            )
+            return any(
+                secret_reference is not None and secret_reference.vault
+                for secret_reference in connection.secret_references
+            )
 
-    asked_for = uvloop.run(put())
-    typer.echo(f"The secret of {name} is in the vault; every process uses it within five seconds.")
-    if not asked_for:
+    is_secret_used = uvloop.run(seal_secret())
+    typer.echo(f"The secret of {connection_name} is in the vault; every process uses it within five seconds.")
+    if not is_secret_used:
         typer.echo(
-            f"Connection '{name}' does not use it yet: write `client_secret: {{vault: true}}` there.",
+            f"Connection '{connection_name}' does not use it yet: write `client_secret: {{vault: true}}` there.",
             err=True,
         )
 
 
-def remove_secret(name: str) -> None:
+def remove_client_secret(connection_name: str) -> None:
     """Remove the secret of this connection's client from the vault. Raises SettingsInvalid if there is none."""
 
-    async def remove() -> bool:
-        async with services_here() as services:
-            record = await services.trail.recorder()
-            event = AuditEvent(kind="connection.secret_removed", connection=name)
-            return await services.client_secrets.remove(name, lambda session: record(session, event))
+    async def remove_sealed_secret() -> bool:
+        async with open_command_services() as services:
+            record_event = await services.trail.make_recorder()
+            audit_event = AuditEvent(kind="connection.secret_removed", connection=connection_name)
+            return await services.client_secrets.delete_secret(
+                connection_name, lambda db_session: record_event(db_session, audit_event)
+            )
 
-    if not uvloop.run(remove()):
-        raise SettingsInvalid(f"The vault has no secret of a connection '{name}'.")
-    typer.echo(f"The secret of {name} is gone.")
+    if not uvloop.run(remove_sealed_secret()):
+        raise SettingsInvalid(f"The vault has no secret of a connection '{connection_name}'.")
+    typer.echo(f"The secret of {connection_name} is gone.")

@@ -3,41 +3,47 @@
 import uvloop
 
 from engine.connections.catalogue import read_connections
-from engine.connections.checks import Finding, Trial
+from engine.connections.checks import CheckResult, ConnectionCheck
 from engine.connections.connection import Connection
 from engine.errors import ConnectionUnknown
 from engine.services import Services
 from gateway.commands.columns import print_columns
-from gateway.commands.opened import services_here
+from gateway.commands.opened import open_command_services
 
 
-def try_connection(name: str) -> bool:
+def check_connection(connection_name: str) -> bool:
     """Print the result of every check, and return whether none is wrong."""
 
-    async def findings() -> list[Finding]:
-        async with services_here() as services:
-            connection = await declared(services, name)
+    async def run_checks() -> list[CheckResult]:
+        async with open_command_services() as services:
+            connection = await find_declared_connection(services, connection_name)
             redirect_uri = f"{services.settings.public_url}/oauth/callback"
-            await services.catalogue.give_secrets([connection])
-            trial = Trial(
+            await services.catalogue.attach_vault_secrets([connection])
+            connection_check = ConnectionCheck(
                 connection, services.environment, services.outgoing, redirect_uri, services.registrations
             )
-            return await trial.findings()
+            return await connection_check.run_checks()
 
-    found = uvloop.run(findings())
-    print_columns([(each.part, each.state, each.told) for each in found], otherwise="")
-    return all(each.state != "wrong" for each in found)
+    check_results = uvloop.run(run_checks())
+    print_columns(
+        [
+            (check_result.checked_part, check_result.state, check_result.explanation)
+            for check_result in check_results
+        ],
+        empty_message="",
+    )
+    return all(check_result.state != "wrong" for check_result in check_results)
 
 
-async def declared(services: Services, name: str) -> Connection:
+async def find_declared_connection(services: Services, connection_name: str) -> Connection:
     """Return a connection as the connections file declares it now. Raises ConnectionUnknown.
 
     The file is read anew, so that a mistake is found before a gateway starts with it.
     """
-    path = services.settings.connections_file
-    if path is None:
-        return await services.catalogue.get(name)
-    for connection in read_connections(path, services.environment):
-        if connection.name == name:
+    connections_path = services.settings.connections_file
+    if connections_path is None:
+        return await services.catalogue.get_connection(connection_name)
+    for connection in read_connections(connections_path, services.environment):
+        if connection.name == connection_name:
             return connection
-    raise ConnectionUnknown(f"There is no connection '{name}' in {path}.")
+    raise ConnectionUnknown(f"There is no connection '{connection_name}' in {connections_path}.")

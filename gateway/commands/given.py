@@ -8,37 +8,43 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.client.answers import Tool
-from gateway.client.api import Gateway
-from gateway.client.arguments import arguments
-from gateway.client.failures import WrongUse
+from gateway.client.answers import ToolDocument
+from gateway.client.api import GatewayClient
+from gateway.client.arguments import parse_arguments
+from gateway.client.failures import UsageInvalid
 
-Arg = Annotated[
+ArgumentOption = Annotated[
     list[str] | None,
     typer.Option(
         "--arg", help="an argument as name=value; again for each item of a list", metavar="NAME=VALUE"
     ),
 ]
-ArgsJson = Annotated[
+ArgumentsFileOption = Annotated[
     Path | None,
     typer.Option(allow_dash=True, help="a file with all arguments in JSON, or - for standard input"),
 ]
 
 
-def given_arguments(gateway: Gateway, tool: str, pairs: Sequence[str], path: Path | None) -> dict[str, Any]:
+def read_arguments(
+    gateway_client: GatewayClient, tool_name: str, argument_pairs: Sequence[str], file_path: Path | None
+) -> dict[str, Any]:
     """Return the arguments for a tool. Raises UsageInvalid if its input schema shows that they do not fit."""
-    given = {} if path is None else json_object(path)
-    return arguments(Tool.model_validate(gateway.get("tools", tool)).input_schema, pairs, given)
+    json_arguments = {} if file_path is None else read_json_object(file_path)
+    return parse_arguments(
+        ToolDocument.model_validate(gateway_client.get_document("tools", tool_name)).input_schema,
+        argument_pairs,
+        json_arguments,
+    )
 
 
-def json_object(path: Path) -> dict[str, Any]:
+def read_json_object(file_path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or on standard input if the path is a dash. Raises UsageInvalid."""
     try:
-        found = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text())
+        json_document = json.loads(sys.stdin.read() if str(file_path) == "-" else file_path.read_text())
     except OSError as error:
-        raise WrongUse(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageInvalid(f"{file_path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise WrongUse(f"{path} holds no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise WrongUse(f"{path} should hold one JSON object")
-    return found
+        raise UsageInvalid(f"{file_path} holds no JSON: {error}") from error
+    if not isinstance(json_document, dict):
+        raise UsageInvalid(f"{file_path} should hold one JSON object")
+    return json_document

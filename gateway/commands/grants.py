@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 import uvloop
 
-from engine.connections.connection import SHARED
+from engine.connections.connection import SHARED_HOLDER
 from engine.connections.grants import Grant
 from engine.errors import AccountUnclear, BylineError, SettingsInvalid
-from gateway.commands.opened import services_here
-from gateway.commands.people import one_person
-from gateway.commands.plain import plain
+from gateway.commands.opened import open_command_services
+from gateway.commands.people import resolve_person
+from gateway.commands.plain import escape_text
 from gateway.grants import remove_grant
 
 app = typer.Typer(no_args_is_help=True)
@@ -22,18 +22,18 @@ def list_grants(
 ) -> None:
     """Show what somebody granted: connection, upstream account and scopes, never a token."""
 
-    async def find() -> list[Grant]:
-        async with services_here() as services:
-            holder = name if name == SHARED else (await one_person(services, name)).id
-            return await services.grants.of(holder)
+    async def find_grants() -> list[Grant]:
+        async with open_command_services() as services:
+            holder = name if name == SHARED_HOLDER else (await resolve_person(services, name)).id
+            return await services.grants.list_grants(holder)
 
-    found = uvloop.run(find())
-    for grant in found:
+    found_grants = uvloop.run(find_grants())
+    for grant in found_grants:
         typer.echo(
-            f"{grant.connection}  {plain(grant.account)}  {plain(' '.join(grant.scopes))}  "
+            f"{grant.connection_name}  {escape_text(grant.account)}  {escape_text(' '.join(grant.scopes))}  "
             f"since {grant.created_at:%Y-%m-%d}{', has lapsed' if grant.has_lapsed else ''}"
         )
-    if not found:
+    if not found_grants:
         typer.echo(f"{name} has granted nothing.")
 
 
@@ -45,21 +45,23 @@ def forget_grant(
 ) -> None:
     """Forget a grant and revoke it upstream; the next action that needs it asks again."""
 
-    async def remove() -> str | None:
-        async with services_here() as services:
-            declared = await services.catalogue.get(connection)
-            if (declared.mode == "shared") != (name == SHARED):
-                whose = "a person" if name == SHARED else "`shared`"
-                raise SettingsInvalid(f"Connection '{connection}' is {declared.mode}: name {whose}.")
-            person = None if name == SHARED else await one_person(services, name)
+    async def end_grant() -> str | None:
+        async with open_command_services() as services:
+            declared_connection = await services.catalogue.get_connection(connection)
+            if (declared_connection.mode == "shared") != (name == SHARED_HOLDER):
+                expected_holder = "a person" if name == SHARED_HOLDER else "`shared`"
+                raise SettingsInvalid(
+                    f"Connection '{connection}' is {declared_connection.mode}: name {expected_holder}."
+                )
+            principal = None if name == SHARED_HOLDER else await resolve_person(services, name)
             try:
-                return "" if await remove_grant(services, declared, person, account) else None
+                return "" if await remove_grant(services, declared_connection, principal, account) else None
             except AccountUnclear:
                 raise
             except BylineError as error:
                 return f" Its upstream is to be told yet, which Byline goes on trying: {error}"
 
-    untold = uvloop.run(remove())
-    if untold is None:
+    upstream_note = uvloop.run(end_grant())
+    if upstream_note is None:
         raise SettingsInvalid(f"{name} has no grant on connection '{connection}'.")
-    typer.echo(f"The grant of {name} on {connection} is gone.{untold}")
+    typer.echo(f"The grant of {name} on {connection} is gone.{upstream_note}")

@@ -7,7 +7,7 @@ import uvloop
 
 from engine.errors import SettingsInvalid
 from engine.identity.signing import SigningKey
-from gateway.commands.opened import services_here
+from gateway.commands.opened import open_command_services
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,24 +16,28 @@ app = typer.Typer(no_args_is_help=True)
 def list_keys() -> None:
     """Show the keys, newest first: the first one in force signs, all in force verify."""
 
-    async def find() -> list[SigningKey]:
-        async with services_here() as services:
-            return await services.keys.all()
+    async def find_signing_keys() -> list[SigningKey]:
+        async with open_command_services() as services:
+            return await services.signing_keys.list_keys()
 
-    for key in uvloop.run(find()):
-        state = "in force" if key.retired_at is None else f"retired {key.retired_at:%Y-%m-%d %H:%M} UTC"
-        typer.echo(f"{key.kid}  made {key.created_at:%Y-%m-%d %H:%M} UTC  {state}")
+    for signing_key in uvloop.run(find_signing_keys()):
+        key_state = (
+            "in force"
+            if signing_key.retired_at is None
+            else f"retired {signing_key.retired_at:%Y-%m-%d %H:%M} UTC"
+        )
+        typer.echo(f"{signing_key.kid}  made {signing_key.created_at:%Y-%m-%d %H:%M} UTC  {key_state}")
 
 
 @app.command("rotate")
 def rotate_key() -> None:
     """Sign with a new key from now on; earlier ones go on verifying."""
 
-    async def rotate() -> str:
-        async with services_here() as services:
-            return await services.keys.rotate()
+    async def rotate_signing_key() -> str:
+        async with open_command_services() as services:
+            return await services.signing_keys.rotate_key()
 
-    typer.echo(f"Key {uvloop.run(rotate())} signs from now on.")
+    typer.echo(f"Key {uvloop.run(rotate_signing_key())} signs from now on.")
 
 
 @app.command("retire")
@@ -42,11 +46,11 @@ def retire_key(
 ) -> None:
     """Refuse what this key signed, also in runs that are parked; every process does so within 30 seconds."""
 
-    async def retire() -> bool:
-        async with services_here() as services:
-            return await services.keys.retire(kid)
+    async def retire_signing_key() -> bool:
+        async with open_command_services() as services:
+            return await services.signing_keys.retire_key(kid)
 
-    if not uvloop.run(retire()):
+    if not uvloop.run(retire_signing_key()):
         raise SettingsInvalid(
             f"Key '{kid}' is not one that can be retired: it is unknown, retired already, or the one that signs."
         )

@@ -7,6 +7,6 @@ from engine.services import Services, open_services
 from engine.settings import Settings
 
 
-def services_here() -> AbstractAsyncContextManager[Services]:
+def open_command_services() -> AbstractAsyncContextManager[Services]:
     """Open all services that a command may need, until the block ends."""
     return open_services(Settings(), os.environ)

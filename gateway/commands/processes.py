@@ -12,44 +12,46 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from engine.settings import Settings
-from gateway.embedded.surroundings import COMPOSE_FILE, DATA
+from gateway.embedded.surroundings import COMPOSE_PATH, DEFAULT_DATA_PATH
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 
 if TYPE_CHECKING:
-    from gateway.embedded.stack import Stack
+    from gateway.embedded.stack import EmbeddedStack
 
 _T = TypeVar("_T")
-_SIGN_INS = "byline.sign-ins"
+_SIGN_INS_LABEL = "byline.sign-ins"
 
 
 def dev(
-    data: Annotated[Path, typer.Option(help="Where the stack keeps its databases, secrets and logs.")] = DATA,
-    file: Annotated[Path, typer.Option(help="The Compose file that says what the stack is.")] = COMPOSE_FILE,
+    data: Annotated[
+        Path, typer.Option(help="Where the stack keeps its databases, secrets and logs.")
+    ] = DEFAULT_DATA_PATH,
+    file: Annotated[Path, typer.Option(help="The Compose file that says what the stack is.")] = COMPOSE_PATH,
 ) -> None:
     """Start the whole stack on this machine and stay until Ctrl-C."""
     with contextlib.suppress(asyncio.CancelledError):
-        _run(_dev(data, file))
+        _run_coroutine(_run_stack(data, file))
 
 
 def gateway() -> None:
     """Serve MCP, the sign-in pages and the console."""
-    from gateway.server import serve
+    from gateway.server import serve_gateway
 
-    _run(serve(_configured(), os.environ))
+    _run_coroutine(serve_gateway(_load_settings(), os.environ))
 
 
 def worker() -> None:
     """Run workflows and actions."""
     from engine.worker import run_worker
 
-    _run(run_worker(_configured(), os.environ))
+    _run_coroutine(run_worker(_load_settings(), os.environ))
 
 
 def migrate() -> None:
     """Bring the application database to this release's schema."""
-    from engine.db.migrate import upgrade
+    from engine.db.migrate import upgrade_schema
 
-    upgrade(Settings().database.url)
+    upgrade_schema(Settings().database.url)
 
 
 def ready(
@@ -58,7 +60,7 @@ def ready(
     """Exit with 0 if a part of the stack is ready and with 1 if not."""
     from gateway.embedded.readiness import is_ready
 
-    raise typer.Exit(0 if _run(is_ready(url)) else 1)
+    raise typer.Exit(0 if _run_coroutine(is_ready(url)) else 1)
 
 
 def version() -> None:
@@ -66,13 +68,13 @@ def version() -> None:
     typer.echo(installed_version("byline"))
 
 
-def _run(main: Coroutine[Any, Any, _T]) -> _T:
+def _run_coroutine(coroutine: Coroutine[Any, Any, _T]) -> _T:
     import uvloop
 
-    return uvloop.run(main)
+    return uvloop.run(coroutine)
 
 
-def _configured() -> Settings:
+def _load_settings() -> Settings:
     from engine.telemetry import configure_logging
 
     settings = Settings()
@@ -80,36 +82,38 @@ def _configured() -> Settings:
     return settings
 
 
-async def _dev(data: Path, file: Path) -> None:
-    from gateway.embedded.stack import Stack
+async def _run_stack(data_path: Path, compose_path: Path) -> None:
+    from gateway.embedded.stack import EmbeddedStack
 
-    this = asyncio.current_task()
-    assert this is not None  # noqa: S101 - a coroutine always runs in a task
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
-    async with Stack(data, environment=os.environ, file=file, say=typer.echo) as stack:
-        await stack.up()
-        typer.echo(_welcome(stack))
+    current_task = asyncio.current_task()
+    assert current_task is not None  # noqa: S101 - a coroutine always runs in a task
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, current_task.cancel)
+    async with EmbeddedStack(
+        data_path, environment=os.environ, compose_path=compose_path, report_progress=typer.echo
+    ) as embedded_stack:
+        await embedded_stack.start_all_services()
+        typer.echo(_format_welcome(embedded_stack))
         await asyncio.Event().wait()
 
 
-def _welcome(stack: "Stack") -> str:
-    people = ", ".join(f"{person.username} / {person.password}" for person in DEMO_PEOPLE)
-    upstreams = "".join(
-        f"  at {name:<11}{service.labels[_SIGN_INS]}\n"
-        for name, service in stack.services.items()
-        if _SIGN_INS in service.labels
+def _format_welcome(embedded_stack: "EmbeddedStack") -> str:
+    people_text = ", ".join(f"{demo_person.username} / {demo_person.password}" for demo_person in DEMO_PEOPLE)
+    upstreams_text = "".join(
+        f"  at {service_name:<11}{compose_service.labels[_SIGN_INS_LABEL]}\n"
+        for service_name, compose_service in embedded_stack.services.items()
+        if _SIGN_INS_LABEL in compose_service.labels
     )
     return f"""
 Byline is ready. Ctrl-C stops everything.
 
-  MCP           {stack.mcp_url}
-  console       {stack.gateway_url}
-  Temporal UI   {stack.temporal_ui_url}
+  MCP           {embedded_stack.mcp_url}
+  console       {embedded_stack.gateway_url}
+  Temporal UI   {embedded_stack.temporal_ui_url}
 
 Sign-ins, as name / password:
-  at byline     {people}
-{upstreams}
+  at byline     {people_text}
+{upstreams_text}
 Add it to a chat client:
-  claude mcp add --transport http byline {stack.mcp_url}
+  claude mcp add --transport http byline {embedded_stack.mcp_url}
 """

@@ -5,15 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from gateway.client.answers import RunState, Step
-from gateway.commands.attending import OpenLinks, WaitForPeople, attend, how_to_follow, print_result
+from gateway.client.answers import RunDocument, StepDocument
+from gateway.commands.attending import (
+    OpenLinksOption,
+    WaitOption,
+    attend_run,
+    describe_follow_command,
+    print_result,
+)
 from gateway.commands.columns import print_columns
-from gateway.commands.connected import AsJson, gateway_here, print_json
-from gateway.commands.plain import plain
+from gateway.commands.connected import JsonOption, open_gateway, print_json
+from gateway.commands.plain import escape_text
 
 app = typer.Typer(help="Your runs: what they do, and steering them.", no_args_is_help=True)
 
-RunId = Annotated[str, typer.Argument(help="a run's id")]
+RunIdArgument = Annotated[str, typer.Argument(help="a run's id")]
 
 
 @app.command("list")
@@ -22,106 +28,138 @@ def list_runs(
     status: Annotated[str | None, typer.Option(help="runs in this state alone, such as waiting")] = None,
     limit: Annotated[int, typer.Option(min=1, help="at most so many, the newest")] = 20,
     *,
-    as_json: AsJson = False,
+    should_print_json: JsonOption = False,
 ) -> None:
     """List your runs, the newest first."""
-    with gateway_here() as gateway:
-        found = gateway.items("runs", limit=limit, tool=tool, status=status)
-    if as_json:
-        print_json({"items": found})
+    with open_gateway() as gateway_client:
+        run_items = gateway_client.list_items("runs", max_items=limit, tool=tool, status=status)
+    if should_print_json:
+        print_json({"items": run_items})
         return
-    known = [RunState.model_validate(item) for item in found]
+    run_documents = [RunDocument.model_validate(run_item) for run_item in run_items]
     print_columns(
-        [(run.id, run.status, f"{run.started_at:%Y-%m-%d %H:%M} UTC", run.trigger) for run in known],
-        otherwise="There is no run of yours that fits.",
+        [
+            (
+                run_document.id,
+                run_document.status,
+                f"{run_document.started_at:%Y-%m-%d %H:%M} UTC",
+                run_document.trigger,
+            )
+            for run_document in run_documents
+        ],
+        empty_message="There is no run of yours that fits.",
     )
 
 
 @app.command()
-def show(run: RunId, *, as_json: AsJson = False) -> None:
+def show(run: RunIdArgument, *, should_print_json: JsonOption = False) -> None:
     """Show what a run does or waits for, and what it returned."""
-    with gateway_here() as gateway:
-        found = gateway.get("runs", run)
-    if as_json:
-        print_json(found)
+    with open_gateway() as gateway_client:
+        run_item = gateway_client.get_document("runs", run)
+    if should_print_json:
+        print_json(run_item)
         return
-    state = RunState.model_validate(found)
-    facts = {
-        "status": state.status,
-        "tool": state.tool,
-        "started": f"{state.started_at:%Y-%m-%d %H:%M:%S} UTC",
-        "ended": None if state.ended_at is None else f"{state.ended_at:%Y-%m-%d %H:%M:%S} UTC",
-        "by": state.trigger,
-        "retry of": state.retry_of,
-        "error": None if state.error is None else f"{state.error.message} ({state.error.code})",
+    run_document = RunDocument.model_validate(run_item)
+    run_facts = {
+        "status": run_document.status,
+        "tool": run_document.tool,
+        "started": f"{run_document.started_at:%Y-%m-%d %H:%M:%S} UTC",
+        "ended": None if run_document.ended_at is None else f"{run_document.ended_at:%Y-%m-%d %H:%M:%S} UTC",
+        "by": run_document.trigger,
+        "retry of": run_document.retry_of,
+        "error": None
+        if run_document.error is None
+        else f"{run_document.error.message} ({run_document.error.code})",
     }
-    print_columns([(name, value) for name, value in facts.items() if value], otherwise="")
-    for step in state.steps:
-        _show_step(step, "  ")
-    print_result(state)
+    print_columns(
+        [(fact_name, fact_value) for fact_name, fact_value in run_facts.items() if fact_value],
+        empty_message="",
+    )
+    for root_step in run_document.steps:
+        _print_step(root_step, "  ")
+    print_result(run_document)
 
 
 @app.command()
 def follow(
-    run: RunId,
+    run: RunIdArgument,
     *,
-    as_json: AsJson = False,
-    wait: WaitForPeople = None,
-    open_links: OpenLinks = False,
+    should_print_json: JsonOption = False,
+    wait_preference: WaitOption = None,
+    should_open_links: OpenLinksOption = False,
 ) -> None:
     """Stay with a run until it has ended, and print what it returns."""
-    with gateway_here() as gateway:
-        attend(gateway, run, as_json=as_json, wait=wait, open_links=open_links)
+    with open_gateway() as gateway_client:
+        attend_run(
+            gateway_client,
+            run,
+            should_print_json=should_print_json,
+            wait_preference=wait_preference,
+            should_open_links=should_open_links,
+        )
 
 
 @app.command()
 def cancel(
-    run: RunId,
+    run: RunIdArgument,
     *,
     reason: Annotated[str | None, typer.Option(help="why, for the audit trail")] = None,
-    as_json: AsJson = False,
+    should_print_json: JsonOption = False,
 ) -> None:
     """Ask a run to stop; it may tidy up first."""
-    body = {} if reason is None else {"reason": reason}
-    _steer(run, "cancel", body, f"Run {run} is asked to stop.", as_json=as_json)
+    request_body = {} if reason is None else {"reason": reason}
+    _control_run(
+        run, "cancel", request_body, f"Run {run} is asked to stop.", should_print_json=should_print_json
+    )
 
 
 @app.command()
 def terminate(
-    run: RunId,
+    run: RunIdArgument,
     *,
     reason: Annotated[str, typer.Option(help="why, for the audit trail")],
-    as_json: AsJson = False,
+    should_print_json: JsonOption = False,
 ) -> None:
     """End anybody's run at once, without another step of it (administrators)."""
-    _steer(run, "terminate", {"reason": reason}, f"Run {run} is ended.", as_json=as_json)
+    _control_run(
+        run, "terminate", {"reason": reason}, f"Run {run} is ended.", should_print_json=should_print_json
+    )
 
 
 @app.command()
-def retry(run: RunId, *, as_json: AsJson = False) -> None:
+def retry(run: RunIdArgument, *, should_print_json: JsonOption = False) -> None:
     """Begin a run again from the start, as a new run that names the old one."""
-    with gateway_here() as gateway:
-        found = gateway.post("runs", run, "retry", key=str(uuid.uuid4()))
-    if as_json:
-        print_json(found)
+    with open_gateway() as gateway_client:
+        run_item = gateway_client.post_document("runs", run, "retry", idempotency_key=str(uuid.uuid4()))
+    if should_print_json:
+        print_json(run_item)
     else:
-        typer.echo(f"Run {plain(found['id'])} has begun. {how_to_follow(plain(found['id']))}")
+        typer.echo(
+            f"Run {escape_text(run_item['id'])} has begun. {describe_follow_command(escape_text(run_item['id']))}"
+        )
 
 
-def _steer(run: str, what: str, body: dict[str, str], told: str, *, as_json: bool) -> None:
-    with gateway_here() as gateway:
-        found: Any = gateway.post("runs", run, what, body=body)
-    if as_json:
-        print_json(found)
+def _control_run(
+    run_id: str,
+    operation: str,
+    request_body: dict[str, str],
+    success_message: str,
+    *,
+    should_print_json: bool,
+) -> None:
+    with open_gateway() as gateway_client:
+        run_item: Any = gateway_client.post_document("runs", run_id, operation, request_body=request_body)
+    if should_print_json:
+        print_json(run_item)
     else:
-        typer.echo(told)
+        typer.echo(success_message)
 
 
-def _show_step(step: Step, indent: str) -> None:
-    said = "" if step.progress is None else f": {step.progress.message}"
-    typer.echo(f"{indent}{plain(step.type)}  {plain(step.status)}{plain(said)}")
-    for wait in step.waiting_for:
-        where = "" if wait.url is None else f"  {wait.url}"
-        typer.echo(f"{indent}  waits for {plain(wait.title)}{plain(where)}")
-    for child in step.children:
-        _show_step(child, f"{indent}  ")
+def _print_step(step: StepDocument, indent: str) -> None:
+    progress_text = "" if step.progress is None else f": {step.progress.message}"
+    typer.echo(f"{indent}{escape_text(step.type)}  {escape_text(step.status)}{escape_text(progress_text)}")
+    for pending_wait in step.waiting_for:
+        address_text = "" if pending_wait.url is None else f"  {pending_wait.url}"
+        typer.echo(f"{indent}  waits for {escape_text(pending_wait.title)}{escape_text(address_text)}")
+    for child_step in step.children:
+        _print_step(child_step, f"{indent}  ")

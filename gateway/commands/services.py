@@ -9,11 +9,11 @@ import uvloop
 from engine.callers.api_tokens import ApiToken, NewApiToken
 from engine.identity.model import Principal
 from gateway.commands.columns import print_columns
-from gateway.commands.opened import services_here
+from gateway.commands.opened import open_command_services
 
 app = typer.Typer(no_args_is_help=True)
 
-Service = Annotated[str, typer.Argument(help="a service's name or id")]
+ServiceNameArgument = Annotated[str, typer.Argument(help="a service's name or id")]
 
 
 @app.command("add")
@@ -22,13 +22,14 @@ def add_service(
 ) -> None:
     """Make a service known; it can do nothing until it has a token and, where tools need them, grants."""
 
-    async def add() -> Principal:
-        async with services_here() as here:
-            return await here.service_principals.add(name)
+    async def store_service() -> Principal:
+        async with open_command_services() as services:
+            return await services.service_principals.add_service(name)
 
-    service = uvloop.run(add())
+    service_principal = uvloop.run(store_service())
     typer.echo(
-        f"The service {service.name} is known as {service.id}. Next: byline services add-token {service.name} LABEL"
+        f"The service {service_principal.name} is known as {service_principal.id}. Next: "
+        f"byline services add-token {service_principal.name} LABEL"
     )
 
 
@@ -36,17 +37,24 @@ def add_service(
 def list_services() -> None:
     """Show the services: id, name, and whether they may act."""
 
-    async def find() -> list[Principal]:
-        async with services_here() as here:
-            return await here.service_principals.all()
+    async def find_services() -> list[Principal]:
+        async with open_command_services() as services:
+            return await services.service_principals.list_services()
 
-    rows = [(one.id, one.name, "active" if one.active else "not active") for one in uvloop.run(find())]
-    print_columns(rows, otherwise="There is no service.")
+    service_rows = [
+        (
+            service_principal.id,
+            service_principal.name,
+            "active" if service_principal.is_active else "not active",
+        )
+        for service_principal in uvloop.run(find_services())
+    ]
+    print_columns(service_rows, empty_message="There is no service.")
 
 
 @app.command("add-token")
 def add_service_token(
-    name: Service,
+    name: ServiceNameArgument,
     label: Annotated[str, typer.Argument(help="what you know the token again by")],
     tool: Annotated[
         list[str] | None, typer.Option(help="a tool it is good for; all, where none is named")
@@ -55,48 +63,55 @@ def add_service_token(
 ) -> None:
     """Make an API token that acts as a service; it is printed this once."""
 
-    async def add() -> NewApiToken:
-        async with services_here() as here:
-            service = await here.service_principals.get(name)
-            life = None if days is None else timedelta(days=days)
-            return await here.api_tokens.create(service, label, tools=tool or None, life=life)
+    async def create_token() -> NewApiToken:
+        async with open_command_services() as services:
+            service_principal = await services.service_principals.get_service(name)
+            lifetime = None if days is None else timedelta(days=days)
+            return await services.api_tokens.create_token(
+                service_principal, label, tool_names=tool or None, lifetime=lifetime
+            )
 
-    made = uvloop.run(add())
-    typer.echo(f"Good until {made.token.expires_at:%Y-%m-%d}, and not shown again:", err=True)
-    typer.echo(made.secret)
+    new_token = uvloop.run(create_token())
+    typer.echo(f"Good until {new_token.api_token.expires_at:%Y-%m-%d}, and not shown again:", err=True)
+    typer.echo(new_token.token_text)
 
 
 @app.command("tokens")
-def list_service_tokens(name: Service) -> None:
+def list_service_tokens(name: ServiceNameArgument) -> None:
     """Show the API tokens of a service, newest first, without their secrets."""
 
-    async def find() -> list[ApiToken]:
-        async with services_here() as here:
-            return await here.api_tokens.of(await here.service_principals.get(name))
+    async def find_tokens() -> list[ApiToken]:
+        async with open_command_services() as services:
+            return await services.api_tokens.list_tokens(await services.service_principals.get_service(name))
 
-    rows = [
+    token_rows = [
         (
-            token.id,
-            token.name,
-            token.state,
-            f"until {token.expires_at:%Y-%m-%d}",
-            "never used" if token.last_used_at is None else f"used {token.last_used_at:%Y-%m-%d %H:%M} UTC",
-            "every tool" if token.tools is None else " ".join(sorted(token.tools)),
+            api_token.id,
+            api_token.name,
+            api_token.token_state,
+            f"until {api_token.expires_at:%Y-%m-%d}",
+            "never used"
+            if api_token.last_used_at is None
+            else f"used {api_token.last_used_at:%Y-%m-%d %H:%M} UTC",
+            "every tool" if api_token.tool_names is None else " ".join(sorted(api_token.tool_names)),
         )
-        for token in uvloop.run(find())
+        for api_token in uvloop.run(find_tokens())
     ]
-    print_columns(rows, otherwise=f"{name} has no API token.")
+    print_columns(token_rows, empty_message=f"{name} has no API token.")
 
 
 @app.command("revoke-token")
 def revoke_service_token(
-    name: Service, token_id: Annotated[str, typer.Argument(help="as `byline services tokens` shows it")]
+    name: ServiceNameArgument,
+    token_id: Annotated[str, typer.Argument(help="as `byline services tokens` shows it")],
 ) -> None:
     """Refuse an API token of a service from now on."""
 
-    async def revoke() -> None:
-        async with services_here() as here:
-            await here.api_tokens.revoke(token_id, await here.service_principals.get(name))
+    async def revoke_token() -> None:
+        async with open_command_services() as services:
+            await services.api_tokens.revoke_token(
+                token_id, await services.service_principals.get_service(name)
+            )
 
-    uvloop.run(revoke())
+    uvloop.run(revoke_token())
     typer.echo(f"Token {token_id} is refused from now on.")

@@ -5,82 +5,84 @@ from typing import Annotated
 
 import typer
 
-from gateway.client.api import Gateway
-from gateway.client.credentials import PersonalSignIn, revoke
-from gateway.client.failures import Refused, WrongUse
-from gateway.client.settings import ClientSettings, origin
-from gateway.client.stored_tokens import StoredTokens
+from gateway.client.api import GatewayClient
+from gateway.client.credentials import SignInAuth, revoke_sign_in
+from gateway.client.failures import AccessRefused, UsageInvalid
+from gateway.client.settings import ClientSettings, parse_origin
+from gateway.client.stored_tokens import CredentialsFile
 from gateway.commands.columns import print_columns
-from gateway.commands.connected import AsJson, gateway_address, gateway_here, print_json
-from gateway.commands.plain import plain
+from gateway.commands.connected import JsonOption, open_gateway, print_json, resolve_gateway_url
+from gateway.commands.plain import escape_text
 
 
-def login(
+def log_in(
     url: Annotated[
         str | None, typer.Argument(help="the gateway's address; later commands use it too")
     ] = None,
     *,
-    open_browser: Annotated[
+    should_open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="open a browser, or only print the link")
     ] = True,
 ) -> None:
     """Sign in with a browser, so that other commands act in your name."""
     # Only this command needs the OAuth discovery, which takes long to load.
-    from gateway.client.sign_in import sign_in  # noqa: PLC0415
+    from gateway.client.sign_in import sign_in_person  # noqa: PLC0415
 
-    settings = ClientSettings()
-    gateway = gateway_address(settings) if url is None else _origin(url)
-    stored = StoredTokens(gateway)
+    client_settings = ClientSettings()
+    gateway_url = resolve_gateway_url(client_settings) if url is None else _parse_origin(url)
+    credentials_file = CredentialsFile(gateway_url)
 
-    def show(address: str) -> None:
-        typer.echo(f"Sign in at:\n\n  {plain(address)}\n", err=True)
-        if open_browser:
-            webbrowser.open(address)
+    def show_url(sign_in_url: str) -> None:
+        typer.echo(f"Sign in at:\n\n  {escape_text(sign_in_url)}\n", err=True)
+        if should_open_browser:
+            webbrowser.open(sign_in_url)
 
-    sign_in(gateway, stored, client_id=settings.client_id, show=show)
-    with Gateway(gateway, PersonalSignIn(stored)) as signed_in:
-        me = signed_in.get("me")
-    typer.echo(f"You are {plain(me['principal']['name'])} at {gateway}.")
-    if settings.token is not None:
+    sign_in_person(gateway_url, credentials_file, client_id=client_settings.client_id, show_url=show_url)
+    with GatewayClient(gateway_url, SignInAuth(credentials_file)) as gateway_client:
+        identity_item = gateway_client.get_document("me")
+    typer.echo(f"You are {escape_text(identity_item['principal']['name'])} at {gateway_url}.")
+    if client_settings.token is not None:
         typer.echo("BYLINE_TOKEN is set: commands use that and not this sign-in.", err=True)
 
 
-def logout() -> None:
+def log_out() -> None:
     """End the sign-in of this computer, here and at the sign-in service."""
-    address = gateway_address(ClientSettings())
-    stored = StoredTokens(address)
-    with stored.held():
-        kept = stored.read()
-        stored.write(kept.model_copy(update={"sign_in": None}))
-    if kept.sign_in is None:
-        raise Refused(f"Nobody is signed in at {address}.")
-    ended = revoke(kept.sign_in)
-    there = "" if ended else " The sign-in service could not be told; the tokens end by themselves."
-    typer.echo(f"You are signed out of {address}.{there}")
+    gateway_url = resolve_gateway_url(ClientSettings())
+    credentials_file = CredentialsFile(gateway_url)
+    with credentials_file.lock_file():
+        stored_credentials = credentials_file.read_credentials()
+        credentials_file.write_credentials(stored_credentials.model_copy(update={"sign_in": None}))
+    if stored_credentials.sign_in is None:
+        raise AccessRefused(f"Nobody is signed in at {gateway_url}.")
+    is_revoked = revoke_sign_in(stored_credentials.sign_in)
+    revocation_note = (
+        "" if is_revoked else " The sign-in service could not be told; the tokens end by themselves."
+    )
+    typer.echo(f"You are signed out of {gateway_url}.{revocation_note}")
 
 
-def whoami(*, as_json: AsJson = False) -> None:
+def show_identity(*, should_print_json: JsonOption = False) -> None:
     """Show as whom commands act, and at which gateway."""
-    with gateway_here() as gateway:
-        me = gateway.get("me")
-    if as_json:
-        print_json({"gateway": gateway.url, **me})
+    with open_gateway() as gateway_client:
+        identity_item = gateway_client.get_document("me")
+    if should_print_json:
+        print_json({"gateway": gateway_client.gateway_url, **identity_item})
         return
-    principal, roles = me["principal"], " ".join(me["roles"])
+    principal, role_names = identity_item["principal"], " ".join(identity_item["roles"])
     print_columns(
         [
             ("name", principal["name"]),
             ("kind", principal["kind"]),
             ("subject", f"{principal['subject']} at {principal['issuer']}"),
-            ("roles", roles or "none"),
-            ("gateway", gateway.url),
+            ("roles", role_names or "none"),
+            ("gateway", gateway_client.gateway_url),
         ],
-        otherwise="",
+        empty_message="",
     )
 
 
-def _origin(url: str) -> str:
+def _parse_origin(gateway_url: str) -> str:
     try:
-        return origin(url)
+        return parse_origin(gateway_url)
     except ValueError as error:
-        raise WrongUse(str(error)) from error
+        raise UsageInvalid(str(error)) from error

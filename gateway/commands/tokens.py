@@ -6,27 +6,33 @@ from typing import Annotated, Any
 import typer
 
 from gateway.commands.columns import print_columns
-from gateway.commands.connected import AsJson, gateway_here, print_json
-from gateway.commands.plain import plain
-from gateway.commands.tools import tool_names
+from gateway.commands.connected import JsonOption, open_gateway, print_json
+from gateway.commands.plain import escape_text
+from gateway.commands.tools import complete_tool_names
 
 app = typer.Typer(help="API tokens that act as you, for machines.", no_args_is_help=True)
 
 
 @app.command("list")
-def list_tokens(*, as_json: AsJson = False) -> None:
+def list_tokens(*, should_print_json: JsonOption = False) -> None:
     """List your API tokens, without their secrets."""
-    with gateway_here() as gateway:
-        found = gateway.items("tokens")
-    if as_json:
-        print_json({"items": found})
+    with open_gateway() as gateway_client:
+        token_items = gateway_client.list_items("tokens")
+    if should_print_json:
+        print_json({"items": token_items})
         return
     print_columns(
         [
-            (each["id"], each["name"], each["state"], f"until {_day(each['expires_at'])}", _reach(each))
-            for each in found
+            (
+                token_item["id"],
+                token_item["name"],
+                token_item["state"],
+                f"until {_format_day(token_item['expires_at'])}",
+                _describe_tools(token_item),
+            )
+            for token_item in token_items
         ],
-        otherwise="You have no API token.",
+        empty_message="You have no API token.",
     )
 
 
@@ -36,36 +42,44 @@ def create(
     tool: Annotated[
         list[str] | None,
         typer.Option(
-            help="a tool that it is good for; may be repeated; otherwise all", autocompletion=tool_names
+            help="a tool that it is good for; may be repeated; otherwise all",
+            autocompletion=complete_tool_names,
         ),
     ] = None,
     days: Annotated[int | None, typer.Option(min=1, help="how many days it lives; otherwise 90")] = None,
     *,
-    as_json: AsJson = False,
+    should_print_json: JsonOption = False,
 ) -> None:
     """Make an API token that acts as you, and print it this once."""
-    wanted = {"name": name, "tools": tool or None, "expires_in_days": days}
-    with gateway_here() as gateway:
-        made = gateway.post("tokens", body={key: value for key, value in wanted.items() if value is not None})
-    if as_json:
-        print_json(made)
+    token_fields = {"name": name, "tools": tool or None, "expires_in_days": days}
+    with open_gateway() as gateway_client:
+        new_token = gateway_client.post_document(
+            "tokens",
+            request_body={
+                field_name: field_value
+                for field_name, field_value in token_fields.items()
+                if field_value is not None
+            },
+        )
+    if should_print_json:
+        print_json(new_token)
         return
-    typer.echo(plain(made["token"]))
-    until = _day(made["expires_at"])
-    typer.echo(f"It acts as you until {until}. Keep it secret: it is not shown again.", err=True)
+    typer.echo(escape_text(new_token["token"]))
+    expiry_day = _format_day(new_token["expires_at"])
+    typer.echo(f"It acts as you until {expiry_day}. Keep it secret: it is not shown again.", err=True)
 
 
 @app.command()
 def revoke(token: Annotated[str, typer.Argument(help="a token's id")]) -> None:
     """End an API token at once."""
-    with gateway_here() as gateway:
-        gateway.delete("tokens", token)
-    typer.echo(f"Token {plain(token)} is revoked.")
+    with open_gateway() as gateway_client:
+        gateway_client.delete_resource("tokens", token)
+    typer.echo(f"Token {escape_text(token)} is revoked.")
 
 
-def _day(text: str) -> str:
-    return f"{datetime.fromisoformat(text):%Y-%m-%d}"
+def _format_day(instant_text: str) -> str:
+    return f"{datetime.fromisoformat(instant_text):%Y-%m-%d}"
 
 
-def _reach(token: dict[str, Any]) -> str:
-    return "every tool" if token["tools"] is None else " ".join(token["tools"])
+def _describe_tools(token_item: dict[str, Any]) -> str:
+    return "every tool" if token_item["tools"] is None else " ".join(token_item["tools"])

@@ -6,31 +6,31 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from gateway.client.answers import Tool
-from gateway.client.arguments import kind_of
+from gateway.client.answers import ToolDocument
+from gateway.client.arguments import describe_schema
 from gateway.client.failures import CommandFailed
 from gateway.commands.columns import print_columns
-from gateway.commands.connected import AsJson, gateway_here, print_json
-from gateway.commands.plain import plain
+from gateway.commands.connected import JsonOption, open_gateway, print_json
+from gateway.commands.plain import escape_text
 
 
-def tool_names(incomplete: str) -> list[str]:
+def complete_tool_names(incomplete: str) -> list[str]:
     """Return the names of tools that begin with `incomplete`, for shell completion.
 
     Returns none if the gateway cannot be reached.
     """
     try:
-        with gateway_here() as gateway:
-            names = [str(tool["name"]) for tool in gateway.items("tools")]
+        with open_gateway() as gateway_client:
+            tool_names = [str(tool_item["name"]) for tool_item in gateway_client.list_items("tools")]
     except (CommandFailed, ValidationError):
         return []
-    return [name for name in names if name.startswith(incomplete)]
+    return [tool_name for tool_name in tool_names if tool_name.startswith(incomplete)]
 
 
-ToolName = Annotated[str, typer.Argument(help="a tool's name", autocompletion=tool_names)]
+ToolNameArgument = Annotated[str, typer.Argument(help="a tool's name", autocompletion=complete_tool_names)]
 
 
-class _ToolGroup(TyperGroup):
+class _ToolCommandGroup(TyperGroup):
     """Accepts a tool's name in place of a command's: `byline tools look_up_account`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -39,83 +39,93 @@ class _ToolGroup(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=_ToolGroup, invoke_without_command=True)
+app = typer.Typer(cls=_ToolCommandGroup, invoke_without_command=True)
 
 
 @app.callback()
-def tools(context: typer.Context, *, as_json: AsJson = False) -> None:
+def show_tools(command_context: typer.Context, *, should_print_json: JsonOption = False) -> None:
     """List the tools that you may call, or show what one of them takes."""
-    if context.invoked_subcommand is None:
-        list_tools(as_json=as_json)
+    if command_context.invoked_subcommand is None:
+        list_tools(should_print_json=should_print_json)
 
 
 @app.command("list")
-def list_tools(*, as_json: AsJson = False) -> None:
+def list_tools(*, should_print_json: JsonOption = False) -> None:
     """List the tools that you may call; `list` may be left out."""
-    with gateway_here() as gateway:
-        found = gateway.items("tools")
-    if as_json:
-        print_json({"items": found})
+    with open_gateway() as gateway_client:
+        tool_items = gateway_client.list_items("tools")
+    if should_print_json:
+        print_json({"items": tool_items})
         return
-    known = [Tool.model_validate(item) for item in found]
+    tool_documents = [ToolDocument.model_validate(tool_item) for tool_item in tool_items]
     print_columns(
-        [(tool.name, tool.title) for tool in known], otherwise="There is no tool that you may call."
+        [(tool_document.name, tool_document.title) for tool_document in tool_documents],
+        empty_message="There is no tool that you may call.",
     )
 
 
 @app.command("show")
-def show_tool(name: ToolName, *, as_json: AsJson = False) -> None:
+def show_tool(name: ToolNameArgument, *, should_print_json: JsonOption = False) -> None:
     """Show what a tool takes; `show` may be left out."""
-    with gateway_here() as gateway:
-        found = gateway.get("tools", name)
-    if as_json:
-        print_json(found)
+    with open_gateway() as gateway_client:
+        tool_item = gateway_client.get_document("tools", name)
+    if should_print_json:
+        print_json(tool_item)
     else:
-        _show(Tool.model_validate(found))
+        _print_tool(ToolDocument.model_validate(tool_item))
 
 
 @app.command("check")
-def check_tool(name: ToolName, *, as_json: AsJson = False) -> None:
+def check_tool(name: ToolNameArgument, *, should_print_json: JsonOption = False) -> None:
     """Say whether a call of a tool would wait for you to sign in, and where; exits with 3 if so, and starts nothing."""
-    with gateway_here() as gateway:
-        found = gateway.get("tools", name, "readiness")
-    if as_json:
-        print_json(found)
+    with open_gateway() as gateway_client:
+        readiness_item = gateway_client.get_document("tools", name, "readiness")
+    if should_print_json:
+        print_json(readiness_item)
     else:
-        for each in found["connections"]:
-            typer.echo(plain(each["detail"]))
+        for connection_item in readiness_item["connections"]:
+            typer.echo(escape_text(connection_item["detail"]))
         typer.echo(
-            f"Connect at {plain(found['url'])}" if found["url"] else "A call would wait for no sign-in."
+            f"Connect at {escape_text(readiness_item['url'])}"
+            if readiness_item["url"]
+            else "A call would wait for no sign-in."
         )
-    if found["would_wait"]:
+    if readiness_item["would_wait"]:
         raise typer.Exit(3)
 
 
-def _show(tool: Tool) -> None:
-    typer.echo(f"{tool.name}: {plain(tool.title)}\n")
-    for line in tool.description.splitlines():
-        typer.echo(plain(line))
-    schema, required = tool.input_schema, tool.input_schema.get("required", ())
+def _print_tool(tool_document: ToolDocument) -> None:
+    typer.echo(f"{tool_document.name}: {escape_text(tool_document.title)}\n")
+    for description_line in tool_document.description.splitlines():
+        typer.echo(escape_text(description_line))
+    input_schema, required_names = tool_document.input_schema, tool_document.input_schema.get("required", ())
     typer.echo("\nTakes")
     print_columns(
         [
             (
-                f"  {name}",
-                kind_of(each, schema),
-                _presence(each, needed=name in required),
-                each.get("description", ""),
+                f"  {argument_name}",
+                describe_schema(argument_schema, input_schema),
+                _describe_presence(argument_schema, is_required=argument_name in required_names),
+                argument_schema.get("description", ""),
             )
-            for name, each in schema.get("properties", {}).items()
+            for argument_name, argument_schema in input_schema.get("properties", {}).items()
         ],
-        otherwise="  nothing",
+        empty_message="  nothing",
     )
-    if tool.connections:
-        typer.echo(f"\nSigns in to: {plain(', '.join(use.name for use in tool.connections))}")
-    words = "".join(f" --arg {name}=…" for name in required)
-    typer.echo(f"\nCall it with: byline call {tool.name}{plain(words)}")
+    if tool_document.connections:
+        typer.echo(
+            "\nSigns in to: "
+            f"{escape_text(', '.join(used_connection.name for used_connection in tool_document.connections))}"
+        )
+    argument_words = "".join(f" --arg {argument_name}=…" for argument_name in required_names)
+    typer.echo(f"\nCall it with: byline call {tool_document.name}{escape_text(argument_words)}")
 
 
-def _presence(schema: dict[str, Any], *, needed: bool) -> str:
-    if needed:
+def _describe_presence(argument_schema: dict[str, Any], *, is_required: bool) -> str:
+    if is_required:
         return "required"
-    return f"otherwise {schema['default']}" if schema.get("default") is not None else "may be left out"
+    return (
+        f"otherwise {argument_schema['default']}"
+        if argument_schema.get("default") is not None
+        else "may be left out"
+    )

@@ -4,9 +4,9 @@ import typer
 import uvloop
 
 from engine.services import Services
-from engine.vault.resealing import reseal
+from engine.vault.resealing import reseal_column
 from gateway.authorization_server.registered_clients import RegisteredClients
-from gateway.commands.opened import services_here
+from gateway.commands.opened import open_command_services
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -15,21 +15,21 @@ app = typer.Typer(no_args_is_help=True)
 def rotate_vault() -> None:
     """Make new keys and seal every secret anew, while everything runs; if interrupted, `reseal` goes on."""
 
-    async def rotate() -> tuple[str, int]:
-        async with services_here() as services:
+    async def rotate_keys() -> tuple[str, int]:
+        async with open_command_services() as services:
             if (
                 services.settings.vault.provider == "keyring"
                 and services.keyring
-                and services.keyring.is_file
+                and services.keyring.is_file_based
             ):
-                services.keyring.rotate()
-            async for _ in services.data_keys.rewrap():
+                services.keyring.rotate_key()
+            async for _ in services.data_keys.rewrap_keys():
                 pass
-            return await services.data_keys.rotate(), await _resealed(services)
+            return await services.data_keys.rotate_key(), await _reseal_secrets(services)
 
-    key_id, count = uvloop.run(rotate())
+    key_id, secret_count = uvloop.run(rotate_keys())
     typer.echo(
-        f"{count} secrets are sealed with data key {key_id} now. `byline vault retire` drops the older keys."
+        f"{secret_count} secrets are sealed with data key {key_id} now. `byline vault retire` drops the older keys."
     )
 
 
@@ -37,62 +37,69 @@ def rotate_vault() -> None:
 def rewrap_vault() -> None:
     """Wrap the data keys with the newest master key: after it was rotated where it lies, or for another provider."""
 
-    async def rewrap() -> None:
-        async with services_here() as services:
-            async for key_id in services.data_keys.rewrap():
+    async def rewrap_keys() -> None:
+        async with open_command_services() as services:
+            async for key_id in services.data_keys.rewrap_keys():
                 typer.echo(f"Data key {key_id} is wrapped by {services.settings.vault.provider}.")
 
-    uvloop.run(rewrap())
+    uvloop.run(rewrap_keys())
 
 
 @app.command("retire")
 def retire_vault() -> None:
     """Drop all keys but the newest, once no secret needs them."""
 
-    async def retire() -> list[str]:
-        async with services_here() as services:
-            await _resealed(services)
-            dropped = [f"data key {key_id}" for key_id in await services.data_keys.retire()]
-            async for _ in services.data_keys.rewrap():
+    async def retire_keys() -> list[str]:
+        async with open_command_services() as services:
+            await _reseal_secrets(services)
+            dropped_keys = [f"data key {key_id}" for key_id in await services.data_keys.retire_keys()]
+            async for _ in services.data_keys.rewrap_keys():
                 pass
-            if services.keyring is None or not services.keyring.is_file:
-                return dropped
-            return dropped + [f"master key {key_id}" for key_id in services.keyring.retire()]
+            if services.keyring is None or not services.keyring.is_file_based:
+                return dropped_keys
+            return dropped_keys + [f"master key {key_id}" for key_id in services.keyring.retire_keys()]
 
-    typer.echo(f"Dropped: {', '.join(uvloop.run(retire())) or 'none, there was only one'}.")
+    typer.echo(f"Dropped: {', '.join(uvloop.run(retire_keys())) or 'none, there was only one'}.")
 
 
 @app.command("reseal")
 def reseal_vault() -> None:
     """Seal every secret with the newest data key: after a rotation that was interrupted."""
 
-    async def finish() -> int:
-        async with services_here() as services:
-            return await _resealed(services)
+    async def finish_resealing() -> int:
+        async with open_command_services() as services:
+            return await _reseal_secrets(services)
 
-    typer.echo(f"{uvloop.run(finish())} secrets were still sealed with an older key.")
+    typer.echo(f"{uvloop.run(finish_resealing())} secrets were still sealed with an older key.")
 
 
-async def _resealed(services: Services) -> int:
+async def _reseal_secrets(services: Services) -> int:
     """Reseal the secrets of every table that has sealed ones, and return how many were resealed.
 
     It reports its progress on standard error.
     """
-    every = (
-        services.keys,
+    secret_owners = (
+        services.signing_keys,
         services.client_secrets,
         services.grants,
         services.revocations,
         services.consent,
-        services.devices,
+        services.device_sign_ins,
         services.registrations,
-        services.company_sign_ins,
-        services.channels,
+        services.idp_sessions,
+        services.notification_channels,
         services.webhooks,
         RegisteredClients(services),
     )
 
-    def told(what: str, count: int, of: int) -> None:
-        typer.echo(f"{what}: {count} of {of}", err=True)
+    def report_progress(table_name: str, done_rows: int, total_rows: int) -> None:
+        typer.echo(f"{table_name}: {done_rows} of {total_rows}", err=True)
 
-    return sum([await reseal(services.database, services.vault, each.sealed, told) for each in every])
+    return sum(
+        [
+            await reseal_column(
+                services.database, services.vault, secret_owner.sealed_column, report_progress
+            )
+            for secret_owner in secret_owners
+        ]
+    )

@@ -8,23 +8,23 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from engine.errors import SettingsInvalid
-from engine.interpolation import InterpolationFailed, defaults, interpolate
+from engine.interpolation import InterpolationFailed, collect_defaults, interpolate_variables
 
 Argv = tuple[str, ...]
-Text = Annotated[str, BeforeValidator(str)]
+StringValue = Annotated[str, BeforeValidator(str)]
 
 
-class _Part(BaseModel):
+class _ComposeModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Dependency(_Part):
+class ServiceDependency(_ComposeModel):
     """The condition on another service after which this one may start."""
 
     condition: Literal["service_started", "service_healthy", "service_completed_successfully"]
 
 
-class HealthCheck(_Part):
+class HealthCheck(_ComposeModel):
     """The command that succeeds once the service is ready."""
 
     test: Argv
@@ -35,15 +35,15 @@ class HealthCheck(_Part):
         return self.test[1:]
 
 
-class Service(_Part):
+class ComposeService(_ComposeModel):
     """One process of the stack."""
 
     entrypoint: Argv = ()
     command: Argv
-    environment: Mapping[str, Text] = Field(default_factory=dict)
-    labels: Mapping[str, Text] = Field(default_factory=dict)
+    environment: Mapping[str, StringValue] = Field(default_factory=dict)
+    labels: Mapping[str, StringValue] = Field(default_factory=dict)
     healthcheck: HealthCheck | None = None
-    depends_on: Mapping[str, Dependency] = Field(default_factory=dict)
+    depends_on: Mapping[str, ServiceDependency] = Field(default_factory=dict)
     restart: Literal["no", "unless-stopped"] = "no"
 
     @property
@@ -55,29 +55,29 @@ class Service(_Part):
 class ComposeFile:
     """A Compose file that is read and whose variables are not filled in yet."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, file_path: Path) -> None:
+        self.file_path = file_path
         try:
-            self._document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+            self._document: Any = yaml.safe_load(file_path.read_text(encoding="utf-8"))
         except OSError as error:
             raise SettingsInvalid(
-                f"{path} cannot be read ({error.strerror}): name the Compose file of the stack with --file"
+                f"{file_path} cannot be read ({error.strerror}): name the Compose file of the stack with --file"
             ) from error
         except yaml.YAMLError as error:
-            raise SettingsInvalid(f"{path} is not valid YAML: {error}") from error
+            raise SettingsInvalid(f"{file_path} is not valid YAML: {error}") from error
 
     @property
-    def variables(self) -> dict[str, str]:
+    def variable_defaults(self) -> dict[str, str]:
         """The variables that the file names, with their defaults."""
-        return defaults(self._document)
+        return collect_defaults(self._document)
 
-    def services(self, variables: Mapping[str, str]) -> dict[str, Service]:
+    def build_services(self, variables: Mapping[str, str]) -> dict[str, ComposeService]:
         """Return the services by name, with their variables filled in. Raises SettingsInvalid."""
         try:
-            return _Stack.model_validate(interpolate(self._document, variables)).services
+            return _ComposeDocument.model_validate(interpolate_variables(self._document, variables)).services
         except (InterpolationFailed, ValidationError) as error:
-            raise SettingsInvalid(f"{self.path} cannot be run here: {error}") from error
+            raise SettingsInvalid(f"{self.file_path} cannot be run here: {error}") from error
 
 
-class _Stack(_Part):
-    services: dict[str, Service]
+class _ComposeDocument(_ComposeModel):
+    services: dict[str, ComposeService]

@@ -16,49 +16,53 @@ from temporalio.service import RPCError
 
 from engine.errors import SettingsInvalid
 
-_ANSWER_WITHIN = timedelta(seconds=3)
-_POLLED_WITHIN = timedelta(minutes=2)
+_ANSWER_TIMEOUT = timedelta(seconds=3)
+_POLL_WINDOW = timedelta(minutes=2)
 
 
-async def is_ready(url: str, *, since: datetime | None = None) -> bool:
+async def is_ready(url: str, *, polled_since: datetime | None = None) -> bool:
     """Return whether the part at `url` is ready. A worker that polled only before `polled_since` does not count.
 
     Raises SettingsInvalid for a URL of another scheme.
     """
     match urlsplit(url).scheme:
         case "http" | "https":
-            return await _answers(url)
+            return await _is_answering(url)
         case "temporal":
-            return await _is_polled(url, since or datetime.now(UTC) - _POLLED_WITHIN)
+            return await _is_polled(url, polled_since or datetime.now(UTC) - _POLL_WINDOW)
         case _:
             raise SettingsInvalid(
                 f"{url} cannot be asked: write http://host:port/path or temporal://host:port/namespace/queue"
             )
 
 
-async def _answers(url: str) -> bool:
+async def _is_answering(url: str) -> bool:
     try:
-        async with httpx2.AsyncClient(timeout=_ANSWER_WITHIN.total_seconds(), trust_env=False) as http:
-            return (await http.get(url)).is_success
+        async with httpx2.AsyncClient(
+            timeout=_ANSWER_TIMEOUT.total_seconds(), trust_env=False
+        ) as http_client:
+            return (await http_client.get(url)).is_success
     except httpx2.TransportError:
         return False
 
 
-async def _is_polled(url: str, since: datetime) -> bool:
-    parts = urlsplit(url)
-    namespace, _, queue = parts.path.strip("/").partition("/")
-    builds = parse_qs(parts.query).get("build_id", [])
+async def _is_polled(url: str, polled_since: datetime) -> bool:
+    url_parts = urlsplit(url)
+    namespace, _, task_queue = url_parts.path.strip("/").partition("/")
+    build_ids = parse_qs(url_parts.query).get("build_id", [])
     try:
-        client = await Client.connect(parts.netloc, namespace=namespace)
-        for kind in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
-            request = DescribeTaskQueueRequest(
-                namespace=namespace, task_queue=TaskQueue(name=queue), task_queue_type=kind
+        temporal_client = await Client.connect(url_parts.netloc, namespace=namespace)
+        for queue_type in (TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW, TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY):
+            describe_request = DescribeTaskQueueRequest(
+                namespace=namespace, task_queue=TaskQueue(name=task_queue), task_queue_type=queue_type
             )
-            answer = await client.workflow_service.describe_task_queue(request, timeout=_ANSWER_WITHIN)
+            queue_description = await temporal_client.workflow_service.describe_task_queue(
+                describe_request, timeout=_ANSWER_TIMEOUT
+            )
             if any(
-                poller.last_access_time.ToDatetime(tzinfo=UTC) >= since
-                and (not builds or poller.deployment_options.build_id in builds)
-                for poller in answer.pollers
+                poller.last_access_time.ToDatetime(tzinfo=UTC) >= polled_since
+                and (not build_ids or poller.deployment_options.build_id in build_ids)
+                for poller in queue_description.pollers
             ):
                 return True
     except (RPCError, RuntimeError):

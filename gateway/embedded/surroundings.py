@@ -12,88 +12,92 @@ from typing import IO
 
 from engine.errors import SettingsInvalid
 
-COMPOSE_FILE = Path(__file__).parent.parent.parent / "temporal-dev.yml"
-DATA = Path(".byline")
-LOOPBACK = "127.0.0.1"
-_BELOW_EPHEMERAL = range(20_000, 32_000)
+COMPOSE_PATH = Path(__file__).parent.parent.parent / "temporal-dev.yml"
+DEFAULT_DATA_PATH = Path(".byline")
+LOOPBACK_HOST = "127.0.0.1"
+_NON_EPHEMERAL_PORTS = range(20_000, 32_000)
 
 
 class DataDirectory:
     """The one directory that a stack writes to. One stack at a time claims it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path.absolute()
-        self._claim: IO[str] | None = None
+    def __init__(self, directory_path: Path) -> None:
+        self.directory_path = directory_path.absolute()
+        self._lock_file: IO[str] | None = None
 
-    def claim(self) -> None:
+    def claim_directory(self) -> None:
         """Create the directory and lock it until it is released or this process ends.
 
         Raises SettingsInvalid if another stack runs on it.
         """
-        for directory in (self.path, self.path / "logs"):
+        for directory in (self.directory_path, self.directory_path / "logs"):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._claim = (self.path / "lock").open("a")
+        self._lock_file = (self.directory_path / "lock").open("a")
         try:
-            fcntl.flock(self._claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.release()
+            self.release_directory()
             raise SettingsInvalid(
-                f"another stack runs on {self.path}: stop it, or name another directory with --data"
+                f"another stack runs on {self.directory_path}: stop it, or name another directory with --data"
             ) from None
 
-    def release(self) -> None:
+    def release_directory(self) -> None:
         """Unlock the directory, so that another stack can use it."""
-        if self._claim:
-            self._claim.close()
+        if self._lock_file:
+            self._lock_file.close()
 
-    def log(self, name: str) -> Path:
+    def locate_log(self, service_name: str) -> Path:
         """Return the file that a service's output goes to."""
-        return self.path / "logs" / f"{name}.log"
+        return self.directory_path / "logs" / f"{service_name}.log"
 
-    def secret(self, name: str) -> str:
+    def load_secret(self, secret_name: str) -> str:
         """Return the secret of this name. It is generated on first use."""
-        path = self.path / "secrets.json"
-        known: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
-        if name not in known:
-            known[name] = secrets.token_urlsafe(32)
-            fresh = path.with_suffix(".new")
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-                json.dump(known, file, indent=2)
-            fresh.replace(path)
-        return known[name]
+        secrets_path = self.directory_path / "secrets.json"
+        stored_secrets: dict[str, str] = json.loads(secrets_path.read_text()) if secrets_path.exists() else {}
+        if secret_name not in stored_secrets:
+            stored_secrets[secret_name] = secrets.token_urlsafe(32)
+            temporary_path = secrets_path.with_suffix(".new")
+            with os.fdopen(
+                os.open(temporary_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+            ) as temporary_file:
+                json.dump(stored_secrets, temporary_file, indent=2)
+            temporary_path.replace(secrets_path)
+        return stored_secrets[secret_name]
 
 
-def chosen(defaults: Mapping[str, str], given: Mapping[str, str], data: DataDirectory) -> dict[str, str]:
+def choose_variables(
+    variable_defaults: Mapping[str, str], environment: Mapping[str, str], data_directory: DataDirectory
+) -> dict[str, str]:
     """Return a value for every variable of the Compose file that this machine decides, and all of `environment`.
 
     The environment may set ports and secrets. It cannot set addresses, since nothing here serves other machines.
     """
-    values = dict(given)
-    for name, default in defaults.items():
-        if name.endswith("_HOST"):
-            values[name] = LOOPBACK
-        elif name.endswith("_PORT") and not given.get(name):
-            values[name] = str(_port(int(default), taken=values))
-        elif name.endswith("_SECRET") and not given.get(name):
-            values[name] = data.secret(name)
-    values["DATA_DIR"] = str(data.path)
-    return values
+    variables = dict(environment)
+    for variable_name, default_value in variable_defaults.items():
+        if variable_name.endswith("_HOST"):
+            variables[variable_name] = LOOPBACK_HOST
+        elif variable_name.endswith("_PORT") and not environment.get(variable_name):
+            variables[variable_name] = str(_choose_port(int(default_value), chosen_variables=variables))
+        elif variable_name.endswith("_SECRET") and not environment.get(variable_name):
+            variables[variable_name] = data_directory.load_secret(variable_name)
+    variables["DATA_DIR"] = str(data_directory.directory_path)
+    return variables
 
 
-def _port(preferred: int, *, taken: Mapping[str, str]) -> int:
+def _choose_port(preferred_port: int, *, chosen_variables: Mapping[str, str]) -> int:
     # Below the ephemeral range, so that no outgoing connection takes the port while its service restarts.
-    candidates = [preferred, *random.sample(_BELOW_EPHEMERAL, 100)]
-    for port in candidates:
-        if str(port) not in taken.values() and _is_free(port):
-            return port
-    raise SettingsInvalid(f"no free port found on {LOOPBACK}: set one in the environment")
+    candidate_ports = [preferred_port, *random.sample(_NON_EPHEMERAL_PORTS, 100)]
+    for candidate_port in candidate_ports:
+        if str(candidate_port) not in chosen_variables.values() and _is_free_port(candidate_port):
+            return candidate_port
+    raise SettingsInvalid(f"no free port found on {LOOPBACK_HOST}: set one in the environment")
 
 
-def _is_free(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+def _is_free_port(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:
+        probe_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe_socket.bind((LOOPBACK_HOST, port))
         except OSError:
             return False
         return True

@@ -18,67 +18,79 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.errors import BylineError
 from engine.registry import Registry
 from engine.services import Services
-from gateway.api.problems import domain_problem
-from gateway.bearer import bearer_tokens
-from gateway.mcp.admission import Admission, Bounds
-from gateway.mcp.step_up import StepUp
-from gateway.protected_resource import SCOPE, resource_identifier
+from gateway.api.problems import answer_domain_error
+from gateway.bearer import build_token_verifier
+from gateway.mcp.admission import AdmissionMiddleware, CallerLimits
+from gateway.mcp.step_up import StepUpMiddleware
+from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
 from gateway.toolsets import MCP_PATH
 
-OnHttpError = Callable[[Request, Exception], Awaitable[Response]]
+HttpErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def mcp_endpoints(
-    servers: Mapping[str, Server[Any]], services: Services, registry: Registry, on_http_error: OnHttpError
+def create_mcp_app(
+    mcp_servers: Mapping[str, Server[Any]],
+    services: Services,
+    registry: Registry,
+    on_http_error: HttpErrorHandler,
 ) -> ASGIApp:
     """Create the application that serves each server at its path.
 
     Requests to other paths go to the first endpoint, which has no route for them. `on_http_error` answers these.
     """
-    bounds = Bounds(services.settings.gateway.limits)
-    apps = {path: _endpoint(path, server, services, registry, bounds) for path, server in servers.items()}
-    for app in apps.values():
-        app.add_exception_handler(HTTPException, on_http_error)
+    caller_limits = CallerLimits(services.settings.gateway.limits)
+    apps_by_path = {
+        url_path: _create_endpoint_app(url_path, mcp_server, services, registry, caller_limits)
+        for url_path, mcp_server in mcp_servers.items()
+    }
+    for endpoint_app in apps_by_path.values():
+        endpoint_app.add_exception_handler(HTTPException, on_http_error)
 
-    async def endpoints(scope: Scope, receive: Receive, send: Send) -> None:
-        await apps.get(scope["path"], apps[MCP_PATH])(scope, receive, send)
+    async def dispatch_by_path(scope: Scope, receive: Receive, send: Send) -> None:
+        await apps_by_path.get(scope["path"], apps_by_path[MCP_PATH])(scope, receive, send)
 
-    return endpoints
+    return dispatch_by_path
 
 
-def _endpoint(
-    path: str, server: Server[Any], services: Services, registry: Registry, bounds: Bounds
+def _create_endpoint_app(
+    url_path: str,
+    mcp_server: Server[Any],
+    services: Services,
+    registry: Registry,
+    caller_limits: CallerLimits,
 ) -> Starlette:
     settings = services.settings
-    limits, issuer = settings.gateway.limits, settings.gateway.issuer
-    tokens = bearer_tokens(services, path)
+    limit_settings, issuer_settings = settings.gateway.limits, settings.gateway.issuer
+    token_verifier = build_token_verifier(services, url_path)
     # The gateway's own metadata routes come before those that the SDK adds here.
-    endpoint = server.streamable_http_app(
-        streamable_http_path=path,
-        max_request_body_size=limits.body,
-        session_idle_timeout=limits.session_idle,
+    endpoint_app = mcp_server.streamable_http_app(
+        streamable_http_path=url_path,
+        max_request_body_size=limit_settings.body,
+        session_idle_timeout=limit_settings.session_idle,
         max_sessions=None,
-        token_verifier=tokens,
+        token_verifier=token_verifier,
         auth=AuthSettings(
-            issuer_url=AnyHttpUrl(settings.public_url if issuer is None else issuer.issuer),
-            resource_server_url=AnyHttpUrl(resource_identifier(settings, path)),
-            required_scopes=[SCOPE] if issuer is None else None,
-            validate_token_resource=issuer is None,
+            issuer_url=AnyHttpUrl(settings.public_url if issuer_settings is None else issuer_settings.issuer),
+            resource_server_url=AnyHttpUrl(build_resource_identifier(settings, url_path)),
+            required_scopes=[MCP_SCOPE] if issuer_settings is None else None,
+            validate_token_resource=issuer_settings is None,
         ),
         transport_security=TransportSecuritySettings(
             enable_dns_rebinding_protection=True,
-            allowed_hosts=[_authority(AnyHttpUrl(settings.public_url))],
+            allowed_hosts=[_format_authority(AnyHttpUrl(settings.public_url))],
             allowed_origins=[settings.public_url],
         ),
     )
     # Innermost, after authentication: first check that the body is a message, then the scopes of its token.
-    endpoint.user_middleware.append(Middleware(Admission, bounds=bounds, tokens=tokens))
-    endpoint.user_middleware.append(Middleware(StepUp, services=services, registry=registry))
+    endpoint_app.user_middleware.append(
+        Middleware(AdmissionMiddleware, caller_limits=caller_limits, token_verifier=token_verifier)
+    )
+    endpoint_app.user_middleware.append(Middleware(StepUpMiddleware, services=services, registry=registry))
     # Outside bearer authentication, which raises BylineError when the issuer does not answer.
-    endpoint.add_middleware(ExceptionMiddleware, handlers={BylineError: domain_problem})
-    return endpoint
+    endpoint_app.add_middleware(ExceptionMiddleware, handlers={BylineError: answer_domain_error})
+    return endpoint_app
 
 
-def _authority(url: AnyHttpUrl) -> str:
-    default = {"http": 80, "https": 443}[url.scheme]
-    return f"{url.host}" if url.port in {None, default} else f"{url.host}:{url.port}"
+def _format_authority(url: AnyHttpUrl) -> str:
+    default_port = {"http": 80, "https": 443}[url.scheme]
+    return f"{url.host}" if url.port in {None, default_port} else f"{url.host}:{url.port}"

@@ -23,116 +23,137 @@ from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
 from engine.services import Services
-from gateway.links import connect_link, question_link, what_is_asked
-from gateway.mcp.clients import Ability, Context, abilities, is_modern
-from gateway.runs.runs import Awaiting
+from gateway.links import build_connect_link, build_question_link, describe_request
+from gateway.mcp.clients import ClientAbility, RequestContext, is_modern_client, list_client_abilities
+from gateway.runs.runs import PendingWaits
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ClientInputRequest:
     """An input request to the client, for the authorization request or question with this id."""
 
-    id: str
-    request: InputRequest
-    by: Ability
+    wait_id: str
+    input_request: InputRequest
+    ability: ClientAbility
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class AcceptedAnswers:
     """The waits that remain announced after a client's answers: their ids by key.
 
     `may_continue` is False where the person cancelled, which postpones the call.
     """
 
-    told: dict[str, str]
-    willing: bool = True
+    announced_waits: dict[str, str]
+    may_continue: bool = True
 
 
-class Asking:
+class ElicitationBuilder:
     """Builds input requests for what the caller has to answer themselves. Approvals by others are left out."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def requests(self, awaiting: Awaiting, context: Context) -> dict[str, Asked]:
+    async def build_input_requests(
+        self, awaiting: PendingWaits, context: RequestContext
+    ) -> dict[str, ClientInputRequest]:
         """Build the input requests that the client is able to show, by their keys."""
-        can, asked = abilities(context), dict[str, Asked]()
-        if "url" in can:
-            for request in awaiting.requests:
-                message, url = await self.sign_in(request), connect_link(self._services, request)
-                asked[request.id] = Asked(request.id, _by_link(context, request.id, message, url), "url")
+        client_abilities, input_requests = list_client_abilities(context), dict[str, ClientInputRequest]()
+        if "url" in client_abilities:
+            for authorization_request in awaiting.requests:
+                message, connect_url = (
+                    await self.describe_sign_in(authorization_request),
+                    build_connect_link(self._services, authorization_request),
+                )
+                input_requests[authorization_request.id] = ClientInputRequest(
+                    authorization_request.id,
+                    _build_link_elicitation(context, authorization_request.id, message, connect_url),
+                    "url",
+                )
         for question in awaiting.questions:
-            by = _way_to_ask(question, can)
-            if by is not None:
-                asked[question.key] = Asked(question.id, self._put(context, question, by), by)
-        return asked
+            ability = _choose_ability(question, client_abilities)
+            if ability is not None:
+                input_requests[question.key] = ClientInputRequest(
+                    question.id, self._build_input_request(context, question, ability), ability
+                )
+        return input_requests
 
-    async def take(
-        self, told: Mapping[str, str], responses: Mapping[str, Any], principal: Principal, context: Context
-    ) -> Taken:
+    async def record_answers(
+        self,
+        announced_waits: Mapping[str, str],
+        input_responses: Mapping[str, Any],
+        principal: Principal,
+        context: RequestContext,
+    ) -> AcceptedAnswers:
         """Record the client's answers to the waits that it was asked about, whose ids are given by key.
 
         A wait is dropped from the announced ones where its answer is invalid, or where there is none and only the
         client can give it. The client is then asked again.
         """
-        still_told, willing = dict[str, str](), True
-        for key, awaited in told.items():
-            response = responses.get(key)
-            question = await self._services.questions.get(awaited)
+        remaining_waits, may_continue = dict[str, str](), True
+        for request_key, wait_id in announced_waits.items():
+            input_response = input_responses.get(request_key)
+            question = await self._services.questions.find_question(wait_id)
             # Cancel only postpones: nothing is denied, and the run continues to wait.
-            willing = willing and not (isinstance(response, ElicitResult) and response.action == "cancel")
+            may_continue = may_continue and not (
+                isinstance(input_response, ElicitResult) and input_response.action == "cancel"
+            )
             if question is None:
-                if isinstance(response, ElicitResult) and response.action == "decline":
-                    await self._services.authorization.deny(awaited, principal)
-                still_told[key] = awaited
-            elif await self._is_settled(question, response, principal, context):
-                still_told[key] = awaited
-        return Taken(still_told, willing)
+                if isinstance(input_response, ElicitResult) and input_response.action == "decline":
+                    await self._services.authorization_requests.deny_request(wait_id, principal)
+                remaining_waits[request_key] = wait_id
+            elif await self._settle_question(question, input_response, principal, context):
+                remaining_waits[request_key] = wait_id
+        return AcceptedAnswers(remaining_waits, may_continue)
 
-    async def sign_in(self, request: AuthorizationRequest) -> str:
+    async def describe_sign_in(self, authorization_request: AuthorizationRequest) -> str:
         """Describe what the person has to do for an authorization request."""
-        connection = await self._services.catalogue.get(request.connection)
-        return f"{what_is_asked(request, connection.title)} so that this can go on in your name."
+        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+        return f"{describe_request(authorization_request, connection.title)} so that this can go on in your name."
 
-    async def _is_settled(
-        self, question: Question, response: Any, principal: Principal, context: Context
+    async def _settle_question(
+        self, question: Question, input_response: Any, principal: Principal, context: RequestContext
     ) -> bool:
-        by = _way_to_ask(question, abilities(context))
-        if not question.is_open or by is None:
+        ability = _choose_ability(question, list_client_abilities(context))
+        if not question.is_open or ability is None:
             return True
         with suppress(QuestionClosed):
-            match response:
+            match input_response:
                 case ElicitResult(action="decline"):
-                    await self._services.questions.decline(question.id, principal)
+                    await self._services.questions.decline_question(question.id, principal)
                 case ElicitResult(action="cancel"):
                     return True
-                case ElicitResult(action="accept") if by == "form":
-                    return await self._is_answered(question, principal, response.content or {})
-                case CreateMessageResult() | ListRootsResult() if by in {"sampling", "roots"}:
-                    content = response.model_dump(by_alias=True, mode="json", exclude_none=True)
-                    return await self._is_answered(question, principal, content)
+                case ElicitResult(action="accept") if ability == "form":
+                    return await self._answer_question(question, principal, input_response.content or {})
+                case CreateMessageResult() | ListRootsResult() if ability in {"sampling", "roots"}:
+                    answer_content = input_response.model_dump(by_alias=True, mode="json", exclude_none=True)
+                    return await self._answer_question(question, principal, answer_content)
                 case _:
-                    return by == "url"
+                    return ability == "url"
         return True
 
-    async def _is_answered(
-        self, question: Question, principal: Principal, content: Mapping[str, Any]
+    async def _answer_question(
+        self, question: Question, principal: Principal, answer_content: Mapping[str, Any]
     ) -> bool:
         try:
-            await self._services.questions.answer(question.id, principal, content)
+            await self._services.questions.answer_question(question.id, principal, answer_content)
         except AnswerInvalid:
             return False
         return True
 
-    def _put(self, context: Context, question: Question, by: Ability) -> InputRequest:
-        match by:
+    def _build_input_request(
+        self, context: RequestContext, question: Question, ability: ClientAbility
+    ) -> InputRequest:
+        match ability:
             case "form":
-                schema = dict(question.answer_schema)
-                params = ElicitRequestFormParams(message=question.message, requested_schema=schema)
-                return ElicitRequest(params=params)
+                answer_schema = dict(question.answer_schema)
+                form_params = ElicitRequestFormParams(
+                    message=question.message, requested_schema=answer_schema
+                )
+                return ElicitRequest(params=form_params)
             case "url":
-                link = question_link(self._services, question)
-                return _by_link(context, question.id, question.message, link)
+                question_url = build_question_link(self._services, question)
+                return _build_link_elicitation(context, question.id, question.message, question_url)
             case "sampling":
                 return CreateMessageRequest(
                     params=CreateMessageRequestParams.model_validate(question.parameters)
@@ -141,16 +162,22 @@ class Asking:
                 return ListRootsRequest()
 
 
-def _way_to_ask(question: Question, can: frozenset[Ability]) -> Ability | None:
+def _choose_ability(question: Question, client_abilities: frozenset[ClientAbility]) -> ClientAbility | None:
     """Choose the ability by which the client is asked a question of its own user's run; None where it has none."""
     if question.kind != "form":
-        return question.kind if question.kind in can else None
+        return question.kind if question.kind in client_abilities else None
     if question.role is not None:
         return None
-    return "form" if "form" in can else "url" if "url" in can else None
+    return "form" if "form" in client_abilities else "url" if "url" in client_abilities else None
 
 
-def _by_link(context: Context, elicitation_id: str, message: str, url: str) -> ElicitRequest:
+def _build_link_elicitation(
+    context: RequestContext, elicitation_id: str, message: str, elicitation_url: str
+) -> ElicitRequest:
     # Protocol 2026-07-28 has no elicitation ids: an input request is identified by its key.
-    known_by = None if is_modern(context) else elicitation_id
-    return ElicitRequest(params=ElicitRequestURLParams(message=message, url=url, elicitation_id=known_by))
+    legacy_elicitation_id = None if is_modern_client(context) else elicitation_id
+    return ElicitRequest(
+        params=ElicitRequestURLParams(
+            message=message, url=elicitation_url, elicitation_id=legacy_elicitation_id
+        )
+    )

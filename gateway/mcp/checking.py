@@ -9,13 +9,13 @@ from mcp_types import Tool as ListedTool
 from engine.errors import ArgumentsInvalid
 from engine.registry import Registry
 from engine.services import Services
-from gateway.runs.readiness import readiness_of
+from gateway.runs.readiness import report_readiness
 from gateway.runs.runs import Caller, Runs
 
-CHECK: Final = "byline_check"
+CHECK_TOOL_NAME: Final = "byline_check"
 
 CHECK_TOOL: Final = ListedTool(
-    name=CHECK,
+    name=CHECK_TOOL_NAME,
     title="Check what a tool waits for",
     description="Says, before you call a tool, whether the user has to sign in first, and where. It starts nothing.",
     input_schema={
@@ -28,7 +28,7 @@ CHECK_TOOL: Final = ListedTool(
 )
 
 
-class Checking:
+class ToolCheckHandler:
     """Handles calls of `byline_check`."""
 
     def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
@@ -36,20 +36,20 @@ class Checking:
         self._registry = registry
         self._runs = runs
 
-    async def check(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
+    async def check_tool(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
         """Describe what the caller's call would wait for; raises ArgumentsInvalid, ToolUnknown or NotAllowed."""
-        tool = arguments.get("tool")
-        if not isinstance(tool, str) or len(arguments) != 1:
+        tool_name = arguments.get("tool")
+        if not isinstance(tool_name, str) or len(arguments) != 1:
             raise ArgumentsInvalid(
-                f"{CHECK} takes one argument, tool: the name of the tool that you would call."
+                f"{CHECK_TOOL_NAME} takes one argument, tool: the name of the tool that you would call."
             )
-        found = await readiness_of(self._services, self._registry, self._runs, caller, tool)
-        lines = [each.detail for each in found.connections]
-        if found.url is None:
-            lines.append(f"A call of {found.tool} would wait for no sign-in.")
+        readiness = await report_readiness(self._services, self._registry, self._runs, caller, tool_name)
+        text_lines = [connection_readiness.detail for connection_readiness in readiness.connections]
+        if readiness.url is None:
+            text_lines.append(f"A call of {readiness.tool} would wait for no sign-in.")
         else:
-            lines.append(
-                f"Show the user this link, where they connect all of it before you call: {found.url}"
+            text_lines.append(
+                f"Show the user this link, where they connect all of it before you call: {readiness.url}"
             )
-        text = TextContent(text="\n".join(lines))
-        return CallToolResult(content=[text], structured_content=found.model_dump(mode="json"))
+        text_content = TextContent(text="\n".join(text_lines))
+        return CallToolResult(content=[text_content], structured_content=readiness.model_dump(mode="json"))

@@ -14,78 +14,86 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-Context = ServerRequestContext[Any, Any]
-Ability = Literal["form", "url", "sampling", "roots"]
+RequestContext = ServerRequestContext[Any, Any]
+ClientAbility = Literal["form", "url", "sampling", "roots"]
 
-TASKS: Final = "io.modelcontextprotocol/tasks"
+TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"
 """The extension of SEP-2663."""
 
 
-def is_modern(context: Context) -> bool:
+def is_modern_client(context: RequestContext) -> bool:
     """Return whether the protocol is stateless, so that a call can take several requests (2026-07-28 and later)."""
     return context.protocol_version in MODERN_PROTOCOL_VERSIONS
 
 
-def session_state(context: Context) -> dict[str, Any]:
+def get_session_state(context: RequestContext) -> dict[str, Any]:
     """Return the state that lives as long as a legacy client's session."""
     # The SDK has no public way from a request to its session's state.
     return context.session._connection.state  # noqa: SLF001
 
 
-def abilities(context: Context) -> frozenset[Ability]:
+def list_client_abilities(context: RequestContext) -> frozenset[ClientAbility]:
     """List what the client can be asked during a call; empty where the server cannot send it requests."""
-    declared = context.session.client_capabilities
-    if declared is None or not (is_modern(context) or context.session.can_send_request):
+    declared_capabilities = context.session.client_capabilities
+    if declared_capabilities is None or not (is_modern_client(context) or context.session.can_send_request):
         return frozenset()
-    can: set[Ability] = set()
-    if declared.sampling is not None:
-        can.add("sampling")
-    if declared.roots is not None:
-        can.add("roots")
-    if declared.elicitation is not None:
-        if declared.elicitation.url is not None:
-            can.add("url")
+    client_abilities: set[ClientAbility] = set()
+    if declared_capabilities.sampling is not None:
+        client_abilities.add("sampling")
+    if declared_capabilities.roots is not None:
+        client_abilities.add("roots")
+    if declared_capabilities.elicitation is not None:
+        if declared_capabilities.elicitation.url is not None:
+            client_abilities.add("url")
         # A client that declares elicitation without a mode supports forms, which were the only mode at first.
-        if declared.elicitation.form is not None or not can & {"url"}:
-            can.add("form")
-    return frozenset(can)
+        if declared_capabilities.elicitation.form is not None or not client_abilities & {"url"}:
+            client_abilities.add("form")
+    return frozenset(client_abilities)
 
 
-async def has_left(context: Context) -> bool:
+async def has_client_left(context: RequestContext) -> bool:
     """Return whether the client of this request has disconnected."""
     return context.request is not None and bool(await context.request.is_disconnected())
 
 
-def knows_tasks(context: Context) -> bool:
+def has_tasks_extension(context: RequestContext) -> bool:
     """Return whether the client declared the tasks extension, which only modern protocol versions have."""
-    declared = context.session.client_capabilities
-    return is_modern(context) and declared is not None and TASKS in (declared.extensions or {})
+    declared_capabilities = context.session.client_capabilities
+    return (
+        is_modern_client(context)
+        and declared_capabilities is not None
+        and TASKS_EXTENSION in (declared_capabilities.extensions or {})
+    )
 
 
-def require_tasks(context: Context) -> None:
+def require_tasks_extension(context: RequestContext) -> None:
     """Require the tasks extension; raises MCPError (missing required client capability) without it."""
-    if not knows_tasks(context):
-        raise _lacks(ClientCapabilities(extensions={TASKS: {}}), f"the extension {TASKS}")
+    if not has_tasks_extension(context):
+        raise _build_capability_error(
+            ClientCapabilities(extensions={TASKS_EXTENSION: {}}), f"the extension {TASKS_EXTENSION}"
+        )
 
 
-def require(context: Context, capability: Literal["sampling", "roots", "elicitation"]) -> None:
+def require_capability(
+    context: RequestContext, capability: Literal["sampling", "roots", "elicitation"]
+) -> None:
     """Require a client capability; raises MCPError (missing required client capability) without it."""
-    declared = context.session.client_capabilities
-    if declared is None or getattr(declared, capability) is None:
-        raise _lacks(_ONLY[capability], capability)
+    declared_capabilities = context.session.client_capabilities
+    if declared_capabilities is None or getattr(declared_capabilities, capability) is None:
+        raise _build_capability_error(_SINGLE_CAPABILITIES[capability], capability)
 
 
-_ONLY: Final = {
+_SINGLE_CAPABILITIES: Final = {
     "sampling": ClientCapabilities(sampling=SamplingCapability()),
     "roots": ClientCapabilities(roots=RootsCapability()),
     "elicitation": ClientCapabilities(elicitation=ElicitationCapability()),
 }
 
 
-def _lacks(capabilities: ClientCapabilities, name: str) -> MCPError:
-    data = MissingRequiredClientCapabilityErrorData(required_capabilities=capabilities)
+def _build_capability_error(capabilities: ClientCapabilities, capability_name: str) -> MCPError:
+    error_data = MissingRequiredClientCapabilityErrorData(required_capabilities=capabilities)
     return MCPError(
         MISSING_REQUIRED_CLIENT_CAPABILITY,
-        f"This needs a client that declares {name}.",
-        data.model_dump(by_alias=True, mode="json", exclude_none=True),
+        f"This needs a client that declares {capability_name}.",
+        error_data.model_dump(by_alias=True, mode="json", exclude_none=True),
     )

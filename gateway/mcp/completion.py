@@ -5,39 +5,47 @@ from typing import Final
 from mcp_types import CompleteRequestParams, CompleteResult, Completion, PromptReference
 
 from engine.errors import BylineError, ResourceUnknown
-from engine.registry import Offer, Registry
-from gateway.mcp.clients import Context
-from gateway.mcp.endpoints import Endpoint
-from gateway.mcp.fetching import refused
+from engine.registry import OfferedWorkflow, Registry
+from gateway.mcp.clients import RequestContext
+from gateway.mcp.endpoints import McpEndpoint
+from gateway.mcp.fetching import to_mcp_error
 from gateway.runs.runs import Runs
 
 # The protocol's limit.
-_MOST: Final = 100
+_MAX_COMPLETIONS: Final = 100
 
 
-class Completions:
+class CompletionHandler:
     """The handler of completion/complete at every endpoint."""
 
     def __init__(self, registry: Registry, runs: Runs) -> None:
         self._registry = registry
         self._runs = runs
 
-    async def complete(self, context: Context, params: CompleteRequestParams, at: Endpoint) -> CompleteResult:
+    async def complete_argument(
+        self, context: RequestContext, request_params: CompleteRequestParams, endpoint: McpEndpoint
+    ) -> CompleteResult:
         """List the values that an argument can have; empty where it is free text."""
         del context
         try:
-            offer = self._referred(params)
-            await self._runs.allow(offer.name, at.caller())
-            values = offer.completions(params.argument.name, params.argument.value)
+            offer = self._find_referenced_offer(request_params)
+            await self._runs.require_allowed(offer.name, endpoint.identify_caller())
+            possible_values = offer.list_completions(
+                request_params.argument.name, request_params.argument.value
+            )
         except BylineError as error:
-            raise refused(error) from error
-        completion = Completion(values=values[:_MOST], total=len(values), has_more=len(values) > _MOST)
+            raise to_mcp_error(error) from error
+        completion = Completion(
+            values=possible_values[:_MAX_COMPLETIONS],
+            total=len(possible_values),
+            has_more=len(possible_values) > _MAX_COMPLETIONS,
+        )
         return CompleteResult(completion=completion)
 
-    def _referred(self, params: CompleteRequestParams) -> Offer:
-        if isinstance(params.ref, PromptReference):
-            return self._registry.prompt(params.ref.name)
+    def _find_referenced_offer(self, request_params: CompleteRequestParams) -> OfferedWorkflow:
+        if isinstance(request_params.ref, PromptReference):
+            return self._registry.find_prompt(request_params.ref.name)
         for resource in self._registry.resources.values():
-            if resource.declaration.uri == params.ref.uri:
+            if resource.declaration.uri == request_params.ref.uri:
                 return resource
         raise ResourceUnknown("There is no such template. List the templates to see which there are.")

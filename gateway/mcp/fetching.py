@@ -7,55 +7,65 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, InputRequiredResult, InputResponseRequestParams
 
 from engine.errors import BylineError
-from engine.registry import Offer
+from engine.registry import OfferedWorkflow
 from engine.services import Services
-from gateway.errors import mcp_code, protocol_code
-from gateway.mcp.clients import Context
-from gateway.mcp.results import Pending
-from gateway.mcp.rounds import Rounds
-from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Running
+from gateway.errors import find_mcp_code, to_mcp_code
+from gateway.mcp.clients import RequestContext
+from gateway.mcp.results import PendingResults
+from gateway.mcp.rounds import CallExchange
+from gateway.runs.runs import Caller, Failed, Finished, PendingWaits, Running
 
 
-class Fetching:
+class OfferFetcher:
     """Fetches the value of a prompt or a resource, in as many requests as its client supports."""
 
-    def __init__(self, services: Services, rounds: Rounds) -> None:
-        self._rounds = rounds
-        self._pending = Pending(services)
+    def __init__(self, services: Services, call_exchange: CallExchange) -> None:
+        self._call_exchange = call_exchange
+        self._pending_results = PendingResults(services)
 
-    async def value(
+    async def fetch_value(
         self,
-        context: Context,
-        params: InputResponseRequestParams,
+        context: RequestContext,
+        request_params: InputResponseRequestParams,
         caller: Caller,
-        offer: Offer,
+        offer: OfferedWorkflow,
         arguments: Mapping[str, Any],
     ) -> Any | InputRequiredResult:
         """Return the value of this request's run, or the input requests for the client; raises MCPError."""
-        state = await self._rounds.entered(context, params, caller, offer, arguments)
-        patience = self._rounds.patience(context)
-        outcome = await self._rounds.follow(context, caller, state, params.input_responses, patience)
+        request_state = await self._call_exchange.enter_run(context, request_params, caller, offer, arguments)
+        hold_time = self._call_exchange.choose_hold_time(context)
+        outcome = await self._call_exchange.follow_run(
+            context, caller, request_state, request_params.input_responses, hold_time
+        )
         match outcome:
-            case Finished(value):
-                await self._rounds.end(context, state.run)
-                return value
-            case Failed(code, message):
-                await self._rounds.end(context, state.run)
-                raise MCPError(protocol_code(code) or INTERNAL_ERROR, message, {"error": code})
-            case Awaiting():
-                lines = await self._pending.lines(outcome)
-                raise _unfinished(state.run, "\n".join([*lines, "Then ask for the same again."]))
+            case Finished(offer_value):
+                await self._call_exchange.note_outcome_delivered(context, request_state.run)
+                return offer_value
+            case Failed(error_code, error_message):
+                await self._call_exchange.note_outcome_delivered(context, request_state.run)
+                raise MCPError(
+                    find_mcp_code(error_code) or INTERNAL_ERROR, error_message, {"error": error_code}
+                )
+            case PendingWaits():
+                wait_lines = await self._pending_results.describe_waits(outcome)
+                raise _build_unfinished_error(
+                    request_state.run, "\n".join([*wait_lines, "Then ask for the same again."])
+                )
             case Running():
-                raise _unfinished(state.run, "The run goes on. Ask for the same again in a while.")
+                raise _build_unfinished_error(
+                    request_state.run, "The run goes on. Ask for the same again in a while."
+                )
             case _:
                 return outcome
 
 
-def refused(error: BylineError, **data: str) -> MCPError:
+def to_mcp_error(error: BylineError, **error_data: str) -> MCPError:
     """Translate a domain error for methods whose results cannot carry an error."""
-    code = mcp_code(error) or (INTERNAL_ERROR if error.retryable else INVALID_PARAMS)
-    return MCPError(code, str(error), {"error": error.code, **data})
+    json_rpc_code = to_mcp_code(error) or (INTERNAL_ERROR if error.is_retryable else INVALID_PARAMS)
+    return MCPError(json_rpc_code, str(error), {"error": error.code, **error_data})
 
 
-def _unfinished(run_id: str, text: str) -> MCPError:
-    return MCPError(INTERNAL_ERROR, f"NOT FINISHED: {text}", {"error": "not_finished", "run_id": run_id})
+def _build_unfinished_error(run_id: str, explanation: str) -> MCPError:
+    return MCPError(
+        INTERNAL_ERROR, f"NOT FINISHED: {explanation}", {"error": "not_finished", "run_id": run_id}
+    )

@@ -17,19 +17,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from engine.settings import LimitSettings
-from gateway.mcp.messages import Message, MessageRefused
+from gateway.mcp.messages import JsonRpcMessage, MessageRefused
 
-_LEGACY: Final = {None, *HANDSHAKE_PROTOCOL_VERSIONS}
-_NO_BODY: Final = {"type": "http.request", "body": b"", "more_body": False}
+_LEGACY_VERSIONS: Final = {None, *HANDSHAKE_PROTOCOL_VERSIONS}
+_EMPTY_BODY_EVENT: Final = {"type": "http.request", "body": b"", "more_body": False}
 
 
 @dataclass(slots=True)
-class _Session:
-    principal: str
-    endpoint: ASGIApp
-    deletion: Scope
+class _LegacySession:
+    principal_id: str
+    endpoint_app: ASGIApp
+    deletion_scope: Scope
     """The DELETE request by which the session's own client would end it."""
-    under_way: int = 0
+    running_requests: int = 0
 
 
 class LegacySessions:
@@ -39,114 +39,127 @@ class LegacySessions:
     as the protocol requires. Its runs continue, and the same call attaches to them.
     """
 
-    def __init__(self, limits: LimitSettings) -> None:
-        self._most = limits.sessions
-        self._most_of_one = limits.sessions_per_principal
-        self._open: dict[str, _Session] = {}
-        self._answering: dict[tuple[str, str], asyncio.Event] = {}
+    def __init__(self, limit_settings: LimitSettings) -> None:
+        self._max_sessions = limit_settings.sessions
+        self._max_principal_sessions = limit_settings.sessions_per_principal
+        self._open_sessions: dict[str, _LegacySession] = {}
+        self._answering_events: dict[tuple[str, str], asyncio.Event] = {}
 
-    async def serve(
+    async def serve_request(
         self,
-        endpoint: ASGIApp,
+        endpoint_app: ASGIApp,
         scope: Scope,
         receive: Receive,
         send: Send,
-        principal: str,
-        message: Message | None = None,
+        principal_id: str,
+        message: JsonRpcMessage | None = None,
     ) -> None:
         """Serve a principal's request, which may open, use or end a session. Raises MessageRefused."""
         headers = Headers(scope=scope)
-        session = headers.get(MCP_SESSION_ID_HEADER)
-        if headers.get(MCP_PROTOCOL_VERSION_HEADER) not in _LEGACY:
-            await endpoint(scope, receive, send)
-        elif session is None:
-            await self._open_one(endpoint, scope, receive, send, principal)
+        session_id = headers.get(MCP_SESSION_ID_HEADER)
+        if headers.get(MCP_PROTOCOL_VERSION_HEADER) not in _LEGACY_VERSIONS:
+            await endpoint_app(scope, receive, send)
+        elif session_id is None:
+            await self._open_session(endpoint_app, scope, receive, send, principal_id)
         else:
-            with self._use(session, principal):
-                async with self._turn(session, message):
-                    ended = await _served(endpoint, scope, receive, send)
-            if ended is not None and scope["method"] == "DELETE":
-                self._open.pop(session, None)
+            with self._use_session(session_id, principal_id):
+                async with self._wait_for_turn(session_id, message):
+                    response_session_id = await _serve_and_find_session(endpoint_app, scope, receive, send)
+            if response_session_id is not None and scope["method"] == "DELETE":
+                self._open_sessions.pop(session_id, None)
 
-    async def _open_one(
-        self, endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send, principal: str
+    async def _open_session(
+        self, endpoint_app: ASGIApp, scope: Scope, receive: Receive, send: Send, principal_id: str
     ) -> None:
-        opened = await _served(endpoint, scope, receive, send)
-        if opened is None:
+        new_session_id = await _serve_and_find_session(endpoint_app, scope, receive, send)
+        if new_session_id is None:
             return
-        headers = [
-            (MCP_SESSION_ID_HEADER.encode(), opened.encode()),
+        deletion_headers = [
+            (MCP_SESSION_ID_HEADER.encode(), new_session_id.encode()),
             (b"host", Headers(scope=scope)["host"].encode()),
         ]
-        deletion = {**scope, "method": "DELETE", "headers": headers}
-        self._open[opened] = _Session(principal, endpoint, deletion)
-        own = [session for session, kept in self._open.items() if kept.principal == principal]
-        if len(own) > self._most_of_one:
-            await self._end(self._silent(own))
-        if len(self._open) > self._most:
-            await self._end(self._silent(self._open))
+        deletion_scope = {**scope, "method": "DELETE", "headers": deletion_headers}
+        self._open_sessions[new_session_id] = _LegacySession(principal_id, endpoint_app, deletion_scope)
+        own_session_ids = [
+            session_id
+            for session_id, open_session in self._open_sessions.items()
+            if open_session.principal_id == principal_id
+        ]
+        if len(own_session_ids) > self._max_principal_sessions:
+            await self._end_session(self._find_longest_idle(own_session_ids))
+        if len(self._open_sessions) > self._max_sessions:
+            await self._end_session(self._find_longest_idle(self._open_sessions))
 
-    def _silent(self, sessions: Iterable[str]) -> str:
+    def _find_longest_idle(self, session_ids: Iterable[str]) -> str:
         """Return the longest idle of sessions in the order of their last requests, and the first if all are busy.
 
         The last session, which was just opened, is left out.
         """
-        *earlier, _ = sessions
-        return next((session for session in earlier if not self._open[session].under_way), earlier[0])
+        *earlier_session_ids, _ = session_ids
+        return next(
+            (
+                session_id
+                for session_id in earlier_session_ids
+                if not self._open_sessions[session_id].running_requests
+            ),
+            earlier_session_ids[0],
+        )
 
-    async def _end(self, session: str) -> None:
+    async def _end_session(self, session_id: str) -> None:
         async def receive() -> Event:
-            return dict(_NO_BODY)
+            return dict(_EMPTY_BODY_EVENT)
 
         async def send(event: Event) -> None:
             del event
 
-        ended = self._open.pop(session)
-        await ended.endpoint(ended.deletion, receive, send)
+        legacy_session = self._open_sessions.pop(session_id)
+        await legacy_session.endpoint_app(legacy_session.deletion_scope, receive, send)
 
     @contextmanager
-    def _use(self, session: str, principal: str) -> Iterator[None]:
-        kept = self._open.get(session)
-        if kept is None or kept.principal != principal:
+    def _use_session(self, session_id: str, principal_id: str) -> Iterator[None]:
+        legacy_session = self._open_sessions.get(session_id)
+        if legacy_session is None or legacy_session.principal_id != principal_id:
             yield
             return
-        self._open[session] = self._open.pop(session)
-        kept.under_way += 1
+        self._open_sessions[session_id] = self._open_sessions.pop(session_id)
+        legacy_session.running_requests += 1
         try:
             yield
         finally:
-            kept.under_way -= 1
+            legacy_session.running_requests -= 1
 
     @asynccontextmanager
-    async def _turn(self, session: str, message: Message | None) -> AsyncIterator[None]:
+    async def _wait_for_turn(self, session_id: str, message: JsonRpcMessage | None) -> AsyncIterator[None]:
         """Serve requests with the same id one after the other: the SDK would answer only one of two at once."""
         if message is None or not message.is_request:
             yield
             return
         if message.id == GET_STREAM_KEY:
             raise MessageRefused(
-                f"{message.id!r} is no id for a request here. Use another one.", answers=message.id
+                f"{message.id!r} is no id for a request here. Use another one.", request_id=message.id
             )
-        asked = (session, str(message.id))
-        while (earlier := self._answering.get(asked)) is not None:
-            await earlier.wait()
-        self._answering[asked] = answered = asyncio.Event()
+        request_key = (session_id, str(message.id))
+        while (earlier_event := self._answering_events.get(request_key)) is not None:
+            await earlier_event.wait()
+        self._answering_events[request_key] = answered_event = asyncio.Event()
         try:
             yield
         finally:
-            del self._answering[asked]
-            answered.set()
+            del self._answering_events[request_key]
+            answered_event.set()
 
 
-async def _served(endpoint: ASGIApp, scope: Scope, receive: Receive, send: Send) -> str | None:
+async def _serve_and_find_session(
+    endpoint_app: ASGIApp, scope: Scope, receive: Receive, send: Send
+) -> str | None:
     """Serve a request and return the session id that a successful response names."""
-    named: str | None = None
+    session_id: str | None = None
 
-    async def watch(event: Event) -> None:
-        nonlocal named
+    async def watch_response(event: Event) -> None:
+        nonlocal session_id
         if event["type"] == "http.response.start" and event["status"] < 400:
-            named = Headers(raw=event["headers"]).get(MCP_SESSION_ID_HEADER)
+            session_id = Headers(raw=event["headers"]).get(MCP_SESSION_ID_HEADER)
         await send(event)
 
-    await endpoint(scope, receive, watch)
-    return named
+    await endpoint_app(scope, receive, watch_response)
+    return session_id

@@ -13,60 +13,60 @@ from mcp_types import (
 from mcp_types import Prompt as ListedPrompt
 
 from engine.errors import BylineError
-from engine.registry import Prompt, Registry
-from gateway.mcp.clients import Context
-from gateway.mcp.endpoints import Endpoint
-from gateway.mcp.fetching import Fetching, refused
-from gateway.mcp.listing import refuse_pages
+from engine.registry import OfferedPrompt, Registry
+from gateway.mcp.clients import RequestContext
+from gateway.mcp.endpoints import McpEndpoint
+from gateway.mcp.fetching import OfferFetcher, to_mcp_error
+from gateway.mcp.listing import refuse_cursor
 from gateway.runs.runs import Runs
 
 
-class Prompts:
+class PromptHandler:
     """The handlers of prompts/list and prompts/get at every endpoint."""
 
-    def __init__(self, registry: Registry, runs: Runs, fetching: Fetching) -> None:
+    def __init__(self, registry: Registry, runs: Runs, offer_fetcher: OfferFetcher) -> None:
         self._registry = registry
         self._runs = runs
-        self._fetching = fetching
+        self._offer_fetcher = offer_fetcher
 
-    async def listed(
-        self, context: Context, params: PaginatedRequestParams | None, at: Endpoint
+    async def list_prompts(
+        self, context: RequestContext, request_params: PaginatedRequestParams | None, endpoint: McpEndpoint
     ) -> ListPromptsResult:
         """List the prompts that the caller may get at this endpoint, sorted by name."""
         del context
-        refuse_pages(params)
-        prompts = await self._runs.offered(at.caller(), self._registry.prompts)
-        return ListPromptsResult(prompts=[_listed(prompt) for prompt in prompts])
+        refuse_cursor(request_params)
+        prompts = await self._runs.list_allowed_offers(endpoint.identify_caller(), self._registry.prompts)
+        return ListPromptsResult(prompts=[_to_listed_prompt(prompt) for prompt in prompts])
 
-    async def get(
-        self, context: Context, params: GetPromptRequestParams, at: Endpoint
+    async def get_prompt(
+        self, context: RequestContext, request_params: GetPromptRequestParams, endpoint: McpEndpoint
     ) -> GetPromptResult | InputRequiredResult:
         """Return the messages of a prompt, or the input requests of its run; raises MCPError."""
         try:
-            prompt = self._registry.prompt(params.name)
-            value: Any = await self._fetching.value(
-                context, params, at.caller(), prompt, params.arguments or {}
+            prompt = self._registry.find_prompt(request_params.name)
+            prompt_value: Any = await self._offer_fetcher.fetch_value(
+                context, request_params, endpoint.identify_caller(), prompt, request_params.arguments or {}
             )
         except BylineError as error:
-            raise refused(error) from error
-        if isinstance(value, InputRequiredResult):
-            return value
-        return GetPromptResult.model_validate({"description": prompt.description, **value})
+            raise to_mcp_error(error) from error
+        if isinstance(prompt_value, InputRequiredResult):
+            return prompt_value
+        return GetPromptResult.model_validate({"description": prompt.description, **prompt_value})
 
 
-def _listed(prompt: Prompt) -> ListedPrompt:
-    required = prompt.input_schema.get("required", ())
+def _to_listed_prompt(prompt: OfferedPrompt) -> ListedPrompt:
+    required_names = prompt.input_schema.get("required", ())
     return ListedPrompt(
         name=prompt.name,
         title=prompt.declaration.title,
         description=prompt.description,
         arguments=[
             PromptArgument(
-                name=name,
-                title=described.get("title"),
-                description=described.get("description"),
-                required=name in required,
+                name=argument_name,
+                title=argument_schema.get("title"),
+                description=argument_schema.get("description"),
+                required=argument_name in required_names,
             )
-            for name, described in prompt.input_schema["properties"].items()
+            for argument_name, argument_schema in prompt.input_schema["properties"].items()
         ],
     )

@@ -10,15 +10,15 @@ from mcp_types import ToolAnnotations
 
 from engine.errors import ArgumentsInvalid
 
-SEARCH: Final = "byline_search"
-CALL: Final = "byline_call"
-_MOST: Final = 10
-_WORD: Final = re.compile(r"[^\W_]+")
+SEARCH_TOOL_NAME: Final = "byline_search"
+CALL_TOOL_NAME: Final = "byline_call"
+_MAX_FOUND_TOOLS: Final = 10
+_WORD_PATTERN: Final = re.compile(r"[^\W_]+")
 
 SEARCH_TOOL: Final = ListedTool(
-    name=SEARCH,
+    name=SEARCH_TOOL_NAME,
     title="Search for tools",
-    description=f"Finds up to {_MOST} tools that do what the query says, with their input schemas.",
+    description=f"Finds up to {_MAX_FOUND_TOOLS} tools that do what the query says, with their input schemas.",
     input_schema={
         "type": "object",
         "properties": {"query": {"type": "string", "description": "What you want to do, in a few words."}},
@@ -28,9 +28,9 @@ SEARCH_TOOL: Final = ListedTool(
     annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
 )
 CALL_TOOL: Final = ListedTool(
-    name=CALL,
+    name=CALL_TOOL_NAME,
     title="Call a tool",
-    description=f"Calls a tool that {SEARCH} found.",
+    description=f"Calls a tool that {SEARCH_TOOL_NAME} found.",
     input_schema={
         "type": "object",
         "properties": {
@@ -47,29 +47,34 @@ CALL_TOOL: Final = ListedTool(
 )
 
 
-def found(arguments: Mapping[str, Any], tools: Sequence[ListedTool]) -> list[ListedTool]:
+def search_tools(arguments: Mapping[str, Any], tools: Sequence[ListedTool]) -> list[ListedTool]:
     """Return the tools that match a query best; raises ArgumentsInvalid.
 
     A word counts most in a tool's name, less in its title and least in its description.
     """
-    query = arguments.get("query")
-    if not isinstance(query, str) or len(arguments) != 1:
-        raise ArgumentsInvalid(f"{SEARCH} takes one argument, query: what you want to do, in a few words.")
-    words = _words(query)
-    scored = [(_score(tool, words), tool) for tool in tools]
-    best = sorted((each for each in scored if each[0]), key=lambda each: (-each[0], each[1].name))
-    return [tool for _, tool in best[:_MOST]]
+    search_query = arguments.get("query")
+    if not isinstance(search_query, str) or len(arguments) != 1:
+        raise ArgumentsInvalid(
+            f"{SEARCH_TOOL_NAME} takes one argument, query: what you want to do, in a few words."
+        )
+    query_words = _count_words(search_query)
+    scored_tools = [(_score_tool(tool, query_words), tool) for tool in tools]
+    best_matches = sorted(
+        (scored_tool for scored_tool in scored_tools if scored_tool[0]),
+        key=lambda scored_tool: (-scored_tool[0], scored_tool[1].name),
+    )
+    return [tool for _, tool in best_matches[:_MAX_FOUND_TOOLS]]
 
 
-def _score(tool: ListedTool, words: Counter[str]) -> int:
-    weights = ((tool.name, 4), (tool.title or "", 3), (tool.description or "", 1))
+def _score_tool(tool: ListedTool, query_words: Counter[str]) -> int:
+    weighted_texts = ((tool.name, 4), (tool.title or "", 3), (tool.description or "", 1))
     return sum(
-        weight * min(times, 2)
-        for text, weight in weights
-        for word, times in _words(text).items()
-        if any(word.startswith(wanted) or wanted.startswith(word) for wanted in words)
+        weight * min(occurrences, 2)
+        for text, weight in weighted_texts
+        for word, occurrences in _count_words(text).items()
+        if any(word.startswith(query_word) or query_word.startswith(word) for query_word in query_words)
     )
 
 
-def _words(text: str) -> Counter[str]:
-    return Counter(word for word in _WORD.findall(text.lower().replace("_", " ")) if len(word) > 2)
+def _count_words(text: str) -> Counter[str]:
+    return Counter(word for word in _WORD_PATTERN.findall(text.lower().replace("_", " ")) if len(word) > 2)

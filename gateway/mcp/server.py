@@ -15,88 +15,105 @@ from typing_extensions import override
 
 from engine.registry import Registry
 from engine.services import Services
-from gateway.mcp.calls import Calls
-from gateway.mcp.changes import Changes
-from gateway.mcp.clients import TASKS
-from gateway.mcp.completion import Completions
-from gateway.mcp.endpoints import Endpoint, endpoints
-from gateway.mcp.fetching import Fetching
-from gateway.mcp.listing import Listing, own_schema
-from gateway.mcp.prompts import Prompts
-from gateway.mcp.resources import Resources
-from gateway.mcp.rounds import Rounds, request_states
-from gateway.mcp.steps import Steps, set_log_level
-from gateway.mcp.tasks import TaskParams, Tasks, TaskUpdateParams
-from gateway.mcp.untold import untold
+from gateway.mcp.calls import ToolCallHandler
+from gateway.mcp.changes import ChangeNotifier
+from gateway.mcp.clients import TASKS_EXTENSION
+from gateway.mcp.completion import CompletionHandler
+from gateway.mcp.endpoints import McpEndpoint, list_endpoints
+from gateway.mcp.fetching import OfferFetcher
+from gateway.mcp.listing import ToolListHandler, find_own_input_schema
+from gateway.mcp.prompts import PromptHandler
+from gateway.mcp.resources import ResourceHandler
+from gateway.mcp.rounds import CallExchange, create_request_state_boundary
+from gateway.mcp.steps import ProgressReporters, set_log_level
+from gateway.mcp.tasks import TaskHandler, TaskParams, TaskUpdateParams
+from gateway.mcp.untold import hide_internal_errors
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Runs
 
 # Lists depend on the caller. Clients that subscribe are notified of changes; others refresh after a minute.
-_FRESH: Final = CacheHint(ttl_ms=60_000, scope="private")
+_LIST_CACHE_HINT: Final = CacheHint(ttl_ms=60_000, scope="private")
 _CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
-    "tools/list": _FRESH,
-    "prompts/list": _FRESH,
-    "resources/list": _FRESH,
-    "resources/templates/list": _FRESH,
+    "tools/list": _LIST_CACHE_HINT,
+    "prompts/list": _LIST_CACHE_HINT,
+    "resources/list": _LIST_CACHE_HINT,
+    "resources/templates/list": _LIST_CACHE_HINT,
     # A resource of an upstream system may change at any time.
     "resources/read": CacheHint(ttl_ms=0, scope="private"),
 }
 
 
-def mcp_servers(
-    services: Services, registry: Registry, runs: Runs, control: RunControl, temporal: Client
+def create_mcp_servers(
+    services: Services, registry: Registry, runs: Runs, run_control: RunControl, temporal_client: Client
 ) -> dict[str, Server[Any]]:
     """Create the MCP servers, by the path of their endpoint."""
-    steps, listing = Steps(temporal), Listing(runs)
-    rounds = Rounds(services, runs, steps)
-    tasks = Tasks(services, registry, runs, control)
-    calls = Calls(services, registry, runs, control, rounds, tasks, listing)
-    fetching = Fetching(services, rounds)
-    prompts, resources = Prompts(registry, runs, fetching), Resources(registry, runs, fetching)
-    completions = Completions(registry, runs)
-    changes = Changes(services, registry, runs)
+    progress_reporters, tool_list_handler = ProgressReporters(temporal_client), ToolListHandler(runs)
+    call_exchange = CallExchange(services, runs, progress_reporters)
+    task_handler = TaskHandler(services, registry, runs, run_control)
+    call_handler = ToolCallHandler(
+        services, registry, runs, run_control, call_exchange, task_handler, tool_list_handler
+    )
+    offer_fetcher = OfferFetcher(services, call_exchange)
+    prompt_handler, resource_handler = (
+        PromptHandler(registry, runs, offer_fetcher),
+        ResourceHandler(registry, runs, offer_fetcher),
+    )
+    completion_handler = CompletionHandler(registry, runs)
+    change_notifier = ChangeNotifier(services, registry, runs)
 
-    def schema(name: str) -> Mapping[str, Any] | None:
-        tool = registry.tools.get(name)
-        return own_schema(name) if tool is None else tool.input_schema
+    def find_input_schema(tool_name: str) -> Mapping[str, Any] | None:
+        tool = registry.tools.get(tool_name)
+        return find_own_input_schema(tool_name) if tool is None else tool.input_schema
 
-    def server(at: Endpoint) -> Server[Any]:
-        serving = _Server(
+    def create_server(endpoint: McpEndpoint) -> Server[Any]:
+        mcp_server = _EndpointServer(
             "byline",
             version=version("byline"),
-            title=at.title,
-            instructions=at.instructions,
+            title=endpoint.title,
+            instructions=endpoint.instructions,
             cache_hints=_CACHE_HINTS,
-            get_tool_input_schema=schema,
-            on_list_tools=partial(listing.listed, at=at),
-            on_list_prompts=partial(prompts.listed, at=at),
-            on_get_prompt=partial(prompts.get, at=at),
-            on_list_resources=partial(resources.listed, at=at),
-            on_list_resource_templates=partial(resources.templates, at=at),
-            on_read_resource=partial(resources.read, at=at),
-            on_completion=partial(completions.complete, at=at),
-            on_subscribe_resource=partial(changes.subscribe_resource, at=at),
-            on_unsubscribe_resource=partial(changes.unsubscribe_resource, at=at),
-            on_subscriptions_listen=partial(changes.listen, at=at),
+            get_tool_input_schema=find_input_schema,
+            on_list_tools=partial(tool_list_handler.list_tools, endpoint=endpoint),
+            on_list_prompts=partial(prompt_handler.list_prompts, endpoint=endpoint),
+            on_get_prompt=partial(prompt_handler.get_prompt, endpoint=endpoint),
+            on_list_resources=partial(resource_handler.list_resources, endpoint=endpoint),
+            on_list_resource_templates=partial(resource_handler.list_templates, endpoint=endpoint),
+            on_read_resource=partial(resource_handler.read_resource, endpoint=endpoint),
+            on_completion=partial(completion_handler.complete_argument, endpoint=endpoint),
+            on_subscribe_resource=partial(change_notifier.subscribe_resource, endpoint=endpoint),
+            on_unsubscribe_resource=partial(change_notifier.unsubscribe_resource, endpoint=endpoint),
+            on_subscriptions_listen=partial(change_notifier.open_listen_stream, endpoint=endpoint),
         )
         # Added by name, since the constructor supports neither tasks as an answer nor methods that 2026-07-28 removed.
-        serving.add_request_handler("tools/call", CallToolRequestParams, partial(calls.call, at=at))
-        serving.add_request_handler("tasks/get", TaskParams, partial(tasks.get, at=at))
-        serving.add_request_handler("tasks/update", TaskUpdateParams, partial(tasks.update, at=at))
-        serving.add_request_handler("tasks/cancel", TaskParams, partial(tasks.cancel, at=at))
-        serving.add_request_handler("logging/setLevel", SetLevelRequestParams, set_log_level)
-        serving.add_notification_handler(
-            "notifications/initialized", NotificationParams, partial(changes.initialized, at=at)
+        mcp_server.add_request_handler(
+            "tools/call", CallToolRequestParams, partial(call_handler.handle_call, endpoint=endpoint)
         )
-        serving.extensions[TASKS] = {}
-        serving.middleware.insert(0, untold)
-        serving.middleware.append(request_states(services))
-        return serving
+        mcp_server.add_request_handler(
+            "tasks/get", TaskParams, partial(task_handler.get_task, endpoint=endpoint)
+        )
+        mcp_server.add_request_handler(
+            "tasks/update", TaskUpdateParams, partial(task_handler.update_task, endpoint=endpoint)
+        )
+        mcp_server.add_request_handler(
+            "tasks/cancel", TaskParams, partial(task_handler.cancel_task, endpoint=endpoint)
+        )
+        mcp_server.add_request_handler("logging/setLevel", SetLevelRequestParams, set_log_level)
+        mcp_server.add_notification_handler(
+            "notifications/initialized",
+            NotificationParams,
+            partial(change_notifier.handle_initialized, endpoint=endpoint),
+        )
+        mcp_server.extensions[TASKS_EXTENSION] = {}
+        mcp_server.middleware.insert(0, hide_internal_errors)
+        mcp_server.middleware.append(create_request_state_boundary(services))
+        return mcp_server
 
-    return {at.path: server(at) for at in endpoints(services.settings, registry)}
+    return {
+        endpoint.url_path: create_server(endpoint) for endpoint in list_endpoints(services.settings, registry)
+    }
 
 
-class _Server(Server[Any]):
+class _EndpointServer(Server[Any]):
     """An MCP server that announces list change notifications to legacy sessions as well."""
 
     @override
@@ -106,8 +123,8 @@ class _Server(Server[Any]):
         experimental_capabilities: dict[str, dict[str, Any]] | None = None,
         extensions: dict[str, dict[str, Any]] | None = None,
     ) -> InitializationOptions:
-        changes = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
+        change_options = NotificationOptions(prompts_changed=True, resources_changed=True, tools_changed=True)
         # Only 2026-07-28 has extensions, and server/discover announces them there.
         return super().create_initialization_options(
-            notification_options or changes, experimental_capabilities, {}
+            notification_options or change_options, experimental_capabilities, {}
         )

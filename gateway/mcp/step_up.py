@@ -18,118 +18,159 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.errors import ResourceUnknown
 from engine.registry import Registry
 from engine.services import Services
-from gateway.bearer import PersonalToken
+from gateway.bearer import PrincipalToken
 from gateway.mcp import search
-from gateway.mcp.results import COLLECT
-from gateway.protected_resource import first_scopes, metadata_address
-from gateway.toolsets import mcp_paths
+from gateway.mcp.results import COLLECT_TOOL_NAME
+from gateway.protected_resource import build_metadata_url, list_required_scopes
+from gateway.toolsets import list_mcp_paths
 
 # A body is parsed with both parsers that the SDK uses, one for each era, since they differ on malformed JSON.
-_READERS: Final[tuple[Callable[[bytes], Any], ...]] = (json.loads, from_json)
+_BODY_PARSERS: Final[tuple[Callable[[bytes], Any], ...]] = (json.loads, from_json)
 
 
-class StepUp:
+class StepUpMiddleware:
     """ASGI middleware between bearer authentication and an MCP endpoint, whose responses it does not change."""
 
     def __init__(self, app: ASGIApp, services: Services, registry: Registry) -> None:
         self._app = app
         self._registry = registry
-        self._runs = services.runs
+        self._runs = services.run_records
         self._policy = services.policy
-        self._first = first_scopes(services.settings)
-        self._metadata = {
-            path: metadata_address(services.settings, path) for path in mcp_paths(services.settings)
+        self._required_scopes = list_required_scopes(services.settings)
+        self._metadata_urls = {
+            url_path: build_metadata_url(services.settings, url_path)
+            for url_path in list_mcp_paths(services.settings)
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request with a sufficient token on, and answer any other with a challenge."""
-        metadata = self._metadata.get(scope["path"]) if scope["type"] == "http" else None
-        if metadata is None:
+        metadata_url = self._metadata_urls.get(scope["path"]) if scope["type"] == "http" else None
+        if metadata_url is None:
             await self._app(scope, receive, send)
             return
-        user = scope.get("user")
-        if not isinstance(user, AuthenticatedUser):
-            await self._unauthorized(scope, metadata)(scope, receive, send)
+        authenticated_user = scope.get("user")
+        if not isinstance(authenticated_user, AuthenticatedUser):
+            await self._build_unauthorized(scope, metadata_url)(scope, receive, send)
             return
-        held = list(dict.fromkeys(user.scopes))
-        missing = [each for each in self._first if each not in held]
+        token_scopes = list(dict.fromkeys(authenticated_user.scopes))
+        missing_scopes = [
+            required_scope for required_scope in self._required_scopes if required_scope not in token_scopes
+        ]
         # The body is read ahead only where the token lacks a scope that the policy requires for some tool.
-        if not missing and scope["method"] == "POST" and not self._policy.scopes.issubset(held):
-            body, receive = await _read_ahead(receive)
-            asked = {await self._asked(message, user) for message in _messages(body)}
-            needed = {self._policy.scope_of(name) for name in asked if name is not None}
-            missing = sorted(each for each in needed if each is not None and each not in held)
-        if missing:
-            await _insufficient(held, missing, metadata)(scope, receive, send)
+        if (
+            not missing_scopes
+            and scope["method"] == "POST"
+            and not self._policy.required_scopes.issubset(token_scopes)
+        ):
+            request_body, receive = await _read_body_ahead(receive)
+            offer_names = {
+                await self._find_offer_name(message, authenticated_user)
+                for message in _parse_messages(request_body)
+            }
+            needed_scopes = {
+                self._policy.find_required_scope(offer_name)
+                for offer_name in offer_names
+                if offer_name is not None
+            }
+            missing_scopes = sorted(
+                required_scope
+                for required_scope in needed_scopes
+                if required_scope is not None and required_scope not in token_scopes
+            )
+        if missing_scopes:
+            await _build_insufficient_scope(token_scopes, missing_scopes, metadata_url)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    async def _asked(self, message: Mapping[str, Any], user: AuthenticatedUser) -> str | None:
+    async def _find_offer_name(
+        self, message: Mapping[str, Any], authenticated_user: AuthenticatedUser
+    ) -> str | None:
         """Return the name of the tool, prompt or resource that a message is about, directly or through its run."""
-        params = message.get("params")
-        match message.get("method"), params:
-            case "tools/call", {"name": search.CALL, "arguments": {"name": name, **rest}}:
-                params = {"name": name, "arguments": rest.get("arguments")}
-        match message.get("method"), params:
-            case "tools/call", {"name": str(name), "arguments": {"run_id": run_id}} if name == COLLECT:
-                return await self._of_run(run_id, user)
-            case "tools/call" | "prompts/get", {"name": str(name)}:
-                return name
+        request_params = message.get("params")
+        match message.get("method"), request_params:
+            case "tools/call", {
+                "name": search.CALL_TOOL_NAME,
+                "arguments": {"name": offer_name, **other_arguments},
+            }:
+                request_params = {"name": offer_name, "arguments": other_arguments.get("arguments")}
+        match message.get("method"), request_params:
+            case "tools/call", {"name": str(offer_name), "arguments": {"run_id": run_id}} if (
+                offer_name == COLLECT_TOOL_NAME
+            ):
+                return await self._find_run_offer_name(run_id, authenticated_user)
+            case "tools/call" | "prompts/get", {"name": str(offer_name)}:
+                return offer_name
             case "tasks/get" | "tasks/update" | "tasks/cancel", {"taskId": run_id}:
-                return await self._of_run(run_id, user)
-            case "resources/read" | "resources/subscribe", {"uri": str(uri)}:
+                return await self._find_run_offer_name(run_id, authenticated_user)
+            case "resources/read" | "resources/subscribe", {"uri": str(resource_uri)}:
                 with suppress(ResourceUnknown):
-                    return self._registry.resource_at(uri)[0].name
+                    return self._registry.find_resource(resource_uri)[0].name
         return None
 
-    async def _of_run(self, run_id: object, user: AuthenticatedUser) -> str | None:
+    async def _find_run_offer_name(self, run_id: object, authenticated_user: AuthenticatedUser) -> str | None:
         """Return the name of what the caller's own run executes, or None for a run of another principal."""
-        token = user.access_token
-        if not (isinstance(run_id, str) and run_id.isprintable() and isinstance(token, PersonalToken)):
+        personal_token = authenticated_user.access_token
+        if not (
+            isinstance(run_id, str) and run_id.isprintable() and isinstance(personal_token, PrincipalToken)
+        ):
             return None
-        run = await self._runs.get(run_id)
-        return None if run is None or run.principal_id != token.principal.id else run.tool
+        run = await self._runs.find_run(run_id)
+        return None if run is None or run.principal_id != personal_token.principal.id else run.tool_name
 
-    def _unauthorized(self, scope: Scope, metadata: str) -> Response:
+    def _build_unauthorized(self, scope: Scope, metadata_url: str) -> Response:
         """Build the 401. Its challenge has no error code for a request without a token (RFC 6750 section 3.1)."""
-        described = {"error": "invalid_token", "error_description": "Send a bearer token that is good here."}
-        brought = {"error": "invalid_token"} if "authorization" in Headers(scope=scope) else {}
-        scopes = {"scope": " ".join(self._first)} if self._first else {}
-        return _challenge(401, described, {**brought, **scopes, "resource_metadata": metadata})
+        error_document = {
+            "error": "invalid_token",
+            "error_description": "Send a bearer token that is good here.",
+        }
+        error_parameter = {"error": "invalid_token"} if "authorization" in Headers(scope=scope) else {}
+        scope_parameter = {"scope": " ".join(self._required_scopes)} if self._required_scopes else {}
+        return _build_challenge(
+            401, error_document, {**error_parameter, **scope_parameter, "resource_metadata": metadata_url}
+        )
 
 
-def _insufficient(held: Sequence[str], missing: Sequence[str], metadata: str) -> Response:
+def _build_insufficient_scope(
+    token_scopes: Sequence[str], missing_scopes: Sequence[str], metadata_url: str
+) -> Response:
     """Build the 403 (RFC 6750 section 3.1). Its scope parameter names the token's scopes and the missing ones."""
-    text = f"This takes a token with the scope {' '.join(missing)} besides."
-    scope = " ".join([*held, *missing])
-    error = {"error": "insufficient_scope"}
-    parameters = {**error, "scope": scope, "resource_metadata": metadata}
-    return _challenge(403, {**error, "error_description": text}, parameters)
+    error_description = f"This takes a token with the scope {' '.join(missing_scopes)} besides."
+    sufficient_scope = " ".join([*token_scopes, *missing_scopes])
+    error_parameter = {"error": "insufficient_scope"}
+    challenge_parameters = {**error_parameter, "scope": sufficient_scope, "resource_metadata": metadata_url}
+    return _build_challenge(
+        403, {**error_parameter, "error_description": error_description}, challenge_parameters
+    )
 
 
-def _challenge(status: int, described: dict[str, str], parameters: dict[str, str]) -> Response:
-    told = ", ".join(f'{name}="{value}"' for name, value in parameters.items())
-    return JSONResponse(described, status, {"WWW-Authenticate": f"Bearer {told}"})
+def _build_challenge(
+    status_code: int, error_document: dict[str, str], challenge_parameters: dict[str, str]
+) -> Response:
+    parameter_text = ", ".join(
+        f'{parameter_name}="{parameter_value}"'
+        for parameter_name, parameter_value in challenge_parameters.items()
+    )
+    return JSONResponse(error_document, status_code, {"WWW-Authenticate": f"Bearer {parameter_text}"})
 
 
-async def _read_ahead(receive: Receive) -> tuple[bytes, Receive]:
+async def _read_body_ahead(receive: Receive) -> tuple[bytes, Receive]:
     """Read the body, and return it with a `receive` that replays it. Its size was checked before."""
-    messages: list[Message] = []
-    while not messages or messages[-1].get("more_body", False):
-        messages.append(await receive())
-    body = b"".join(message.get("body", b"") for message in messages)
+    received_messages: list[Message] = []
+    while not received_messages or received_messages[-1].get("more_body", False):
+        received_messages.append(await receive())
+    request_body = b"".join(message.get("body", b"") for message in received_messages)
 
-    async def again() -> Message:
-        return messages.pop(0) if messages else await receive()
+    async def replay_body() -> Message:
+        return received_messages.pop(0) if received_messages else await receive()
 
-    return body, again
+    return request_body, replay_body
 
 
-def _messages(body: bytes) -> Iterable[Mapping[str, Any]]:
+def _parse_messages(request_body: bytes) -> Iterable[Mapping[str, Any]]:
     """Yield the messages in a body, as each parser reads it; none where it cannot be parsed."""
-    for read in _READERS:
+    for parse_body in _BODY_PARSERS:
         with suppress(ValueError, RecursionError):
-            found = read(body)
-            for message in found if isinstance(found, list) else [found]:
+            json_document = parse_body(request_body)
+            for message in json_document if isinstance(json_document, list) else [json_document]:
                 if isinstance(message, dict):
                     yield message

@@ -22,18 +22,18 @@ from engine.errors import BylineError, RunEnded, RunForgotten
 from engine.identity.runs import Run
 from engine.registry import Registry
 from engine.services import Services
-from gateway.errors import mcp_code, protocol_code
-from gateway.mcp.asking import Asking
-from gateway.mcp.clients import Context, is_modern, require_tasks
-from gateway.mcp.endpoints import Endpoint
-from gateway.mcp.results import Pending, failure, success
+from gateway.errors import find_mcp_code, to_mcp_code
+from gateway.mcp.asking import ElicitationBuilder
+from gateway.mcp.clients import RequestContext, is_modern_client, require_tasks_extension
+from gateway.mcp.endpoints import McpEndpoint
+from gateway.mcp.results import PendingResults, to_failure_result, to_success_result
 from gateway.runs.control import RunControl
 from gateway.runs.runs import RUN_CANCELLED, Caller, Finished, Runs
-from gateway.runs.states import status_of
+from gateway.runs.states import to_run_status
 
 _POLL_INTERVAL_MS: Final = 1000
-_RESPONSES: Final[TypeAdapter[InputResponses]] = TypeAdapter(InputResponses)
-_NAME_HEADER: Final = "mcp-name"
+_INPUT_RESPONSES_ADAPTER: Final[TypeAdapter[InputResponses]] = TypeAdapter(InputResponses)
+_MCP_NAME_HEADER: Final = "mcp-name"
 
 
 class TaskParams(RequestParams):
@@ -50,122 +50,154 @@ class TaskUpdateParams(TaskParams):
     input_responses: dict[str, Any] = Field(default_factory=dict)
 
 
-class Tasks:
+class TaskHandler:
     """The handlers of tasks/get, tasks/update and tasks/cancel, and the answer to a call that becomes a task."""
 
-    def __init__(self, services: Services, registry: Registry, runs: Runs, control: RunControl) -> None:
+    def __init__(self, services: Services, registry: Registry, runs: Runs, run_control: RunControl) -> None:
         self._services = services
         self._registry = registry
         self._runs = runs
-        self._control = control
-        self._asking = Asking(services)
-        self._pending = Pending(services)
+        self._run_control = run_control
+        self._elicitation_builder = ElicitationBuilder(services)
+        self._pending_results = PendingResults(services)
 
-    async def created(self, run_id: str, told: Collection[str] = ()) -> dict[str, Any]:
+    async def create_task(self, run_id: str, announced_waits: Collection[str] = ()) -> dict[str, Any]:
         """Build the CreateTaskResult for a run, which was started before and does not depend on any gateway.
 
         Its task does not ask again for the waits that the call announced.
         """
-        if told:
-            await self._services.waiters.take(run_id, told)
-        run = await self._services.runs.get(run_id)
+        if announced_waits:
+            await self._services.waiters.record_announced(run_id, announced_waits)
+        run = await self._services.run_records.find_run(run_id)
         assert run is not None  # noqa: S101 -- it was registered before it began
-        return {"resultType": "task", **_task(run, "working", run.started_at)}
+        return {"resultType": "task", **_build_task(run, "working", run.started_at)}
 
-    async def get(self, context: Context, params: TaskParams, at: Endpoint) -> dict[str, Any]:
+    async def get_task(
+        self, context: RequestContext, request_params: TaskParams, endpoint: McpEndpoint
+    ) -> dict[str, Any]:
         """Return the task's status with its open input requests or, once the run has ended, with its result."""
-        run, _ = await self._owned(context, params, at)
-        description = await self._runs.described(run.id)
-        if description is None:
+        run, _ = await self._require_own_task(context, request_params, endpoint)
+        run_description = await self._runs.describe_workflow(run.id)
+        if run_description is None:
             raise MCPError(INVALID_PARAMS, f"Task '{run.id}' is not kept any more.")
-        if status_of(description) == "running":
-            return await self._running(context, run)
-        return await self._ended(run, description)
+        if to_run_status(run_description) == "running":
+            return await self._describe_running(context, run)
+        return await self._describe_ended(run, run_description)
 
-    async def update(self, context: Context, params: TaskUpdateParams, at: Endpoint) -> EmptyResult:
+    async def update_task(
+        self, context: RequestContext, request_params: TaskUpdateParams, endpoint: McpEndpoint
+    ) -> EmptyResult:
         """Record the client's answers to some or all of the open input requests."""
-        run, caller = await self._owned(context, params, at)
-        asked = await self._asking.requests(await self._runs.awaiting(run.id), context)
-        told = {key: each.id for key, each in asked.items() if key in params.input_responses}
+        run, caller = await self._require_own_task(context, request_params, endpoint)
+        input_requests = await self._elicitation_builder.build_input_requests(
+            await self._runs.read_pending_waits(run.id), context
+        )
+        announced_waits = {
+            request_key: client_request.wait_id
+            for request_key, client_request in input_requests.items()
+            if request_key in request_params.input_responses
+        }
         try:
-            responses = _RESPONSES.validate_python({key: params.input_responses[key] for key in told})
+            input_responses = _INPUT_RESPONSES_ADAPTER.validate_python(
+                {request_key: request_params.input_responses[request_key] for request_key in announced_waits}
+            )
         except ValidationError as error:
             raise MCPError(
                 INVALID_PARAMS, "An input response has not the shape that its request asks for."
             ) from error
-        taken = await self._asking.take(told, responses, caller.principal, context)
-        await self._services.waiters.take(run.id, taken.told.values())
+        accepted_answers = await self._elicitation_builder.record_answers(
+            announced_waits, input_responses, caller.principal, context
+        )
+        await self._services.waiters.record_announced(run.id, accepted_answers.announced_waits.values())
         return EmptyResult()
 
-    async def cancel(self, context: Context, params: TaskParams, at: Endpoint) -> EmptyResult:
+    async def cancel_task(
+        self, context: RequestContext, request_params: TaskParams, endpoint: McpEndpoint
+    ) -> EmptyResult:
         """Cancel the run. A run that already ended stays as it is."""
-        run, caller = await self._owned(context, params, at)
+        run, caller = await self._require_own_task(context, request_params, endpoint)
         with suppress(RunEnded, RunForgotten):
-            await self._control.cancel(run, caller, "The client cancelled the task.")
+            await self._run_control.cancel_run(run, caller, "The client cancelled the task.")
         return EmptyResult()
 
-    async def _owned(self, context: Context, params: TaskParams, at: Endpoint) -> tuple[Run, Caller]:
-        if not is_modern(context):
+    async def _require_own_task(
+        self, context: RequestContext, request_params: TaskParams, endpoint: McpEndpoint
+    ) -> tuple[Run, Caller]:
+        if not is_modern_client(context):
             raise MCPError(METHOD_NOT_FOUND, "Method not found", context.method)
-        require_tasks(context)
-        named = None if context.request is None else context.request.headers.get(_NAME_HEADER)
-        if named is not None and named != params.task_id:
+        require_tasks_extension(context)
+        header_task_id = None if context.request is None else context.request.headers.get(_MCP_NAME_HEADER)
+        if header_task_id is not None and header_task_id != request_params.task_id:
             raise MCPError(HEADER_MISMATCH, "Mcp-Name does not match the taskId in the body.")
-        caller, unknown = at.caller(), f"You have no task '{params.task_id}'."
+        caller, unknown_task_message = (
+            endpoint.identify_caller(),
+            f"You have no task '{request_params.task_id}'.",
+        )
         try:
-            run = await self._runs.owned(params.task_id, caller)
+            run = await self._runs.require_own_run(request_params.task_id, caller)
         except BylineError as error:
-            raise MCPError(mcp_code(error) or INVALID_PARAMS, unknown) from error
-        if run.tool not in self._registry.tools:
+            raise MCPError(to_mcp_code(error) or INVALID_PARAMS, unknown_task_message) from error
+        if run.tool_name not in self._registry.tools:
             # Prompts and resources are runs as well, but not tasks.
-            raise MCPError(INVALID_PARAMS, unknown)
+            raise MCPError(INVALID_PARAMS, unknown_task_message)
         return run, caller
 
-    async def _running(self, context: Context, run: Run) -> dict[str, Any]:
-        awaiting = await self._runs.awaiting(run.id)
-        waits = (await self._services.waiters.awaited_in([run.id])).get(run.id, {})
-        since = max([run.started_at, *waits.values()])
-        taken = await self._services.waiters.taken(run.id) if awaiting.ids else set[str]()
-        asked = {
-            key: each.request.model_dump(by_alias=True, mode="json", exclude_none=True)
-            for key, each in (await self._asking.requests(awaiting, context)).items()
-            if each.id not in taken
+    async def _describe_running(self, context: RequestContext, run: Run) -> dict[str, Any]:
+        pending_waits = await self._runs.read_pending_waits(run.id)
+        waiting_since = (await self._services.waiters.list_awaited_by_run([run.id])).get(run.id, {})
+        updated_at = max([run.started_at, *waiting_since.values()])
+        announced_ids = (
+            await self._services.waiters.list_announced(run.id) if pending_waits.ids else set[str]()
+        )
+        input_requests = {
+            request_key: client_request.input_request.model_dump(
+                by_alias=True, mode="json", exclude_none=True
+            )
+            for request_key, client_request in (
+                await self._elicitation_builder.build_input_requests(pending_waits, context)
+            ).items()
+            if client_request.wait_id not in announced_ids
         }
-        if asked:
-            return {**_task(run, "input_required", since), "inputRequests": asked}
-        if awaiting.ids:
+        if input_requests:
+            return {**_build_task(run, "input_required", updated_at), "inputRequests": input_requests}
+        if pending_waits.ids:
             # It waits for what this client cannot ask or has asked already, so the message says what to tell the user.
-            message = "\n".join(await self._pending.lines(awaiting))
-            return {**_task(run, "working", since), "statusMessage": message}
-        return _task(run, "working", since)
+            message = "\n".join(await self._pending_results.describe_waits(pending_waits))
+            return {**_build_task(run, "working", updated_at), "statusMessage": message}
+        return _build_task(run, "working", updated_at)
 
-    async def _ended(self, run: Run, description: WorkflowExecutionDescription) -> dict[str, Any]:
-        at = description.close_time or datetime.now(UTC)
-        outcome = await self._runs.result(run.id)
-        self._runs.answered(run.id)
+    async def _describe_ended(
+        self, run: Run, run_description: WorkflowExecutionDescription
+    ) -> dict[str, Any]:
+        ended_at = run_description.close_time or datetime.now(UTC)
+        outcome = await self._runs.wait_for_result(run.id)
+        self._runs.mark_outcome_delivered(run.id)
         if isinstance(outcome, Finished):
-            result = success(self._registry.tool(run.tool), outcome.value)
+            tool_result = to_success_result(self._registry.find_tool(run.tool_name), outcome.value)
         elif outcome.code == RUN_CANCELLED:
-            return {**_task(run, "cancelled", at), "statusMessage": outcome.message}
-        elif (protocol := protocol_code(outcome.code)) is not None:
-            return {**_task(run, "failed", at), "error": {"code": protocol, "message": outcome.message}}
+            return {**_build_task(run, "cancelled", ended_at), "statusMessage": outcome.message}
+        elif (json_rpc_code := find_mcp_code(outcome.code)) is not None:
+            return {
+                **_build_task(run, "failed", ended_at),
+                "error": {"code": json_rpc_code, "message": outcome.message},
+            }
         else:
-            result = failure(outcome.code, outcome.message)
-        dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
-        return {**_task(run, "completed", at), "result": dumped}
+            tool_result = to_failure_result(outcome.code, outcome.message)
+        result_document = tool_result.model_dump(by_alias=True, mode="json", exclude_none=True)
+        return {**_build_task(run, "completed", ended_at), "result": result_document}
 
 
-def _task(run: Run, status: str, updated_at: datetime) -> dict[str, Any]:
+def _build_task(run: Run, status: str, updated_at: datetime) -> dict[str, Any]:
     return {
         "taskId": run.id,
         "status": status,
-        "createdAt": _instant(run.started_at),
-        "lastUpdatedAt": _instant(updated_at),
+        "createdAt": _format_time(run.started_at),
+        "lastUpdatedAt": _format_time(updated_at),
         # A task is kept for as long as Temporal retains the run. A client cannot shorten this.
         "ttlMs": None,
         "pollIntervalMs": _POLL_INTERVAL_MS,
     }
 
 
-def _instant(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _format_time(occurred_at: datetime) -> str:
+    return occurred_at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

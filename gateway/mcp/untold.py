@@ -11,7 +11,7 @@ from pydantic import ValidationError
 log = structlog.get_logger()
 
 
-async def untold(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+async def hide_internal_errors(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
     """Replace unexpected exceptions by an MCPError, since the SDK would send their text to legacy clients."""
     try:
         return await call_next(ctx)

@@ -9,16 +9,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.services import Services
-from gateway.authorization_server.consents import Consent, Consents
-from gateway.browser.rendering import notice, on_to, page, stale_form
-from gateway.browser.sessions import Sessions
-from gateway.sign_in.pages import to_sign_in
+from gateway.authorization_server.consents import ClientConsent, ClientConsents
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSessions
+from gateway.sign_in.pages import redirect_to_sign_in
 
-_PATH: Final = "/applications"
+_APPLICATIONS_PATH: Final = "/applications"
 
 
 @dataclass(frozen=True, slots=True)
-class Application:
+class ClientApplication:
     """Everything that one client may do for one person."""
 
     client_id: str
@@ -31,75 +31,85 @@ class Application:
     until: datetime
 
 
-def application_pages(services: Services) -> APIRouter:
+def build_application_pages(services: Services) -> APIRouter:
     """GET and POST /applications."""
-    router = APIRouter(include_in_schema=False)
-    pages = ApplicationPages(services)
-    router.add_api_route(_PATH, pages.show, methods=["GET"])
-    router.add_api_route(_PATH, pages.withdraw, methods=["POST"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_handlers = ApplicationPages(services)
+    page_router.add_api_route(_APPLICATIONS_PATH, page_handlers.show_applications, methods=["GET"])
+    page_router.add_api_route(_APPLICATIONS_PATH, page_handlers.withdraw_application, methods=["POST"])
+    return page_router
 
 
 class ApplicationPages:
     """Shows a person's consents by application, and withdraws them."""
 
     def __init__(self, services: Services) -> None:
-        self._sessions = Sessions(services)
-        self._consents = Consents(services.database)
-        self._trail = services.trail
-        self._issuer = services.settings.gateway.issuer
+        self._browser_sessions = BrowserSessions(services)
+        self._client_consents = ClientConsents(services.database)
+        self._audit_trail = services.trail
+        self._issuer_settings = services.settings.gateway.issuer
 
-    async def show(self, request: Request) -> Response:
+    async def show_applications(self, request: Request) -> Response:
         """GET /applications."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(_PATH)
-        given = await self._consents.of(session.principal.id)
-        return page(
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(_APPLICATIONS_PATH)
+        client_consents = await self._client_consents.list_consents(browser_session.principal.id)
+        return render_page(
             "applications.html",
-            title="Applications",
-            session=session,
-            applications=_applications(given),
-            issuer=None if self._issuer is None else self._issuer.issuer,
+            page_title="Applications",
+            browser_session=browser_session,
+            applications=_group_by_client(client_consents),
+            issuer=None if self._issuer_settings is None else self._issuer_settings.issuer,
         )
 
-    async def withdraw(self, request: Request) -> Response:
+    async def withdraw_application(self, request: Request) -> Response:
         """POST /applications: end all consents of one client for this person, and so all of its tokens."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(_PATH)
-        session, principal = submission.session, submission.session.principal
-        client_id = submission.fields.get("client_id", "")
-        held = [each for each in await self._consents.of(principal.id) if each.client_id == client_id]
-        if not await self._consents.withdraw(principal.id, client_id):
-            text = "This application does not act for you any more."
-            return notice(
-                "Nothing to withdraw", text, status=410, session=session, link=(_PATH, "Applications")
+            return render_stale_form(_APPLICATIONS_PATH)
+        browser_session, principal = submission.browser_session, submission.browser_session.principal
+        client_id = submission.form_fields.get("client_id", "")
+        ended_consents = [
+            client_consent
+            for client_consent in await self._client_consents.list_consents(principal.id)
+            if client_consent.client_id == client_id
+        ]
+        if not await self._client_consents.withdraw_client(principal.id, client_id):
+            notice_text = "This application does not act for you any more."
+            return render_notice(
+                "Nothing to withdraw",
+                notice_text,
+                status_code=410,
+                browser_session=browser_session,
+                next_link=(_APPLICATIONS_PATH, "Applications"),
             )
-        for consent in held:
-            await self._trail.append(consent.event("client.withdrawn", principal))
-        return on_to(_PATH)
+        for client_consent in ended_consents:
+            await self._audit_trail.append_event(client_consent.to_audit_event("client.withdrawn", principal))
+        return redirect_see_other(_APPLICATIONS_PATH)
 
 
-def _applications(consents: list[Consent]) -> list[Application]:
+def _group_by_client(all_consents: list[ClientConsent]) -> list[ClientApplication]:
     """Group consents by client. The client with the newest consent comes first."""
-    by_client: dict[str, list[Consent]] = {}
-    for consent in consents:
-        by_client.setdefault(consent.client_id, []).append(consent)
+    consents_by_client: dict[str, list[ClientConsent]] = {}
+    for client_consent in all_consents:
+        consents_by_client.setdefault(client_consent.client_id, []).append(client_consent)
     return [
-        Application(
+        ClientApplication(
             client_id=client_id,
-            name=held[0].client_name,
-            goes_to=_each(each.goes_to for each in held),
-            asserted_by=_each(each.asserted_by for each in held),
-            resources=_each(each.resource for each in held),
-            scopes=_each(scope for each in held for scope in each.scopes),
-            since=min(each.created_at for each in held),
-            until=max(each.expires_at for each in held),
+            name=client_consents[0].client_name,
+            goes_to=_list_distinct(client_consent.goes_to for client_consent in client_consents),
+            asserted_by=_list_distinct(client_consent.asserted_by for client_consent in client_consents),
+            resources=_list_distinct(client_consent.resource for client_consent in client_consents),
+            scopes=_list_distinct(
+                scope_name for client_consent in client_consents for scope_name in client_consent.scopes
+            ),
+            since=min(client_consent.created_at for client_consent in client_consents),
+            until=max(client_consent.expires_at for client_consent in client_consents),
         )
-        for client_id, held in by_client.items()
+        for client_id, client_consents in consents_by_client.items()
     ]
 
 
-def _each(found: Iterable[str | None]) -> list[str]:
-    return list(dict.fromkeys(each for each in found if each))
+def _list_distinct(optional_texts: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(distinct_text for distinct_text in optional_texts if distinct_text))

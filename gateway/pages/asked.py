@@ -5,7 +5,7 @@ from typing import Final
 from fastapi import Request
 from fastapi.responses import Response
 
-from engine.authorization.refusals import refusal
+from engine.authorization.refusals import build_refusal_event
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import (
     AccountMismatched,
@@ -15,57 +15,83 @@ from engine.errors import (
     UpstreamFailed,
 )
 from engine.services import Services
-from engine.waiting.addresses import connect_path
-from gateway.browser.rendering import notice, page
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.sign_in.pages import to_sign_in
+from engine.waiting.addresses import build_connect_path
+from gateway.browser.rendering import render_notice, render_page
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.sign_in.pages import redirect_to_sign_in
 
-CALL_AGAIN: Final = "Call the tool again to get a new link."
+CALL_AGAIN_TEXT: Final = "Call the tool again to get a new link."
 
 
-async def opened(
+async def open_request(
     services: Services, request: Request, request_id: str
 ) -> tuple[BrowserSession, AuthorizationRequest] | Response:
     """Return the session and the request behind a link; for anybody else, the page to show instead."""
-    session = await Sessions(services).current(request)
-    if session is None:
-        return to_sign_in(request.url.path)
-    asked = await asked_of(services, session, request_id)
-    return asked if isinstance(asked, Response) else (session, asked)
+    browser_session = await BrowserSessions(services).find_session(request)
+    if browser_session is None:
+        return redirect_to_sign_in(request.url.path)
+    authorization_request = await load_answerable_request(services, browser_session, request_id)
+    return (
+        authorization_request
+        if isinstance(authorization_request, Response)
+        else (browser_session, authorization_request)
+    )
 
 
-async def asked_of(
-    services: Services, session: BrowserSession, request_id: str
+async def load_answerable_request(
+    services: Services, browser_session: BrowserSession, request_id: str
 ) -> AuthorizationRequest | Response:
     """Return the request where this person may answer it, and otherwise a page that says no.
 
     An attempt of somebody else to open the link is recorded in the trail.
     """
-    principal, request = session.principal, await services.authorization.get(request_id)
-    if request is None:
-        text = f"This link is not known here. {CALL_AGAIN}"
-        return notice("Unknown link", text, status=404, session=session)
-    if await services.standing_in.asked(request.principal_id, principal) is None:
-        refused = AuthorizationRefused("The link was opened by somebody whom it was not made for.")
-        await services.trail.append(refusal(principal, refused, request))
-        title = "This link was made for somebody else"
-        path = connect_path(request.id)
-        return page(
-            "wrong_person.html", title=title, session=session, principal=principal, next=path, status=403
+    principal, authorization_request = (
+        browser_session.principal,
+        await services.authorization_requests.find_request(request_id),
+    )
+    if authorization_request is None:
+        notice_text = f"This link is not known here. {CALL_AGAIN_TEXT}"
+        return render_notice("Unknown link", notice_text, status_code=404, browser_session=browser_session)
+    if await services.delegation.find_asked_principal(authorization_request.principal_id, principal) is None:
+        refusal_error = AuthorizationRefused("The link was opened by somebody whom it was not made for.")
+        await services.trail.append_event(
+            build_refusal_event(principal, refusal_error, authorization_request)
         )
-    return request
+        page_title = "This link was made for somebody else"
+        request_path = build_connect_path(authorization_request.id)
+        return render_page(
+            "wrong_person.html",
+            page_title=page_title,
+            browser_session=browser_session,
+            principal=principal,
+            next=request_path,
+            status_code=403,
+        )
+    return authorization_request
 
 
-def not_connected(session: BrowserSession, error: BylineError) -> Response:
+def render_not_connected(browser_session: BrowserSession, error: BylineError) -> Response:
     """Return the page that says how a sign-in ended without a grant."""
     match error:
         case AccountMismatched():
-            link = (connect_path(error.request), "Sign in to the account that is asked for")
-            return notice("That is another account", str(error), status=409, session=session, link=link)
+            notice_link = (build_connect_path(error.request_id), "Sign in to the account that is asked for")
+            return render_notice(
+                "That is another account",
+                str(error),
+                status_code=409,
+                browser_session=browser_session,
+                next_link=notice_link,
+            )
         case AuthorizationExpired():
-            return notice("This link is too old", str(error), status=410, session=session)
+            return render_notice(
+                "This link is too old", str(error), status_code=410, browser_session=browser_session
+            )
         case UpstreamFailed():
-            text = f"{error} Open your link again."
-            return notice("The sign-in service failed", text, status=502, session=session)
+            notice_text = f"{error} Open your link again."
+            return render_notice(
+                "The sign-in service failed", notice_text, status_code=502, browser_session=browser_session
+            )
         case _:
-            return notice("You are not connected", str(error), status=400, session=session)
+            return render_notice(
+                "You are not connected", str(error), status_code=400, browser_session=browser_session
+            )

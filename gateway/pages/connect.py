@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.authorization.standing_in import stand_in
-from engine.connections.connection import TYPED, VOUCHED, Connection, Key
-from engine.connections.registration import DOCUMENT_PATH
+from engine.authorization.standing_in import acting_administrator
+from engine.connections.connection import IDP_ASSERTED_METHODS, TYPED_KEY_METHODS, Connection, KeyDeclaration
+from engine.connections.registration import CLIENT_DOCUMENT_PATH
 from engine.errors import (
     AccountMismatched,
     AccountUnknown,
@@ -18,21 +18,21 @@ from engine.errors import (
     KeyRefused,
 )
 from engine.services import Services
-from engine.waiting.addresses import connect_path, tool_path
-from gateway.browser.rendering import notice, on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.pages.asked import CALL_AGAIN, asked_of, not_connected, opened
+from engine.waiting.addresses import build_connect_path, build_tool_path
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.pages.asked import CALL_AGAIN_TEXT, load_answerable_request, open_request, render_not_connected
 
 
-def connect_pages(services: Services) -> APIRouter:
+def build_connect_pages(services: Services) -> APIRouter:
     """Return the routes of the request page, of every connection's redirect URI and of Byline's client document."""
-    router = APIRouter(include_in_schema=False)
-    connect, callback = ConnectPage(services), Callback(services)
-    router.add_api_route("/connect/{request_id}", connect.ask, methods=["GET"])
-    router.add_api_route("/connect/{request_id}", connect.answer, methods=["POST"])
-    router.add_api_route(DOCUMENT_PATH, connect.document, methods=["GET"])
-    router.add_api_route("/oauth/callback", callback.receive, methods=["GET"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    connect_page, callback_page = ConnectPage(services), OAuthCallback(services)
+    page_router.add_api_route("/connect/{request_id}", connect_page.show_request, methods=["GET"])
+    page_router.add_api_route("/connect/{request_id}", connect_page.answer_request, methods=["POST"])
+    page_router.add_api_route(CLIENT_DOCUMENT_PATH, connect_page.show_client_document, methods=["GET"])
+    page_router.add_api_route("/oauth/callback", callback_page.receive_callback, methods=["GET"])
+    return page_router
 
 
 class ConnectPage:
@@ -40,230 +40,348 @@ class ConnectPage:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._sessions = Sessions(services)
+        self._browser_sessions = BrowserSessions(services)
 
-    async def document(self) -> Response:
+    async def show_client_document(self) -> Response:
         """GET /oauth/client.json: Byline's client document, which authorization servers read at its client_id."""
         return JSONResponse(
-            self._services.registrations.document(), headers={"Cache-Control": "max-age=3600"}
+            self._services.registrations.build_client_document(), headers={"Cache-Control": "max-age=3600"}
         )
 
-    async def ask(self, request: Request, request_id: str) -> Response:
+    async def show_request(self, request: Request, request_id: str) -> Response:
         """GET /connect/{request_id}."""
-        found = await opened(self._services, request, request_id)
-        if isinstance(found, Response):
-            return found
-        session, asked = found
+        opened_request = await open_request(self._services, request, request_id)
+        if isinstance(opened_request, Response):
+            return opened_request
+        browser_session, authorization_request = opened_request
         try:
-            connection = await self._services.catalogue.get(asked.connection)
+            connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
         except ConnectionUnknown as error:
-            return notice("This connection is gone", str(error), status=410, session=session)
-        if asked.is_open:
-            return await self._question(session, asked, connection)
-        others = await self._services.authorization.open_for(session.principal.id)
-        return await self._answered(session, asked, connection, others)
+            return render_notice(
+                "This connection is gone", str(error), status_code=410, browser_session=browser_session
+            )
+        if authorization_request.is_open:
+            return await self._render_request(browser_session, authorization_request, connection)
+        other_requests = await self._services.authorization_requests.list_open_requests(
+            browser_session.principal.id
+        )
+        return await self._render_closed_request(
+            browser_session, authorization_request, connection, other_requests
+        )
 
-    async def answer(self, request: Request, request_id: str) -> Response:
+    async def answer_request(self, request: Request, request_id: str) -> Response:
         """POST /connect/{request_id}."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(request.url.path)
-        session = submission.session
-        asked = await asked_of(self._services, session, request_id)
-        if isinstance(asked, Response):
-            return asked
-        answers = {
-            "continue": self._sent_away,
-            "device": self._coded,
-            "connect": self._typed,
-            "use": self._use,
+            return render_stale_form(request.url.path)
+        browser_session = submission.browser_session
+        authorization_request = await load_answerable_request(self._services, browser_session, request_id)
+        if isinstance(authorization_request, Response):
+            return authorization_request
+        answer_handlers = {
+            "continue": self._begin_consent,
+            "device": self._begin_device_sign_in,
+            "connect": self._take_typed_key,
+            "use": self._use_account,
         }
-        answer = answers.get(submission.fields.get("decision", ""), self._declined)
+        answer_handler = answer_handlers.get(submission.form_fields.get("decision", ""), self._deny_request)
         try:
-            shown = await answer(session, asked, submission.fields) if asked.is_open else None
+            page_response = (
+                await answer_handler(browser_session, authorization_request, submission.form_fields)
+                if authorization_request.is_open
+                else None
+            )
         except BylineError as error:
-            return notice("This connection does not work", str(error), status=503, session=session)
-        return shown or on_to(request.url.path)
+            return render_notice(
+                "This connection does not work", str(error), status_code=503, browser_session=browser_session
+            )
+        return page_response or redirect_see_other(request.url.path)
 
-    async def _sent_away(
-        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    async def _begin_consent(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
     ) -> Response | None:
-        tool = _chosen_for(asked, fields)
-        connection = await self._services.catalogue.get(asked.connection)
-        if await self._services.vouching.answer(asked, connection, tool=tool):
+        tool_name = _read_chosen_tool(authorization_request, form_fields)
+        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+        if await self._services.idp_assertions.answer_request(
+            authorization_request, connection, tool_name=tool_name
+        ):
             return None
-        return on_to(await self._services.consent.begin(asked, session.id, tool=tool))
+        return redirect_see_other(
+            await self._services.consent.begin_sign_in(
+                authorization_request, browser_session.id, tool_name=tool_name
+            )
+        )
 
-    async def _coded(
-        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    async def _begin_device_sign_in(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
     ) -> Response | None:
-        del session
-        await self._services.devices.begin(asked, tool=_chosen_for(asked, fields))
-        return on_to(f"{connect_path(asked.id)}/device")
+        del browser_session
+        await self._services.device_sign_ins.begin_sign_in(
+            authorization_request, tool_name=_read_chosen_tool(authorization_request, form_fields)
+        )
+        return redirect_see_other(f"{build_connect_path(authorization_request.id)}/device")
 
-    async def _declined(
-        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    async def _deny_request(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
     ) -> Response | None:
-        del fields
-        holder = await self._services.standing_in.asked(asked.principal_id, session.principal)
+        del form_fields
+        holder = await self._services.delegation.find_asked_principal(
+            authorization_request.principal_id, browser_session.principal
+        )
         if holder is not None:
-            await self._services.authorization.deny(asked.id, holder, by=stand_in(holder, session.principal))
+            await self._services.authorization_requests.deny_request(
+                authorization_request.id,
+                holder,
+                administrator=acting_administrator(holder, browser_session.principal),
+            )
         return None
 
-    async def _typed(
-        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    async def _take_typed_key(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
     ) -> Response | None:
         """Take a typed key; returns the page with the problem where the key is not accepted."""
-        secret, username = fields.get("secret", ""), fields.get("username", "")
-        tool = _chosen_for(asked, fields)
+        typed_secret, username = form_fields.get("secret", ""), form_fields.get("username", "")
+        tool_name = _read_chosen_tool(authorization_request, form_fields)
         try:
-            await self._services.typed_keys.take(
-                asked, session.principal, secret=secret, username=username, tool=tool
+            await self._services.typed_keys.submit_key(
+                authorization_request,
+                browser_session.principal,
+                typed_secret=typed_secret,
+                username=username,
+                tool_name=tool_name,
             )
         except (KeyRefused, AccountMismatched) as error:
-            connection = await self._services.catalogue.get(asked.connection)
-            return await self._question(session, asked, connection, problem=str(error))
+            connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+            return await self._render_request(
+                browser_session, authorization_request, connection, problem_text=str(error)
+            )
         except AuthorizationEnded as error:
-            return not_connected(session, error)
+            return render_not_connected(browser_session, error)
         return None
 
-    async def _use(
-        self, session: BrowserSession, asked: AuthorizationRequest, fields: Mapping[str, str]
+    async def _use_account(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
     ) -> Response | None:
         """Use an account that is connected already; returns the page with the problem where there is none."""
-        connection, person = await self._services.catalogue.get(asked.connection), session.principal
-        holder = await self._services.standing_in.asked(asked.principal_id, person)
-        usable = await self._services.grants.usable(asked.principal_id, asked.connection)
-        grant = next((each for each in usable if each.id == fields.get("account")), None)
-        if grant is None or holder is None:
-            return await self._question(session, asked, connection, problem="Choose one of the accounts.")
-        by, tool = stand_in(holder, person), _chosen_for(asked, fields)
+        connection, answerer = (
+            await self._services.catalogue.get_connection(authorization_request.connection_name),
+            browser_session.principal,
+        )
+        holder = await self._services.delegation.find_asked_principal(
+            authorization_request.principal_id, answerer
+        )
+        usable_grants = await self._services.grants.list_active_grants(
+            authorization_request.principal_id, authorization_request.connection_name
+        )
+        chosen_grant = next(
+            (usable_grant for usable_grant in usable_grants if usable_grant.id == form_fields.get("account")),
+            None,
+        )
+        if chosen_grant is None or holder is None:
+            return await self._render_request(
+                browser_session, authorization_request, connection, problem_text="Choose one of the accounts."
+            )
+        administrator, tool_name = (
+            acting_administrator(holder, answerer),
+            _read_chosen_tool(authorization_request, form_fields),
+        )
         try:
-            await self._services.answering.answer(asked, connection, holder, grant.account, tool=tool, by=by)
+            await self._services.answer_recorder.answer_choice(
+                authorization_request,
+                connection,
+                holder,
+                chosen_grant.account,
+                tool_name=tool_name,
+                administrator=administrator,
+            )
         except AccountUnknown as error:
-            return await self._question(session, asked, connection, problem=str(error))
+            return await self._render_request(
+                browser_session, authorization_request, connection, problem_text=str(error)
+            )
         return None
 
-    async def _question(
+    async def _render_request(
         self,
-        session: BrowserSession,
-        asked: AuthorizationRequest,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
         connection: Connection,
-        problem: str | None = None,
+        problem_text: str | None = None,
     ) -> Response:
-        holder = await self._services.principals.get(asked.principal_id)
-        is_typed = connection.sign_in in TYPED
-        has_page, has_code = (False, False) if is_typed else await self._pages(connection)
-        template, title = "connect.html", f"Connect {connection.title}?"
-        choice: dict[str, object] = {}
-        if asked.asks == "choice":
-            template, title = "choose_account.html", f"Which account at {connection.title}?"
-            chosen = (await self._services.accounts.of(asked.principal_id)).get(connection.name, {})
-            wanted = chosen.get(asked.about, chosen.get(""))
-            accounts = await self._services.grants.usable(asked.principal_id, asked.connection)
-            choice = {"accounts": accounts, "gone": wanted, "chosen_for": asked.about}
-        return page(
-            template,
-            title=title,
-            session=session,
-            **choice,
-            asked=asked,
+        holder = await self._services.principals.find_principal(authorization_request.principal_id)
+        is_key_typed = connection.sign_in in TYPED_KEY_METHODS
+        has_page, has_device_code = (
+            (False, False) if is_key_typed else await self._find_sign_in_pages(connection)
+        )
+        template_name, page_title = "connect.html", f"Connect {connection.title}?"
+        choice_context: dict[str, object] = {}
+        if authorization_request.request_kind == "choice":
+            template_name, page_title = "choose_account.html", f"Which account at {connection.title}?"
+            chosen_accounts = (
+                await self._services.accounts.list_choices(authorization_request.principal_id)
+            ).get(connection.name, {})
+            chosen_account = chosen_accounts.get(authorization_request.about, chosen_accounts.get(""))
+            usable_grants = await self._services.grants.list_active_grants(
+                authorization_request.principal_id, authorization_request.connection_name
+            )
+            choice_context = {
+                "accounts": usable_grants,
+                "gone": chosen_account,
+                "chosen_for": authorization_request.about,
+            }
+        return render_page(
+            template_name,
+            page_title=page_title,
+            browser_session=browser_session,
+            **choice_context,
+            asked=authorization_request,
             connection=connection,
-            tools=await self._services.authorization.waiting_tools(asked.id),
+            tools=await self._services.authorization_requests.list_waiting_tools(authorization_request.id),
             service=holder.name if holder is not None and holder.kind == "service" else None,
-            key=(connection.key or Key()) if is_typed else None,
+            key=(connection.key or KeyDeclaration()) if is_key_typed else None,
             has_page=has_page,
-            has_code=has_code,
-            problem=problem,
-            status=200 if problem is None else 422,
-            leads_away=not is_typed,
+            has_code=has_device_code,
+            problem=problem_text,
+            status_code=200 if problem_text is None else 422,
+            may_leave_site=not is_key_typed,
         )
 
-    async def _pages(self, connection: Connection) -> tuple[bool, bool]:
+    async def _find_sign_in_pages(self, connection: Connection) -> tuple[bool, bool]:
         """Whether the provider has a page for this browser, and whether it has one for a device code."""
         try:
-            endpoints = await self._services.sign_ins.client(connection).endpoints()
+            endpoints = await self._services.sign_ins.create_oauth_client(connection).find_endpoints()
         except BylineError:
             # The person sees what is wrong when they continue.
             return True, False
-        has_page = bool(endpoints.authorization) or connection.sign_in in VOUCHED
-        return has_page, endpoints.device_authorization is not None
+        has_page = bool(endpoints.authorization_endpoint) or connection.sign_in in IDP_ASSERTED_METHODS
+        return has_page, endpoints.device_authorization_endpoint is not None
 
-    async def _answered(
+    async def _render_closed_request(
         self,
-        session: BrowserSession,
-        asked: AuthorizationRequest,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
         connection: Connection,
-        others: list[AuthorizationRequest],
+        other_requests: list[AuthorizationRequest],
     ) -> Response:
-        was_awaited = await self._services.authorization.has_been_waited_for(asked.id)
-        title, text = _ended(asked, connection.title, was_awaited=was_awaited)
-        link = None
-        if not was_awaited:
-            is_for_tool = asked.asks == "any_account" and asked.about
-            whole = (tool_path(asked.about), "See what else is needed")
-            link = whole if is_for_tool else ("/connections", "See your connections")
-        return page(
+        has_been_awaited = await self._services.authorization_requests.has_had_waiters(
+            authorization_request.id
+        )
+        page_title, page_text = _describe_end(
+            authorization_request, connection.title, has_been_awaited=has_been_awaited
+        )
+        page_link = None
+        if not has_been_awaited:
+            is_for_tool = authorization_request.request_kind == "any_account" and authorization_request.about
+            tool_link = (build_tool_path(authorization_request.about), "See what else is needed")
+            page_link = tool_link if is_for_tool else ("/connections", "See your connections")
+        return render_page(
             "answered.html",
-            title=title,
-            text=text,
-            link=link,
-            waiting=await waiting_links(self._services, others),
-            session=session,
-            status=200 if asked.state in {"granted", "denied"} else 410,
+            page_title=page_title,
+            text=page_text,
+            link=page_link,
+            waiting=await list_waiting_links(self._services, other_requests),
+            browser_session=browser_session,
+            status_code=200 if authorization_request.state in {"granted", "denied"} else 410,
         )
 
 
-class Callback:
+class OAuthCallback:
     """The redirect URI to which providers send the browser back."""
 
     def __init__(self, services: Services) -> None:
-        self._consent = services.consent
-        self._sessions = Sessions(services)
+        self._consent_flow = services.consent
+        self._browser_sessions = BrowserSessions(services)
 
-    async def receive(self, request: Request) -> Response:
+    async def receive_callback(self, request: Request) -> Response:
         """GET /oauth/callback."""
-        parameters = dict(request.query_params)
-        once = len(parameters) == len(request.query_params.multi_items())
-        if not once or not parameters.get("state") or ("code" in parameters) == ("error" in parameters):
-            text = f"What the sign-in service sent is incomplete. Open your link again, or start over. {CALL_AGAIN}"
-            return notice("This answer cannot be read", text, status=400)
-        session = await self._sessions.current(request)
-        if session is None:
-            text = "You are not signed in to Byline in this browser. Sign in, and then open your link again."
-            return notice("Who is this?", text, status=403, link=("/sign-in", "Sign in"))
+        query_params = dict(request.query_params)
+        has_no_repeats = len(query_params) == len(request.query_params.multi_items())
+        if (
+            not has_no_repeats
+            or not query_params.get("state")
+            or ("code" in query_params) == ("error" in query_params)
+        ):
+            notice_text = (
+                "What the sign-in service sent is incomplete. Open your link again, or start "
+                f"over. {CALL_AGAIN_TEXT}"
+            )
+            return render_notice("This answer cannot be read", notice_text, status_code=400)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            notice_text = (
+                "You are not signed in to Byline in this browser. Sign in, and then open your link again."
+            )
+            return render_notice(
+                "Who is this?", notice_text, status_code=403, next_link=("/sign-in", "Sign in")
+            )
         try:
-            answered = await self._consent.complete(parameters, session.principal, session.id)
+            authorization_request = await self._consent_flow.complete_sign_in(
+                query_params, browser_session.principal, browser_session.id
+            )
         except BylineError as error:
-            return not_connected(session, error)
+            return render_not_connected(browser_session, error)
         # A redirect to another page, so that the address with the code is neither shown nor kept.
-        return on_to(connect_path(answered.id))
+        return redirect_see_other(build_connect_path(authorization_request.id))
 
 
-def _ended(asked: AuthorizationRequest, connection: str, *, was_awaited: bool) -> tuple[str, str]:
+def _describe_end(
+    authorization_request: AuthorizationRequest, connection_title: str, *, has_been_awaited: bool
+) -> tuple[str, str]:
     """Return title and text for a closed request. No tool waits for what its person asked for themselves."""
-    match asked.state:
+    match authorization_request.state:
         case "granted":
-            back = "You can go back to your chat: the tool goes on by itself."
-            return f"{connection} is connected", back if was_awaited else "It is there for your tools now."
+            granted_text = "You can go back to your chat: the tool goes on by itself."
+            return (
+                f"{connection_title} is connected",
+                granted_text if has_been_awaited else "It is there for your tools now.",
+            )
         case "denied":
-            told = f"The tool was told. {CALL_AGAIN}"
-            return f"You declined {connection}", told if was_awaited else "Nothing was connected."
+            declined_text = f"The tool was told. {CALL_AGAIN_TEXT}"
+            return (
+                f"You declined {connection_title}",
+                declined_text if has_been_awaited else "Nothing was connected.",
+            )
         case _:
-            late = f"Nobody waits for this sign-in any more. {CALL_AGAIN}"
-            return "This link is too old", late if was_awaited else "Nothing was connected. Begin again."
+            expired_text = f"Nobody waits for this sign-in any more. {CALL_AGAIN_TEXT}"
+            return (
+                "This link is too old",
+                expired_text if has_been_awaited else "Nothing was connected. Begin again.",
+            )
 
 
-def _chosen_for(asked: AuthorizationRequest, fields: Mapping[str, str]) -> str:
+def _read_chosen_tool(authorization_request: AuthorizationRequest, form_fields: Mapping[str, str]) -> str:
     """Return the name of the tool that an account is chosen for; empty for every tool."""
-    return asked.about if asked.asks == "choice" and fields.get("reach") == "tool" else ""
+    return (
+        authorization_request.about
+        if authorization_request.request_kind == "choice" and form_fields.get("reach") == "tool"
+        else ""
+    )
 
 
-async def waiting_links(services: Services, requests: list[AuthorizationRequest]) -> list[tuple[str, str]]:
+async def list_waiting_links(
+    services: Services, open_requests: list[AuthorizationRequest]
+) -> list[tuple[str, str]]:
     """Return the address and title of each open request."""
-    connections = await services.catalogue.all()
+    connections = await services.catalogue.list_connections()
     return [
-        (connect_path(request.id), connections[request.connection].title)
-        for request in requests
-        if request.connection in connections
+        (
+            build_connect_path(authorization_request.id),
+            connections[authorization_request.connection_name].title,
+        )
+        for authorization_request in open_requests
+        if authorization_request.connection_name in connections
     ]

@@ -12,32 +12,32 @@ from engine.connections.connection import Connection
 from engine.connections.grants import Grant
 from engine.errors import AccountUnknown, BylineError
 from engine.identity.model import Principal
-from engine.registry import Registry, Tool
+from engine.registry import CompositeTool, Registry
 from engine.services import Services
-from engine.waiting.addresses import connect_path, tool_path
-from gateway.browser.rendering import on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.errors import http_status
-from gateway.grants import give_up
-from gateway.pages.connect import waiting_links
-from gateway.sign_in.pages import to_sign_in
+from engine.waiting.addresses import build_connect_path, build_tool_path
+from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.errors import to_http_status
+from gateway.grants import remove_own_grant
+from gateway.pages.connect import list_waiting_links
+from gateway.sign_in.pages import redirect_to_sign_in
 
-_PATH: Final = "/connections"
-_FOR_ALL: Final = "for_all"
-_FOR_TOOL: Final = "for_tool:"
+_CONNECTIONS_PATH: Final = "/connections"
+_ALL_TOOLS_FIELD: Final = "for_all"
+_TOOL_FIELD_PREFIX: Final = "for_tool:"
 
 
 @dataclass(frozen=True, slots=True)
-class ShownAccount:
+class AccountView:
     """A grant as its owner sees it. `tool_title` is the title of the tool that used it last."""
 
     grant: Grant
     used_at: datetime | None
-    tool: str | None
+    tool_title: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class AccountChoice:
     """Which account one tool or every tool uses. `account` is None where none was chosen."""
 
     field: str
@@ -46,22 +46,24 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ConnectionView:
     """A connection with a person's accounts on it. It has choices only where there is something to choose."""
 
     connection: Connection
-    accounts: list[ShownAccount]
-    for_all: Choice | None
-    for_tools: list[Choice]
+    accounts: list[AccountView]
+    choice_for_all: AccountChoice | None
+    choices_for_tools: list[AccountChoice]
 
 
-def connection_pages(services: Services, registry: Registry) -> APIRouter:
+def build_connection_pages(services: Services, registry: Registry) -> APIRouter:
     """GET /connections, and POST /connections/{name}."""
-    router = APIRouter(include_in_schema=False)
-    pages = ConnectionPages(services, registry)
-    router.add_api_route(_PATH, pages.show, methods=["GET"])
-    router.add_api_route(f"{_PATH}/{{name}}", pages.govern, methods=["POST"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_handlers = ConnectionPages(services, registry)
+    page_router.add_api_route(_CONNECTIONS_PATH, page_handlers.show_connections, methods=["GET"])
+    page_router.add_api_route(
+        f"{_CONNECTIONS_PATH}/{{name}}", page_handlers.change_connection, methods=["POST"]
+    )
+    return page_router
 
 
 class ConnectionPages:
@@ -69,115 +71,166 @@ class ConnectionPages:
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services
-        self._registry = registry
-        self._sessions = Sessions(services)
+        self._tool_registry = registry
+        self._browser_sessions = BrowserSessions(services)
 
-    async def show(self, request: Request) -> Response:
+    async def show_connections(self, request: Request) -> Response:
         """GET /connections."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(_PATH)
-        return await self._page(session, session.principal)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(_CONNECTIONS_PATH)
+        return await self._render_page(browser_session, browser_session.principal)
 
-    async def govern(self, request: Request, name: str) -> Response:
+    async def change_connection(self, request: Request, name: str) -> Response:
         """POST /connections/{name}."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(_PATH)
-        session, principal = submission.session, submission.session.principal
+            return render_stale_form(_CONNECTIONS_PATH)
+        browser_session, principal = submission.browser_session, submission.browser_session.principal
         try:
-            target = await self._decide(name, principal, submission.fields)
+            next_path = await self._apply_decision(name, principal, submission.form_fields)
         except BylineError as error:
-            return await self._page(session, principal, problem=str(error), status=http_status(error))
-        return on_to(target)
+            return await self._render_page(
+                browser_session, principal, problem_text=str(error), status_code=to_http_status(error)
+            )
+        return redirect_see_other(next_path)
 
-    async def _decide(self, name: str, principal: Principal, fields: Mapping[str, str]) -> str:
+    async def _apply_decision(
+        self, connection_name: str, principal: Principal, form_fields: Mapping[str, str]
+    ) -> str:
         """Do what the pressed button says; returns the path to go to."""
-        connection = await self._services.catalogue.get(name)
-        grants = {grant.id: grant for grant in await self._services.grants.of(principal.id)}
-        match fields.get("decision"):
+        connection = await self._services.catalogue.get_connection(connection_name)
+        grants_by_id = {grant.id: grant for grant in await self._services.grants.list_grants(principal.id)}
+        match form_fields.get("decision"):
             case "another":
-                asked = await self._services.authorization.ask_ahead(principal, connection, connection.scopes)
-                return connect_path(asked.id)
+                authorization_request = await self._services.authorization_requests.open_request_ahead(
+                    principal, connection, connection.scopes
+                )
+                return build_connect_path(authorization_request.id)
             case "choose":
-                await self._choose(connection, principal, fields, grants)
+                await self._choose_accounts(connection, principal, form_fields, grants_by_id)
             case "disconnect":
                 # A grant that is gone already is no error: the page shows that it is gone.
-                grant = grants.get(fields.get("grant", ""))
-                if grant is not None and grant.connection == name:
-                    await give_up(self._services, connection, principal, grant.account)
-        return _PATH
+                grant = grants_by_id.get(form_fields.get("grant", ""))
+                if grant is not None and grant.connection_name == connection_name:
+                    await remove_own_grant(self._services, connection, principal, grant.account)
+        return _CONNECTIONS_PATH
 
-    async def _choose(
+    async def _choose_accounts(
         self,
         connection: Connection,
         principal: Principal,
-        fields: Mapping[str, str],
-        grants: Mapping[str, Grant],
+        form_fields: Mapping[str, str],
+        grants_by_id: Mapping[str, Grant],
     ) -> None:
-        chosen = (await self._services.accounts.of(principal.id)).get(connection.name, {})
-        answering = self._services.answering
-        for field, value in fields.items():
-            if field != _FOR_ALL and not field.startswith(_FOR_TOOL):
+        chosen_accounts = (await self._services.accounts.list_choices(principal.id)).get(connection.name, {})
+        answer_recorder = self._services.answer_recorder
+        for field_name, field_value in form_fields.items():
+            if field_name != _ALL_TOOLS_FIELD and not field_name.startswith(_TOOL_FIELD_PREFIX):
                 continue
-            tool = "" if field == _FOR_ALL else self._registry.tool(field.removeprefix(_FOR_TOOL)).name
-            grant = grants.get(value)
-            if value == "" and tool in chosen:
-                await answering.forget(connection, principal, tool=tool)
-            elif grant is not None and chosen.get(tool) != grant.account:
-                await answering.use(connection, principal, grant.account, tool=tool)
-            elif value not in {"", "keep"} and grant is None:
+            tool_name = (
+                ""
+                if field_name == _ALL_TOOLS_FIELD
+                else self._tool_registry.find_tool(field_name.removeprefix(_TOOL_FIELD_PREFIX)).name
+            )
+            grant = grants_by_id.get(field_value)
+            if field_value == "" and tool_name in chosen_accounts:
+                await answer_recorder.forget_choice(connection, principal, tool_name=tool_name)
+            elif grant is not None and chosen_accounts.get(tool_name) != grant.account:
+                await answer_recorder.choose_account(
+                    connection, principal, grant.account, tool_name=tool_name
+                )
+            elif field_value not in {"", "keep"} and grant is None:
                 raise AccountUnknown("The account that you chose is not connected any more. Choose another.")
 
-    async def _page(
-        self, session: BrowserSession, principal: Principal, *, problem: str | None = None, status: int = 200
+    async def _render_page(
+        self,
+        browser_session: BrowserSession,
+        principal: Principal,
+        *,
+        problem_text: str | None = None,
+        status_code: int = 200,
     ) -> Response:
-        waiting = await self._services.authorization.open_for(principal.id)
-        tools = await self._tools(principal)
-        return page(
+        open_requests = await self._services.authorization_requests.list_open_requests(principal.id)
+        callable_tools = await self._list_tools(principal)
+        return render_page(
             "connections.html",
-            title="My connections",
-            session=session,
-            status=status,
-            problem=problem,
-            waiting=await waiting_links(self._services, waiting),
-            connections=await self._shown(principal.id, tools),
-            tools=[(tool_path(tool.name), tool.declaration.title) for tool in tools],
+            page_title="My connections",
+            browser_session=browser_session,
+            status_code=status_code,
+            problem=problem_text,
+            waiting=await list_waiting_links(self._services, open_requests),
+            connections=await self._build_views(principal.id, callable_tools),
+            tools=[(build_tool_path(tool.name), tool.declaration.title) for tool in callable_tools],
         )
 
-    async def _tools(self, principal: Principal) -> list[Tool]:
+    async def _list_tools(self, principal: Principal) -> list[CompositeTool]:
         """Return the tools that this person may call and that need a connection."""
-        needing = sorted(name for name in self._registry.tools if self._registry.needs[name])
-        allowed = await self._services.policy.allowed(principal, needing)
-        found = [self._registry.tools[name] for name in allowed]
-        return sorted(found, key=lambda tool: tool.declaration.title.casefold())
+        tool_names = sorted(
+            tool_name for tool_name in self._tool_registry.tools if self._tool_registry.needs[tool_name]
+        )
+        allowed_names = await self._services.policy.filter_allowed_tools(principal, tool_names)
+        allowed_tools = [self._tool_registry.tools[tool_name] for tool_name in allowed_names]
+        return sorted(allowed_tools, key=lambda tool: tool.declaration.title.casefold())
 
-    async def _shown(self, principal_id: str, tools: list[Tool]) -> list[Shown]:
-        known = await self._services.catalogue.all()
-        accounts: dict[str, list[ShownAccount]] = {}
-        for grant in await self._services.grants.of(principal_id):
-            if grant.connection in known:
-                accounts.setdefault(grant.connection, []).append(await self._account(principal_id, grant))
-        chosen = await self._services.accounts.of(principal_id)
-        shown = [self._one(known[name], accounts[name], chosen.get(name, {}), tools) for name in accounts]
-        return sorted(shown, key=lambda each: each.connection.title.casefold())
+    async def _build_views(
+        self, principal_id: str, callable_tools: list[CompositeTool]
+    ) -> list[ConnectionView]:
+        known_connections = await self._services.catalogue.list_connections()
+        accounts_by_connection: dict[str, list[AccountView]] = {}
+        for grant in await self._services.grants.list_grants(principal_id):
+            if grant.connection_name in known_connections:
+                accounts_by_connection.setdefault(grant.connection_name, []).append(
+                    await self._build_account(principal_id, grant)
+                )
+        chosen_by_connection = await self._services.accounts.list_choices(principal_id)
+        connection_views = [
+            self._build_view(
+                known_connections[connection_name],
+                accounts_by_connection[connection_name],
+                chosen_by_connection.get(connection_name, {}),
+                callable_tools,
+            )
+            for connection_name in accounts_by_connection
+        ]
+        return sorted(
+            connection_views, key=lambda connection_view: connection_view.connection.title.casefold()
+        )
 
-    async def _account(self, principal_id: str, grant: Grant) -> ShownAccount:
-        used = await self._services.trail.last_use(principal_id, grant.id, since=grant.created_at)
-        tool = None if used is None else self._registry.title(used.event.get("tool") or "")
-        return ShownAccount(grant, None if used is None else used.time, tool)
+    async def _build_account(self, principal_id: str, grant: Grant) -> AccountView:
+        last_use = await self._services.trail.find_last_use(
+            principal_id, grant.id, granted_at=grant.created_at
+        )
+        tool_title = (
+            None if last_use is None else self._tool_registry.find_title(last_use.event.get("tool") or "")
+        )
+        return AccountView(grant, None if last_use is None else last_use.time, tool_title)
 
-    def _one(
+    def _build_view(
         self,
         connection: Connection,
-        accounts: list[ShownAccount],
-        chosen: Mapping[str, str],
-        tools: list[Tool],
-    ) -> Shown:
-        if len(accounts) < 2 and not chosen:
-            return Shown(connection, accounts, None, [])
-        using = [tool for tool in tools if self._registry.uses(tool.name, connection.name)]
-        for_tools = [
-            Choice(f"{_FOR_TOOL}{tool.name}", tool.declaration.title, chosen.get(tool.name)) for tool in using
+        account_views: list[AccountView],
+        chosen_accounts: Mapping[str, str],
+        callable_tools: list[CompositeTool],
+    ) -> ConnectionView:
+        if len(account_views) < 2 and not chosen_accounts:
+            return ConnectionView(connection, account_views, None, [])
+        using_tools = [
+            tool
+            for tool in callable_tools
+            if self._tool_registry.may_use_connection(tool.name, connection.name)
         ]
-        return Shown(connection, accounts, Choice(_FOR_ALL, "Every tool", chosen.get("")), for_tools)
+        tool_choices = [
+            AccountChoice(
+                f"{_TOOL_FIELD_PREFIX}{tool.name}",
+                tool.declaration.title,
+                chosen_accounts.get(tool.name),
+            )
+            for tool in using_tools
+        ]
+        return ConnectionView(
+            connection,
+            account_views,
+            AccountChoice(_ALL_TOOLS_FIELD, "Every tool", chosen_accounts.get("")),
+            tool_choices,
+        )

@@ -6,17 +6,17 @@ from fastapi.responses import Response
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
 from engine.services import Services
-from engine.waiting.addresses import connect_path
-from gateway.browser.rendering import notice, on_to, page
+from engine.waiting.addresses import build_connect_path
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page
 from gateway.browser.sessions import BrowserSession
-from gateway.pages.asked import not_connected, opened
+from gateway.pages.asked import open_request, render_not_connected
 
 
-def device_pages(services: Services) -> APIRouter:
+def build_device_pages(services: Services) -> APIRouter:
     """GET /connect/{request_id}/device."""
-    router = APIRouter(include_in_schema=False)
-    router.add_api_route("/connect/{request_id}/device", DevicePage(services).look, methods=["GET"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_router.add_api_route("/connect/{request_id}/device", DevicePage(services).show_code, methods=["GET"])
+    return page_router
 
 
 class DevicePage:
@@ -25,31 +25,46 @@ class DevicePage:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def look(self, request: Request, request_id: str) -> Response:
+    async def show_code(self, request: Request, request_id: str) -> Response:
         """GET /connect/{request_id}/device."""
-        found = await opened(self._services, request, request_id)
-        if isinstance(found, Response):
-            return found
-        session, asked = found
+        opened_request = await open_request(self._services, request, request_id)
+        if isinstance(opened_request, Response):
+            return opened_request
+        browser_session, authorization_request = opened_request
         try:
-            return await self._page(session, asked)
+            return await self._render_page(browser_session, authorization_request)
         except AccountMismatched as error:
-            return not_connected(session, error)
+            return render_not_connected(browser_session, error)
         except (AuthorizationExpired, AuthorizationRefused) as error:
-            link = (connect_path(asked.id), "Open the question again")
-            return notice("This code is no good any more", str(error), status=410, session=session, link=link)
+            notice_link = (build_connect_path(authorization_request.id), "Open the question again")
+            return render_notice(
+                "This code is no good any more",
+                str(error),
+                status_code=410,
+                browser_session=browser_session,
+                next_link=notice_link,
+            )
         except BylineError as error:
-            return not_connected(session, error)
+            return render_not_connected(browser_session, error)
 
-    async def _page(self, session: BrowserSession, asked: AuthorizationRequest) -> Response:
-        connection = await self._services.catalogue.get(asked.connection)
-        wait = await self._services.devices.look(asked, session.principal)
-        if wait is None:
-            return on_to(connect_path(asked.id))
-        title = f"Connect {connection.title} on another device"
-        shown = page(
-            "device.html", title=title, session=session, asked=asked, connection=connection, code=wait.code
+    async def _render_page(
+        self, browser_session: BrowserSession, authorization_request: AuthorizationRequest
+    ) -> Response:
+        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+        device_wait = await self._services.device_sign_ins.poll_sign_in(
+            authorization_request, browser_session.principal
+        )
+        if device_wait is None:
+            return redirect_see_other(build_connect_path(authorization_request.id))
+        page_title = f"Connect {connection.title} on another device"
+        page_response = render_page(
+            "device.html",
+            page_title=page_title,
+            browser_session=browser_session,
+            asked=authorization_request,
+            connection=connection,
+            code=device_wait.device_code,
         )
         # A header reloads the page, since the page may hold no script.
-        shown.headers["Refresh"] = str(wait.look_again)
-        return shown
+        page_response.headers["Refresh"] = str(device_wait.poll_again_seconds)
+        return page_response

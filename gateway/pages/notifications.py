@@ -6,20 +6,20 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.errors import BylineError
-from engine.notifications.channels import EVENTS, ChannelKind, Event
+from engine.notifications.channels import NOTIFICATION_EVENTS, ChannelKind, NotificationEvent
 from engine.services import Services
-from gateway.browser.rendering import on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.errors import http_status
-from gateway.sign_in.pages import to_sign_in
+from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.errors import to_http_status
+from gateway.sign_in.pages import redirect_to_sign_in
 
-_PATH: Final = "/notifications"
-_KINDS: Final = {
+_NOTIFICATIONS_PATH: Final = "/notifications"
+_CHANNEL_KIND_TITLES: Final = {
     "email": "Email",
     "slack": "Slack or a chat that takes its webhooks",
     "webhook": "My own webhook",
 }
-_EVENTS: Final[dict[Event, str]] = {
+_EVENT_TITLES: Final[dict[NotificationEvent, str]] = {
     "waiting": "A run waits for me",
     "ended": "A run ended",
     "chat_waiting": "A run that I began in a chat waits for me",
@@ -27,14 +27,16 @@ _EVENTS: Final[dict[Event, str]] = {
 }
 
 
-def notification_pages(services: Services) -> APIRouter:
+def build_notification_pages(services: Services) -> APIRouter:
     """GET and POST /notifications."""
-    router = APIRouter(include_in_schema=False)
-    pages = NotificationPages(services)
-    router.add_api_route(_PATH, pages.show, methods=["GET"])
-    router.add_api_route(_PATH, pages.add, methods=["POST"])
-    router.add_api_route(f"{_PATH}/{{channel_id}}", pages.change, methods=["POST"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_handlers = NotificationPages(services)
+    page_router.add_api_route(_NOTIFICATIONS_PATH, page_handlers.show_channels, methods=["GET"])
+    page_router.add_api_route(_NOTIFICATIONS_PATH, page_handlers.add_channel, methods=["POST"])
+    page_router.add_api_route(
+        f"{_NOTIFICATIONS_PATH}/{{channel_id}}", page_handlers.change_channel, methods=["POST"]
+    )
+    return page_router
 
 
 class NotificationPages:
@@ -42,70 +44,84 @@ class NotificationPages:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._sessions = Sessions(services)
+        self._browser_sessions = BrowserSessions(services)
 
-    async def show(self, request: Request) -> Response:
+    async def show_channels(self, request: Request) -> Response:
         """GET /notifications."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(_PATH)
-        return await self._page(session)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(_NOTIFICATIONS_PATH)
+        return await self._render_page(browser_session)
 
-    async def add(self, request: Request) -> Response:
+    async def add_channel(self, request: Request) -> Response:
         """POST /notifications."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(_PATH)
-        session, principal, fields = submission.session, submission.session.principal, submission.fields
-        kind = fields.get("kind", "")
-        if kind not in _KINDS:
-            return await self._page(session, problem="Choose how you want to be told.", status=422)
+            return render_stale_form(_NOTIFICATIONS_PATH)
+        browser_session, principal, form_fields = (
+            submission.browser_session,
+            submission.browser_session.principal,
+            submission.form_fields,
+        )
+        channel_kind = form_fields.get("kind", "")
+        if channel_kind not in _CHANNEL_KIND_TITLES:
+            return await self._render_page(
+                browser_session, problem_text="Choose how you want to be told.", status_code=422
+            )
         try:
-            channel, destination = await self._services.notifier.add(
+            channel, destination = await self._services.notifier.add_channel(
                 principal,
-                cast("ChannelKind", kind),
-                fields.get("address", ""),
-                [event for event in EVENTS if event in fields],
+                cast("ChannelKind", channel_kind),
+                form_fields.get("address", ""),
+                [event_name for event_name in NOTIFICATION_EVENTS if event_name in form_fields],
             )
         except BylineError as error:
-            return await self._page(session, problem=str(error), status=http_status(error))
+            return await self._render_page(
+                browser_session, problem_text=str(error), status_code=to_http_status(error)
+            )
         if destination.secret is None:
-            return on_to(_PATH)
-        return await self._page(session, told=f"{channel.label} was added.", secret=destination.secret)
+            return redirect_see_other(_NOTIFICATIONS_PATH)
+        return await self._render_page(
+            browser_session, confirmation=f"{channel.label} was added.", channel_secret=destination.secret
+        )
 
-    async def change(self, request: Request, channel_id: str) -> Response:
+    async def change_channel(self, request: Request, channel_id: str) -> Response:
         """POST /notifications/{channel_id}."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(_PATH)
-        session, principal = submission.session, submission.session.principal
+            return render_stale_form(_NOTIFICATIONS_PATH)
+        browser_session, principal = submission.browser_session, submission.browser_session.principal
         try:
-            if submission.fields.get("decision") == "remove":
-                await self._services.channels.remove(channel_id, principal)
-                return on_to(_PATH)
-            await self._services.notifier.test(channel_id, principal)
+            if submission.form_fields.get("decision") == "remove":
+                await self._services.notification_channels.remove_channel(channel_id, principal)
+                return redirect_see_other(_NOTIFICATIONS_PATH)
+            await self._services.notifier.send_test_note(channel_id, principal)
         except BylineError as error:
-            return await self._page(session, problem=str(error), status=http_status(error))
-        return await self._page(session, told="A note was sent. Look whether it arrived.")
+            return await self._render_page(
+                browser_session, problem_text=str(error), status_code=to_http_status(error)
+            )
+        return await self._render_page(
+            browser_session, confirmation="A note was sent. Look whether it arrived."
+        )
 
-    async def _page(
+    async def _render_page(
         self,
-        session: BrowserSession,
+        browser_session: BrowserSession,
         *,
-        told: str | None = None,
-        problem: str | None = None,
-        secret: str | None = None,
-        status: int = 200,
+        confirmation: str | None = None,
+        problem_text: str | None = None,
+        channel_secret: str | None = None,
+        status_code: int = 200,
     ) -> Response:
-        return page(
+        return render_page(
             "notifications.html",
-            title="Where you are told",
-            session=session,
-            status=status,
-            channels=await self._services.channels.of(session.principal.id),
-            kinds=_KINDS,
-            events=_EVENTS,
-            told=told,
-            problem=problem,
-            secret=secret,
+            page_title="Where you are told",
+            browser_session=browser_session,
+            status_code=status_code,
+            channels=await self._services.notification_channels.list_channels(browser_session.principal.id),
+            kinds=_CHANNEL_KIND_TITLES,
+            events=_EVENT_TITLES,
+            told=confirmation,
+            problem=problem_text,
+            secret=channel_secret,
         )

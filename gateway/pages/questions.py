@@ -9,16 +9,16 @@ from fastapi.responses import Response
 from engine.errors import AnswerInvalid, NotAllowed, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
-from engine.questions.schemas import choices
+from engine.questions.schemas import list_choices
 from engine.services import Services
-from engine.waiting.addresses import question_path
-from gateway.browser.rendering import notice, on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.sign_in.pages import to_sign_in
+from engine.waiting.addresses import build_question_path
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.sign_in.pages import redirect_to_sign_in
 
-_FIELD = "answer."
-_INPUTS = {"email": "email", "uri": "url", "date": "date"}
-_ENDED = {
+_FIELD_PREFIX = "answer."
+_INPUT_TYPES = {"email": "email", "uri": "url", "date": "date"}
+_STATE_NOTICES = {
     "answered": ("This is answered", "You can go back: the tool goes on by itself.", 200),
     "declined": ("This was declined", "The tool was told.", 200),
     "expired": ("This question is too old", "Nobody waits for the answer any more.", 410),
@@ -26,13 +26,13 @@ _ENDED = {
 }
 
 
-def question_pages(services: Services) -> APIRouter:
+def build_question_pages(services: Services) -> APIRouter:
     """GET and POST /questions/{question_id}."""
-    router = APIRouter(include_in_schema=False)
-    pages = QuestionPage(services)
-    router.add_api_route("/questions/{question_id}", pages.ask, methods=["GET"])
-    router.add_api_route("/questions/{question_id}", pages.answer, methods=["POST"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_handlers = QuestionPage(services)
+    page_router.add_api_route("/questions/{question_id}", page_handlers.show_question, methods=["GET"])
+    page_router.add_api_route("/questions/{question_id}", page_handlers.answer_question, methods=["POST"])
+    return page_router
 
 
 class QuestionPage:
@@ -41,152 +41,180 @@ class QuestionPage:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._questions = services.questions
-        self._sessions = Sessions(services)
+        self._browser_sessions = BrowserSessions(services)
 
-    async def ask(self, request: Request, question_id: str) -> Response:
+    async def show_question(self, request: Request, question_id: str) -> Response:
         """GET /questions/{question_id}."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(request.url.path)
-        asked = await self._asked(session, session.principal, question_id)
-        return asked if isinstance(asked, Response) else await self._shown(session, asked)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(request.url.path)
+        found_question = await self._find_question(browser_session, browser_session.principal, question_id)
+        return (
+            found_question
+            if isinstance(found_question, Response)
+            else await self._render_question(browser_session, found_question)
+        )
 
-    async def answer(self, request: Request, question_id: str) -> Response:
+    async def answer_question(self, request: Request, question_id: str) -> Response:
         """POST /questions/{question_id}."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(request.url.path)
-        session, principal = submission.session, submission.session.principal
-        asked = await self._asked(session, principal, question_id)
-        if isinstance(asked, Response):
-            return asked
-        given = {
-            name.removeprefix(_FIELD): value
-            for name, value in submission.fields.items()
-            if name.startswith(_FIELD)
+            return render_stale_form(request.url.path)
+        browser_session, principal = submission.browser_session, submission.browser_session.principal
+        found_question = await self._find_question(browser_session, principal, question_id)
+        if isinstance(found_question, Response):
+            return found_question
+        entered_values = {
+            field_name.removeprefix(_FIELD_PREFIX): field_value
+            for field_name, field_value in submission.form_fields.items()
+            if field_name.startswith(_FIELD_PREFIX)
         }
         try:
-            if submission.fields.get("decision") == "answer":
-                content = _content(asked.answer_schema, given)
-                await self._questions.answer(asked.id, principal, content)
+            if submission.form_fields.get("decision") == "answer":
+                answer_content = _build_content(found_question.answer_schema, entered_values)
+                await self._questions.answer_question(found_question.id, principal, answer_content)
             else:
-                await self._questions.decline(asked.id, principal)
+                await self._questions.decline_question(found_question.id, principal)
         except AnswerInvalid as error:
-            return await self._shown(session, asked, given, problem=str(error), status=422)
+            return await self._render_question(
+                browser_session, found_question, entered_values, problem_text=str(error), status_code=422
+            )
         except NotAllowed:
-            return _wrong_person(session, principal, asked)
+            return _render_wrong_person(browser_session, principal, found_question)
         except QuestionClosed:
             pass  # The page that follows says how the question ended.
-        return on_to(request.url.path)
+        return redirect_see_other(request.url.path)
 
-    async def _asked(
-        self, session: BrowserSession, principal: Principal, question_id: str
+    async def _find_question(
+        self, browser_session: BrowserSession, principal: Principal, question_id: str
     ) -> Question | Response:
-        question = await self._questions.get(question_id) if question_id.isprintable() else None
+        question = await self._questions.find_question(question_id) if question_id.isprintable() else None
         if question is None or question.kind != "form":
-            text = "This link is not known here. Call the tool again to get a new one."
-            return notice("Unknown link", text, status=404, session=session)
+            notice_text = "This link is not known here. Call the tool again to get a new one."
+            return render_notice(
+                "Unknown link", notice_text, status_code=404, browser_session=browser_session
+            )
         try:
-            await self._questions.require_asked(question, principal)
+            await self._questions.require_may_answer(question, principal)
         except NotAllowed:
-            return _wrong_person(session, principal, question)
+            return _render_wrong_person(browser_session, principal, question)
         return question
 
-    async def _shown(
+    async def _render_question(
         self,
-        session: BrowserSession,
+        browser_session: BrowserSession,
         question: Question,
-        given: Mapping[str, str] | None = None,
+        entered_values: Mapping[str, str] | None = None,
         *,
-        problem: str = "",
-        status: int = 200,
+        problem_text: str = "",
+        status_code: int = 200,
     ) -> Response:
         if not question.is_open:
-            title, text, ended = _ENDED[question.state]
-            return notice(title, text, status=ended, session=session)
-        tools = await self._services.runs.tools([question.run_id])
-        asker = await self._services.principals.get(question.principal_id)
-        return page(
+            notice_title, notice_text, notice_status = _STATE_NOTICES[question.state]
+            return render_notice(
+                notice_title, notice_text, status_code=notice_status, browser_session=browser_session
+            )
+        tool_names = await self._services.run_records.list_tools([question.run_id])
+        asking_principal = await self._services.principals.find_principal(question.principal_id)
+        return render_page(
             "question.html",
-            title="Do you approve?" if question.role is not None else "A tool asks you",
-            session=session,
+            page_title="Do you approve?" if question.role is not None else "A tool asks you",
+            browser_session=browser_session,
             question=question,
-            asker=None if asker is None else asker.name,
-            tools=tools,
-            fields=_fields(question.answer_schema, given),
-            problem=problem,
-            status=status,
+            asker=None if asking_principal is None else asking_principal.name,
+            tools=tool_names,
+            fields=_build_fields(question.answer_schema, entered_values),
+            problem=problem_text,
+            status_code=status_code,
         )
 
 
-def question_links(questions: list[Question]) -> list[tuple[str, str]]:
+def list_question_links(open_questions: list[Question]) -> list[tuple[str, str]]:
     """Return the address and message of each question."""
-    return [(question_path(question.id), question.message) for question in questions]
+    return [(build_question_path(question.id), question.message) for question in open_questions]
 
 
-def _wrong_person(session: BrowserSession, principal: Principal, question: Question) -> Response:
-    who = "another person" if question.role is None else f"somebody else with the role {question.role}"
-    return page(
+def _render_wrong_person(
+    browser_session: BrowserSession, principal: Principal, question: Question
+) -> Response:
+    receiver_text = (
+        "another person" if question.role is None else f"somebody else with the role {question.role}"
+    )
+    return render_page(
         "wrong_person.html",
-        title="This link was made for somebody else",
-        session=session,
+        page_title="This link was made for somebody else",
+        browser_session=browser_session,
         principal=principal,
-        meant_for=who,
-        next=question_path(question.id),
-        status=403,
+        meant_for=receiver_text,
+        next=build_question_path(question.id),
+        status_code=403,
     )
 
 
-def _fields(schema: Mapping[str, Any], given: Mapping[str, str] | None) -> list[dict[str, Any]]:
+def _build_fields(
+    answer_schema: Mapping[str, Any], entered_values: Mapping[str, str] | None
+) -> list[dict[str, Any]]:
     """Return the fields that the template draws. A form that was sent before keeps what was entered."""
     return [
         {
-            "id": f"answer-{number}",
-            "name": f"{_FIELD}{name}",
-            "label": described.get("title", name),
-            "hint": described.get("description", ""),
-            "type": described["type"],
-            "input": _INPUTS.get(described.get("format", ""), "text"),
-            "choices": choices(described),
-            "required": name in schema["required"],
-            "value": _entered(name, described, given),
-            "longest": described.get("maxLength"),
+            "id": f"answer-{field_number}",
+            "name": f"{_FIELD_PREFIX}{field_name}",
+            "label": field_schema.get("title", field_name),
+            "hint": field_schema.get("description", ""),
+            "type": field_schema["type"],
+            "input": _INPUT_TYPES.get(field_schema.get("format", ""), "text"),
+            "choices": list_choices(field_schema),
+            "required": field_name in answer_schema["required"],
+            "value": _read_entered_value(field_name, field_schema, entered_values),
+            "longest": field_schema.get("maxLength"),
         }
-        for number, (name, described) in enumerate(schema["properties"].items())
+        for field_number, (field_name, field_schema) in enumerate(answer_schema["properties"].items())
     ]
 
 
-def _entered(name: str, described: Mapping[str, Any], given: Mapping[str, str] | None) -> Any:
-    if described["type"] == "array":
-        return described.get("default", []) if given is None else _checked(name, described, given)
-    return described.get("default", "") if given is None else given.get(name, "")
+def _read_entered_value(
+    field_name: str, field_schema: Mapping[str, Any], entered_values: Mapping[str, str] | None
+) -> Any:
+    if field_schema["type"] == "array":
+        return (
+            field_schema.get("default", [])
+            if entered_values is None
+            else _list_checked(field_name, field_schema, entered_values)
+        )
+    return field_schema.get("default", "") if entered_values is None else entered_values.get(field_name, "")
 
 
-def _checked(name: str, described: Mapping[str, Any], given: Mapping[str, str]) -> list[str]:
-    return [value for number, (value, _) in enumerate(choices(described), 1) if f"{name}[{number}]" in given]
+def _list_checked(
+    field_name: str, field_schema: Mapping[str, Any], entered_values: Mapping[str, str]
+) -> list[str]:
+    return [
+        choice_value
+        for choice_number, (choice_value, _) in enumerate(list_choices(field_schema), 1)
+        if f"{field_name}[{choice_number}]" in entered_values
+    ]
 
 
-def _content(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+def _build_content(answer_schema: Mapping[str, Any], entered_values: Mapping[str, str]) -> dict[str, Any]:
     """Return the answer that a form holds, whose every value is text. What is left empty is omitted."""
-    content: dict[str, Any] = {}
-    for name, described in schema["properties"].items():
-        value = given.get(name, "")
-        match described["type"]:
+    answer_content: dict[str, Any] = {}
+    for field_name, field_schema in answer_schema["properties"].items():
+        field_value = entered_values.get(field_name, "")
+        match field_schema["type"]:
             case "boolean":
-                content[name] = value == "yes"
+                answer_content[field_name] = field_value == "yes"
             case "array":
-                content[name] = _checked(name, described, given)
-            case "string" if value or name in schema["required"]:
-                content[name] = value
-            case "number" | "integer" if value:
-                content[name] = _number(value)
-    return content
+                answer_content[field_name] = _list_checked(field_name, field_schema, entered_values)
+            case "string" if field_value or field_name in answer_schema["required"]:
+                answer_content[field_name] = field_value
+            case "number" | "integer" if field_value:
+                answer_content[field_name] = _parse_number(field_value)
+    return answer_content
 
 
-def _number(value: str) -> float | str:
-    for kind in (int, float):
+def _parse_number(number_text: str) -> float | str:
+    for number_type in (int, float):
         try:
-            return kind(value)
+            return number_type(number_text)
         except ValueError:
             continue
-    return value
+    return number_text

@@ -11,24 +11,24 @@ from engine.errors import ApiTokenInvalid, BylineError
 from engine.identity.model import Principal
 from engine.registry import Registry
 from engine.services import Services
-from gateway.browser.rendering import on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.errors import http_status
-from gateway.sign_in.pages import to_sign_in
+from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.errors import to_http_status
+from gateway.sign_in.pages import redirect_to_sign_in
 
-_PATH: Final = "/tokens"
-_DAYS: Final = (7, 30, 90, 365)
-_TOOL_FIELD: Final = "tool:"
+_TOKENS_PATH: Final = "/tokens"
+_LIFETIMES_DAYS: Final = (7, 30, 90, 365)
+_TOOL_FIELD_PREFIX: Final = "tool:"
 
 
-def token_pages(services: Services, registry: Registry) -> APIRouter:
+def build_token_pages(services: Services, registry: Registry) -> APIRouter:
     """GET and POST /tokens, and POST /tokens/{id}."""
-    router = APIRouter(include_in_schema=False)
-    pages = TokenPages(services, registry)
-    router.add_api_route(_PATH, pages.show, methods=["GET"])
-    router.add_api_route(_PATH, pages.create, methods=["POST"])
-    router.add_api_route(f"{_PATH}/{{token_id}}", pages.revoke, methods=["POST"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_handlers = TokenPages(services, registry)
+    page_router.add_api_route(_TOKENS_PATH, page_handlers.show_tokens, methods=["GET"])
+    page_router.add_api_route(_TOKENS_PATH, page_handlers.create_token, methods=["POST"])
+    page_router.add_api_route(f"{_TOKENS_PATH}/{{token_id}}", page_handlers.revoke_token, methods=["POST"])
+    return page_router
 
 
 class TokenPages:
@@ -36,76 +36,98 @@ class TokenPages:
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services
-        self._registry = registry
-        self._sessions = Sessions(services)
-        longest = services.settings.gateway.longest_api_token_life
-        self._days = [days for days in _DAYS if timedelta(days=days) <= longest] or [max(longest.days, 1)]
+        self._tool_registry = registry
+        self._browser_sessions = BrowserSessions(services)
+        longest_life = services.settings.gateway.longest_api_token_life
+        self._lifetimes_days = [
+            lifetime_days
+            for lifetime_days in _LIFETIMES_DAYS
+            if timedelta(days=lifetime_days) <= longest_life
+        ] or [max(longest_life.days, 1)]
 
-    async def show(self, request: Request) -> Response:
+    async def show_tokens(self, request: Request) -> Response:
         """GET /tokens."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(_PATH)
-        return await self._page(session, session.principal)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(_TOKENS_PATH)
+        return await self._render_page(browser_session, browser_session.principal)
 
-    async def create(self, request: Request) -> Response:
+    async def create_token(self, request: Request) -> Response:
         """POST /tokens."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(_PATH)
-        principal, fields = submission.session.principal, submission.fields
-        chosen = [name for name in self._registry.tools if f"{_TOOL_FIELD}{name}" in fields]
+            return render_stale_form(_TOKENS_PATH)
+        principal, form_fields = submission.browser_session.principal, submission.form_fields
+        chosen_tools = [
+            tool_name
+            for tool_name in self._tool_registry.tools
+            if f"{_TOOL_FIELD_PREFIX}{tool_name}" in form_fields
+        ]
         try:
-            days = fields.get("days", "")
-            if not (days.isascii() and days.isdecimal() and int(days[:6]) in self._days):
+            days_text = form_fields.get("days", "")
+            if not (
+                days_text.isascii() and days_text.isdecimal() and int(days_text[:6]) in self._lifetimes_days
+            ):
                 raise ApiTokenInvalid("Choose how long the token is to live.")
-            made = await self._services.api_tokens.create(
+            new_token = await self._services.api_tokens.create_token(
                 principal,
-                fields.get("name", ""),
-                tools=None if fields.get("reach") == "all" else chosen,
-                life=timedelta(days=int(days)),
+                form_fields.get("name", ""),
+                tool_names=None if form_fields.get("reach") == "all" else chosen_tools,
+                lifetime=timedelta(days=int(days_text)),
             )
         except BylineError as error:
-            return await self._page(
-                submission.session, principal, problem=str(error), status=http_status(error)
+            return await self._render_page(
+                submission.browser_session,
+                principal,
+                problem_text=str(error),
+                status_code=to_http_status(error),
             )
-        return await self._page(submission.session, principal, made=made)
+        return await self._render_page(submission.browser_session, principal, new_token=new_token)
 
-    async def revoke(self, request: Request, token_id: str) -> Response:
+    async def revoke_token(self, request: Request, token_id: str) -> Response:
         """POST /tokens/{token_id}."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(_PATH)
-        principal = submission.session.principal
+            return render_stale_form(_TOKENS_PATH)
+        principal = submission.browser_session.principal
         try:
-            await self._services.api_tokens.revoke(token_id, principal)
+            await self._services.api_tokens.revoke_token(token_id, principal)
         except BylineError as error:
-            return await self._page(
-                submission.session, principal, problem=str(error), status=http_status(error)
+            return await self._render_page(
+                submission.browser_session,
+                principal,
+                problem_text=str(error),
+                status_code=to_http_status(error),
             )
-        return on_to(_PATH)
+        return redirect_see_other(_TOKENS_PATH)
 
-    async def _page(
+    async def _render_page(
         self,
-        session: BrowserSession,
+        browser_session: BrowserSession,
         principal: Principal,
         *,
-        made: NewApiToken | None = None,
-        problem: str | None = None,
-        status: int = 200,
+        new_token: NewApiToken | None = None,
+        problem_text: str | None = None,
+        status_code: int = 200,
     ) -> Response:
-        tools = sorted(self._registry.tools.items())
-        allowed = set(await self._services.policy.allowed(principal, [name for name, _ in tools]))
-        return page(
+        tools_by_name = sorted(self._tool_registry.tools.items())
+        allowed_names = set(
+            await self._services.policy.filter_allowed_tools(
+                principal, [tool_name for tool_name, _ in tools_by_name]
+            )
+        )
+        return render_page(
             "tokens.html",
-            title="API tokens",
-            session=session,
-            status=status,
-            tokens=await self._services.api_tokens.of(principal),
-            made=made,
-            problem=problem,
+            page_title="API tokens",
+            browser_session=browser_session,
+            status_code=status_code,
+            tokens=await self._services.api_tokens.list_tokens(principal),
+            made=new_token,
+            problem=problem_text,
             tools=[
-                (f"{_TOOL_FIELD}{name}", tool.declaration.title) for name, tool in tools if name in allowed
+                (f"{_TOOL_FIELD_PREFIX}{tool_name}", tool.declaration.title)
+                for tool_name, tool in tools_by_name
+                if tool_name in allowed_names
             ],
-            days=self._days,
+            days=self._lifetimes_days,
         )

@@ -9,15 +9,15 @@ from fastapi.responses import Response
 from engine.errors import AuthorizationRefused, BylineError, ConnectionUnknown
 from engine.identity.model import Principal
 from engine.readiness import ConnectionReadiness
-from engine.registry import Registry, Tool
+from engine.registry import CompositeTool, Registry
 from engine.services import Services
-from engine.waiting.addresses import connect_path, tool_path
-from gateway.browser.rendering import notice, on_to, page, stale_form
-from gateway.browser.sessions import BrowserSession, Sessions
-from gateway.errors import http_status
-from gateway.sign_in.pages import to_sign_in
+from engine.waiting.addresses import build_connect_path, build_tool_path
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.errors import to_http_status
+from gateway.sign_in.pages import redirect_to_sign_in
 
-_WORDS: Final = {
+_STATE_TEXTS: Final = {
     "connected": "connected",
     "missing": "not connected yet",
     "lapsed": "its sign-in has lapsed",
@@ -26,100 +26,141 @@ _WORDS: Final = {
 }
 
 
-def tool_connection_pages(services: Services, registry: Registry) -> APIRouter:
+def build_tool_connection_pages(services: Services, registry: Registry) -> APIRouter:
     """GET and POST /connect/tools/{tool}."""
-    router = APIRouter(include_in_schema=False)
-    pages = ToolConnections(services, registry)
-    router.add_api_route("/connect/tools/{name}", pages.show, methods=["GET"])
-    router.add_api_route("/connect/tools/{name}", pages.connect, methods=["POST"])
-    return router
+    page_router = APIRouter(include_in_schema=False)
+    page_handlers = ToolConnectionPages(services, registry)
+    page_router.add_api_route("/connect/tools/{name}", page_handlers.show_connections, methods=["GET"])
+    page_router.add_api_route("/connect/tools/{name}", page_handlers.connect_account, methods=["POST"])
+    return page_router
 
 
-class ToolConnections:
+class ToolConnectionPages:
     """Shows the state of each connection of a tool, and begins the sign-in that is missing."""
 
     def __init__(self, services: Services, registry: Registry) -> None:
         self._services = services
-        self._registry = registry
-        self._sessions = Sessions(services)
+        self._tool_registry = registry
+        self._browser_sessions = BrowserSessions(services)
 
-    async def show(self, request: Request, name: str) -> Response:
+    async def show_connections(self, request: Request, name: str) -> Response:
         """GET /connect/tools/{name}."""
-        session = await self._sessions.current(request)
-        if session is None:
-            return to_sign_in(request.url.path)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            return redirect_to_sign_in(request.url.path)
         try:
-            tool, needs = await self._standing(session.principal, name)
+            tool, connection_needs = await self._load_readiness(browser_session.principal, name)
         except BylineError as error:
-            return _refused(session, error)
-        return self._page(session, tool, needs)
+            return _render_refusal(browser_session, error)
+        return self._render_page(browser_session, tool, connection_needs)
 
-    async def connect(self, request: Request, name: str) -> Response:
+    async def connect_account(self, request: Request, name: str) -> Response:
         """POST /connect/tools/{name}: connect what is missing, or use an account that is there."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form(request.url.path)
-        session, principal, fields = submission.session, submission.session.principal, submission.fields
+            return render_stale_form(request.url.path)
+        browser_session, principal, form_fields = (
+            submission.browser_session,
+            submission.browser_session.principal,
+            submission.form_fields,
+        )
         try:
-            tool, needs = await self._standing(principal, name)
-            need = next((each for each in needs if each.connection.name == fields.get("connection")), None)
-            if need is None:
+            tool, connection_needs = await self._load_readiness(principal, name)
+            connection_need = next(
+                (
+                    candidate_need
+                    for candidate_need in connection_needs
+                    if candidate_need.connection.name == form_fields.get("connection")
+                ),
+                None,
+            )
+            if connection_need is None:
                 raise ConnectionUnknown("This tool does not use that connection.")
-            target = await self._decide(session, principal, tool, need, fields)
+            next_address = await self._apply_decision(
+                browser_session, principal, tool, connection_need, form_fields
+            )
         except BylineError as error:
-            return _refused(session, error)
-        return on_to(target)
+            return _render_refusal(browser_session, error)
+        return redirect_see_other(next_address)
 
-    async def _standing(self, principal: Principal, name: str) -> tuple[Tool, list[ConnectionReadiness]]:
-        tool = self._registry.tool(name)
-        await self._services.policy.require(principal, name)
-        needs = self._registry.needs[name]
-        return tool, await self._services.readiness.of(principal.id, name, needs)
+    async def _load_readiness(
+        self, principal: Principal, tool_name: str
+    ) -> tuple[CompositeTool, list[ConnectionReadiness]]:
+        tool = self._tool_registry.find_tool(tool_name)
+        await self._services.policy.require_permission(principal, tool_name)
+        connection_needs = self._tool_registry.needs[tool_name]
+        return tool, await self._services.readiness_checker.check_connections(
+            principal.id, tool_name, connection_needs
+        )
 
-    async def _decide(
+    async def _apply_decision(
         self,
-        session: BrowserSession,
+        browser_session: BrowserSession,
         principal: Principal,
-        tool: Tool,
-        need: ConnectionReadiness,
-        fields: Mapping[str, str],
+        tool: CompositeTool,
+        connection_need: ConnectionReadiness,
+        form_fields: Mapping[str, str],
     ) -> str:
         """Do what the pressed button says; returns the path to go to."""
-        connection, here = need.connection, tool_path(tool.name)
-        if fields.get("decision") == "use":
-            account = next((each.account for each in need.accounts if each.id == fields.get("account")), None)
-            if account is not None:
-                reach = tool.name if fields.get("reach") == "tool" else ""
-                await self._services.answering.use(connection, principal, account, tool=reach)
-            return here
-        if need.state == "connected":
-            return here
-        account = need.account if need.state == "too_narrow" else None
-        asked = await self._services.authorization.ask_ahead(
-            principal, connection, need.lacking, account=account, tool=tool.name
+        connection, tool_page_path = connection_need.connection, build_tool_path(tool.name)
+        if form_fields.get("decision") == "use":
+            account_name = next(
+                (
+                    usable_account.account
+                    for usable_account in connection_need.usable_grants
+                    if usable_account.id == form_fields.get("account")
+                ),
+                None,
+            )
+            if account_name is not None:
+                chosen_tool_name = tool.name if form_fields.get("reach") == "tool" else ""
+                await self._services.answer_recorder.choose_account(
+                    connection, principal, account_name, tool_name=chosen_tool_name
+                )
+            return tool_page_path
+        if connection_need.state == "connected":
+            return tool_page_path
+        account_name = connection_need.account if connection_need.state == "too_narrow" else None
+        authorization_request = await self._services.authorization_requests.open_request_ahead(
+            principal,
+            connection,
+            connection_need.missing_scopes,
+            account=account_name,
+            tool_name=tool.name,
         )
         if connection.sign_in != "authorization_code":
-            return connect_path(asked.id)
+            return build_connect_path(authorization_request.id)
         try:
-            return await self._services.consent.begin(asked, session.id)
+            return await self._services.consent.begin_sign_in(authorization_request, browser_session.id)
         except AuthorizationRefused:
             # The page of the authorization request offers another device.
-            return connect_path(asked.id)
+            return build_connect_path(authorization_request.id)
 
-    def _page(self, session: BrowserSession, tool: Tool, needs: list[ConnectionReadiness]) -> Response:
-        return page(
+    def _render_page(
+        self,
+        browser_session: BrowserSession,
+        tool: CompositeTool,
+        connection_needs: list[ConnectionReadiness],
+    ) -> Response:
+        return render_page(
             "tool_connections.html",
-            title=f"What {tool.declaration.title} needs",
-            session=session,
+            page_title=f"What {tool.declaration.title} needs",
+            browser_session=browser_session,
             tool=tool,
-            needs=needs,
-            words=_WORDS,
-            is_ready=all(need.is_ready for need in needs),
-            leads_away=True,
+            needs=connection_needs,
+            words=_STATE_TEXTS,
+            is_ready=all(connection_need.is_ready for connection_need in connection_needs),
+            may_leave_site=True,
         )
 
 
-def _refused(session: BrowserSession, error: BylineError) -> Response:
-    status = http_status(error)
-    link = ("/connections", "See your connections")
-    return notice("This cannot be connected", str(error), status=status, session=session, link=link)
+def _render_refusal(browser_session: BrowserSession, error: BylineError) -> Response:
+    status_code = to_http_status(error)
+    notice_link = ("/connections", "See your connections")
+    return render_notice(
+        "This cannot be connected",
+        str(error),
+        status_code=status_code,
+        browser_session=browser_session,
+        next_link=notice_link,
+    )

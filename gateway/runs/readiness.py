@@ -7,10 +7,10 @@ from pydantic import BaseModel, Field
 from engine.readiness import ConnectionReadiness
 from engine.registry import Registry
 from engine.services import Services
-from engine.waiting.addresses import tool_path
+from engine.waiting.addresses import build_tool_path
 from gateway.runs.runs import Caller, Runs
 
-_WORDS: Final = {
+_DETAIL_BY_STATE: Final = {
     "connected": "{title} is connected.",
     "missing": "{title} is not connected yet.",
     "lapsed": "The sign-in at {title} has lapsed.",
@@ -45,32 +45,36 @@ class ToolReadiness(BaseModel):
     )
 
 
-async def readiness_of(
-    services: Services, registry: Registry, runs: Runs, caller: Caller, name: str
+async def report_readiness(
+    services: Services, registry: Registry, runs: Runs, caller: Caller, tool_name: str
 ) -> ToolReadiness:
     """Report what a call of this tool by the caller would wait for. Raises ToolUnknown or NotAllowed."""
-    tool = registry.tool(name)
-    await runs.allow(name, caller)
-    found = await services.readiness.of(caller.principal.id, name, registry.needs[name])
-    would_wait = not all(each.is_ready for each in found)
-    link = f"{services.settings.public_url}{tool_path(tool.name)}"
+    tool = registry.find_tool(tool_name)
+    await runs.require_allowed(tool_name, caller)
+    connections = await services.readiness_checker.check_connections(
+        caller.principal.id, tool_name, registry.needs[tool_name]
+    )
+    has_to_wait = not all(connection.is_ready for connection in connections)
+    connect_url = f"{services.settings.public_url}{build_tool_path(tool.name)}"
     return ToolReadiness(
         tool=tool.name,
-        would_wait=would_wait,
-        connections=[_told(each) for each in found],
-        url=link if would_wait else None,
+        would_wait=has_to_wait,
+        connections=[_to_connection_state(connection) for connection in connections],
+        url=connect_url if has_to_wait else None,
     )
 
 
-def _told(found: ConnectionReadiness) -> ConnectionState:
-    connection = found.connection
-    detail = _WORDS[found.state].format(title=connection.title, lacking=" ".join(found.lacking))
+def _to_connection_state(readiness: ConnectionReadiness) -> ConnectionState:
+    connection = readiness.connection
+    detail = _DETAIL_BY_STATE[readiness.state].format(
+        title=connection.title, lacking=" ".join(readiness.missing_scopes)
+    )
     return ConnectionState(
         name=connection.name,
         title=connection.title,
         mode=connection.mode,
-        state=found.state,
-        account=found.account,
-        lacking=list(found.lacking),
+        state=readiness.state,
+        account=readiness.account,
+        lacking=list(readiness.missing_scopes),
         detail=detail,
     )

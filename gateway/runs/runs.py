@@ -37,27 +37,29 @@ from engine.errors import (
     RunUnknown,
     TemporalUnreachable,
 )
-from engine.identity.model import Actor, Identity, Principal, TriggerKind, call_digest
-from engine.identity.runs import Run, UnansweredRun, run_row
-from engine.interceptors.client import acting_as
+from engine.identity.model import Actor, Identity, Principal, TriggerKind, digest_call
+from engine.identity.runs import Run, UnansweredRun, build_run_row
+from engine.interceptors.client import carry_identity
 from engine.questions.questions import Question
-from engine.registry import Offer, Registry, Tool
+from engine.registry import CompositeTool, OfferedWorkflow, Registry
 from engine.services import Services
 from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
-from gateway.runs.told import Told
+from gateway.runs.told import DeliveredOutcomes
 from gateway.runs.wait_watch import WaitWatch
 
-Offered = TypeVar("Offered", bound=Offer)
+OfferType = TypeVar("OfferType", bound=OfferedWorkflow)
 
-_PRINCIPAL = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
-_TOOL = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
-_TRIGGER = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
-_RUN = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
+_PRINCIPAL_SEARCH_KEY = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
+_TOOL_SEARCH_KEY = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
+_TRIGGER_SEARCH_KEY = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
+_RUN_SEARCH_KEY = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 RUN_CANCELLED: Final = "run_cancelled"
-_STILL_TRYING: Final = timedelta(minutes=10)
-_ENDED_WAITS = frozenset(
-    ended.code for kind in (AuthorizationEnded, QuestionEnded) for ended in kind.__subclasses__()
+_RETRY_WINDOW: Final = timedelta(minutes=10)
+_ENDED_WAIT_CODES = frozenset(
+    ended_class.code
+    for error_class in (AuthorizationEnded, QuestionEnded)
+    for ended_class in error_class.__subclasses__()
 )
 
 
@@ -77,7 +79,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Awaiting:
+class PendingWaits:
     """The run waits for its principal to consent to these requests, and for people to answer these questions."""
 
     requests: tuple[AuthorizationRequest, ...]
@@ -86,7 +88,10 @@ class Awaiting:
     @property
     def ids(self) -> list[str]:
         """The id of each request and question."""
-        return [*(request.id for request in self.requests), *(question.id for question in self.questions)]
+        return [
+            *(authorization_request.id for authorization_request in self.requests),
+            *(question.id for question in self.questions),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ class Running:
     """The run goes on."""
 
 
-Outcome = Finished | Failed | Awaiting | Running
+Outcome = Finished | Failed | PendingWaits | Running
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,141 +109,159 @@ class Caller:
     principal: Principal
     actor: Actor
     trigger: TriggerKind
-    tools: frozenset[str] | None = None
+    tool_names: frozenset[str] | None = None
     """The tools that the caller's token is limited to, or None for all that the principal may call."""
-    in_person: bool = False
+    is_in_person: bool = False
     """Whether the principal signed in for this. False for API tokens, back ends, schedules and webhooks."""
 
-    def reaches(self, tool: str) -> bool:
+    def covers_tool(self, tool_name: str) -> bool:
         """Return whether the caller's token covers a tool. The policy is checked separately."""
-        return self.tools is None or tool in self.tools
+        return self.tool_names is None or tool_name in self.tool_names
 
-    def require_reach(self, tool: str) -> None:
+    def require_tool(self, tool_name: str) -> None:
         """Raise NotAllowed where the caller's token does not cover the tool."""
-        if not self.reaches(tool):
-            raise NotAllowed(f"This token does not reach {tool}. Make one that does, or sign in.")
+        if not self.covers_tool(tool_name):
+            raise NotAllowed(f"This token does not reach {tool_name}. Make one that does, or sign in.")
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class StartedRun:
     """The run that serves a call. `is_rejoined` is true where an earlier call started it."""
 
     run_id: str
-    rejoined: bool
+    is_rejoined: bool
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
-    offer: Offer
-    given: list[Any]
-    digest: str
+class _OfferCall:
+    offer: OfferedWorkflow
+    workflow_arguments: list[Any]
+    argument_digest: str
     caller: Caller
-    key: str | None
+    idempotency_key: str | None
     retry_of: str | None
 
-    def identity(self, run_id: str) -> Identity:
+    def build_identity(self, run_id: str) -> Identity:
         caller = self.caller
-        return Identity.of(
+        return Identity.for_run(
             caller.principal,
             caller.actor,
             caller.trigger,
-            root=run_id,
-            tool=self.offer.name,
-            call=self.digest,
+            run_id=run_id,
+            tool_name=self.offer.name,
+            call_digest=self.argument_digest,
         )
 
 
 class Runs:
     """Starts runs on Temporal, reads them and waits for their outcomes."""
 
-    def __init__(self, services: Services, temporal: Client, registry: Registry) -> None:
+    def __init__(self, services: Services, temporal_client: Client, registry: Registry) -> None:
         self._services = services
-        self._temporal = temporal
+        self._temporal_client = temporal_client
         self._registry = registry
-        self._waits = WaitWatch(services.waiters, self._is_under_way)
-        self._told = Told(services.runs)
+        self._wait_watch = WaitWatch(services.waiters, self._is_under_way)
+        self._delivered_outcomes = DeliveredOutcomes(services.run_records)
 
-    async def call(
+    async def start_or_attach(
         self,
-        name: str,
+        offer_name: str,
         arguments: Mapping[str, Any],
         caller: Caller,
         *,
-        key: str | None = None,
+        idempotency_key: str | None = None,
         retry_of: str | None = None,
-    ) -> Serving:
+    ) -> StartedRun:
         """Return the run that serves this call: one of the same call whose outcome was not delivered yet, or a new one.
 
         With an idempotency key, the same call is the one with the same key. Raises ToolUnknown, NotAllowed,
         ArgumentsInvalid, KeyReused or TemporalUnreachable.
         """
-        offer = self._registry.offer(name)
-        await self.allow(name, caller)
-        call = _Call(offer, offer.arguments(arguments), call_digest(name, arguments), caller, key, retry_of)
-        if key is not None:
-            return await self._once(call)
-        earlier = None if retry_of else await self._unanswered(call)
-        if earlier is not None and await self._is_worth_attaching(earlier):
-            return Serving(earlier.id, rejoined=True)
-        return Serving(await self._begin(call), rejoined=False)
+        offer = self._registry.find_offer(offer_name)
+        await self.require_allowed(offer_name, caller)
+        offer_call = _OfferCall(
+            offer,
+            offer.validate_arguments(arguments),
+            digest_call(offer_name, arguments),
+            caller,
+            idempotency_key,
+            retry_of,
+        )
+        if idempotency_key is not None:
+            return await self._serve_keyed_call(offer_call)
+        earlier_run = None if retry_of else await self._find_undelivered_run(offer_call)
+        if earlier_run is not None and await self._is_worth_attaching(earlier_run):
+            return StartedRun(earlier_run.id, is_rejoined=True)
+        return StartedRun(await self._register_and_start(offer_call), is_rejoined=False)
 
-    async def owned(self, run_id: str, caller: Caller) -> Run:
+    async def require_own_run(self, run_id: str, caller: Caller) -> Run:
         """Return a run. Raises RunUnknown where it is not the caller's own or their token does not cover its tool."""
-        run = await self._services.runs.get(run_id)
-        if run is None or run.principal_id != caller.principal.id or not caller.reaches(run.tool):
+        run = await self._services.run_records.find_run(run_id)
+        if run is None or run.principal_id != caller.principal.id or not caller.covers_tool(run.tool_name):
             raise RunUnknown(f"You have no run '{run_id}'.")
         return run
 
-    async def outcome(self, run_id: str, *, within: float, told: Collection[str] = ()) -> Outcome:
+    async def wait_for_outcome(
+        self, run_id: str, *, timeout_seconds: float, announced_waits: Collection[str] = ()
+    ) -> Outcome:
         """Wait at most `timeout_seconds` until a run ends or waits for something, and return which.
 
         Waits in `announced_waits`, which the caller knows already, do not end the waiting early. Returns Running where
         the run goes on and waits for nothing. Raises TemporalUnreachable.
         """
-        result = asyncio.create_task(self.result(run_id))
+        result_task = asyncio.create_task(self.wait_for_result(run_id))
         try:
-            async with self._waits.watch(run_id, told) as waits:
-                asked = asyncio.create_task(waits.wait())
+            async with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
+                new_wait_task = asyncio.create_task(new_wait_event.wait())
                 try:
-                    await asyncio.wait({result, asked}, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(
+                        {result_task, new_wait_task},
+                        timeout=timeout_seconds,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
                 finally:
-                    asked.cancel()
-            if result.done():
-                return result.result()
+                    new_wait_task.cancel()
+            if result_task.done():
+                return result_task.result()
         finally:
-            result.cancel()
-        awaiting = await self.awaiting(run_id)
-        return awaiting if awaiting.ids else Running()
+            result_task.cancel()
+        pending_waits = await self.read_pending_waits(run_id)
+        return pending_waits if pending_waits.ids else Running()
 
-    async def awaiting(self, run_id: str) -> Awaiting:
+    async def read_pending_waits(self, run_id: str) -> PendingWaits:
         """Return what a run and all its descendants wait for now, which may be nothing."""
-        requests = await self._services.authorization.awaited_by(run_id)
-        questions = await self._services.questions.awaited_by(run_id)
-        return Awaiting(tuple(requests), tuple(questions))
+        authorization_requests = await self._services.authorization_requests.list_awaited_requests(run_id)
+        questions = await self._services.questions.list_awaited_questions(run_id)
+        return PendingWaits(tuple(authorization_requests), tuple(questions))
 
-    def answered(self, run_id: str) -> None:
+    def mark_outcome_delivered(self, run_id: str) -> None:
         """Record that the outcome is delivered to the caller, so that the same call starts a new run from now on."""
-        self._told.note(run_id)
+        self._delivered_outcomes.mark_delivered(run_id)
 
     async def close(self) -> None:
         """Return once every delivered outcome is recorded."""
-        await self._told.close()
+        await self._delivered_outcomes.close()
 
-    async def allow(self, tool: str, caller: Caller) -> None:
+    async def require_allowed(self, tool_name: str, caller: Caller) -> None:
         """Raise NotAllowed unless policy and token let the caller call the tool."""
-        caller.require_reach(tool)
-        await self._services.policy.require(caller.principal, tool)
+        caller.require_tool(tool_name)
+        await self._services.policy.require_permission(caller.principal, tool_name)
 
-    async def allowed(self, caller: Caller) -> list[Tool]:
+    async def list_allowed_tools(self, caller: Caller) -> list[CompositeTool]:
         """Return every tool that policy and token let the caller call, ordered by name."""
-        return await self.offered(caller, self._registry.tools)
+        return await self.list_allowed_offers(caller, self._registry.tools)
 
-    async def offered(self, caller: Caller, offers: Mapping[str, Offered]) -> list[Offered]:
+    async def list_allowed_offers(self, caller: Caller, offers: Mapping[str, OfferType]) -> list[OfferType]:
         """Return those of the offers that policy and token let the caller ask for, ordered by name."""
-        reached = sorted(name for name in offers if caller.reaches(name))
-        return [offers[name] for name in await self._services.policy.allowed(caller.principal, reached)]
+        reachable_names = sorted(offer_name for offer_name in offers if caller.covers_tool(offer_name))
+        return [
+            offers[offer_name]
+            for offer_name in await self._services.policy.filter_allowed_tools(
+                caller.principal, reachable_names
+            )
+        ]
 
-    async def described(
+    async def describe_workflow(
         self, workflow_id: str, temporal_run_id: str | None = None
     ) -> WorkflowExecutionDescription | None:
         """Return Temporal's description of a workflow, or None where it keeps none with this id.
@@ -246,108 +269,131 @@ class Runs:
         Raises TemporalUnreachable.
         """
         try:
-            return await self._temporal.get_workflow_handle(workflow_id, run_id=temporal_run_id).describe()
-        except RPCError as error:
-            if error.status == RPCStatusCode.NOT_FOUND:
+            return await self._temporal_client.get_workflow_handle(
+                workflow_id, run_id=temporal_run_id
+            ).describe()
+        except RPCError as rpc_error:
+            if rpc_error.status == RPCStatusCode.NOT_FOUND:
                 return None
             raise TemporalUnreachable(
                 "The workflow engine does not answer. Runs go on as soon as it does; ask again in a moment."
-            ) from error
+            ) from rpc_error
 
     async def _is_under_way(self, run_id: str) -> bool:
         """Return whether the root workflow does anything but wait, or has children that may."""
         try:
-            description = await self.described(run_id)
+            description = await self.describe_workflow(run_id)
         except TemporalUnreachable:
             return True
         if description is None:
             return False
-        raw = description.raw_description
-        return bool(raw.pending_activities or raw.pending_children or raw.HasField("pending_workflow_task"))
+        raw_description = description.raw_description
+        return bool(
+            raw_description.pending_activities
+            or raw_description.pending_children
+            or raw_description.HasField("pending_workflow_task")
+        )
 
-    async def _once(self, call: "_Call") -> Serving:
+    async def _serve_keyed_call(self, offer_call: "_OfferCall") -> StartedRun:
         """Return the run of an idempotency key.
 
         A new key registers and starts a run. A run that an earlier call registered and could not start is started now.
         Raises KeyReused or TemporalUnreachable.
         """
-        assert call.key is not None  # noqa: S101 -- only calls with a key come here
-        known = await self._services.runs.by_key(call.caller.principal.id, call.key)
-        if known is None:
+        assert offer_call.idempotency_key is not None  # noqa: S101 -- only calls with a key come here
+        keyed_run = await self._services.run_records.find_by_idempotency_key(
+            offer_call.caller.principal.id, offer_call.idempotency_key
+        )
+        if keyed_run is None:
             try:
-                return Serving(await self._begin(call), rejoined=False)
+                return StartedRun(await self._register_and_start(offer_call), is_rejoined=False)
             except IntegrityError:
                 # The same call arrived twice at once, and the other one was registered first.
-                known = await self._services.runs.by_key(call.caller.principal.id, call.key)
-                if known is None:
+                keyed_run = await self._services.run_records.find_by_idempotency_key(
+                    offer_call.caller.principal.id, offer_call.idempotency_key
+                )
+                if keyed_run is None:
                     raise
-        if known.call != call.digest:
+        if keyed_run.call_digest != offer_call.argument_digest:
             raise KeyReused(
                 "This idempotency key belongs to another call. Use a new key for a call with other arguments."
             )
-        if not known.begun:
-            await self._start(call, call.identity(known.id))
-        return Serving(known.id, rejoined=True)
+        if not keyed_run.has_begun:
+            await self._start_workflow(offer_call, offer_call.build_identity(keyed_run.id))
+        return StartedRun(keyed_run.id, is_rejoined=True)
 
-    async def _begin(self, call: "_Call") -> str:
-        identity = call.identity(f"{call.offer.name}-{secrets.token_urlsafe(16)}")
-        row = run_row(identity, idempotency_key=call.key, retry_of=call.retry_of)
-        await self._services.trail.append(
-            AuditEvent(kind="tool.called", identity=identity, run_id=identity.root), row
+    async def _register_and_start(self, offer_call: "_OfferCall") -> str:
+        identity = offer_call.build_identity(f"{offer_call.offer.name}-{secrets.token_urlsafe(16)}")
+        new_run_row = build_run_row(
+            identity, idempotency_key=offer_call.idempotency_key, retry_of=offer_call.retry_of
         )
-        await self._start(call, identity)
-        return identity.root
+        await self._services.trail.append_event(
+            AuditEvent(kind="tool.called", identity=identity, run_id=identity.run_id), new_run_row
+        )
+        await self._start_workflow(offer_call, identity)
+        return identity.run_id
 
-    async def _start(self, call: "_Call", identity: Identity) -> None:
-        token = await self._services.keys.sign(identity.claims(), IDENTITY_TYPE)
-        told = await self._services.notifier.end_listeners(identity.principal_id, identity.trigger)
+    async def _start_workflow(self, offer_call: "_OfferCall", identity: Identity) -> None:
+        identity_token = await self._services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
+        notify_channels = await self._services.notifier.find_end_listeners(
+            identity.principal_id, identity.trigger
+        )
         try:
             # When a keyed call arrives twice at once, either request may be first to start the run of the key.
-            with acting_as(token, notify=told), contextlib.suppress(WorkflowAlreadyStartedError):
-                await self._temporal.start_workflow(
-                    call.offer.name,
-                    args=call.given,
-                    id=identity.root,
+            with (
+                carry_identity(identity_token, notify_channels=notify_channels),
+                contextlib.suppress(WorkflowAlreadyStartedError),
+            ):
+                await self._temporal_client.start_workflow(
+                    offer_call.offer.name,
+                    args=offer_call.workflow_arguments,
+                    id=identity.run_id,
                     task_queue=self._services.settings.temporal.task_queue,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    search_attributes=_search_attributes(identity),
-                    static_summary=f"{call.offer.declaration.title}, for {identity.name}",
+                    search_attributes=_build_search_attributes(identity),
+                    static_summary=f"{offer_call.offer.declaration.title}, for {identity.name}",
                 )
-        except RPCError as error:
-            if error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
+        except RPCError as rpc_error:
+            if rpc_error.status not in {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED}:
                 raise
             raise TemporalUnreachable(
                 "The workflow engine does not answer, so the tool was not started. Try again in a moment."
-            ) from error
+            ) from rpc_error
 
-    async def _unanswered(self, call: "_Call") -> UnansweredRun | None:
+    async def _find_undelivered_run(self, offer_call: "_OfferCall") -> UnansweredRun | None:
         """Return the run that the same call started and whose outcome was not delivered yet, or None."""
-        caller = call.caller
-        earlier = await self._services.runs.unanswered(caller.principal.id, call.digest, caller.trigger)
-        return None if earlier is None or self._told.has(earlier.id) else earlier
+        caller = offer_call.caller
+        earlier_run = await self._services.run_records.find_unanswered_run(
+            caller.principal.id, offer_call.argument_digest, caller.trigger
+        )
+        return (
+            None
+            if earlier_run is None or self._delivered_outcomes.has_delivered(earlier_run.id)
+            else earlier_run
+        )
 
-    async def _is_worth_attaching(self, earlier: UnansweredRun) -> bool:
+    async def _is_worth_attaching(self, earlier_run: UnansweredRun) -> bool:
         """Return whether the caller is served by this earlier run, and needs no new one.
 
         False where its wait ended without a grant or an answer, where Temporal no longer keeps it, or where it never
         waited and closed so long ago that no caller can still be retrying for its outcome.
         """
-        description = await self.described(earlier.id)
+        description = await self.describe_workflow(earlier_run.id)
         if description is None:
             return False
         if description.close_time is None:
             return True
-        if not earlier.has_waited and description.close_time < datetime.now(UTC) - _STILL_TRYING:
+        if not earlier_run.has_waited and description.close_time < datetime.now(UTC) - _RETRY_WINDOW:
             return False
-        outcome = await self.result(earlier.id)
-        return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAITS)
+        outcome = await self.wait_for_result(earlier_run.id)
+        return not (isinstance(outcome, Failed) and outcome.code in _ENDED_WAIT_CODES)
 
-    async def result(self, run_id: str) -> Finished | Failed:
+    async def wait_for_result(self, run_id: str) -> Finished | Failed:
         """Wait until a run ends, and return how it ended. Raises TemporalUnreachable."""
         try:
-            return Finished(await self._temporal.get_workflow_handle(run_id).result())
+            return Finished(await self._temporal_client.get_workflow_handle(run_id).result())
         except WorkflowFailureError as error:
-            return _failed(error)
+            return _to_failed_outcome(error)
         except RPCError as error:
             if error.status == RPCStatusCode.NOT_FOUND:
                 return Failed(RunUnknown.code, f"Run '{run_id}' is not kept any more.")
@@ -356,24 +402,24 @@ class Runs:
             ) from error
 
 
-def _search_attributes(identity: Identity) -> TypedSearchAttributes:
+def _build_search_attributes(identity: Identity) -> TypedSearchAttributes:
     return TypedSearchAttributes(
         [
-            SearchAttributePair(_PRINCIPAL, identity.name),
-            SearchAttributePair(_TOOL, identity.tool),
-            SearchAttributePair(_TRIGGER, identity.trigger),
-            SearchAttributePair(_RUN, identity.root),
+            SearchAttributePair(_PRINCIPAL_SEARCH_KEY, identity.name),
+            SearchAttributePair(_TOOL_SEARCH_KEY, identity.tool_name),
+            SearchAttributePair(_TRIGGER_SEARCH_KEY, identity.trigger),
+            SearchAttributePair(_RUN_SEARCH_KEY, identity.run_id),
         ]
     )
 
 
-def _failed(error: WorkflowFailureError) -> Failed:
+def _to_failed_outcome(workflow_error: WorkflowFailureError) -> Failed:
     """Convert the outermost cause that says what happened, with the message of whoever raised it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        match cause:
+    failure_cause: BaseException | None = workflow_error
+    while failure_cause is not None:
+        match failure_cause:
             case ApplicationError():
-                return Failed(cause.type or "run_failed", cause.message)
+                return Failed(failure_cause.type or "run_failed", failure_cause.message)
             case CancelledError():
                 return Failed(RUN_CANCELLED, "The run was cancelled.")
             case TerminatedError():
@@ -381,5 +427,5 @@ def _failed(error: WorkflowFailureError) -> Failed:
             case WorkflowTimedOut():
                 return Failed("run_timed_out", "A step of the run did not end in time.")
             case _:
-                cause = cause.__cause__
+                failure_cause = failure_cause.__cause__
     return Failed("run_failed", "The run failed.")

@@ -14,25 +14,25 @@ from engine.identity.model import Principal, TriggerKind
 from engine.identity.runs import Run
 from engine.services import Services
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
-from gateway.links import connect_link, question_link
+from gateway.links import build_connect_link, build_question_link
 from gateway.runs.runs import Failed, Finished, Runs
 
 RunStatus = Literal[
     "running", "waiting", "completed", "failed", "cancelled", "terminated", "timed_out", "unknown"
 ]
 
-GOES_ON: Final[frozenset[RunStatus]] = frozenset({"running", "waiting"})
+ONGOING_STATUSES: Final[frozenset[RunStatus]] = frozenset({"running", "waiting"})
 
-_STATUS: Final[Mapping[WorkflowExecutionStatus, RunStatus]] = {
+_STATUS_BY_TEMPORAL: Final[Mapping[WorkflowExecutionStatus, RunStatus]] = {
     WorkflowExecutionStatus.COMPLETED: "completed",
     WorkflowExecutionStatus.FAILED: "failed",
     WorkflowExecutionStatus.CANCELED: "cancelled",
     WorkflowExecutionStatus.TERMINATED: "terminated",
     WorkflowExecutionStatus.TIMED_OUT: "timed_out",
 }
-_MOST_STEPS: Final = 500
-_AT_ONCE: Final = 8
-_FORGOTTEN: Final = (
+_MAX_STEPS: Final = 500
+_MAX_CONCURRENT_QUERIES: Final = 8
+_FORGOTTEN_MESSAGE: Final = (
     "The workflow engine does not keep this run any more, or never started it. What it did is in the trail."
 )
 
@@ -97,19 +97,17 @@ class RunState(RunSummary):
     error: RunError | None
     progress: Progress | None
     steps: list[Step] = Field(description="The root workflow; empty where the run is not kept.")
-    truncated: bool = Field(
-        description=f"Whether there are more steps than the {_MOST_STEPS} that are shown."
-    )
+    truncated: bool = Field(description=f"Whether there are more steps than the {_MAX_STEPS} that are shown.")
 
 
 @dataclass(slots=True)
-class _Tree:
+class _StepReading:
     """What is shared while the steps of one run are read."""
 
-    waits: Mapping[str, list[WaitingFor]]
-    left: int = _MOST_STEPS
-    truncated: bool = False
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
+    waits_by_workflow: Mapping[str, list[WaitingFor]]
+    remaining_steps: int = _MAX_STEPS
+    is_truncated: bool = False
+    query_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_CONCURRENT_QUERIES))
 
 
 class RunStates:
@@ -119,170 +117,185 @@ class RunStates:
         self._services = services
         self._runs = runs
 
-    async def of(self, run: Run, viewer: Principal) -> RunState:
+    async def read_state(self, run: Run, viewer: Principal) -> RunState:
         """Return the state of a run as this principal may see it. Raises TemporalUnreachable."""
-        description = await self._runs.described(run.id)
+        description = await self._runs.describe_workflow(run.id)
         if description is None:
-            error = RunError(code=RunForgotten.code, message=_FORGOTTEN)
-            return _state(run, "unknown", None, error=error)
-        tree = _Tree(await self._waits(run.id, viewer))
-        root = await self._step(description, tree)
-        status: RunStatus = root.status
-        if status == "running" and tree.waits:
-            status = "waiting"
-        outcome = None if status in GOES_ON else await self._runs.result(run.id)
-        return _state(
+            run_error = RunError(code=RunForgotten.code, message=_FORGOTTEN_MESSAGE)
+            return _build_state(run, "unknown", None, run_error=run_error)
+        step_reading = _StepReading(await self._read_waits(run.id, viewer))
+        root_step = await self._read_step(description, step_reading)
+        run_status: RunStatus = root_step.status
+        if run_status == "running" and step_reading.waits_by_workflow:
+            run_status = "waiting"
+        outcome = None if run_status in ONGOING_STATUSES else await self._runs.wait_for_result(run.id)
+        return _build_state(
             run,
-            status,
+            run_status,
             description.close_time,
-            result=outcome.value if isinstance(outcome, Finished) else None,
-            error=RunError(code=outcome.code, message=outcome.message)
+            run_result=outcome.value if isinstance(outcome, Finished) else None,
+            run_error=RunError(code=outcome.code, message=outcome.message)
             if isinstance(outcome, Failed)
             else None,
-            progress=root.progress,
-            steps=[root],
-            truncated=tree.truncated,
+            progress=root_step.progress,
+            steps=[root_step],
+            is_truncated=step_reading.is_truncated,
         )
 
-    async def summaries(self, runs: Sequence[Run]) -> list[RunSummary]:
+    async def summarize_runs(self, runs: Sequence[Run]) -> list[RunSummary]:
         """Return a summary of each of these runs, in their order. Raises TemporalUnreachable."""
-        waiting = await self._services.waiters.awaited_in([run.id for run in runs])
-        slots = asyncio.Semaphore(_AT_ONCE)
+        waiting_run_ids = await self._services.waiters.list_awaited_by_run([run.id for run in runs])
+        query_slots = asyncio.Semaphore(_MAX_CONCURRENT_QUERIES)
 
-        async def summary(run: Run) -> RunSummary:
-            async with slots:
-                description = await self._runs.described(run.id)
-            return _summary(run, description, is_waiting=run.id in waiting)
+        async def summarize_run(run: Run) -> RunSummary:
+            async with query_slots:
+                description = await self._runs.describe_workflow(run.id)
+            return _build_summary(run, description, is_waiting=run.id in waiting_run_ids)
 
-        return list(await asyncio.gather(*(summary(run) for run in runs)))
+        return list(await asyncio.gather(*(summarize_run(run) for run in runs)))
 
-    async def progress(self, run_id: str) -> Progress | None:
+    async def read_progress(self, run_id: str) -> Progress | None:
         """Return the progress that a run reports, or None. Raises TemporalUnreachable."""
-        description = await self._runs.described(run_id)
-        return None if description is None else await _progress(description)
+        description = await self._runs.describe_workflow(run_id)
+        return None if description is None else await _read_memo_progress(description)
 
-    async def _step(self, description: WorkflowExecutionDescription, tree: _Tree) -> Step:
-        children_left = description.raw_description.pending_children
+    async def _read_step(self, description: WorkflowExecutionDescription, step_reading: _StepReading) -> Step:
+        pending_children = description.raw_description.pending_children
         # The workflow that notifies people of a run is not one of its steps.
-        pending = [each for each in children_left if each.workflow_type_name != NOTIFY_WORKFLOW]
-        shown = pending[: max(0, tree.left)]
-        tree.left -= len(shown)
-        tree.truncated = tree.truncated or len(shown) < len(pending)
+        pending_steps = [child for child in pending_children if child.workflow_type_name != NOTIFY_WORKFLOW]
+        shown_children = pending_steps[: max(0, step_reading.remaining_steps)]
+        step_reading.remaining_steps -= len(shown_children)
+        step_reading.is_truncated = step_reading.is_truncated or len(shown_children) < len(pending_steps)
 
-        async def child(workflow_id: str, run_id: str) -> Step | None:
-            async with tree.slots:
-                found = await self._runs.described(workflow_id, run_id)
-            return None if found is None else await self._step(found, tree)
+        async def read_child(workflow_id: str, run_id: str) -> Step | None:
+            async with step_reading.query_slots:
+                child_description = await self._runs.describe_workflow(workflow_id, run_id)
+            return (
+                None if child_description is None else await self._read_step(child_description, step_reading)
+            )
 
-        children = await asyncio.gather(*(child(each.workflow_id, each.run_id) for each in shown))
-        waits = tree.waits.get(description.id, [])
-        status = status_of(description)
+        child_steps = await asyncio.gather(
+            *(read_child(child.workflow_id, child.run_id) for child in shown_children)
+        )
+        step_waits = step_reading.waits_by_workflow.get(description.id, [])
+        step_status = to_run_status(description)
         return Step(
             workflow_id=description.id,
             type=description.workflow_type,
-            status="waiting" if status == "running" and waits else status,
-            progress=await _progress(description),
-            waiting_for=waits,
-            children=[each for each in children if each is not None],
+            status="waiting" if step_status == "running" and step_waits else step_status,
+            progress=await _read_memo_progress(description),
+            waiting_for=step_waits,
+            children=[child_step for child_step in child_steps if child_step is not None],
         )
 
-    async def _waits(self, run_id: str, viewer: Principal) -> dict[str, list[WaitingFor]]:
+    async def _read_waits(self, run_id: str, viewer: Principal) -> dict[str, list[WaitingFor]]:
         """Return what each workflow of a run waits for, by workflow id."""
-        waiters = await self._services.waiters.waiting(run_id)
+        waiters = await self._services.waiters.list_waiters(run_id)
         if not waiters:
             return {}
-        answers = await self._answers({waiter.awaits for waiter in waiters}, run_id, viewer)
-        found: dict[str, dict[str, WaitingFor]] = {}
+        wait_descriptions = await self._describe_waits(
+            {waiter.awaited_id for waiter in waiters}, run_id, viewer
+        )
+        waits_by_workflow: dict[str, dict[str, WaitingFor]] = {}
         for waiter in waiters:
-            if waiter.awaits in answers:
-                found.setdefault(waiter.workflow_id, {})[waiter.awaits] = answers[waiter.awaits]
-        return {workflow_id: list(waits.values()) for workflow_id, waits in found.items()}
+            if waiter.awaited_id in wait_descriptions:
+                waits_by_workflow.setdefault(waiter.workflow_id, {})[waiter.awaited_id] = wait_descriptions[
+                    waiter.awaited_id
+                ]
+        return {
+            workflow_id: list(workflow_waits.values())
+            for workflow_id, workflow_waits in waits_by_workflow.items()
+        }
 
-    async def _answers(
-        self, awaited: Collection[str], run_id: str, viewer: Principal
+    async def _describe_waits(
+        self, awaited_ids: Collection[str], run_id: str, viewer: Principal
     ) -> dict[str, WaitingFor]:
         """Return what a run waits for, by the id of the request or question. Only whoever is asked gets a link."""
-        connections = await self._services.catalogue.all()
-        found: dict[str, WaitingFor] = {}
-        for request in await self._services.authorization.awaited_by(run_id):
-            if request.id not in awaited:
+        connections = await self._services.catalogue.list_connections()
+        wait_descriptions: dict[str, WaitingFor] = {}
+        for authorization_request in await self._services.authorization_requests.list_awaited_requests(
+            run_id
+        ):
+            if authorization_request.id not in awaited_ids:
                 continue
-            connection = connections.get(request.connection)
-            is_asked = request.principal_id == viewer.id and request.is_open
-            found[request.id] = WaitingFor(
+            connection = connections.get(authorization_request.connection_name)
+            is_asked = authorization_request.principal_id == viewer.id and authorization_request.is_open
+            wait_descriptions[authorization_request.id] = WaitingFor(
                 kind="connection",
-                title=request.connection if connection is None else connection.title,
-                url=connect_link(self._services, request) if is_asked else None,
-                expires_at=request.expires_at,
+                title=authorization_request.connection_name if connection is None else connection.title,
+                url=build_connect_link(self._services, authorization_request) if is_asked else None,
+                expires_at=authorization_request.expires_at,
             )
-        for question in await self._services.questions.awaited_by(run_id):
+        for question in await self._services.questions.list_awaited_questions(run_id):
             if question.kind != "form":
-                found[question.id] = WaitingFor(
+                wait_descriptions[question.id] = WaitingFor(
                     kind="client", title=question.message, url=None, expires_at=question.expires_at
                 )
                 continue
             is_asked = question.role is None and question.principal_id == viewer.id
-            found[question.id] = WaitingFor(
+            wait_descriptions[question.id] = WaitingFor(
                 kind="question" if question.role is None else "approval",
                 title=question.message,
-                url=question_link(self._services, question) if is_asked else None,
+                url=build_question_link(self._services, question) if is_asked else None,
                 expires_at=question.expires_at,
                 role=question.role,
             )
-        return found
+        return wait_descriptions
 
 
-def status_of(description: WorkflowExecutionDescription) -> RunStatus:
+def to_run_status(description: WorkflowExecutionDescription) -> RunStatus:
     """Return the status of a workflow as Temporal alone sees it: one that waits is running."""
-    return "running" if description.status is None else _STATUS.get(description.status, "running")
+    return "running" if description.status is None else _STATUS_BY_TEMPORAL.get(description.status, "running")
 
 
-async def _progress(description: WorkflowExecutionDescription) -> Progress | None:
+async def _read_memo_progress(description: WorkflowExecutionDescription) -> Progress | None:
     """Read the progress that a workflow reports in its memo, or None where there is none that can be read."""
-    told = (await description.memo()).get(PROGRESS_MEMO)
+    progress_memo = (await description.memo()).get(PROGRESS_MEMO)
     try:
-        return None if told is None else Progress.model_validate(told)
+        return None if progress_memo is None else Progress.model_validate(progress_memo)
     except ValidationError:
         return None
 
 
-def _summary(run: Run, description: WorkflowExecutionDescription | None, *, is_waiting: bool) -> RunSummary:
-    status = "unknown" if description is None else status_of(description)
+def _build_summary(
+    run: Run, description: WorkflowExecutionDescription | None, *, is_waiting: bool
+) -> RunSummary:
+    run_status = "unknown" if description is None else to_run_status(description)
     return RunSummary(
         id=run.id,
-        tool=run.tool,
-        status="waiting" if status == "running" and is_waiting else status,
+        tool=run.tool_name,
+        status="waiting" if run_status == "running" and is_waiting else run_status,
         started_at=run.started_at,
         ended_at=None if description is None else description.close_time,
         trigger=run.trigger,
-        actor=run.actor,
+        actor=run.actor_id,
         retry_of=run.retry_of,
     )
 
 
-def _state(
+def _build_state(
     run: Run,
-    status: RunStatus,
+    run_status: RunStatus,
     ended_at: datetime | None,
     *,
-    result: Any = None,
-    error: RunError | None = None,
+    run_result: Any = None,
+    run_error: RunError | None = None,
     progress: Progress | None = None,
     steps: Sequence[Step] = (),
-    truncated: bool = False,
+    is_truncated: bool = False,
 ) -> RunState:
     return RunState(
         id=run.id,
-        tool=run.tool,
-        status=status,
+        tool=run.tool_name,
+        status=run_status,
         started_at=run.started_at,
         ended_at=ended_at,
         trigger=run.trigger,
-        actor=run.actor,
+        actor=run.actor_id,
         retry_of=run.retry_of,
-        result=result,
-        error=error,
+        result=run_result,
+        error=run_error,
         progress=progress,
         steps=list(steps),
-        truncated=truncated,
+        truncated=is_truncated,
     )

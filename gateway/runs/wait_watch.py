@@ -9,63 +9,75 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.waiting.waiters import Waiters
 
-_LOOK_EVERY_SECONDS = 0.1
+_POLL_INTERVAL_SECONDS = 0.1
 # Branches of a run that need sign-ins park within moments of each other. They are announced together, and at once
 # where nothing of the run is under way any more.
-_SETTLED = timedelta(seconds=0.4)
+_QUIET_PERIOD = timedelta(seconds=0.4)
 
-IsUnderWay = Callable[[str], Awaitable[bool]]
+UnderWayCheck = Callable[[str], Awaitable[bool]]
 
 
 @dataclass(slots=True, eq=False)
-class _Watched:
-    told: frozenset[str]
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
+class _WatchedCall:
+    announced_waits: frozenset[str]
+    new_wait_event: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class WaitWatch:
     """Notices, by one query for all calls in flight, which of them wait for something their caller does not know."""
 
-    def __init__(self, waiters: Waiters, is_under_way: IsUnderWay) -> None:
+    def __init__(self, waiters: Waiters, is_under_way: UnderWayCheck) -> None:
         self._waiters = waiters
         self._is_under_way = is_under_way
-        self._watched: dict[str, list[_Watched]] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._watched_calls: dict[str, list[_WatchedCall]] = {}
+        self._poll_task: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def watch(self, run_id: str, told: Collection[str]) -> AsyncIterator[asyncio.Event]:
+    async def watch_run(self, run_id: str, announced_waits: Collection[str]) -> AsyncIterator[asyncio.Event]:
         """Yield an event that is set once the run waits for something not in `announced_waits`."""
-        watched = _Watched(frozenset(told))
-        self._watched.setdefault(run_id, []).append(watched)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        watched_call = _WatchedCall(frozenset(announced_waits))
+        self._watched_calls.setdefault(run_id, []).append(watched_call)
+        if self._poll_task is None or self._poll_task.done():
+            self._poll_task = asyncio.create_task(self._poll_waits())
         try:
-            yield watched.asked
+            yield watched_call.new_wait_event
         finally:
-            self._watched[run_id].remove(watched)
-            if not self._watched[run_id]:
-                del self._watched[run_id]
+            self._watched_calls[run_id].remove(watched_call)
+            if not self._watched_calls[run_id]:
+                del self._watched_calls[run_id]
 
-    async def _look(self) -> None:
+    async def _poll_waits(self) -> None:
         while True:
-            await asyncio.sleep(_LOOK_EVERY_SECONDS)
-            if not self._watched:
+            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+            if not self._watched_calls:
                 return
             with contextlib.suppress(OSError, SQLAlchemyError):
-                waits = await self._waiters.awaited_in(list(self._watched))
-                await asyncio.gather(*(self._tell(run_id, awaited) for run_id, awaited in waits.items()))
+                waits_by_run = await self._waiters.list_awaited_by_run(list(self._watched_calls))
+                await asyncio.gather(
+                    *(
+                        self._announce_waits(run_id, awaited_since)
+                        for run_id, awaited_since in waits_by_run.items()
+                    )
+                )
 
-    async def _tell(self, run_id: str, awaited: Mapping[str, datetime]) -> None:
-        new = {
-            watched: max(since for asked, since in awaited.items() if asked not in watched.told)
-            for watched in self._watched.get(run_id, ())
-            if not watched.asked.is_set() and not awaited.keys() <= watched.told
+    async def _announce_waits(self, run_id: str, awaited_since: Mapping[str, datetime]) -> None:
+        newest_wait_times = {
+            watched_call: max(
+                waiting_since
+                for wait_id, waiting_since in awaited_since.items()
+                if wait_id not in watched_call.announced_waits
+            )
+            for watched_call in self._watched_calls.get(run_id, ())
+            if not watched_call.new_wait_event.is_set()
+            and not awaited_since.keys() <= watched_call.announced_waits
         }
-        if not new:
+        if not newest_wait_times:
             return
-        has_settled = max(new.values()) < now() - _SETTLED or not await self._is_under_way(run_id)
-        for watched in new if has_settled else ():
-            watched.asked.set()
+        has_settled = max(
+            newest_wait_times.values()
+        ) < utc_now() - _QUIET_PERIOD or not await self._is_under_way(run_id)
+        for watched_call in newest_wait_times if has_settled else ():
+            watched_call.new_wait_event.set()

@@ -20,10 +20,10 @@ from engine.errors import (
     SettingsInvalid,
     UpstreamUnavailable,
 )
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import AssertionIssuerSettings, IssuerSettings
 
-_ALGORITHMS = (
+_SIGNING_ALGORITHMS = (
     "RS256",
     "RS384",
     "RS512",
@@ -37,9 +37,9 @@ _ALGORITHMS = (
     "Ed25519",
 )
 _LEEWAY_SECONDS = 30
-_KEYS_FRESH_SECONDS = 3600.0
+_KEY_CACHE_SECONDS = 3600.0
 # A stranger can invent key ids, so the keys are read again for an unknown one only this often.
-_KEYS_AGAIN_SECONDS = 10.0
+_KEY_RETRY_SECONDS = 10.0
 
 
 class IssuerMetadata(BaseModel):
@@ -65,101 +65,109 @@ class VerifiedToken:
 class IssuerKeys:
     """The keys of an issuer that settings name, read when they are needed."""
 
-    def __init__(self, settings: IssuerSettings | AssertionIssuerSettings, outgoing: Outgoing) -> None:
-        self.issuer = settings.issuer
-        self._jwks_uri = settings.jwks_uri
-        signs_in = isinstance(settings, IssuerSettings)
-        self._setting = f"BYLINE_GATEWAY__{'ISSUER__ISSUER' if signs_in else 'ASSERTION_ISSUERS'}"
+    def __init__(
+        self, issuer_settings: IssuerSettings | AssertionIssuerSettings, outgoing: OutgoingClient
+    ) -> None:
+        self.issuer_url = issuer_settings.issuer
+        self._jwks_uri = issuer_settings.jwks_uri
+        is_sign_in_issuer = isinstance(issuer_settings, IssuerSettings)
+        self._setting_name = (
+            f"BYLINE_GATEWAY__{'ISSUER__ISSUER' if is_sign_in_issuer else 'ASSERTION_ISSUERS'}"
+        )
         self._outgoing = outgoing
-        self._metadata: IssuerMetadata | None = None
-        self._keys: KeySet | None = None
+        self._issuer_metadata: IssuerMetadata | None = None
+        self._key_set: KeySet | None = None
         self._keys_read_at = float("-inf")
-        self._reading = asyncio.Lock()
+        self._read_lock = asyncio.Lock()
 
-    async def verified(self, token: str, *, audience: str | None) -> VerifiedToken:
+    async def verify_token(self, encoded_token: str, *, audience: str | None) -> VerifiedToken:
         """Verify a token and return its header and claims. With `audience` None, any audience is accepted.
 
         Raises IdentityForged where anything is invalid, and UpstreamUnavailable where the keys cannot be read.
         """
         try:
-            kid = jws.extract_compact(token.encode()).headers().get("kid")
-            decoded = jwt.decode(token, await self._keys_with(kid), algorithms=list(_ALGORITHMS))
+            key_id = jws.extract_compact(encoded_token.encode()).headers().get("kid")
+            decoded_token = jwt.decode(
+                encoded_token, await self._load_keys(key_id), algorithms=list(_SIGNING_ALGORITHMS)
+            )
             JWTClaimsRegistry(
                 leeway=_LEEWAY_SECONDS,
-                iss={"essential": True, "value": self.issuer},
+                iss={"essential": True, "value": self.issuer_url},
                 aud={"essential": True} if audience is None else {"essential": True, "value": audience},
                 sub={"essential": True},
                 exp={"essential": True},
-            ).validate(decoded.claims)
+            ).validate(decoded_token.claims)
         except (JoseError, ValueError) as error:
-            raise IdentityForged(f"The token of {self.issuer} does not hold.") from error
-        return VerifiedToken(decoded.header, decoded.claims)
+            raise IdentityForged(f"The token of {self.issuer_url} does not hold.") from error
+        return VerifiedToken(decoded_token.header, decoded_token.claims)
 
-    async def metadata(self) -> IssuerMetadata:
+    async def read_metadata(self) -> IssuerMetadata:
         """Return the issuer's metadata, read once. Its `issuer` must equal the one in settings exactly."""
-        if self._metadata is None:
-            url = f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+        if self._issuer_metadata is None:
+            metadata_url = f"{self.issuer_url.rstrip('/')}/.well-known/openid-configuration"
             try:
-                metadata = IssuerMetadata.model_validate(await self.get(url))
+                issuer_metadata = IssuerMetadata.model_validate(await self.read_json(metadata_url))
             except ValidationError as error:
                 raise SettingsInvalid(
-                    f"{url} is not OpenID Connect metadata. Check {self._setting}."
+                    f"{metadata_url} is not OpenID Connect metadata. Check {self._setting_name}."
                 ) from error
-            if metadata.issuer != self.issuer:
+            if issuer_metadata.issuer != self.issuer_url:
                 raise SettingsInvalid(
-                    f"The issuer calls itself {metadata.issuer}: set {self._setting} to exactly that."
+                    f"The issuer calls itself {issuer_metadata.issuer}: set {self._setting_name} to exactly that."
                 )
-            self._metadata = metadata
-        return self._metadata
+            self._issuer_metadata = issuer_metadata
+        return self._issuer_metadata
 
-    async def get(self, url: str, access_token: str | None = None) -> Any:
+    async def read_json(self, document_url: str, access_token: str | None = None) -> Any:
         """Return the JSON at one of the issuer's URLs.
 
         Raises UpstreamUnavailable where there is none, and SettingsInvalid where the URL may not be called.
         """
-        headers = {"Accept": "application/json"}
+        request_headers = {"Accept": "application/json"}
         if access_token is not None:
-            headers["Authorization"] = f"Bearer {access_token}"
+            request_headers["Authorization"] = f"Bearer {access_token}"
         try:
-            answer = await self._outgoing.send("GET", url, headers=headers)
+            http_response = await self._outgoing.send_request("GET", document_url, headers=request_headers)
         except AddressRefused as error:
-            raise self.not_called(error) from None
+            raise self.to_settings_error(error) from None
         except (RequestRejected, UpstreamUnavailable) as error:
-            raise self.unreachable(error) from None
-        if answer.status != 200:
-            raise self.unreachable(f"{url} gives {answer.status}.")
+            raise self.to_unavailable_error(error) from None
+        if http_response.status_code != 200:
+            raise self.to_unavailable_error(f"{document_url} gives {http_response.status_code}.")
         try:
-            return json.loads(answer.body)
+            return json.loads(http_response.body)
         except (ValueError, RecursionError):
-            raise self.unreachable(f"{url} gives no JSON.") from None
+            raise self.to_unavailable_error(f"{document_url} gives no JSON.") from None
 
-    def not_called(self, error: AddressRefused) -> SettingsInvalid:
+    def to_settings_error(self, error: AddressRefused) -> SettingsInvalid:
         """Return the error for a URL of the issuer that may not be called."""
-        return SettingsInvalid(f"The sign-in service {self.issuer} is not called: {error}")
+        return SettingsInvalid(f"The sign-in service {self.issuer_url} is not called: {error}")
 
-    def unreachable(self, reason: object) -> UpstreamUnavailable:
+    def to_unavailable_error(self, reason: object) -> UpstreamUnavailable:
         """Return the error for an issuer that did not answer as it should."""
         return UpstreamUnavailable(
-            f"The sign-in service {self.issuer} does not answer as it should: {reason}"
+            f"The sign-in service {self.issuer_url} does not answer as it should: {reason}"
         )
 
-    async def _keys_with(self, kid: str | None) -> KeySet:
-        if self._keys is not None and not self._must_read_keys(kid):
-            return self._keys
-        async with self._reading:
-            if self._keys is None or self._must_read_keys(kid):
-                self._keys_read_at, keys = time.monotonic(), await self._read_keys()
-                self._keys = keys
-        return self._keys
+    async def _load_keys(self, key_id: str | None) -> KeySet:
+        if self._key_set is not None and not self._should_read_keys(key_id):
+            return self._key_set
+        async with self._read_lock:
+            if self._key_set is None or self._should_read_keys(key_id):
+                self._keys_read_at, key_set = time.monotonic(), await self._read_keys()
+                self._key_set = key_set
+        return self._key_set
 
-    def _must_read_keys(self, kid: str | None) -> bool:
-        age = time.monotonic() - self._keys_read_at
-        known = self._keys is not None and (kid is None or any(key.kid == kid for key in self._keys))
-        return age > (_KEYS_FRESH_SECONDS if known else _KEYS_AGAIN_SECONDS)
+    def _should_read_keys(self, key_id: str | None) -> bool:
+        key_age_seconds = time.monotonic() - self._keys_read_at
+        is_known_key = self._key_set is not None and (
+            key_id is None or any(signing_key.kid == key_id for signing_key in self._key_set)
+        )
+        return key_age_seconds > (_KEY_CACHE_SECONDS if is_known_key else _KEY_RETRY_SECONDS)
 
     async def _read_keys(self) -> KeySet:
-        document = await self.get(self._jwks_uri or (await self.metadata()).jwks_uri)
+        key_document = await self.read_json(self._jwks_uri or (await self.read_metadata()).jwks_uri)
         try:
-            return KeySet.import_key_set(document)
+            return KeySet.import_key_set(key_document)
         except (JoseError, ValueError, KeyError, TypeError) as error:
-            raise UpstreamUnavailable(f"The keys of {self.issuer} are not a JSON Web Key Set.") from error
+            raise UpstreamUnavailable(f"The keys of {self.issuer_url} are not a JSON Web Key Set.") from error

@@ -16,7 +16,7 @@ from engine.errors import (
     RequestRejected,
     UpstreamUnavailable,
 )
-from engine.outgoing.client import Outgoing, OutgoingTransport
+from engine.outgoing.client import OutgoingClient, OutgoingTransport
 from engine.settings import IssuerSettings
 from gateway.sign_in.issuer_keys import IssuerKeys, IssuerMetadata
 
@@ -31,126 +31,148 @@ class SignInAttempt:
 
 
 @dataclass(frozen=True, slots=True)
-class SignedIn:
+class CompletedSignIn:
     """A completed sign-in: subject and name of the person, and tokens. `expires_at` is in seconds since the epoch."""
 
-    person: tuple[str, str]
+    subject_and_name: tuple[str, str]
     id_token: str = field(repr=False)
     refresh_token: str | None = field(repr=False)
     expires_at: float
 
 
-class Issuer:
+class IssuerClient:
     """Byline as a client of the issuer that settings name."""
 
-    def __init__(self, settings: IssuerSettings, outgoing: Outgoing) -> None:
-        self.settings = settings
+    def __init__(self, issuer_settings: IssuerSettings, outgoing: OutgoingClient) -> None:
+        self.issuer_settings = issuer_settings
         self._outgoing = outgoing
-        self._keys = IssuerKeys(settings, outgoing)
+        self._issuer_keys = IssuerKeys(issuer_settings, outgoing)
 
-    async def begin(self, redirect_uri: str, *, afresh: bool) -> tuple[str, SignInAttempt]:
+    async def begin_sign_in(self, redirect_uri: str, *, should_prompt: bool) -> tuple[str, SignInAttempt]:
         """Return the address of the issuer's page, and the values to keep until it answers.
 
         With `should_prompt`, the issuer asks the person to sign in again.
         """
-        metadata = await self._keys.metadata()
-        attempt = SignInAttempt(
+        issuer_metadata = await self._issuer_keys.read_metadata()
+        sign_in_attempt = SignInAttempt(
             secrets.token_urlsafe(32), secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         )
-        extra = {"prompt": "login"} if afresh else {}
-        url, _ = self._client(metadata, redirect_uri).create_authorization_url(
-            metadata.authorization_endpoint,
-            state=attempt.state,
-            nonce=attempt.nonce,
-            code_verifier=attempt.code_verifier,
-            **extra,
+        extra_params = {"prompt": "login"} if should_prompt else {}
+        authorization_url, _ = self._build_client(issuer_metadata, redirect_uri).create_authorization_url(
+            issuer_metadata.authorization_endpoint,
+            state=sign_in_attempt.state,
+            nonce=sign_in_attempt.nonce,
+            code_verifier=sign_in_attempt.code_verifier,
+            **extra_params,
         )
-        return str(url), attempt
+        return str(authorization_url), sign_in_attempt
 
-    async def complete(
-        self, parameters: Mapping[str, str], attempt: SignInAttempt, redirect_uri: str
-    ) -> SignedIn:
+    async def complete_sign_in(
+        self, callback_params: Mapping[str, str], sign_in_attempt: SignInAttempt, redirect_uri: str
+    ) -> CompletedSignIn:
         """Return the completed sign-in; raises AuthorizationRefused for an invalid answer of the issuer."""
-        metadata = await self._keys.metadata()
-        answered_by = parameters.get("iss")
-        if answered_by is None and not metadata.authorization_response_iss_parameter_supported:
-            answered_by = metadata.issuer
-        if not secrets.compare_digest(parameters.get("state", "").encode(), attempt.state.encode()):
+        issuer_metadata = await self._issuer_keys.read_metadata()
+        answering_issuer = callback_params.get("iss")
+        if answering_issuer is None and not issuer_metadata.authorization_response_iss_parameter_supported:
+            answering_issuer = issuer_metadata.issuer
+        if not secrets.compare_digest(
+            callback_params.get("state", "").encode(), sign_in_attempt.state.encode()
+        ):
             raise AuthorizationRefused("This sign-in was begun in another tab or browser.")
-        if answered_by != metadata.issuer:
-            raise AuthorizationRefused(f"The answer did not come from {metadata.issuer}.")
-        if not parameters.get("code"):
-            raise AuthorizationRefused(f"{metadata.issuer} did not sign you in.")
-        token = await self._exchange(metadata, parameters["code"], attempt, redirect_uri)
-        claims = await self._id_claims(token, attempt.nonce)
-        name = display_name({**await self._userinfo(metadata, token, claims), **claims})
-        refresh_token = token.get("refresh_token")
-        return SignedIn(
-            (str(claims["sub"]), name),
-            id_token=str(token["id_token"]),
+        if answering_issuer != issuer_metadata.issuer:
+            raise AuthorizationRefused(f"The answer did not come from {issuer_metadata.issuer}.")
+        if not callback_params.get("code"):
+            raise AuthorizationRefused(f"{issuer_metadata.issuer} did not sign you in.")
+        token_response = await self._exchange_code(
+            issuer_metadata, callback_params["code"], sign_in_attempt, redirect_uri
+        )
+        id_claims = await self._verify_id_token(token_response, sign_in_attempt.nonce)
+        person_name = read_display_name(
+            {**await self._read_userinfo(issuer_metadata, token_response, id_claims), **id_claims}
+        )
+        refresh_token = token_response.get("refresh_token")
+        return CompletedSignIn(
+            (str(id_claims["sub"]), person_name),
+            id_token=str(token_response["id_token"]),
             refresh_token=refresh_token if isinstance(refresh_token, str) else None,
-            expires_at=float(claims["exp"]),
+            expires_at=float(id_claims["exp"]),
         )
 
-    async def _exchange(
-        self, metadata: IssuerMetadata, code: str, attempt: SignInAttempt, redirect_uri: str
+    async def _exchange_code(
+        self,
+        issuer_metadata: IssuerMetadata,
+        authorization_code: str,
+        sign_in_attempt: SignInAttempt,
+        redirect_uri: str,
     ) -> Mapping[str, Any]:
         try:
-            async with self._client(metadata, redirect_uri) as client:
-                token: Mapping[str, Any] = await client.fetch_token(
-                    metadata.token_endpoint, code=code, code_verifier=attempt.code_verifier
+            async with self._build_client(issuer_metadata, redirect_uri) as oauth_client:
+                token_response: Mapping[str, Any] = await oauth_client.fetch_token(
+                    issuer_metadata.token_endpoint,
+                    code=authorization_code,
+                    code_verifier=sign_in_attempt.code_verifier,
                 )
         except OAuthError as error:
             raise AuthorizationRefused(
-                f"{metadata.issuer} did not accept the sign-in ({error.error})."
+                f"{issuer_metadata.issuer} did not accept the sign-in ({error.error})."
             ) from None
         except AddressRefused as error:
-            raise self._keys.not_called(error) from None
+            raise self._issuer_keys.to_settings_error(error) from None
         except (UpstreamUnavailable, RequestRejected) as error:
-            raise self._keys.unreachable(error) from None
+            raise self._issuer_keys.to_unavailable_error(error) from None
         except (httpx2.HTTPError, ValueError) as error:
-            raise self._keys.unreachable(f"{type(error).__name__}.") from None
-        return token
+            raise self._issuer_keys.to_unavailable_error(f"{type(error).__name__}.") from None
+        return token_response
 
-    async def _id_claims(self, token: Mapping[str, Any], nonce: str) -> Mapping[str, Any]:
+    async def _verify_id_token(
+        self, token_response: Mapping[str, Any], expected_nonce: str
+    ) -> Mapping[str, Any]:
         try:
-            id_token = await self._keys.verified(str(token.get("id_token")), audience=self.settings.client_id)
+            id_token = await self._issuer_keys.verify_token(
+                str(token_response.get("id_token")), audience=self.issuer_settings.client_id
+            )
         except IdentityForged as error:
             raise AuthorizationRefused(str(error)) from error
-        claims = id_token.claims
-        authorized_party = claims.get("azp", self.settings.client_id)
-        if claims.get("nonce") != nonce or authorized_party != self.settings.client_id:
+        id_claims = id_token.claims
+        authorized_party = id_claims.get("azp", self.issuer_settings.client_id)
+        if id_claims.get("nonce") != expected_nonce or authorized_party != self.issuer_settings.client_id:
             raise AuthorizationRefused(
-                f"The identity that {self.settings.issuer} sent was made for another sign-in."
+                f"The identity that {self.issuer_settings.issuer} sent was made for another sign-in."
             )
-        return claims
+        return id_claims
 
-    async def _userinfo(
-        self, metadata: IssuerMetadata, token: Mapping[str, Any], claims: Mapping[str, Any]
+    async def _read_userinfo(
+        self, issuer_metadata: IssuerMetadata, token_response: Mapping[str, Any], id_claims: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        if metadata.userinfo_endpoint is None or claims.get("name"):
+        if issuer_metadata.userinfo_endpoint is None or id_claims.get("name"):
             return {}
-        found = await self._keys.get(metadata.userinfo_endpoint, str(token["access_token"]))
-        return found if isinstance(found, dict) and found.get("sub") == claims["sub"] else {}
+        userinfo_claims = await self._issuer_keys.read_json(
+            issuer_metadata.userinfo_endpoint, str(token_response["access_token"])
+        )
+        return (
+            userinfo_claims
+            if isinstance(userinfo_claims, dict) and userinfo_claims.get("sub") == id_claims["sub"]
+            else {}
+        )
 
-    def _client(self, metadata: IssuerMetadata, redirect_uri: str) -> AsyncOAuth2Client:
-        secret = self.settings.client_secret
-        basic = "client_secret_basic" in metadata.token_endpoint_auth_methods_supported
-        with_secret = "client_secret_basic" if basic else "client_secret_post"
+    def _build_client(self, issuer_metadata: IssuerMetadata, redirect_uri: str) -> AsyncOAuth2Client:
+        client_secret = self.issuer_settings.client_secret
+        has_basic_auth = "client_secret_basic" in issuer_metadata.token_endpoint_auth_methods_supported
+        secret_auth_method = "client_secret_basic" if has_basic_auth else "client_secret_post"
         return AsyncOAuth2Client(
-            client_id=self.settings.client_id,
-            client_secret=None if secret is None else secret.get_secret_value(),
-            token_endpoint_auth_method="none" if secret is None else with_secret,
+            client_id=self.issuer_settings.client_id,
+            client_secret=None if client_secret is None else client_secret.get_secret_value(),
+            token_endpoint_auth_method="none" if client_secret is None else secret_auth_method,
             code_challenge_method="S256",
             redirect_uri=redirect_uri,
-            scope=self.settings.sign_in_scope,
+            scope=self.issuer_settings.sign_in_scope,
             transport=OutgoingTransport(self._outgoing),
         )
 
 
-def display_name(claims: Mapping[str, Any]) -> str:
+def read_display_name(claims: Mapping[str, Any]) -> str:
     """Return the name of a person for pages and the trail (OpenID Connect Core 1.0, section 5.1)."""
-    for claim in ("name", "preferred_username", "email"):
-        if isinstance(claims.get(claim), str) and claims[claim]:
-            return str(claims[claim])
+    for claim_name in ("name", "preferred_username", "email"):
+        if isinstance(claims.get(claim_name), str) and claims[claim_name]:
+            return str(claims[claim_name])
     return str(claims["sub"])

@@ -13,217 +13,271 @@ from engine.errors import AuthorizationRefused, BylineError
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.settings import IssuerSettings
-from gateway.browser.forms import fields_of
-from gateway.browser.rendering import notice, on_to, page, stale_form
-from gateway.browser.sessions import Sessions
-from gateway.browser.visits import Visit, Visits
-from gateway.sign_in.openid import Issuer, SignInAttempt
-from gateway.sign_in.people import People
+from gateway.browser.forms import read_form_fields
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSessions
+from gateway.browser.visits import BrowserVisit, BrowserVisits
+from gateway.sign_in.openid import IssuerClient, SignInAttempt
+from gateway.sign_in.people import BuiltInPeople
 
-_CALLBACK = "/sign-in/callback"
-LONGEST_PATH: Final = 4000
+_CALLBACK_PATH = "/sign-in/callback"
+MAX_PATH_CHARS: Final = 4000
 """Maximum characters of the path that a person is sent to after signing in."""
 
 # A browser drops tabs and line ends and reads a backslash as a slash, so `/\host` would lead to another site.
-_OWN_PATH = re.compile(r"/(?!/)[!-\[\]-~]*")
+_OWN_PATH_PATTERN = re.compile(r"/(?!/)[!-\[\]-~]*")
 # During an external sign-in the path is kept in a cookie, of which a browser accepts 4096 bytes.
-_LONGEST_KEPT: Final = 1000
+_MAX_COOKIE_PATH_CHARS: Final = 1000
 
 
-def sign_in_pages(services: Services) -> APIRouter:
+def build_sign_in_pages(services: Services) -> APIRouter:
     """Return the routes to sign in and out, for the way to sign in that settings choose."""
-    router = APIRouter(include_in_schema=False)
-    issuer = services.settings.gateway.issuer
-    if issuer is None:
-        built_in = BuiltInSignIn(services)
-        router.add_api_route("/sign-in", built_in.ask, methods=["GET"])
-        router.add_api_route("/sign-in", built_in.check, methods=["POST"])
+    page_router = APIRouter(include_in_schema=False)
+    issuer_settings = services.settings.gateway.issuer
+    if issuer_settings is None:
+        built_in_sign_in = BuiltInSignIn(services)
+        page_router.add_api_route("/sign-in", built_in_sign_in.show_form, methods=["GET"])
+        page_router.add_api_route("/sign-in", built_in_sign_in.check_password, methods=["POST"])
     else:
-        external = ExternalSignIn(services, issuer)
-        router.add_api_route("/sign-in", external.send, methods=["GET"])
-        router.add_api_route(_CALLBACK, external.return_, methods=["GET"])
-    router.add_api_route("/sign-out", SignOut(services).leave, methods=["POST"])
-    return router
+        external_sign_in = ExternalSignIn(services, issuer_settings)
+        page_router.add_api_route("/sign-in", external_sign_in.redirect_to_issuer, methods=["GET"])
+        page_router.add_api_route(_CALLBACK_PATH, external_sign_in.handle_callback, methods=["GET"])
+    page_router.add_api_route("/sign-out", SignOutPage(services).sign_out, methods=["POST"])
+    return page_router
 
 
 async def seed_demo_people(services: Services) -> None:
     """Add the demo people, where settings ask for them and no external issuer signs people in."""
     if services.settings.gateway.demo_people and services.settings.gateway.issuer is None:
-        await People(services.database).add_demo()
+        await BuiltInPeople(services.database).add_demo_people()
 
 
-def to_sign_in(path: str) -> RedirectResponse:
+def redirect_to_sign_in(next_path: str) -> RedirectResponse:
     """Redirect the browser to the sign-in page, from which it goes on to `next_path`."""
-    return on_to(f"/sign-in?{urlencode({'next': path})}")
+    return redirect_see_other(f"/sign-in?{urlencode({'next': next_path})}")
 
 
-class Arrival:
+class SignInArrival:
     """The steps that both ways to sign in share."""
 
     def __init__(self, services: Services) -> None:
         self._principals = services.principals
-        self._sessions = Sessions(services)
-        self._visits = Visits(services)
+        self._browser_sessions = BrowserSessions(services)
+        self._browser_visits = BrowserVisits(services)
         self._attempts = services.attempts
 
-    async def goal(self, request: Request) -> str:
+    async def read_next_path(self, request: Request) -> str:
         """Return the path to go to after signing in. A link that would lead to another site is recorded."""
-        wanted = request.query_params.get("next", "")
-        path = own_path(wanted)
-        if wanted not in {"", path}:
-            message = "A link to sign in here would have led on to another site."
-            await self._attempts.refused("link to sign in", "redirect_refused", message)
-        return path
+        requested_path = request.query_params.get("next", "")
+        next_path = keep_own_path(requested_path)
+        if requested_path not in {"", next_path}:
+            attempt_message = "A link to sign in here would have led on to another site."
+            await self._attempts.record_refusal("link to sign in", "redirect_refused", attempt_message)
+        return next_path
 
-    async def visit(self, request: Request) -> Visit | None:
+    async def find_visit(self, request: Request) -> BrowserVisit | None:
         """Return the visit of this browser, or None.
 
         A visit that somebody already signed in with is not returned, and its return is recorded.
         """
-        visit = await self._visits.current(request)
-        person = None if visit is None else await self._sessions.begun_by(visit)
-        if visit is None or person is None:
-            return visit
-        message = "What a browser had before this person signed in came again: it may have been planted."
-        await self._attempts.refused(f"visit {visit.id}", "session_replaced", message, principal=person)
+        browser_visit = await self._browser_visits.find_visit(request)
+        signed_in_principal = (
+            None
+            if browser_visit is None
+            else await self._browser_sessions.find_signed_in_principal(browser_visit)
+        )
+        if browser_visit is None or signed_in_principal is None:
+            return browser_visit
+        attempt_message = (
+            "What a browser had before this person signed in came again: it may have been planted."
+        )
+        await self._attempts.record_refusal(
+            f"visit {browser_visit.id}", "session_replaced", attempt_message, principal=signed_in_principal
+        )
         return None
 
-    async def arrive(
-        self, request: Request, visit: Visit, issuer: str, person: tuple[str, str], path: str
+    async def begin_session(
+        self,
+        request: Request,
+        browser_visit: BrowserVisit,
+        issuer_url: str,
+        subject_and_name: tuple[str, str],
+        next_path: str,
     ) -> Response:
         """Begin the session of a person who signed in at `issuer_url`, unless they were deactivated."""
-        principal = await self._principals.resolve(issuer, *person)
-        if not principal.active:
-            return _deactivated(principal)
-        new = await self._sessions.begin(request, principal, visit)
-        return self._sessions.keep(self._visits.end(on_to(path)), new)
+        principal = await self._principals.resolve_principal(issuer_url, *subject_and_name)
+        if not principal.is_active:
+            return _render_deactivated(principal)
+        new_session = await self._browser_sessions.begin_session(request, principal, browser_visit)
+        return self._browser_sessions.store_session_cookie(
+            self._browser_visits.delete_visit(redirect_see_other(next_path)), new_session
+        )
 
 
 class BuiltInSignIn:
     """The page that asks for username and password."""
 
     def __init__(self, services: Services) -> None:
-        self._arrival = Arrival(services)
-        self._people = People(services.database)
-        self._sessions = Sessions(services)
-        self._visits = Visits(services)
-        self._issuer = services.settings.public_url
+        self._sign_in_arrival = SignInArrival(services)
+        self._built_in_people = BuiltInPeople(services.database)
+        self._browser_sessions = BrowserSessions(services)
+        self._browser_visits = BrowserVisits(services)
+        self._issuer_url = services.settings.public_url
 
-    async def ask(self, request: Request) -> Response:
+    async def show_form(self, request: Request) -> Response:
         """GET /sign-in."""
-        path = await self._arrival.goal(request)
-        if await self._sessions.current(request) is not None:
-            return on_to(path)
-        visit = await self._arrival.visit(request) or self._visits.begin()
-        return await self._visits.keep(_form(visit, path), visit)
+        next_path = await self._sign_in_arrival.read_next_path(request)
+        if await self._browser_sessions.find_session(request) is not None:
+            return redirect_see_other(next_path)
+        browser_visit = await self._sign_in_arrival.find_visit(request) or self._browser_visits.create_visit()
+        return await self._browser_visits.store_visit(_render_form(browser_visit, next_path), browser_visit)
 
-    async def check(self, request: Request) -> Response:
+    async def check_password(self, request: Request) -> Response:
         """POST /sign-in."""
-        visit = await self._arrival.visit(request)
-        fields = None if visit is None else await fields_of(request, visit.csrf_token)
-        if visit is None or fields is None:
-            return stale_form("/sign-in")
-        path = own_path(fields.get("next", ""))
-        person = await self._people.authenticate(fields.get("username", ""), fields.get("password", ""))
-        if person is None:
-            return _form(visit, path, problem="The username or the password is wrong.")
-        return await self._arrival.arrive(request, visit, self._issuer, person, path)
+        browser_visit = await self._sign_in_arrival.find_visit(request)
+        form_fields = (
+            None if browser_visit is None else await read_form_fields(request, browser_visit.csrf_token)
+        )
+        if browser_visit is None or form_fields is None:
+            return render_stale_form("/sign-in")
+        next_path = keep_own_path(form_fields.get("next", ""))
+        subject_and_name = await self._built_in_people.authenticate_person(
+            form_fields.get("username", ""), form_fields.get("password", "")
+        )
+        if subject_and_name is None:
+            return _render_form(
+                browser_visit, next_path, problem_text="The username or the password is wrong."
+            )
+        return await self._sign_in_arrival.begin_session(
+            request, browser_visit, self._issuer_url, subject_and_name, next_path
+        )
 
 
 class ExternalSignIn:
     """Sends the browser to the page of an OpenID Connect issuer, and handles its return."""
 
-    def __init__(self, services: Services, settings: IssuerSettings) -> None:
-        self._arrival = Arrival(services)
-        self._sessions = Sessions(services)
-        self._visits = Visits(services)
-        self._issuer = Issuer(settings, services.outgoing)
+    def __init__(self, services: Services, issuer_settings: IssuerSettings) -> None:
+        self._sign_in_arrival = SignInArrival(services)
+        self._browser_sessions = BrowserSessions(services)
+        self._browser_visits = BrowserVisits(services)
+        self._issuer_client = IssuerClient(issuer_settings, services.outgoing)
         self._principals = services.principals
-        self._company = services.company_sign_ins
-        self._redirect_uri = f"{services.settings.public_url}{_CALLBACK}"
+        self._idp_sessions = services.idp_sessions
+        self._redirect_uri = f"{services.settings.public_url}{_CALLBACK_PATH}"
 
-    async def send(self, request: Request) -> Response:
+    async def redirect_to_issuer(self, request: Request) -> Response:
         """GET /sign-in."""
-        path = await self._arrival.goal(request)
-        if await self._sessions.current(request) is not None:
-            return on_to(path)
+        next_path = await self._sign_in_arrival.read_next_path(request)
+        if await self._browser_sessions.find_session(request) is not None:
+            return redirect_see_other(next_path)
         try:
-            url, attempt = await self._issuer.begin(
-                self._redirect_uri, afresh="afresh" in request.query_params
+            authorization_url, sign_in_attempt = await self._issuer_client.begin_sign_in(
+                self._redirect_uri, should_prompt="afresh" in request.query_params
             )
         except BylineError as error:
-            return notice("Sign-in is not possible now", str(error), status=503)
-        kept = path if len(path) <= _LONGEST_KEPT else "/"
-        visit = self._visits.begin({"sign_in": asdict(attempt), "next": kept})
-        return await self._visits.keep(on_to(url), visit)
+            return render_notice("Sign-in is not possible now", str(error), status_code=503)
+        cookie_path = next_path if len(next_path) <= _MAX_COOKIE_PATH_CHARS else "/"
+        browser_visit = self._browser_visits.create_visit(
+            {"sign_in": asdict(sign_in_attempt), "next": cookie_path}
+        )
+        return await self._browser_visits.store_visit(redirect_see_other(authorization_url), browser_visit)
 
-    async def return_(self, request: Request) -> Response:
+    async def handle_callback(self, request: Request) -> Response:
         """GET /sign-in/callback."""
-        visit = await self._arrival.visit(request)
-        if visit is None or "sign_in" not in visit.data:
-            text = "This sign-in was begun in another browser, or too long ago."
-            return notice("Please sign in again", text, status=400, link=("/sign-in", "Sign in"))
-        return await self._complete(request, visit)
+        browser_visit = await self._sign_in_arrival.find_visit(request)
+        if browser_visit is None or "sign_in" not in browser_visit.sign_in_data:
+            notice_text = "This sign-in was begun in another browser, or too long ago."
+            return render_notice(
+                "Please sign in again", notice_text, status_code=400, next_link=("/sign-in", "Sign in")
+            )
+        return await self._complete_sign_in(request, browser_visit)
 
-    async def _complete(self, request: Request, visit: Visit) -> Response:
-        attempt, path = SignInAttempt(**visit.data["sign_in"]), visit.data["next"]
-        again = (str(to_sign_in(path).headers["location"]), "Sign in again")
-        parameters: Mapping[str, str] = request.query_params
+    async def _complete_sign_in(self, request: Request, browser_visit: BrowserVisit) -> Response:
+        sign_in_attempt, next_path = (
+            SignInAttempt(**browser_visit.sign_in_data["sign_in"]),
+            browser_visit.sign_in_data["next"],
+        )
+        retry_link = (str(redirect_to_sign_in(next_path).headers["location"]), "Sign in again")
+        callback_params: Mapping[str, str] = request.query_params
         try:
-            signed_in = await self._issuer.complete(parameters, attempt, self._redirect_uri)
+            completed_sign_in = await self._issuer_client.complete_sign_in(
+                callback_params, sign_in_attempt, self._redirect_uri
+            )
         except AuthorizationRefused as error:
-            return notice("You are not signed in", str(error), status=400, link=again)
+            return render_notice("You are not signed in", str(error), status_code=400, next_link=retry_link)
         except BylineError as error:
-            return notice("Sign-in is not possible now", str(error), status=503, link=again)
-        if self._issuer.settings.vouches:
-            principal = await self._principals.resolve(self._issuer.settings.issuer, *signed_in.person)
+            return render_notice(
+                "Sign-in is not possible now", str(error), status_code=503, next_link=retry_link
+            )
+        if self._issuer_client.issuer_settings.vouches:
+            principal = await self._principals.resolve_principal(
+                self._issuer_client.issuer_settings.issuer, *completed_sign_in.subject_and_name
+            )
             # Nothing is stored for a deactivated person.
-            if principal.active:
-                await self._company.keep(
-                    principal.id, signed_in.id_token, signed_in.refresh_token, signed_in.expires_at
+            if principal.is_active:
+                await self._idp_sessions.store_session(
+                    principal.id,
+                    completed_sign_in.id_token,
+                    completed_sign_in.refresh_token,
+                    completed_sign_in.expires_at,
                 )
-        return await self._arrival.arrive(
-            request, visit, self._issuer.settings.issuer, signed_in.person, path
+        return await self._sign_in_arrival.begin_session(
+            request,
+            browser_visit,
+            self._issuer_client.issuer_settings.issuer,
+            completed_sign_in.subject_and_name,
+            next_path,
         )
 
 
-class SignOut:
+class SignOutPage:
     """Ends a browser session."""
 
     def __init__(self, services: Services) -> None:
-        self._sessions = Sessions(services)
+        self._browser_sessions = BrowserSessions(services)
 
-    async def leave(self, request: Request) -> Response:
+    async def sign_out(self, request: Request) -> Response:
         """POST /sign-out."""
-        submission = await self._sessions.submitted(request)
+        submission = await self._browser_sessions.read_submission(request)
         if submission is None:
-            return stale_form("/")
-        await self._sessions.end(submission.session)
+            return render_stale_form("/")
+        await self._browser_sessions.end_session(submission.browser_session)
         # A link and no redirect, since this page's form-action would block a redirect to an external issuer.
-        query = urlencode({"next": own_path(submission.fields.get("next", "")), "afresh": "1"})
-        link = (f"/sign-in?{query}", "Sign in as somebody else")
-        return self._sessions.forget(
-            notice("You are signed out", "This browser is signed out.", status=200, link=link)
+        query_string = urlencode(
+            {"next": keep_own_path(submission.form_fields.get("next", "")), "afresh": "1"}
+        )
+        sign_in_link = (f"/sign-in?{query_string}", "Sign in as somebody else")
+        return self._browser_sessions.delete_session_cookie(
+            render_notice(
+                "You are signed out", "This browser is signed out.", status_code=200, next_link=sign_in_link
+            )
         )
 
 
-def own_path(wanted: str) -> str:
+def keep_own_path(requested_path: str) -> str:
     """Return `requested_path` where it is a path of this site, and the front page otherwise."""
-    return wanted if len(wanted) <= LONGEST_PATH and _OWN_PATH.fullmatch(wanted) else "/"
-
-
-def _form(visit: Visit, path: str, problem: str | None = None) -> Response:
-    status = 200 if problem is None else 401
-    return page(
-        "sign_in.html",
-        title="Sign in to Byline",
-        csrf_token=visit.csrf_token,
-        next=path,
-        problem=problem,
-        status=status,
+    return (
+        requested_path
+        if len(requested_path) <= MAX_PATH_CHARS and _OWN_PATH_PATTERN.fullmatch(requested_path)
+        else "/"
     )
 
 
-def _deactivated(principal: Principal) -> Response:
-    text = f"The account of {principal.name} was deactivated here. Ask your administrator if you think that is wrong."
-    return notice("You cannot sign in", text, status=403)
+def _render_form(browser_visit: BrowserVisit, next_path: str, problem_text: str | None = None) -> Response:
+    status_code = 200 if problem_text is None else 401
+    return render_page(
+        "sign_in.html",
+        page_title="Sign in to Byline",
+        csrf_token=browser_visit.csrf_token,
+        next=next_path,
+        problem=problem_text,
+        status_code=status_code,
+    )
+
+
+def _render_deactivated(principal: Principal) -> Response:
+    notice_text = (
+        f"The account of {principal.name} was deactivated here. Ask your administrator if you "
+        "think that is wrong."
+    )
+    return render_notice("You cannot sign in", notice_text, status_code=403)

@@ -22,8 +22,8 @@ import httpx2
 from engine.db.database import Database
 from engine.settings import DatabaseSettings
 from examples.chat import Person, chat
-from gateway.embedded.stack import Stack
-from gateway.sign_in.people import People
+from gateway.embedded.stack import EmbeddedStack
+from gateway.sign_in.people import BuiltInPeople
 from tests.conformance.suite import Check, authorization_checks, scored, server_checks
 from tests.conformance.token_proxy import token_proxy
 from tests.e2e.world import BYLINE, own_ports
@@ -52,7 +52,7 @@ async def main(revisions: Iterable[str]) -> int:
 
 
 @asynccontextmanager
-async def _byline(folder: Path) -> AsyncIterator[Stack]:
+async def _byline(folder: Path) -> AsyncIterator[EmbeddedStack]:
     connections = folder / "connections.yml"
     connections.write_text("connections: {}\n")
     environment = {
@@ -62,24 +62,26 @@ async def _byline(folder: Path) -> AsyncIterator[Stack]:
         "BYLINE_MODULES": json.dumps(["tests.conformance.fixtures"]),
         "BYLINE_POLICY_FILE": str(_HERE / "policy.yml"),
     }
-    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+    async with EmbeddedStack(
+        folder / "data", environment=environment, report_progress=lambda _: None
+    ) as stack:
         for name in BYLINE:
-            await stack.start(name)
-            await stack.wait_ready(name)
+            await stack.start_service(name)
+            await stack.wait_until_ready(name)
         yield stack
 
 
-async def _signed_in(stack: Stack, folder: Path) -> tuple[Person, str]:
+async def _signed_in(stack: EmbeddedStack, folder: Path) -> tuple[Person, str]:
     person = Person("conformance", secrets.token_urlsafe(12))
     database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
-    await People(database).add(person.username, "Carol Clark", person.password)
-    await database.close()
+    await BuiltInPeople(database).add_person(person.username, "Carol Clark", person.password)
+    await database.close_connections()
     async with chat(person, stack.mcp_url):
         assert person.tokens.tokens is not None
         return person, person.tokens.tokens.access_token
 
 
-async def _sign_in_checks(stack: Stack, person: Person, folder: Path) -> list[Check]:
+async def _sign_in_checks(stack: EmbeddedStack, person: Person, folder: Path) -> list[Check]:
     port = free_port()
     registration = {
         "client_name": "MCP conformance",

@@ -85,12 +85,12 @@ async def other(another_process: Opener) -> Services:
 
 @pytest.fixture
 async def alice(services: Services) -> Principal:
-    return await services.principals.resolve("https://people.example", "alice", "Alice Adams")
+    return await services.principals.resolve_principal("https://people.example", "alice", "Alice Adams")
 
 
 @pytest.fixture
 async def bob(services: Services) -> Principal:
-    return await services.principals.resolve("https://people.example", "bob", "Bob Baker")
+    return await services.principals.resolve_principal("https://people.example", "bob", "Bob Baker")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 from typing import Any, Literal
 
 from engine.connections.connection import Connection
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.identity.model import Actor, Identity, Principal
 
 TOOL = "resolve_billing_dispute"
@@ -19,9 +19,9 @@ def identity_of(principal: Principal, root: str = "run-1") -> Identity:
         name=principal.name,
         actor=Actor("mcp_client", "chat", "Chat"),
         trigger="mcp",
-        root=root,
-        tool=TOOL,
-        call="call-1",
+        run_id=root,
+        tool_name=TOOL,
+        call_digest="call-1",
     )
 
 
@@ -52,5 +52,7 @@ def connection(
     )
 
 
-def tokens(*scopes: str, life: float = 3600.0, refresh_token: str | None = None) -> Tokens:
-    return Tokens(secrets.token_urlsafe(), refresh_token, time.time() + life, scopes or ("read_only",))
+def tokens(*scopes: str, life: float = 3600.0, refresh_token: str | None = None) -> UpstreamTokens:
+    return UpstreamTokens(
+        secrets.token_urlsafe(), refresh_token, time.time() + life, scopes or ("read_only",)
+    )

@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import AccountChoiceRow
 from engine.errors import AccountUnclear, AccountUnknown, AuthorizationRequired
 from engine.identity.model import Principal
@@ -29,16 +29,18 @@ async def connected(
     services: Services, principal: Principal, *accounts: str, declared: Connection = BILLING
 ) -> None:
     for account in accounts:
-        async with services.database.writing() as session:
-            await services.grants.store(session, declared, principal.id, tokens("read", "write"), account)
+        async with services.database.open_write_session() as session:
+            await services.grants.store_grant(
+                session, declared, principal.id, tokens("read", "write"), account
+            )
 
 
 async def used(
     services: Services, principal: Principal, *, tool: str = TOOL, run: str = "run-1"
 ) -> str | None:
     """The account that an action of this run may use."""
-    found = await services.grants.credential(BILLING, principal.id, tool=tool, run_id=run)
-    if found is None or not await services.grants.settle(BILLING, principal.id, run, found):
+    found = await services.grants.find_credential(BILLING, principal.id, tool_name=tool, run_id=run)
+    if found is None or not await services.grants.pin_account(BILLING, principal.id, run, found):
         return None
     return found.account
 
@@ -48,8 +50,8 @@ async def asked(
 ) -> AuthorizationRequired | None:
     place = ParkedAction(run, f"of {run}", secrets.token_hex(4))
     needed = scopes or BILLING.scopes
-    return await services.authorization.require(
-        identity_of(principal, run), BILLING, needed, place, run_id=run, needed=needed
+    return await services.authorization_requests.require_authorization(
+        identity_of(principal, run), BILLING, needed, place, run_id=run, needed_scopes=needed
     )
 
 
@@ -58,7 +60,7 @@ async def question(
 ) -> AuthorizationRequest:
     required = await asked(services, principal, run, *scopes)
     assert required is not None
-    found = await services.authorization.get(required.request)
+    found = await services.authorization_requests.find_request(required.request_id)
     assert found is not None
     return found
 
@@ -66,23 +68,25 @@ async def question(
 async def signed_in(
     services: Services, principal: Principal, request: AuthorizationRequest, account: str, tool: str = ""
 ) -> bool:
-    return await services.answering.grant(
-        request, BILLING, principal, tokens(*BILLING.scopes), account, tool=tool
+    return await services.answer_recorder.record_grant(
+        request, BILLING, principal, tokens(*BILLING.scopes), account, tool_name=tool
     )
 
 
 async def is_open(services: Services, request: AuthorizationRequest) -> bool:
-    found = await services.authorization.get(request.id)
+    found = await services.authorization_requests.find_request(request.id)
     return found is not None and found.is_open
 
 
 async def lapse(services: Services, principal: Principal, account: str) -> None:
     """Let the upstream refuse what was granted with this account."""
-    await services.answering.use(BILLING, principal, account, tool="the one that finds out")
-    found = await services.grants.credential(BILLING, principal.id, tool="the one that finds out")
+    await services.answer_recorder.choose_account(
+        BILLING, principal, account, tool_name="the one that finds out"
+    )
+    found = await services.grants.find_credential(BILLING, principal.id, tool_name="the one that finds out")
     assert found is not None
-    await services.grants.invalidate(found)
-    await services.answering.forget(BILLING, principal, tool="the one that finds out")
+    await services.grants.lapse_grant(found)
+    await services.answer_recorder.forget_choice(BILLING, principal, tool_name="the one that finds out")
 
 
 async def test_one_account_needs_no_choice_and_several_do(services: Services, alice: Principal) -> None:
@@ -92,16 +96,16 @@ async def test_one_account_needs_no_choice_and_several_do(services: Services, al
 
     assert before == WORK
     assert await used(services, alice, run="run-2") is None
-    assert [grant.account for grant in await services.grants.of(alice.id)] == [HOME, WORK]
+    assert [grant.account for grant in await services.grants.list_grants(alice.id)] == [HOME, WORK]
 
 
 async def test_signing_in_to_an_account_again_replaces_its_grant_and_no_other(
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK, HOME)
-    before = {grant.account: grant.id for grant in await services.grants.of(alice.id)}
+    before = {grant.account: grant.id for grant in await services.grants.list_grants(alice.id)}
     await connected(services, alice, WORK)
-    after = {grant.account: grant.id for grant in await services.grants.of(alice.id)}
+    after = {grant.account: grant.id for grant in await services.grants.list_grants(alice.id)}
 
     assert after.keys() == before.keys()
     assert after[HOME] == before[HOME]
@@ -113,7 +117,7 @@ async def test_a_shared_connection_has_one_grant_whatever_its_account(
 ) -> None:
     ledger = connection("ledger", mode="shared")
     await connected(services, alice, "one", "another", declared=ledger)
-    found = await services.grants.credential(ledger, alice.id)
+    found = await services.grants.find_credential(ledger, alice.id)
 
     assert found is not None
     assert found.account == "another"
@@ -124,20 +128,20 @@ async def test_the_choice_for_a_tool_goes_before_the_one_for_every_tool_and_last
 ) -> None:
     await connected(services, alice, WORK, HOME)
     await connected(services, bob, WORK, HOME)
-    await services.answering.use(BILLING, alice, WORK)
-    await services.answering.use(BILLING, alice, HOME, tool="plan_holidays")
+    await services.answer_recorder.choose_account(BILLING, alice, WORK)
+    await services.answer_recorder.choose_account(BILLING, alice, HOME, tool_name="plan_holidays")
 
     assert await used(other, alice, run="run-1") == WORK
     assert await used(other, alice, run="run-2", tool="plan_holidays") == HOME
     assert await used(other, bob, run="run-3") is None
-    await services.answering.forget(BILLING, alice, tool="plan_holidays")
+    await services.answer_recorder.forget_choice(BILLING, alice, tool_name="plan_holidays")
     assert await used(other, alice, run="run-4", tool="plan_holidays") == WORK
-    await services.answering.use(BILLING, alice, HOME)
+    await services.answer_recorder.choose_account(BILLING, alice, HOME)
     assert await used(other, alice, run="run-5") == HOME
-    assert await services.accounts.of(alice.id) == {"billing": {"": HOME}}
+    assert await services.accounts.list_choices(alice.id) == {"billing": {"": HOME}}
     told = [
         (line.kind, line.event.get("account"), line.event.get("for_tool"))
-        for line in await services.trail.find()
+        for line in await services.trail.find_lines()
     ]
     assert told == [
         ("account.chosen", WORK, None),
@@ -155,7 +159,7 @@ async def test_an_account_that_is_not_connected_cannot_be_chosen(
 
     for account in (WORK, HOME):
         with pytest.raises(AccountUnknown, match=account):
-            await services.answering.use(BILLING, alice, account)
+            await services.answer_recorder.choose_account(BILLING, alice, account)
 
 
 async def test_a_run_keeps_the_account_that_it_used_first_whatever_is_chosen_meanwhile(
@@ -164,14 +168,14 @@ async def test_a_run_keeps_the_account_that_it_used_first_whatever_is_chosen_mea
     await connected(services, alice, WORK)
     assert await used(services, alice) == WORK
     await connected(services, alice, HOME)
-    await services.answering.use(BILLING, alice, HOME)
+    await services.answer_recorder.choose_account(BILLING, alice, HOME)
 
     assert await used(services, alice) == WORK
     assert await used(services, alice, run="run-2") == HOME
-    await services.grants.remove(BILLING, alice.id, WORK)
+    await services.grants.revoke_grant(BILLING, alice.id, WORK)
     assert await used(services, alice) is None
     request = await question(services, alice)
-    assert (request.asks, request.account) == ("account", WORK)
+    assert (request.request_kind, request.account) == ("account", WORK)
     assert not await signed_in(services, alice, request, HOME)
     assert await is_open(services, request)
     assert await used(services, alice) is None
@@ -184,9 +188,11 @@ async def test_of_first_uses_that_meet_while_the_choice_changes_one_decides_for_
 ) -> None:
     await connected(services, alice, WORK, HOME)
     for number in range(6):
-        await services.answering.use(BILLING, alice, WORK)
+        await services.answer_recorder.choose_account(BILLING, alice, WORK)
         uses = (used((services, other)[each % 2], alice, run=f"run-{number}") for each in range(8))
-        found, *_ = await asyncio.gather(asyncio.gather(*uses), other.answering.use(BILLING, alice, HOME))
+        found, *_ = await asyncio.gather(
+            asyncio.gather(*uses), other.answer_recorder.choose_account(BILLING, alice, HOME)
+        )
         assert len({account for account in found if account is not None}) == 1
 
 
@@ -194,15 +200,15 @@ async def test_the_account_that_was_chosen_is_asked_for_and_never_replaced_by_an
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK, HOME)
-    await services.answering.use(BILLING, alice, WORK)
-    await services.grants.remove(BILLING, alice.id, WORK)
+    await services.answer_recorder.choose_account(BILLING, alice, WORK)
+    await services.grants.revoke_grant(BILLING, alice.id, WORK)
 
     assert await used(services, alice) is None
     request = await question(services, alice)
-    assert (request.asks, request.about) == ("choice", TOOL)
-    await services.answering.answer(request, BILLING, alice, HOME)
+    assert (request.request_kind, request.about) == ("choice", TOOL)
+    await services.answer_recorder.answer_choice(request, BILLING, alice, HOME)
     assert await used(services, alice) == HOME
-    assert await services.accounts.of(alice.id) == {"billing": {"": HOME}}
+    assert await services.accounts.list_choices(alice.id) == {"billing": {"": HOME}}
 
 
 async def test_an_account_whose_sign_in_lapsed_gives_way_to_no_other(
@@ -213,11 +219,11 @@ async def test_an_account_whose_sign_in_lapsed_gives_way_to_no_other(
     first = await question(services, alice, "run-1")
     await connected(services, alice, HOME)
 
-    assert first.asks == "any_account"
+    assert first.request_kind == "any_account"
     assert await used(services, alice, run="run-2") is None
-    assert (await question(services, alice, "run-2")).asks == "choice"
+    assert (await question(services, alice, "run-2")).request_kind == "choice"
     await connected(services, alice, WORK)
-    await services.grants.remove(BILLING, alice.id, HOME)
+    await services.grants.revoke_grant(BILLING, alice.id, HOME)
     assert await used(services, alice, run="run-3") == WORK
 
 
@@ -239,10 +245,10 @@ async def test_an_answer_holds_for_the_runs_that_waited_even_if_it_is_changed_be
     request = await question(services, alice, "run-1")
     assert (await question(services, alice, "run-2")).id == request.id
 
-    await services.answering.answer(request, BILLING, alice, WORK)
-    await services.answering.use(BILLING, alice, HOME)
+    await services.answer_recorder.answer_choice(request, BILLING, alice, WORK)
+    await services.answer_recorder.choose_account(BILLING, alice, HOME)
 
-    assert len(await services.waiters.wake_ups(10)) == 2
+    assert len(await services.waiters.list_due_wake_ups(10)) == 2
     assert [await used(services, alice, run=f"run-{number}") for number in (1, 2, 3)] == [WORK, WORK, HOME]
 
 
@@ -250,13 +256,13 @@ async def test_a_new_account_that_answers_for_one_tool_is_used_by_that_tool_alon
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK)
-    await services.answering.use(BILLING, alice, WORK)
-    await services.grants.remove(BILLING, alice.id)
+    await services.answer_recorder.choose_account(BILLING, alice, WORK)
+    await services.grants.revoke_grant(BILLING, alice.id)
     request = await question(services, alice)
 
     assert await signed_in(services, alice, request, HOME, tool=TOOL)
 
-    assert await services.accounts.of(alice.id) == {"billing": {"": WORK, TOOL: HOME}}
+    assert await services.accounts.list_choices(alice.id) == {"billing": {"": WORK, TOOL: HOME}}
     assert await used(services, alice, run="run-2") == HOME
     assert await used(services, alice, run="run-3", tool="another_tool") is None
 
@@ -267,9 +273,9 @@ async def test_a_choice_by_page_answers_the_tools_that_wait_for_one(
     await connected(services, alice, WORK, HOME)
     request = await question(services, alice)
 
-    await services.answering.use(BILLING, alice, HOME, tool="another_tool")
+    await services.answer_recorder.choose_account(BILLING, alice, HOME, tool_name="another_tool")
     assert await is_open(services, request)
-    await services.answering.use(BILLING, alice, HOME)
+    await services.answer_recorder.choose_account(BILLING, alice, HOME)
 
     assert not await is_open(services, request)
     assert await used(services, alice) == HOME
@@ -279,25 +285,31 @@ async def test_a_step_up_is_asked_of_the_chosen_account_and_leaves_the_others_as
     services: Services, alice: Principal
 ) -> None:
     await connected(services, alice, WORK, HOME)
-    await services.answering.use(BILLING, alice, HOME)
+    await services.answer_recorder.choose_account(BILLING, alice, HOME)
 
     request = await question(services, alice, "run-1", "delete")
 
-    assert (request.asks, request.about, request.scopes) == ("account", HOME, ("delete",))
-    assert await services.authorization.scopes_to_ask(request, BILLING) == ("read", "write", "delete")
+    assert (request.request_kind, request.about, request.scopes) == ("account", HOME, ("delete",))
+    assert await services.authorization_requests.collect_requested_scopes(request, BILLING) == (
+        "read",
+        "write",
+        "delete",
+    )
     widened = tokens("read", "write", "delete")
-    await services.answering.grant(request, BILLING, alice, widened, HOME)
+    await services.answer_recorder.record_grant(request, BILLING, alice, widened, HOME)
     assert await asked(services, alice, "run-1", "delete") is None
-    assert set(await services.grants.scopes_held(BILLING, alice.id, WORK)) == {"read", "write"}
+    assert set(await services.grants.list_active_scopes(BILLING, alice.id, WORK)) == {"read", "write"}
 
 
 async def test_what_is_asked_ahead_waits_for_nobody_and_serves_whoever_comes(
     services: Services, alice: Principal
 ) -> None:
-    ahead = await services.authorization.ask_ahead(alice, BILLING, BILLING.scopes)
+    ahead = await services.authorization_requests.open_request_ahead(alice, BILLING, BILLING.scopes)
 
-    assert await services.authorization.open_for(alice.id) == []
-    assert (await services.authorization.ask_ahead(alice, BILLING, BILLING.scopes)).id == ahead.id
+    assert await services.authorization_requests.list_open_requests(alice.id) == []
+    assert (
+        await services.authorization_requests.open_request_ahead(alice, BILLING, BILLING.scopes)
+    ).id == ahead.id
     assert (await question(services, alice)).id == ahead.id
     assert await signed_in(services, alice, ahead, WORK)
     assert await used(services, alice) == WORK
@@ -309,10 +321,10 @@ async def test_a_removal_says_which_account_where_there_are_several(
     await connected(services, alice, WORK, HOME)
 
     with pytest.raises(AccountUnclear, match=f"'{HOME}', '{WORK}'"):
-        await services.grants.remove(BILLING, alice.id)
-    assert await services.grants.remove(BILLING, alice.id, "somebody@else.example") is None
-    assert await services.grants.remove(BILLING, alice.id, WORK) == WORK
-    assert [grant.account for grant in await services.grants.of(alice.id)] == [HOME]
+        await services.grants.revoke_grant(BILLING, alice.id)
+    assert await services.grants.revoke_grant(BILLING, alice.id, "somebody@else.example") is None
+    assert await services.grants.revoke_grant(BILLING, alice.id, WORK) == WORK
+    assert [grant.account for grant in await services.grants.list_grants(alice.id)] == [HOME]
 
 
 async def test_the_account_of_a_run_goes_by_the_word_of_a_namespace_that_knew_the_run(
@@ -321,18 +333,22 @@ async def test_the_account_of_a_run_goes_by_the_word_of_a_namespace_that_knew_th
     await connected(services, alice, WORK)
     for run in ("run-1", "run-2"):
         assert await used(services, alice, run=run) == WORK
-    await services.answering.use(BILLING, alice, WORK)
+    await services.answer_recorder.choose_account(BILLING, alice, WORK)
 
     async def looked_for(namespace: str, *kept: str, days: int = 1) -> int:
         runs = update(AccountChoiceRow).where(col(AccountChoiceRow.run_id) != "")
-        async with services.database.writing() as session:
-            await session.exec(runs.values(due_at=now(), chosen_at=now() - timedelta(days=days)))
-        return await services.accounts.forget(await services.accounts.due(10), kept, namespace)
+        async with services.database.open_write_session() as session:
+            await session.exec(runs.values(due_at=utc_now(), chosen_at=utc_now() - timedelta(days=days)))
+        return await services.accounts.forget_deleted_runs(
+            await services.accounts.list_due_runs(10), kept, namespace
+        )
 
     assert await looked_for("new") == 0, "a namespace that never knew a run says nothing of it"
     assert await looked_for("old", "run-1") == 0
-    assert await services.accounts.due(10) == [], "who was looked for is looked for again a day later"
+    assert await services.accounts.list_due_runs(10) == [], (
+        "who was looked for is looked for again a day later"
+    )
     assert await looked_for("new") == 0, "another one may still have it"
     assert await looked_for("new", days=400) == 1, "nobody was seen to have the other one"
     assert await looked_for("old") == 1
-    assert await services.accounts.of(alice.id) == {"billing": {"": WORK}}
+    assert await services.accounts.list_choices(alice.id) == {"billing": {"": WORK}}

@@ -6,7 +6,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from engine.callers.api_tokens import ApiToken
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import ApiTokenRow
 from engine.errors import ApiTokenInvalid, ApiTokenUnknown, NameTaken, ServiceUnknown
 from engine.identity.model import Principal
@@ -17,124 +17,124 @@ DAY = timedelta(days=1)
 
 
 async def rows(services: Services) -> list[ApiTokenRow]:
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         return list((await session.exec(select(ApiTokenRow))).all())
 
 
 async def change(services: Services, token: ApiToken, **values: object) -> None:
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         await session.exec(update(ApiTokenRow).where(col(ApiTokenRow.id) == token.id).values(**values))
 
 
 async def told(services: Services, kind: str) -> list[dict[str, object]]:
-    return [line.event for line in await services.trail.find() if line.kind == kind]
+    return [line.event for line in await services.trail.find_lines() if line.kind == kind]
 
 
 async def test_a_token_is_known_by_its_secret_in_every_process_and_acts_as_its_owner(
     services: Services, other: Services, alice: Principal
 ) -> None:
-    made = await services.api_tokens.create(alice, "reports", tools=["b", "a", "b"])
+    made = await services.api_tokens.create_token(alice, "reports", tool_names=["b", "a", "b"])
 
-    verified = await other.api_tokens.verify(made.secret)
+    verified = await other.api_tokens.verify_token(made.token_text)
 
-    assert re.fullmatch(r"byline_[0-9a-f]{16}_[0-9a-f]{64}", made.secret)
+    assert re.fullmatch(r"byline_[0-9a-f]{16}_[0-9a-f]{64}", made.token_text)
     assert verified is not None
     token, owner = verified
-    assert (token.id, token.name, token.tools, owner) == (
-        made.token.id,
+    assert (token.id, token.name, token.tool_names, owner) == (
+        made.api_token.id,
         "reports",
         frozenset({"a", "b"}),
         alice,
     )
-    assert made.token.expires_at - made.token.created_at <= timedelta(days=90, seconds=1)
+    assert made.api_token.expires_at - made.api_token.created_at <= timedelta(days=90, seconds=1)
 
 
 async def test_neither_the_database_nor_the_trail_holds_what_a_bearer_sends(
     services: Services, alice: Principal
 ) -> None:
-    made = await services.api_tokens.create(alice, "reports")
-    secret = made.secret.rpartition("_")[2]
-    await services.api_tokens.revoke(made.token.id, alice)
+    made = await services.api_tokens.create_token(alice, "reports")
+    secret = made.token_text.rpartition("_")[2]
+    await services.api_tokens.revoke_token(made.api_token.id, alice)
 
     (row,) = await rows(services)
-    lines = await services.trail.find()
+    lines = await services.trail.find_lines()
 
     assert secret not in repr(row)
     assert secret not in repr(lines)
-    assert secret not in repr(await services.api_tokens.of(alice))
+    assert secret not in repr(await services.api_tokens.list_tokens(alice))
 
 
 async def test_a_token_is_refused_that_is_altered_expired_revoked_or_whose_owner_was_stopped(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    mine = await services.api_tokens.create(alice, "mine")
-    his = await services.api_tokens.create(bob, "his")
-    expired = await services.api_tokens.create(alice, "expired")
-    await change(services, expired.token, expires_at=now())
-    revoked = await services.api_tokens.create(alice, "revoked")
-    await services.api_tokens.revoke(revoked.token.id, alice)
-    prefix, _, his_secret = his.secret.rpartition("_")
-    mixed = f"{mine.secret.rpartition('_')[0]}_{his_secret}"
+    mine = await services.api_tokens.create_token(alice, "mine")
+    his = await services.api_tokens.create_token(bob, "his")
+    expired = await services.api_tokens.create_token(alice, "expired")
+    await change(services, expired.api_token, expires_at=utc_now())
+    revoked = await services.api_tokens.create_token(alice, "revoked")
+    await services.api_tokens.revoke_token(revoked.api_token.id, alice)
+    prefix, _, his_secret = his.token_text.rpartition("_")
+    mixed = f"{mine.token_text.rpartition('_')[0]}_{his_secret}"
 
     for wrong in (
         mixed,
         f"{prefix}_{'0' * 64}",
-        his.secret.upper(),
-        f" {mine.secret}",
-        f"{mine.secret}\n",
-        mine.secret[:-1],
+        his.token_text.upper(),
+        f" {mine.token_text}",
+        f"{mine.token_text}\n",
+        mine.token_text[:-1],
         f"byline_{'0' * 16}_{his_secret}",
         "byline__",
         "",
-        expired.secret,
-        revoked.secret,
+        expired.token_text,
+        revoked.token_text,
     ):
-        assert await services.api_tokens.verify(wrong) is None, wrong
-    await services.principals.set_active(bob.id, active=False)
-    assert await services.api_tokens.verify(his.secret) is None
-    assert await services.api_tokens.verify(mine.secret) is not None
+        assert await services.api_tokens.verify_token(wrong) is None, wrong
+    await services.principals.set_active(bob.id, is_active=False)
+    assert await services.api_tokens.verify_token(his.token_text) is None
+    assert await services.api_tokens.verify_token(mine.token_text) is not None
 
 
 async def test_a_token_is_listed_and_revoked_by_its_owner_alone(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    first = await services.api_tokens.create(alice, "first")
-    second = await services.api_tokens.create(alice, "second")
+    first = await services.api_tokens.create_token(alice, "first")
+    second = await services.api_tokens.create_token(alice, "second")
 
-    assert await services.api_tokens.of(bob) == []
+    assert await services.api_tokens.list_tokens(bob) == []
     with pytest.raises(ApiTokenUnknown):
-        await services.api_tokens.get(first.token.id, bob)
+        await services.api_tokens.get_token(first.api_token.id, bob)
     with pytest.raises(ApiTokenUnknown):
-        await services.api_tokens.revoke(first.token.id, bob)
-    assert await services.api_tokens.verify(first.secret) is not None
+        await services.api_tokens.revoke_token(first.api_token.id, bob)
+    assert await services.api_tokens.verify_token(first.token_text) is not None
 
-    await services.api_tokens.revoke(first.token.id, alice)
-    again = await services.api_tokens.revoke(first.token.id, alice)
+    await services.api_tokens.revoke_token(first.api_token.id, alice)
+    again = await services.api_tokens.revoke_token(first.api_token.id, alice)
 
-    assert again.state == "revoked"
-    assert [(token.name, token.state) for token in await services.api_tokens.of(alice)] == [
+    assert again.token_state == "revoked"
+    assert [(token.name, token.token_state) for token in await services.api_tokens.list_tokens(alice)] == [
         ("second", "active"),
         ("first", "revoked"),
     ]
     (revoked,) = await told(services, "token.revoked")
-    assert revoked["object_id"] == first.token.id
+    assert revoked["object_id"] == first.api_token.id
     assert [event["object_id"] for event in await told(services, "token.created")] == [
-        first.token.id,
-        second.token.id,
+        first.api_token.id,
+        second.api_token.id,
     ]
 
 
 async def test_the_last_use_is_noted_and_not_at_every_use(services: Services, alice: Principal) -> None:
-    made = await services.api_tokens.create(alice, "reports")
+    made = await services.api_tokens.create_token(alice, "reports")
 
-    await services.api_tokens.verify(made.secret)
-    first = (await services.api_tokens.get(made.token.id, alice)).last_used_at
-    await services.api_tokens.verify(made.secret)
-    second = (await services.api_tokens.get(made.token.id, alice)).last_used_at
-    earlier = now() - timedelta(minutes=2)
-    await change(services, made.token, last_used_at=earlier)
-    await services.api_tokens.verify(made.secret)
-    third = (await services.api_tokens.get(made.token.id, alice)).last_used_at
+    await services.api_tokens.verify_token(made.token_text)
+    first = (await services.api_tokens.get_token(made.api_token.id, alice)).last_used_at
+    await services.api_tokens.verify_token(made.token_text)
+    second = (await services.api_tokens.get_token(made.api_token.id, alice)).last_used_at
+    earlier = utc_now() - timedelta(minutes=2)
+    await change(services, made.api_token, last_used_at=earlier)
+    await services.api_tokens.verify_token(made.token_text)
+    third = (await services.api_tokens.get_token(made.api_token.id, alice)).last_used_at
 
     assert first is not None
     assert second == first
@@ -159,7 +159,7 @@ async def test_a_token_that_would_be_no_use_or_live_too_long_is_not_made(
     services: Services, alice: Principal, name: str, life: timedelta, tools: list[str] | None
 ) -> None:
     with pytest.raises(ApiTokenInvalid):
-        await services.api_tokens.create(alice, name, life=life, tools=tools)
+        await services.api_tokens.create_token(alice, name, lifetime=life, tool_names=tools)
 
     assert await rows(services) == []
 
@@ -167,16 +167,16 @@ async def test_a_token_that_would_be_no_use_or_live_too_long_is_not_made(
 async def test_a_service_is_made_known_once_and_named_as_a_service_in_the_trail(
     services: Services, alice: Principal
 ) -> None:
-    service = await services.service_principals.add("nightly", by=alice)
+    service = await services.service_principals.add_service("nightly", administrator=alice)
 
     with pytest.raises(NameTaken):
-        await services.service_principals.add("nightly")
+        await services.service_principals.add_service("nightly")
     with pytest.raises(NameTaken, match="lower-case letters"):
-        await services.service_principals.add("Nightly job")
+        await services.service_principals.add_service("Nightly job")
     assert service.kind == "service"
-    assert await services.service_principals.all() == [service]
-    assert await services.service_principals.get("nightly") == service
-    assert await services.service_principals.get(service.id) == service
+    assert await services.service_principals.list_services() == [service]
+    assert await services.service_principals.get_service("nightly") == service
+    assert await services.service_principals.get_service(service.id) == service
     (created,) = await told(services, "service.created")
     assert created["principal"] == {
         "id": service.id,
@@ -189,11 +189,13 @@ async def test_a_service_is_made_known_once_and_named_as_a_service_in_the_trail(
 
 
 async def test_a_person_is_no_service_whatever_they_are_called(services: Services, alice: Principal) -> None:
-    named = await services.principals.resolve("https://people.example", "service:nightly", "nightly")
+    named = await services.principals.resolve_principal(
+        "https://people.example", "service:nightly", "nightly"
+    )
 
     for name in ("nightly", named.id, alice.id):
         with pytest.raises(ServiceUnknown):
-            await services.service_principals.get(name)
+            await services.service_principals.get_service(name)
 
 
 async def test_an_administrator_makes_a_service_its_tokens_and_roles_from_a_shell(
@@ -201,20 +203,20 @@ async def test_an_administrator_makes_a_service_its_tokens_and_roles_from_a_shel
 ) -> None:
     await commands.answer("services", "add", "nightly")
     secret = (await commands.answer("services", "add-token", "nightly", "cron", "--tool", "a")).strip()
-    verified = await services.api_tokens.verify(secret)
+    verified = await services.api_tokens.verify_token(secret)
     assert verified is not None
     token, service = verified
 
-    assert (service.name, service.kind, token.tools) == ("nightly", "service", frozenset({"a"}))
+    assert (service.name, service.kind, token.tool_names) == ("nightly", "service", frozenset({"a"}))
     assert token.id in await commands.answer("services", "tokens", "nightly")
     assert service.id in await commands.answer("services", "list")
     assert "only a person" in await commands.refusal("people", "give-role", "nightly", "administrator")
     await commands.answer("services", "revoke-token", "nightly", token.id)
-    assert await services.api_tokens.verify(secret) is None
+    assert await services.api_tokens.verify_token(secret) is None
 
     await commands.answer("people", "give-role", "Alice Adams", "administrator")
     assert "already" in await commands.answer("people", "give-role", "Alice Adams", "administrator")
-    assert await services.roles.of(alice.id) == {"administrator"}
+    assert await services.roles.list_roles(alice.id) == {"administrator"}
     listed = await commands.answer("people", "list")
     assert re.search(rf"{alice.id}  Alice Adams +person +active +administrator", listed)
     await commands.answer("people", "take-role", "Alice Adams", "administrator")

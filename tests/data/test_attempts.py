@@ -1,6 +1,6 @@
 from typing import Any
 
-from engine.audit.attempts import Attempts
+from engine.audit.attempts import RefusedAttempts
 from engine.audit.verify import verify_trail
 from engine.identity.model import Principal
 from engine.services import Services
@@ -16,18 +16,18 @@ class Clock:
 
 
 async def lines(services: Services) -> list[dict[str, Any]]:
-    return [line.event for line in await services.trail.find() if line.kind == "attempt.refused"]
+    return [line.event for line in await services.trail.find_lines() if line.kind == "attempt.refused"]
 
 
 async def test_the_same_attempt_is_one_line_an_hour_which_tells_how_often_it_came(
     services: Services, alice: Principal
 ) -> None:
     clock = Clock()
-    attempts = Attempts(services.trail, clock=clock)
+    attempts = RefusedAttempts(services.trail, monotonic_clock=clock)
     for seconds in (0, 1, 3599, 3600, 3601, 7200):
         clock.now = seconds
-        await attempts.refused("link", "redirect_refused", "A link.", principal=alice)
-    await attempts.refused("other", "client_refused", "x" * 10_000)
+        await attempts.record_refusal("link", "redirect_refused", "A link.", principal=alice)
+    await attempts.record_refusal("other", "client_refused", "x" * 10_000)
 
     told = await lines(services)
     assert [(each["error"], each["message"]) for each in told[:-1]] == [
@@ -37,4 +37,4 @@ async def test_the_same_attempt_is_one_line_an_hour_which_tells_how_often_it_cam
     ]
     assert told[0]["principal"]["name"] == alice.name
     assert len(told[-1]["message"]) == 500
-    assert (await verify_trail(services.database, services.keys)).problems == ()
+    assert (await verify_trail(services.database, services.signing_keys)).problems == ()

@@ -35,8 +35,8 @@ READ = replace(INTENT, method="GET", action="zendesk.read_ticket")
 async def acted(services: Services, principal: Principal, event: AuditEvent = INTENT) -> int:
     """An action with its outcome; gives the number of the outcome's line."""
     event = replace(event, identity=identity_of(principal))
-    intent = await services.trail.append(event)
-    return await services.trail.append(
+    intent = await services.trail.append_event(event)
+    return await services.trail.append_event(
         replace(event, kind="action.ended", intent=intent, status=200, verdict="allowed")
     )
 
@@ -74,7 +74,7 @@ async def test_the_trail_answers_by_record_person_run_time_and_kind_of_action(
     first = await acted(services, alice)
     second = await acted(services, alice, replace(READ, run_id="run-2", record_id="ticket/2"))
     third = await acted(services, bob)
-    (moment,) = [line.time for line in await services.trail.find() if line.seq == second - 1]
+    (moment,) = [line.time for line in await services.trail.find_lines() if line.seq == second - 1]
     instant = f"{moment:%Y-%m-%dT%H:%M:%S.%f}"
 
     assert await seqs(commands) == [first, second, third]
@@ -92,7 +92,7 @@ async def test_the_trail_answers_by_record_person_run_time_and_kind_of_action(
 async def test_an_intent_without_an_outcome_is_shown_as_such(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    await services.trail.append(replace(INTENT, identity=identity_of(alice)))
+    await services.trail.append_event(replace(INTENT, identity=identity_of(alice)))
 
     assert "unknown: the request was about to leave" in await commands.answer("audit")
 
@@ -101,8 +101,8 @@ async def test_an_intent_whose_outcome_was_not_asked_for_is_not_called_unknown(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
     ended = await acted(services, alice)
-    async with services.database.writing() as session:
-        (outcome,) = [line for line in await services.trail.find() if line.seq == ended]
+    async with services.database.open_write_session() as session:
+        (outcome,) = [line for line in await services.trail.find_lines() if line.seq == ended]
         later = outcome.time + timedelta(minutes=5)
         await session.exec(update(AuditEventRow).where(col(AuditEventRow.seq) == ended).values(time=later))
     until = f"{outcome.time + timedelta(minutes=1):%Y-%m-%dT%H:%M:%S}"
@@ -135,7 +135,7 @@ async def test_a_broken_trail_is_told_line_by_line_and_fails(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
     await acted(services, alice)
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         await session.exec(
             update(AuditEventRow).where(col(AuditEventRow.seq) == 2).values(record_id="ticket/1", kind="x")
         )
@@ -167,8 +167,8 @@ async def test_what_strangers_name_writes_no_line_of_its_own_and_moves_no_cursor
         account=f"alice{forged}",
         scopes=(forged,),
     )
-    intent = await services.trail.append(event)
-    await services.trail.append(
+    intent = await services.trail.append_event(event)
+    await services.trail.append_event(
         replace(event, kind="action.ended", intent=intent, verdict="allowed", message=f"said{forged}")
     )
 

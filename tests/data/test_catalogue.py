@@ -13,42 +13,42 @@ VAULTED = {"vault": True}
 
 
 async def test_a_declared_connection_is_known_to_every_process(services: Services, other: Services) -> None:
-    await services.catalogue.declare([connection("billing"), connection("crm")])
+    await services.catalogue.store_connections([connection("billing"), connection("crm")])
 
-    assert list(await other.catalogue.all()) == ["billing", "crm"]
-    assert await other.catalogue.get("crm") == connection("crm")
+    assert list(await other.catalogue.list_connections()) == ["billing", "crm"]
+    assert await other.catalogue.get_connection("crm") == connection("crm")
 
 
 async def test_a_later_declaration_takes_the_place_of_an_earlier_one(services: Services) -> None:
-    await services.catalogue.declare([connection(scopes=("read_only",))])
-    await services.catalogue.declare([connection(scopes=("read_only", "refunds"))])
+    await services.catalogue.store_connections([connection(scopes=("read_only",))])
+    await services.catalogue.store_connections([connection(scopes=("read_only", "refunds"))])
 
-    assert (await services.catalogue.get("billing")).scopes == ("read_only", "refunds")
+    assert (await services.catalogue.get_connection("billing")).scopes == ("read_only", "refunds")
 
 
 async def test_the_mode_of_a_connection_is_set_once(services: Services) -> None:
-    await services.catalogue.declare([connection(mode="user")])
+    await services.catalogue.store_connections([connection(mode="user")])
     with pytest.raises(SettingsInvalid, match="declare the shared one under another name"):
-        await services.catalogue.declare([connection(mode="shared", scopes=("everything",))])
+        await services.catalogue.store_connections([connection(mode="shared", scopes=("everything",))])
 
-    assert await services.catalogue.get("billing") == connection(mode="user")
+    assert await services.catalogue.get_connection("billing") == connection(mode="user")
 
 
 async def test_a_connection_that_nobody_declared_is_told_with_where_to_declare_it(services: Services) -> None:
     with pytest.raises(ConnectionUnknown, match="BYLINE_CONNECTIONS_FILE"):
-        await services.catalogue.get("billing")
+        await services.catalogue.get_connection("billing")
 
 
 async def secret_of(services: Services, name: str) -> str:
-    reference = (await services.catalogue.get(name)).client_secret
+    reference = (await services.catalogue.get_connection(name)).client_secret
     assert reference is not None
-    return reference.read({})
+    return reference.read_secret({})
 
 
 async def test_a_client_secret_lies_in_the_vault_from_a_command_on_until_another(
     services: Services, commands: Commands, another_process: Opener
 ) -> None:
-    await services.catalogue.declare([connection(client_secret=VAULTED), connection("public")])
+    await services.catalogue.store_connections([connection(client_secret=VAULTED), connection("public")])
     with pytest.raises(ConnectionMisconfigured, match="set it with `byline connections secret set`"):
         await secret_of(services, "billing")
     told = await commands("connections", "secret", "set", "billing", given=f"{SECRET}\n")
@@ -62,8 +62,8 @@ async def test_a_client_secret_lies_in_the_vault_from_a_command_on_until_another
     assert (empty.code, unknown.code) == (1, 1)
     assert "nothing was changed" in empty.err
     assert await secret_of(later, "billing") == SECRET
-    assert SECRET not in repr(await later.catalogue.get("billing"))
-    async with later.database.reading() as session:
+    assert SECRET not in repr(await later.catalogue.get_connection("billing"))
+    async with later.database.open_read_session() as session:
         rows = (await session.exec(select(ClientSecretRow))).all()
         declared = (await session.exec(select(ConnectionRow))).all()
     assert SECRET not in str([row.model_dump() for row in declared])
@@ -75,19 +75,19 @@ async def test_a_client_secret_lies_in_the_vault_from_a_command_on_until_another
     assert "has no secret" in await commands.refusal("connections", "secret", "remove", "billing")
     with pytest.raises(ConnectionMisconfigured):
         await secret_of(await another_process(), "billing")
-    kinds = [line.kind for line in await services.trail.find(limit=10)]
+    kinds = [line.kind for line in await services.trail.find_lines(limit=10)]
     assert sorted(kinds) == ["connection.secret_put", "connection.secret_put", "connection.secret_removed"]
 
 
 async def test_a_client_secret_moved_to_another_connection_fails_there_and_nowhere_else(
     services: Services, commands: Commands, another_process: Opener
 ) -> None:
-    await services.catalogue.declare(
+    await services.catalogue.store_connections(
         [connection(client_secret=VAULTED), connection("crm", client_secret=VAULTED)]
     )
     for name in ("billing", "crm"):
         await commands("connections", "secret", "set", name, given=f"{SECRET} at {name}")
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         rows = {row.connection: row for row in (await session.exec(select(ClientSecretRow))).all()}
         rows["crm"].sealed_secret = rows["billing"].sealed_secret
         session.add(rows["crm"])

@@ -10,20 +10,24 @@ from sqlmodel import col, select
 from engine.db.tables import NotificationChannelRow
 from engine.errors import ArgumentsInvalid, ChannelUnknown, VaultSealBroken
 from engine.identity.model import Principal
-from engine.notifications.channels import Channel, Event
+from engine.notifications.channels import NotificationChannel, NotificationEvent
 from engine.services import Services
 from tests.data.commands import Commands
 
 HOOK = "https://hooks.example/a-path-that-is-a-secret"
 
 
-async def added(services: Services, person: Principal, *events: Event, address: str = HOOK) -> Channel:
-    channel, _ = await services.channels.add(person, "webhook", address, "https://hooks.example/…", events)
+async def added(
+    services: Services, person: Principal, *events: NotificationEvent, address: str = HOOK
+) -> NotificationChannel:
+    channel, _ = await services.notification_channels.add_channel(
+        person, "webhook", address, "https://hooks.example/…", events
+    )
     return channel
 
 
 async def sealed(services: Services) -> list[bytes]:
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         return list((await session.exec(select(NotificationChannelRow.sealed_address))).all())
 
 
@@ -33,22 +37,24 @@ async def test_a_channel_is_its_persons_alone_and_its_address_comes_out_for_send
     first = await added(services, alice, "ended", "waiting")
     second = await added(services, alice, "chat_ended")
 
-    opened = await services.channels.open(first.id)
+    opened = await services.notification_channels.open_channel(first.id)
     assert opened is not None
     assert (opened[0], opened[1].address) == (first, HOOK)
     assert (opened[1].secret or "").startswith("whsec_")
-    assert await services.channels.of(alice.id) == [first, second]
-    assert await services.channels.of(bob.id) == []
-    assert await services.channels.listening([alice.id, bob.id], "waiting") == [first.id]
-    assert await services.channels.listening([bob.id], "waiting") == []
+    assert await services.notification_channels.list_channels(alice.id) == [first, second]
+    assert await services.notification_channels.list_channels(bob.id) == []
+    assert await services.notification_channels.find_listening_channels([alice.id, bob.id], "waiting") == [
+        first.id
+    ]
+    assert await services.notification_channels.find_listening_channels([bob.id], "waiting") == []
     assert not [row for row in await sealed(services) if b"secret" in row or b"whsec" in row]
     with pytest.raises(ChannelUnknown):
-        await services.channels.owned(first.id, bob)
+        await services.notification_channels.get_owned_channel(first.id, bob)
     with pytest.raises(ChannelUnknown):
-        await services.channels.remove(first.id, bob)
-    await services.channels.remove(first.id, alice)
-    assert await services.channels.open(first.id) is None
-    assert await services.channels.of(alice.id) == [second]
+        await services.notification_channels.remove_channel(first.id, bob)
+    await services.notification_channels.remove_channel(first.id, alice)
+    assert await services.notification_channels.open_channel(first.id) is None
+    assert await services.notification_channels.list_channels(alice.id) == [second]
 
 
 async def test_an_event_that_there_is_not_is_refused(services: Services, alice: Principal) -> None:
@@ -61,7 +67,7 @@ async def test_an_address_opens_in_the_row_it_was_sealed_for_alone(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     hers, his = await added(services, alice, "ended"), await added(services, bob, "ended")
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         stolen = (await session.get_one(NotificationChannelRow, hers.id)).sealed_address
         await session.exec(
             update(NotificationChannelRow)
@@ -70,7 +76,7 @@ async def test_an_address_opens_in_the_row_it_was_sealed_for_alone(
         )
 
     with pytest.raises(VaultSealBroken):
-        await services.channels.open(his.id)
+        await services.notification_channels.open_channel(his.id)
 
 
 async def test_a_rotated_vault_seals_addresses_anew(
@@ -81,16 +87,20 @@ async def test_a_rotated_vault_seals_addresses_anew(
     await commands.answer("vault", "rotate")
 
     assert keyring_file.read_text() != before
-    opened = await services.channels.open(channel.id)
+    opened = await services.notification_channels.open_channel(channel.id)
     assert opened is not None
     assert opened[1].address == HOOK
-    assert all([await services.vault.is_current(row) for row in await sealed(services)])
+    assert all([await services.vault.has_current_key(row) for row in await sealed(services)])
 
 
 async def test_a_note_is_owed_once_however_many_ask_at_once(services: Services, other: Services) -> None:
     notes = [f"request:{number}" for number in range(5)]
     asked = await asyncio.gather(
-        *(each.channels.owe(notes, name) for each in (services, other) for name in ("first", "second"))
+        *(
+            each.notification_channels.claim_notes(notes, name)
+            for each in (services, other)
+            for name in ("first", "second")
+        )
     )
 
     winners = {note: [place for place, owed in enumerate(asked) if note in owed] for note in notes}

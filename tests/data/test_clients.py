@@ -9,15 +9,15 @@ from mcp.shared.auth import OAuthClientInformationFull
 from pydantic import AnyUrl
 from sqlalchemy import text, update
 
-from engine.db.database import Database, now
-from engine.db.migrate import config, upgrade
+from engine.db.database import Database, utc_now
+from engine.db.migrate import make_alembic_config, upgrade_schema
 from engine.db.tables import OAuthClientRow
 from engine.errors import TooSoon
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.settings import DatabaseSettings
-from gateway.authorization_server.clients import Client, Clients
-from gateway.authorization_server.consents import UNUSED_LIFE, Consents
+from gateway.authorization_server.clients import ClientInformation, OAuthClients
+from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsents
 from gateway.authorization_server.registered_clients import RegisteredClients
 from tests.data.commands import Commands
 from tests.rest import consented
@@ -32,12 +32,12 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
     printed = await commands.answer("clients", "add", "Portal", "--redirect-uri", callback, "--secret")
     client_id, secret = printed.split()[1], printed.split()[3]
     registered = RegisteredClients(services)
-    await registered.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
-    await registered.add("Assistant", [], confidential=True, asserts=True)
-    client = await Clients(services).get(client_id)
+    await registered.add_client("Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False)
+    await registered.add_client("Assistant", [], is_confidential=True, may_assert=True)
+    client = await OAuthClients(services).find_client(client_id)
     assert client is not None
     consent = consented(alice, client, RESOURCE)
-    await Consents(services.database).add(consent)
+    await ClientConsents(services.database).store_consent(consent)
     listed = await commands.answer("clients", "list")
     gone = await commands.answer("clients", "remove", client_id)
     twice = await commands.refusal("clients", "remove", client_id)
@@ -55,26 +55,28 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
     }
     assert client_id in gone
     assert "byline clients list" in twice
-    assert await Consents(services.database).get(consent.id) is None
+    assert await ClientConsents(services.database).find_consent(consent.id) is None
 
 
 async def test_a_client_that_an_administrator_registered_is_not_forgotten_with_those_that_came_by_themselves(
     services: Services,
 ) -> None:
-    clients, registered = Clients(services), RegisteredClients(services)
-    client_id, _ = await registered.add("Desktop", ["http://127.0.0.1/cb"], confidential=False, asserts=False)
-    long_ago = update(OAuthClientRow).values(created_at=now() - timedelta(days=365))
-    async with services.database.writing() as session:
+    clients, registered = OAuthClients(services), RegisteredClients(services)
+    client_id, _ = await registered.add_client(
+        "Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False
+    )
+    long_ago = update(OAuthClientRow).values(created_at=utc_now() - timedelta(days=365))
+    async with services.database.open_write_session() as session:
         await session.exec(long_ago)
     for _ in range(services.settings.gateway.registrations_per_hour):
-        await clients.register(itself())
+        await clients.register_client(itself())
     with pytest.raises(TooSoon):
-        await clients.register(itself())
+        await clients.register_client(itself())
     with pytest.raises(RegistrationError):
-        await clients.register(itself("javascript:alert(1)"))
+        await clients.register_client(itself("javascript:alert(1)"))
 
-    assert await clients.get(client_id) is not None
-    assert [each.client_name for each in await registered.all()] == ["Desktop"]
+    assert await clients.find_client(client_id) is not None
+    assert [each.client_name for each in await registered.list_clients()] == ["Desktop"]
 
 
 def itself(uri: str = "http://127.0.0.1/cb") -> OAuthClientInformationFull:
@@ -85,24 +87,24 @@ def itself(uri: str = "http://127.0.0.1/cb") -> OAuthClientInformationFull:
 async def test_a_consent_holds_for_one_person_client_place_and_resource_until_it_ends(
     services: Services, alice: Principal
 ) -> None:
-    consents = Consents(services.database)
-    chat = Client(client_id="chat", redirect_uris=None)
+    consents = ClientConsents(services.database)
+    chat = ClientInformation(client_id="chat", redirect_uris=None)
     given = consented(alice, chat, RESOURCE)
     over = consented(alice, chat, RESOURCE)
-    await consents.add(given)
-    await consents.prolong(given.id)
-    kept = await consents.get(given.id)
-    elsewhere = consented(alice, Client(client_id="other", redirect_uris=None), RESOURCE)
+    await consents.store_consent(given)
+    await consents.extend_consent(given.id)
+    kept = await consents.find_consent(given.id)
+    elsewhere = consented(alice, ClientInformation(client_id="other", redirect_uris=None), RESOURCE)
 
     assert kept is not None
-    assert kept.expires_at > given.created_at + UNUSED_LIFE
-    assert await consents.covers(over)
-    assert not await consents.covers(elsewhere)
-    assert not await consents.covers(consented(alice, chat, f"{RESOURCE}/other"))
-    assert await consents.withdraw(alice.id, "other") == []
-    assert await consents.withdraw(alice.id, "chat") == [given.id]
-    assert await consents.get(given.id) is None
-    assert await consents.of(alice.id) == []
+    assert kept.expires_at > given.created_at + UNUSED_CONSENT_LIFE
+    assert await consents.has_consent_for(over)
+    assert not await consents.has_consent_for(elsewhere)
+    assert not await consents.has_consent_for(consented(alice, chat, f"{RESOURCE}/other"))
+    assert await consents.withdraw_client(alice.id, "other") == []
+    assert await consents.withdraw_client(alice.id, "chat") == [given.id]
+    assert await consents.find_consent(given.id) is None
+    assert await consents.list_consents(alice.id) == []
 
 
 BEFORE = (
@@ -119,22 +121,22 @@ BEFORE = (
 
 
 async def test_who_was_signed_in_before_there_were_consents_stays_so(empty_database: str) -> None:
-    await asyncio.to_thread(command.upgrade, config(empty_database), "0002")
+    await asyncio.to_thread(command.upgrade, make_alembic_config(empty_database), "0002")
     database = Database(DatabaseSettings(url=empty_database))
-    async with database.writing() as session:
+    async with database.open_write_session() as session:
         connection = await session.connection()
         for statement in BEFORE:
-            times = {"at": now(), "later": now() + UNUSED_LIFE}
+            times = {"at": utc_now(), "later": utc_now() + UNUSED_CONSENT_LIFE}
             given = {name: value for name, value in times.items() if f":{name}" in statement}
             await connection.execute(text(statement), given)
-    await asyncio.to_thread(upgrade, empty_database)
-    consents = Consents(database)
-    kept, revoked = await consents.get("f1"), await consents.get("f2")
-    async with database.reading() as session:
+    await asyncio.to_thread(upgrade_schema, empty_database)
+    consents = ClientConsents(database)
+    kept, revoked = await consents.find_consent("f1"), await consents.find_consent("f2")
+    async with database.open_read_session() as session:
         connection = await session.connection()
         clients = await connection.execute(text("SELECT client_id, registered_by FROM oauth_client"))
         by = {row.client_id: row.registered_by for row in clients}
-    await database.close()
+    await database.close_connections()
 
     assert kept is not None
     assert (kept.principal_id, kept.client_id, kept.scopes) == ("p1", "chat", ("mcp",))

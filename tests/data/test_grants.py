@@ -13,14 +13,14 @@ from sqlmodel import col, select
 
 from engine.connections.connection import Connection
 from engine.connections.grants import Credential
-from engine.connections.revocations import Revocation
-from engine.connections.tokens import Tokens
-from engine.db.database import now
+from engine.connections.revocations import PendingRevocation
+from engine.connections.tokens import UpstreamTokens
+from engine.db.database import utc_now
 from engine.db.tables import GrantRow, RevocationRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
-from engine.vault.resealing import reseal
+from engine.vault.resealing import reseal_column
 from tests.data.samples import connection, tokens
 from tests.foreign.process import free_port
 from tests.sandbox import Running, running
@@ -51,42 +51,48 @@ def shared(billing: Running) -> Connection:
     return connection("ledger", url=billing.url, mode="shared", client_secret=SECRET)
 
 
-async def stored(services: Services, connection: Connection, principal: Principal, issued: Tokens) -> None:
-    async with services.database.writing() as session:
-        await services.grants.store(session, connection, principal.id, issued, "alice@acme.example")
+async def stored(
+    services: Services, connection: Connection, principal: Principal, issued: UpstreamTokens
+) -> None:
+    async with services.database.open_write_session() as session:
+        await services.grants.store_grant(session, connection, principal.id, issued, "alice@acme.example")
 
 
 async def expire(services: Services) -> None:
-    async with services.database.writing() as session:
-        await session.exec(update(GrantRow).values(expires_at=now() - timedelta(minutes=1)))
+    async with services.database.open_write_session() as session:
+        await session.exec(update(GrantRow).values(expires_at=utc_now() - timedelta(minutes=1)))
 
 
-async def overdue(services: Services) -> list[Revocation]:
+async def overdue(services: Services) -> list[PendingRevocation]:
     """What upstreams are to be told, a while later."""
-    async with services.database.writing() as session:
-        await session.exec(update(RevocationRow).values(due_at=now()))
-    return await services.revocations.due()
+    async with services.database.open_write_session() as session:
+        await session.exec(update(RevocationRow).values(due_at=utc_now()))
+    return await services.revocations.list_due_revocations()
 
 
 async def leases(services: Services) -> list[Any]:
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         return list((await session.exec(select(GrantRow.refreshing_until))).all())
 
 
 @pytest.fixture
-async def signed_in(services: Services, alice: Principal, hers: Connection, billing: Running) -> Tokens:
+async def signed_in(
+    services: Services, alice: Principal, hers: Connection, billing: Running
+) -> UpstreamTokens:
     """Alice's tokens from the billing system, stored as her grant."""
     issued = await billing.tokens("alice", "read_only")
-    granted = Tokens(issued["access_token"], issued["refresh_token"], issued["expires_at"], ("read_only",))
+    granted = UpstreamTokens(
+        issued["access_token"], issued["refresh_token"], issued["expires_at"], ("read_only",)
+    )
     await stored(services, hers, alice, granted)
     return granted
 
 
 async def test_a_grant_yields_its_token_until_it_is_about_to_expire(
-    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+    services: Services, alice: Principal, hers: Connection, signed_in: UpstreamTokens, billing: Running
 ) -> None:
     asked = len(billing.requests("token"))
-    found = await services.grants.credential(hers, alice.id)
+    found = await services.grants.find_credential(hers, alice.id)
 
     assert found is not None
     assert found.access_token == signed_in.access_token
@@ -99,27 +105,27 @@ async def test_a_grant_yields_its_token_until_it_is_about_to_expire(
 async def test_a_token_that_would_expire_on_its_way_is_renewed_before_it_is_used(
     services: Services, alice: Principal, hers: Connection, billing: Running, left: int, renewals: int
 ) -> None:
-    async with services.database.writing() as session:
-        await session.exec(update(GrantRow).values(expires_at=now() + timedelta(seconds=left)))
+    async with services.database.open_write_session() as session:
+        await session.exec(update(GrantRow).values(expires_at=utc_now() + timedelta(seconds=left)))
     asked = len(billing.requests("token"))
-    found = await services.grants.credential(hers, alice.id)
+    found = await services.grants.find_credential(hers, alice.id)
 
     assert found is not None
-    assert found.version == 1 + renewals
+    assert found.grant_version == 1 + renewals
     assert len(billing.requests("token")) == asked + renewals
 
 
 async def test_what_may_be_logged_of_a_credential_holds_no_token(
-    services: Services, alice: Principal, hers: Connection, signed_in: Tokens
+    services: Services, alice: Principal, hers: Connection, signed_in: UpstreamTokens
 ) -> None:
-    found = await services.grants.credential(hers, alice.id)
+    found = await services.grants.find_credential(hers, alice.id)
 
     assert signed_in.access_token not in repr(found)
     assert signed_in.access_token not in str(found)
 
 
-async def test_no_token_lies_open_in_the_database(services: Services, signed_in: Tokens) -> None:
-    async with services.database.reading() as session:
+async def test_no_token_lies_open_in_the_database(services: Services, signed_in: UpstreamTokens) -> None:
+    async with services.database.open_read_session() as session:
         row = (await session.exec(select(GrantRow))).one()
 
     for token in (signed_in.access_token, str(signed_in.refresh_token)):
@@ -134,13 +140,13 @@ async def test_a_hundred_actions_in_two_processes_renew_an_expired_token_once(
     await expire(services)
     asked = len(billing.requests("token"))
     found = await asyncio.gather(
-        *(process.grants.credential(hers, alice.id) for process in (services, other) for _ in range(50))
+        *(process.grants.find_credential(hers, alice.id) for process in (services, other) for _ in range(50))
     )
 
     assert len(billing.requests("token")) == asked + 1
     assert len({credential.access_token for credential in found if credential is not None}) == 1
     assert None not in found
-    assert all(credential.version == 2 for credential in found if credential is not None)
+    assert all(credential.grant_version == 2 for credential in found if credential is not None)
     assert billing.get("/v1/invoices", found[0].access_token if found[0] else None).status_code == 200
 
 
@@ -148,25 +154,29 @@ async def test_a_hundred_actions_in_two_processes_renew_an_expired_token_once(
 async def test_a_hundred_actions_whose_token_the_upstream_refused_renew_it_once(
     services: Services, other: Services, alice: Principal, hers: Connection, billing: Running
 ) -> None:
-    used = await services.grants.credential(hers, alice.id)
+    used = await services.grants.find_credential(hers, alice.id)
     assert used is not None
     asked = len(billing.requests("token"))
     found = await asyncio.gather(
-        *(process.grants.renewed(hers, alice.id, used) for process in (services, other) for _ in range(50))
+        *(
+            process.grants.renew_credential(hers, alice.id, used)
+            for process in (services, other)
+            for _ in range(50)
+        )
     )
 
     assert len(billing.requests("token")) == asked + 1
-    assert {credential.version for credential in found if credential is not None} == {2}
+    assert {credential.grant_version for credential in found if credential is not None} == {2}
 
 
 async def test_a_new_consent_meanwhile_is_not_taken_for_the_token_that_was_refused(
-    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+    services: Services, alice: Principal, hers: Connection, signed_in: UpstreamTokens, billing: Running
 ) -> None:
-    used = await services.grants.credential(hers, alice.id)
+    used = await services.grants.find_credential(hers, alice.id)
     assert used is not None
     await stored(services, hers, alice, replace(signed_in, access_token="of-the-new-consent"))
     asked = len(billing.requests("token"))
-    found = await services.grants.renewed(hers, alice.id, used)
+    found = await services.grants.renew_credential(hers, alice.id, used)
 
     assert found is not None
     assert found.access_token == "of-the-new-consent"
@@ -174,22 +184,22 @@ async def test_a_new_consent_meanwhile_is_not_taken_for_the_token_that_was_refus
 
 
 async def test_a_renewal_goes_on_though_the_action_that_began_it_was_cancelled(
-    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+    services: Services, alice: Principal, hers: Connection, signed_in: UpstreamTokens, billing: Running
 ) -> None:
     await expire(services)
     asked = len(billing.requests("token"))
     billing.fault(on="token", hang_seconds=1)
-    action = asyncio.create_task(services.grants.credential(hers, alice.id))
+    action = asyncio.create_task(services.grants.find_credential(hers, alice.id))
     async with asyncio.timeout(30):
         while len(billing.requests("token")) == asked:
             await asyncio.sleep(0.01)
     action.cancel()
     with pytest.raises(asyncio.CancelledError):
         await action
-    found = await services.grants.credential(hers, alice.id)
+    found = await services.grants.find_credential(hers, alice.id)
 
     assert found is not None
-    assert found.version == 2
+    assert found.grant_version == 2
     assert found.access_token != signed_in.access_token
     assert len(billing.requests("token")) == asked + 1
 
@@ -199,9 +209,9 @@ async def test_a_grant_that_was_taken_back_upstream_is_none(
 ) -> None:
     await stored(services, hers, alice, tokens(life=-60, refresh_token="unknown there"))
 
-    assert await services.grants.credential(hers, alice.id) is None
+    assert await services.grants.find_credential(hers, alice.id) is None
     asked = len(billing.requests("token"))
-    assert await services.grants.credential(hers, alice.id) is None
+    assert await services.grants.find_credential(hers, alice.id) is None
     assert len(billing.requests("token")) == asked
 
 
@@ -210,7 +220,7 @@ async def test_an_expired_token_that_nothing_can_renew_is_none(
 ) -> None:
     await stored(services, hers, alice, tokens(life=-60))
 
-    assert await services.grants.credential(hers, alice.id) is None
+    assert await services.grants.find_credential(hers, alice.id) is None
 
 
 @pytest.mark.usefixtures("signed_in")
@@ -221,10 +231,10 @@ async def test_a_token_endpoint_that_fails_leaves_the_grant_for_another_try(
     billing.fault(on="token", status=503)
 
     with pytest.raises(UpstreamUnavailable):
-        await services.grants.credential(hers, alice.id)
+        await services.grants.find_credential(hers, alice.id)
 
     assert await leases(services) == [None]
-    assert await services.grants.credential(hers, alice.id) is not None
+    assert await services.grants.find_credential(hers, alice.id) is not None
 
 
 async def test_a_token_endpoint_that_is_down_leaves_the_grant_for_another_try(
@@ -234,7 +244,7 @@ async def test_a_token_endpoint_that_is_down_leaves_the_grant_for_another_try(
     await stored(services, gone, alice, tokens(life=-60, refresh_token="r"))
 
     with pytest.raises(UpstreamUnavailable, match="does not answer"):
-        await services.grants.credential(gone, alice.id)
+        await services.grants.find_credential(gone, alice.id)
     assert await leases(services) == [None]
 
 
@@ -245,7 +255,7 @@ async def test_a_client_secret_that_is_wrong_is_the_administrators_to_mend_and_c
     await stored(services, wrong, alice, tokens(life=-60, refresh_token="r"))
 
     with pytest.raises(ConnectionMisconfigured, match="invalid_client"):
-        await services.grants.credential(wrong, alice.id)
+        await services.grants.find_credential(wrong, alice.id)
     assert await leases(services) == [None]
 
 
@@ -256,7 +266,7 @@ async def test_a_client_secret_that_is_missing_is_told_and_holds_nobody_up(
     await stored(services, unset, alice, tokens(life=-60, refresh_token="r"))
 
     with pytest.raises(ConnectionMisconfigured, match="set UNSET_SECRET"):
-        await services.grants.credential(unset, alice.id)
+        await services.grants.find_credential(unset, alice.id)
     assert await leases(services) == [None]
 
 
@@ -265,43 +275,43 @@ async def test_a_process_that_died_while_it_renewed_holds_the_others_up_only_as_
     services: Services, alice: Principal, hers: Connection
 ) -> None:
     await expire(services)
-    async with services.database.writing() as session:
-        await session.exec(update(GrantRow).values(refreshing_until=now() - timedelta(seconds=1)))
+    async with services.database.open_write_session() as session:
+        await session.exec(update(GrantRow).values(refreshing_until=utc_now() - timedelta(seconds=1)))
 
-    found = await services.grants.credential(hers, alice.id)
+    found = await services.grants.find_credential(hers, alice.id)
     assert found is not None
-    assert found.version == 2
+    assert found.grant_version == 2
 
 
 async def test_a_removed_grant_is_gone_here_and_revoked_upstream(
-    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+    services: Services, alice: Principal, hers: Connection, signed_in: UpstreamTokens, billing: Running
 ) -> None:
     assert billing.get("/v1/invoices", signed_in.access_token).status_code == 200
 
-    assert await services.grants.remove(hers, alice.id)
+    assert await services.grants.revoke_grant(hers, alice.id)
 
-    assert await services.grants.credential(hers, alice.id) is None
+    assert await services.grants.find_credential(hers, alice.id) is None
     assert billing.get("/v1/invoices", signed_in.access_token).status_code == 401
-    assert not await services.grants.remove(hers, alice.id)
+    assert not await services.grants.revoke_grant(hers, alice.id)
 
 
 async def test_tokens_that_arrive_after_their_grant_was_removed_are_revoked_as_well(
-    services: Services, alice: Principal, hers: Connection, signed_in: Tokens, billing: Running
+    services: Services, alice: Principal, hers: Connection, signed_in: UpstreamTokens, billing: Running
 ) -> None:
     await expire(services)
     asked = len(billing.requests("token"))
     billing.fault(on="token", hang_seconds=1.0, work_is_done=True)
-    renewing = asyncio.create_task(services.grants.credential(hers, alice.id))
+    renewing = asyncio.create_task(services.grants.find_credential(hers, alice.id))
     async with asyncio.timeout(30):
         while len(billing.requests("token")) == asked:
             await asyncio.sleep(0.02)
-    removed = await services.grants.remove(hers, alice.id)
+    removed = await services.grants.revoke_grant(hers, alice.id)
 
     assert removed
     assert await renewing is None
     # What came back was issued after the upstream was told of the grant's end, and it has to be told again.
     (owed,) = await overdue(services)
-    await services.revocations.settle(hers, owed.grant_id)
+    await services.revocations.revoke_upstream(hers, owed.grant_id)
     assert await overdue(services) == []
     assert [request["status"] for request in billing.requests("revoke")][-2:] == [200, 200]
     assert billing.get("/v1/invoices", signed_in.access_token).status_code == 401
@@ -313,13 +323,13 @@ async def test_no_token_of_a_grant_that_ended_is_kept(
 ) -> None:
     billing.fault(on="revoke", status=503)
     with pytest.raises(UpstreamUnavailable):
-        await services.grants.remove(hers, alice.id)
-    async with services.database.reading() as session:
+        await services.grants.revoke_grant(hers, alice.id)
+    async with services.database.open_read_session() as session:
         assert (await session.exec(select(GrantRow.sealed_tokens))).all() == [b""]
 
-    assert await services.revocations.due() == []
+    assert await services.revocations.list_due_revocations() == []
     (owed,) = await overdue(services)
-    assert await services.revocations.settle(hers, owed.grant_id)
+    assert await services.revocations.revoke_upstream(hers, owed.grant_id)
     assert await overdue(services) == []
 
 
@@ -330,53 +340,53 @@ async def test_each_account_of_a_person_is_kept_up_and_ended_on_its_own(
     for account in ("home", "work"):
         issued = await billing.tokens("alice", "read_only")
         given[account] = issued["access_token"]
-        granted = Tokens(
+        granted = UpstreamTokens(
             issued["access_token"], issued["refresh_token"], issued["expires_at"], ("read_only",)
         )
-        async with services.database.writing() as session:
-            await services.grants.store(session, hers, alice.id, granted, account)
-            await session.exec(update(GrantRow).values(renewed_at=now() - timedelta(days=1)))
-    since = now() - timedelta(hours=1)
+        async with services.database.open_write_session() as session:
+            await services.grants.store_grant(session, hers, alice.id, granted, account)
+            await session.exec(update(GrantRow).values(renewed_at=utc_now() - timedelta(days=1)))
+    since = utc_now() - timedelta(hours=1)
 
-    first, second = await services.renewals.idle(hers, since)
-    renewal = await services.renewals.keep(hers, first)
+    first, second = await services.renewals.list_idle_grant_ids(hers, since)
+    renewal = await services.renewals.renew_idle_grant(hers, first)
     assert renewal is not None
     assert (renewal.holder, renewal.grant_id) == (alice.id, first)
-    assert await services.renewals.idle(hers, since) == [second]
+    assert await services.renewals.list_idle_grant_ids(hers, since) == [second]
 
-    assert await services.grants.remove(hers, alice.id, "home") == "home"
-    left = await services.grants.credential(hers, alice.id)
+    assert await services.grants.revoke_grant(hers, alice.id, "home") == "home"
+    left = await services.grants.find_credential(hers, alice.id)
     assert left is not None
     assert left.account == "work"
     assert billing.get("/v1/invoices", left.access_token).status_code == 200
     assert billing.get("/v1/invoices", given["home"]).status_code == 401
-    assert await services.grants.given_up(hers, alice.id) == {"home"}
+    assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"home"}
 
-    assert [grant.account for grant in await services.grants.end_all(alice.id)] == ["work"]
-    assert await services.grants.given_up(hers, alice.id) == {"home", "work"}
+    assert [grant.account for grant in await services.grants.revoke_all_grants(alice.id)] == ["work"]
+    assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"home", "work"}
     await stored(services, hers, alice, tokens())
-    assert await services.grants.given_up(hers, alice.id) == {"home", "work"}
-    async with services.database.writing() as session:
-        await services.grants.store(session, hers, alice.id, tokens(), "home")
-    assert await services.grants.given_up(hers, alice.id) == {"work"}
+    assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"home", "work"}
+    async with services.database.open_write_session() as session:
+        await services.grants.store_grant(session, hers, alice.id, tokens(), "home")
+    assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"work"}
 
 
 @pytest.mark.usefixtures("signed_in")
 async def test_a_grant_that_lapsed_keeps_no_token_and_is_neither_kept_up_nor_told_of(
     services: Services, alice: Principal, hers: Connection
 ) -> None:
-    used = await services.grants.credential(hers, alice.id)
+    used = await services.grants.find_credential(hers, alice.id)
     assert used is not None
-    await services.grants.invalidate(used)
+    await services.grants.lapse_grant(used)
 
-    (grant,) = await services.grants.of(alice.id)
-    async with services.database.reading() as session:
+    (grant,) = await services.grants.list_grants(alice.id)
+    async with services.database.open_read_session() as session:
         assert (await session.exec(select(GrantRow.sealed_tokens))).all() == [b""]
     assert grant.has_lapsed
-    assert await services.renewals.idle(hers, now()) == []
-    assert await services.renewals.keep(hers, grant.id) is None
-    assert await services.grants.given_up(hers, alice.id) == set()
-    assert await services.grants.remove(hers, alice.id) == "alice@acme.example"
+    assert await services.renewals.list_idle_grant_ids(hers, utc_now()) == []
+    assert await services.renewals.renew_idle_grant(hers, grant.id) is None
+    assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == set()
+    assert await services.grants.revoke_grant(hers, alice.id) == "alice@acme.example"
     assert await overdue(services) == []
 
 
@@ -386,11 +396,11 @@ async def test_a_new_consent_takes_the_place_of_the_one_before(
     await stored(services, hers, alice, tokens())
     newer = tokens("read_only", "read_write")
     await stored(services, hers, alice, newer)
-    found = await services.grants.credential(hers, alice.id)
+    found = await services.grants.find_credential(hers, alice.id)
 
     assert found is not None
     assert found.access_token == newer.access_token
-    assert await services.grants.scopes_held(hers, alice.id) == ("read_only", "read_write")
+    assert await services.grants.list_active_scopes(hers, alice.id) == ("read_only", "read_write")
 
 
 async def test_a_shared_connection_signs_in_as_the_service_once_for_everybody(
@@ -401,8 +411,8 @@ async def test_a_shared_connection_signs_in_as_the_service_once_for_everybody(
     shared: Connection,
     billing: Running,
 ) -> None:
-    hers = await services.grants.credential(shared, alice.id)
-    his = await other.grants.credential(shared, bob.id)
+    hers = await services.grants.find_credential(shared, alice.id)
+    his = await other.grants.find_credential(shared, bob.id)
 
     assert hers is not None
     assert his == hers
@@ -415,7 +425,7 @@ async def test_two_processes_that_sign_in_to_a_shared_connection_at_once_use_one
     services: Services, other: Services, alice: Principal, shared: Connection
 ) -> None:
     found = await asyncio.gather(
-        *(process.grants.credential(shared, alice.id) for process in (services, other) for _ in range(5))
+        *(process.grants.find_credential(shared, alice.id) for process in (services, other) for _ in range(5))
     )
 
     assert len({credential.grant_id for credential in found if credential is not None}) == 1
@@ -424,14 +434,18 @@ async def test_two_processes_that_sign_in_to_a_shared_connection_at_once_use_one
 async def test_an_expired_shared_token_is_renewed_once_by_signing_in_again(
     services: Services, other: Services, alice: Principal, shared: Connection, billing: Running
 ) -> None:
-    await services.grants.credential(shared, alice.id)
+    await services.grants.find_credential(shared, alice.id)
     await expire(services)
     asked = len(billing.requests("token"))
     found = await asyncio.gather(
-        *(process.grants.credential(shared, alice.id) for process in (services, other) for _ in range(10))
+        *(
+            process.grants.find_credential(shared, alice.id)
+            for process in (services, other)
+            for _ in range(10)
+        )
     )
 
-    assert {credential.version for credential in found if credential is not None} == {2}
+    assert {credential.grant_version for credential in found if credential is not None} == {2}
     assert len(billing.requests("token")) == asked + 1
 
 
@@ -443,7 +457,7 @@ NAMES = ("crm", "billing", "support")
 async def people(services: Services) -> dict[str, Principal]:
     """People by subject; one has the name that the service's own grants are held under."""
     return {
-        subject: await services.principals.resolve("https://people.example", subject, subject)
+        subject: await services.principals.resolve_principal("https://people.example", subject, subject)
         for subject in HOLDERS
     }
 
@@ -466,9 +480,9 @@ async def test_a_connection_of_people_never_yields_the_grant_of_another_or_of_th
     services_own: set[str],
     asked: tuple[str, str],
 ) -> None:
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         await session.exec(
-            update(GrantRow).where(col(GrantRow.revoked_at).is_(None)).values(revoked_at=now())
+            update(GrantRow).where(col(GrantRow.revoked_at).is_(None)).values(revoked_at=utc_now())
         )
     for name in services_own:
         await stored(services, connection(name, mode="shared"), people["alice"], tokens())
@@ -479,7 +493,7 @@ async def test_a_connection_of_people_never_yields_the_grant_of_another_or_of_th
         given[subject, name] = granted.access_token
 
     subject, name = asked
-    found = await services.grants.credential(connection(name), people[subject].id)
+    found = await services.grants.find_credential(connection(name), people[subject].id)
 
     assert (found.access_token if found is not None else None) == given.get(asked)
 
@@ -488,11 +502,11 @@ async def test_a_grant_moved_to_another_holder_or_connection_in_the_database_doe
     services: Services, alice: Principal, bob: Principal, hers: Connection
 ) -> None:
     await stored(services, hers, alice, tokens())
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         await session.exec(update(GrantRow).values(holder=bob.id))
 
     with pytest.raises(VaultSealBroken, match="belongs to another row"):
-        await services.grants.credential(hers, bob.id)
+        await services.grants.find_credential(hers, bob.id)
 
 
 async def test_tokens_copied_from_anothers_grant_do_not_open(
@@ -500,35 +514,35 @@ async def test_tokens_copied_from_anothers_grant_do_not_open(
 ) -> None:
     await stored(services, hers, alice, tokens())
     await stored(services, hers, bob, tokens())
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         rows = {row.holder: row for row in (await session.exec(select(GrantRow))).all()}
         rows[bob.id].sealed_tokens = rows[alice.id].sealed_tokens
         session.add(rows[bob.id])
 
     with pytest.raises(VaultSealBroken, match="belongs to another row"):
-        await services.grants.credential(hers, bob.id)
+        await services.grants.find_credential(hers, bob.id)
 
 
 async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
     services: Services, other: Services, alice: Principal, hers: Connection
 ) -> None:
     await stored(services, hers, alice, tokens())
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         grant_id = (await session.exec(select(GrantRow.id))).one()
     for _ in range(10):
-        await other.data_keys.rotate()
+        await other.data_keys.rotate_key()
         newer = tokens()
         await asyncio.gather(
-            services.renewals._records.renew(grant_id, newer),
-            reseal(other.database, other.vault, other.grants.sealed, lambda *_: None),
+            services.renewals._grant_records.store_renewed_tokens(grant_id, newer),
+            reseal_column(other.database, other.vault, other.grants.sealed_column, lambda *_: None),
         )
-        found = await services.grants.credential(hers, alice.id)
+        found = await services.grants.find_credential(hers, alice.id)
         assert found is not None
         assert found.access_token == newer.access_token
 
 
 def test_tokens_are_stored_in_a_form_that_outlives_a_release() -> None:
-    assert json.dumps(asdict(Tokens("a", "r", 1.5, ("x", "y")))) == (
+    assert json.dumps(asdict(UpstreamTokens("a", "r", 1.5, ("x", "y")))) == (
         '{"access_token": "a", "refresh_token": "r", "expires_at": 1.5, "scopes": ["x", "y"],'
         ' "proof_key": null, "account": ""}'
     )

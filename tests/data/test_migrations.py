@@ -8,7 +8,7 @@ from sqlalchemy import Connection, inspect
 from sqlmodel import SQLModel
 
 from engine.db.database import Database
-from engine.db.migrate import config, downgrade, upgrade
+from engine.db.migrate import downgrade_schema, make_alembic_config, upgrade_schema
 from engine.errors import SettingsInvalid
 from engine.services import open_services
 from engine.settings import DatabaseSettings, Settings, VaultSettings
@@ -22,34 +22,34 @@ async def tables(address: str) -> set[str]:
         return inspect(connection).get_table_names()
 
     database = Database(DatabaseSettings(url=address))
-    async with database.reading() as session:
+    async with database.open_read_session() as session:
         found = await (await session.connection()).run_sync(names)
-    await database.close()
+    await database.close_connections()
     return set(found)
 
 
 async def test_an_empty_database_gets_every_table(empty_database: str) -> None:
-    await asyncio.to_thread(upgrade, empty_database)
+    await asyncio.to_thread(upgrade_schema, empty_database)
 
     assert await tables(empty_database) == {*SQLModel.metadata.tables, "alembic_version"}
 
 
 async def test_the_migrations_and_the_models_describe_one_schema(address: str) -> None:
-    await asyncio.to_thread(command.check, config(address))
+    await asyncio.to_thread(command.check, make_alembic_config(address))
 
 
 async def test_the_schema_goes_down_and_up_again(address: str) -> None:
-    await asyncio.to_thread(downgrade, address, "base")
+    await asyncio.to_thread(downgrade_schema, address, "base")
     down = await tables(address)
-    await asyncio.to_thread(upgrade, address)
+    await asyncio.to_thread(upgrade_schema, address)
 
     assert down == {"alembic_version"}
-    await asyncio.to_thread(command.check, config(address))
+    await asyncio.to_thread(command.check, make_alembic_config(address))
 
 
 async def test_a_database_that_is_there_already_stays_as_it_is(address: str) -> None:
     before = await tables(address)
-    await asyncio.to_thread(upgrade, address)
+    await asyncio.to_thread(upgrade_schema, address)
 
     assert await tables(address) == before
 
@@ -74,26 +74,26 @@ async def test_a_database_without_the_schema_is_told_and_not_used(
 )
 def test_an_address_that_names_no_known_database_is_told(address: str, told: str) -> None:
     with pytest.raises(SettingsInvalid, match=told):
-        upgrade(address)
+        upgrade_schema(address)
 
 
 def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
     address = f"postgresql+asyncpg://byline:hidden@127.0.0.1:{free_port()}/byline"
 
     with pytest.raises(SettingsInvalid, match="cannot be reached") as told:
-        upgrade(address)
+        upgrade_schema(address)
 
     assert "hidden" not in str(told.value)
 
 
 def test_a_server_that_refuses_the_password_is_told(postgres: Postgres) -> None:
     with pytest.raises(SettingsInvalid, match=r"cannot be reached \(password authentication failed"):
-        upgrade(postgres.url("postgres").replace(postgres.password, "guessed"))
+        upgrade_schema(postgres.url("postgres").replace(postgres.password, "guessed"))
 
 
 def test_a_path_that_is_no_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match=r"cannot be reached \(it is a folder\)"):
-        upgrade(f"sqlite+aiosqlite:///{tmp_path}")
+        upgrade_schema(f"sqlite+aiosqlite:///{tmp_path}")
 
 
 async def test_services_tell_of_a_server_that_does_not_answer(keyring_file: Path) -> None:
@@ -111,9 +111,9 @@ def test_a_percent_sign_in_the_path_of_the_scripts_is_a_percent_sign(
 ) -> None:
     scripts = tmp_path / "100%s" / "migrations"
     scripts.mkdir(parents=True)
-    monkeypatch.setattr("engine.db.migrate._PACKAGED", scripts)
+    monkeypatch.setattr("engine.db.migrate._PACKAGED_MIGRATIONS", scripts)
 
-    assert config("").get_main_option("script_location") == str(scripts)
+    assert make_alembic_config("").get_main_option("script_location") == str(scripts)
 
 
 async def test_the_command_migrates_and_every_other_command_asks_for_it(

@@ -7,12 +7,12 @@ async def test_who_takes_anothers_name_or_subject_for_their_own_name_keeps_nobod
     services: Services, alice: Principal, commands: Commands
 ) -> None:
     for name in (alice.name, alice.subject, alice.id):
-        await services.principals.resolve("https://elsewhere.example", f"mallory as {name}", name)
+        await services.principals.resolve_principal("https://elsewhere.example", f"mallory as {name}", name)
 
     for ambiguous in (alice.name, alice.subject):
         assert alice.id in await commands.refusal("people", "deactivate", ambiguous)
     await commands.answer("people", "deactivate", alice.id)
 
-    stopped = await services.principals.get(alice.id)
+    stopped = await services.principals.find_principal(alice.id)
     assert stopped is not None
-    assert not stopped.active
+    assert not stopped.is_active

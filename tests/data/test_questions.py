@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import PrincipalRow, QuestionRow
 from engine.errors import (
     AnswerInvalid,
@@ -24,8 +24,8 @@ from engine.errors import (
     QuestionUnknown,
 )
 from engine.identity.model import Principal
-from engine.questions.asking import Answered, Asked, Person
-from engine.questions.questions import Place, Question
+from engine.questions.asking import Person, QuestionAnswer, QuestionInput
+from engine.questions.questions import AskingStep, Question
 from engine.services import Services
 from engine.waiting.waiters import ParkedAction
 from tests.data.samples import identity_of
@@ -36,37 +36,39 @@ SCHEMA: dict[str, Any] = {
     "properties": {"account": {"type": "string", "enum": ["Northwind", "Contoso"]}},
     "required": ["account"],
 }
-CHOICE = Asked("Which one?", SCHEMA)
-REFUND = Asked("Refund 500 EUR?", {"type": "object", "properties": {}, "required": []}, role=ROLE)
+CHOICE = QuestionInput("Which one?", SCHEMA)
+REFUND = QuestionInput("Refund 500 EUR?", {"type": "object", "properties": {}, "required": []}, role=ROLE)
 
 
-def place(asker: Principal, number: int = 1, waiter: str | None = None, *, timed_out: bool = False) -> Place:
+def place(
+    asker: Principal, number: int = 1, waiter: str | None = None, *, timed_out: bool = False
+) -> AskingStep:
     parked = ParkedAction(f"workflow-{number}", f"run-of-workflow-{number}", "action")
-    return Place(identity_of(asker), "run-1", parked, waiter, timed_out)
+    return AskingStep(identity_of(asker), "run-1", parked, waiter, timed_out)
 
 
 async def asked(
-    services: Services, asker: Principal, what: Asked = CHOICE, number: int = 1
+    services: Services, asker: Principal, what: QuestionInput = CHOICE, number: int = 1
 ) -> AnswerRequired:
     with pytest.raises(AnswerRequired) as required:
-        await services.questions.ask(place(asker, number), what)
+        await services.questions.ask_question(place(asker, number), what)
     return required.value
 
 
 async def answered(
-    services: Services, asker: Principal, required: AnswerRequired, what: Asked = CHOICE
-) -> Answered:
-    return await services.questions.ask(place(asker, waiter=required.waiter), what)
+    services: Services, asker: Principal, required: AnswerRequired, what: QuestionInput = CHOICE
+) -> QuestionAnswer:
+    return await services.questions.ask_question(place(asker, waiter=required.waiter_id), what)
 
 
 async def question_of(services: Services, required: AnswerRequired) -> Question:
-    question = await services.questions.get(required.awaits)
+    question = await services.questions.find_question(required.awaited_id)
     assert question is not None
     return question
 
 
 async def kinds(services: Services) -> list[str]:
-    return [line.kind for line in await services.trail.find()]
+    return [line.kind for line in await services.trail.find_lines()]
 
 
 async def test_a_repeated_attempt_finds_its_question_and_its_wait(
@@ -75,7 +77,7 @@ async def test_a_repeated_attempt_finds_its_question_and_its_wait(
     first, again = await asked(services, alice), await asked(services, alice)
 
     assert again.details == first.details
-    assert len(await services.questions.open_for(alice)) == 1
+    assert len(await services.questions.list_open_questions(alice)) == 1
     assert await kinds(services) == ["question.asked"]
 
 
@@ -83,14 +85,14 @@ async def test_an_answer_wakes_the_place_that_asked_and_is_there_for_it(
     services: Services, other: Services, alice: Principal
 ) -> None:
     required = await asked(services, alice)
-    await other.questions.answer(required.awaits, alice, {"account": "Contoso"})
+    await other.questions.answer_question(required.awaited_id, alice, {"account": "Contoso"})
 
-    (due,) = await services.waiters.wake_ups(10)
+    (due,) = await services.waiters.list_due_wake_ups(10)
     found = await answered(services, alice, required)
-    assert (due.waiter, due.workflow_id) == (required.waiter, "workflow-1")
-    assert found == Answered({"account": "Contoso"}, Person(alice.id, alice.name))
+    assert (due.waiter_id, due.workflow_id) == (required.waiter_id, "workflow-1")
+    assert found == QuestionAnswer({"account": "Contoso"}, Person(alice.id, alice.name))
     assert await answered(services, alice, required) == found
-    assert await services.questions.open_for(alice) == []
+    assert await services.questions.list_open_questions(alice) == []
     assert await kinds(services) == ["question.asked", "question.answered"]
 
 
@@ -98,9 +100,9 @@ async def test_an_answer_that_comes_before_the_attempt_has_reported_its_question
     services: Services, alice: Principal
 ) -> None:
     required = await asked(services, alice)
-    await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+    await services.questions.answer_question(required.awaited_id, alice, {"account": "Contoso"})
 
-    assert (await services.questions.ask(place(alice), CHOICE)).content == {"account": "Contoso"}
+    assert (await services.questions.ask_question(place(alice), CHOICE)).content == {"account": "Contoso"}
 
 
 @pytest.mark.parametrize(
@@ -119,17 +121,17 @@ async def test_an_answer_that_does_not_fit_is_refused_and_leaves_the_question_op
     required = await asked(services, alice)
 
     with pytest.raises(AnswerInvalid, match=problem):
-        await services.questions.answer(required.awaits, alice, answer)
+        await services.questions.answer_question(required.awaited_id, alice, answer)
 
     assert (await question_of(services, required)).is_open
-    assert await services.waiters.wake_ups(10) == []
+    assert await services.waiters.list_due_wake_ups(10) == []
 
 
 async def test_a_no_is_told_as_one(services: Services, alice: Principal) -> None:
     required = await asked(services, alice)
-    await services.questions.decline(required.awaits, alice)
+    await services.questions.decline_question(required.awaited_id, alice)
 
-    assert len(await services.waiters.wake_ups(10)) == 1
+    assert len(await services.waiters.list_due_wake_ups(10)) == 1
     with pytest.raises(QuestionDeclined, match=f"{alice.name} declined to answer"):
         await answered(services, alice, required)
     assert await kinds(services) == ["question.asked", "question.declined"]
@@ -142,9 +144,11 @@ async def test_a_question_ends_with_the_time_of_the_run_that_asks(
 
     for _ in range(2):
         with pytest.raises(QuestionExpired):
-            await services.questions.ask(place(alice, waiter=required.waiter, timed_out=True), CHOICE)
+            await services.questions.ask_question(
+                place(alice, waiter=required.waiter_id, timed_out=True), CHOICE
+            )
     with pytest.raises(QuestionClosed):
-        await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+        await services.questions.answer_question(required.awaited_id, alice, {"account": "Contoso"})
     assert await kinds(services) == ["question.asked", "question.expired"]
 
 
@@ -152,36 +156,36 @@ async def test_a_question_whose_time_is_over_is_not_answered_even_before_its_run
     services: Services, alice: Principal
 ) -> None:
     required = await asked(services, alice)
-    past = now() - timedelta(seconds=1)
-    async with services.database.writing() as session:
+    past = utc_now() - timedelta(seconds=1)
+    async with services.database.open_write_session() as session:
         await session.exec(update(QuestionRow).values(expires_at=past))
 
     with pytest.raises(QuestionClosed, match="too late"):
-        await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
-    assert await services.questions.open_for(alice) == []
+        await services.questions.answer_question(required.awaited_id, alice, {"account": "Contoso"})
+    assert await services.questions.list_open_questions(alice) == []
 
 
 async def test_an_answer_that_came_in_time_counts_where_the_timer_ran_out_meanwhile(
     services: Services, alice: Principal
 ) -> None:
     required = await asked(services, alice)
-    await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+    await services.questions.answer_question(required.awaited_id, alice, {"account": "Contoso"})
 
-    late = place(alice, waiter=required.waiter, timed_out=True)
-    assert (await services.questions.ask(late, CHOICE)).content == {"account": "Contoso"}
+    late = place(alice, waiter=required.waiter_id, timed_out=True)
+    assert (await services.questions.ask_question(late, CHOICE)).content == {"account": "Contoso"}
 
 
 async def test_a_wait_that_was_withdrawn_leaves_a_question_that_nobody_can_answer(
     services: Services, alice: Principal
 ) -> None:
     required = await asked(services, alice)
-    await services.waiters.withdraw([required.waiter])
+    await services.waiters.cancel_waits([required.waiter_id])
 
     assert (await question_of(services, required)).state == "cancelled"
-    assert await services.questions.open_for(alice) == []
-    assert await services.questions.awaited_by("run-1") == []
+    assert await services.questions.list_open_questions(alice) == []
+    assert await services.questions.list_awaited_questions("run-1") == []
     with pytest.raises(QuestionClosed, match="does not wait"):
-        await services.questions.answer(required.awaits, alice, {"account": "Contoso"})
+        await services.questions.answer_question(required.awaited_id, alice, {"account": "Contoso"})
     with pytest.raises(QuestionCancelled):
         await answered(services, alice, required)
 
@@ -190,11 +194,11 @@ async def test_a_wait_is_withdrawn_by_no_other_workflow_than_the_one_that_waits(
     services: Services, alice: Principal
 ) -> None:
     required = await asked(services, alice)
-    await services.waiters.withdraw([required.waiter], of="another")
+    await services.waiters.cancel_waits([required.waiter_id], workflow_id="another")
     assert (await question_of(services, required)).state == "open"
 
-    (waiting,) = await services.waiters.waiting("run-1")
-    await services.waiters.withdraw([required.waiter], of=waiting.workflow_id)
+    (waiting,) = await services.waiters.list_waiters("run-1")
+    await services.waiters.cancel_waits([required.waiter_id], workflow_id=waiting.workflow_id)
     assert (await question_of(services, required)).state == "cancelled"
 
 
@@ -202,39 +206,39 @@ async def test_a_question_of_ones_own_run_is_answered_by_nobody_else(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     required = await asked(services, alice)
-    await services.roles.give(bob.id, ROLE)
+    await services.roles.assign_role(bob.id, ROLE)
 
-    assert await services.questions.open_for(bob) == []
+    assert await services.questions.list_open_questions(bob) == []
     with pytest.raises(NotAllowed):
-        await services.questions.answer(required.awaits, bob, {"account": "Contoso"})
+        await services.questions.answer_question(required.awaited_id, bob, {"account": "Contoso"})
     with pytest.raises(QuestionUnknown):
-        await services.questions.answer("unknown", bob, {})
-    (refused,) = [line.event for line in await services.trail.find() if line.kind == "question.refused"]
-    assert (refused["principal"]["name"], refused["object_id"]) == (bob.name, required.awaits)
+        await services.questions.answer_question("unknown", bob, {})
+    (refused,) = [line.event for line in await services.trail.find_lines() if line.kind == "question.refused"]
+    assert (refused["principal"]["name"], refused["object_id"]) == (bob.name, required.awaited_id)
     assert (await question_of(services, required)).is_open
 
 
 async def test_an_approval_takes_somebody_else_who_has_the_role_now(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    await services.roles.give(alice.id, ROLE)
+    await services.roles.assign_role(alice.id, ROLE)
     required = await asked(services, alice, REFUND)
-    assert await services.questions.open_for(alice) == []
+    assert await services.questions.list_open_questions(alice) == []
     with pytest.raises(NotAllowed, match="somebody else"):
-        await services.questions.answer(required.awaits, alice, {})
+        await services.questions.answer_question(required.awaited_id, alice, {})
     with pytest.raises(NotAllowed, match="Only people with the role"):
-        await services.questions.answer(required.awaits, bob, {})
+        await services.questions.answer_question(required.awaited_id, bob, {})
 
-    await services.roles.give(bob.id, ROLE)
-    assert [each.id for each in await services.questions.open_for(bob)] == [required.awaits]
-    await services.roles.take(bob.id, ROLE)
+    await services.roles.assign_role(bob.id, ROLE)
+    assert [each.id for each in await services.questions.list_open_questions(bob)] == [required.awaited_id]
+    await services.roles.remove_role(bob.id, ROLE)
     with pytest.raises(NotAllowed):
-        await services.questions.answer(required.awaits, bob, {})
+        await services.questions.answer_question(required.awaited_id, bob, {})
 
-    await services.roles.give(bob.id, ROLE)
-    await services.questions.answer(required.awaits, bob, {})
+    await services.roles.assign_role(bob.id, ROLE)
+    await services.questions.answer_question(required.awaited_id, bob, {})
     assert (await answered(services, alice, required, REFUND)).by == Person(bob.id, bob.name)
-    (event,) = [line.event for line in await services.trail.find() if line.kind == "question.answered"]
+    (event,) = [line.event for line in await services.trail.find_lines() if line.kind == "question.answered"]
     assert (event["principal"]["name"], event["role"], event["run_id"]) == (bob.name, ROLE, "run-1")
 
 
@@ -242,26 +246,26 @@ async def test_an_approval_takes_somebody_else_who_has_the_role_now(
 async def test_no_service_and_nobody_who_was_deactivated_approves(
     services: Services, alice: Principal, bob: Principal, change: dict[str, Any]
 ) -> None:
-    await services.roles.give(bob.id, ROLE)
+    await services.roles.assign_role(bob.id, ROLE)
     required = await asked(services, alice, REFUND)
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         await session.exec(update(PrincipalRow).where(col(PrincipalRow.id) == bob.id).values(**change))
 
     with pytest.raises(NotAllowed):
-        await services.questions.answer(required.awaits, bob, {})
+        await services.questions.answer_question(required.awaited_id, bob, {})
 
 
 async def test_of_two_people_who_decide_at_once_one_does(
     services: Services, other: Services, alice: Principal, bob: Principal
 ) -> None:
-    carol = await services.principals.resolve("https://id.example", "carol", "Carol")
+    carol = await services.principals.resolve_principal("https://id.example", "carol", "Carol")
     for approver in (bob, carol):
-        await services.roles.give(approver.id, ROLE)
+        await services.roles.assign_role(approver.id, ROLE)
     required = await asked(services, alice, REFUND)
 
     decisions = await asyncio.gather(
-        services.questions.answer(required.awaits, bob, {}),
-        other.questions.decline(required.awaits, carol),
+        services.questions.answer_question(required.awaited_id, bob, {}),
+        other.questions.decline_question(required.awaited_id, carol),
         return_exceptions=True,
     )
 
@@ -280,37 +284,39 @@ async def test_an_approval_that_nobody_gives_in_time_says_so(services: Services,
     required = await asked(services, alice, REFUND)
 
     with pytest.raises(ApprovalExpired, match=f"Nobody with the role '{ROLE}'"):
-        await services.questions.ask(place(alice, waiter=required.waiter, timed_out=True), REFUND)
+        await services.questions.ask_question(place(alice, waiter=required.waiter_id, timed_out=True), REFUND)
 
 
 async def test_everybody_who_can_decide_is_asked_and_the_one_who_asks_is_not(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     for principal in (alice, bob):
-        await services.roles.give(principal.id, ROLE)
+        await services.roles.assign_role(principal.id, ROLE)
 
-    assert (await asked(services, alice, REFUND)).asked == [bob.id]
-    assert (await asked(services, alice, CHOICE, number=2)).asked == [alice.id]
+    assert (await asked(services, alice, REFUND)).asked_principal_ids == [bob.id]
+    assert (await asked(services, alice, CHOICE, number=2)).asked_principal_ids == [alice.id]
 
 
-SAMPLING = Asked("Say hello.", {}, timeout=60, kind="sampling", parameters={"maxTokens": 9}, name="greeting")
+SAMPLING = QuestionInput(
+    "Say hello.", {}, timeout=60, kind="sampling", parameters={"maxTokens": 9}, name="greeting"
+)
 
 
 async def test_what_a_client_is_asked_is_shown_to_nobody_and_answered_by_it_alone(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     required = await asked(services, alice, SAMPLING)
-    (question,) = await services.questions.awaited_by("run-1")
+    (question,) = await services.questions.list_awaited_questions("run-1")
     written = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Hello!"}}
 
-    assert required.asked == []
-    assert await services.questions.open_for(alice) == []
+    assert required.asked_principal_ids == []
+    assert await services.questions.list_open_questions(alice) == []
     assert (question.kind, question.key, question.parameters) == ("sampling", "greeting", {"maxTokens": 9})
     with pytest.raises(NotAllowed):
-        await services.questions.answer(question.id, bob, written)
+        await services.questions.answer_question(question.id, bob, written)
     with pytest.raises(AnswerInvalid):
-        await services.questions.answer(question.id, alice, {"text": "Hello!"})
-    await services.questions.answer(question.id, alice, written)
+        await services.questions.answer_question(question.id, alice, {"text": "Hello!"})
+    await services.questions.answer_question(question.id, alice, written)
     assert (await answered(services, alice, required, SAMPLING)).content == {"text": "Hello!"}
 
 
@@ -318,12 +324,12 @@ async def test_a_client_that_will_not_answer_or_does_not_in_time_is_told_as_one(
     services: Services, alice: Principal
 ) -> None:
     declined, expired = await asked(services, alice, SAMPLING), await asked(services, alice, SAMPLING, 2)
-    await services.questions.decline(declined.awaits, alice)
+    await services.questions.decline_question(declined.awaited_id, alice)
 
     with pytest.raises(QuestionDeclined, match="The client"):
         await answered(services, alice, declined, SAMPLING)
     with pytest.raises(QuestionExpired, match="The client"):
-        await services.questions.ask(place(alice, 2, expired.waiter, timed_out=True), SAMPLING)
+        await services.questions.ask_question(place(alice, 2, expired.waiter_id, timed_out=True), SAMPLING)
 
 
 async def test_what_only_a_client_can_answer_is_not_waited_for_where_none_called(
@@ -332,14 +338,14 @@ async def test_what_only_a_client_can_answer_is_not_waited_for_where_none_called
     by_clock = replace(place(alice), identity=replace(identity_of(alice), trigger="schedule"))
 
     with pytest.raises(QuestionDeclined, match="No MCP client called"):
-        await services.questions.ask(by_clock, SAMPLING)
+        await services.questions.ask_question(by_clock, SAMPLING)
     assert await kinds(services) == []
 
 
 async def test_two_open_questions_of_a_run_never_have_one_key(services: Services, alice: Principal) -> None:
     first = await asked(services, alice, SAMPLING)
     second = await question_of(services, await asked(services, alice, SAMPLING, 2))
-    await services.waiters.withdraw([first.waiter])
+    await services.waiters.cancel_waits([first.waiter_id])
     third = await question_of(services, await asked(services, alice, SAMPLING, 3))
 
     assert (second.key, third.key) == (second.id, "greeting")
@@ -351,8 +357,8 @@ async def test_somebody_elses_wait_does_not_end_a_question(
     mine = await asked(services, alice)
     theirs = await asked(services, bob, number=2)
 
-    forged = place(alice, waiter=theirs.waiter, timed_out=True)
+    forged = place(alice, waiter=theirs.waiter_id, timed_out=True)
     with pytest.raises(AnswerRequired):
-        await services.questions.ask(forged, CHOICE)
+        await services.questions.ask_question(forged, CHOICE)
     assert (await question_of(services, mine)).is_open
     assert (await question_of(services, theirs)).is_open

@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import NotAllowed, SettingsInvalid
 from engine.identity.model import Principal
-from engine.policy import Policy, read_policy
+from engine.policy import Policy, read_policy_file
 from engine.services import Services
 
 
@@ -19,57 +19,64 @@ def rules(tmp_path: Path) -> Path:
 
 
 async def test_a_role_is_given_once_and_taken_once(services: Services, alice: Principal) -> None:
-    assert await services.roles.give(alice.id, "finance")
-    assert not await services.roles.give(alice.id, "finance")
-    assert await services.roles.of(alice.id) == {"finance"}
+    assert await services.roles.assign_role(alice.id, "finance")
+    assert not await services.roles.assign_role(alice.id, "finance")
+    assert await services.roles.list_roles(alice.id) == {"finance"}
 
-    assert await services.roles.take(alice.id, "finance")
-    assert not await services.roles.take(alice.id, "finance")
-    assert await services.roles.of(alice.id) == frozenset()
+    assert await services.roles.remove_role(alice.id, "finance")
+    assert not await services.roles.remove_role(alice.id, "finance")
+    assert await services.roles.list_roles(alice.id) == frozenset()
 
 
 async def test_who_was_deactivated_is_asked_for_nothing_by_their_role(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    await services.roles.give(alice.id, "finance")
-    await services.roles.give(bob.id, "finance")
-    await services.principals.set_active(bob.id, active=False)
+    await services.roles.assign_role(alice.id, "finance")
+    await services.roles.assign_role(bob.id, "finance")
+    await services.principals.set_active(bob.id, is_active=False)
 
-    assert await services.roles.holders("finance") == [alice.id]
+    assert await services.roles.list_holders("finance") == [alice.id]
 
 
 async def test_a_tool_that_the_policy_names_takes_one_of_its_roles(
     services: Services, alice: Principal, bob: Principal, rules: Path
 ) -> None:
-    policy = Policy(lambda: read_policy(rules), services.roles)
-    await services.roles.give(alice.id, "lead")
+    policy = Policy(lambda: read_policy_file(rules), services.roles)
+    await services.roles.assign_role(alice.id, "lead")
 
-    assert await policy.allowed(alice, ["greet", "refund", "close_books"]) == ["greet", "refund"]
-    assert await policy.allowed(bob, ["greet", "refund"]) == ["greet"]
+    assert await policy.filter_allowed_tools(alice, ["greet", "refund", "close_books"]) == ["greet", "refund"]
+    assert await policy.filter_allowed_tools(bob, ["greet", "refund"]) == ["greet"]
     with pytest.raises(NotAllowed, match="the policy asks for the role finance or lead"):
-        await policy.require(bob, "refund")
+        await policy.require_permission(bob, "refund")
 
 
 async def test_a_scope_is_no_role_and_takes_none(services: Services, bob: Principal, rules: Path) -> None:
-    policy = Policy(lambda: read_policy(rules), services.roles)
+    policy = Policy(lambda: read_policy_file(rules), services.roles)
 
-    assert await policy.allowed(bob, ["pay", "charge"]) == ["pay"]
-    assert policy.scopes == {"billing"}
-    assert policy.tools_with("billing") == ["charge", "pay"]
-    assert [policy.scope_of(tool) for tool in ("pay", "refund", "greet")] == ["billing", None, None]
+    assert await policy.filter_allowed_tools(bob, ["pay", "charge"]) == ["pay"]
+    assert policy.required_scopes == {"billing"}
+    assert policy.list_tools_with_scope("billing") == ["charge", "pay"]
+    assert [policy.find_required_scope(tool) for tool in ("pay", "refund", "greet")] == [
+        "billing",
+        None,
+        None,
+    ]
 
 
 async def test_who_loses_the_role_loses_the_tool(
     services: Services, alice: Principal, other: Services, rules: Path
 ) -> None:
-    await services.roles.give(alice.id, "lead")
-    await other.roles.take(alice.id, "lead")
+    await services.roles.assign_role(alice.id, "lead")
+    await other.roles.remove_role(alice.id, "lead")
 
-    assert await Policy(lambda: read_policy(rules), services.roles).allowed(alice, ["refund"]) == []
+    assert (
+        await Policy(lambda: read_policy_file(rules), services.roles).filter_allowed_tools(alice, ["refund"])
+        == []
+    )
 
 
 async def test_without_a_policy_everybody_may_call_everything(services: Services, bob: Principal) -> None:
-    assert await services.policy.allowed(bob, ["refund"]) == ["refund"]
+    assert await services.policy.filter_allowed_tools(bob, ["refund"]) == ["refund"]
 
 
 @pytest.mark.parametrize(
@@ -88,4 +95,4 @@ def test_a_policy_that_cannot_be_read_is_told_with_its_file(tmp_path: Path, text
     path.write_text(text)
 
     with pytest.raises(SettingsInvalid, match=r"BYLINE_POLICY_FILE .*policy\.yml"):
-        read_policy(path)
+        read_policy_file(path)

@@ -4,14 +4,14 @@ from datetime import timedelta
 
 import pytest
 
-from engine.db.database import now
-from engine.identity.model import Principal, call_digest
-from engine.schedules.records import Content, Schedule, ScheduleRecords
+from engine.db.database import utc_now
+from engine.identity.model import Principal, digest_call
+from engine.schedules.records import Schedule, ScheduleContent, ScheduleRecords
 from engine.schedules.timing import Interval, Timing
 from engine.services import Services
 from tests.data.commands import Commands
 
-CONTENT = Content("Nightly", "refund", {"amount": 5, "note": "Zoë"}, Timing(cron=("0 3 * * *",)))
+CONTENT = ScheduleContent("Nightly", "refund", {"amount": 5, "note": "Zoë"}, Timing(cron=("0 3 * * *",)))
 
 
 @pytest.fixture
@@ -20,13 +20,13 @@ def records(services: Services) -> ScheduleRecords:
 
 
 async def added(records: ScheduleRecords, owner: Principal, schedule_id: str = "schedule-1") -> Schedule:
-    schedule = await records.add(schedule_id, owner, CONTENT)
+    schedule = await records.add_schedule(schedule_id, owner, CONTENT)
     assert schedule is not None
     return schedule
 
 
 async def kinds(services: Services) -> list[str]:
-    return [line.kind for line in await services.trail.find()]
+    return [line.kind for line in await services.trail.find_lines()]
 
 
 async def test_a_schedule_is_read_by_every_process_as_it_was_noted(
@@ -34,11 +34,11 @@ async def test_a_schedule_is_read_by_every_process_as_it_was_noted(
 ) -> None:
     schedule = await added(records, alice)
 
-    read = await ScheduleRecords(other).get(schedule.id)
+    read = await ScheduleRecords(other).find_schedule(schedule.id)
 
     assert read == schedule
     assert read is not None
-    assert read.call == call_digest("refund", {"note": "Zoë", "amount": 5})
+    assert read.call_digest == digest_call("refund", {"note": "Zoë", "amount": 5})
     assert read.timing == CONTENT.timing
 
 
@@ -47,7 +47,7 @@ async def test_an_id_is_taken_once(
 ) -> None:
     await added(records, alice)
 
-    assert await records.add("schedule-1", bob, CONTENT) is None
+    assert await records.add_schedule("schedule-1", bob, CONTENT) is None
     assert await kinds(services) == ["schedule.created"]
 
 
@@ -55,16 +55,18 @@ async def test_of_two_changes_of_one_version_one_is_made(
     records: ScheduleRecords, services: Services, other: Services, alice: Principal
 ) -> None:
     schedule = await added(records, alice)
-    wanted = replace(CONTENT, timing=Timing(intervals=(Interval(every_seconds=60),))).columns()
+    wanted = replace(CONTENT, timing=Timing(intervals=(Interval(every_seconds=60),))).to_columns()
 
     both = await asyncio.gather(
-        records.alter(schedule.id, "schedule.changed", alice, wanted, schedule.version),
-        ScheduleRecords(other).alter(schedule.id, "schedule.changed", alice, wanted, schedule.version),
+        records.change_schedule(schedule.id, "schedule.changed", alice, wanted, schedule.version),
+        ScheduleRecords(other).change_schedule(
+            schedule.id, "schedule.changed", alice, wanted, schedule.version
+        ),
     )
 
     (made,) = [each for each in both if each is not None]
     assert made.version == schedule.version + 1
-    assert await records.get(schedule.id) == made
+    assert await records.find_schedule(schedule.id) == made
     assert await kinds(services) == ["schedule.created", "schedule.changed"]
 
 
@@ -74,13 +76,13 @@ async def test_a_list_holds_what_is_mine_and_what_is_offered_to_me_in_pages(
     mine = [await added(records, alice, f"mine-{number}") for number in range(3)]
     theirs = await added(records, bob, "theirs")
     await added(records, bob, "not-mine")
-    await records.alter(theirs.id, "schedule.offered", bob, {"offered_to": alice.id})
+    await records.change_schedule(theirs.id, "schedule.offered", bob, {"offered_to": alice.id})
 
-    first = await records.of(alice.id, limit=2)
-    rest = await records.of(alice.id, limit=9, after=(first[-1].created_at, first[-1].id))
+    first = await records.list_schedules(alice.id, limit=2)
+    rest = await records.list_schedules(alice.id, limit=9, page_cursor=(first[-1].created_at, first[-1].id))
 
     assert [each.id for each in (*first, *rest)] == ["theirs", *(each.id for each in reversed(mine))]
-    assert await records.of(alice.id, limit=9, tools={"another"}) == []
+    assert await records.list_schedules(alice.id, limit=9, tool_names={"another"}) == []
 
 
 async def test_firings_by_hand_are_named_after_seconds_that_differ(
@@ -89,14 +91,14 @@ async def test_firings_by_hand_are_named_after_seconds_that_differ(
     await added(records, alice)
 
     moments = await asyncio.gather(
-        *(each.next_trigger("schedule-1") for each in 5 * (records, ScheduleRecords(other)))
+        *(each.reserve_trigger_time("schedule-1") for each in 5 * (records, ScheduleRecords(other)))
     )
 
     found = sorted(moment for moment in moments if moment is not None)
     assert len(set(found)) == 10
     assert all(moment.microsecond == 0 for moment in found)
-    assert found[0] > now() - timedelta(minutes=1)
-    assert await records.next_trigger("unknown") is None
+    assert found[0] > utc_now() - timedelta(minutes=1)
+    assert await records.reserve_trigger_time("unknown") is None
 
 
 async def test_what_is_forgotten_is_gone_and_in_the_trail(
@@ -104,10 +106,12 @@ async def test_what_is_forgotten_is_gone_and_in_the_trail(
 ) -> None:
     schedule = await added(records, alice)
 
-    await records.remove(schedule, alice)
+    await records.delete_schedule(schedule, alice)
 
-    assert await records.get(schedule.id) is None
-    assert await records.alter(schedule.id, "schedule.paused", alice, {"paused_because": "…"}) is None
+    assert await records.find_schedule(schedule.id) is None
+    assert (
+        await records.change_schedule(schedule.id, "schedule.paused", alice, {"paused_because": "…"}) is None
+    )
     assert await kinds(services) == ["schedule.created", "schedule.deleted"]
 
 
@@ -122,7 +126,7 @@ async def test_who_is_stopped_has_their_schedules_paused_on_record_though_tempor
     said = await nowhere.answer("people", "deactivate", alice.id)
 
     assert "Their schedules are paused: 1. Temporal does not answer" in said
-    stopped = await records.get(alices.id)
+    stopped = await records.find_schedule(alices.id)
     assert stopped is not None
     assert stopped.paused_because == "Alice Adams is not active here any more."
-    assert await records.get(bobs.id) == bobs
+    assert await records.find_schedule(bobs.id) == bobs

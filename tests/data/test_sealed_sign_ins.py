@@ -1,30 +1,30 @@
 import time
 from datetime import timedelta
 
-from engine.authorization.devices import _bound_to
-from engine.connections.discovery import Endpoints
-from engine.connections.registration import _Registered
+from engine.authorization.devices import _build_associated_data
+from engine.connections.discovery import ProviderEndpoints
+from engine.connections.registration import _ClientInformationResponse
 from engine.connections.sign_in.device_code import DeviceCode
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import DeviceSignInRow
 from engine.identity.model import Principal
 from engine.services import Services
-from engine.vault.resealing import reseal
+from engine.vault.resealing import reseal_column
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from tests.data.commands import Commands
 from tests.data.samples import connection, identity_of, tokens
 
 ISSUER = "https://issuer.example"
-AT_ISSUER = Endpoints(
-    authorization=f"{ISSUER}/authorize",
-    token=f"{ISSUER}/token",
-    pushed_authorization_request=None,
-    revocation=None,
-    userinfo=None,
-    device_authorization=None,
+AT_ISSUER = ProviderEndpoints(
+    authorization_endpoint=f"{ISSUER}/authorize",
+    token_endpoint=f"{ISSUER}/token",
+    pushed_authorization_request_endpoint=None,
+    revocation_endpoint=None,
+    userinfo_endpoint=None,
+    device_authorization_endpoint=None,
     issuer=ISSUER,
-    iss_required=True,
+    is_iss_required=True,
 )
 CODE = DeviceCode(
     "WDJB-MJHT", f"{ISSUER}/device", None, "planted-device-code", 5, time.time() + 600, ("read_only",)
@@ -34,13 +34,13 @@ CODE = DeviceCode(
 async def asked(services: Services, principal: Principal) -> str:
     """A question of this person's."""
     identity = identity_of(principal)
-    await services.keys.sign(identity.claims(), IDENTITY_TYPE)
-    await services.catalogue.declare([connection()])
-    required = await services.authorization.require(
+    await services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
+    await services.catalogue.store_connections([connection()])
+    required = await services.authorization_requests.require_authorization(
         identity, connection(), ("read_only",), ParkedAction("w", "r", "k"), run_id="run-1"
     )
     assert required is not None
-    return required.request
+    return required.request_id
 
 
 async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
@@ -48,54 +48,63 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
 ) -> None:
     request_id = await asked(services, alice)
     registrations = services.registrations
-    registered = _Registered(client_id="byline", client_secret="planted", token_endpoint_auth_method="none")
+    registered = _ClientInformationResponse(
+        client_id="byline", client_secret="planted", token_endpoint_auth_method="none"
+    )
     device = DeviceSignInRow(
         request_id=request_id,
-        sealed_code=await services.vault.seal(CODE.text().encode(), _bound_to(request_id)),
+        sealed_code=await services.vault.seal_secret(
+            CODE.to_json().encode(), _build_associated_data(request_id)
+        ),
         interval_seconds=5,
-        poll_after=now() + timedelta(minutes=5),
-        expires_at=now() + timedelta(minutes=10),
+        poll_after=utc_now() + timedelta(minutes=5),
+        expires_at=utc_now() + timedelta(minutes=10),
     )
-    registration = await registrations._row(ISSUER, registered)
-    async with services.database.writing() as session:
+    registration = await registrations._build_client_row(ISSUER, registered)
+    async with services.database.open_write_session() as session:
         session.add(registration)
         session.add(device)
-    await services.company_sign_ins.keep(alice.id, "planted-id-token", "planted-refresh", time.time() + 600)
+    await services.idp_sessions.store_session(
+        alice.id, "planted-id-token", "planted-refresh", time.time() + 600
+    )
 
     await commands.answer("vault", "rotate")
     await commands.answer("vault", "reseal")
 
-    request = await services.authorization.get(request_id)
+    request = await services.authorization_requests.find_request(request_id)
     assert request is not None
-    kept = await services.company_sign_ins.of(alice.id)
-    wait = await services.devices.look(request, alice)
+    kept = await services.idp_sessions.find_session(alice.id)
+    wait = await services.device_sign_ins.poll_sign_in(request, alice)
     assert kept is not None
     assert wait is not None
-    assert (kept.id_token, wait.code.user_code) == ("planted-id-token", "WDJB-MJHT")
-    assert (await registrations.of("billing", AT_ISSUER)).client_id == "byline"
-    owners = (services.devices, registrations, services.company_sign_ins)
-    again = [await reseal(services.database, services.vault, each.sealed, lambda *_: None) for each in owners]
+    assert (kept.id_token, wait.device_code.user_code) == ("planted-id-token", "WDJB-MJHT")
+    assert (await registrations.find_identity("billing", AT_ISSUER)).client_id == "byline"
+    owners = (services.device_sign_ins, registrations, services.idp_sessions)
+    again = [
+        await reseal_column(services.database, services.vault, each.sealed_column, lambda *_: None)
+        for each in owners
+    ]
     assert again == [0, 0, 0]
 
 
 async def test_a_company_sign_in_is_renewed_by_one_process_at_a_time(
     services: Services, other: Services, alice: Principal
 ) -> None:
-    await services.company_sign_ins.keep(alice.id, "id-token", "refresh-token", time.time() - 1)
-    kept = await services.company_sign_ins.of(alice.id)
+    await services.idp_sessions.store_session(alice.id, "id-token", "refresh-token", time.time() - 1)
+    kept = await services.idp_sessions.find_session(alice.id)
     assert kept is not None
 
     turns = [
-        await process.company_sign_ins.take_turn(alice.id, kept.version) for process in (services, other)
+        await process.idp_sessions.acquire_lease(alice.id, kept.version) for process in (services, other)
     ]
-    await services.company_sign_ins.end_turn(alice.id)
-    again = await other.company_sign_ins.take_turn(alice.id, kept.version)
-    await other.company_sign_ins.keep(alice.id, "newer", "refresh-token", time.time() + 600)
-    late = await services.company_sign_ins.take_turn(alice.id, kept.version)
+    await services.idp_sessions.release_lease(alice.id)
+    again = await other.idp_sessions.acquire_lease(alice.id, kept.version)
+    await other.idp_sessions.store_session(alice.id, "newer", "refresh-token", time.time() + 600)
+    late = await services.idp_sessions.acquire_lease(alice.id, kept.version)
 
     assert (turns, again, late) == ([True, False], True, False)
-    await services.company_sign_ins.forget(alice.id)
-    assert await other.company_sign_ins.of(alice.id) is None
+    await services.idp_sessions.delete_session(alice.id)
+    assert await other.idp_sessions.find_session(alice.id) is None
 
 
 async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_otherwise(
@@ -107,15 +116,15 @@ async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_othe
     )
 
     async def store() -> None:
-        async with services.database.writing() as session:
-            await services.grants.store(session, billing, alice.id, tokens(), "alice")
+        async with services.database.open_write_session() as session:
+            await services.grants.store_grant(session, billing, alice.id, tokens(), "alice")
 
     await store()
     await store()
-    replaced = await services.grants.given_up(billing, alice.id)
-    await services.grants.remove(billing, alice.id)
-    removed = await services.grants.given_up(billing, alice.id)
+    replaced = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
+    await services.grants.revoke_grant(billing, alice.id)
+    removed = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
     await store()
 
     assert (replaced, removed) == (set(), {"alice"})
-    assert not await services.grants.given_up(billing, alice.id)
+    assert not await services.grants.list_accounts_revoked_by_owner(billing, alice.id)

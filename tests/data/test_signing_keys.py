@@ -35,17 +35,17 @@ def encoded(document: object) -> str:
 
 
 async def keys(services: Services) -> list[SigningKeyRow]:
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         return list((await session.exec(select(SigningKeyRow))).all())
 
 
 async def in_force(services: Services) -> set[str]:
-    return {key["kid"] for key in (await services.keys.jwks())["keys"]}
+    return {key["kid"] for key in (await services.signing_keys.build_jwks())["keys"]}
 
 
 async def test_what_one_process_signs_another_verifies(services: Services, other: Services) -> None:
-    token = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
-    claims = await other.keys.verify(token, IDENTITY_TYPE)
+    token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
+    claims = await other.signing_keys.verify_token(token, IDENTITY_TYPE)
 
     assert claims["sub"] == "alice"
     assert {"iat", "jti"} < set(claims)
@@ -53,7 +53,7 @@ async def test_what_one_process_signs_another_verifies(services: Services, other
 
 
 async def test_the_first_signatures_of_a_process_make_one_key(services: Services) -> None:
-    await asyncio.gather(*(services.keys.sign(CLAIMS, IDENTITY_TYPE) for _ in range(20)))
+    await asyncio.gather(*(services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE) for _ in range(20)))
 
     assert len(await keys(services)) == 1
 
@@ -62,10 +62,18 @@ async def test_processes_that_sign_at_once_on_a_new_database_verify_each_other(
     services: Services, other: Services
 ) -> None:
     tokens = await asyncio.gather(
-        *(process.keys.sign(CLAIMS, IDENTITY_TYPE) for process in (services, other) for _ in range(5))
+        *(
+            process.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
+            for process in (services, other)
+            for _ in range(5)
+        )
     )
     await asyncio.gather(
-        *(process.keys.verify(token, IDENTITY_TYPE) for process in (services, other) for token in tokens)
+        *(
+            process.signing_keys.verify_token(token, IDENTITY_TYPE)
+            for process in (services, other)
+            for token in tokens
+        )
     )
 
     assert {kid_of(token) for token in tokens} <= await in_force(services) == await in_force(other)
@@ -104,64 +112,64 @@ async def test_real_processes_that_start_at_once_on_a_new_database_and_keyring_v
     services = await another_process()
 
     for out, _ in ended:
-        assert await services.keys.verify(out.decode().strip(), "test")
+        assert await services.signing_keys.verify_token(out.decode().strip(), "test")
 
 
 async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies(
     services: Services, other: Services
 ) -> None:
-    before = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
-    assert await other.keys.verify(before, IDENTITY_TYPE)
-    kid = await services.keys.rotate()
-    after = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
+    before = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
+    assert await other.signing_keys.verify_token(before, IDENTITY_TYPE)
+    kid = await services.signing_keys.rotate_key()
+    after = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
 
     assert kid_of(after) == kid != kid_of(before)
     for process in (services, other):
         for token in (before, after):
-            assert await process.keys.verify(token, IDENTITY_TYPE)
+            assert await process.signing_keys.verify_token(token, IDENTITY_TYPE)
 
 
 async def test_what_a_retired_key_signed_is_refused(services: Services, another_process: Opener) -> None:
-    before = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
-    await services.keys.rotate()
+    before = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
+    await services.signing_keys.rotate_key()
 
-    assert await services.keys.retire(kid_of(before))
+    assert await services.signing_keys.retire_key(kid_of(before))
 
     for process in (services, await another_process()):
         with pytest.raises(IdentityForged, match="not signed by a key in force"):
-            await process.keys.verify(before, IDENTITY_TYPE)
+            await process.signing_keys.verify_token(before, IDENTITY_TYPE)
 
 
 async def test_only_an_older_key_in_force_can_be_retired(services: Services) -> None:
-    token = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
-    assert not await services.keys.retire(kid_of(token))
-    assert not await services.keys.retire("unknown")
-    await services.keys.rotate()
+    token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
+    assert not await services.signing_keys.retire_key(kid_of(token))
+    assert not await services.signing_keys.retire_key("unknown")
+    await services.signing_keys.rotate_key()
 
-    assert await services.keys.retire(kid_of(token))
-    assert not await services.keys.retire(kid_of(token))
+    assert await services.signing_keys.retire_key(kid_of(token))
+    assert not await services.signing_keys.retire_key(kid_of(token))
 
 
 async def test_only_keys_in_force_are_published_and_none_of_them_in_private(services: Services) -> None:
-    first = kid_of(await services.keys.sign(CLAIMS, IDENTITY_TYPE))
-    second = await services.keys.rotate()
+    first = kid_of(await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE))
+    second = await services.signing_keys.rotate_key()
     assert await in_force(services) == {first, second}
-    await services.keys.retire(first)
+    await services.signing_keys.retire_key(first)
 
-    (key,) = (await services.keys.jwks())["keys"]
+    (key,) = (await services.signing_keys.build_jwks())["keys"]
     assert set(key) == {"kty", "crv", "x", "kid", "alg", "use"}
     assert (key["kid"], key["alg"], key["use"]) == (second, "Ed25519", "sig")
 
 
 async def test_a_token_of_another_type_is_refused(services: Services) -> None:
-    token = await services.keys.sign(CLAIMS, ACCESS_TOKEN_TYPE)
+    token = await services.signing_keys.sign_claims(CLAIMS, ACCESS_TOKEN_TYPE)
 
     with pytest.raises(IdentityForged):
-        await services.keys.verify(token, IDENTITY_TYPE)
+        await services.signing_keys.verify_token(token, IDENTITY_TYPE)
 
 
 async def test_a_token_that_was_altered_is_refused(services: Services) -> None:
-    header, payload, signature = (await services.keys.sign(CLAIMS, IDENTITY_TYPE)).split(".")
+    header, payload, signature = (await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)).split(".")
     forged = encoded({**decoded(payload), "sub": "bob"})
     unsigned = encoded({**decoded(header), "alg": "none"})
 
@@ -179,24 +187,24 @@ async def test_a_token_that_was_altered_is_refused(services: Services) -> None:
         "é.é.é",
     ):
         with pytest.raises(IdentityForged):
-            await services.keys.verify(token, IDENTITY_TYPE)
+            await services.signing_keys.verify_token(token, IDENTITY_TYPE)
 
 
 async def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(services: Services) -> None:
-    token = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
-    (key,) = (await services.keys.jwks())["keys"]
+    token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
+    (key,) = (await services.signing_keys.build_jwks())["keys"]
     header = {"alg": "HS256", "kid": kid_of(token), "typ": IDENTITY_TYPE}
     secret = OctKey.import_key(urlsafe_b64decode(key["x"] + "="))
     forged = jws.serialize_compact(header, json.dumps(CLAIMS), secret, algorithms=["HS256"])
 
     with pytest.raises(IdentityForged):
-        await services.keys.verify(forged, IDENTITY_TYPE)
+        await services.signing_keys.verify_token(forged, IDENTITY_TYPE)
 
 
 async def test_no_private_key_lies_open_in_the_database(services: Services) -> None:
-    await services.keys.sign(CLAIMS, IDENTITY_TYPE)
+    await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
     (row,) = await keys(services)
-    secret = await services.vault.open(
+    secret = await services.vault.open_secret(
         row.sealed_private_key, f"signing_key:{row.kid}:{row.public_key.hex()}"
     )
 
@@ -207,7 +215,7 @@ async def test_no_private_key_lies_open_in_the_database(services: Services) -> N
 async def test_an_administrator_rotates_and_retires_keys(
     services: Services, commands: Commands, another_process: Opener
 ) -> None:
-    token = await services.keys.sign(CLAIMS, IDENTITY_TYPE)
+    token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
     rotated = await commands.answer("keys", "rotate")
     retired = await commands.answer("keys", "retire", kid_of(token))
     again = await commands("keys", "retire", kid_of(token))
@@ -217,4 +225,4 @@ async def test_an_administrator_rotates_and_retires_keys(
     assert again.code == 1
     assert "unknown, retired already, or the one that signs" in again.err
     with pytest.raises(IdentityForged):
-        await (await another_process()).keys.verify(token, IDENTITY_TYPE)
+        await (await another_process()).signing_keys.verify_token(token, IDENTITY_TYPE)

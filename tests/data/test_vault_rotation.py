@@ -13,7 +13,7 @@ from sqlalchemy import update
 from sqlmodel import select
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import AuthorizationAttemptRow, DataKeyRow, GrantRow, OAuthClientRow, SigningKeyRow
 from engine.errors import AuthorizationRefused, UpstreamUnavailable, VaultSealBroken
 from engine.identity.model import Principal
@@ -22,7 +22,7 @@ from engine.settings import VaultSettings
 from engine.vault.keyring import Keyring
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
-from gateway.authorization_server.clients import Clients
+from gateway.authorization_server.clients import OAuthClients
 from tests.data.commands import Commands, CommandsHere
 from tests.data.conftest import Opener
 from tests.data.samples import connection, identity_of, tokens
@@ -37,39 +37,39 @@ CLIENT = OAuthClientInformationFull(
 async def fill(services: Services, principal: Principal) -> dict[str, str]:
     """Seal something in every table that keeps secrets; gives the access token of each connection."""
     issued = {name: tokens() for name in NAMES}
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         for name, granted in issued.items():
-            await services.grants.store(session, connection(name), principal.id, granted, "alice")
-    await services.keys.sign({}, IDENTITY_TYPE)
-    await Clients(services).register(CLIENT)
+            await services.grants.store_grant(session, connection(name), principal.id, granted, "alice")
+    await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
+    await OAuthClients(services).register_client(CLIENT)
     return {name: granted.access_token for name, granted in issued.items()}
 
 
 async def read(services: Services, principal: Principal) -> dict[str, str]:
-    found = {name: await services.grants.credential(connection(name), principal.id) for name in NAMES}
+    found = {name: await services.grants.find_credential(connection(name), principal.id) for name in NAMES}
     return {name: credential.access_token for name, credential in found.items() if credential is not None}
 
 
 async def stale(services: Services) -> int:
     """How many secrets are not sealed with the newest key."""
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         sealed = [row.sealed_tokens for row in (await session.exec(select(GrantRow))).all()]
         sealed += [row.sealed_private_key for row in (await session.exec(select(SigningKeyRow))).all()]
         sealed += [row.sealed_verifier for row in (await session.exec(select(AuthorizationAttemptRow))).all()]
-    return sum([not await services.vault.is_current(each) for each in sealed if each])
+    return sum([not await services.vault.has_current_key(each) for each in sealed if each])
 
 
 async def begun(services: Services, principal: Principal) -> tuple[AuthorizationRequest, str]:
     """A sign-in that is under way; gives the request, and the state that the provider would send back."""
     asking = connection("asking", url=f"http://127.0.0.1:{free_port()}")
-    await services.catalogue.declare([asking])
-    required = await services.authorization.require(
+    await services.catalogue.store_connections([asking])
+    required = await services.authorization_requests.require_authorization(
         identity_of(principal), asking, asking.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
     )
     assert required is not None
-    request = await services.authorization.get(required.request)
+    request = await services.authorization_requests.find_request(required.request_id)
     assert request is not None
-    address = await services.consent.begin(request, "browser")
+    address = await services.consent.begin_sign_in(request, "browser")
     return request, parse_qs(urlsplit(address).query)["state"][0]
 
 
@@ -77,8 +77,8 @@ async def begun(services: Services, principal: Principal) -> tuple[Authorization
 def a_minute_later(services: Services, keyring_file: Path) -> Callable[[], Awaitable[None]]:
     async def later() -> None:
         os.utime(keyring_file, (time.time() - 61, time.time() - 61))
-        async with services.database.writing() as session:
-            await session.exec(update(DataKeyRow).values(created_at=now() - timedelta(seconds=61)))
+        async with services.database.open_write_session() as session:
+            await session.exec(update(DataKeyRow).values(created_at=utc_now() - timedelta(seconds=61)))
 
     return later
 
@@ -101,22 +101,22 @@ async def test_a_process_that_knew_only_the_old_key_seals_with_the_new_one(
     services: Services, other: Services, alice: Principal
 ) -> None:
     await fill(services, alice)
-    key_id = await other.data_keys.rotate()
-    async with other.database.writing() as session:
-        await other.grants.store(session, connection("newest"), alice.id, tokens(), "alice")
-    assert await services.grants.credential(connection("newest"), alice.id)
+    key_id = await other.data_keys.rotate_key()
+    async with other.database.open_write_session() as session:
+        await other.grants.store_grant(session, connection("newest"), alice.id, tokens(), "alice")
+    assert await services.grants.find_credential(connection("newest"), alice.id)
     granted = await fill_again(services, alice)
 
-    assert (await services.data_keys.current())[0] == key_id == "2"
+    assert (await services.data_keys.get_current_key())[0] == key_id == "2"
     assert await read(other, alice) == granted
     assert await stale(services) == 1, "only what was sealed before: grants that were replaced keep no tokens"
 
 
 async def fill_again(services: Services, principal: Principal) -> dict[str, str]:
     issued = {name: tokens() for name in NAMES}
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         for name, granted in issued.items():
-            await services.grants.store(session, connection(name), principal.id, granted, "alice")
+            await services.grants.store_grant(session, connection(name), principal.id, granted, "alice")
     return {name: granted.access_token for name, granted in issued.items()}
 
 
@@ -124,15 +124,15 @@ async def test_a_rotation_that_was_killed_in_the_middle_is_finished_by_the_next_
     services: Services, alice: Principal, commands: Commands, another_process: Opener
 ) -> None:
     many = {f"system-{number}": tokens() for number in range(400)}
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         for name, issued in many.items():
-            await services.grants.store(session, connection(name), alice.id, issued, "alice")
+            await services.grants.store_grant(session, connection(name), alice.id, issued, "alice")
     async with commands.running("vault", "rotate") as rotating:
         while not (line := (await rotating.readline()).decode()).startswith("grants: "):
             assert line, "the rotation ended before it came to the grants"
     assert 0 < await stale(await another_process()) < len(many)
     for name in ("system-0", "system-399"):
-        found = await services.grants.credential(connection(name), alice.id)
+        found = await services.grants.find_credential(connection(name), alice.id)
         assert found is not None
         assert found.access_token == many[name].access_token
 
@@ -155,20 +155,20 @@ async def test_the_older_keys_go_once_nothing_needs_them(
 ) -> None:
     granted = await fill(services, alice)
     keyring = Keyring(VaultSettings(keyring_file=keyring_file))
-    old = keyring.current[0]
-    signed = await services.keys.sign({}, IDENTITY_TYPE)
+    old = keyring.current_key[0]
+    signed = await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
     await commands.answer("vault", "rotate")
     await a_minute_later()
     retired = await commands.answer("vault", "retire")
     fresh = await another_process()
 
     assert retired == f"Dropped: data key 1, master key {old}.\n"
-    assert keyring.key(keyring.current[0]) is not None
-    assert Keyring(VaultSettings(keyring_file=keyring_file)).key(old) is None
-    assert await fresh.data_keys.key("1") is None
+    assert keyring.find_key(keyring.current_key[0]) is not None
+    assert Keyring(VaultSettings(keyring_file=keyring_file)).find_key(old) is None
+    assert await fresh.data_keys.find_key("1") is None
     assert await read(fresh, alice) == granted
-    assert await fresh.keys.verify(signed, IDENTITY_TYPE)
-    client = await Clients(fresh).get("chat")
+    assert await fresh.signing_keys.verify_token(signed, IDENTITY_TYPE)
+    client = await OAuthClients(fresh).find_client("chat")
     assert client is not None
     assert client.client_secret == "of-the-client"
     assert "there was only one" in await commands.answer("vault", "retire")
@@ -198,29 +198,29 @@ async def test_a_sign_in_that_is_under_way_survives_a_rotation_and_the_end_of_th
 
     # The code is taken to the provider, which is where this test has nothing more to show.
     with pytest.raises(UpstreamUnavailable):
-        await fresh.consent.complete({"state": state, "code": "c"}, alice, "browser")
+        await fresh.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
     with pytest.raises(AuthorizationRefused, match="used already"):
-        await fresh.consent.complete({"state": state, "code": "c"}, alice, "browser")
+        await fresh.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
 
 
 async def test_a_verifier_moved_to_another_sign_in_does_not_open(
     services: Services, alice: Principal
 ) -> None:
     request, _ = await begun(services, alice)
-    address = await services.consent.begin(request, "browser")
+    address = await services.consent.begin_sign_in(request, "browser")
     state = parse_qs(urlsplit(address).query)["state"][0]
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         one, two = (await session.exec(select(AuthorizationAttemptRow))).all()
         one.sealed_verifier, two.sealed_verifier = two.sealed_verifier, one.sealed_verifier
         session.add_all([one, two])
 
     with pytest.raises(VaultSealBroken):
-        await services.consent.complete({"state": state, "code": "c"}, alice, "browser")
+        await services.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
 
 
 async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
-    await Clients(services).register(CLIENT)
-    async with services.database.reading() as session:
+    await OAuthClients(services).register_client(CLIENT)
+    async with services.database.open_read_session() as session:
         row = (await session.exec(select(OAuthClientRow))).one()
 
     assert "of-the-client" not in str(row.metadata_)
@@ -230,22 +230,22 @@ async def test_what_the_release_before_data_keys_sealed_still_opens_and_is_seale
     services: Services, alice: Principal, commands: Commands, keyring_file: Path
 ) -> None:
     issued = tokens()
-    async with services.database.writing() as session:
-        await services.grants.store(session, connection("old"), alice.id, issued, "alice")
+    async with services.database.open_write_session() as session:
+        await services.grants.store_grant(session, connection("old"), alice.id, issued, "alice")
     keyring = Keyring(VaultSettings(keyring_file=keyring_file))
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         row = (await session.exec(select(GrantRow))).one()
         bound_to = f"grant:{row.id}:{row.holder}:{row.connection}"
         # The older form is the keyring's own, by which it wraps data keys now.
-        row.sealed_tokens = await keyring.wrap(
-            await services.vault.open(row.sealed_tokens, bound_to), bound_to
+        row.sealed_tokens = await keyring.wrap_key(
+            await services.vault.open_secret(row.sealed_tokens, bound_to), bound_to
         )
         session.add(row)
     assert row.sealed_tokens[0] == 1
 
-    before = await services.grants.credential(connection("old"), alice.id)
+    before = await services.grants.find_credential(connection("old"), alice.id)
     told = await commands.answer("vault", "reseal")
-    after = await services.grants.credential(connection("old"), alice.id)
+    after = await services.grants.find_credential(connection("old"), alice.id)
 
     assert told.startswith("1 secrets")
     assert before == after

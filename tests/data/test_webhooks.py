@@ -11,7 +11,7 @@ from engine.errors import VaultSealBroken, WebhookInvalid, WebhookUnknown
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.webhooks.mapping import DeliveryMapping
-from engine.webhooks.webhooks import MOST_WEBHOOKS, Changes, Made
+from engine.webhooks.webhooks import MAX_WEBHOOKS_PER_PRINCIPAL, WebhookUpdate, WebhookWithSecret
 from tests.data.commands import Commands
 from tests.senders import GITHUB
 
@@ -27,9 +27,17 @@ MAPPING = DeliveryMapping.model_validate(
 )
 
 
-async def made(services: Services, by: Principal, name: str = "Hook", secret: str | None = None) -> Made:
-    return await services.webhooks.create(
-        by, by, name=name, tool="tool", scheme="github", mapping=MAPPING, secret=secret
+async def made(
+    services: Services, by: Principal, name: str = "Hook", secret: str | None = None
+) -> WebhookWithSecret:
+    return await services.webhooks.create_webhook(
+        by,
+        by,
+        webhook_name=name,
+        tool_name="tool",
+        scheme="github",
+        delivery_mapping=MAPPING,
+        sender_secret=secret,
     )
 
 
@@ -38,11 +46,11 @@ async def test_a_webhook_reads_back_as_it_was_made_in_every_process(
 ) -> None:
     new = await made(services, alice)
 
-    webhook, in_force = await other.webhooks.receiving(new.webhook.id)
+    webhook, in_force = await other.webhooks.get_webhook_with_secrets(new.webhook.id)
 
     assert webhook == new.webhook
     assert webhook.mapping == MAPPING
-    assert in_force == [new.secret]
+    assert in_force == [new.webhook_secret]
 
 
 async def test_a_list_goes_on_where_it_stopped(services: Services, alice: Principal, bob: Principal) -> None:
@@ -51,9 +59,9 @@ async def test_a_list_goes_on_where_it_stopped(services: Services, alice: Princi
         await made(services, alice, name)
     await made(services, bob)
 
-    first = await services.webhooks.reachable(alice, limit=3)
+    first = await services.webhooks.list_webhooks(alice, limit=3)
     place = (first[-1].created_at, first[-1].id)
-    rest = await services.webhooks.reachable(alice, limit=3, after=place)
+    rest = await services.webhooks.list_webhooks(alice, limit=3, after_place=place)
 
     assert [one.name for one in (*first, *rest)] == names[::-1]
 
@@ -63,17 +71,17 @@ async def test_of_two_changes_to_one_version_the_second_finds_it_gone(
 ) -> None:
     webhook = (await made(services, alice)).webhook
 
-    first = await services.webhooks.change(alice, webhook, Changes(name="First"))
+    first = await services.webhooks.change_webhook(alice, webhook, WebhookUpdate(name="First"))
 
     assert first is not None
     assert (first.name, first.version, first.mapping) == ("First", 2, MAPPING)
-    assert await other.webhooks.change(alice, webhook, Changes(active=False)) is None
-    assert await other.webhooks.rotate(alice, webhook, timedelta()) is None
-    assert not await other.webhooks.delete(alice, webhook)
-    assert await other.webhooks.delete(alice, first)
+    assert await other.webhooks.change_webhook(alice, webhook, WebhookUpdate(is_active=False)) is None
+    assert await other.webhooks.rotate_secret(alice, webhook, timedelta()) is None
+    assert not await other.webhooks.delete_webhook(alice, webhook)
+    assert await other.webhooks.delete_webhook(alice, first)
     with pytest.raises(WebhookUnknown):
-        await services.webhooks.receiving(webhook.id)
-    assert (await verify_trail(services.database, services.keys)).holds
+        await services.webhooks.get_webhook_with_secrets(webhook.id)
+    assert (await verify_trail(services.database, services.signing_keys)).is_intact
 
 
 async def test_two_secrets_are_in_force_for_a_while_and_never_three(
@@ -81,15 +89,18 @@ async def test_two_secrets_are_in_force_for_a_while_and_never_three(
 ) -> None:
     webhook = (await made(services, alice, secret=GITHUB)).webhook
 
-    once = await services.webhooks.rotate(alice, webhook, timedelta(hours=1))
+    once = await services.webhooks.rotate_secret(alice, webhook, timedelta(hours=1))
     assert once is not None
-    assert (await services.webhooks.receiving(webhook.id))[1] == [once.secret, GITHUB]
-    twice = await services.webhooks.rotate(alice, once.webhook, timedelta(hours=1))
+    assert (await services.webhooks.get_webhook_with_secrets(webhook.id))[1] == [once.webhook_secret, GITHUB]
+    twice = await services.webhooks.rotate_secret(alice, once.webhook, timedelta(hours=1))
     assert twice is not None
-    assert (await services.webhooks.receiving(webhook.id))[1] == [twice.secret, once.secret]
-    last = await services.webhooks.rotate(alice, twice.webhook, timedelta())
+    assert (await services.webhooks.get_webhook_with_secrets(webhook.id))[1] == [
+        twice.webhook_secret,
+        once.webhook_secret,
+    ]
+    last = await services.webhooks.rotate_secret(alice, twice.webhook, timedelta())
     assert last is not None
-    assert (await services.webhooks.receiving(webhook.id))[1] == [last.secret]
+    assert (await services.webhooks.get_webhook_with_secrets(webhook.id))[1] == [last.webhook_secret]
 
 
 async def test_a_secret_is_sealed_anew_when_the_vault_is(
@@ -98,11 +109,11 @@ async def test_a_secret_is_sealed_anew_when_the_vault_is(
     webhook = (await made(services, alice, secret=GITHUB)).webhook
     await commands.answer("vault", "rotate")
 
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         sealed = (await session.exec(select(WebhookRow))).one().sealed_secret
     assert GITHUB.encode() not in sealed
-    assert (await services.webhooks.receiving(webhook.id))[1] == [GITHUB]
-    assert await services.vault.is_current(sealed)
+    assert (await services.webhooks.get_webhook_with_secrets(webhook.id))[1] == [GITHUB]
+    assert await services.vault.has_current_key(sealed)
 
 
 @pytest.mark.parametrize("changed", ["principal_id", "tool", "scheme"])
@@ -110,19 +121,19 @@ async def test_a_secret_opens_for_no_other_principal_tool_or_scheme(
     services: Services, alice: Principal, bob: Principal, changed: str
 ) -> None:
     webhook = (await made(services, alice)).webhook
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         row = await session.get_one(WebhookRow, webhook.id)
         setattr(row, changed, bob.id if changed == "principal_id" else "stripe")
         session.add(row)
 
     with pytest.raises(VaultSealBroken):
-        await services.webhooks.receiving(webhook.id)
+        await services.webhooks.get_webhook_with_secrets(webhook.id)
 
 
 async def test_a_principal_has_so_many_webhooks_and_no_more(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    for number in range(MOST_WEBHOOKS):
+    for number in range(MAX_WEBHOOKS_PER_PRINCIPAL):
         await made(services, alice, str(number))
 
     with pytest.raises(WebhookInvalid, match="Delete"):

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gateway.cli import commands
+from gateway.cli import build_commands
 
 
 def _leaves(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, TyperCommand | TyperGroup]]:
@@ -26,7 +26,7 @@ def _loaded(command: object) -> TyperCommand | TyperGroup:
     return loaded
 
 
-ROOT_COMMAND = typer.main.get_command(commands())
+ROOT_COMMAND = typer.main.get_command(build_commands())
 COMMANDS = dict(_leaves(ROOT_COMMAND, ("byline",)))
 
 

@@ -9,7 +9,7 @@ import yaml
 from _pytest.mark import ParameterSet
 
 from engine.connections.connection import Connection
-from engine.interpolation import interpolate
+from engine.interpolation import interpolate_variables
 from engine.policy import PolicyFile
 from gateway.toolsets import ToolsetsFile
 from tests.docs.command_line import parse
@@ -72,7 +72,7 @@ def test_json_that_is_shown_is_json(block: Block) -> None:
 
 @pytest.mark.parametrize("block", written_in("yaml"))
 def test_a_file_that_is_shown_declares_connections_toolsets_or_a_policy(block: Block) -> None:
-    document: dict[str, Any] = interpolate(yaml.safe_load(block.text), _AnyVariable())
+    document: dict[str, Any] = interpolate_variables(yaml.safe_load(block.text), _AnyVariable())
     if "connections" not in document:
         (ToolsetsFile if "toolsets" in document else PolicyFile).model_validate(document)
         return

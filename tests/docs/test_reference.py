@@ -8,12 +8,17 @@ import pytest
 from pydantic import BaseModel
 
 from engine import errors, sdk, wire
-from engine.audit.trail import AuditEvent, Kind, Verdict
-from engine.connections.connection import Assertion, Connection, Key, Provider
+from engine.audit.trail import AuditEvent, AuditEventKind, UpstreamVerdict
+from engine.connections.connection import (
+    AssertionDeclaration,
+    Connection,
+    KeyDeclaration,
+    ProviderDeclaration,
+)
 from engine.identity.model import Actor, Identity
 from engine.upstream import Upstream
 from examples.sandbox.__main__ import SYSTEMS
-from gateway.errors import http_status, mcp_code
+from gateway.errors import to_http_status, to_mcp_code
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.docs.command_line import COMMANDS
 from tests.docs.markdown import ROOT, code, table
@@ -38,7 +43,12 @@ def test_every_setting_is_told_with_its_default() -> None:
 
 @pytest.mark.parametrize(
     ("section", "model"),
-    [("Connection", Connection), ("Key", Key), ("Assertion", Assertion), ("Provider", Provider)],
+    [
+        ("Connection", Connection),
+        ("Key", KeyDeclaration),
+        ("Assertion", AssertionDeclaration),
+        ("Provider", ProviderDeclaration),
+    ],
 )
 def test_every_key_of_a_declaration_is_told_with_whether_it_is_required(
     section: str, model: type[BaseModel]
@@ -84,20 +94,20 @@ def test_every_method_and_parameter_of_an_upstream_is_told() -> None:
 
 
 def test_every_kind_of_audit_event_is_told() -> None:
-    assert set(table(REFERENCE / "audit.md", "kind")) == set(get_args(Kind))
+    assert set(table(REFERENCE / "audit.md", "kind")) == set(get_args(AuditEventKind))
 
 
 def test_every_field_of_an_audit_event_is_told() -> None:
     actor = Actor(kind="schedule", id="a", name="a")
-    identity = Identity("p", "i", "s", "n", actor, "schedule", root="r", tool="t", call="c")
-    names = AuditEvent(kind="tool.called", identity=identity).document().keys()
+    identity = Identity("p", "i", "s", "n", actor, "schedule", run_id="r", tool_name="t", call_digest="c")
+    names = AuditEvent(kind="tool.called", identity=identity).to_document().keys()
     own = {field.name for field in fields(AuditEvent)} - {"kind", "identity"}
 
     assert set(table(REFERENCE / "audit.md", "field")) == {*names, *own}
 
 
 def test_every_verdict_is_told() -> None:
-    assert set(table(REFERENCE / "audit.md", "verdict")) == set(get_args(Verdict))
+    assert set(table(REFERENCE / "audit.md", "verdict")) == set(get_args(UpstreamVerdict))
 
 
 def test_every_wire_name_is_told() -> None:
@@ -113,13 +123,13 @@ def test_every_error_is_told_as_every_edge_tells_it() -> None:
     rows = {}
     for kind in tree():
         error = kind.__new__(kind)
-        answer = mcp_code(error)
+        answer = to_mcp_code(error)
         meaning = (inspect.getdoc(kind) or "").splitlines()[0].rstrip(".")
-        retried = "yes" if kind.retryable else "no"
+        retried = "yes" if kind.is_retryable else "no"
         rows[kind.code] = [
             meaning,
             retried,
-            str(http_status(error)),
+            str(to_http_status(error)),
             "result" if answer is None else str(answer),
         ]
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 from engine.db.database import Database
 from engine.settings import DatabaseSettings
-from gateway.embedded.stack import Stack
+from gateway.embedded.stack import EmbeddedStack
 from tests.e2e.wiretap import Secrets
 from tests.e2e.world import ROOT, World, own_ports
 from tests.errands.noting import System
@@ -33,7 +33,9 @@ async def running_errands(folder: Path) -> AsyncIterator[World]:
         "BYLINE_GATEWAY__HOLD_WITHIN": str(HOLD),
         "KINTO_CLIENT_SECRET": client_secret,
     }
-    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+    async with EmbeddedStack(
+        folder / "data", environment=environment, report_progress=lambda _: None
+    ) as stack:
         client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
         with oidc_provider(folder, [client]) as provider, kinto_server(folder, provider.issuer) as kinto:
             for system in get_args(System):
@@ -44,4 +46,4 @@ async def running_errands(folder: Path) -> AsyncIterator[World]:
             await asyncio.gather(world.restart("temporal"), world.restart("migrate"))
             await asyncio.gather(world.restart("worker"), world.restart("gateway"))
             yield world
-            await database.close()
+            await database.close_connections()

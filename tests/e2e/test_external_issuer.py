@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from examples.browser import Page
 from examples.chat import Person, chat
-from gateway.embedded.stack import Stack
+from gateway.embedded.stack import EmbeddedStack
 from tests.e2e.rounds import call_tool
 from tests.e2e.world import BUILDER, BYLINE, COLLECT, TOOL, installed, link, output, own_ports, said
 from tests.foreign.kinto import Kinto, kinto_server, user
@@ -42,7 +42,7 @@ PATH = "/buckets/crm/collections/accounts/records/acme"
 class Stage:
     """Byline as nothing but a resource server of a provider that others wrote, at which people sign in to Kinto too."""
 
-    stack: Stack
+    stack: EmbeddedStack
     provider: OidcProvider
     kinto: Kinto
 
@@ -102,7 +102,9 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
         "BYLINE_CONNECTIONS_FILE": str(BUILDER / "connections.yml"),
         "KINTO_CLIENT_SECRET": of_kinto,
     }
-    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+    async with EmbeddedStack(
+        folder / "data", environment=environment, report_progress=lambda _: None
+    ) as stack:
         clients = (
             Client("byline-sign-in", of_sign_in, (f"{stack.gateway_url}/sign-in/callback",)),
             Client(CHAT.client_id, "", (BACK,), {"token_endpoint_auth_method": "none"}),
@@ -122,8 +124,8 @@ async def stage(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Stage
                 "KINTO_ISSUER": provider.issuer,
             }
             for name in BYLINE:
-                await stack.start(name)
-                await stack.wait_ready(name)
+                await stack.start_service(name)
+                await stack.wait_until_ready(name)
             yield Stage(stack, provider, kinto)
 
 
@@ -137,7 +139,7 @@ async def test_a_person_of_the_provider_is_discovered_signed_in_and_obeyed(stage
         alice.has_signed_in.set()
 
     trail = (sys.executable, "-m", "gateway.cli", "audit", "--record", f"kinto:record/{RECORD}", "--writes")
-    told = await output(trail, stage.stack.environment("gateway"))
+    told = await output(trail, stage.stack.build_environment("gateway"))
     assert alice.tokens.tokens is not None
     issued = jwt.decode(alice.tokens.tokens.access_token, stage.provider.key).claims
     assert (issued["iss"], issued["aud"]) == (stage.provider.issuer, stage.stack.mcp_url)

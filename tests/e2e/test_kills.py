@@ -37,7 +37,7 @@ async def test_a_client_between_two_rounds_rejoins_its_run_after(world: World, k
     async with call_under_way(world, alice, record) as (address, calling):
         (begun,) = await world.runs(alice)
         for name in killed:
-            await world.stack.kill(name)
+            await world.stack.kill_service(name)
         await world.restart(*(name for name in BACK_IN_ORDER if name in killed))
         page = await world.consent(alice, address, "alice")
         alice.has_signed_in.set()
@@ -53,10 +53,10 @@ async def test_a_gateway_that_dies_between_grant_and_wake_up_sends_it_when_it_is
     async with chat(alice, world.stack.mcp_url, elicitation=False) as client:
         waits = said(await client.call_tool(TOOL, {"record": record, "note": "survives"}))
         # Without a Temporal server the grant can be stored and the wake-up cannot be sent.
-        await world.stack.kill("temporal")
+        await world.stack.kill_service("temporal")
         page = await world.consent(alice, waits["links"][0]["url"], "alice")
         owed_before = owed(world)
-        await world.stack.kill("gateway")
+        await world.stack.kill_service("gateway")
         await world.restart("temporal")
         authors_without_gateway = world.authors(record)
         await world.restart("gateway")
@@ -74,7 +74,7 @@ async def test_a_gateway_that_dies_between_grant_and_wake_up_sends_it_when_it_is
 async def test_a_run_that_waits_holds_nothing_of_a_worker(world: World) -> None:
     alice, record = await world.newcomer("alice"), world.record()
     async with call_under_way(world, alice, record) as (address, calling):
-        await world.stack.kill("worker")
+        await world.stack.kill_service("worker")
         page = await world.consent(alice, address, "alice")
         await world.restart("worker")
         alice.has_signed_in.set()

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from examples.chat import Person, chat
-from gateway.embedded.stack import Stack
-from gateway.embedded.surroundings import COMPOSE_FILE
+from gateway.embedded.stack import EmbeddedStack
+from gateway.embedded.surroundings import COMPOSE_PATH
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.e2e.world import BUILDER, BYLINE, ROOT, TOOL, World, installed, link, output, own_ports, said
 from tests.foreign.kinto import kinto_server
@@ -17,7 +17,7 @@ ALICE = next(person for person in DEMO_PEOPLE if person.username == "alice")
 
 
 async def test_a_builders_package_is_found_by_its_entry_point(world: World) -> None:
-    assert "kinto_notes" not in world.stack.environment("worker")["BYLINE_MODULES"]
+    assert "kinto_notes" not in world.stack.build_environment("worker")["BYLINE_MODULES"]
     async with chat(await world.newcomer("alice"), world.stack.mcp_url) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
 
@@ -37,8 +37,8 @@ async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path) ->
     site = tmp_path / "site"
     await installed(wheel, site)
     await installed(BUILDER, site)
-    compose = tmp_path / COMPOSE_FILE.name
-    shutil.copy(COMPOSE_FILE, compose)
+    compose = tmp_path / COMPOSE_PATH.name
+    shutil.copy(COMPOSE_PATH, compose)
     client_secret = secrets.token_urlsafe(24)
     environment = {
         **os.environ,
@@ -54,7 +54,9 @@ async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path) ->
     assert not any(str(ROOT) in place for place in places)
 
     alice = Person(ALICE.username, ALICE.password)
-    async with Stack(tmp_path / "data", environment=environment, file=compose, say=lambda _: None) as stack:
+    async with EmbeddedStack(
+        tmp_path / "data", environment=environment, compose_path=compose, report_progress=lambda _: None
+    ) as stack:
         client_of_kinto = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
         with (
             oidc_provider(tmp_path, [client_of_kinto]) as provider,
@@ -64,8 +66,8 @@ async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path) ->
             kinto.add_collection("crm", "accounts")
             kinto.add_record("/buckets/crm/collections/accounts/records/acme", {}, writers=["alice"])
             for name in BYLINE:
-                await stack.start(name)
-                await stack.wait_ready(name)
+                await stack.start_service(name)
+                await stack.wait_until_ready(name)
             async with chat(alice, stack.mcp_url) as client, asyncio.TaskGroup() as group:
                 note = {"record": "crm/accounts/acme", "note": "from a wheel"}
                 calling = group.create_task(client.call_tool(TOOL, note))

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from typing_extensions import override
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import AuditEventRow, AuthorizationRequestRow
 from examples.chat import Person, chat
 from tests.e2e.world import TOOL, World, outcome, said
@@ -50,7 +50,7 @@ class Stage:
     async def removals(self) -> list[str]:
         """Whose grants were removed, according to the trail."""
         removed = select(AuditEventRow).where(AuditEventRow.kind == "grant.removed")
-        async with self.world.database.reading() as session:
+        async with self.world.database.open_read_session() as session:
             return [row.event["principal"]["name"] for row in (await session.exec(removed)).all()]
 
     def annotation(self) -> dict[str, object]:
@@ -197,8 +197,8 @@ async def test_a_link_that_is_declined_too_old_or_anothers_says_so(stage: Stage)
         expire = update(AuthorizationRequestRow).where(
             col(AuthorizationRequestRow.id) == link.rpartition("/")[2]
         )
-        async with stage.world.database.writing() as session:
-            await session.exec(expire.values(expires_at=now() - timedelta(seconds=1)))
+        async with stage.world.database.open_write_session() as session:
+            await session.exec(expire.values(expires_at=utc_now() - timedelta(seconds=1)))
         await window.open(link)
         await window.shows("This link is too old")
 

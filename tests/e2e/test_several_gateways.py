@@ -41,7 +41,7 @@ class Pair:
         if place in self._processes:
             return
         environment = {
-            **self.world.stack.environment("gateway"),
+            **self.world.stack.build_environment("gateway"),
             "BYLINE_GATEWAY__PUBLIC_URL": self.world.stack.gateway_url,
             "BYLINE_GATEWAY__PORT": str(self.proxy.gateways[place]),
             "BYLINE_GATEWAY__HOLD_WITHIN": "4",
@@ -70,7 +70,7 @@ async def shared(world: World, tmp_path_factory: pytest.TempPathFactory) -> Asyn
     folder = tmp_path_factory.mktemp("gateways")
     pair = Pair(world, proxy, folder / "gateways.log")
     (folder / "policy.yml").write_text(f"tools: {{{GUARDED}: {{roles: [finance]}}}}")
-    await world.stack.stop("gateway")
+    await world.stack.stop_service("gateway")
     try:
         async with proxied(proxy, int(world.stack.variables["GATEWAY_PORT"])):
             yield pair

@@ -14,7 +14,7 @@ from sqlmodel import select
 from temporalio.client import WorkflowExecutionStatus
 
 from engine.db.tables import RunRow
-from engine.identity.model import call_digest
+from engine.identity.model import digest_call
 from engine.wire import OUTCOME_META
 from examples.chat import Person
 from tests.e2e.conversation import ChatClient, Conversation, conversing
@@ -101,8 +101,8 @@ class Cell:
 
     async def runs(self) -> Sequence[str]:
         """The runs that serve this call."""
-        digest = call_digest(self.tool, self.arguments)
-        async with self.seat.world.database.reading() as session:
+        digest = digest_call(self.tool, self.arguments)
+        async with self.seat.world.database.open_read_session() as session:
             return (await session.exec(select(RunRow.id).where(RunRow.call == digest))).all()
 
     async def with_everybody(self, *steps: Callable[[], Awaitable[None]]) -> None:
@@ -209,7 +209,7 @@ async def gateway_killed(cell: Cell) -> None:
     if not cell.seat.client.prompts:
         await cell.chat.collect()
     world = cell.seat.world
-    await cell.with_everybody(partial(world.stack.kill, "gateway"), partial(world.restart, "gateway"))
+    await cell.with_everybody(partial(world.stack.kill_service, "gateway"), partial(world.restart, "gateway"))
     await cell.sign_in(*links)
     await cell.again()
     await cell.is_done()
@@ -221,7 +221,7 @@ async def gateway_stopped_under_a_tool_that_wants_to_be_cancelled(cell: Cell) ->
     async with asyncio.timeout(GATHER_WITHIN):
         while not (runs := await cell.runs()):
             await asyncio.sleep(0.1)
-    await cell.with_everybody(partial(world.stack.stop, "gateway"), partial(world.restart, "gateway"))
+    await cell.with_everybody(partial(world.stack.stop_service, "gateway"), partial(world.restart, "gateway"))
     run = (await world.temporal()).get_workflow_handle(runs[0])
     assert (await run.describe()).status == WorkflowExecutionStatus.RUNNING
     await cell.again()

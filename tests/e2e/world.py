@@ -26,15 +26,15 @@ from engine.wire import OUTCOME_META
 from examples.browser import Page
 from examples.chat import Person, chat
 from gateway.embedded.compose import ComposeFile
-from gateway.embedded.stack import Stack
-from gateway.embedded.surroundings import COMPOSE_FILE
-from gateway.sign_in.people import People
+from gateway.embedded.stack import EmbeddedStack
+from gateway.embedded.surroundings import COMPOSE_PATH
+from gateway.sign_in.people import BuiltInPeople
 from tests.e2e.wiretap import Secrets, tapped
 from tests.foreign.kinto import Kinto, kinto_server, user
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import listens
 
-ROOT = COMPOSE_FILE.parent
+ROOT = COMPOSE_PATH.parent
 BUILDER = ROOT / "examples" / "kinto_notes"
 SANDBOX = ROOT / "examples" / "sandbox" / "connections.yml"
 TOOL, COLLECT = "annotate_record", "byline_collect"
@@ -47,7 +47,7 @@ PATIENCE = 60.0
 class World:
     """All of it, and everything secret that its upstreams were told."""
 
-    stack: Stack
+    stack: EmbeddedStack
     provider: OidcProvider
     kinto: Kinto
     database: Database
@@ -56,7 +56,9 @@ class World:
     async def newcomer(self, name: str) -> Person:
         """Somebody who can sign in to Byline and has connected nothing yet."""
         who = Person(f"{name}-{secrets.token_hex(3)}", secrets.token_urlsafe(12))
-        await People(self.database).add(who.username, f"{name.title()} {who.username[-6:]}", who.password)
+        await BuiltInPeople(self.database).add_person(
+            who.username, f"{name.title()} {who.username[-6:]}", who.password
+        )
         return who
 
     async def token(self, who: Person) -> str:
@@ -101,7 +103,7 @@ class World:
             .where(PersonRow.username == who.username)
             .order_by(col(RunRow.started_at))
         )
-        async with self.database.reading() as session:
+        async with self.database.open_read_session() as session:
             rows = (await session.exec(query)).all()
         temporal = await self.temporal()
         for name in {name for _, name in rows}:
@@ -118,7 +120,7 @@ class World:
     async def byline(self, *arguments: str) -> str:
         """What the command line answers."""
         command = (sys.executable, "-m", "gateway.cli", *arguments)
-        return await output(command, self.stack.environment("gateway"))
+        return await output(command, self.stack.build_environment("gateway"))
 
     async def audit(self, *arguments: str) -> list[dict[str, Any]]:
         """Lines of the trail."""
@@ -127,8 +129,8 @@ class World:
     async def restart(self, *services: str) -> None:
         """Start services that were killed, and return when they are ready."""
         for name in services:
-            await self.stack.start(name)
-            await self.stack.wait_ready(name)
+            await self.stack.start_service(name)
+            await self.stack.wait_until_ready(name)
 
 
 async def link(who: Person) -> str:
@@ -172,7 +174,7 @@ async def output(command: Sequence[str], environment: dict[str, str], at: Path =
 
 def own_ports() -> dict[str, str]:
     """A port for each service, away from the usual ones, which whoever else works on this machine would take."""
-    names = [name for name in ComposeFile(COMPOSE_FILE).variables if name.endswith("_PORT")]
+    names = [name for name in ComposeFile(COMPOSE_PATH).variable_defaults if name.endswith("_PORT")]
     # Below the ephemeral range, so that no outgoing connection takes the port of a service that was killed.
     free = (port for port in random.sample(range(20_000, 32_000), 1_000) if not listens(port))
     return {name: str(port) for name, port in zip(names, free, strict=False)}
@@ -204,7 +206,9 @@ async def running_world(folder: Path) -> AsyncIterator[World]:
         "BYLINE_GATEWAY__ANSWER_WITHIN": "4",
         "KINTO_CLIENT_SECRET": client_secret,
     }
-    async with Stack(folder / "data", environment=environment, say=lambda _: None) as stack:
+    async with EmbeddedStack(
+        folder / "data", environment=environment, report_progress=lambda _: None
+    ) as stack:
         client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
         upstreams = {
             name: f"http://127.0.0.1:{stack.variables[f'{name.upper()}_PORT']}" for name in UPSTREAMS
@@ -215,10 +219,10 @@ async def running_world(folder: Path) -> AsyncIterator[World]:
             async with tapped(upstreams, heard) as tap:
                 connections.write_text(_declared(tap))
                 environment |= {"KINTO_URL": f"{tap}/kinto", "KINTO_ISSUER": provider.issuer}
-                await stack.up()
+                await stack.start_all_services()
                 database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
                 yield World(stack, provider, kinto, database, heard)
-                await database.close()
+                await database.close_connections()
 
 
 def _declared(tap: str) -> str:

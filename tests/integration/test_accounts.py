@@ -13,9 +13,9 @@ READ = {"account_id": CONTOSO}
 
 async def use(platform: Platform, connection: str, account: str, tool: str = "") -> None:
     """Let Alice choose an account."""
-    declared = await platform.services.catalogue.get(connection)
+    declared = await platform.services.catalogue.get_connection(connection)
     name = platform.systems[connection].account(account)
-    await platform.services.answering.use(declared, platform.alice, name, tool=tool)
+    await platform.services.answer_recorder.choose_account(declared, platform.alice, name, tool_name=tool)
 
 
 async def two_accounts(platform: Platform, *connections: str) -> None:
@@ -35,15 +35,15 @@ async def test_a_run_waits_for_the_choice_between_two_accounts_which_is_remember
     platform: Platform,
 ) -> None:
     await two_accounts(platform, "crm")
-    crm = await platform.services.catalogue.get("crm")
+    crm = await platform.services.catalogue.get_connection("crm")
 
     run = await platform.start("read_once", {**READ, "label": "1"}, platform.alice)
     (request,) = await platform.parked(run)
     before = platform.requests("crm")
     bobs = platform.systems["crm"].account("bob")
-    await platform.services.answering.answer(request, crm, platform.alice, bobs)
+    await platform.services.answer_recorder.answer_choice(request, crm, platform.alice, bobs)
 
-    assert (request.asks, request.about, before) == ("choice", "read_once", [])
+    assert (request.request_kind, request.about, before) == ("choice", "read_once", [])
     assert isinstance(await platform.outcome(run), Finished)
     again = await platform.start("read_once", {**READ, "label": "2"}, platform.alice)
     assert isinstance(await platform.outcome(again), Finished)
@@ -57,17 +57,17 @@ async def test_a_run_that_waits_for_a_choice_goes_on_with_an_account_that_is_con
 ) -> None:
     await platform.grant("crm", platform.alice)
     await use(platform, "crm", "alice")
-    declared = await platform.services.catalogue.get("crm")
-    await platform.services.grants.remove(declared, platform.alice.id)
+    declared = await platform.services.catalogue.get_connection("crm")
+    await platform.services.grants.revoke_grant(declared, platform.alice.id)
 
     run = await platform.start("read_once", READ, platform.alice)
     (request,) = await platform.parked(run)
     await platform.consent(request, platform.alice, account="bob")
 
-    assert request.asks == "choice"
+    assert request.request_kind == "choice"
     assert isinstance(await platform.outcome(run), Finished)
     assert seen(platform, "crm") == ["bob"]
-    chosen = (await platform.services.accounts.of(platform.alice.id))["crm"]
+    chosen = (await platform.services.accounts.list_choices(platform.alice.id))["crm"]
     assert chosen == {"": platform.systems["crm"].account("bob")}
 
 
@@ -97,16 +97,16 @@ async def test_branches_that_need_a_choice_a_step_up_and_a_sign_in_ask_for_all_t
     dispute = {"account_id": NORTHWIND, "customer_id": "cus_NffrFeUfNV2Hib", "ticket_id": DISPUTE}
 
     run = await platform.start("resolve_billing_dispute", dispute, platform.alice)
-    requests = {request.connection: request for request in await platform.asked(run, questions=3)}
+    requests = {request.connection_name: request for request in await platform.asked(run, questions=3)}
 
-    assert {name: request.asks for name, request in requests.items()} == {
+    assert {name: request.request_kind for name, request in requests.items()} == {
         "crm": "choice",
         "billing": "any_account",
         "support": "account",
     }
-    crm = await platform.services.catalogue.get("crm")
+    crm = await platform.services.catalogue.get_connection("crm")
     alices = platform.systems["crm"].account("alice")
-    await platform.services.answering.answer(requests["crm"], crm, platform.alice, alices)
+    await platform.services.answer_recorder.answer_choice(requests["crm"], crm, platform.alice, alices)
     for name in ("billing", "support"):
         await platform.consent(requests[name], platform.alice)
     assert isinstance(await platform.outcome(run), Finished)
@@ -118,7 +118,7 @@ async def test_a_step_up_with_another_account_is_told_mixes_nothing_up_and_waits
     await platform.redeclare("support", scopes=("tickets:read",))
     await two_accounts(platform, "support")
     await use(platform, "support", "alice")
-    support = await platform.services.catalogue.get("support")
+    support = await platform.services.catalogue.get_connection("support")
     alices, bobs = (platform.systems["support"].account(name) for name in ("alice", "bob"))
 
     run = await platform.start(
@@ -134,9 +134,12 @@ async def test_a_step_up_with_another_account_is_told_mixes_nothing_up_and_waits
     await platform.consent(request, platform.alice)
     assert isinstance(await platform.outcome(run), Finished)
     assert set(seen(platform, "support")) == {"alice"}
-    held = await platform.services.grants.scopes_held(support, platform.alice.id, alices)
+    held = await platform.services.grants.list_active_scopes(support, platform.alice.id, alices)
     assert set(held) == {"tickets:read", "tickets:write"}
-    assert {grant.account for grant in await platform.services.grants.of(platform.alice.id)} == {alices, bobs}
+    assert {grant.account for grant in await platform.services.grants.list_grants(platform.alice.id)} == {
+        alices,
+        bobs,
+    }
 
 
 async def test_the_chosen_account_that_its_upstream_revoked_is_asked_for_and_no_other_is_used(
@@ -170,6 +173,6 @@ async def test_a_run_goes_on_with_its_account_though_another_was_chosen_while_it
     await use(platform, "crm", "bob")
     await platform.consent(request, platform.alice)
 
-    assert request.connection == "support"
+    assert request.connection_name == "support"
     assert isinstance(await platform.outcome(run), Finished)
     assert seen(platform, "crm") == ["alice", "alice"]

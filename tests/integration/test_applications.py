@@ -8,7 +8,7 @@ import pytest_asyncio
 from sqlalchemy import update
 from sqlmodel import col
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import ClientConsentRow
 from examples.browser import Browser, Page
 from gateway.authorization_server.registered_clients import RegisteredClients
@@ -49,7 +49,7 @@ def is_asked(page: Page) -> bool:
 
 
 async def trail(byline: Byline, kind: str, client: Application) -> list[dict[str, Any]]:
-    lines = await byline.services.trail.find(limit=None)
+    lines = await byline.services.trail.find_lines(limit=None)
     return [each.event for each in lines if each.kind == kind and each.event["actor"]["id"] == client.id]
 
 
@@ -186,8 +186,8 @@ async def test_a_sign_in_that_nobody_uses_is_over_and_asked_about_again(
     client = await application(http, byline)
     issued = await tokens(client, await client.code(redirect_uri=WEB), redirect_uri=WEB)
     over = update(ClientConsentRow).where(col(ClientConsentRow.client_id) == client.id)
-    async with byline.services.database.writing() as session:
-        await session.exec(over.values(expires_at=now() - timedelta(seconds=1)))
+    async with byline.services.database.open_write_session() as session:
+        await session.exec(over.values(expires_at=utc_now() - timedelta(seconds=1)))
     async with Browser(stop_at="https://") as browser:
         await byline.signed_in(browser, "alice")
         page = await browser.open(client.question(redirect_uri=WEB))
@@ -218,8 +218,8 @@ async def test_a_token_of_another_client_or_person_is_not_made_good_by_a_consent
 ) -> None:
     client = await application(http, byline)
     issued = await tokens(client, await client.code(redirect_uri=SCHEME), redirect_uri=SCHEME)
-    (bob,) = await byline.services.principals.named("Bob Baker")
-    claims = await byline.services.keys.verify(issued["access_token"], "at+jwt")
+    (bob,) = await byline.services.principals.find_by_name("Bob Baker")
+    claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
     backend, _ = await RegisteredClients(byline.services).add_backend("Portal", ())
 
     for changed in (
@@ -228,5 +228,5 @@ async def test_a_token_of_another_client_or_person_is_not_made_good_by_a_consent
         {"sid": "another"},
         {"client_id": backend},
     ):
-        altered = await byline.services.keys.sign({**claims, **changed}, "at+jwt")
+        altered = await byline.services.signing_keys.sign_claims({**claims, **changed}, "at+jwt")
         assert (await byline.whoami(altered)).status_code == 401, changed

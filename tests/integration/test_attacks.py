@@ -18,7 +18,7 @@ from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 from engine.audit.verify import verify_trail
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import (
     ArgumentsInvalid,
     AuthorizationExpired,
@@ -28,8 +28,8 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.settings import IssuerSettings
-from gateway.app import application
-from gateway.mcp.server import mcp_servers
+from gateway.app import build_application
+from gateway.mcp.server import create_mcp_servers
 from gateway.runs.control import RunControl
 from gateway.runs.runs import Failed, Finished, Outcome
 from tests.foreign.process import free_port
@@ -153,7 +153,7 @@ async def test_whatever_an_upstream_calls_a_new_record_it_is_made_once_and_in_th
     assert ended["status"] == 201
     assert ended["verdict"] == "allowed"
     assert ended["account"] == intended["account"]
-    assert (await verify_trail(platform.services.database, platform.services.keys)).holds
+    assert (await verify_trail(platform.services.database, platform.services.signing_keys)).is_intact
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
     assert pending.next_attempt_schedule_time.ToDatetime(UTC) < datetime.now(UTC) + timedelta(days=1, hours=1)
     await platform.temporal.get_workflow_handle(run).terminate()
     # The same call would be told how this one ended, if nobody had been yet.
-    platform.runs.answered(run)
+    platform.runs.mark_outcome_delivered(run)
 
 
 async def described(platform: Platform, run: str) -> DescribeWorkflowExecutionResponse:
@@ -242,19 +242,23 @@ async def test_a_wait_of_somebody_else_is_not_ended_by_naming_it(platform: Platf
     (waiter,) = await platform.waiters(run)
     alice = platform.identity(platform.alice, "some-run", "read_once")
 
-    await platform.services.authorization.check_answer(waiter.id, timed_out=True, identity=alice)
+    await platform.services.authorization_requests.check_wait_outcome(
+        waiter.id, has_timed_out=True, identity=alice
+    )
 
     (after,) = await platform.waiters(run)
     assert after.outcome == "waiting"
     assert await platform.trail("authorization.expired") == []
     bob = platform.identity(platform.bob, run, "read_once")
     with pytest.raises(AuthorizationExpired):
-        await platform.services.authorization.check_answer(waiter.id, timed_out=True, identity=bob)
+        await platform.services.authorization_requests.check_wait_outcome(
+            waiter.id, has_timed_out=True, identity=bob
+        )
 
 
 async def provided(platform: Platform, provider: Hostile) -> OAuthClient:
     """Byline as the client of a hostile sign-in service."""
-    crm = await platform.services.catalogue.get("crm")
+    crm = await platform.services.catalogue.get_connection("crm")
     endpoints = {"token_endpoint": HttpUrl(provider.url), "userinfo_endpoint": HttpUrl(provider.url)}
     connection = crm.model_copy(update={"provider": crm.provider.model_copy(update=endpoints)})
     return OAuthClient(connection, platform.environment, Discovery(platform.services.outgoing))
@@ -288,7 +292,7 @@ async def test_a_sign_in_service_that_answers_nonsense_is_told_of_and_not_quoted
         client = await provided(idle, provider)
 
         with pytest.raises(BylineError) as refused:
-            await client.refresh(Tokens("old", "old", None, ()))
+            await client.refresh_tokens(UpstreamTokens("old", "old", None, ()))
 
     assert "planted" not in str(refused.value)
 
@@ -300,7 +304,7 @@ async def test_an_account_that_cannot_be_read_is_no_account(idle: Platform, body
         client = await provided(idle, provider)
 
         with pytest.raises(BylineError):
-            await client.account(Tokens("planted", None, None, ()))
+            await client.find_account(UpstreamTokens("planted", None, None, ()))
 
 
 async def test_a_garbled_answer_of_a_sign_in_service_is_one_to_try_again(idle: Platform) -> None:
@@ -309,7 +313,7 @@ async def test_a_garbled_answer_of_a_sign_in_service_is_one_to_try_again(idle: P
         client = await provided(idle, provider)
 
         with pytest.raises(UpstreamUnavailable):
-            await client.refresh(Tokens("old", "old", None, ()))
+            await client.refresh_tokens(UpstreamTokens("old", "old", None, ()))
 
 
 async def test_arguments_too_large_for_a_run_are_refused_before_it_begins(idle: Platform) -> None:
@@ -320,7 +324,7 @@ async def test_arguments_too_large_for_a_run_are_refused_before_it_begins(idle: 
 
 
 async def test_what_a_database_refuses_is_told_without_what_it_was_given(idle: Platform) -> None:
-    async with idle.services.database.reading() as session:
+    async with idle.services.database.open_read_session() as session:
         connection = await session.connection()
         with pytest.raises(DBAPIError) as refused:
             await connection.execute(text("SELECT * FROM nowhere WHERE a = :a"), {"a": "planted"})
@@ -334,8 +338,8 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
     control = RunControl(services, idle.temporal, idle.runs)
-    servers = mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
-    app = application(services, idle.registry, idle.runs, idle.temporal, servers)
+    servers = create_mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
+    app = build_application(services, idle.registry, idle.runs, idle.temporal, servers)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with AsyncExitStack() as open_:
         for server in servers.values():
@@ -369,11 +373,11 @@ async def test_an_answer_that_names_its_issuer_is_not_taken_for_one_of_a_provide
 ) -> None:
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
-    crm = await platform.services.catalogue.get("crm")
+    crm = await platform.services.catalogue.get_connection("crm")
     await platform.redeclare("crm", provider=crm.provider.model_copy(update={"issuer": None}))
 
     with pytest.raises(AuthorizationRefused, match="set `issuer`"):
         await platform.consent(request, platform.alice)
 
     assert platform.requests("crm", "token") == []
-    assert await platform.services.grants.of(platform.alice.id) == []
+    assert await platform.services.grants.list_grants(platform.alice.id) == []

@@ -48,21 +48,21 @@ class Stage:
 
     async def asked(self, name: str, principal: Principal) -> AuthorizationRequest:
         identity = identity_of(principal, f"run-{principal.subject}-{name}")
-        await self.services.keys.sign(identity.claims(), IDENTITY_TYPE)
-        connection = await self.services.catalogue.get(name)
+        await self.services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
+        connection = await self.services.catalogue.get_connection(name)
         parked = ParkedAction("w", "r", f"{name}-{principal.id}")
-        required = await self.services.authorization.require(
-            identity, connection, connection.scopes, parked, run_id=identity.root
+        required = await self.services.authorization_requests.require_authorization(
+            identity, connection, connection.scopes, parked, run_id=identity.run_id
         )
         assert required is not None
-        request = await self.services.authorization.get(required.request)
+        request = await self.services.authorization_requests.find_request(required.request_id)
         assert request is not None
         return request
 
     async def answer(self, name: str, principal: Principal, account: str) -> dict[str, str]:
         """What the provider sends this person's browser back with, on their way in as `account`."""
         request = await self.asked(name, principal)
-        address = await self.services.consent.begin(request, f"session of {principal.subject}")
+        address = await self.services.consent.begin_sign_in(request, f"session of {principal.subject}")
         async with Browser(stop_at=CALLBACK) as browser:
             page = await self.providers[name].let_in(await browser.open(address), account)
         return dict(parse_qsl(urlsplit(page.url).query))
@@ -71,16 +71,20 @@ class Stage:
         """Why the answer is refused, which is in the trail; nobody has a grant of it."""
         before = await self._refusals()
         with pytest.raises(AuthorizationRefused) as refused:
-            await self.services.consent.complete(
+            await self.services.consent.complete_sign_in(
                 parameters, principal, session or f"session of {principal.subject}"
             )
         assert len(await self._refusals()) == len(before) + 1
         for person in (self.alice, self.bob):
-            assert await self.services.grants.of(person.id) == []
+            assert await self.services.grants.list_grants(person.id) == []
         return str(refused.value)
 
     async def _refusals(self) -> list[int]:
-        return [line.seq for line in await self.services.trail.find() if line.kind == "authorization.refused"]
+        return [
+            line.seq
+            for line in await self.services.trail.find_lines()
+            if line.kind == "authorization.refused"
+        ]
 
 
 def declared(name: str, issuer: str) -> Connection:
@@ -103,9 +107,11 @@ def declared(name: str, issuer: str) -> Connection:
 async def stage(tmp_path: Path, providers: dict[str, OidcProvider]) -> AsyncIterator[Stage]:
     async with serving(tmp_path, port=PORT, environment={"SECRET": SECRET}) as byline:
         services = byline.services
-        await services.catalogue.declare([declared(name, each.issuer) for name, each in providers.items()])
-        alice = await services.principals.resolve("https://id.example", "alice", "Alice Liddell")
-        bob = await services.principals.resolve("https://id.example", "bob", "Bob Baker")
+        await services.catalogue.store_connections(
+            [declared(name, each.issuer) for name, each in providers.items()]
+        )
+        alice = await services.principals.resolve_principal("https://id.example", "alice", "Alice Liddell")
+        bob = await services.principals.resolve_principal("https://id.example", "bob", "Bob Baker")
         yield Stage(services, providers, alice, bob)
 
 

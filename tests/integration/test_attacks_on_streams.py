@@ -35,12 +35,14 @@ async def test_nobody_hears_more_once_their_token_is_revoked_or_they_are_deactiv
     services = idle.services
     async with serving(idle, mcp=True) as rest:
         revoked, gone, stays = [await rest.person(name, name.title()) for name in ("ann", "bob", "cleo")]
-        made = {who.id: await services.api_tokens.create(who, "laptop") for who in (revoked, gone, stays)}
+        made = {
+            who.id: await services.api_tokens.create_token(who, "laptop") for who in (revoked, gone, stays)
+        }
         begun = {
             (who.id, modern): asyncio.Event() for who in (revoked, gone, stays) for modern in (True, False)
         }
         hearing = {
-            (who, modern): asyncio.create_task(_ends(rest, made[who].secret, event, modern=modern))
+            (who, modern): asyncio.create_task(_ends(rest, made[who].token_text, event, modern=modern))
             for (who, modern), event in begun.items()
         }
         over = [task for (who, _), task in hearing.items() if who != stays.id]
@@ -48,8 +50,8 @@ async def test_nobody_hears_more_once_their_token_is_revoked_or_they_are_deactiv
         try:
             async with asyncio.timeout(60):
                 await asyncio.gather(*(event.wait() for event in begun.values()))
-                await services.api_tokens.revoke(made[revoked.id].token.id, revoked)
-                await services.principals.set_active(gone.id, active=False)
+                await services.api_tokens.revoke_token(made[revoked.id].api_token.id, revoked)
+                await services.principals.set_active(gone.id, is_active=False)
                 ended = await asyncio.gather(*over, return_exceptions=True)
             heard = not any(task.done() for task in left)
         finally:

@@ -125,7 +125,7 @@ async def test_a_stock_mcp_client_discovers_registers_and_signs_a_person_in(byli
     async with httpx2.AsyncClient(auth=provider) as client:
         response = await client.get(f"{byline.url}/mcp")
 
-    (alice,) = await byline.services.principals.named("Alice Liddell")
+    (alice,) = await byline.services.principals.find_by_name("Alice Liddell")
     assert memory.tokens is not None
     assert memory.tokens.refresh_token
     assert response.json()["principal"] == alice.id
@@ -261,7 +261,7 @@ async def test_secrets_codes_and_refresh_tokens_are_not_in_the_database(
     application = Application(byline, http, registered)
     code = await application.code()
     issued = (await application.redeem(code, client_secret=registered["client_secret"])).json()
-    async with byline.services.database.reading() as session:
+    async with byline.services.database.open_read_session() as session:
         rows = [repr((await session.exec(select(table))).all()) for table in (OAuthClientRow, OAuthCodeRow)]
         rows.append(repr((await session.exec(select(RefreshTokenRow))).all()))
 
@@ -362,7 +362,7 @@ async def test_who_asks_leaves_nothing_in_the_database_before_a_person_answers(
         asked = await http.get(application.question(state=secrets.token_hex(1000)))
         await http.get(asked.headers["location"])
 
-    async with application.byline.services.database.reading() as session:
+    async with application.byline.services.database.open_read_session() as session:
         assert (await session.exec(select(OAuthCodeRow))).all() == []
 
 
@@ -527,9 +527,9 @@ async def test_revoking_either_token_ends_the_family(
 
 async def test_a_deactivated_persons_tokens_stop_working_at_once(application: Application) -> None:
     byline, issued = application.byline, await application.tokens("bob")
-    (bob,) = await byline.services.principals.named("Bob Baker")
+    (bob,) = await byline.services.principals.find_by_name("Bob Baker")
     before = await byline.whoami(issued["access_token"])
-    await byline.services.principals.set_active(bob.id, active=False)
+    await byline.services.principals.set_active(bob.id, is_active=False)
     after = await byline.whoami(issued["access_token"])
     refreshed = await application.refresh(issued["refresh_token"])
 
@@ -547,9 +547,9 @@ async def test_a_token_for_another_server_person_or_time_is_not_taken(
     application: Application, changed: dict[str, Any]
 ) -> None:
     byline, issued = application.byline, await application.tokens()
-    claims = await byline.services.keys.verify(issued["access_token"], "at+jwt")
-    forged = await byline.services.keys.sign({**claims, **changed}, "at+jwt")
-    whole = await byline.services.keys.sign(claims, "at+jwt")
+    claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
+    forged = await byline.services.signing_keys.sign_claims({**claims, **changed}, "at+jwt")
+    whole = await byline.services.signing_keys.sign_claims(claims, "at+jwt")
 
     assert (await byline.whoami(whole)).status_code == 200
     for _ in range(3):
@@ -564,8 +564,8 @@ async def test_a_token_for_another_server_person_or_time_is_not_taken(
 
 async def test_a_signed_identity_is_no_access_token(application: Application) -> None:
     byline, issued = application.byline, await application.tokens()
-    claims = await byline.services.keys.verify(issued["access_token"], "at+jwt")
-    identity = await byline.services.keys.sign(claims, IDENTITY_TYPE)
+    claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
+    identity = await byline.services.signing_keys.sign_claims(claims, IDENTITY_TYPE)
 
     assert (await byline.whoami(identity)).status_code == 401
     assert (await byline.whoami("a.b.c")).status_code == 401

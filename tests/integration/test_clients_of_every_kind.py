@@ -16,7 +16,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import OAuthClientRow
 from engine.errors import ClientRefused, SettingsInvalid, UpstreamUnavailable
 from engine.settings import OutgoingSettings
@@ -174,7 +174,9 @@ async def test_a_host_is_not_overrun_by_asking_for_clients_that_it_does_not_desc
 ) -> None:
     documents = MetadataDocuments(byline.services)
     # Two minutes may meet in this, and each has its own hundred.
-    told = await asyncio.gather(*(documents.get(site.address) for _ in range(202)), return_exceptions=True)
+    told = await asyncio.gather(
+        *(documents.find_client(site.address) for _ in range(202)), return_exceptions=True
+    )
     refused = [each for each in told if isinstance(each, UpstreamUnavailable)]
 
     assert {type(each) for each in told} == {ClientRefused, UpstreamUnavailable}
@@ -199,7 +201,7 @@ async def test_a_document_that_was_good_stays_so_while_its_host_is_silent_and_no
     for passes in (0, 119, 2, 0, 61):
         seconds += passes
         try:
-            seen.append((await documents.get(site.address)).title)
+            seen.append((await documents.find_client(site.address)).display_name)
         except ClientRefused:
             seen.append("gone")
 
@@ -300,10 +302,10 @@ async def test_clients_do_not_register_where_settings_say_so(closed: Byline) -> 
 
 async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(closed: Byline) -> None:
     clients = RegisteredClients(closed.services)
-    open_id, none = await clients.add(
-        "Desktop", ["http://127.0.0.1/callback"], confidential=False, asserts=False
+    open_id, none = await clients.add_client(
+        "Desktop", ["http://127.0.0.1/callback"], is_confidential=False, may_assert=False
     )
-    client_id, secret = await clients.add("Portal", [WEB], confidential=True, asserts=False)
+    client_id, secret = await clients.add_client("Portal", [WEB], is_confidential=True, may_assert=False)
     async with httpx2.AsyncClient(base_url=closed.url) as http:
         desktop = Application(closed, http, {"client_id": open_id})
         portal = Application(closed, http, {"client_id": client_id})
@@ -320,8 +322,8 @@ async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(cl
         wrong = await http.post("/token", data=form, auth=(client_id, "guessed"))
         right = await http.post("/token", data=form, auth=(client_id, str(secret)))
         seen = await closed.whoami(right.json()["access_token"])
-        await clients.remove(client_id)
-        registered = [(each.client_name, each.application_type) for each in await clients.all()]
+        await clients.remove_client(client_id)
+        registered = [(each.client_name, each.application_type) for each in await clients.list_clients()]
 
     assert none is None
     assert first["refresh_token"]
@@ -344,8 +346,8 @@ async def test_a_client_that_makes_no_sense_is_not_registered(
     closed: Byline, uris: list[str], options: dict[str, bool], told: str
 ) -> None:
     with pytest.raises(SettingsInvalid, match=told):
-        await RegisteredClients(closed.services).add(
-            "Odd", uris, confidential=False, asserts=options.get("asserts", False)
+        await RegisteredClients(closed.services).add_client(
+            "Odd", uris, is_confidential=False, may_assert=options.get("asserts", False)
         )
 
 
@@ -380,7 +382,7 @@ async def test_registrations_are_so_many_an_hour_and_those_that_nobody_uses_are_
         too_many = await register(http)
         await age(byline, {used: timedelta(days=2), unused: timedelta(days=2), left: timedelta(hours=2)})
         room = await register(http)
-        async with byline.services.database.reading() as session:
+        async with byline.services.database.open_read_session() as session:
             kept = set((await session.exec(select(OAuthClientRow.client_id))).all())
 
     assert too_many.status_code == 429
@@ -392,10 +394,10 @@ async def test_registrations_are_so_many_an_hour_and_those_that_nobody_uses_are_
 
 
 async def age(byline: Byline, by: Mapping[str, timedelta]) -> None:
-    async with byline.services.database.writing() as session:
+    async with byline.services.database.open_write_session() as session:
         for client_id, ago in by.items():
             row = update(OAuthClientRow).where(col(OAuthClientRow.client_id) == client_id)
-            await session.exec(row.values(created_at=now() - ago))
+            await session.exec(row.values(created_at=utc_now() - ago))
 
 
 async def test_a_client_that_takes_anothers_name_is_told_apart(

@@ -18,7 +18,7 @@ import pytest
 from engine.settings import IssuerSettings
 from examples.browser import Browser, Page
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from gateway.sign_in.people import People
+from gateway.sign_in.people import BuiltInPeople
 from tests.foreign.oidc_provider import Client, oidc_provider
 from tests.platform import CONTOSO, DEADLINE, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
@@ -163,7 +163,7 @@ class Terminal:
 @pytest.fixture
 async def rest(platform: Platform) -> AsyncIterator[Rest]:
     async with serving(platform) as rest:
-        await People(rest.services.database).add_demo()
+        await BuiltInPeople(rest.services.database).add_demo_people()
         yield rest
 
 
@@ -490,7 +490,8 @@ async def test_accounts_are_chosen_checked_and_removed(
 ) -> None:
     me = (await alice.answer("whoami", "--json")).json["principal"]
     principal = replace(
-        await rest.services.principals.resolve(me["issuer"], me["subject"], me["name"]), subject="alice"
+        await rest.services.principals.resolve_principal(me["issuer"], me["subject"], me["name"]),
+        subject="alice",
     )
     crm = platform.systems["crm"]
     bobs = crm.account("bob")
@@ -537,7 +538,7 @@ async def test_a_schedule_is_made_paused_resumed_and_deleted(alice: Terminal) ->
 
 async def test_no_server_gets_a_terminal_to_obey_it(alice: Terminal, rest: Rest) -> None:
     me = (await alice.answer("whoami", "--json")).json["principal"]
-    await rest.services.principals.resolve(me["issuer"], me["subject"], "Al\x1b[2Jice \u202e")
+    await rest.services.principals.resolve_principal(me["issuer"], me["subject"], "Al\x1b[2Jice \u202e")
 
     async def is_known() -> bool:
         return "x1b" in (await alice.answer("whoami")).out

@@ -11,7 +11,7 @@ from sqlmodel import col
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import AuthorizationRequestRow
 from engine.identity.model import Actor, Identity, Principal
 from engine.waiting.waiters import ParkedAction
@@ -32,7 +32,7 @@ class Stage:
 
     async def asked(self, connection: str = "crm") -> AuthorizationRequest:
         """Let an action of Alice's park, and give the request that it made."""
-        declared = await self.byline.services.catalogue.get(connection)
+        declared = await self.byline.services.catalogue.get_connection(connection)
         identity = Identity(
             principal_id=self.alice.id,
             issuer=self.alice.issuer,
@@ -40,22 +40,22 @@ class Stage:
             name=self.alice.name,
             actor=Actor("mcp_client", "chat", "Chat"),
             trigger="mcp",
-            root="run-1",
-            tool="resolve_billing_dispute",
-            call="call-1",
+            run_id="run-1",
+            tool_name="resolve_billing_dispute",
+            call_digest="call-1",
         )
-        await self.byline.services.keys.sign(identity.claims(), IDENTITY_TYPE)
+        await self.byline.services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
         parked = ParkedAction("workflow-1", "run-of-workflow-1", connection)
-        required = await self.byline.services.authorization.require(
+        required = await self.byline.services.authorization_requests.require_authorization(
             identity, declared, declared.scopes, parked, run_id="run-1"
         )
         assert required is not None
-        request = await self.byline.services.authorization.get(required.request)
+        request = await self.byline.services.authorization_requests.find_request(required.request_id)
         assert request is not None
         return request
 
     async def state(self, request: AuthorizationRequest) -> str:
-        found = await self.byline.services.authorization.get(request.id)
+        found = await self.byline.services.authorization_requests.find_request(request.id)
         assert found is not None
         return found.state
 
@@ -71,7 +71,7 @@ class Stage:
         """What the trail says of refused authorizations."""
         return [
             line.event
-            for line in await self.byline.services.trail.find()
+            for line in await self.byline.services.trail.find_lines()
             if line.kind == "authorization.refused"
         ]
 
@@ -115,10 +115,10 @@ def crm(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 async def stage(tmp_path: Path, crm: Running, port: int) -> AsyncIterator[Stage]:
     async with serving(tmp_path, port=port, environment={"CRM_CLIENT_SECRET": crm.secret}) as byline:
         connections = [declared("crm", "Acme CRM", crm), declared("archive", "Acme Archive", crm)]
-        await byline.services.catalogue.declare(connections)
+        await byline.services.catalogue.store_connections(connections)
         async with Browser() as browser:
             await byline.signed_in(browser, "alice")
-        (alice,) = await byline.services.principals.named("Alice Liddell")
+        (alice,) = await byline.services.principals.find_by_name("Alice Liddell")
         yield Stage(byline, crm, alice)
 
 
@@ -143,8 +143,8 @@ async def test_who_continues_signs_in_at_the_provider_and_the_grant_is_stored(st
         page = await (await stage.at_crm(page)).form(submit="Allow")
         again = await browser.open(stage.link(request))
 
-    connection = await stage.byline.services.catalogue.get("crm")
-    credential = await stage.byline.services.grants.credential(connection, stage.alice.id)
+    connection = await stage.byline.services.catalogue.get_connection("crm")
+    credential = await stage.byline.services.grants.find_credential(connection, stage.alice.id)
     assert page.url == stage.link(request)
     assert "Acme CRM is connected" in page.text
     assert "You can go back to your chat" in page.text
@@ -179,8 +179,10 @@ async def test_who_declines_is_not_sent_to_the_provider(stage: Stage) -> None:
 
 
 async def test_who_declines_what_they_asked_for_themselves_is_told_of_no_tool(stage: Stage) -> None:
-    crm = await stage.byline.services.catalogue.get("crm")
-    request = await stage.byline.services.authorization.ask_ahead(stage.alice, crm, crm.scopes)
+    crm = await stage.byline.services.catalogue.get_connection("crm")
+    request = await stage.byline.services.authorization_requests.open_request_ahead(
+        stage.alice, crm, crm.scopes
+    )
     async with Browser() as browser:
         await stage.byline.signed_in(browser, "alice")
         page = await (await browser.open(stage.link(request))).form(submit="Decline")
@@ -303,8 +305,8 @@ async def test_a_link_that_nobody_made_is_unknown(stage: Stage) -> None:
 async def test_an_expired_link_says_so_and_asks_nothing(stage: Stage) -> None:
     request = await stage.asked()
     past = update(AuthorizationRequestRow).where(col(AuthorizationRequestRow.id) == request.id)
-    async with stage.byline.services.database.writing() as session:
-        await session.exec(past.values(expires_at=now() - timedelta(seconds=1)))
+    async with stage.byline.services.database.open_write_session() as session:
+        await session.exec(past.values(expires_at=utc_now() - timedelta(seconds=1)))
     async with Browser() as browser:
         await stage.byline.signed_in(browser, "alice")
         page = await browser.open(stage.link(request))

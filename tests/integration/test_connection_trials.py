@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.connections.checks import Trial
+from engine.connections.checks import ConnectionCheck
 from engine.connections.connection import Connection
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
 from tests.data.commands import Commands
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
@@ -33,8 +33,8 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 
 
 @pytest.fixture
-async def outgoing() -> AsyncIterator[Outgoing]:
-    async with Outgoing(HERE) as opened:
+async def outgoing() -> AsyncIterator[OutgoingClient]:
+    async with OutgoingClient(HERE) as opened:
         yield opened
 
 
@@ -52,17 +52,17 @@ def declaration(issuer: str, client_id: str = "people", **more: Any) -> dict[str
     }
 
 
-async def tried(outgoing: Outgoing, declared: dict[str, Any], secret: str = SECRET) -> Outcome:
+async def tried(outgoing: OutgoingClient, declared: dict[str, Any], secret: str = SECRET) -> Outcome:
     """What came of each part of a trial."""
     connection = Connection.model_validate({"name": "tried", **declared})
     environment = {"SECRET": secret} if secret else {}
-    found = await Trial(connection, environment, outgoing, CALLBACK).findings()
-    return {each.part: (each.state, each.told) for each in found}
+    found = await ConnectionCheck(connection, environment, outgoing, CALLBACK).run_checks()
+    return {each.checked_part: (each.state, each.explanation) for each in found}
 
 
 @pytest.mark.parametrize("client_id", ["people", "pushing"])
 async def test_a_connection_that_people_can_sign_in_by_passes_and_tells_the_redirect_uri(
-    provider: OidcProvider, outgoing: Outgoing, client_id: str
+    provider: OidcProvider, outgoing: OutgoingClient, client_id: str
 ) -> None:
     found = await tried(outgoing, declaration(provider.issuer, client_id))
 
@@ -71,7 +71,9 @@ async def test_a_connection_that_people_can_sign_in_by_passes_and_tells_the_redi
     assert CALLBACK in found["redirect URI"][1]
 
 
-async def test_a_shared_connection_is_tried_by_signing_in(provider: OidcProvider, outgoing: Outgoing) -> None:
+async def test_a_shared_connection_is_tried_by_signing_in(
+    provider: OidcProvider, outgoing: OutgoingClient
+) -> None:
     found = await tried(outgoing, declaration(provider.issuer, "service"))
 
     assert {part: state for part, (state, _) in found.items()} == {
@@ -84,7 +86,7 @@ async def test_a_shared_connection_is_tried_by_signing_in(provider: OidcProvider
 
 @pytest.mark.parametrize("client_id", ["people", "service", "nobody"])
 async def test_a_client_that_the_provider_does_not_accept_is_told_as_that(
-    provider: OidcProvider, outgoing: Outgoing, client_id: str
+    provider: OidcProvider, outgoing: OutgoingClient, client_id: str
 ) -> None:
     found = await tried(outgoing, declaration(provider.issuer, client_id), secret="of somebody else")
 
@@ -93,7 +95,7 @@ async def test_a_client_that_the_provider_does_not_accept_is_told_as_that(
     assert "of somebody else" not in str(found)
 
 
-async def test_a_secret_that_is_not_there_is_told_before_anybody_is_called(outgoing: Outgoing) -> None:
+async def test_a_secret_that_is_not_there_is_told_before_anybody_is_called(outgoing: OutgoingClient) -> None:
     found = await tried(outgoing, declaration("http://127.0.0.1:9"), secret="")
 
     assert found["secret"] == ("wrong", "The client secret is not there: set SECRET.")
@@ -111,7 +113,7 @@ async def test_a_secret_that_is_not_there_is_told_before_anybody_is_called(outgo
 async def test_an_upstream_that_no_action_may_call_is_told_ahead(
     provider: OidcProvider, base_url: str, told: str
 ) -> None:
-    async with Outgoing(OutgoingSettings(allow_http=True)) as careful:
+    async with OutgoingClient(OutgoingSettings(allow_http=True)) as careful:
         found = await tried(careful, declaration(provider.issuer, base_url=base_url))
 
     assert found["upstream"][0] == "wrong"
@@ -131,7 +133,7 @@ async def test_a_sign_in_service_that_may_not_be_called_is_told_beside_the_rest(
 ) -> None:
     inside = "http://127.0.0.1"
     endpoints = {"authorization_endpoint": f"{inside}/authorize", "token_endpoint": f"{inside}/token"}
-    async with Outgoing(settings) as careful:
+    async with OutgoingClient(settings) as careful:
         found = await tried(careful, declaration(inside, client_id, provider=endpoints))
 
     assert found["client"][0] == "wrong"
@@ -139,7 +141,7 @@ async def test_a_sign_in_service_that_may_not_be_called_is_told_beside_the_rest(
     assert found["upstream"][0] == "wrong"
 
 
-async def test_an_issuer_that_is_not_there_is_told(outgoing: Outgoing) -> None:
+async def test_an_issuer_that_is_not_there_is_told(outgoing: OutgoingClient) -> None:
     found = await tried(outgoing, declaration(f"http://127.0.0.1:{free_port()}"))
 
     assert found["endpoints"][0] == "wrong"
@@ -147,7 +149,7 @@ async def test_an_issuer_that_is_not_there_is_told(outgoing: Outgoing) -> None:
     assert "client" not in found
 
 
-async def test_endpoints_that_nobody_serves_are_told_one_by_one(outgoing: Outgoing) -> None:
+async def test_endpoints_that_nobody_serves_are_told_one_by_one(outgoing: OutgoingClient) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     endpoints = {"authorization_endpoint": f"{nowhere}/authorize", "token_endpoint": f"{nowhere}/token"}
     found = await tried(outgoing, declaration("", provider=endpoints))
@@ -157,14 +159,16 @@ async def test_endpoints_that_nobody_serves_are_told_one_by_one(outgoing: Outgoi
 
 
 async def test_a_redirect_uri_that_is_not_registered_is_told(
-    provider: OidcProvider, outgoing: Outgoing
+    provider: OidcProvider, outgoing: OutgoingClient
 ) -> None:
     connection = Connection.model_validate({"name": "tried", **declaration(provider.issuer)})
-    elsewhere = Trial(connection, {"SECRET": SECRET}, outgoing, "https://elsewhere.example.com/callback")
-    found = {each.part: each for each in await elsewhere.findings()}
+    elsewhere = ConnectionCheck(
+        connection, {"SECRET": SECRET}, outgoing, "https://elsewhere.example.com/callback"
+    )
+    found = {each.checked_part: each for each in await elsewhere.run_checks()}
 
     assert found["consent page"].state == "wrong"
-    assert "that the redirect URI is registered" in found["consent page"].told
+    assert "that the redirect URI is registered" in found["consent page"].explanation
 
 
 @pytest.mark.parametrize(
@@ -182,7 +186,7 @@ async def test_a_redirect_uri_that_is_not_registered_is_told(
     ],
 )
 async def test_a_provider_with_words_of_its_own_is_understood_as_far_as_that_goes(
-    outgoing: Outgoing, status: int, body: bytes, consent_page: str, client: str, told: str
+    outgoing: OutgoingClient, status: int, body: bytes, consent_page: str, client: str, told: str
 ) -> None:
     async with hostile() as server:
         server.answers = [answer(body, "Content-Type: application/json", status=status)]

@@ -56,10 +56,10 @@ async def test_a_grant_that_is_given_up_is_forgotten_revoked_upstream_and_in_the
 async def test_the_grant_of_a_shared_connection_is_not_a_persons_to_give_up(
     rest: Rest, platform: Platform
 ) -> None:
-    declared = await platform.services.catalogue.get("crm")
+    declared = await platform.services.catalogue.get_connection("crm")
     changed = {"name": "crm_for_all", "mode": "shared", "sign_in": "client_credentials"}
     shared = declared.model_copy(update=changed)
-    await platform.services.catalogue.declare([shared])
+    await platform.services.catalogue.store_connections([shared])
     async with rest.calling_as(await rest.person("alice", "Ann")) as alice:
         refused = await alice.delete("/connections/crm_for_all/grant")
         shown = (await alice.get("/connections/crm_for_all")).json()
@@ -118,7 +118,7 @@ async def test_another_account_is_connected_by_a_link_that_is_asked_for(
         address = begun.headers["Location"].removeprefix("/api/v1")
         listed = (await alice.get("/sign-ins")).json()["items"]
         of_others = [await bob.get(address), (await bob.get("/sign-ins")).json()["items"]]
-        request = await platform.services.authorization.get(begun.json()["id"])
+        request = await platform.services.authorization_requests.find_request(begun.json()["id"])
         assert request is not None
         await platform.consent(request, replace(ann, subject="alice"), account="bob")
         answered = (await alice.get(address)).json()
@@ -146,7 +146,7 @@ async def test_a_sign_in_that_a_run_waits_for_is_listed_beside_those_that_were_a
     async with rest.calling_as(ann) as alice:
         ahead = (await alice.post("/connections/support/sign-ins")).json()
         listed = (await alice.get("/sign-ins")).json()["items"]
-        await platform.services.authorization.deny(awaited.id, ann)
+        await platform.services.authorization_requests.deny_request(awaited.id, ann)
         denied = (await alice.get(f"/sign-ins/{awaited.id}")).json()
 
     assert [each["id"] for each in listed] == [awaited.id, ahead["id"]]
@@ -157,9 +157,9 @@ async def test_a_link_to_connect_takes_a_person_and_a_connection_of_their_own(
     rest: Rest, platform: Platform
 ) -> None:
     ann = await rest.person("alice", "Ann")
-    declared = await platform.services.catalogue.get("crm")
+    declared = await platform.services.catalogue.get_connection("crm")
     changed = {"name": "crm_for_all", "mode": "shared", "sign_in": "client_credentials"}
-    await platform.services.catalogue.declare([declared.model_copy(update=changed)])
+    await platform.services.catalogue.store_connections([declared.model_copy(update=changed)])
     async with rest.calling_as(ann) as alice:
         shared = await alice.post("/connections/crm_for_all/sign-ins")
         unknown = await alice.post("/connections/nowhere/sign-ins")
@@ -178,9 +178,9 @@ async def test_a_token_for_some_tools_sees_what_these_use_and_with_which_account
         await platform.grant("crm", ann)
         await platform.grant("crm", ann, account="bob")
         await platform.grant("support", ann)
-        crm = await platform.services.catalogue.get("crm")
-        await platform.services.answering.use(crm, ann, other, tool="read_widely")
-        await platform.services.answering.use(crm, ann, hers, tool="read_once")
+        crm = await platform.services.catalogue.get_connection("crm")
+        await platform.services.answer_recorder.choose_account(crm, ann, other, tool_name="read_widely")
+        await platform.services.answer_recorder.choose_account(crm, ann, hers, tool_name="read_once")
         async with rest.calling_as(ann) as alice:
             await alice.post("/connections/support/sign-ins")
             made = await alice.post("/tokens", json={"name": "nightly", "tools": ["read_once"]})
@@ -228,9 +228,9 @@ async def test_what_a_call_would_wait_for_is_said_before_it_and_starts_nothing(
         narrow = await asked()
         await platform.grant("support", ann, "tickets:read tickets:write", account="bob")
         unclear = await asked()
-        support = await platform.services.catalogue.get("support")
+        support = await platform.services.catalogue.get_connection("support")
         bobs = platform.systems["support"].account("bob")
-        await platform.services.answering.use(support, ann, bobs, tool=tool)
+        await platform.services.answer_recorder.choose_account(support, ann, bobs, tool_name=tool)
         ready = await asked()
         unknown = await alice.get("/tools/nothing/readiness")
         runs = (await alice.get("/runs")).json()["items"]

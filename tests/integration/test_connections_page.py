@@ -8,7 +8,7 @@ import pytest
 from engine.identity.model import Principal
 from examples.browser import Browser, Page
 from gateway.runs.runs import Finished
-from gateway.sign_in.people import People
+from gateway.sign_in.people import BuiltInPeople
 from tests.pages import PASSWORDS
 from tests.platform import CONTOSO, DISPUTE, NORTHWIND, Platform
 from tests.rest import Rest, serving
@@ -18,15 +18,15 @@ from tests.sandbox import CALLBACK
 @pytest.fixture
 async def rest(platform: Platform) -> AsyncIterator[Rest]:
     async with serving(platform) as rest:
-        await People(platform.services.database).add_demo()
+        await BuiltInPeople(platform.services.database).add_demo_people()
         yield rest
 
 
 async def known(rest: Rest, name: str) -> Principal:
     """Somebody as the built-in sign-in knows them."""
-    person = await People(rest.services.database).authenticate(name, PASSWORDS[name])
+    person = await BuiltInPeople(rest.services.database).authenticate_person(name, PASSWORDS[name])
     assert person is not None
-    principal = await rest.services.principals.resolve(rest.url, *person)
+    principal = await rest.services.principals.resolve_principal(rest.url, *person)
     # The sandbox's accounts go by name.
     return replace(principal, subject=name)
 
@@ -61,7 +61,7 @@ async def test_a_connection_whose_system_does_not_answer_is_forgotten_and_that_i
     rest: Rest, platform: Platform
 ) -> None:
     await platform.grant("crm", await known(rest, "alice"))
-    declared = await platform.services.catalogue.get("crm")
+    declared = await platform.services.catalogue.get_connection("crm")
     gone = {"revocation_endpoint": "http://127.0.0.1:9/revoke"}
     provider = declared.provider.model_validate({**declared.provider.model_dump(), **gone})
     page = await signed_in(rest, "alice")
@@ -87,21 +87,21 @@ async def test_each_account_is_shown_chosen_and_disconnected_by_itself(
     rest: Rest, platform: Platform
 ) -> None:
     alice = await connected_twice(rest, platform)
-    grants = {grant.account: grant.id for grant in await platform.services.grants.of(alice.id)}
+    grants = {grant.account: grant.id for grant in await platform.services.grants.list_grants(alice.id)}
     hers, bobs = (platform.systems["crm"].account(name) for name in ("alice", "bob"))
 
     page = await signed_in(rest, "alice")
     page = await page.form(
         submit="Use these", **{"for_all": grants[hers], "for_tool:read_once": grants[bobs]}
     )
-    chosen = (await platform.services.accounts.of(alice.id))["crm"]
+    chosen = (await platform.services.accounts.list_choices(alice.id))["crm"]
     page = await page.form(submit="Use these", **{"for_all": grants[hers], "for_tool:read_once": ""})
     left = await page.form(submit=f"Disconnect Acme CRM: {hers}")
 
     assert chosen == {"": hers, "read_once": bobs}
-    assert (await platform.services.accounts.of(alice.id))["crm"] == {"": hers}
+    assert (await platform.services.accounts.list_choices(alice.id))["crm"] == {"": hers}
     assert f"{hers} (not connected any more)" in left.text
-    assert [grant.account for grant in await platform.services.grants.of(alice.id)] == [bobs]
+    assert [grant.account for grant in await platform.services.grants.list_grants(alice.id)] == [bobs]
     (removed,) = await platform.trail("grant.removed")
     assert removed["account"] == hers
 
@@ -111,7 +111,7 @@ async def test_an_account_is_chosen_on_the_page_that_a_waiting_tool_links_to(
 ) -> None:
     alice = await connected_twice(rest, platform)
     bobs = platform.systems["crm"].account("bob")
-    grants = {grant.account: grant.id for grant in await platform.services.grants.of(alice.id)}
+    grants = {grant.account: grant.id for grant in await platform.services.grants.list_grants(alice.id)}
     run = await platform.start("read_once", {"account_id": CONTOSO}, alice)
     (request,) = await platform.parked(run)
 
@@ -124,7 +124,7 @@ async def test_an_account_is_chosen_on_the_page_that_a_waiting_tool_links_to(
     assert (wrong.status, "Choose one of the accounts." in wrong.text) == (422, True)
     assert "Acme CRM is connected" in done.text
     assert isinstance(await platform.outcome(run), Finished)
-    assert (await platform.services.accounts.of(alice.id))["crm"] == {"read_once": bobs}
+    assert (await platform.services.accounts.list_choices(alice.id))["crm"] == {"read_once": bobs}
     assert [request["account"] for request in platform.requests("crm")] == [bobs]
 
 
@@ -150,7 +150,7 @@ async def test_all_that_a_tool_needs_is_connected_from_one_page_before_it_is_cal
 
     assert "Everything is connected." in page.text
     assert (nowhere.status, "There is no tool" in nowhere.text) == (404, True)
-    assert await platform.services.authorization.open_for(alice.id) == []
+    assert await platform.services.authorization_requests.list_open_requests(alice.id) == []
     run = await platform.start(
         "read_account_then_ticket", {"account_id": NORTHWIND, "ticket_id": DISPUTE}, alice
     )
@@ -174,7 +174,7 @@ async def test_the_page_of_a_tool_widens_the_account_in_use_and_lets_choose_betw
         page = await page.form(submit="Allow")
         other = await browser.open(f"{rest.url}/oauth/callback?{urlsplit(page.url).query}")
         unclear = await browser.open(here)
-        grants = {grant.account: grant for grant in await platform.services.grants.of(alice.id)}
+        grants = {grant.account: grant for grant in await platform.services.grants.list_grants(alice.id)}
         chosen = await unclear.form(
             submit="Use this account at Acme Support", account=grants[bobs].id, reach="tool"
         )
@@ -185,4 +185,4 @@ async def test_the_page_of_a_tool_widens_the_account_in_use_and_lets_choose_betw
     assert set(grants[bobs].scopes) == {"tickets:read", "tickets:write"}
     assert "more than one account" in unclear.text
     assert "Everything is connected." in chosen.text
-    assert (await platform.services.accounts.of(alice.id))["support"] == {"comment_on_ticket": bobs}
+    assert (await platform.services.accounts.list_choices(alice.id))["support"] == {"comment_on_ticket": bobs}

@@ -14,7 +14,7 @@ from sqlmodel import col, select
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.db.tables import DeviceSignInRow
 from engine.errors import AuthorizationExpired, AuthorizationRefused
 from engine.identity.model import Principal
@@ -60,17 +60,17 @@ class Stage:
     async def asked(self, connection: Connection) -> AuthorizationRequest:
         """Let an action of Alice's park."""
         services = self.byline.services
-        await services.catalogue.declare([connection])
+        await services.catalogue.store_connections([connection])
         identity = identity_of(self.alice)
-        await services.keys.sign(identity.claims(), IDENTITY_TYPE)
-        required = await services.authorization.require(
+        await services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
+        required = await services.authorization_requests.require_authorization(
             identity, connection, connection.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
         )
         assert required is not None
-        return await self.now(required.request)
+        return await self.now(required.request_id)
 
     async def now(self, request_id: str) -> AuthorizationRequest:
-        found = await self.byline.services.authorization.get(request_id)
+        found = await self.byline.services.authorization_requests.find_request(request_id)
         assert found is not None
         return found
 
@@ -79,13 +79,13 @@ class Stage:
 
     async def look(self, request: AuthorizationRequest) -> Page:
         """Look at the page once the provider may be asked again."""
-        async with self.byline.services.database.writing() as session:
+        async with self.byline.services.database.open_write_session() as session:
             turn = update(DeviceSignInRow).where(col(DeviceSignInRow.request_id) == request.id)
-            await session.exec(turn.values(poll_after=now()))
+            await session.exec(turn.values(poll_after=utc_now()))
         return await self.browser.open(f"{self.byline.url}/connect/{request.id}/device")
 
     async def row(self) -> DeviceSignInRow | None:
-        async with self.byline.services.database.reading() as session:
+        async with self.byline.services.database.open_read_session() as session:
             return (await session.exec(select(DeviceSignInRow))).one_or_none()
 
 
@@ -93,7 +93,7 @@ class Stage:
 async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
     async with serving(tmp_path, environment={"SECRET": SECRET}) as byline, Browser() as browser:
         await byline.signed_in(browser, "alice")
-        (alice,) = await byline.services.principals.named("Alice Liddell")
+        (alice,) = await byline.services.principals.find_by_name("Alice Liddell")
         yield Stage(byline, browser, alice)
 
 
@@ -127,7 +127,7 @@ async def test_who_confirms_the_code_elsewhere_is_signed_in_here(
     await provider.confirm(link.replace("&amp;", "&"), "bob")
     done = await stage.look(request)
 
-    (grant,) = await stage.byline.services.grants.of(stage.alice.id)
+    (grant,) = await stage.byline.services.grants.list_grants(stage.alice.id)
     assert page.url.endswith(f"/connect/{request.id}/device")
     assert early.url == page.url
     assert code in page.text
@@ -149,16 +149,16 @@ async def test_a_code_confirmed_with_another_account_than_the_one_asked_for_answ
     stage: Stage, provider: OidcProvider
 ) -> None:
     services, connection = stage.byline.services, declared(issuer=provider.issuer)
-    await services.catalogue.declare([connection])
-    request = await services.authorization.ask_ahead(
+    await services.catalogue.store_connections([connection])
+    request = await services.authorization_requests.open_request_ahead(
         stage.alice, connection, connection.scopes, account="alice"
     )
     page = await (await stage.question(request)).form(submit="Use another device")
     await provider.confirm(device_link(page, provider), "bob")
     told = await stage.look(request)
 
-    (grant,) = await services.grants.of(stage.alice.id)
-    *_, refused = await services.trail.find()
+    (grant,) = await services.grants.list_grants(stage.alice.id)
+    *_, refused = await services.trail.find_lines()
     assert (told.status, grant.account) == (409, "bob")
     assert "That is another account" in told.text
     assert (await stage.now(request.id)).is_open
@@ -170,19 +170,19 @@ async def test_a_code_connects_an_account_for_the_tool_that_waits_for_a_choice(
     stage: Stage, provider: OidcProvider
 ) -> None:
     services, connection = stage.byline.services, declared(issuer=provider.issuer)
-    async with services.database.writing() as session:
+    async with services.database.open_write_session() as session:
         for account in ("alice", "her other"):
             issued = tokens(*connection.scopes)
-            await services.grants.store(session, connection, stage.alice.id, issued, account)
+            await services.grants.store_grant(session, connection, stage.alice.id, issued, account)
     request = await stage.asked(connection)
     question = await stage.question(request)
     page = await question.form(submit="Connect another on another device", reach="tool")
     await provider.confirm(device_link(page, provider), "bob")
     done = await stage.look(request)
 
-    assert request.asks == "choice"
+    assert request.request_kind == "choice"
     assert "Acme CRM is connected" in done.text
-    assert await services.accounts.of(stage.alice.id) == {"crm": {TOOL: "bob"}}
+    assert await services.accounts.list_choices(stage.alice.id) == {"crm": {TOOL: "bob"}}
 
 
 async def test_a_no_on_the_other_device_is_a_no(stage: Stage, provider: OidcProvider) -> None:
@@ -220,16 +220,16 @@ async def test_the_provider_is_asked_no_more_often_than_it_wants_by_however_many
         server.answers = [code, slower, answer(b"", status=503), pending]
         request = await stage.asked(at(server.url))
         await (await stage.question(request)).form(submit="Use another device")
-        devices = stage.byline.services.devices
-        impatient = await asyncio.gather(*(devices.look(request, stage.alice) for _ in range(10)))
+        devices = stage.byline.services.device_sign_ins
+        impatient = await asyncio.gather(*(devices.poll_sign_in(request, stage.alice) for _ in range(10)))
         asked_early = len(server.heard)
         await stage.look(request)
         slowed = await stage.row()
         page = await stage.look(request)
-        many = await asyncio.gather(*(devices.look(request, stage.alice) for _ in range(10)))
+        many = await asyncio.gather(*(devices.poll_sign_in(request, stage.alice) for _ in range(10)))
 
     assert asked_early == 1
-    assert {wait.look_again for wait in impatient if wait is not None} == {61}
+    assert {wait.poll_again_seconds for wait in impatient if wait is not None} == {61}
     assert slowed is not None
     assert slowed.interval_seconds == 60
     assert "WDJB-MJHT" in page.text
@@ -278,7 +278,7 @@ async def test_an_answer_without_a_code_is_told_as_one(stage: Stage, change: dic
         server.answers = [answer(json.dumps({**CODE, **change}).encode(), JSON)]
         request = await stage.asked(at(server.url))
         with pytest.raises(AuthorizationRefused, match="gives no code"):
-            await stage.byline.services.devices.begin(request)
+            await stage.byline.services.device_sign_ins.begin_sign_in(request)
 
     assert await stage.row() is None
 
@@ -287,17 +287,17 @@ async def test_a_code_runs_out_by_the_clock_and_answers_nobody_else(stage: Stage
     async with hostile() as server:
         server.answers = [answer(json.dumps({**CODE, "interval": 60}).encode(), JSON)]
         request = await stage.asked(at(server.url))
-        devices = stage.byline.services.devices
-        await devices.begin(request)
+        devices = stage.byline.services.device_sign_ins
+        await devices.begin_sign_in(request)
         async with Browser() as his:
             await stage.byline.signed_in(his, "bob")
             carried = await his.open(f"{stage.byline.url}/connect/{request.id}/device")
-        (bob,) = await stage.byline.services.principals.named("Bob Baker")
-        nothing = await devices.look(request, bob)
-        async with stage.byline.services.database.writing() as session:
-            await session.exec(update(DeviceSignInRow).values(expires_at=now()))
+        (bob,) = await stage.byline.services.principals.find_by_name("Bob Baker")
+        nothing = await devices.poll_sign_in(request, bob)
+        async with stage.byline.services.database.open_write_session() as session:
+            await session.exec(update(DeviceSignInRow).values(expires_at=utc_now()))
         with pytest.raises(AuthorizationExpired, match="Get a new one"):
-            await devices.look(request, stage.alice)
+            await devices.poll_sign_in(request, stage.alice)
 
     assert (carried.status, nothing) == (403, None)
     assert "WDJB" not in carried.text

@@ -12,8 +12,8 @@ from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
 from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import Stack, StackFailed
-from gateway.embedded.surroundings import COMPOSE_FILE
+from gateway.embedded.stack import EmbeddedStack, StackFailed
+from gateway.embedded.surroundings import COMPOSE_PATH
 
 SITE = """
 import http.server, pathlib, sys
@@ -55,8 +55,10 @@ def said() -> list[str]:
 
 
 @pytest.fixture
-async def stack(file: Path, tmp_path: Path, said: list[str]) -> AsyncIterator[Stack]:
-    async with Stack(tmp_path / "data", environment=os.environ, file=file, say=said.append) as stack:
+async def stack(file: Path, tmp_path: Path, said: list[str]) -> AsyncIterator[EmbeddedStack]:
+    async with EmbeddedStack(
+        tmp_path / "data", environment=os.environ, compose_path=file, report_progress=said.append
+    ) as stack:
         yield stack
 
 
@@ -73,54 +75,60 @@ def lives(pid: int) -> bool:
         return False
 
 
-async def test_a_service_that_crashes_is_started_again_and_said_so(stack: Stack, said: list[str]) -> None:
-    await stack.start("site")
-    await stack.wait_ready("site")
-    first = stack.pid("site")
+async def test_a_service_that_crashes_is_started_again_and_said_so(
+    stack: EmbeddedStack, said: list[str]
+) -> None:
+    await stack.start_service("site")
+    await stack.wait_until_ready("site")
+    first = stack.find_pid("site")
     os.kill(first, signal.SIGKILL)
 
     await eventually(lambda: "site is ready again" in said)
-    assert stack.pid("site") != first
+    assert stack.find_pid("site") != first
     assert said[0] == "site was ended by SIGKILL unexpectedly; starting it again"
 
 
 async def test_a_service_that_was_killed_on_purpose_stays_down_until_started(
-    stack: Stack, tmp_path: Path, said: list[str]
+    stack: EmbeddedStack, tmp_path: Path, said: list[str]
 ) -> None:
-    await stack.start("site")
-    await stack.wait_ready("site")
-    await stack.kill("site")
-    assert not lives(stack.pid("site"))
-    await stack.start("site")
-    await stack.wait_ready("site")
+    await stack.start_service("site")
+    await stack.wait_until_ready("site")
+    await stack.kill_service("site")
+    assert not lives(stack.find_pid("site"))
+    await stack.start_service("site")
+    await stack.wait_until_ready("site")
 
     assert (tmp_path / "data/starts").read_text() == "started\n" * 2
     assert said == []
 
 
-async def test_a_service_that_never_gets_ready_is_told_with_the_end_of_its_log(stack: Stack) -> None:
-    await stack.start("broken")
+async def test_a_service_that_never_gets_ready_is_told_with_the_end_of_its_log(stack: EmbeddedStack) -> None:
+    await stack.start_service("broken")
 
     with pytest.raises(
         StackFailed, match=r"broken ended with exit code 1; its log \S+broken\.log ends:\nno luck today"
     ):
-        await stack.wait_ready("broken")
+        await stack.wait_until_ready("broken")
 
 
 async def test_one_failure_fails_the_whole_start_and_nothing_is_left(file: Path, tmp_path: Path) -> None:
-    async with Stack(tmp_path / "data", environment=os.environ, file=file, say=lambda _: None) as stack:
-        await stack.start("site")
-        await stack.wait_ready("site")
+    async with EmbeddedStack(
+        tmp_path / "data", environment=os.environ, compose_path=file, report_progress=lambda _: None
+    ) as stack:
+        await stack.start_service("site")
+        await stack.wait_until_ready("site")
         with pytest.raises(StackFailed):
-            await stack.up()
+            await stack.start_all_services()
 
-    assert not lives(stack.pid("site"))
+    assert not lives(stack.find_pid("site"))
 
 
 async def test_services_start_after_what_they_depend_on(file: Path, tmp_path: Path, said: list[str]) -> None:
     file.write_text(COMPOSE.split("  broken:", maxsplit=1)[0])
-    async with Stack(tmp_path / "data", environment=os.environ, file=file, say=said.append) as stack:
-        await stack.up()
+    async with EmbeddedStack(
+        tmp_path / "data", environment=os.environ, compose_path=file, report_progress=said.append
+    ) as stack:
+        await stack.start_all_services()
 
     assert said == ["prepare is ready", "site is ready"]
 
@@ -128,18 +136,19 @@ async def test_services_start_after_what_they_depend_on(file: Path, tmp_path: Pa
 async def test_nothing_outlives_a_stack_that_is_killed(file: Path, tmp_path: Path) -> None:
     program = """
 import asyncio, os, pathlib, sys
-from gateway.embedded.stack import Stack
+from gateway.embedded.stack import EmbeddedStack
 
 async def main():
-    async with Stack(pathlib.Path(sys.argv[2]), environment=os.environ, file=pathlib.Path(sys.argv[1])) as stack:
-        await stack.start("site")
-        await stack.wait_ready("site")
-        print(stack.pid("site"), flush=True)
+    folder, compose = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[1])
+    async with EmbeddedStack(folder, environment=os.environ, compose_path=compose) as stack:
+        await stack.start_service("site")
+        await stack.wait_until_ready("site")
+        print(stack.find_pid("site"), flush=True)
         await asyncio.Event().wait()
 
 asyncio.run(main())
 """
-    environment = {**os.environ, "PYTHONPATH": str(COMPOSE_FILE.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(COMPOSE_PATH.parent)}
     owner = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", program, str(file), str(tmp_path / "data")),
         stdout=subprocess.PIPE,
@@ -155,14 +164,14 @@ asyncio.run(main())
 
 
 async def test_temporal_comes_from_the_compose_file_and_survives_a_crash(tmp_path: Path) -> None:
-    async with Stack(tmp_path, environment=os.environ, say=lambda _: None) as stack:
-        await stack.start("temporal")
-        await stack.wait_ready("temporal")
+    async with EmbeddedStack(tmp_path, environment=os.environ, report_progress=lambda _: None) as stack:
+        await stack.start_service("temporal")
+        await stack.wait_until_ready("temporal")
         client = await Client.connect(stack.temporal_address, namespace="byline")
         run = await client.start_workflow("Waits", id="survivor", task_queue="nobody")
-        await stack.kill("temporal")
-        await stack.start("temporal")
-        await stack.wait_ready("temporal")
+        await stack.kill_service("temporal")
+        await stack.start_service("temporal")
+        await stack.wait_until_ready("temporal")
 
         known = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace="byline")
@@ -172,16 +181,16 @@ async def test_temporal_comes_from_the_compose_file_and_survives_a_crash(tmp_pat
 
 
 async def test_a_worker_is_ready_once_its_own_process_polls(tmp_path: Path) -> None:
-    async with Stack(tmp_path, environment=os.environ, say=lambda _: None) as stack:
+    async with EmbeddedStack(tmp_path, environment=os.environ, report_progress=lambda _: None) as stack:
         for name in ("temporal", "migrate", "worker"):
-            await stack.start(name)
-            await stack.wait_ready(name)
+            await stack.start_service(name)
+            await stack.wait_until_ready(name)
         queue = f"temporal://{stack.temporal_address}/byline/byline"
         assert await is_ready(queue)
-        await stack.kill("worker")
+        await stack.kill_service("worker")
         killed = datetime.now(UTC)
-        assert not await is_ready(queue, since=killed)
-        await stack.start("worker")
-        await stack.wait_ready("worker")
+        assert not await is_ready(queue, polled_since=killed)
+        await stack.start_service("worker")
+        await stack.wait_until_ready("worker")
 
-        assert await is_ready(queue, since=killed)
+        assert await is_ready(queue, polled_since=killed)

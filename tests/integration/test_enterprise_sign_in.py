@@ -17,7 +17,7 @@ from engine.settings import AssertionIssuerSettings
 from examples.browser import Browser
 from examples.chat import Memory
 from gateway.authorization_server.registered_clients import RegisteredClients
-from gateway.bearer import bearer_tokens
+from gateway.bearer import build_token_verifier
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.pages import Byline, serving
 
@@ -69,7 +69,7 @@ class Enterprise:
             return await http.post("/token", data=sent)
 
     async def asserted(self) -> list[dict[str, Any]]:
-        lines = await self.byline.services.trail.find(limit=None)
+        lines = await self.byline.services.trail.find_lines(limit=None)
         return [line.event for line in lines if line.kind == "client.asserted"]
 
     async def id_token(self, person: str) -> str:
@@ -119,8 +119,8 @@ async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         trusted = AssertionIssuerSettings(issuer=provider.issuer)
         policy = "tools: {refund: {scope: billing}}"
         async with serving(folder, assertion_issuers=(trusted,), policy=policy) as byline:
-            client_id, secret = await RegisteredClients(byline.services).add(
-                "Assistant", [], confidential=True, asserts=True
+            client_id, secret = await RegisteredClients(byline.services).add_client(
+                "Assistant", [], is_confidential=True, may_assert=True
             )
             assert secret is not None
             yield Enterprise(byline, provider, client_id, secret)
@@ -149,7 +149,7 @@ async def test_a_stock_client_is_let_in_by_the_word_of_the_provider_alone(enterp
         metadata = (await http.get(f"{byline.url}/.well-known/oauth-authorization-server")).json()
     replayed = await enterprise.bring(assertions[0])
 
-    bob = await byline.services.principals.find(enterprise.provider.issuer, "bob")
+    bob = await byline.services.principals.find_by_subject(enterprise.provider.issuer, "bob")
     assert bob is not None
     assert seen["principal"] == bob.id
     assert seen["client"] == enterprise.id
@@ -174,14 +174,14 @@ async def test_an_asserted_token_is_its_persons_to_see_and_makes_nothing_that_la
     issued = (await enterprise.bring(enterprise.signed(), scope="mcp")).json()
     more = (await enterprise.bring(enterprise.signed())).json()
     bounded = (await enterprise.bring(enterprise.signed(scope=None))).json()
-    token = await bearer_tokens(services).verify_token(issued["access_token"])
-    elsewhere = await bearer_tokens(services, "/api/v1").verify_token(issued["access_token"])
+    token = await build_token_verifier(services).verify_token(issued["access_token"])
+    elsewhere = await build_token_verifier(services, "/api/v1").verify_token(issued["access_token"])
     assert token is not None
     alice = token.principal
-    await services.principals.set_active(alice.id, active=False)
-    stopped = await bearer_tokens(services).verify_token(issued["access_token"])
+    await services.principals.set_active(alice.id, is_active=False)
+    stopped = await build_token_verifier(services).verify_token(issued["access_token"])
     brought = await enterprise.bring(enterprise.signed())
-    await services.principals.set_active(alice.id, active=True)
+    await services.principals.set_active(alice.id, is_active=True)
 
     assert (issued["scope"], more["scope"], bounded["scope"]) == ("mcp", "mcp billing", "mcp")
     assert (alice.issuer, alice.subject) == (enterprise.provider.issuer, "alice")
@@ -244,8 +244,8 @@ async def test_a_request_asks_for_no_more_than_its_assertion_says(enterprise: En
 
 async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None:
     clients = RegisteredClients(enterprise.byline.services)
-    portal_id, portal_secret = await clients.add(
-        "Portal", ["https://portal.example/"], confidential=True, asserts=False
+    portal_id, portal_secret = await clients.add_client(
+        "Portal", ["https://portal.example/"], is_confidential=True, may_assert=False
     )
     backend = await clients.add_backend("Back end", ())
     async with httpx2.AsyncClient(base_url=enterprise.byline.url) as http:
@@ -272,10 +272,10 @@ async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None
 
 async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterprise) -> None:
     clients = RegisteredClients(enterprise.byline.services)
-    client_id, secret = await clients.add("Other assistant", [], confidential=True, asserts=True)
+    client_id, secret = await clients.add_client("Other assistant", [], is_confidential=True, may_assert=True)
     client = (client_id, str(secret))
     issued = await enterprise.bring(enterprise.signed(client_id=client_id), client)
-    await clients.remove(client_id)
+    await clients.remove_client(client_id)
     again = await enterprise.bring(enterprise.signed(client_id=client_id), client)
 
     assert issued.status_code == 200

@@ -73,7 +73,7 @@ async def test_a_person_signs_in_at_the_external_issuer_and_goes_on(stage: Stage
         page = await browser.open(f"{stage.byline.url}/connect/unknown")
         page = await stage.provider.let_in(page, "alice")
 
-    alice = await stage.byline.services.principals.find(stage.provider.issuer, "alice")
+    alice = await stage.byline.services.principals.find_by_subject(stage.provider.issuer, "alice")
     assert page.url == f"{stage.byline.url}/connect/unknown"
     assert "Signed in as <strong>Alice Example" in page.text
     assert alice is not None
@@ -122,8 +122,10 @@ async def test_an_answer_from_another_issuer_signs_nobody_in(stage: Stage) -> No
 
 
 async def test_a_deactivated_person_is_told_so_although_the_issuer_vouches_for_them(stage: Stage) -> None:
-    bob = await stage.byline.services.principals.resolve(stage.provider.issuer, "bob", "Bob Example")
-    await stage.byline.services.principals.set_active(bob.id, active=False)
+    bob = await stage.byline.services.principals.resolve_principal(
+        stage.provider.issuer, "bob", "Bob Example"
+    )
+    await stage.byline.services.principals.set_active(bob.id, is_active=False)
     async with Browser() as browser:
         page = await stage.provider.let_in(await browser.open(f"{stage.byline.url}/sign-in"), "bob")
 
@@ -134,7 +136,7 @@ async def test_a_deactivated_person_is_told_so_although_the_issuer_vouches_for_t
 async def test_the_issuers_access_tokens_for_this_server_are_taken(stage: Stage) -> None:
     tokens = await stage.access_token("alice", resource=RESOURCE)
     taken = await stage.byline.whoami(tokens["access_token"])
-    alice = await stage.byline.services.principals.find(stage.provider.issuer, "alice")
+    alice = await stage.byline.services.principals.find_by_subject(stage.provider.issuer, "alice")
 
     assert alice is not None
     assert taken.json()["principal"] == alice.id
@@ -148,7 +150,9 @@ async def test_the_issuers_other_tokens_are_not_taken(stage: Stage) -> None:
 
     assert [(await stage.byline.whoami(token)).status_code for token in sent] == [401, 401, 401]
     assert await stage.byline.trail("attempt.refused") == []
-    alice = await stage.byline.services.principals.resolve(stage.provider.issuer, "alice", "Alice Example")
+    alice = await stage.byline.services.principals.resolve_principal(
+        stage.provider.issuer, "alice", "Alice Example"
+    )
     assert [(await stage.byline.whoami(token)).status_code for token in sent] == [401, 401, 401]
     (attempt,) = await stage.byline.trail("attempt.refused")
     assert (attempt["error"], attempt["principal"]["id"]) == ("token_misdirected", alice.id)

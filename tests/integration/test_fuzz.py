@@ -14,7 +14,7 @@ import httpx2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import INITIALIZE, LEGACY, ByHand, Gateway, gateway_process
@@ -206,7 +206,7 @@ async def test_nothing_that_is_sent_breaks_the_gateway_or_gets_a_secret_out_of_i
     assert not [each for each in secret if each in told]
 
 
-def secrets(platform: Platform, granted: Tokens, by_hand: ByHand) -> list[str]:
+def secrets(platform: Platform, granted: UpstreamTokens, by_hand: ByHand) -> list[str]:
     """What no answer may hold."""
     keyring = platform.settings.vault.keyring_file
     assert keyring is not None

@@ -21,8 +21,8 @@ from mcp_types import (
 )
 
 from engine.wire import OUTCOME_META
-from gateway.mcp.clients import TASKS
-from gateway.mcp.messages import MOST_VALUES
+from gateway.mcp.clients import TASKS_EXTENSION
+from gateway.mcp.messages import MAX_JSON_VALUES
 from gateway.toolsets import SEARCH_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import ByHand, Gateway, gateway_process, routed
@@ -121,7 +121,7 @@ NO_MESSAGES: dict[str, tuple[bytes, int]] = {
     "nesting": (nested(300), PARSE_ERROR),
     "nesting without end": (nested(200_000), PARSE_ERROR),
     "values without end": (
-        request(f'"id": 1, "method": "ping", "params": {{"x": [{"0," * MOST_VALUES}0]}}'),
+        request(f'"id": 1, "method": "ping", "params": {{"x": [{"0," * MAX_JSON_VALUES}0]}}'),
         INVALID_REQUEST,
     ),
     "a key twice": (request('"id": 1, "method": "ping", "method": "tools/list"'), INVALID_REQUEST),
@@ -374,7 +374,7 @@ async def test_what_is_somebody_elses_is_unknown_in_the_words_for_what_never_was
 async def test_a_task_of_somebody_else_is_unknown_and_goes_on(
     alice: ByHand, mallory: ByHand, method: str
 ) -> None:
-    meta = {**ENVELOPE, CLIENT_CAPABILITIES_META_KEY: {"extensions": {TASKS: {}}}}
+    meta = {**ENVELOPE, CLIENT_CAPABILITIES_META_KEY: {"extensions": {TASKS_EXTENSION: {}}}}
     arguments = {"account_id": CONTOSO, "label": method}
     begun = answer(await alice.call("read_once", arguments, _meta=meta))["result"]
     task = {"taskId": begun["taskId"], "_meta": meta}

@@ -6,8 +6,8 @@ from temporalio.api.enums.v1 import EventType
 from temporalio.common import RetryPolicy
 
 from engine.identity.model import Identity
-from engine.interceptors.client import acting_as
-from engine.interceptors.headers import read_text
+from engine.interceptors.client import carry_identity
+from engine.interceptors.headers import read_header_text
 from engine.wire import IDENTITY_HEADER
 from gateway.runs.runs import Finished
 from tests.platform import CONTOSO, NORTHWIND, Platform
@@ -116,11 +116,11 @@ async def test_a_signal_shows_its_sender_and_lends_nobody_its_name(platform: Pla
         for event in await platform.history(bobs)
         if event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED
     ]
-    sender = Identity.unverified(read_text(signal.header.fields, IDENTITY_HEADER) or "")
+    sender = Identity.parse_unverified(read_header_text(signal.header.fields, IDENTITY_HEADER) or "")
     (ended,) = await platform.trail("action.ended", bobs)
     (request,) = platform.requests("crm")
     assert sender is not None
-    assert (sender.name, sender.root) == ("Alice Liddell", alices)
+    assert (sender.name, sender.run_id) == ("Alice Liddell", alices)
     assert ended["principal"]["name"] == "Bob Baker"
     assert request["account"] == platform.systems["crm"].account("bob")
 
@@ -140,9 +140,9 @@ async def test_a_root_that_temporal_starts_again_keeps_the_name(platform: Platfo
     identity = platform.identity(platform.alice, run, "read_at_second_attempt")
     await platform.register(identity)
 
-    with acting_as(await platform.signed(identity)):
+    with carry_identity(await platform.signed(identity)):
         await platform.temporal.start_workflow(
-            identity.tool,
+            identity.tool_name,
             Reading(account_id=NORTHWIND),
             id=run,
             task_queue=platform.settings.temporal.task_queue,

@@ -21,7 +21,7 @@ from engine.errors import (
     PrincipalInactive,
 )
 from engine.identity.model import Identity
-from engine.interceptors.headers import payload_of
+from engine.interceptors.headers import encode_header
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_HEADER, IDENTITY_TYPE
 from gateway.runs.runs import Failed, Finished
 from tests.platform import NORTHWIND, Platform
@@ -114,9 +114,9 @@ async def test_an_identity_of_a_run_that_was_never_registered_opens_nothing(plat
     await platform.grant("crm", platform.alice)
     identity = platform.identity(platform.alice, "unregistered-1", "read_once")
 
-    await with_header(platform, identity.root, payload_of(await platform.signed(identity)))
+    await with_header(platform, identity.run_id, encode_header(await platform.signed(identity)))
 
-    await refused(platform, identity.root, IdentityMisplaced)
+    await refused(platform, identity.run_id, IdentityMisplaced)
 
 
 async def by_another_key(platform: Platform, identity: Identity) -> str:
@@ -125,34 +125,34 @@ async def by_another_key(platform: Platform, identity: Identity) -> str:
 
 
 async def by_another_key_under_the_name_of_ours(platform: Platform, identity: Identity) -> str:
-    (ours,) = (await platform.services.keys.jwks())["keys"]
+    (ours,) = (await platform.services.signing_keys.build_jwks())["keys"]
     return forged(identity, ours["kid"])
 
 
 async def as_an_access_token(platform: Platform, identity: Identity) -> str:
-    return await platform.services.keys.sign(identity.claims(), ACCESS_TOKEN_TYPE)
+    return await platform.services.signing_keys.sign_claims(identity.to_claims(), ACCESS_TOKEN_TYPE)
 
 
 async def without_a_signature(platform: Platform, identity: Identity) -> str:
     _, body, _ = (await platform.signed(identity)).split(".")
-    (ours,) = (await platform.services.keys.jwks())["keys"]
+    (ours,) = (await platform.services.signing_keys.build_jwks())["keys"]
     header = {"alg": "none", "kid": ours["kid"], "typ": IDENTITY_TYPE}
     return f"{encoded(header)}.{body}."
 
 
 async def with_another_name_put_in(platform: Platform, identity: Identity) -> str:
     header, _, signature = (await platform.signed(identity)).split(".")
-    return f"{header}.{encoded({**identity.claims(), 'sub': platform.bob.id})}.{signature}"
+    return f"{header}.{encoded({**identity.to_claims(), 'sub': platform.bob.id})}.{signature}"
 
 
 async def with_claims_left_out(platform: Platform, identity: Identity) -> str:
-    return await platform.services.keys.sign({"sub": identity.principal_id}, IDENTITY_TYPE)
+    return await platform.services.signing_keys.sign_claims({"sub": identity.principal_id}, IDENTITY_TYPE)
 
 
 def forged(identity: Identity, kid: str) -> str:
     header = {"alg": "Ed25519", "kid": kid, "typ": IDENTITY_TYPE}
     key = OKPKey.generate_key("Ed25519")
-    return jws.serialize_compact(header, json.dumps(identity.claims()), key, algorithms=["Ed25519"])
+    return jws.serialize_compact(header, json.dumps(identity.to_claims()), key, algorithms=["Ed25519"])
 
 
 def encoded(part: dict[str, Any]) -> str:
@@ -175,20 +175,20 @@ async def test_a_forged_header_opens_nothing(platform: Platform, forger: Forger)
     identity = platform.identity(platform.alice, f"forged-{secrets.token_hex(4)}", "read_once")
     await platform.register(identity)
 
-    await with_header(platform, identity.root, payload_of(await forger(platform, identity)))
+    await with_header(platform, identity.run_id, encode_header(await forger(platform, identity)))
 
-    await refused(platform, identity.root, IdentityForged)
+    await refused(platform, identity.run_id, IdentityForged)
 
 
 GARBAGE = [
-    (payload_of("Alice Liddell"), IdentityForged),
-    (payload_of("a.b.c"), IdentityForged),
-    (payload_of("…"), IdentityForged),
-    (payload_of("W10.W10.W10"), IdentityForged),
-    (payload_of("bnVsbA.bnVsbA."), IdentityForged),
-    (payload_of("." * 40_000), IdentityForged),
-    (payload_of(f"{urlsafe_b64encode(b'[' * 3000).decode()}.e30.e30"), IdentityForged),
-    (payload_of({"sub": "alice"}), IdentityMissing),
+    (encode_header("Alice Liddell"), IdentityForged),
+    (encode_header("a.b.c"), IdentityForged),
+    (encode_header("…"), IdentityForged),
+    (encode_header("W10.W10.W10"), IdentityForged),
+    (encode_header("bnVsbA.bnVsbA."), IdentityForged),
+    (encode_header("." * 40_000), IdentityForged),
+    (encode_header(f"{urlsafe_b64encode(b'[' * 3000).decode()}.e30.e30"), IdentityForged),
+    (encode_header({"sub": "alice"}), IdentityMissing),
     (Payload(data=b"\xff\xfe\x00"), IdentityMissing),
     (Payload(metadata={"encoding": b"binary/encrypted"}, data=b"[" * 5000), IdentityMissing),
 ]
@@ -200,15 +200,15 @@ async def test_garbage_in_the_header_opens_nothing(platform: Platform) -> None:
     for number, (header, error) in enumerate(GARBAGE):
         identity = platform.identity(platform.alice, f"garbage-{number}", "read_once")
         await platform.register(identity)
-        await with_header(platform, identity.root, header)
-        await refused(platform, identity.root, error)
+        await with_header(platform, identity.run_id, header)
+        await refused(platform, identity.run_id, error)
 
 
 async def test_who_is_deactivated_while_a_run_waits_does_nothing_any_more(platform: Platform) -> None:
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
 
-    await platform.services.principals.set_active(platform.alice.id, active=False)
+    await platform.services.principals.set_active(platform.alice.id, is_active=False)
     await platform.consent(request, platform.alice)
 
     assert "Alice Liddell is not active" in await refused(platform, run, PrincipalInactive)
@@ -218,7 +218,7 @@ async def test_a_refusal_deep_in_a_run_is_in_the_trail_of_that_run(platform: Pla
     run = await platform.start("read_at_every_level", {"account_id": NORTHWIND, "levels": 2}, platform.alice)
     (request,) = await platform.asked(run)
 
-    await platform.services.principals.set_active(platform.alice.id, active=False)
+    await platform.services.principals.set_active(platform.alice.id, is_active=False)
     await platform.consent(request, platform.alice)
 
     await refused(platform, run, PrincipalInactive)
@@ -231,10 +231,10 @@ async def test_a_signing_key_that_was_retired_while_a_run_waits_lets_it_do_nothi
 ) -> None:
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
-    (old,) = (await platform.services.keys.jwks())["keys"]
+    (old,) = (await platform.services.signing_keys.build_jwks())["keys"]
 
-    await platform.services.keys.rotate()
-    assert await platform.services.keys.retire(old["kid"])
+    await platform.services.signing_keys.rotate_key()
+    assert await platform.services.signing_keys.retire_key(old["kid"])
     await platform.consent(request, platform.alice)
 
     await refused(platform, run, IdentityForged)
@@ -244,7 +244,7 @@ async def test_a_key_that_signs_no_more_still_vouches_for_the_runs_it_signed(pla
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
 
-    await platform.services.keys.rotate()
+    await platform.services.signing_keys.rotate_key()
     await platform.consent(request, platform.alice)
 
     assert isinstance(await platform.outcome(run), Finished)

@@ -117,7 +117,7 @@ def opened(address: str) -> Opened:
 
 
 async def wrapped(services: Services) -> Sequence[DataKeyRow]:
-    async with services.database.reading() as session:
+    async with services.database.open_read_session() as session:
         return (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
 
 
@@ -125,16 +125,16 @@ async def test_a_master_key_that_never_leaves_its_service_seals_for_every_proces
     elsewhere: VaultSettings, opened: Opened, tmp_path: Path
 ) -> None:
     async with opened(elsewhere) as one, opened(elsewhere) as other:
-        sealed = await one.vault.seal(SECRET, "row")
+        sealed = await one.vault.seal_secret(SECRET, "row")
         (row,) = await wrapped(one)
-        _, key = await one.data_keys.current()
+        _, key = await one.data_keys.get_current_key()
 
-        assert await other.vault.open(sealed, "row") == SECRET
-        assert one.vault.derived("cursors") == other.vault.derived("cursors")
+        assert await other.vault.open_secret(sealed, "row") == SECRET
+        assert one.vault.derive_keys("cursors") == other.vault.derive_keys("cursors")
         assert row.wrapped_by == elsewhere.provider
         assert key not in row.wrapped
         with pytest.raises(VaultSealBroken):
-            await other.vault.open(sealed, "another row")
+            await other.vault.open_secret(sealed, "another row")
     assert not (tmp_path / "keyring.json").exists()
 
 
@@ -142,8 +142,8 @@ async def test_a_wrapped_key_that_was_moved_to_another_row_does_not_open(
     elsewhere: VaultSettings, opened: Opened
 ) -> None:
     async with opened(elsewhere) as services:
-        await services.data_keys.rotate()
-        async with services.database.writing() as session:
+        await services.data_keys.rotate_key()
+        async with services.database.open_write_session() as session:
             one, two = (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
             one.wrapped, two.wrapped = two.wrapped, one.wrapped
             session.add_all([one, two])
@@ -158,11 +158,11 @@ async def test_keys_move_to_another_provider_without_a_secret_being_touched(
 ) -> None:
     here = VaultSettings(keyring_file=tmp_path / "keyring.json")
     async with opened(here) as services:
-        sealed = await services.vault.seal(SECRET, "row")
-        signed = await services.keys.sign({}, IDENTITY_TYPE)
-        async with services.database.reading() as session:
+        sealed = await services.vault.seal_secret(SECRET, "row")
+        signed = await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
+        async with services.database.open_read_session() as session:
             before = (await session.exec(select(SigningKeyRow.sealed_private_key))).one()
-        derived = services.vault.derived("cursors")
+        derived = services.vault.derive_keys("cursors")
 
     with pytest.raises(SettingsInvalid, match="Data key 1 is wrapped by keyring, which is not set"):
         async with opened(elsewhere.model_copy(update={"keyring_file": None})):
@@ -172,10 +172,10 @@ async def test_keys_move_to_another_provider_without_a_secret_being_touched(
 
     assert told == f"Data key 1 is wrapped by {elsewhere.provider}.\n"
     async with opened(elsewhere) as services:
-        assert await services.vault.open(sealed, "row") == SECRET
-        assert await services.keys.verify(signed, IDENTITY_TYPE)
-        assert services.vault.derived("cursors") == derived
-        async with services.database.reading() as session:
+        assert await services.vault.open_secret(sealed, "row") == SECRET
+        assert await services.signing_keys.verify_token(signed, IDENTITY_TYPE)
+        assert services.vault.derive_keys("cursors") == derived
+        async with services.database.open_read_session() as session:
             assert (await session.exec(select(SigningKeyRow.sealed_private_key))).one() == before
 
 
@@ -199,7 +199,7 @@ def variables(vault: VaultSettings, address: str) -> dict[str, str]:
 async def is_missed(services: Services, sealed: bytes) -> bool:
     """Whether the service is away and no key that it unwrapped is left in memory."""
     try:
-        await services.vault.open(sealed, "row")
+        await services.vault.open_secret(sealed, "row")
     except KeyServiceUnavailable:
         return True
     return False
@@ -210,8 +210,10 @@ async def test_what_is_used_often_asks_the_service_nothing(
 ) -> None:
     async with opened(at_transit(transit, tmp_path)) as services:
         before = list(transit.asked)
-        sealed = [await services.vault.seal(SECRET, f"row {number}") for number in range(200)]
-        found = [await services.vault.open(each, f"row {number}") for number, each in enumerate(sealed)]
+        sealed = [await services.vault.seal_secret(SECRET, f"row {number}") for number in range(200)]
+        found = [
+            await services.vault.open_secret(each, f"row {number}") for number, each in enumerate(sealed)
+        ]
 
     assert set(found) == {SECRET}
     assert transit.asked == before
@@ -222,7 +224,7 @@ async def test_a_master_key_is_rotated_where_it_lies_and_the_versions_before_end
 ) -> None:
     settings = at_transit(transit, tmp_path)
     async with opened(settings) as services:
-        sealed = await services.vault.seal(SECRET, "row")
+        sealed = await services.vault.seal_secret(SECRET, "row")
     vault = hvac.Client(url=transit.address, token=TOKEN).secrets.transit
     await asyncio.to_thread(vault.rotate_key, "byline")
 
@@ -230,7 +232,7 @@ async def test_a_master_key_is_rotated_where_it_lies_and_the_versions_before_end
     await asyncio.to_thread(vault.update_key_configuration, "byline", min_decryption_version=2)
 
     async with opened(settings) as services:
-        assert await services.vault.open(sealed, "row") == SECRET
+        assert await services.vault.open_secret(sealed, "row") == SECRET
         assert [row.wrapped[:9] for row in await wrapped(services)] == [b"vault:v2:"]
 
 
@@ -238,16 +240,16 @@ async def test_a_service_that_is_away_is_missed_only_once_the_keys_in_memory_are
     transit: Transit, opened: Opened, tmp_path: Path
 ) -> None:
     async with opened(at_transit(transit, tmp_path, life=1.0)) as services:
-        sealed = await services.vault.seal(SECRET, "row")
+        sealed = await services.vault.seal_secret(SECRET, "row")
         transit.stop()
-        assert await services.vault.open(sealed, "row") == SECRET
+        assert await services.vault.open_secret(sealed, "row") == SECRET
         await until(lambda: is_missed(services, sealed))
         with pytest.raises(KeyServiceUnavailable, match="see that it is up") as told:
-            await services.vault.seal(SECRET, "row")
+            await services.vault.seal_secret(SECRET, "row")
         assert transit.address in str(told.value)
         assert TOKEN not in str(told.value)
         transit.start()
-        assert await services.vault.open(sealed, "row") == SECRET
+        assert await services.vault.open_secret(sealed, "row") == SECRET
 
 
 async def test_a_run_tries_again_until_the_service_is_back_and_nothing_is_lost(
@@ -256,7 +258,7 @@ async def test_a_run_tries_again_until_the_service_is_back_and_nothing_is_lost(
     vault = at_transit(transit, tmp_path, life=1.0)
     async with open_platform(tmp_path, temporal_address, upstreams, vault=vault) as platform:
         await platform.grant("crm", platform.alice)
-        sealed = await platform.services.vault.seal(SECRET, "row")
+        sealed = await platform.services.vault.seal_secret(SECRET, "row")
         run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
         transit.stop()
         await until(lambda: is_missed(platform.services, sealed))
@@ -305,7 +307,9 @@ async def test_a_token_that_an_agent_renews_is_read_from_its_file(
             pass
     file.write_text(f"{TOKEN}\n")
     async with opened(settings) as services:
-        assert await services.vault.open(await services.vault.seal(SECRET, "row"), "row") == SECRET
+        assert (
+            await services.vault.open_secret(await services.vault.seal_secret(SECRET, "row"), "row") == SECRET
+        )
 
 
 @pytest.mark.parametrize("by", [by_approle, by_kubernetes])
@@ -313,13 +317,13 @@ async def test_one_login_does_for_every_question_until_vault_forgets_it(
     transit: Transit, opened: Opened, tmp_path: Path, by: Callable[[Transit, Path], VaultSettings]
 ) -> None:
     async with opened(by(transit, tmp_path)) as services:
-        sealed = await services.vault.seal(SECRET, "row")
-        await services.data_keys.rotate()
+        sealed = await services.vault.seal_secret(SECRET, "row")
+        await services.data_keys.rotate_key()
         first = transit.asked.count("login")
         transit.forget_tokens()
-        await services.data_keys.rotate()
+        await services.data_keys.rotate_key()
 
-        assert await services.vault.open(sealed, "row") == SECRET
+        assert await services.vault.open_secret(sealed, "row") == SECRET
     assert (first, transit.asked.count("login"), transit.refused) == (1, 2, 1)
 
 
@@ -330,7 +334,7 @@ async def test_a_login_is_made_again_before_its_lease_ends(
     async with opened(by_approle(transit, tmp_path)) as services:
 
         async def has_logged_in_again() -> bool:
-            await services.data_keys.rotate()
+            await services.data_keys.rotate_key()
             return transit.asked.count("login") == 3
 
         await until(has_logged_in_again)
@@ -344,7 +348,7 @@ async def test_what_kubernetes_renewed_is_shown_at_the_next_login(
         (tmp_path / "jwt").write_text("second.jwt.of-the-pod\n")
         transit.jwts = {"second.jwt.of-the-pod"}
         transit.forget_tokens()
-        await services.data_keys.rotate()
+        await services.data_keys.rotate_key()
 
     assert transit.asked.count("login") == 2
 
@@ -356,9 +360,9 @@ async def test_a_login_that_is_not_permitted_the_key_is_not_made_again_and_again
         transit.permits = False
         for _ in range(5):
             with pytest.raises(KeyServiceUnavailable, match="Forbidden"):
-                await services.data_keys.rotate()
+                await services.data_keys.rotate_key()
         transit.permits = True
-        await services.data_keys.rotate()
+        await services.data_keys.rotate_key()
 
     assert transit.asked.count("login") == 2
 

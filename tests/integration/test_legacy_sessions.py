@@ -8,8 +8,8 @@ from mcp_types import INTERNAL_ERROR
 from sqlalchemy import text
 
 from engine.telemetry import configure_logging
-from gateway.app import application
-from gateway.mcp.server import mcp_servers
+from gateway.app import build_application
+from gateway.mcp.server import create_mcp_servers
 from gateway.runs.control import RunControl
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import answer
@@ -30,9 +30,9 @@ async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
     gateway = idle.settings.gateway.model_copy(update={"limits": limits})
     services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
     control = RunControl(services, idle.temporal, idle.runs)
-    servers = mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
-    app = application(services, idle.registry, idle.runs, idle.temporal, servers)
-    secret = (await services.api_tokens.create(idle.alice, "by hand")).secret
+    servers = create_mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
+    app = build_application(services, idle.registry, idle.runs, idle.temporal, servers)
+    secret = (await services.api_tokens.create_token(idle.alice, "by hand")).token_text
     manager = servers[MCP_PATH].session_manager
     transport = httpx2.ASGITransport(app)
     async with manager.run(), httpx2.AsyncClient(transport=transport, timeout=60) as http:
@@ -56,7 +56,7 @@ async def test_an_error_that_nobody_expected_tells_no_client_what_it_is_and_no_l
         token = await rest.token(await rest.person("alice", "Alice"), MCP_PATH)
         alice = ByHand(http, f"{rest.url}{MCP_PATH}", token)
         session = await alice.open_session()
-        async with idle.services.database.writing() as database:
+        async with idle.services.database.open_write_session() as database:
             await (await database.connection()).execute(text("ALTER TABLE run RENAME TO gone"))
         call = {"name": "read_once", "arguments": {"account_id": NORTHWIND}}
         told = [await alice.legacy(session, "tools/call", call), await alice.modern("tools/call", call)]

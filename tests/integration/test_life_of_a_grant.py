@@ -12,8 +12,8 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import ScheduleActionExecutionStartWorkflow, ScheduleHandle
 
-from engine.connections.tokens import Tokens
-from engine.db.database import now
+from engine.connections.tokens import UpstreamTokens
+from engine.db.database import utc_now
 from engine.db.tables import (
     AccountChoiceRow,
     AuthorizationAttemptRow,
@@ -24,7 +24,7 @@ from engine.db.tables import (
     RevocationRow,
     WaiterRow,
 )
-from engine.upkeep.schedule import ensure_upkeep, upkeep_id
+from engine.upkeep.schedule import ensure_upkeep_schedule, make_upkeep_id
 from gateway.runs.runs import Failed, Finished
 from tests.data.commands import Commands
 from tests.platform import DISPUTE, NORTHWIND, Platform, until, variables
@@ -37,12 +37,12 @@ PROFILE = {"crm": "/services/oauth2/userinfo", "billing": "/v1/invoices"}
 
 
 async def change(platform: Platform, table: type[SQLModel], **values: object) -> None:
-    async with platform.services.database.writing() as session:
+    async with platform.services.database.open_write_session() as session:
         await session.exec(update(table).values(**values))
 
 
 async def rows(platform: Platform, table: type[SQLModel]) -> list[Any]:
-    async with platform.services.database.reading() as session:
+    async with platform.services.database.open_read_session() as session:
         return list((await session.exec(select(table))).all())
 
 
@@ -58,7 +58,7 @@ def refreshes(platform: Platform) -> int:
 async def upkept(platform: Platform) -> dict[str, int]:
     """Have the schedule of upkeep fire, and give what was done."""
     handle: ScheduleHandle = platform.temporal.get_schedule_handle(
-        upkeep_id(platform.settings.temporal.task_queue)
+        make_upkeep_id(platform.settings.temporal.task_queue)
     )
     before = (await handle.describe()).info.num_actions
 
@@ -78,10 +78,10 @@ async def upkept(platform: Platform) -> dict[str, int]:
 async def kept(platform: Platform) -> AsyncIterator[Platform]:
     """A platform with the schedule of upkeep."""
     queue = platform.settings.temporal.task_queue
-    await ensure_upkeep(platform.temporal, queue)
-    await ensure_upkeep(platform.temporal, queue)
+    await ensure_upkeep_schedule(platform.temporal, queue)
+    await ensure_upkeep_schedule(platform.temporal, queue)
     yield platform
-    await platform.temporal.get_schedule_handle(upkeep_id(queue)).delete()
+    await platform.temporal.get_schedule_handle(make_upkeep_id(queue)).delete()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def administrator(platform: Platform) -> Commands:
 
 async def test_a_hundred_actions_of_two_processes_renew_an_expired_token_once(idle: Platform) -> None:
     await idle.grant("crm", idle.alice)
-    await change(idle, GrantRow, expires_at=now() - timedelta(minutes=1))
+    await change(idle, GrantRow, expires_at=utc_now() - timedelta(minutes=1))
     # The sandbox rotates refresh tokens, and ends the whole family when one is used twice.
     idle.systems["crm"].fault(on="token", hang_seconds=1.0)
 
@@ -125,16 +125,16 @@ def children_of(history: list[Any]) -> list[str]:
     ]
 
 
-async def by_its_holder(platform: Platform, _: Commands, __: Tokens) -> None:
-    declared = await platform.services.catalogue.get("crm")
-    assert await platform.services.grants.remove(declared, platform.alice.id)
+async def by_its_holder(platform: Platform, _: Commands, __: UpstreamTokens) -> None:
+    declared = await platform.services.catalogue.get_connection("crm")
+    assert await platform.services.grants.revoke_grant(declared, platform.alice.id)
 
 
-async def by_an_administrator(platform: Platform, administrator: Commands, _: Tokens) -> None:
+async def by_an_administrator(platform: Platform, administrator: Commands, _: UpstreamTokens) -> None:
     await administrator.answer("grants", "remove", platform.alice.id, "crm")
 
 
-async def by_its_upstream(platform: Platform, _: Commands, tokens: Tokens) -> None:
+async def by_its_upstream(platform: Platform, _: Commands, tokens: UpstreamTokens) -> None:
     crm = platform.systems["crm"]
     async with crm.client() as client:
         await client.revoke_token(crm.url + crm.system.oauth.revoke, token=tokens.refresh_token)
@@ -148,14 +148,14 @@ async def test_a_grant_that_ends_in_the_middle_of_an_action_is_missed_by_its_nex
     platform: Platform,
     administrator: Commands,
     monkeypatch: pytest.MonkeyPatch,
-    ended: Callable[[Platform, Commands, Tokens], Awaitable[None]],
+    ended: Callable[[Platform, Commands, UpstreamTokens], Awaitable[None]],
     statuses: list[int],
 ) -> None:
     between, go_on = asyncio.Event(), asyncio.Event()
     monkeypatch.setattr(pausing, "BETWEEN", between)
     monkeypatch.setattr(pausing, "GO_ON", go_on)
     tokens = await platform.grant("crm", platform.alice)
-    declared = await platform.services.catalogue.get("crm")
+    declared = await platform.services.catalogue.get_connection("crm")
     # Without a way to tell the upstream, which would go on taking the token.
     quiet = declared.provider.model_copy(update={"revocation_endpoint": None})
     await platform.redeclare("crm", provider=quiet)
@@ -218,7 +218,7 @@ async def test_who_is_deactivated_leaves_no_grant_behind_here_or_upstream(
     assert {each["principal"]["id"] for each in removed} == {platform.alice.id}
 
     assert (await upkept(platform))["revoke"] == 0, "it was tried a moment ago"
-    await change(platform, RevocationRow, due_at=now())
+    await change(platform, RevocationRow, due_at=utc_now())
     assert (await upkept(platform))["revoke"] == 1
     assert not is_good(platform, "billing", hers["billing"])
     assert await rows(platform, RevocationRow) == []
@@ -235,7 +235,7 @@ async def test_an_administrator_removes_a_grant_whose_upstream_is_away(
     told = await administrator.answer("grants", "remove", platform.alice.id, "billing")
 
     assert "is gone. Its upstream is to be told yet, which Byline goes on trying" in told
-    assert await platform.services.grants.of(platform.alice.id) == []
+    assert await platform.services.grants.list_grants(platform.alice.id) == []
     (removed,) = await platform.trail("grant.removed")
     assert removed["error"] == "upstream_unavailable"
     assert len(await rows(platform, RevocationRow)) == 1
@@ -245,12 +245,12 @@ async def test_an_upstream_that_cannot_be_told_for_a_week_is_given_up_and_the_to
     kept: Platform,
 ) -> None:
     await kept.grant("billing", kept.alice)
-    await kept.services.principals.set_active(kept.alice.id, active=False)
+    await kept.services.principals.set_active(kept.alice.id, is_active=False)
     kept.systems["billing"].fault(on="revoke", status=503, count=2)
 
     # A deactivation that was cut short is finished as well.
     assert (await upkept(kept))["end"] == 1
-    await change(kept, RevocationRow, due_at=now(), created_at=now() - LONG_AGO)
+    await change(kept, RevocationRow, due_at=utc_now(), created_at=utc_now() - LONG_AGO)
     assert (await upkept(kept))["revoke"] == 1
 
     assert await rows(kept, RevocationRow) == []
@@ -261,12 +261,12 @@ async def test_an_upstream_that_cannot_be_told_for_a_week_is_given_up_and_the_to
 async def test_a_grant_that_nobody_uses_is_renewed_before_it_dies_of_that(kept: Platform) -> None:
     platform = kept
     tokens = await platform.grant("crm", platform.alice)
-    declared = await platform.services.catalogue.get("crm")
+    declared = await platform.services.catalogue.get_connection("crm")
     mortal = declared.provider.model_copy(update={"refresh_token_life": timedelta(days=10)})
     await platform.redeclare("crm", provider=mortal)
 
     assert (await upkept(platform))["renew"] == 0
-    await change(platform, GrantRow, renewed_at=now() - LONG_AGO)
+    await change(platform, GrantRow, renewed_at=utc_now() - LONG_AGO)
     assert (await upkept(platform))["renew"] == 1
     assert (await upkept(platform))["renew"] == 0
     (renewed,) = await platform.trail("grant.renewed")
@@ -274,15 +274,15 @@ async def test_a_grant_that_nobody_uses_is_renewed_before_it_dies_of_that(kept: 
     assert refreshes(platform) == 1
     assert platform.requests("crm") == []
 
-    found = await platform.services.grants.credential(
-        await platform.services.catalogue.get("crm"), platform.alice.id
+    found = await platform.services.grants.find_credential(
+        await platform.services.catalogue.get_connection("crm"), platform.alice.id
     )
     assert found is not None
     assert found.access_token != tokens.access_token
     crm = platform.systems["crm"]
     async with crm.client() as client:
         await client.revoke_token(crm.url + crm.system.oauth.revoke, token=found.access_token)
-    await change(platform, GrantRow, renewed_at=now() - LONG_AGO)
+    await change(platform, GrantRow, renewed_at=utc_now() - LONG_AGO)
     crm.fault(on="token", status=503)
     assert (await upkept(platform))["renew"] == 0, "the token endpoint failed, and the grant is kept"
     assert (await upkept(platform))["renew"] == 1
@@ -290,45 +290,45 @@ async def test_a_grant_that_nobody_uses_is_renewed_before_it_dies_of_that(kept: 
 
 async def test_a_grant_that_its_provider_ended_meanwhile_is_ended_here_by_upkeep(kept: Platform) -> None:
     tokens = await kept.grant("crm", kept.alice)
-    declared = await kept.services.catalogue.get("crm")
+    declared = await kept.services.catalogue.get_connection("crm")
     mortal = declared.provider.model_copy(update={"refresh_token_life": timedelta(days=10)})
     await kept.redeclare("crm", provider=mortal)
     crm = kept.systems["crm"]
     async with crm.client() as client:
         await client.revoke_token(crm.url + crm.system.oauth.revoke, token=tokens.refresh_token)
-    await change(kept, GrantRow, renewed_at=now() - LONG_AGO)
+    await change(kept, GrantRow, renewed_at=utc_now() - LONG_AGO)
 
     assert (await upkept(kept))["renew"] == 1
 
     (ended,) = await kept.trail("grant.renewed")
     assert ended["error"] == "invalid_grant"
-    assert [grant.has_lapsed for grant in await kept.services.grants.of(kept.alice.id)] == [True]
+    assert [grant.has_lapsed for grant in await kept.services.grants.list_grants(kept.alice.id)] == [True]
 
 
 async def test_what_is_over_is_put_away_by_the_clock(kept: Platform) -> None:
     run = await kept.start("read_once", {"account_id": NORTHWIND}, kept.alice)
     (request,) = await kept.parked(run)
-    await kept.services.consent.begin(request, "browser")
-    await kept.services.channels.owe(["a note"], "somebody")
-    async with kept.services.database.writing() as session:
+    await kept.services.consent.begin_sign_in(request, "browser")
+    await kept.services.notification_channels.claim_notes(["a note"], "somebody")
+    async with kept.services.database.open_write_session() as session:
         session.add(
             DeviceSignInRow(
                 request_id=request.id,
                 sealed_code=b"",
                 interval_seconds=5,
-                poll_after=now(),
-                expires_at=now(),
+                poll_after=utc_now(),
+                expires_at=utc_now(),
             )
         )
 
     assert (await upkept(kept))["expire"] == 0
-    await change(kept, AuthorizationRequestRow, expires_at=now() - timedelta(seconds=1))
-    await change(kept, AuthorizationAttemptRow, expires_at=now() - LONG_AGO)
-    await change(kept, DeviceSignInRow, expires_at=now() - LONG_AGO)
-    await change(kept, NotificationRow, created_at=now() - LONGER_THAN_ANY_WAIT)
-    await change(kept, WaiterRow, expires_at=now() - timedelta(days=29))
+    await change(kept, AuthorizationRequestRow, expires_at=utc_now() - timedelta(seconds=1))
+    await change(kept, AuthorizationAttemptRow, expires_at=utc_now() - LONG_AGO)
+    await change(kept, DeviceSignInRow, expires_at=utc_now() - LONG_AGO)
+    await change(kept, NotificationRow, created_at=utc_now() - LONGER_THAN_ANY_WAIT)
+    await change(kept, WaiterRow, expires_at=utc_now() - timedelta(days=29))
     assert (await upkept(kept))["expire"] == 4
-    await change(kept, WaiterRow, expires_at=now() - timedelta(days=31), due_at=now())
+    await change(kept, WaiterRow, expires_at=utc_now() - timedelta(days=31), due_at=utc_now())
     assert (await upkept(kept))["expire"] == 0, "a wake-up is owed"
     await change(kept, WaiterRow, due_at=None)
     assert (await upkept(kept))["expire"] == 1
@@ -349,7 +349,7 @@ async def forgotten(platform: Platform, workflow_id: str, first_run_id: str = ""
 
     async def is_gone() -> bool:
         left = [each.run_id async for each in platform.temporal.list_workflows(query)]
-        described = await platform.runs.described(workflow_id, first_run_id or None)
+        described = await platform.runs.describe_workflow(workflow_id, first_run_id or None)
         return described is None and (bool(left) == bool(first_run_id)) and first_run_id not in left
 
     await until(is_gone)
@@ -357,15 +357,18 @@ async def forgotten(platform: Platform, workflow_id: str, first_run_id: str = ""
 
 async def choose(platform: Platform, account: str) -> None:
     """Let Alice use this account of the CRM from now on."""
-    declared, name = await platform.services.catalogue.get("crm"), platform.systems["crm"].account(account)
-    await platform.services.answering.use(declared, platform.alice, name)
+    declared, name = (
+        await platform.services.catalogue.get_connection("crm"),
+        platform.systems["crm"].account(account),
+    )
+    await platform.services.answer_recorder.choose_account(declared, platform.alice, name)
 
 
 async def looked_for(platform: Platform) -> int:
     """Have upkeep look for all runs again, a day later; how many accounts were forgotten."""
-    async with platform.services.database.writing() as session:
+    async with platform.services.database.open_write_session() as session:
         runs = update(AccountChoiceRow).where(col(AccountChoiceRow.run_id) != "")
-        await session.exec(runs.values(due_at=now()))
+        await session.exec(runs.values(due_at=utc_now()))
     return (await upkept(platform))["expire"]
 
 
@@ -392,7 +395,7 @@ async def test_a_runs_account_is_kept_until_temporal_forgot_all_of_the_run(kept:
     alive = sorted([parked, continued, left])
 
     assert await looked_for(kept) == 0, "what ended a moment ago can still be reset"
-    record = await kept.services.runs.get(continued)
+    record = await kept.services.run_records.find_run(continued)
     assert record is not None
     await asyncio.gather(
         forgotten(kept, finished),

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from temporalio.api.enums.v1 import EventType
 from temporalio.service import RPCError
 
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.errors import (
     AddressRefused,
     AnswerRequired,
@@ -26,21 +26,21 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Actor, Principal, TriggerKind
-from engine.identity.roles import ADMINISTRATOR
+from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.notifications import messages
-from engine.notifications.channels import Channel, ChannelKind, Event
-from engine.notifications.mail import Mail
-from engine.notifications.notifier import Notifier
-from engine.notifications.posts import Posts
-from engine.notifications.workflow import Notice, Owed
-from engine.outgoing.client import Outgoing
-from engine.questions.asking import Asked
-from engine.questions.questions import Place
+from engine.notifications.channels import ChannelKind, NotificationChannel, NotificationEvent
+from engine.notifications.mail import MailSender
+from engine.notifications.notifier import RunNotifier
+from engine.notifications.posts import NotePoster
+from engine.notifications.workflow import DueNote, RunNotice
+from engine.outgoing.client import OutgoingClient
+from engine.questions.asking import QuestionInput
+from engine.questions.questions import AskingStep
 from engine.settings import NotificationSettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction
 from examples.browser import Browser
 from gateway.runs.runs import Caller, Failed, Finished
-from gateway.sign_in.people import People
+from gateway.sign_in.people import BuiltInPeople
 from tests.foreign.process import free_port
 from tests.listeners import Receiver, mail_server, receiver
 from tests.pages import PASSWORDS
@@ -50,7 +50,7 @@ from tests.unit.test_errors import below
 
 SCRIPT = Actor("api_client", "script", "Script")
 READ = {"account_id": NORTHWIND}
-BOTH: tuple[Event, ...] = ("waiting", "ended")
+BOTH: tuple[NotificationEvent, ...] = ("waiting", "ended")
 STARTED = EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED
 LOCAL = OutgoingSettings(allow_http=True, allow_private=True)
 
@@ -60,17 +60,17 @@ class Town:
     """A platform whose worker tells people, with a mail server and a receiver that they have their channels at."""
 
     platform: Platform
-    notifier: Notifier
+    notifier: RunNotifier
     mail_port: int
     receiver: Receiver
     secrets: dict[str, str] = field(default_factory=dict)
 
     async def channel(
-        self, person: Principal, kind: ChannelKind, place: str, events: tuple[Event, ...] = BOTH
-    ) -> Channel:
+        self, person: Principal, kind: ChannelKind, place: str, events: tuple[NotificationEvent, ...] = BOTH
+    ) -> NotificationChannel:
         """Add a channel: a mail address, or a path at the receiver."""
         address = place if kind == "email" else f"http://127.0.0.1:{self.receiver.port}{place}"
-        channel, destination = await self.notifier.add(person, kind, address, events)
+        channel, destination = await self.notifier.add_channel(person, kind, address, events)
         self.secrets[place] = destination.secret or ""
         return channel
 
@@ -82,7 +82,9 @@ class Town:
         tool: str = "read_once",
     ) -> str:
         """Call a tool otherwise than from a chat."""
-        return (await self.platform.runs.call(tool, arguments, Caller(person, SCRIPT, trigger))).run_id
+        return (
+            await self.platform.runs.start_or_attach(tool, arguments, Caller(person, SCRIPT, trigger))
+        ).run_id
 
     def told(self, place: str) -> list[dict[str, Any]]:
         """What a person's own webhook was told, with every signature verified."""
@@ -102,16 +104,16 @@ class Town:
         return max((each.attempt for each in described.raw_description.pending_activities), default=0)
 
 
-def notifying(idle: Platform, mail: NotificationSettings, outgoing: Outgoing) -> Notifier:
+def notifying(idle: Platform, mail: NotificationSettings, outgoing: OutgoingClient) -> RunNotifier:
     """What tells people by this mail server, and calls what this allows."""
     services, url = idle.services, idle.settings.public_url
-    return Notifier(
-        services.channels,
-        Mail(mail, url),
-        Posts(outgoing),
-        services.authorization,
+    return RunNotifier(
+        services.notification_channels,
+        MailSender(mail, url),
+        NotePoster(outgoing),
+        services.authorization_requests,
         services.questions,
-        services.runs,
+        services.run_records,
         services.principals,
         services.roles,
         services.catalogue,
@@ -123,7 +125,7 @@ def notifying(idle: Platform, mail: NotificationSettings, outgoing: Outgoing) ->
 async def settled(idle: Platform) -> AsyncIterator[Town]:
     async with AsyncExitStack() as stack:
         receiving = await stack.enter_async_context(receiver())
-        outgoing = await stack.enter_async_context(Outgoing(LOCAL))
+        outgoing = await stack.enter_async_context(OutgoingClient(LOCAL))
         port = free_port()
         mail = NotificationSettings(
             smtp_host="127.0.0.1", smtp_port=port, smtp_tls="none", sender="Byline <byline@byline.example>"
@@ -326,14 +328,14 @@ async def test_a_notice_that_somebody_made_up_tells_nobody(town: Town) -> None:
     (request,) = await platform.parked(his)
 
     async def delivered(event: Literal["waiting", "ended"], awaits: str | None = None, run: str = his) -> str:
-        owed = Owed(Notice(event, run, [channel.id], awaits=awaits), channel.id, time.time())
-        return await town.notifier.deliver(owed, str)
+        owed = DueNote(RunNotice(event, run, [channel.id], awaits=awaits), channel.id, time.time())
+        return await town.notifier.deliver_note(owed, str)
 
     assert await delivered("ended") == "not asked"
     assert await delivered("waiting", request.id) == "not asked"
     assert await delivered("waiting", "a-request-that-is-not-there") == "answered meanwhile"
     assert await delivered("ended", run="a-run-that-is-not-there") == "run unknown"
-    await platform.services.channels.remove(channel.id, alice)
+    await platform.services.notification_channels.remove_channel(channel.id, alice)
     assert await delivered("ended") == "channel removed"
     assert town.receiver.posts == []
 
@@ -364,7 +366,7 @@ async def test_a_receiver_that_asks_for_patience_gets_the_same_note_later_and_on
     channel = await town.channel(bob, "slack", "/bob")
     town.receiver.answers = [Response(status_code=410)]
     with pytest.raises(RequestRejected):
-        await town.notifier.test(channel.id, bob)
+        await town.notifier.send_test_note(channel.id, bob)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +380,7 @@ async def test_a_mail_server_says_whether_to_try_again(
     async with mail_server(town.mail_port) as mailbox:
         mailbox.refusal = reply
         with pytest.raises(raised) as told:
-            await town.notifier.test(channel.id, town.platform.alice)
+            await town.notifier.send_test_note(channel.id, town.platform.alice)
 
     assert "alice@example.com" not in str(told.value)
 
@@ -389,7 +391,7 @@ async def test_a_person_tries_a_channel_a_few_times_a_minute_at_most(town: Town)
 
     async def try_until_refused() -> bool:
         try:
-            await town.notifier.test(channel.id, alice)
+            await town.notifier.send_test_note(channel.id, alice)
         except TooSoon:
             return True
         return False
@@ -411,15 +413,15 @@ async def test_a_person_tries_a_channel_a_few_times_a_minute_at_most(town: Town)
 )
 async def test_an_address_that_is_none_is_refused(town: Town, kind: ChannelKind, address: str) -> None:
     with pytest.raises(AddressRefused):
-        await town.notifier.add(town.platform.alice, kind, address, BOTH)
+        await town.notifier.add_channel(town.platform.alice, kind, address, BOTH)
 
-    assert await town.platform.services.channels.of(town.platform.alice.id) == []
+    assert await town.platform.services.notification_channels.list_channels(town.platform.alice.id) == []
 
 
 @pytest.fixture
 async def rest(town: Town) -> AsyncIterator[Rest]:
     """A gateway that sends where the town's worker sends."""
-    await People(town.platform.services.database).add_demo()
+    await BuiltInPeople(town.platform.services.database).add_demo_people()
     services = replace(town.platform.services, notifier=town.notifier)
     async with serving(replace(town.platform, services=services)) as rest:
         yield rest
@@ -462,7 +464,9 @@ async def test_a_form_that_the_page_did_not_give_changes_nothing(town: Town, res
         ):
             assert (await stranger.post(path, data=fields)).status_code == 403
 
-    assert await town.platform.services.channels.of(town.platform.alice.id) == [channel]
+    assert await town.platform.services.notification_channels.list_channels(town.platform.alice.id) == [
+        channel
+    ]
 
 
 async def test_the_api_lists_adds_tries_and_removes_ones_own_channels_alone(town: Town, rest: Rest) -> None:
@@ -507,12 +511,12 @@ async def test_the_api_lists_adds_tries_and_removes_ones_own_channels_alone(town
 async def test_an_address_within_the_network_is_refused_by_a_gateway_that_was_not_told_otherwise(
     idle: Platform,
 ) -> None:
-    async with Outgoing(OutgoingSettings()) as outgoing:
+    async with OutgoingClient(OutgoingSettings()) as outgoing:
         notifier = notifying(idle, NotificationSettings(), outgoing)
-        channel, _ = await notifier.add(idle.alice, "slack", "https://127.0.0.1:9/", BOTH)
+        channel, _ = await notifier.add_channel(idle.alice, "slack", "https://127.0.0.1:9/", BOTH)
 
         with pytest.raises(AddressRefused, match="public Internet"):
-            await notifier.test(channel.id, idle.alice)
+            await notifier.send_test_note(channel.id, idle.alice)
 
 
 async def test_a_person_has_ten_channels_at_most_and_a_service_none(town: Town) -> None:
@@ -530,35 +534,41 @@ async def test_an_approval_is_asked_of_everybody_with_the_role_but_the_one_who_n
     platform, alice, bob = town.platform, town.platform.alice, town.platform.bob
     services = platform.services
     for person in (alice, bob):
-        await services.roles.give(person.id, "lead")
+        await services.roles.assign_role(person.id, "lead")
         await town.channel(person, "webhook", f"/{person.subject}", ("waiting",))
     identity = platform.identity(alice, "run-1", "read_once")
     await platform.register(identity)
-    place = Place(identity, "run-1", ParkedAction("w", "r", "k"), waiter=None, timed_out=False)
+    place = AskingStep(identity, "run-1", ParkedAction("w", "r", "k"), waiter_id=None, has_timed_out=False)
     with pytest.raises(AnswerRequired) as required:
-        await services.questions.ask(place, Asked("May I pay 1,000,000?", {}, role="lead", timeout=600))
+        await services.questions.ask_question(
+            place, QuestionInput("May I pay 1,000,000?", {}, role="lead", timeout=600)
+        )
 
     async def owed(waiter: str) -> list[str]:
-        asked, awaits = required.value.asked, required.value.awaits
-        return await town.notifier.wait_begun(awaits=awaits, waiter=waiter, asked=asked, identity=identity)
+        asked, awaits = required.value.asked_principal_ids, required.value.awaited_id
+        return await town.notifier.find_wait_listeners(
+            awaited_id=awaits, waiter_id=waiter, asked_principal_ids=asked, identity=identity
+        )
 
     channels = await owed("first")
-    notice = Notice("waiting", "run-1", channels, awaits=required.value.awaits)
-    said = [await town.notifier.deliver(Owed(notice, channel, time.time()), str) for channel in channels]
+    notice = RunNotice("waiting", "run-1", channels, awaits=required.value.awaited_id)
+    said = [
+        await town.notifier.deliver_note(DueNote(notice, channel, time.time()), str) for channel in channels
+    ]
 
     assert said == ["delivered"]
     assert (await owed("first"), await owed("second")) == (channels, [])
     (told,) = town.told("/bob")
     assert told["data"]["waits_for"] == "approval"
-    assert told["data"]["url"] == f"{platform.settings.public_url}/questions/{required.value.awaits}"
+    assert told["data"]["url"] == f"{platform.settings.public_url}/questions/{required.value.awaited_id}"
     assert b"1,000,000" not in town.receiver.to("/bob")[0].body
     assert town.told("/alice") == []
 
 
 async def test_the_sign_in_that_a_service_needs_is_told_to_its_administrators(town: Town) -> None:
     platform, alice, bob = town.platform, town.platform.alice, town.platform.bob
-    await platform.services.roles.give(bob.id, ADMINISTRATOR)
-    service = await platform.services.service_principals.add("nightly", by=bob)
+    await platform.services.roles.assign_role(bob.id, ADMINISTRATOR_ROLE)
+    service = await platform.services.service_principals.add_service("nightly", administrator=bob)
     await town.channel(alice, "webhook", "/alice")
     await town.channel(bob, "webhook", "/bob")
 
@@ -578,8 +588,8 @@ async def test_a_worker_as_it_is_deployed_tells_of_an_end(idle: Platform) -> Non
     local = {"BYLINE_OUTGOING__ALLOW_HTTP": "true", "BYLINE_OUTGOING__ALLOW_PRIVATE": "true"}
     async with receiver() as receiving, idle.worker_process(**local):
         address = f"http://127.0.0.1:{receiving.port}/alice"
-        await idle.services.channels.add(idle.alice, "slack", address, "here", ["ended"])
-        run = (await idle.runs.call("read_once", READ, Caller(idle.alice, SCRIPT, "rest"))).run_id
+        await idle.services.notification_channels.add_channel(idle.alice, "slack", address, "here", ["ended"])
+        run = (await idle.runs.start_or_attach("read_once", READ, Caller(idle.alice, SCRIPT, "rest"))).run_id
         assert isinstance(await idle.outcome(run), Finished)
 
         async def told() -> bool:
@@ -594,12 +604,12 @@ async def test_no_mail_leaves_in_the_clear_where_settings_ask_for_tls() -> None:
     settings = NotificationSettings(smtp_host="127.0.0.1", smtp_port=port, sender="byline@byline.example")
     async with mail_server(port) as mailbox:
         with pytest.raises(UpstreamUnavailable):
-            await Mail(settings, "https://byline.example").send(
-                messages.test("1", now()), "alice@example.com"
+            await MailSender(settings, "https://byline.example").send_note(
+                messages.compose_test_note("1", utc_now()), "alice@example.com"
             )
 
     assert mailbox.mails == []
 
 
 def test_what_is_said_of_a_failure_is_said_of_codes_that_there_are() -> None:
-    assert messages.WHY.keys() <= {kind.code for kind in below(BylineError)}
+    assert messages.FAILURE_REASONS.keys() <= {kind.code for kind in below(BylineError)}

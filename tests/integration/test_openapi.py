@@ -10,9 +10,9 @@ import httpx2
 from jsonschema import Draft202012Validator
 from openapi_pydantic import OpenAPI
 
-from engine.identity.roles import ADMINISTRATOR
+from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.registry import Registry
-from gateway.api.router import api
+from gateway.api.router import build_api
 from gateway.runs.runs import Runs
 from tests.docs.markdown import ROOT, table
 from tests.platform import NORTHWIND, Platform
@@ -52,7 +52,7 @@ async def test_the_document_is_openapi_3_1_and_every_reference_in_it_leads_somew
 
 
 async def test_every_operation_is_told_in_the_reference(idle: Platform) -> None:
-    document = api(idle.services, idle.registry, idle.runs, idle.temporal).openapi()
+    document = build_api(idle.services, idle.registry, idle.runs, idle.temporal).openapi()
     own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle.registry.tools}
     offered = {
         f"{method.upper()} {own.get(path, path)}"
@@ -73,7 +73,7 @@ async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
     async with serving(replace(platform, registry=registry, runs=runs)) as rest:
         person = await rest.person("alice", "Alice")
         await platform.grant("crm", person)
-        await platform.services.roles.give(person.id, ADMINISTRATOR)
+        await platform.services.roles.assign_role(person.id, ADMINISTRATOR_ROLE)
         run = await platform.start("read_once", {"account_id": NORTHWIND}, person)
         await platform.outcome(run)
         (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(run=run))

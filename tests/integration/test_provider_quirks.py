@@ -11,11 +11,11 @@ import pytest
 
 from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
-from engine.connections.known_providers import known_provider
+from engine.connections.known_providers import load_known_provider
 from engine.connections.oauth import OAuthClient, TokenRefused
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import AuthorizationRefused
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from tests.platform import NORTHWIND, Platform
@@ -61,7 +61,7 @@ async def provider() -> AsyncIterator[Provider]:
 
 @pytest.fixture
 async def discovery() -> AsyncIterator[Discovery]:
-    async with Outgoing(OutgoingSettings(allow_http=True, allow_private=True)) as outgoing:
+    async with OutgoingClient(OutgoingSettings(allow_http=True, allow_private=True)) as outgoing:
         yield Discovery(outgoing)
 
 
@@ -87,20 +87,22 @@ def client(provider: Provider, discovery: Discovery, **declared: object) -> OAut
 
 def like(name: str) -> dict[str, Any]:
     """What the catalogue knows of a provider besides its addresses."""
-    known = known_provider(name).provider
+    known = load_known_provider(name).provider
     return {key: value for key, value in known.items() if not key.endswith("_endpoint")}
 
 
 async def asked(client: OAuthClient) -> dict[str, list[str]]:
     """The words that a browser carries to the consent page."""
-    address = await client.authorization_url(
+    address = await client.build_authorization_url(
         redirect_uri=CALLBACK, state="s", code_verifier="v" * 43, scopes=ASKED
     )
     return parse_qs(urlsplit(address).query)
 
 
-async def exchanged(client: OAuthClient) -> Tokens:
-    return await client.exchange(code="c", redirect_uri=CALLBACK, code_verifier="v" * 43, asked=ASKED)
+async def exchanged(client: OAuthClient) -> UpstreamTokens:
+    return await client.exchange_code(
+        authorization_code="c", redirect_uri=CALLBACK, code_verifier="v" * 43, requested_scopes=ASKED
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,9 +160,9 @@ async def test_the_tokens_of_a_person_are_taken_and_not_those_of_the_app_beside_
     }
     provider.answer = {"ok": True, "access_token": "bot", "scope": "admin", "authed_user": of_the_person}
     first = await exchanged(slack)
-    account = await slack.account(first)
+    account = await slack.find_account(first)
     provider.answer = {"ok": True, "access_token": "renewed", "refresh_token": "r2", "expires_in": 3600}
-    renewed = await slack.refresh(first)
+    renewed = await slack.refresh_tokens(first)
 
     assert (first.access_token, first.refresh_token, first.scopes) == ("person", "r1", ASKED)
     assert first.expires_at is not None
@@ -192,7 +194,7 @@ async def test_an_account_is_read_where_the_provider_names_it(
     odd = client(provider, discovery, **{**declared, "token_response": {}})
     provider.answer = {"access_token": "a", **answer}
 
-    assert await odd.account(await exchanged(odd)) == account
+    assert await odd.find_account(await exchanged(odd)) == account
 
 
 @pytest.mark.parametrize(
@@ -212,9 +214,9 @@ async def test_what_its_provider_ended_is_known_as_that_whatever_the_provider_ca
         await exchanged(odd)
     provider.answer = {"ok": False, "error": of_a_refresh_token}
     with pytest.raises(TokenRefused) as ended:
-        await odd.renewed("ann", Tokens("a", "r", None, ASKED))
+        await odd.renew("ann", UpstreamTokens("a", "r", None, ASKED))
 
-    assert (refused.value.error, ended.value.error) == ("invalid_grant", "invalid_grant")
+    assert (refused.value.error_code, ended.value.error_code) == ("invalid_grant", "invalid_grant")
 
 
 async def test_an_account_is_read_at_a_pointer_into_what_userinfo_says(
@@ -223,7 +225,7 @@ async def test_an_account_is_read_at_a_pointer_into_what_userinfo_says(
     webex = client(provider, discovery, userinfo_endpoint=f"{provider.url}/me", **like("webex"))
     provider.answer = {"emails": ["ann@example.com", "second@example.com"]}
 
-    assert await webex.account(Tokens("a", None, None, ())) == "ann@example.com"
+    assert await webex.find_account(UpstreamTokens("a", None, None, ())) == "ann@example.com"
 
 
 async def test_a_challenge_is_sent_as_the_provider_spells_it_and_left_out_only_where_it_takes_none(
@@ -250,7 +252,7 @@ async def test_a_token_request_is_json_where_the_provider_takes_no_form(
         client(provider, discovery, **like("zendesk")),
         client(provider, discovery, **like("notion")),
     )
-    await zendesk.refresh(await exchanged(zendesk))
+    await zendesk.refresh_tokens(await exchanged(zendesk))
     await exchanged(notion)
 
     code, refresh, of_notion = (json.loads(body) for body in provider.bodies)
@@ -261,7 +263,7 @@ async def test_a_token_request_is_json_where_the_provider_takes_no_form(
 
 
 async def test_a_bare_token_goes_into_the_header_that_an_upstream_reads(platform: Platform) -> None:
-    crm = await platform.services.catalogue.get("crm")
+    crm = await platform.services.catalogue.get_connection("crm")
     await platform.redeclare("crm", provider=crm.provider.model_copy(update={"token_header": "X-Token"}))
     tokens = await platform.grant("crm", platform.alice)
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
@@ -277,7 +279,7 @@ async def test_an_answer_that_leaves_out_its_issuer_is_taken_only_where_that_is_
 ) -> None:
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
-    crm = await platform.services.catalogue.get("crm")
+    crm = await platform.services.catalogue.get_connection("crm")
     consent, system = platform.services.consent, platform.systems["crm"]
 
     async def answered(iss: str | None, *, required: bool) -> None:
@@ -285,17 +287,19 @@ async def test_an_answer_that_leaves_out_its_issuer_is_taken_only_where_that_is_
         await platform.redeclare("crm", provider=provider)
         session = secrets.token_urlsafe()
         async with Browser(stop_at=OF_THE_PLATFORM) as browser:
-            page = await browser.open(await consent.begin(request, session))
+            page = await browser.open(await consent.begin_sign_in(request, session))
             account = system.account(platform.alice.subject)
             page = await page.form(submit="Sign in", username=account, password="alice-crm")
             page = await page.form(submit="Allow")
         words = {key: value for key, value in parse_qsl(urlsplit(page.url).query) if key != "iss"}
-        await consent.complete({**words, **({"iss": iss} if iss else {})}, platform.alice, session)
+        await consent.complete_sign_in({**words, **({"iss": iss} if iss else {})}, platform.alice, session)
 
     for iss, required in ((None, True), ("https://evil.example", False)):
         with pytest.raises(AuthorizationRefused, match="did not come from"):
             await answered(iss, required=required)
-    assert await platform.services.grants.of(platform.alice.id) == []
+    assert await platform.services.grants.list_grants(platform.alice.id) == []
 
     await answered(None, required=False)
-    assert [grant.connection for grant in await platform.services.grants.of(platform.alice.id)] == ["crm"]
+    assert [
+        grant.connection_name for grant in await platform.services.grants.list_grants(platform.alice.id)
+    ] == ["crm"]

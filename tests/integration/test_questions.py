@@ -22,8 +22,8 @@ from engine.wire import ASK_ACTIVITY, OUTCOME_META
 from examples.browser import Browser
 from examples.chat import Person as ChatPerson
 from examples.chat import chat
-from gateway.runs.runs import Awaiting, Failed, Finished
-from gateway.sign_in.people import People
+from gateway.runs.runs import Failed, Finished, PendingWaits
+from gateway.sign_in.people import BuiltInPeople
 from tests.platform import NAMESPACE, Platform, until
 from tests.rest import Rest, serving
 from tests.tools.asking import ChooseAccount, Matching, RefundMoney
@@ -38,10 +38,10 @@ async def question(platform: Platform, run: str) -> Question:
     """What a run asks, once its workflow waits for the answer."""
 
     async def waits() -> bool:
-        return bool(await platform.services.questions.awaited_by(run))
+        return bool(await platform.services.questions.list_awaited_questions(run))
 
     await until(waits)
-    (asked,) = await platform.services.questions.awaited_by(run)
+    (asked,) = await platform.services.questions.list_awaited_questions(run)
     return asked
 
 
@@ -56,14 +56,14 @@ async def parked(platform: Platform, run: str) -> Question:
 @asynccontextmanager
 async def browsing(rest: Rest, username: str) -> AsyncIterator[tuple[Browser, Principal]]:
     """Somebody of the built-in sign-in, signed in to Byline."""
-    people = People(rest.services.database)
-    await people.add(username, username.title(), f"{username}-demo")
-    known = await people.authenticate(username, f"{username}-demo")
+    people = BuiltInPeople(rest.services.database)
+    await people.add_person(username, username.title(), f"{username}-demo")
+    known = await people.authenticate_person(username, f"{username}-demo")
     assert known is not None
     async with Browser() as browser:
         page = await browser.open(f"{rest.url}/sign-in?next=/")
         await page.form(submit="Sign in", username=username, password=f"{username}-demo")
-        yield browser, await rest.services.principals.resolve(rest.url, *known)
+        yield browser, await rest.services.principals.resolve_principal(rest.url, *known)
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ async def test_a_question_is_answered_on_its_page_and_the_tool_goes_on(
     async with browsing(rest, "ann") as (browser, ann):
         run = await platform.start(tool, {"name": "Nort"}, ann)
         asked = await question(platform, run)
-        told = await platform.runs.outcome(run, within=30)
+        told = await platform.runs.wait_for_outcome(run, timeout_seconds=30)
         front = await browser.open(rest.url)
         page = await browser.open(f"{rest.url}/questions/{asked.id}")
         wrong = await page.form(submit="Answer", **{"answer.account": "Contoso", "answer.discount": "70"})
         entered = {"answer.account": "Contoso", "answer.discount": "7", "answer.note": "<b>soon"}
         done = await wrong.form(submit="Answer", **entered)
 
-    assert isinstance(told, Awaiting)
+    assert isinstance(told, PendingWaits)
     assert told.ids == [asked.id]
     assert "1 question is waiting" in front.text
     assert f"/questions/{asked.id}" in front.text
@@ -140,17 +140,17 @@ async def test_what_the_client_is_asked_is_put_to_no_person_and_its_answers_go_t
         run = await platform.start("ask_the_client", {}, ann)
 
         async def asks_both() -> bool:
-            return len(await platform.services.questions.awaited_by(run)) == 2
+            return len(await platform.services.questions.list_awaited_questions(run)) == 2
 
         await until(asks_both)
-        asked = {each.key: each for each in await platform.services.questions.awaited_by(run)}
+        asked = {each.key: each for each in await platform.services.questions.list_awaited_questions(run)}
         pages = [await browser.open(f"{rest.url}/questions/{each.id}") for each in asked.values()]
         found = [await client.get(f"/questions/{each.id}") for each in asked.values()]
         listed = (await client.get("/questions")).json()
         state = (await client.get(f"/runs/{run}")).json()
         written = {"role": "assistant", "model": "m", "content": {"type": "text", "text": "Hello."}}
-        await platform.services.questions.answer(asked["greeting"].id, ann, written)
-        await platform.services.questions.answer(
+        await platform.services.questions.answer_question(asked["greeting"].id, ann, written)
+        await platform.services.questions.answer_question(
             asked["folders"].id, ann, {"roots": [{"uri": "file:///work", "name": "Work"}]}
         )
 
@@ -189,7 +189,7 @@ async def in_chat(
 async def called(
     rest: Rest, who: ChatPerson, tool: str, arguments: dict[str, Any], *, elicitation: bool = True
 ) -> CallToolResult:
-    await People(rest.services.database).add(who.username, who.username.title(), who.password)
+    await BuiltInPeople(rest.services.database).add_person(who.username, who.username.title(), who.password)
     async with chat(who, f"{rest.url}/mcp", elicitation=elicitation) as client:
         return await client.call_tool(tool, arguments)
 
@@ -258,7 +258,7 @@ async def test_the_chat_of_who_needs_an_approval_is_told_whom_it_waits_for_and_g
     async with serving(platform, mcp=True) as rest, browsing(rest, "ben") as (browser, ben):
         result = await called(rest, ann, "refund", REFUND)
         told = (result.meta or {})[OUTCOME_META]
-        await platform.services.roles.give(ben.id, ROLE)
+        await platform.services.roles.assign_role(ben.id, ROLE)
         asked = await question(platform, told["run_id"])
         front = await browser.open(rest.url)
         page = await browser.open(f"{rest.url}/questions/{asked.id}")
@@ -276,16 +276,16 @@ async def test_an_approval_is_not_to_be_had_from_the_requester_nor_without_the_r
     rest: Rest, platform: Platform
 ) -> None:
     async with browsing(rest, "ann") as (browser, ann), browsing(rest, "ben") as (other_browser, ben):
-        await platform.services.roles.give(ann.id, ROLE)
+        await platform.services.roles.assign_role(ann.id, ROLE)
         run = await platform.start("refund", REFUND, ann)
         asked = await parked(platform, run)
         address = f"{rest.url}/questions/{asked.id}"
 
         own = await browser.open(address)
         without = await other_browser.open(address)
-        await platform.services.roles.give(ben.id, ROLE)
+        await platform.services.roles.assign_role(ben.id, ROLE)
         page = await other_browser.open(address)
-        await platform.services.roles.take(ben.id, ROLE)
+        await platform.services.roles.remove_role(ben.id, ROLE)
         too_late = await page.form(submit="Approve")
         async with rest.calling_as(ann) as client:
             state = (await client.get(f"/runs/{run}")).json()
@@ -298,7 +298,7 @@ async def test_an_approval_is_not_to_be_had_from_the_requester_nor_without_the_r
     (waits_for,) = state["steps"][0]["waiting_for"]
     assert (waits_for["kind"], waits_for["role"], waits_for["url"]) == ("approval", ROLE, None)
     assert await platform.awaiting(run) == [f"approval:{ROLE}"]
-    assert (await platform.services.questions.awaited_by(run))[0].is_open
+    assert (await platform.services.questions.list_awaited_questions(run))[0].is_open
     refused = [event["principal"]["name"] for event in await platform.trail("question.refused", run)]
     assert sorted(refused) == ["Ann", "Ann", "Ben", "Ben"]
 
@@ -307,13 +307,13 @@ async def test_a_token_answers_for_its_owner_where_it_reaches_the_tool_and_appro
     rest: Rest, platform: Platform
 ) -> None:
     ann, ben = await rest.person("ann", "Ann"), await rest.person("ben", "Ben")
-    await platform.services.roles.give(ben.id, ROLE)
+    await platform.services.roles.assign_role(ben.id, ROLE)
     chosen = await question(platform, await platform.start("choose_account", {"name": "Nort"}, ann))
     refunded = await question(platform, await platform.start("refund", REFUND, ann))
 
     async def answered(owner: Principal, tools: set[str], asked: Question, answer: dict[str, str]) -> int:
-        made = await rest.services.api_tokens.create(owner, "-".join(tools), tools=tools)
-        headers = {"Authorization": f"Bearer {made.secret}"}
+        made = await rest.services.api_tokens.create_token(owner, "-".join(tools), tool_names=tools)
+        headers = {"Authorization": f"Bearer {made.token_text}"}
         address = f"{rest.url}/api/v1/questions/{asked.id}/answer"
         async with httpx2.AsyncClient(headers=headers, timeout=60) as client:
             return (await client.post(address, json={"answer": answer})).status_code
@@ -326,10 +326,10 @@ async def test_a_token_answers_for_its_owner_where_it_reaches_the_tool_and_appro
 
 
 async def test_a_no_to_an_approval_ends_the_run_and_says_who_said_it(platform: Platform) -> None:
-    await platform.services.roles.give(platform.bob.id, ROLE)
+    await platform.services.roles.assign_role(platform.bob.id, ROLE)
     run = await platform.start("refund", REFUND, platform.alice)
 
-    await platform.services.questions.decline((await question(platform, run)).id, platform.bob)
+    await platform.services.questions.decline_question((await question(platform, run)).id, platform.bob)
 
     assert await platform.outcome(run) == Failed(
         "approval_denied", f"Bob Baker, who has the role '{ROLE}', said no."
@@ -371,7 +371,7 @@ async def test_a_cancelled_run_asks_nothing_any_more(rest: Rest, platform: Platf
         page = await browser.open(f"{rest.url}/questions/{asked.id}")
 
     assert (page.status, "Nobody waits for this any more" in page.text) == (410, True)
-    assert await platform.services.questions.open_for(ann) == []
+    assert await platform.services.questions.list_open_questions(ann) == []
 
 
 async def test_an_answer_is_not_lost_with_the_gateway_that_took_it(idle: Platform) -> None:
@@ -379,7 +379,7 @@ async def test_an_answer_is_not_lost_with_the_gateway_that_took_it(idle: Platfor
         run = await idle.start("choose_account", {"name": "Nort"}, idle.alice)
         asked = await parked(idle, run)
         async with open_services(idle.settings, idle.environment) as dying:
-            await dying.questions.answer(asked.id, idle.alice, {"account": "Contoso"})
+            await dying.questions.answer_question(asked.id, idle.alice, {"account": "Contoso"})
         assert await idle.count(run, SIGNALLED) == 0
 
         async with idle.delivering():
@@ -428,7 +428,7 @@ async def test_a_run_tells_how_far_it_is(rest: Rest, platform: Platform) -> None
 
     async with rest.calling_as(ann) as client:
         meanwhile = (await client.get(f"/runs/{run}")).json()
-        await platform.services.questions.answer(asked.id, ann, {"account": "Contoso"})
+        await platform.services.questions.answer_question(asked.id, ann, {"account": "Contoso"})
         await platform.outcome(run)
         after = (await client.get(f"/runs/{run}")).json()
 

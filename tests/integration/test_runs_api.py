@@ -7,7 +7,7 @@ import httpx2
 import pytest
 
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR
+from engine.identity.roles import ADMINISTRATOR_ROLE
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
 
@@ -84,7 +84,7 @@ async def test_a_run_that_waits_is_answered_at_once_with_where_to_follow_it_and_
     assert run["status"] == "waiting"
     (step,) = run["steps"]
     (wait,) = step["waiting_for"]
-    (request,) = await platform.services.authorization.awaited_by(run["id"])
+    (request,) = await platform.services.authorization_requests.list_awaited_requests(run["id"])
     assert (wait["kind"], wait["url"]) == ("connection", f"{rest.url}/connect/{request.id}")
     assert step["status"] == "waiting"
 
@@ -199,7 +199,7 @@ async def test_the_state_of_a_run_shows_which_of_its_children_waits(
     run = (await cleo.post("/tools/read_widely/runs", json=spread)).json()["id"]
 
     async def both_wait() -> bool:
-        return len(await platform.services.waiters.waiting(run)) == 2
+        return len(await platform.services.waiters.list_waiters(run)) == 2
 
     await until(both_wait)
     state = (await cleo.get(f"/runs/{run}")).json()
@@ -238,7 +238,7 @@ async def test_a_run_is_terminated_by_administrators_alone(
 
     refused = await ann.post(f"/runs/{run}/terminate", json=why)
     administrator = await rest.person("alice", "Alice")
-    await platform.services.roles.give(administrator.id, ADMINISTRATOR)
+    await platform.services.roles.assign_role(administrator.id, ADMINISTRATOR_ROLE)
     terminated = await ann.post(f"/runs/{run}/terminate", json=why)
 
     assert refused.status_code == 403
@@ -326,13 +326,13 @@ async def test_a_run_is_followed_to_its_end_and_the_stream_taken_up_where_it_was
         run = (await client.post("/tools/read_once/runs", json=READING)).json()["id"]
         following = asyncio.create_task(followed(client, run))
         (request,) = await platform.parked(run)
-        await platform.services.authorization.deny(request.id, cleo)
+        await platform.services.authorization_requests.deny_request(request.id, cleo)
 
         events = await following
         later = await followed(client, run, after=events[1]["id"])
 
     *lines, end = events
-    written = await platform.services.trail.find(run_id=run)
+    written = await platform.services.trail.find_lines(run_id=run)
     assert [(event["id"], event["event"]) for event in lines] == [
         (str(line.seq), line.kind) for line in written
     ]
@@ -352,12 +352,12 @@ async def test_progress_is_among_the_events_of_a_run(rest: Rest, platform: Platf
         following = asyncio.create_task(followed(client, run, into=seen))
 
         async def is_told_and_asks() -> bool:
-            asked = await platform.services.questions.awaited_by(run)
+            asked = await platform.services.questions.list_awaited_questions(run)
             return bool(asked) and any(event["event"] == "progress" for event in seen)
 
         await until(is_told_and_asks)
-        (question,) = await platform.services.questions.awaited_by(run)
-        await platform.services.questions.answer(question.id, cleo, {"account": "Contoso"})
+        (question,) = await platform.services.questions.list_awaited_questions(run)
+        await platform.services.questions.answer_question(question.id, cleo, {"account": "Contoso"})
         events = await following
 
     told = [json.loads(event["data"])["message"] for event in events if event["event"] == "progress"]
@@ -390,7 +390,7 @@ async def test_tools_are_listed_with_their_schemas(ann: httpx2.AsyncClient, plat
 
     assert [tool["name"] for tool in listed] == sorted(platform.registry.tools)
     assert one.json() in listed
-    assert one.json()["input_schema"] == platform.registry.tool("read_once").input_schema
+    assert one.json()["input_schema"] == platform.registry.find_tool("read_once").input_schema
     assert (unknown.status_code, unknown.json()["type"]) == (404, "urn:byline:error:tool_unknown")
 
 

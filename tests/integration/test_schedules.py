@@ -41,9 +41,9 @@ from engine.errors import (
     TimingInvalid,
 )
 from engine.policy import Policy, PolicyFile, ToolPolicy
-from engine.schedules.clock import Dial
+from engine.schedules.clock import ScheduleStatus
 from engine.schedules.records import Schedule
-from engine.schedules.schedules import Plan, Schedules
+from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Calendar, Interval, Period, Range, Timing
 from engine.wire import (
     ENROLL_ACTIVITY,
@@ -67,10 +67,10 @@ ONE_DAY, ANOTHER_DAY = (
 TEMPORALS_OWN = {"encoding": b"json/plain", "type": b"Keyword"}
 
 
-def plan(platform: Platform, tool: str = "read_once", **said: Any) -> Plan:
-    return Plan(
+def plan(platform: Platform, tool: str = "read_once", **said: Any) -> ScheduleDraft:
+    return ScheduleDraft(
         said.get("name", "Every leap day"),
-        platform.registry.tool(tool),
+        platform.registry.find_tool(tool),
         said.get("arguments", READ),
         said.get("timing", SOME_DAY),
     )
@@ -85,8 +85,8 @@ def in_temporal(platform: Platform, schedule: Schedule) -> ScheduleHandle:
     return platform.temporal.get_schedule_handle(schedule.id)
 
 
-async def dial(schedules: Schedules, schedule: Schedule) -> Dial:
-    found = await schedules.read(schedule)
+async def dial(schedules: Schedules, schedule: Schedule) -> ScheduleStatus:
+    found = await schedules.read_status(schedule)
     assert found is not None
     return found
 
@@ -95,20 +95,20 @@ async def fired(schedules: Schedules, schedule: Schedule, times: int = 1) -> lis
     """The runs of a schedule, newest first, once it has fired this often."""
 
     async def has_fired() -> bool:
-        return len((await dial(schedules, schedule)).recent) >= times
+        return len((await dial(schedules, schedule)).recent_firings) >= times
 
     await until(has_fired)
-    return [firing.run_id for firing in (await dial(schedules, schedule)).recent]
+    return [firing.run_id for firing in (await dial(schedules, schedule)).recent_firings]
 
 
 async def fire(schedules: Schedules, schedule: Schedule, platform: Platform) -> str:
     """Fire as whoever owns it now, and give the run's id."""
-    before = len((await dial(schedules, schedule)).recent)
-    current = await schedules.records.get(schedule.id)
+    before = len((await dial(schedules, schedule)).recent_firings)
+    current = await schedules.schedule_records.find_schedule(schedule.id)
     assert current is not None
-    owner = await platform.services.principals.get(current.principal_id)
+    owner = await platform.services.principals.find_principal(current.principal_id)
     assert owner is not None
-    await schedules.trigger(schedule.id, owner)
+    await schedules.trigger_schedule(schedule.id, owner)
     return (await fired(schedules, schedule, before + 1))[0]
 
 
@@ -137,7 +137,7 @@ async def test_a_firing_does_what_a_call_does_and_is_told_so_but_for_trigger_and
     called = await platform.start("read_at_every_level", {**READ, "levels": 1}, platform.alice)
     by_call = await platform.outcome(called)
     wanted = plan(platform, "read_at_every_level", arguments={**READ, "levels": 1})
-    schedule = await schedules.create(wanted, platform.alice)
+    schedule = await schedules.create_schedule(wanted, platform.alice)
 
     run = await fire(schedules, schedule, platform)
     by_clock = await platform.outcome(run)
@@ -169,7 +169,7 @@ async def test_what_lies_in_temporal_holds_no_identity_before_a_firing_is_given_
     platform: Platform, schedules: Schedules
 ) -> None:
     await platform.grant("crm", platform.alice)
-    schedule = await schedules.create(plan(platform), platform.alice)
+    schedule = await schedules.create_schedule(plan(platform), platform.alice)
 
     run = await fire(schedules, schedule, platform)
     await platform.outcome(run)
@@ -185,7 +185,7 @@ async def test_a_firing_that_continues_as_new_keeps_its_name_and_is_enrolled_onc
 ) -> None:
     await platform.grant("crm", platform.alice)
     journey = {**READ, "continued": 2, "levels": 1}
-    schedule = await schedules.create(
+    schedule = await schedules.create_schedule(
         plan(platform, "read_at_every_level", arguments=journey), platform.alice
     )
 
@@ -206,7 +206,7 @@ async def test_a_signal_that_comes_before_a_firing_has_its_name_waits_for_it(
     idle: Platform, schedules: Schedules
 ) -> None:
     await idle.grant("crm", idle.alice)
-    schedule = await schedules.create(plan(idle, "read_when_told"), idle.alice)
+    schedule = await schedules.create_schedule(plan(idle, "read_when_told"), idle.alice)
     run = await fire(schedules, schedule, idle)
     await idle.temporal.get_workflow_handle(run).signal("word")
 
@@ -220,29 +220,29 @@ async def test_a_signal_that_comes_before_a_firing_has_its_name_waits_for_it(
 async def test_a_firing_that_waits_asks_once_however_often_the_schedule_would_fire_meanwhile(
     platform: Platform, schedules: Schedules
 ) -> None:
-    schedule = await schedules.create(plan(platform), platform.alice)
+    schedule = await schedules.create_schedule(plan(platform), platform.alice)
     run = await fire(schedules, schedule, platform)
     (request,) = await platform.parked(run)
 
     for _ in range(2):
-        await schedules.trigger(schedule.id, platform.alice)
+        await schedules.trigger_schedule(schedule.id, platform.alice)
     await until(lambda: skipped(schedules, schedule, 2))
 
     assert await fired(schedules, schedule) == [run]
-    assert await platform.services.authorization.open_for(platform.alice.id) == [request]
+    assert await platform.services.authorization_requests.list_open_requests(platform.alice.id) == [request]
     await platform.consent(request, platform.alice)
     assert isinstance(await platform.outcome(run), Finished)
 
 
 async def skipped(schedules: Schedules, schedule: Schedule, times: int) -> bool:
-    return (await dial(schedules, schedule)).skipped == times
+    return (await dial(schedules, schedule)).skipped_count == times
 
 
 async def test_a_firing_that_makes_room_for_the_next_one_waits_for_nobody_any_more(
     platform: Platform, schedules: Schedules
 ) -> None:
     timing = SOME_DAY.model_copy(update={"overlap": "cancel_other"})
-    schedule = await schedules.create(plan(platform, timing=timing), platform.alice)
+    schedule = await schedules.create_schedule(plan(platform, timing=timing), platform.alice)
     first = await fire(schedules, schedule, platform)
     (request,) = await platform.parked(first)
 
@@ -256,11 +256,11 @@ async def test_a_firing_that_makes_room_for_the_next_one_waits_for_nobody_any_mo
 
 
 async def deactivated(platform: Platform) -> None:
-    await platform.services.principals.set_active(platform.alice.id, active=False)
+    await platform.services.principals.set_active(platform.alice.id, is_active=False)
 
 
 async def deprived(platform: Platform) -> None:
-    await platform.services.roles.take(platform.alice.id, "reader")
+    await platform.services.roles.remove_role(platform.alice.id, "reader")
 
 
 def policed(platform: Platform) -> Policy:
@@ -279,10 +279,10 @@ async def test_whose_owner_may_not_any_more_pauses_at_its_next_firing_and_says_w
     idle: Platform, lapse: Callable[[Platform], Any], error: type[BylineError], because: str
 ) -> None:
     await idle.grant("crm", idle.alice)
-    await idle.services.roles.give(idle.alice.id, "reader")
+    await idle.services.roles.assign_role(idle.alice.id, "reader")
     services = replace(idle.services, policy=policed(idle))
     schedules = Schedules(services, idle.temporal)
-    schedule = await schedules.create(plan(idle), idle.alice)
+    schedule = await schedules.create_schedule(plan(idle), idle.alice)
     await lapse(idle)
 
     async with idle.working(policy=services.policy):
@@ -293,12 +293,12 @@ async def test_whose_owner_may_not_any_more_pauses_at_its_next_firing_and_says_w
         (again, _) = await fired(schedules, schedule, 2)
         assert because in await refused(idle, again, FiringRefused)
 
-    stopped = await schedules.records.get(schedule.id)
+    stopped = await schedules.schedule_records.find_schedule(schedule.id)
     shown = await dial(schedules, schedule)
     assert stopped is not None
     assert because in str(stopped.paused_because)
-    assert because in str(shown.note)
-    assert shown.paused
+    assert because in str(shown.pause_note)
+    assert shown.is_paused
     (paused,) = await idle.trail("schedule.paused")
     assert (paused["object_id"], paused["message"]) == (schedule.id, stopped.paused_because)
     assert idle.requests("crm") == []
@@ -321,7 +321,7 @@ async def test_what_somebody_alters_in_temporal_is_not_done_in_the_owners_name(
     platform: Platform, schedules: Schedules, alter: Callable[[ScheduleActionStartWorkflow], None]
 ) -> None:
     await platform.grant("crm", platform.alice)
-    schedule = await schedules.create(plan(platform), platform.alice)
+    schedule = await schedules.create_schedule(plan(platform), platform.alice)
 
     def altered(known: ScheduleUpdateInput) -> ScheduleUpdate:
         action = known.description.schedule.action
@@ -333,7 +333,7 @@ async def test_what_somebody_alters_in_temporal_is_not_done_in_the_owners_name(
     run = await fire(schedules, schedule, platform)
 
     assert "not what its owner asked for" in await refused(platform, run, FiringRefused)
-    await schedules.resume(schedule.id, platform.alice, platform.registry.tool("read_once"))
+    await schedules.resume_schedule(schedule.id, platform.alice, platform.registry.find_tool("read_once"))
     assert isinstance(await platform.outcome(await fire(schedules, schedule, platform)), Finished)
 
 
@@ -362,7 +362,7 @@ async def test_a_workflow_begun_by_hand_as_a_firing_does_once_what_the_schedule_
     platform: Platform, schedules: Schedules
 ) -> None:
     await platform.grant("crm", platform.alice)
-    schedule = await schedules.create(plan(platform), platform.alice)
+    schedule = await schedules.create_schedule(plan(platform), platform.alice)
     by_hand = f"{schedule.id}-2026-01-01T00:00:00Z"
 
     await start_as_a_firing(platform, schedule.id, by_hand)
@@ -391,7 +391,7 @@ async def test_a_firing_that_is_begun_again_under_its_own_id_is_refused(
     platform: Platform, schedules: Schedules
 ) -> None:
     await platform.grant("crm", platform.alice)
-    schedule = await schedules.create(plan(platform), platform.alice)
+    schedule = await schedules.create_schedule(plan(platform), platform.alice)
     run = await fire(schedules, schedule, platform)
     await platform.outcome(run)
 
@@ -423,15 +423,15 @@ async def test_a_schedule_passes_to_nobody_without_their_consent_and_then_uses_t
 ) -> None:
     await platform.grant("crm", platform.alice)
     await platform.grant("crm", platform.bob)
-    made = await schedules.create(plan(platform, arguments={"account_id": CONTOSO}), platform.alice)
+    made = await schedules.create_schedule(plan(platform, arguments={"account_id": CONTOSO}), platform.alice)
     with pytest.raises(ScheduleUnknown):
-        await schedules.accept(made.id, platform.bob, made.version)
+        await schedules.accept_schedule(made.id, platform.bob, made.version)
 
-    offered = await schedules.offer(made.id, platform.alice, "Bob Baker")
+    offered = await schedules.offer_schedule(made.id, platform.alice, "Bob Baker")
     still_alices = await fire(schedules, made, platform)
     await platform.outcome(still_alices)
-    assert await schedules.accept(made.id, platform.bob, made.version) is None
-    taken = await schedules.accept(made.id, platform.bob, offered.version)
+    assert await schedules.accept_schedule(made.id, platform.bob, made.version) is None
+    taken = await schedules.accept_schedule(made.id, platform.bob, offered.version)
     bobs = await fire(schedules, made, platform)
 
     assert isinstance(await platform.outcome(bobs), Finished)
@@ -440,7 +440,7 @@ async def test_a_schedule_passes_to_nobody_without_their_consent_and_then_uses_t
     accounts = [request["account"] for request in platform.requests("crm")]
     assert accounts == [platform.systems["crm"].account(name) for name in ("alice", "bob")]
     with pytest.raises(ScheduleUnknown):
-        await schedules.trigger(made.id, platform.alice)
+        await schedules.trigger_schedule(made.id, platform.alice)
     (transferred,) = await platform.trail("schedule.transferred")
     assert transferred["principal"]["name"] == "Bob Baker"
 
@@ -448,17 +448,17 @@ async def test_a_schedule_passes_to_nobody_without_their_consent_and_then_uses_t
 async def test_an_administrator_hands_on_what_somebody_who_left_has_left_behind(
     platform: Platform, schedules: Schedules
 ) -> None:
-    made = await schedules.create(plan(platform), platform.alice)
+    made = await schedules.create_schedule(plan(platform), platform.alice)
     await deactivated(platform)
-    carol = await platform.services.principals.resolve("https://id.example", "carol", "Carol Clark")
+    carol = await platform.services.principals.resolve_principal("https://id.example", "carol", "Carol Clark")
     with pytest.raises(ScheduleUnknown):
-        await schedules.offer(made.id, carol, "bob")
+        await schedules.offer_schedule(made.id, carol, "bob")
 
-    await platform.services.roles.give(carol.id, "administrator")
-    offered = await schedules.offer(made.id, carol, "bob")
-    await schedules.accept(made.id, platform.bob, offered.version)
+    await platform.services.roles.assign_role(carol.id, "administrator")
+    offered = await schedules.offer_schedule(made.id, carol, "bob")
+    await schedules.accept_schedule(made.id, platform.bob, offered.version)
 
-    (mine,) = await schedules.records.of(platform.bob.id, limit=10)
+    (mine,) = await schedules.schedule_records.list_schedules(platform.bob.id, limit=10)
     assert (mine.id, mine.principal_id) == (made.id, platform.bob.id)
 
 
@@ -466,10 +466,10 @@ async def test_an_administrator_hands_on_what_somebody_who_left_has_left_behind(
 async def test_a_schedule_is_offered_to_somebody_else_who_is_known(
     idle: Platform, schedules: Schedules, to: str
 ) -> None:
-    made = await schedules.create(plan(idle), idle.alice)
+    made = await schedules.create_schedule(plan(idle), idle.alice)
 
     with pytest.raises(NotAllowed, match="one other person"):
-        await schedules.offer(made.id, idle.alice, to)
+        await schedules.offer_schedule(made.id, idle.alice, to)
 
 
 async def test_the_timing_reaches_temporal_as_it_was_said(idle: Platform, schedules: Schedules) -> None:
@@ -488,7 +488,7 @@ async def test_the_timing_reaches_temporal_as_it_was_said(idle: Platform, schedu
         pause_on_failure=True,
     )
 
-    made = await schedules.create(plan(idle, timing=timing), idle.alice)
+    made = await schedules.create_schedule(plan(idle, timing=timing), idle.alice)
 
     described: ScheduleDescription = await in_temporal(idle, made).describe()
     spec, policy = described.schedule.spec, described.schedule.policy
@@ -511,9 +511,9 @@ async def test_the_next_times_are_those_of_the_clock_in_its_time_zone(
 ) -> None:
     timing = Timing(cron=("30 7 * * *",), time_zone="America/New_York")
 
-    made = await schedules.create(plan(idle, timing=timing), idle.alice)
+    made = await schedules.create_schedule(plan(idle, timing=timing), idle.alice)
 
-    times = (await dial(schedules, made)).next
+    times = (await dial(schedules, made)).next_times
     assert len(times) == 10
     assert {f"{time.astimezone(ZoneInfo('America/New_York')):%H:%M}" for time in times} == {"07:30"}
 
@@ -524,9 +524,9 @@ async def test_the_next_times_are_those_of_the_clock_in_its_time_zone(
 async def test_a_cron_expression_that_is_taken_here_is_taken_by_temporal(
     idle: Platform, schedules: Schedules, cron: str
 ) -> None:
-    made = await schedules.create(plan(idle, timing=Timing(cron=(cron,))), idle.alice)
+    made = await schedules.create_schedule(plan(idle, timing=Timing(cron=(cron,))), idle.alice)
 
-    assert await schedules.read(made) is not None
+    assert await schedules.read_status(made) is not None
 
 
 async def test_firings_of_a_time_that_is_past_are_made_up_for(
@@ -534,38 +534,38 @@ async def test_firings_of_a_time_that_is_past_are_made_up_for(
 ) -> None:
     await platform.grant("crm", platform.alice)
     daily = Timing(cron=("0 12 * * *",))
-    made = await schedules.create(plan(platform, timing=daily), platform.alice)
+    made = await schedules.create_schedule(plan(platform, timing=daily), platform.alice)
     noon = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
     period = Period(
         starts_at=noon - timedelta(hours=1), ends_at=noon + timedelta(days=2), overlap="allow_all"
     )
-    await schedules.backfill(made.id, platform.alice, period)
+    await schedules.backfill_schedule(made.id, platform.alice, period)
 
     done = await fired(schedules, made, 3)
     assert all([isinstance(await platform.outcome(run), Finished) for run in done])
     assert len(platform.requests("crm")) == 3
     ahead = Period(starts_at=noon, ends_at=datetime.now(UTC) + timedelta(hours=1))
     with pytest.raises(TimingInvalid):
-        await schedules.backfill(made.id, platform.alice, ahead)
+        await schedules.backfill_schedule(made.id, platform.alice, ahead)
 
 
 async def test_a_paused_schedule_fires_for_nobody_until_its_owner_resumes_it(
     platform: Platform, schedules: Schedules
 ) -> None:
     await platform.grant("crm", platform.alice)
-    made = await schedules.create(plan(platform), platform.alice)
+    made = await schedules.create_schedule(plan(platform), platform.alice)
 
-    await schedules.pause(made.id, platform.alice, "The books are closed.")
+    await schedules.pause_schedule(made.id, platform.alice, "The books are closed.")
     with pytest.raises(SchedulePaused, match="The books are closed"):
-        await schedules.trigger(made.id, platform.alice)
+        await schedules.trigger_schedule(made.id, platform.alice)
     await in_temporal(platform, made).unpause()
     await in_temporal(platform, made).trigger()
     (past_us,) = await fired(schedules, made)
     assert "The books are closed" in await refused(platform, past_us, FiringRefused)
-    assert (await dial(schedules, made)).paused
+    assert (await dial(schedules, made)).is_paused
 
-    await schedules.resume(made.id, platform.alice, platform.registry.tool("read_once"))
+    await schedules.resume_schedule(made.id, platform.alice, platform.registry.find_tool("read_once"))
     assert isinstance(await platform.outcome(await fire(schedules, made, platform)), Finished)
 
 
@@ -574,20 +574,20 @@ async def test_a_change_holds_from_the_next_firing_on_and_is_lost_to_no_other(
 ) -> None:
     await platform.grant("crm", platform.alice)
     await platform.grant("crm", platform.bob)
-    made = await schedules.create(plan(platform), platform.alice)
+    made = await schedules.create_schedule(plan(platform), platform.alice)
 
     wider = plan(platform, "read_widely", arguments={**READ, "width": 2}, name="Widely")
-    changed = await schedules.change(made.id, wider, platform.alice, made.version)
+    changed = await schedules.change_schedule(made.id, wider, platform.alice, made.version)
     outcome = await platform.outcome(await fire(schedules, made, platform))
 
     assert changed is not None
     assert isinstance(outcome, Finished)
     assert len(outcome.value["names"]) == 2
-    assert await schedules.change(made.id, plan(platform), platform.alice, made.version) is None
+    assert await schedules.change_schedule(made.id, plan(platform), platform.alice, made.version) is None
     with pytest.raises(ScheduleUnknown):
-        await schedules.change(made.id, plan(platform), platform.bob, changed.version)
+        await schedules.change_schedule(made.id, plan(platform), platform.bob, changed.version)
     with pytest.raises(ArgumentsInvalid):
-        await schedules.change(
+        await schedules.change_schedule(
             made.id, plan(platform, arguments={"nothing": 1}), platform.alice, changed.version
         )
 
@@ -595,50 +595,50 @@ async def test_a_change_holds_from_the_next_firing_on_and_is_lost_to_no_other(
 async def test_a_schedule_that_was_made_by_half_is_made_whole_by_the_same_request(
     idle: Platform, schedules: Schedules
 ) -> None:
-    made = await schedules.create(plan(idle), idle.alice, key="monday")
+    made = await schedules.create_schedule(plan(idle), idle.alice, idempotency_key="monday")
     await in_temporal(idle, made).delete()
-    assert await schedules.read(made) is None
+    assert await schedules.read_status(made) is None
     with pytest.raises(SchedulePaused, match="Temporal does not know"):
-        await schedules.trigger(made.id, idle.alice)
+        await schedules.trigger_schedule(made.id, idle.alice)
 
-    again = await schedules.create(plan(idle), idle.alice, key="monday")
+    again = await schedules.create_schedule(plan(idle), idle.alice, idempotency_key="monday")
 
     assert again == made
-    assert await schedules.read(made) is not None
+    assert await schedules.read_status(made) is not None
     assert len(await idle.trail("schedule.created")) == 1
     with pytest.raises(KeyReused):
-        await schedules.create(plan(idle, name="Another"), idle.alice, key="monday")
-    assert (await schedules.create(plan(idle), idle.bob, key="monday")).id != made.id
+        await schedules.create_schedule(plan(idle, name="Another"), idle.alice, idempotency_key="monday")
+    assert (await schedules.create_schedule(plan(idle), idle.bob, idempotency_key="monday")).id != made.id
 
 
 async def test_who_is_stopped_by_command_has_their_schedules_paused_at_once(
     idle: Platform, schedules: Schedules, tmp_path: Path
 ) -> None:
     byline = Commands(variables(idle.settings, idle.settings.temporal.task_queue), tmp_path)
-    alices = [await schedules.create(plan(idle), idle.alice) for _ in range(2)]
-    bobs = await schedules.create(plan(idle), idle.bob)
+    alices = [await schedules.create_schedule(plan(idle), idle.alice) for _ in range(2)]
+    bobs = await schedules.create_schedule(plan(idle), idle.bob)
 
     said = await byline.answer("people", "deactivate", "Alice Liddell")
 
     assert "Their schedules are paused: 2" in said
     for schedule in alices:
         shown = await dial(schedules, schedule)
-        assert (shown.paused, shown.note) == (True, "Alice Liddell is not active here any more.")
-    assert not (await dial(schedules, bobs)).paused
+        assert (shown.is_paused, shown.pause_note) == (True, "Alice Liddell is not active here any more.")
+    assert not (await dial(schedules, bobs)).is_paused
 
 
 async def test_what_is_deleted_fires_no_more_and_leaves_its_runs_alone(
     platform: Platform, schedules: Schedules
 ) -> None:
-    made = await schedules.create(plan(platform), platform.alice)
+    made = await schedules.create_schedule(plan(platform), platform.alice)
     run = await fire(schedules, made, platform)
     (request,) = await platform.parked(run)
 
-    assert not await schedules.delete(made.id, platform.alice, made.version + 1)
-    assert await schedules.delete(made.id, platform.alice, made.version)
+    assert not await schedules.delete_schedule(made.id, platform.alice, made.version + 1)
+    assert await schedules.delete_schedule(made.id, platform.alice, made.version)
 
-    assert await schedules.read(made) is None
-    assert await schedules.records.get(made.id) is None
+    assert await schedules.read_status(made) is None
+    assert await schedules.schedule_records.find_schedule(made.id) is None
     await platform.consent(request, platform.alice)
     assert isinstance(await platform.outcome(run), Finished)
     assert [event["object_id"] for event in await platform.trail("schedule.deleted")] == [made.id]

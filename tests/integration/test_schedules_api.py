@@ -14,7 +14,7 @@ from examples.browser import Browser, Page
 from gateway.protected_resource import API_PATH
 from gateway.runs.runs import Finished
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from gateway.sign_in.people import People
+from gateway.sign_in.people import BuiltInPeople
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
 
@@ -167,7 +167,9 @@ async def test_an_offer_is_accepted_as_it_was_read(
     offered = await alice.post(f"{path}/offer", json={"to": "Bob Baker"})
     assert offered.status_code == 403, "two people are called so here"
     me = next(
-        one for one in await idle.services.principals.named("bob") if one.issuer != "https://id.example"
+        one
+        for one in await idle.services.principals.find_by_name("bob")
+        if one.issuer != "https://id.example"
     )
 
     await alice.post(f"{path}/offer", json={"to": me.id})
@@ -189,7 +191,9 @@ async def test_an_offer_that_is_declined_stays_with_its_owner(
 ) -> None:
     path = f"/schedules/{(await created(alice)).json()['id']}"
     me = next(
-        one for one in await idle.services.principals.named("bob") if one.issuer != "https://id.example"
+        one
+        for one in await idle.services.principals.find_by_name("bob")
+        if one.issuer != "https://id.example"
     )
     await alice.post(f"{path}/offer", json={"to": me.id})
 
@@ -202,8 +206,8 @@ async def test_an_offer_that_is_declined_stays_with_its_owner(
 @asynccontextmanager
 async def by_token(rest: Rest, owner: Principal, tool: str) -> AsyncIterator[httpx2.AsyncClient]:
     """A program with an API token of this person's, for one tool alone."""
-    made = await rest.services.api_tokens.create(owner, tool, tools={tool})
-    headers = {"Authorization": f"Bearer {made.secret}"}
+    made = await rest.services.api_tokens.create_token(owner, tool, tool_names={tool})
+    headers = {"Authorization": f"Bearer {made.token_text}"}
     async with httpx2.AsyncClient(base_url=f"{rest.url}{API_PATH}", headers=headers, timeout=60) as client:
         yield client
 
@@ -225,7 +229,7 @@ async def test_an_api_token_makes_no_schedule_and_still_reads_and_pauses_those_o
 
 @pytest.fixture
 async def people(idle: Platform) -> None:
-    await People(idle.services.database).add_demo()
+    await BuiltInPeople(idle.services.database).add_demo_people()
 
 
 async def signed_in(rest: Rest, browser: Browser, person: Any) -> Page:
@@ -236,7 +240,9 @@ async def signed_in(rest: Rest, browser: Browser, person: Any) -> Page:
 
 
 async def known(rest: Rest, person: Any) -> Principal:
-    (found,) = [one for one in await rest.services.principals.named(person.name) if one.issuer == rest.url]
+    (found,) = [
+        one for one in await rest.services.principals.find_by_name(person.name) if one.issuer == rest.url
+    ]
     return found
 
 
@@ -254,7 +260,7 @@ async def test_a_schedule_is_made_fired_handed_over_and_deleted_in_a_browser(
         page = await page.form(submit="Make it", **filled, cron="0 3 * * *", time_zone="Europe/Berlin")
         assert "Nightly" in page.text
         alice, bob = await known(rest, ALICE), await known(rest, BOB)
-        (made,) = await schedules.records.of(alice.id, limit=10)
+        (made,) = await schedules.schedule_records.list_schedules(alice.id, limit=10)
         assert (made.timing.cron, made.timing.time_zone) == (("0 3 * * *",), "Europe/Berlin")
 
         await idle.grant("crm", replace(bob, subject="bob"))
@@ -265,13 +271,13 @@ async def test_a_schedule_is_made_fired_handed_over_and_deleted_in_a_browser(
         theirs = await theirs.form(submit="Fire now")
 
         async def has_fired() -> bool:
-            found = await schedules.read(made)
-            return found is not None and len(found.recent) == 1
+            found = await schedules.read_status(made)
+            return found is not None and len(found.recent_firings) == 1
 
         await until(has_fired)
-        fired = await schedules.read(made)
+        fired = await schedules.read_status(made)
         assert fired is not None
-        assert isinstance(await idle.outcome(fired.recent[0].run_id), Finished)
+        assert isinstance(await idle.outcome(fired.recent_firings[0].run_id), Finished)
         theirs = await theirs.form(submit="Pause")
         assert f"Paused by {BOB.name}" in theirs.text
         theirs = await theirs.form(submit="Resume")

@@ -42,7 +42,7 @@ async def test_a_wrong_password_and_an_unknown_person_are_told_the_same(
 
 
 async def test_passwords_are_kept_as_argon2_hashes(byline: Byline) -> None:
-    async with byline.services.database.reading() as session:
+    async with byline.services.database.open_read_session() as session:
         people = (await session.exec(select(PersonRow))).all()
 
     assert {person.username for person in people} >= {"alice", "bob"}
@@ -80,10 +80,10 @@ async def test_whoever_is_not_signed_in_leaves_nothing_behind(byline: Byline) ->
     async with httpx2.AsyncClient(base_url=byline.url) as client:
         for _ in range(3):
             await client.get("/sign-in")
-        async with byline.services.database.reading() as session:
+        async with byline.services.database.open_read_session() as session:
             before = (await session.exec(select(BrowserSessionRow))).all()
         await sent_in(client, await client.get("/sign-in"))
-        async with byline.services.database.reading() as session:
+        async with byline.services.database.open_read_session() as session:
             after = (await session.exec(select(BrowserSessionRow))).all()
 
     assert (len(before), len(after)) == (0, 1)
@@ -100,8 +100,12 @@ async def test_a_visit_that_byline_did_not_begin_or_that_is_over_signs_nobody_in
         own = client.cookies["byline-visit"]
         made = {
             "altered": own[:40] + ("A" if own[40] != "A" else "B") + own[41:],
-            "over": urlsafe_b64encode(await vault.seal(json.dumps(told).encode(), "browser visit")).decode(),
-            "elsewhere": urlsafe_b64encode(await vault.seal(json.dumps(told).encode(), "a grant")).decode(),
+            "over": urlsafe_b64encode(
+                await vault.seal_secret(json.dumps(told).encode(), "browser visit")
+            ).decode(),
+            "elsewhere": urlsafe_b64encode(
+                await vault.seal_secret(json.dumps(told).encode(), "a grant")
+            ).decode(),
         }
         token = "t" if visit in {"over", "elsewhere"} else page.text.split('value="')[1].split('"')[0]
         form = {"csrf_token": token, "username": "alice", "password": "alice-demo", "next": "/"}
@@ -120,7 +124,7 @@ async def test_cookies_are_out_of_reach_for_scripts_and_other_sites_and_only_a_h
         page = await client.get("/sign-in")
         after = await sent_in(client, page)
         cookie = client.cookies["byline"]
-    async with byline.services.database.reading() as session:
+    async with byline.services.database.open_read_session() as session:
         rows = (await session.exec(select(BrowserSessionRow))).all()
 
     for flags in (header.lower() for each in (page, after) for header in each.headers.get_list("set-cookie")):
@@ -171,8 +175,8 @@ async def test_a_sign_in_leads_to_no_other_site(byline: Byline) -> None:
 async def test_a_deactivated_person_is_told_so_and_not_signed_in(byline: Byline) -> None:
     async with Browser() as browser, Browser() as other:
         await byline.signed_in(browser, "bob")
-        (bob,) = await byline.services.principals.named("Bob Baker")
-        await byline.services.principals.set_active(bob.id, active=False)
+        (bob,) = await byline.services.principals.find_by_name("Bob Baker")
+        await byline.services.principals.set_active(bob.id, is_active=False)
         refused = await byline.signed_in(other, "bob")
         earlier = await browser.open(f"{byline.url}/")
 

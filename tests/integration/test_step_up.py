@@ -8,12 +8,12 @@ from typing_extensions import override
 from engine.policy import PolicyFile, ToolPolicy
 from examples.chat import Person, chat
 from gateway.authorization_server.claims import FAMILY_CLAIM
-from gateway.authorization_server.clients import Client
-from gateway.authorization_server.consents import Consents
-from gateway.authorization_server.tokens import Tokens
-from gateway.protected_resource import API_PATH, first_scopes
-from gateway.sign_in.people import People
-from gateway.toolsets import MCP_PATH, SEARCH_PATH, mcp_paths
+from gateway.authorization_server.clients import ClientInformation
+from gateway.authorization_server.consents import ClientConsents
+from gateway.authorization_server.tokens import TokenIssuer
+from gateway.protected_resource import API_PATH, list_required_scopes
+from gateway.sign_in.people import BuiltInPeople
+from gateway.toolsets import MCP_PATH, SEARCH_PATH, list_mcp_paths
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.platform import Platform
 from tests.rest import Rest, consented, serving
@@ -45,11 +45,11 @@ class Reader(Person):
 async def token(rest: Rest, *scopes: str, path: str = MCP_PATH) -> str:
     """A token of somebody who consented to these scopes."""
     ann = await rest.person("ann", "Ann")
-    client = Client(client_id="reports", redirect_uris=None)
+    client = ClientInformation(client_id="reports", redirect_uris=None)
     consent = replace(consented(ann, client, f"{rest.url}{path}"), scopes=scopes)
-    await Consents(rest.services.database).add(consent)
-    issued = await Tokens(rest.services).issue(
-        ann, client, scopes, consent.id, resource=consent.resource, with_refresh=False
+    await ClientConsents(rest.services.database).store_consent(consent)
+    issued = await TokenIssuer(rest.services).issue_tokens(
+        ann, client, scopes, consent.id, resource=consent.resource, has_refresh_token=False
     )
     return issued.access_token
 
@@ -74,7 +74,7 @@ async def test_a_chat_client_asks_for_another_scope_when_a_tool_needs_it_and_not
 ) -> None:
     ann = Reader("ann", "ann-demo", enters={"account": "Contoso"})
     async with serving(platform, mcp=True, policy=POLICY) as rest:
-        await People(rest.services.database).add("ann", "Ann", "ann-demo")
+        await BuiltInPeople(rest.services.database).add_person("ann", "Ann", "ann-demo")
         async with chat(ann, f"{rest.url}/mcp") as client:
             listed = {tool.name for tool in (await client.list_tools()).tools}
             assert ann.tokens.tokens is not None
@@ -194,9 +194,9 @@ async def test_whatever_asks_for_no_scoped_tool_goes_through(idle: Platform) -> 
     async with serving(idle, mcp=True, policy=POLICY) as rest:
         ann, bearer = await rest.person("ann", "Ann"), await token(rest, "mcp")
         answers = [await post(rest, bearer, body, **MODERN) for body in bodies]
-        made = await rest.services.api_tokens.create(ann, "reports", tools=["refund"])
+        made = await rest.services.api_tokens.create_token(ann, "reports", tool_names=["refund"])
         without_arguments = call(params={"name": "refund", "arguments": {}, "_meta": ENVELOPE})
-        by_api_token = await post(rest, made.secret, without_arguments, **MODERN)
+        by_api_token = await post(rest, made.token_text, without_arguments, **MODERN)
 
     assert all(response.status_code in {200, 400, 404} for response in answers), answers
     assert "www-authenticate" not in {name for response in answers for name in response.headers}
@@ -212,15 +212,17 @@ async def test_a_challenge_says_what_to_ask_for(idle: Platform) -> None:
         wrong = await post(rest, "guessed", body)
         elsewhere = await post(rest, await token(rest, "mcp", path=API_PATH), body)
         without = await post(rest, await token(rest, "accounts"), body, **headers)
-        claims = await rest.services.keys.verify(await token(rest, "mcp"), "at+jwt")
+        claims = await rest.services.signing_keys.verify_token(await token(rest, "mcp"), "at+jwt")
         of_no_consent = await post(
-            rest, await rest.services.keys.sign({**claims, FAMILY_CLAIM: "invented"}, "at+jwt"), body
+            rest,
+            await rest.services.signing_keys.sign_claims({**claims, FAMILY_CLAIM: "invented"}, "at+jwt"),
+            body,
         )
         async with httpx2.AsyncClient(base_url=rest.url) as http:
             server = (await http.get("/.well-known/oauth-authorization-server")).json()
             resources = [
                 (await http.get(f"/.well-known/oauth-protected-resource{path}")).json()
-                for path in ("", *mcp_paths(rest.services.settings), API_PATH)
+                for path in ("", *list_mcp_paths(rest.services.settings), API_PATH)
             ]
 
     at = f'scope="mcp", resource_metadata="{rest.url}/.well-known/oauth-protected-resource/mcp"'
@@ -230,7 +232,7 @@ async def test_a_challenge_says_what_to_ask_for(idle: Platform) -> None:
         assert response.headers["www-authenticate"] == f'Bearer error="invalid_token", {at}'
     assert without.status_code == 403
     assert 'scope="accounts mcp"' in without.headers["www-authenticate"]
-    assert first_scopes(rest.services.settings) == ("mcp",)
+    assert list_required_scopes(rest.services.settings) == ("mcp",)
     assert server["scopes_supported"] == ["mcp", "accounts", "billing"]
     assert [each["resource"].removeprefix(rest.url) for each in resources] == [
         "/mcp",

@@ -59,7 +59,9 @@ async def begun(platform: Platform, count: int = 1) -> str:
 
     async def goes_on() -> bool:
         called = await platform.trail("tool.called")
-        return len(called) == count and await platform.runs.described(called[-1]["run_id"]) is not None
+        return (
+            len(called) == count and await platform.runs.describe_workflow(called[-1]["run_id"]) is not None
+        )
 
     await until(goes_on)
     return str((await platform.trail("tool.called"))[-1]["run_id"])

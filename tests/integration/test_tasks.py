@@ -87,7 +87,7 @@ async def test_a_long_tool_is_a_task_at_once_and_ends_as_the_call_would_have(pla
         done = await client.becomes(task["taskId"], "completed")
         plain = await Requester(client.url, client.token, {}).call("read_at_length", READING)
         again = await client.get(task["taskId"])
-        run = await rest.services.runs.get(task["taskId"])
+        run = await rest.services.run_records.find_run(task["taskId"])
 
     assert (task["resultType"], task["status"], task["ttlMs"]) == ("task", "working", None)
     assert task["pollIntervalMs"] > 0
@@ -96,7 +96,7 @@ async def test_a_long_tool_is_a_task_at_once_and_ends_as_the_call_would_have(pla
     assert done["result"]["content"] == plain["content"]
     assert done == again
     assert run is not None
-    assert run.tool == "read_at_length"
+    assert run.tool_name == "read_at_length"
 
 
 async def test_a_call_becomes_a_task_when_it_takes_longer_or_waits_for_what_its_client_cannot_ask(

@@ -12,13 +12,13 @@ from pydantic import SecretStr
 
 from engine.identity.model import Actor, Principal
 from engine.settings import IssuerSettings
-from engine.vault.resealing import reseal
+from engine.vault.resealing import reseal_column
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
 from gateway.authorization_server.claims import FAMILY_CLAIM
-from gateway.authorization_server.clients import Client
-from gateway.authorization_server.consents import Consents
-from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE, RegisteredClients
-from gateway.bearer import PersonalToken, bearer_tokens
+from gateway.authorization_server.clients import ClientInformation
+from gateway.authorization_server.consents import ClientConsents
+from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE_GRANT_TYPE, RegisteredClients
+from gateway.bearer import PrincipalToken, build_token_verifier
 from gateway.protected_resource import API_PATH
 from gateway.toolsets import MCP_PATH
 from tests.foreign.oidc_provider import Client as ClientThere
@@ -55,18 +55,18 @@ class Portal:
 
     async def signed(self, typ: str = ACCESS_TOKEN_TYPE, **changed: object) -> str:
         claims = {name: value for name, value in self.claims(**changed).items() if value is not None}
-        return await self.byline.services.keys.sign(claims, typ)
+        return await self.byline.services.signing_keys.sign_claims(claims, typ)
 
     async def exchange(self, subject_token: str, **changed: str) -> httpx2.Response:
         """Ask for a token with this one."""
         return await exchange(self.byline, (self.id, self.secret), subject_token, **changed)
 
-    async def seen(self, token: str, path: str = API_PATH) -> PersonalToken | None:
+    async def seen(self, token: str, path: str = API_PATH) -> PrincipalToken | None:
         """What a resource makes of a token."""
-        return await bearer_tokens(self.byline.services, path).verify_token(token)
+        return await build_token_verifier(self.byline.services, path).verify_token(token)
 
     async def trail(self) -> list[dict[str, Any]]:
-        lines = await self.byline.services.trail.find()
+        lines = await self.byline.services.trail.find_lines()
         return [line.event for line in lines if line.kind == "token.exchanged"]
 
 
@@ -74,7 +74,7 @@ async def exchange(
     byline: Byline, client: tuple[str, str] | None, subject_token: str, **changed: str
 ) -> httpx2.Response:
     form = {
-        "grant_type": TOKEN_EXCHANGE,
+        "grant_type": TOKEN_EXCHANGE_GRANT_TYPE,
         "subject_token": subject_token,
         "subject_token_type": ACCESS_TOKEN,
         **changed,
@@ -87,10 +87,12 @@ async def exchange(
 async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
     async with serving(tmp_path) as byline:
         client_id, secret = await RegisteredClients(byline.services).add_backend("Portal", ())
-        alice = await byline.services.principals.resolve(byline.url, "alice's subject", "Alice Liddell")
-        web_page = Client(client_id="a web page", redirect_uris=None)
+        alice = await byline.services.principals.resolve_principal(
+            byline.url, "alice's subject", "Alice Liddell"
+        )
+        web_page = ClientInformation(client_id="a web page", redirect_uris=None)
         consent = replace(consented(alice, web_page, f"{byline.url}{API_PATH}"), id="family")
-        await Consents(byline.services.database).add(consent)
+        await ClientConsents(byline.services.database).store_consent(consent)
         yield Portal(byline, client_id, secret, alice)
 
 
@@ -125,7 +127,7 @@ async def test_the_api_takes_an_exchanged_token_and_a_challenge_tells_clients_wh
     assert seen.json()["client"] == portal.id
     async with httpx2.AsyncClient(base_url=portal.byline.url) as http:
         metadata = (await http.get("/.well-known/oauth-authorization-server")).json()
-    assert TOKEN_EXCHANGE in metadata["grant_types_supported"]
+    assert TOKEN_EXCHANGE_GRANT_TYPE in metadata["grant_types_supported"]
 
 
 async def test_an_exchanged_token_does_not_outlive_the_token_it_came_of(portal: Portal) -> None:
@@ -163,14 +165,14 @@ async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
 
 
 async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> None:
-    api_token = await portal.byline.services.api_tokens.create(portal.alice, "reports")
+    api_token = await portal.byline.services.api_tokens.create_token(portal.alice, "reports")
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
     other = await RegisteredClients(portal.byline.services).add_backend("Unrelated", ())
-    service = await portal.byline.services.service_principals.add("nightly")
+    service = await portal.byline.services.service_principals.add_service("nightly")
     header, body, signature = (await portal.signed()).split(".")
 
     refused = [
-        await portal.exchange(api_token.secret),
+        await portal.exchange(api_token.token_text),
         await portal.exchange(issued),
         await exchange(portal.byline, other, issued),
         await portal.exchange(await portal.signed(sub=service.subject)),
@@ -189,7 +191,7 @@ async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> 
 
 async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await portal.byline.services.principals.set_active(portal.alice.id, active=False)
+    await portal.byline.services.principals.set_active(portal.alice.id, is_active=False)
 
     assert await portal.seen(issued) is None
     assert (await portal.exchange(await portal.signed())).json()["error"] == "invalid_request"
@@ -197,7 +199,7 @@ async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> No
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await RegisteredClients(portal.byline.services).remove(portal.id)
+    await RegisteredClients(portal.byline.services).remove_client(portal.id)
 
     assert await portal.seen(issued) is None
     response = await portal.exchange(await portal.signed())
@@ -222,7 +224,7 @@ async def test_a_token_for_another_resource_is_not_issued(portal: Portal, target
 async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens(portal: Portal) -> None:
     stated = {
         "redirect_uris": ["http://127.0.0.1:45678/callback"],
-        "grant_types": ["authorization_code", TOKEN_EXCHANGE],
+        "grant_types": ["authorization_code", TOKEN_EXCHANGE_GRANT_TYPE],
         "token_endpoint_auth_method": "client_secret_basic",
         "client_name": "Portal",
         "backend": {"audiences": []},
@@ -245,9 +247,9 @@ async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens
     assert (himself.status_code, himself.json()["error"]) == (400, "unauthorized_client")
     assert {(each.status_code, each.json()["error"]) for each in wrong} == {(401, "invalid_client")}
     assert all(each.headers["WWW-Authenticate"].startswith("Basic") for each in wrong)
-    assert [client.client_name for client in await RegisteredClients(portal.byline.services).all()] == [
-        "Portal"
-    ]
+    assert [
+        client.client_name for client in await RegisteredClients(portal.byline.services).list_clients()
+    ] == ["Portal"]
 
 
 async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None:
@@ -264,10 +266,12 @@ async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None
 
 async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: Portal) -> None:
     services = portal.byline.services
-    await services.data_keys.rotate()
+    await services.data_keys.rotate_key()
 
     assert (
-        await reseal(services.database, services.vault, RegisteredClients(services).sealed, lambda *_: None)
+        await reseal_column(
+            services.database, services.vault, RegisteredClients(services).sealed_column, lambda *_: None
+        )
         == 1
     )
     assert (await portal.exchange(await portal.signed())).status_code == 200
@@ -319,16 +323,18 @@ async def test_with_an_external_issuer_a_back_end_brings_what_was_issued_to_it(f
     by_id_token = await foreign.exchange(foreign.signed(typ=None))
     by_access_token = await foreign.exchange(foreign.signed(typ="at+jwt", aud="portal-api"), ACCESS_TOKEN)
 
-    alice = await foreign.byline.services.principals.find(foreign.provider.issuer, "alice")
+    alice = await foreign.byline.services.principals.find_by_subject(foreign.provider.issuer, "alice")
     assert alice is not None
     for response in (by_id_token, by_access_token):
         assert response.status_code == 200, response.text
-        token = await bearer_tokens(foreign.byline.services, API_PATH).verify_token(
+        token = await build_token_verifier(foreign.byline.services, API_PATH).verify_token(
             response.json()["access_token"]
         )
         assert token is not None
         assert (token.principal, token.actor.name) == (alice, "Portal")
-    lines = [line for line in await foreign.byline.services.trail.find() if line.kind == "token.exchanged"]
+    lines = [
+        line for line in await foreign.byline.services.trail.find_lines() if line.kind == "token.exchanged"
+    ]
     assert {line.event["principal"]["name"] for line in lines} == {"Alice Example"}
 
 
@@ -351,7 +357,7 @@ async def test_with_an_external_issuer_nothing_is_taken_that_was_issued_for_some
     ]
 
     assert {(each.status_code, each.json()["error"]) for each in refused} == {(400, "invalid_request")}
-    assert await foreign.byline.services.principals.find(foreign.provider.issuer, "alice") is None
+    assert await foreign.byline.services.principals.find_by_subject(foreign.provider.issuer, "alice") is None
 
 
 async def test_with_an_external_issuer_the_token_endpoint_serves_back_ends_alone(foreign: Foreign) -> None:
@@ -366,8 +372,8 @@ async def test_with_an_external_issuer_the_token_endpoint_serves_back_ends_alone
         "scope": "mcp",
         "exp": int(time.time()) + 60,
     }
-    without_act = await foreign.byline.services.keys.sign(claims, ACCESS_TOKEN_TYPE)
+    without_act = await foreign.byline.services.signing_keys.sign_claims(claims, ACCESS_TOKEN_TYPE)
 
     assert (other.status_code, other.json()["error"]) == (400, "unsupported_grant_type")
     assert registration.status_code == 404
-    assert await bearer_tokens(foreign.byline.services).verify_token(without_act) is None
+    assert await build_token_verifier(foreign.byline.services).verify_token(without_act) is None

@@ -10,13 +10,13 @@ from sqlmodel import select
 from starlette.responses import JSONResponse
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.checks import Trial
+from engine.connections.checks import ConnectionCheck
 from engine.connections.connection import Connection
-from engine.connections.sign_in.typed_key import TypedKey
+from engine.connections.sign_in.typed_key import TypedKeySignIn
 from engine.db.tables import GrantRow
 from engine.errors import AuthorizationExpired, AuthorizationRefused, ConnectionMisconfigured, KeyRefused
 from engine.identity.model import Principal
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
@@ -52,12 +52,14 @@ def keyed(url: str, sign_in: str, **key: Any) -> Connection:
 
 
 async def typed(platform: Platform, request: AuthorizationRequest, secret: str) -> None:
-    await platform.services.typed_keys.take(request, platform.alice, secret=secret)
+    await platform.services.typed_keys.submit_key(request, platform.alice, typed_secret=secret)
 
 
 async def test_a_run_waits_for_the_key_that_its_person_types_and_acts_with_it(platform: Platform) -> None:
     crm = platform.systems["crm"]
-    await platform.services.catalogue.declare([keyed(crm.url, "personal_access_token", check=CHECK)])
+    await platform.services.catalogue.store_connections(
+        [keyed(crm.url, "personal_access_token", check=CHECK)]
+    )
     token = await crm.access_token("alice", "api")
     run = await platform.start("read_once", READ, platform.alice)
     (request,) = await platform.parked(run)
@@ -73,7 +75,7 @@ async def test_a_run_waits_for_the_key_that_its_person_types_and_acts_with_it(pl
     (granted,) = await platform.trail("authorization.granted")
     assert (refused["error"], granted["account"]) == ("key_refused", crm.account("alice"))
     assert token not in f"{await platform.trail('action.ended', run)}{refused}{granted}"
-    answered = await platform.services.authorization.get(request.id)
+    answered = await platform.services.authorization_requests.find_request(request.id)
     assert answered is not None
     with pytest.raises(AuthorizationExpired):
         await typed(platform, answered, token)
@@ -81,7 +83,7 @@ async def test_a_run_waits_for_the_key_that_its_person_types_and_acts_with_it(pl
 
 async def test_a_key_that_the_upstream_takes_no_more_is_asked_for_again(platform: Platform) -> None:
     crm = platform.systems["crm"]
-    await platform.services.catalogue.declare([keyed(crm.url, "personal_access_token")])
+    await platform.services.catalogue.store_connections([keyed(crm.url, "personal_access_token")])
     run = await platform.start("read_once", READ, platform.alice)
     (request,) = await platform.parked(run)
     await typed(platform, request, "of-last-year")
@@ -96,20 +98,25 @@ async def test_a_key_of_another_account_that_is_typed_for_one_tool_is_used_by_th
 ) -> None:
     crm = platform.systems["crm"]
     connection = keyed(crm.url, "personal_access_token", check=CHECK)
-    await platform.services.catalogue.declare([connection])
+    await platform.services.catalogue.store_connections([connection])
     await platform.grant("crm", platform.alice)
     hers, bobs = crm.account("alice"), crm.account("bob")
-    await platform.services.answering.use(connection, platform.alice, hers)
-    await platform.services.grants.remove(connection, platform.alice.id)
+    await platform.services.answer_recorder.choose_account(connection, platform.alice, hers)
+    await platform.services.grants.revoke_grant(connection, platform.alice.id)
 
     run = await platform.start("read_once", {"account_id": CONTOSO}, platform.alice)
     (request,) = await platform.parked(run)
     key = await crm.access_token("bob", "api")
-    await platform.services.typed_keys.take(request, platform.alice, secret=key, tool="read_once")
+    await platform.services.typed_keys.submit_key(
+        request, platform.alice, typed_secret=key, tool_name="read_once"
+    )
 
-    assert request.asks == "choice"
+    assert request.request_kind == "choice"
     assert isinstance(await platform.outcome(run), Finished)
-    assert (await platform.services.accounts.of(platform.alice.id))["crm"] == {"": hers, "read_once": bobs}
+    assert (await platform.services.accounts.list_choices(platform.alice.id))["crm"] == {
+        "": hers,
+        "read_once": bobs,
+    }
     assert {each["account"] for each in platform.requests("crm") if each["path"] != WHO} == {bobs}
 
 
@@ -121,30 +128,30 @@ async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
 
 async def alice(byline: Byline, browser: Browser) -> Principal:
     await byline.signed_in(browser, "alice")
-    (found,) = await byline.services.principals.named("Alice Liddell")
+    (found,) = await byline.services.principals.find_by_name("Alice Liddell")
     return found
 
 
 async def asked(byline: Byline, connection: Connection, principal: Principal) -> str:
     """The link that an action of hers waits behind."""
-    await byline.services.catalogue.declare([connection])
+    await byline.services.catalogue.store_connections([connection])
     identity = identity_of(principal)
-    await byline.services.keys.sign(identity.claims(), IDENTITY_TYPE)
-    required = await byline.services.authorization.require(
+    await byline.services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
+    required = await byline.services.authorization_requests.require_authorization(
         identity, connection, connection.scopes, ParkedAction("w", "r", "k"), run_id="run-1"
     )
     assert required is not None
-    return f"{byline.url}/connect/{required.request}"
+    return f"{byline.url}/connect/{required.request_id}"
 
 
 async def state(byline: Byline, link: str) -> str:
-    found = await byline.services.authorization.get(link.rpartition("/")[2])
+    found = await byline.services.authorization_requests.find_request(link.rpartition("/")[2])
     assert found is not None
     return found.state
 
 
 async def sealed(byline: Byline) -> list[GrantRow]:
-    async with byline.services.database.reading() as session:
+    async with byline.services.database.open_read_session() as session:
         return list((await session.exec(select(GrantRow))).all())
 
 
@@ -164,7 +171,7 @@ async def test_a_key_is_typed_on_a_page_that_says_where_it_goes_and_shows_it_to_
             wrong = await empty.form(submit="Connect", secret="planted-but-wrong")
             done = await wrong.form(submit="Connect", secret="planted-and-right")
 
-    (grant,) = await byline.services.grants.of(principal.id)
+    (grant,) = await byline.services.grants.list_grants(principal.id)
     assert "form-action 'self'" in policy
     assert all(each in question.text for each in ("127.0.0.1", made_at, 'type="password"'))
     assert (empty.status, wrong.status, done.status) == (422, 422, 200)
@@ -174,7 +181,7 @@ async def test_a_key_is_typed_on_a_page_that_says_where_it_goes_and_shows_it_to_
     assert "planted" not in question.text + empty.text + wrong.text + done.text
     assert [post.headers["x-api-key"] for post in crm.posts] == ["planted-but-wrong", "planted-and-right"]
     assert grant.account == "alice@crm.example"
-    assert "planted" not in f"{await sealed(byline)}{await byline.services.trail.find()}"
+    assert "planted" not in f"{await sealed(byline)}{await byline.services.trail.find_lines()}"
 
 
 async def test_a_key_may_be_declined_and_is_taken_from_nobody_else(byline: Byline) -> None:
@@ -188,11 +195,11 @@ async def test_a_key_may_be_declined_and_is_taken_from_nobody_else(byline: Bylin
         token = page.text.split('name="csrf_token" value="')[1].split('"')[0]
         fields = {"csrf_token": token, "decision": "connect", "secret": "of bob"}
         sent = await his._client.post(link, data=fields)
-        (bob,) = await byline.services.principals.named("Bob Baker")
-        request = await byline.services.authorization.get(link.rpartition("/")[2])
+        (bob,) = await byline.services.principals.find_by_name("Bob Baker")
+        request = await byline.services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None
         with pytest.raises(AuthorizationRefused, match="not asked for it"):
-            await byline.services.typed_keys.take(request, bob, secret="of bob")
+            await byline.services.typed_keys.submit_key(request, bob, typed_secret="of bob")
         elsewhere = await (await browser.open(link)).browser._client.post(
             link, data={"csrf_token": await form_token(browser, link), "decision": "continue"}
         )
@@ -217,12 +224,12 @@ async def test_a_shared_key_is_the_administrators_and_is_carried_where_it_belong
     )
 
     with pytest.raises(ConnectionMisconfigured, match="cannot be sent"):
-        await byline.services.grants.credential(connection, "anybody")
+        await byline.services.grants.find_credential(connection, "anybody")
     no_spaces = keyed("https://crm.example.com", "api_key", **{**shared, "secret": {"env": "KEY"}})
     with pytest.raises(ConnectionMisconfigured, match="holds no spaces"):
-        await byline.services.grants.credential(no_spaces, "anybody")
+        await byline.services.grants.find_credential(no_spaces, "anybody")
     basic = keyed("https://crm.example.com", "basic", username="robot", secret={"env": "KEY"})
-    credential = await byline.services.grants.credential(basic, "anybody")
+    credential = await byline.services.grants.find_credential(basic, "anybody")
 
     assert no_spaces.token_place == ("X-Api-Key", "Token ")
     assert credential is not None
@@ -239,12 +246,12 @@ def kinto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
 
 async def test_a_username_and_a_password_are_what_a_system_of_others_knows_a_person_by(kinto: Kinto) -> None:
     connection = keyed(kinto.url, "basic", check={"path": "/", "account": "/user/id"})
-    async with Outgoing(HERE) as outgoing:
-        way = TypedKey(connection, {}, outgoing)
-        hers = await way.typed("of älice", "alice", ("api",))
-        his = await way.typed("of bob", "bob", ("api",))
+    async with OutgoingClient(HERE) as outgoing:
+        way = TypedKeySignIn(connection, {}, outgoing)
+        hers = await way.accept_typed_key("of älice", "alice", ("api",))
+        his = await way.accept_typed_key("of bob", "bob", ("api",))
         with pytest.raises(KeyRefused, match="no colon"):
-            await way.typed("of alice", "al:ice", ())
+            await way.accept_typed_key("of alice", "al:ice", ())
 
     assert hers.account.startswith("basicauth:")
     assert his.account.startswith("basicauth:")
@@ -253,20 +260,20 @@ async def test_a_username_and_a_password_are_what_a_system_of_others_knows_a_per
 
 @pytest.mark.parametrize("secret", ["", "two words", "two\nlines", "schlüssel", "x" * 9000])
 async def test_what_can_be_no_key_is_not_sent_to_find_out(secret: str) -> None:
-    async with receiver() as crm, Outgoing(HERE) as outgoing:
+    async with receiver() as crm, OutgoingClient(HERE) as outgoing:
         connection = keyed(f"http://127.0.0.1:{crm.port}", "api_key", check={"path": "/me"})
         with pytest.raises(KeyRefused) as refused:
-            await TypedKey(connection, {}, outgoing).typed(secret, "", ())
+            await TypedKeySignIn(connection, {}, outgoing).accept_typed_key(secret, "", ())
 
     assert crm.posts == []
     assert not secret or secret not in str(refused.value)
 
 
 async def test_a_check_goes_nowhere_inside_the_network() -> None:
-    async with Outgoing(OutgoingSettings()) as outgoing:
+    async with OutgoingClient(OutgoingSettings()) as outgoing:
         connection = keyed("https://169.254.169.254", "api_key", check={"path": "/latest/meta-data"})
         with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
-            await TypedKey(connection, {}, outgoing).typed("key", "", ())
+            await TypedKeySignIn(connection, {}, outgoing).accept_typed_key("key", "", ())
 
 
 async def test_a_trial_says_whether_keys_are_told_apart_and_whether_the_services_own_is_good() -> None:
@@ -277,17 +284,17 @@ async def test_a_trial_says_whether_keys_are_told_apart_and_whether_the_services
         JSONResponse({"me": "robot"}),
         JSONResponse({}, 403),
     ]
-    async with receiver(answers) as crm, Outgoing(HERE) as outgoing:
+    async with receiver(answers) as crm, OutgoingClient(HERE) as outgoing:
         url, check = f"http://127.0.0.1:{crm.port}", {"path": "/me", "account": "me"}
         people, shared = keyed(url, "api_key", check=check), {"secret": {"env": "KEY"}}
         service = keyed(url, "api_key", check=check, **shared)
         unchecked = keyed(url, "api_key")
 
         async def tried(connection: Connection, environment: dict[str, str]) -> list[tuple[str, str]]:
-            found = await Trial(
+            found = await ConnectionCheck(
                 connection, environment, outgoing, "https://byline.example/oauth/callback"
-            ).findings()
-            return [(each.part, each.state) for each in found if each.part != "upstream"]
+            ).run_checks()
+            return [(each.checked_part, each.state) for each in found if each.checked_part != "upstream"]
 
         told = [await tried(people, {}) for _ in range(3)]
         own = [await tried(service, {"KEY": "k"}) for _ in range(2)]

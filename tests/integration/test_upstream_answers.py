@@ -7,7 +7,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
 from gateway.runs.runs import Failed, Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
@@ -22,7 +22,7 @@ async def impatient(idle: Platform) -> AsyncIterator[Platform]:
     """A platform whose worker waits a second for an answer."""
     async with (
         httpx2.AsyncClient(timeout=PATIENCE, trust_env=False) as http,
-        idle.working(http=http),
+        idle.working(http_client=http),
         idle.delivering(),
     ):
         yield idle
@@ -32,8 +32,8 @@ async def impatient(idle: Platform) -> AsyncIterator[Platform]:
 async def careful(idle: Platform) -> AsyncIterator[Platform]:
     """A platform whose worker calls no private network, where the sandbox lies."""
     async with (
-        Outgoing(OutgoingSettings(allow_http=True)) as outgoing,
-        idle.working(http=outgoing.http),
+        OutgoingClient(OutgoingSettings(allow_http=True)) as outgoing,
+        idle.working(http_client=outgoing.http_client),
         idle.delivering(),
     ):
         yield idle

@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import AuthorizationRefused, ConnectionMisconfigured
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.services import open_services
 from engine.settings import GatewaySettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction
@@ -70,18 +70,18 @@ async def consented(
 ) -> str:
     """Let this person in at the provider as Alice's account; the address that the browser was sent to."""
     session = secrets.token_urlsafe()
-    address = await platform.services.consent.begin(request, session)
+    address = await platform.services.consent.begin_sign_in(request, session)
     async with Browser(stop_at=CALLBACK) as browser:
         page = await provider.let_in(await browser.open(address), person)
     answer = dict(parse_qsl(urlsplit(page.url).query))
-    await platform.services.consent.complete(answer, platform.alice, session)
+    await platform.services.consent.complete_sign_in(answer, platform.alice, session)
     return address
 
 
 async def test_a_server_is_found_by_its_address_and_called_as_whoever_signed_in(
     platform: Platform, notes: str, provider: OidcProvider
 ) -> None:
-    await platform.services.catalogue.declare([at(notes)])
+    await platform.services.catalogue.store_connections([at(notes)])
     run = await platform.start(CALL, NOTE, platform.alice)
     (request,) = await platform.parked(run)
     address = await consented(platform, request, provider, "bob")
@@ -108,20 +108,20 @@ async def test_byline_registers_itself_once_for_each_issuer_and_keeps_what_it_is
     idle: Platform, notes: str, provider: OidcProvider
 ) -> None:
     registrations = idle.services.registrations
-    endpoints = await Discovery(idle.services.outgoing).endpoints(at(notes))
+    endpoints = await Discovery(idle.services.outgoing).find_endpoints(at(notes))
 
-    first = await registrations.of("notes", endpoints)
-    second = await registrations.of("notes", endpoints)
-    await registrations.forget(provider.issuer)
-    third = await registrations.of("notes", endpoints)
+    first = await registrations.find_identity("notes", endpoints)
+    second = await registrations.find_identity("notes", endpoints)
+    await registrations.delete_registration(provider.issuer)
+    third = await registrations.find_identity("notes", endpoints)
 
     assert endpoints.issuer == provider.issuer
     assert first == second
     assert first.client_id != third.client_id
-    assert (first.method, first.is_registered) == ("client_secret_basic", True)
-    assert first.secret is not None
-    assert first.secret not in repr(first)
-    assert first.secret.encode() not in Path(str(idle.services.database.url.database)).read_bytes()
+    assert (first.auth_method, first.is_registered) == ("client_secret_basic", True)
+    assert first.client_secret is not None
+    assert first.client_secret not in repr(first)
+    assert first.client_secret.encode() not in Path(str(idle.services.database.url.database)).read_bytes()
 
 
 async def connected(platform: Platform, port: int) -> None:
@@ -136,10 +136,10 @@ async def connected(platform: Platform, port: int) -> None:
             "sign_in": "personal_access_token",
         }
     )
-    await platform.services.catalogue.declare([connection])
-    async with platform.services.database.writing() as session:
-        tokens = Tokens("key", None, None, ())
-        await platform.services.grants.store(session, connection, platform.alice.id, tokens, "alice")
+    await platform.services.catalogue.store_connections([connection])
+    async with platform.services.database.open_write_session() as session:
+        tokens = UpstreamTokens("key", None, None, ())
+        await platform.services.grants.store_grant(session, connection, platform.alice.id, tokens, "alice")
 
 
 def of_node(sdk: str, port: int, folder: Path, *, sessions: bool = True) -> AbstractContextManager[None]:
@@ -302,23 +302,25 @@ async def gateway(platform: Platform) -> AsyncIterator[str]:
 
 async def test_byline_is_an_upstream_of_byline_and_knows_who_calls(platform: Platform) -> None:
     async with gateway(platform) as url:
-        await platform.services.catalogue.declare([at(f"{url}/mcp")])
+        await platform.services.catalogue.store_connections([at(f"{url}/mcp")])
         run = await platform.start(
             CALL, {"tool": "say_again", "arguments": {"text": "hello"}}, platform.alice
         )
         (request,) = await platform.parked(run)
         session = secrets.token_urlsafe()
-        address = await platform.services.consent.begin(request, session)
+        address = await platform.services.consent.begin_sign_in(request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await browser.open(address)
             page = await page.form(submit="Sign in", username="bob", password=PASSWORDS["bob"])
             page = await page.form(submit="Allow")
         answer = dict(parse_qsl(urlsplit(page.url).query))
-        await platform.services.consent.complete(answer, platform.alice, session)
+        await platform.services.consent.complete_sign_in(answer, platform.alice, session)
         outcome = await platform.outcome(run)
 
     asked = parse_qs(urlsplit(address).query)
-    (bob,) = [each for each in await platform.services.principals.named("Bob Baker") if each.issuer == url]
+    (bob,) = [
+        each for each in await platform.services.principals.find_by_name("Bob Baker") if each.issuer == url
+    ]
     called = [event for event in await platform.trail("tool.called") if event["tool"] == "say_again"]
     assert isinstance(outcome, Finished)
     assert outcome.value["structured"] == {"text": "hello"}
@@ -389,11 +391,11 @@ async def test_a_server_whose_word_does_not_hold_is_not_signed_in_to(
     answers: list[tuple[object, int]], told: str
 ) -> None:
     named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
-    async with receiver() as server, Outgoing(named) as outgoing:
+    async with receiver() as server, OutgoingClient(named) as outgoing:
         origin = f"http://127.0.0.1:{server.port}"
         server.answers = sequence(origin, *answers)
         with pytest.raises(ConnectionMisconfigured, match=told):
-            await Discovery(outgoing).endpoints(at(f"{origin}/mcp"))
+            await Discovery(outgoing).find_endpoints(at(f"{origin}/mcp"))
 
     assert len(server.posts) == len(answers) + 1
 
@@ -411,9 +413,9 @@ async def test_a_server_whose_word_does_not_hold_is_not_signed_in_to(
 )
 async def test_a_challenge_leads_nowhere_inside_the_network(challenge: Response, told: str) -> None:
     named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
-    async with receiver([challenge]) as server, Outgoing(named) as outgoing:
+    async with receiver([challenge]) as server, OutgoingClient(named) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match=told):
-            await Discovery(outgoing).endpoints(at(f"http://127.0.0.1:{server.port}/mcp"))
+            await Discovery(outgoing).find_endpoints(at(f"http://127.0.0.1:{server.port}/mcp"))
 
     assert len(server.posts) == 1
 
@@ -430,11 +432,11 @@ async def test_a_person_whom_such_a_server_would_have_led_astray_is_named_in_the
         origin = f"http://127.0.0.1:{server.port}"
         challenge = {name: value.replace("ORIGIN", origin) for name, value in metadata.items()}
         server.answers = [JSONResponse({}, 401, challenge), JSONResponse({}, 302, inside)]
-        await services.catalogue.declare([at(f"{origin}/mcp")])
-        connection = await services.catalogue.get("notes")
-        asked = await services.authorization.ask_ahead(idle.alice, connection, ())
+        await services.catalogue.store_connections([at(f"{origin}/mcp")])
+        connection = await services.catalogue.get_connection("notes")
+        asked = await services.authorization_requests.open_request_ahead(idle.alice, connection, ())
         with pytest.raises(ConnectionMisconfigured, match="redirect, which is not followed"):
-            await services.consent.begin(asked, "session")
+            await services.consent.begin_sign_in(asked, "session")
 
     (refused,) = await idle.trail("authorization.refused")
     assert (refused["principal"]["id"], refused["request_id"]) == (idle.alice.id, asked.id)
@@ -444,9 +446,9 @@ async def test_a_person_whom_such_a_server_would_have_led_astray_is_named_in_the
 
 async def test_an_issuer_that_the_connection_names_has_to_be_one_of_the_servers(notes: str) -> None:
     elsewhere = at(notes, provider={"issuer": "https://other.example"})
-    async with Outgoing(HERE) as outgoing:
+    async with OutgoingClient(HERE) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match="takes no tokens of"):
-            await Discovery(outgoing).endpoints(elsewhere)
+            await Discovery(outgoing).find_endpoints(elsewhere)
 
 
 async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_code(
@@ -455,12 +457,12 @@ async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_co
     honest = {"resource": "ORIGIN/mcp", "authorization_servers": [provider.issuer]}
     async with receiver() as server:
         origin = f"http://127.0.0.1:{server.port}"
-        await platform.services.catalogue.declare([at(f"{origin}/mcp")])
+        await platform.services.catalogue.store_connections([at(f"{origin}/mcp")])
         run = await platform.start(CALL, NOTE, platform.alice)
         (request,) = await platform.parked(run)
         session = secrets.token_urlsafe()
         server.answers = sequence(origin, (honest, 200))
-        address = await platform.services.consent.begin(request, session)
+        address = await platform.services.consent.begin_sign_in(request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await provider.let_in(await browser.open(address), "alice")
         answer = dict(parse_qsl(urlsplit(page.url).query))
@@ -468,7 +470,7 @@ async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_co
         server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
         async with open_services(platform.settings, platform.environment) as another_gateway:
             with pytest.raises(AuthorizationRefused, match="another sign-in service"):
-                await another_gateway.consent.complete(answer, platform.alice, session)
+                await another_gateway.consent.complete_sign_in(answer, platform.alice, session)
 
     assert not [post for post in server.posts[before:] if answer["code"].encode() in post.body]
     (refused,) = await platform.trail("authorization.refused")
@@ -481,12 +483,14 @@ async def test_an_issuer_that_registers_nobody_is_told_with_what_to_register(idl
     async with receiver() as server:
         origin = f"http://127.0.0.1:{server.port}"
         server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
-        endpoints = await Discovery(idle.services.outgoing).endpoints(at(f"{origin}/mcp"))
+        endpoints = await Discovery(idle.services.outgoing).find_endpoints(at(f"{origin}/mcp"))
         with pytest.raises(ConnectionMisconfigured, match=f"redirect URI {CALLBACK}"):
-            await registrations.of("notes", endpoints)
+            await registrations.find_identity("notes", endpoints)
         server.answers = [JSONResponse({"error": "invalid_redirect_uri"}, 400)]
         with pytest.raises(ConnectionMisconfigured, match="does not register Byline"):
-            await registrations.of("notes", replace(endpoints, registration=f"{origin}/register"))
+            await registrations.find_identity(
+                "notes", replace(endpoints, registration_endpoint=f"{origin}/register")
+            )
 
 
 async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path: Path) -> None:
@@ -498,22 +502,24 @@ async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path:
             resource = {"resource": f"{here}/mcp", "authorization_servers": [provider.issuer]}
             server.answers = sequence(here, (resource, 200))
             services, connection = byline.services, at(f"{here}/mcp", scopes=["openid"])
-            await services.catalogue.declare([connection])
-            alice = await services.principals.resolve("https://id.example", "alice", "Alice")
+            await services.catalogue.store_connections([connection])
+            alice = await services.principals.resolve_principal("https://id.example", "alice", "Alice")
             identity = identity_of(alice)
-            await services.keys.sign(identity.claims(), IDENTITY_TYPE)
-            required = await services.authorization.require(
+            await services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
+            required = await services.authorization_requests.require_authorization(
                 identity, connection, ("openid",), ParkedAction("w", "r", "k"), run_id="run-1"
             )
             assert required is not None
-            request = await services.authorization.get(required.request)
+            request = await services.authorization_requests.find_request(required.request_id)
             assert request is not None
-            address = await services.consent.begin(request, "session")
+            address = await services.consent.begin_sign_in(request, "session")
             async with Browser(stop_at=f"{origin}/oauth/callback") as browser:
                 page = await provider.let_in(await browser.open(address), "alice")
-            await services.consent.complete(dict(parse_qsl(urlsplit(page.url).query)), alice, "session")
-            granted = await services.grants.of(alice.id)
+            await services.consent.complete_sign_in(
+                dict(parse_qsl(urlsplit(page.url).query)), alice, "session"
+            )
+            granted = await services.grants.list_grants(alice.id)
 
     (client_id,) = parse_qs(urlsplit(address).query)["client_id"]
     assert client_id == f"{origin}/oauth/client.json"
-    assert [(grant.connection, grant.account) for grant in granted] == [("notes", "alice")]
+    assert [(grant.connection_name, grant.account) for grant in granted] == [("notes", "alice")]

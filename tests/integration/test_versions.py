@@ -121,7 +121,7 @@ async def _is_whole(platform: Platform, run_id: str, *, chain: int) -> None:
     )
     assert len(ended["chain"]) == chain
     assert await platform.trail("action.refused", run_id) == []
-    assert (await verify_trail(platform.services.database, platform.services.keys)).holds
+    assert (await verify_trail(platform.services.database, platform.services.signing_keys)).is_intact
 
 
 async def _replayed(platform: Platform, history: WorkflowHistory, version: ModuleType) -> None:

@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 from activities.salesforce import Account
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AuthorizationExpired, TemporalUnreachable
-from gateway.runs.runs import Awaiting, Caller, Failed, Finished, Runs
+from gateway.runs.runs import Caller, Failed, Finished, PendingWaits, Runs
 from tests.platform import CHAT, CONTOSO, DISPUTE, NAMESPACE, NORTHWIND, Platform, severed, until
 from tests.tools import reading
 from tests.tools.reading import Reading, ReadOnce
@@ -23,7 +23,7 @@ READ = {"account_id": NORTHWIND}
 
 
 async def open_questions(platform: Platform) -> list[AuthorizationRequest]:
-    return await platform.services.authorization.open_for(platform.alice.id)
+    return await platform.services.authorization_requests.list_open_requests(platform.alice.id)
 
 
 async def listed(platform: Platform, query: str) -> list[str]:
@@ -35,12 +35,12 @@ async def test_branches_that_need_three_systems_ask_for_all_three_at_once(platfo
 
     run = await platform.start("resolve_billing_dispute", dispute, platform.alice)
     requests = await platform.asked(run, questions=3)
-    told = await platform.runs.outcome(run, within=30)
+    told = await platform.runs.wait_for_outcome(run, timeout_seconds=30)
     for request in requests:
         await platform.consent(request, platform.alice)
 
-    assert {request.connection for request in requests} == {"crm", "billing", "support"}
-    assert isinstance(told, Awaiting)
+    assert {request.connection_name for request in requests} == {"crm", "billing", "support"}
+    assert isinstance(told, PendingWaits)
     assert {request.id for request in told.requests} == {request.id for request in requests}
     assert isinstance(await platform.outcome(run), Finished)
     assert await open_questions(platform) == []
@@ -164,7 +164,7 @@ async def test_a_repeated_call_is_told_where_the_workflow_engine_does_not_answer
     async with severed(platform) as temporal:
         runs = Runs(platform.services, temporal, platform.registry)
         with pytest.raises(TemporalUnreachable):
-            await runs.call("read_once", READ, Caller(platform.alice, CHAT, "mcp"))
+            await runs.start_or_attach("read_once", READ, Caller(platform.alice, CHAT, "mcp"))
 
 
 async def test_a_cancelled_run_waits_for_nothing_any_more(platform: Platform) -> None:
@@ -239,7 +239,7 @@ async def test_a_grant_that_lacks_a_scope_is_widened_by_that_scope_alone_and_ser
 
     await platform.consent(request, platform.alice)
     assert isinstance(await platform.outcome(run), Finished)
-    support = await platform.services.catalogue.get("support")
-    held = await platform.services.grants.scopes_held(support, platform.alice.id)
+    support = await platform.services.catalogue.get_connection("support")
+    held = await platform.services.grants.list_active_scopes(support, platform.alice.id)
     assert request.scopes == ("tickets:write",)
     assert set(held) == {"tickets:read", "tickets:write"}

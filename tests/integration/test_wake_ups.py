@@ -10,11 +10,11 @@ from temporalio.api.enums.v1 import EventType
 
 from engine.authorization.requests import AuthorizationRequests
 from engine.connections.connection import Connection
-from engine.db.database import now
+from engine.db.database import utc_now
 from engine.errors import AuthorizationRequired
 from engine.identity.model import Identity
 from engine.services import open_services
-from engine.waiting.delivery import Delivery
+from engine.waiting.delivery import WakeUpDelivery
 from engine.waiting.waiters import ParkedAction
 from engine.wire import LOOK_AGAIN_SIGNAL
 from gateway.runs.runs import Finished
@@ -30,28 +30,28 @@ class Overtaken(AuthorizationRequests):
     """Lets the person answer while the first action that asks is still about to ask, or about to hear of it."""
 
     def __init__(self, platform: Platform, *, asked: bool) -> None:
-        vars(self).update(vars(platform.services.authorization))
+        vars(self).update(vars(platform.services.authorization_requests))
         self._platform = platform
         self._asked = asked
         self._answered = False
 
-    async def require(
+    async def require_authorization(
         self,
         identity: Identity,
         connection: Connection,
         scopes: Collection[str],
-        parked: ParkedAction,
+        parked_action: ParkedAction,
         **more: Any,
     ) -> AuthorizationRequired | None:
         if not self._asked and not self._answered:
             await self._platform.grant(connection.name, self._platform.alice)
             self._answered = True
-        required = await super().require(identity, connection, scopes, parked, **more)
+        required = await super().require_authorization(identity, connection, scopes, parked_action, **more)
         if required is not None and not self._answered:
-            request = await self.get(required.request)
+            request = await self.find_request(required.request_id)
             assert request is not None
             await self._platform.consent(request, self._platform.alice)
-            await Delivery(self._platform.services.waiters, self._platform.temporal).deliver_due()
+            await WakeUpDelivery(self._platform.services.waiters, self._platform.temporal).deliver_due_batch()
             self._answered = True
         return required
 
@@ -69,7 +69,7 @@ async def test_a_hundred_runs_that_wait_for_one_grant_ask_once_and_all_go_on_onc
         for number in range(100)
     ]
     requests = {(await platform.asked(run))[0].id: run for run in runs}
-    (request,) = await platform.services.authorization.open_for(platform.alice.id)
+    (request,) = await platform.services.authorization_requests.list_open_requests(platform.alice.id)
     await platform.consent(request, platform.alice)
 
     outcomes = await asyncio.gather(*(platform.outcome(run) for run in runs))
@@ -87,7 +87,7 @@ async def test_a_hundred_runs_that_wait_for_one_grant_ask_once_and_all_go_on_onc
 async def test_a_grant_that_comes_between_the_look_and_the_question_makes_it_needless(
     idle: Platform,
 ) -> None:
-    async with idle.working(authorization=Overtaken(idle, asked=False)):
+    async with idle.working(authorization_requests=Overtaken(idle, asked=False)):
         run = await idle.start("read_once", READ, idle.alice)
         outcome = await idle.outcome(run)
 
@@ -100,7 +100,7 @@ async def test_a_grant_that_comes_between_the_look_and_the_question_makes_it_nee
 async def test_an_answer_that_comes_before_the_action_has_reported_its_question_is_not_lost(
     idle: Platform,
 ) -> None:
-    async with idle.working(authorization=Overtaken(idle, asked=True)):
+    async with idle.working(authorization_requests=Overtaken(idle, asked=True)):
         run = await idle.start("read_once", READ, idle.alice)
         outcome = await idle.outcome(run)
 
@@ -125,7 +125,7 @@ async def test_an_answer_that_comes_before_the_workflow_begins_to_wait_is_not_lo
         await until(has_asked)
     (request,) = await idle.asked(run)
     await idle.consent(request, idle.alice)
-    assert await Delivery(idle.services.waiters, idle.temporal).deliver_due() == 1
+    assert await WakeUpDelivery(idle.services.waiters, idle.temporal).deliver_due_batch() == 1
     assert await idle.awaiting(run) is None
 
     async with idle.working(), idle.working(elsewhere):
@@ -146,37 +146,37 @@ async def test_a_gateway_that_dies_after_it_stored_the_grant_leaves_the_wake_up_
         async with open_services(idle.settings, idle.environment) as dying:
             await idle.answer(request, idle.alice, "Allow", by=dying)
         assert await idle.count(run, SIGNALLED) == 0
-        assert len(await idle.services.waiters.wake_ups(10)) == 1
+        assert len(await idle.services.waiters.list_due_wake_ups(10)) == 1
 
         async with idle.delivering():
             outcome = await idle.outcome(run)
 
     assert isinstance(outcome, Finished)
-    assert await idle.services.waiters.wake_ups(10) == []
+    assert await idle.services.waiters.list_due_wake_ups(10) == []
 
 
 async def test_a_wake_up_that_is_sent_again_wakes_nobody_again(idle: Platform) -> None:
     waiters = idle.services.waiters
-    delivery = Delivery(waiters, idle.temporal)
+    delivery = WakeUpDelivery(waiters, idle.temporal)
     async with idle.working():
         run = await idle.start("read_account_then_ticket", {**READ, "ticket_id": DISPUTE}, idle.alice)
         (crm,) = await idle.parked(run)
         await idle.consent(crm, idle.alice)
-        (owed,) = await waiters.wake_ups(10)
-        await delivery.deliver_due()
+        (owed,) = await waiters.list_due_wake_ups(10)
+        await delivery.deliver_due_batch()
         (support,) = await idle.parked(run)
 
-        await waiters.postpone([owed.waiter], now())
-        assert await delivery.deliver_due() == 1
+        await waiters.postpone_wake_ups([owed.waiter_id], utc_now())
+        assert await delivery.deliver_due_batch() == 1
         assert await idle.count(run, SIGNALLED) == 1
 
         await idle.consent(support, idle.alice)
-        await delivery.deliver_due()
+        await delivery.deliver_due_batch()
         assert isinstance(await idle.outcome(run), Finished)
 
-    await waiters.postpone([owed.waiter], now())
-    assert await delivery.deliver_due() == 1
-    assert await waiters.wake_ups(10) == []
+    await waiters.postpone_wake_ups([owed.waiter_id], utc_now())
+    assert await delivery.deliver_due_batch() == 1
+    assert await waiters.list_due_wake_ups(10) == []
     assert len(idle.requests("crm")) == 1
 
 
@@ -250,5 +250,5 @@ async def test_a_wake_up_for_a_run_that_ended_meanwhile_is_owed_no_more(idle: Pl
         await (handle.cancel() if ending == "cancel" else handle.terminate())
         await idle.outcome(run)
 
-    assert await Delivery(idle.services.waiters, idle.temporal).deliver_due() == 1
-    assert await idle.services.waiters.wake_ups(10) == []
+    assert await WakeUpDelivery(idle.services.waiters, idle.temporal).deliver_due_batch() == 1
+    assert await idle.services.waiters.list_due_wake_ups(10) == []

@@ -10,14 +10,14 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
-from engine.connections.connection import SHARED, Connection
-from engine.connections.discovery import Discovery, _Metadata
-from engine.connections.dpop import ProofKey, sign
+from engine.connections.connection import SHARED_HOLDER, Connection
+from engine.connections.discovery import Discovery, _AuthorizationServerMetadata
+from engine.connections.dpop import ProofKey, attach_token
 from engine.connections.oauth import OAuthClient, TokenRefused
-from engine.connections.sign_in.jwt_bearer import JwtBearer
-from engine.connections.tokens import Tokens
+from engine.connections.sign_in.jwt_bearer import JwtBearerSignIn
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
@@ -71,7 +71,7 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 
 @pytest.fixture
 async def discovery() -> AsyncIterator[Discovery]:
-    async with Outgoing(HERE) as outgoing:
+    async with OutgoingClient(HERE) as outgoing:
         yield Discovery(outgoing)
 
 
@@ -100,17 +100,19 @@ def declared(client: str, issuer: str, **provider: object) -> Connection:
 
 async def consented(
     client: OAuthClient, provider: OidcProvider, connection: Connection
-) -> tuple[str, Tokens]:
+) -> tuple[str, UpstreamTokens]:
     """The address that the browser was sent to, and the tokens that came of Alice's consent there."""
     state, verifier = secrets.token_urlsafe(), secrets.token_urlsafe(48)
     asked = {"redirect_uri": CALLBACK, "code_verifier": verifier}
-    address = await client.authorization_url(**asked, state=state, scopes=connection.scopes)
+    address = await client.build_authorization_url(**asked, state=state, scopes=connection.scopes)
     async with Browser(stop_at=CALLBACK) as browser:
         page = await provider.let_in(await browser.open(address), "alice")
     answer = parse_qs(urlsplit(page.url).query)
     assert answer["state"] == [state]
     assert answer["iss"] == [provider.issuer]
-    return address, await client.exchange(**asked, code=answer["code"][0], asked=connection.scopes)
+    return address, await client.exchange_code(
+        **asked, authorization_code=answer["code"][0], requested_scopes=connection.scopes
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -121,8 +123,8 @@ async def test_a_person_signs_in_at_a_provider_of_which_only_the_issuer_is_decla
     client = OAuthClient(connection, ENVIRONMENT, discovery)
 
     _, tokens = await consented(client, provider, connection)
-    account = await client.account(tokens)
-    renewed = await client.refresh(tokens)
+    account = await client.find_account(tokens)
+    renewed = await client.refresh_tokens(tokens)
     revoked = await client.revoke(renewed)
 
     assert account == "alice"
@@ -148,13 +150,13 @@ async def test_who_connects_another_account_is_not_led_back_to_the_one_that_the_
     connection = declared("basic", provider.issuer)
     client = OAuthClient(connection, ENVIRONMENT, discovery)
     asked = {"redirect_uri": CALLBACK, "code_verifier": secrets.token_urlsafe(48), "state": "s"}
-    usual = await client.authorization_url(**asked, scopes=connection.scopes)
-    another = await client.authorization_url(**asked, scopes=connection.scopes, prompt="login")
+    usual = await client.build_authorization_url(**asked, scopes=connection.scopes)
+    another = await client.build_authorization_url(**asked, scopes=connection.scopes, prompt="login")
     endpoints = {f"{name}_endpoint": f"{provider.issuer}/{name}" for name in ("authorization", "token")}
     # Where all is declared nothing is pushed, so that the address tells.
     plain = OAuthClient(declared("basic", provider.issuer, **endpoints), ENVIRONMENT, discovery)
-    certain = await plain.authorization_url(**asked, scopes=connection.scopes, login_hint="alice")
-    no_openid = await plain.authorization_url(**asked, scopes=("profile",), prompt="login")
+    certain = await plain.build_authorization_url(**asked, scopes=connection.scopes, login_hint="alice")
+    no_openid = await plain.build_authorization_url(**asked, scopes=("profile",), prompt="login")
 
     async with Browser(stop_at=CALLBACK) as browser:
         await provider.let_in(await browser.open(usual), "alice")
@@ -172,10 +174,10 @@ async def test_what_a_connection_declares_goes_before_what_its_issuer_publishes(
 ) -> None:
     connection = declared("basic", provider.issuer, userinfo_endpoint="https://people.example/me")
 
-    found = await discovery.endpoints(connection)
+    found = await discovery.find_endpoints(connection)
 
-    assert found.userinfo == "https://people.example/me"
-    assert found.token == f"{provider.issuer}/token"
+    assert found.userinfo_endpoint == "https://people.example/me"
+    assert found.token_endpoint == f"{provider.issuer}/token"
 
 
 ELSEWHERE = {
@@ -205,7 +207,7 @@ async def test_metadata_that_does_not_hold_is_told_as_what_it_is(
         published = json.dumps(metadata).replace("ISSUER", issuer).encode()
         server.answers = [answer(published, status=404 if metadata is None else 200)]
         with pytest.raises(ConnectionMisconfigured, match=told):
-            await discovery.endpoints(declared("basic", issuer))
+            await discovery.find_endpoints(declared("basic", issuer))
 
 
 async def test_tokens_that_are_bound_to_a_key_are_worth_nothing_without_it(
@@ -215,21 +217,21 @@ async def test_tokens_that_are_bound_to_a_key_are_worth_nothing_without_it(
     client = OAuthClient(connection, ENVIRONMENT, discovery)
 
     _, tokens = await consented(client, provider, connection)
-    renewed = await client.refresh(tokens)
+    renewed = await client.refresh_tokens(tokens)
     assert tokens.proof_key is not None
     own, another = ProofKey.from_jwk(tokens.proof_key), ProofKey.generate()
     with pytest.raises(TokenRefused):
-        await client.refresh(replace(renewed, proof_key=another.jwk()))
+        await client.refresh_tokens(replace(renewed, proof_key=another.to_private_jwk()))
 
-    assert await client.account(tokens) == "alice"
+    assert await client.find_account(tokens) == "alice"
     assert [await asked(provider, renewed, key) for key in (own, another, None)] == [200, 401, 401]
 
 
-async def asked(provider: OidcProvider, tokens: Tokens, key: ProofKey | None) -> int:
+async def asked(provider: OidcProvider, tokens: UpstreamTokens, key: ProofKey | None) -> int:
     """What the provider says to a request that is signed in with these tokens and this key."""
     async with httpx2.AsyncClient() as http:
         request = http.build_request("GET", f"{provider.issuer}/me", params={"of": "me"})
-        sign(request, tokens.access_token, key)
+        attach_token(request, tokens.access_token, key)
         return (await http.send(request)).status_code
 
 
@@ -243,7 +245,9 @@ async def test_a_provider_that_was_to_bind_tokens_and_does_not_connects_nothing(
         client = OAuthClient(connection, ENVIRONMENT, discovery)
 
         with pytest.raises(UpstreamUnavailable):
-            await client.exchange(code="c", redirect_uri=CALLBACK, code_verifier="v", asked=())
+            await client.exchange_code(
+                authorization_code="c", redirect_uri=CALLBACK, code_verifier="v", requested_scopes=()
+            )
 
 
 async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: Discovery) -> None:
@@ -256,7 +260,9 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
         connection = declared("basic", server.url, dpop=True, **endpoints)
         client = OAuthClient(connection, ENVIRONMENT, discovery)
 
-        tokens = await client.exchange(code="c", redirect_uri=CALLBACK, code_verifier="v", asked=())
+        tokens = await client.exchange_code(
+            authorization_code="c", redirect_uri=CALLBACK, code_verifier="v", requested_scopes=()
+        )
 
     proofs = [
         next(line for line in head.splitlines() if line.lower().startswith("dpop:")) for head in server.heard
@@ -285,18 +291,20 @@ async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> 
         "token_endpoint": endpoint,
     }
 
-    async with Outgoing(OutgoingSettings(), resolver=resolved) as outgoing:
+    async with OutgoingClient(OutgoingSettings(), resolver=resolved) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match=r"token_endpoint .* is not called"):
-            await Discovery(outgoing)._allowed("basic", _Metadata.model_validate(published))
+            await Discovery(outgoing)._require_callable_endpoints(
+                "basic", _AuthorizationServerMetadata.model_validate(published)
+            )
 
 
 @pytest.mark.parametrize(
     "issuer", ["https://169.254.169.254/latest", "https://127.0.0.1:8443", "http://issuer.example"]
 )
 async def test_an_issuer_inside_the_network_is_not_asked(issuer: str) -> None:
-    async with Outgoing(OutgoingSettings()) as outgoing:
+    async with OutgoingClient(OutgoingSettings()) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match="cannot be asked"):
-            await Discovery(outgoing).endpoints(declared("basic", issuer))
+            await Discovery(outgoing).find_endpoints(declared("basic", issuer))
 
 
 ENDPOINTS = {"authorization_endpoint": "https://issuer.example/authorize", "token_endpoint": "TOKEN"}
@@ -308,17 +316,17 @@ async def test_no_endpoint_that_is_declared_leads_into_the_network(path: str) ->
         addresses = ("token_endpoint", "revocation_endpoint", "userinfo_endpoint")
         endpoints = {**ENDPOINTS, **dict.fromkeys(addresses, inside.url)}
         connection = declared("basic", "https://issuer.example", **endpoints)
-        closed, tokens = OutgoingSettings(allow_http=True), Tokens("a", "r", None, ())
-        async with Outgoing(closed) as outgoing:
+        closed, tokens = OutgoingSettings(allow_http=True), UpstreamTokens("a", "r", None, ())
+        async with OutgoingClient(closed) as outgoing:
             client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
             asking: dict[str, Callable[[], Awaitable[object]]] = {
-                "exchange": lambda: client.exchange(
-                    code="c", redirect_uri=CALLBACK, code_verifier="v", asked=()
+                "exchange": lambda: client.exchange_code(
+                    authorization_code="c", redirect_uri=CALLBACK, code_verifier="v", requested_scopes=()
                 ),
-                "refresh": lambda: client.refresh(tokens),
-                "granted": lambda: client.granted("client_credentials", ()),
+                "refresh": lambda: client.refresh_tokens(tokens),
+                "granted": lambda: client.request_tokens("client_credentials", ()),
                 "revoke": lambda: client.revoke(tokens),
-                "account": lambda: client.account(tokens),
+                "account": lambda: client.find_account(tokens),
             }
             with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
                 await asking[path]()
@@ -333,9 +341,9 @@ async def test_a_sign_in_service_of_ones_own_network_is_called_where_settings_na
             "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": inside.url}
         )
         named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
-        async with Outgoing(named) as outgoing:
+        async with OutgoingClient(named) as outgoing:
             client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
-            tokens = await client.granted("client_credentials", ())
+            tokens = await client.request_tokens("client_credentials", ())
 
     assert tokens.access_token == "a"
 
@@ -349,7 +357,9 @@ async def test_a_token_endpoint_that_sends_on_to_another_address_is_not_followed
             "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": server.url}
         )
         with pytest.raises(RequestRejected, match="redirect, which is not followed"):
-            await OAuthClient(connection, ENVIRONMENT, discovery).refresh(Tokens("a", "r", None, ()))
+            await OAuthClient(connection, ENVIRONMENT, discovery).refresh_tokens(
+                UpstreamTokens("a", "r", None, ())
+            )
 
     assert elsewhere.heard == []
 
@@ -360,7 +370,7 @@ async def test_metadata_that_sends_on_to_the_cloud_s_own_address_is_not_followed
     async with hostile() as server:
         server.answers = [answer(b"", "Location: http://169.254.169.254/latest/meta-data", status=302)]
         with pytest.raises(RequestRejected, match="redirect, which is not followed"):
-            await discovery.endpoints(declared("basic", server.url.rstrip("/")))
+            await discovery.find_endpoints(declared("basic", server.url.rstrip("/")))
 
     assert len(server.heard) == 1
 
@@ -384,11 +394,11 @@ def service_account(at: str, key: str = "RSA", **assertion: Any) -> Connection:
 
 
 async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, discovery: Discovery) -> None:
-    way = JwtBearer(service_account(provider.issuer), ENVIRONMENT, discovery)
+    way = JwtBearerSignIn(service_account(provider.issuer), ENVIRONMENT, discovery)
 
-    tokens = await way.unasked(SHARED, ())
+    tokens = await way.tokens_without_person(SHARED_HOLDER, ())
     assert tokens is not None
-    again = await way.renewed(SHARED, tokens)
+    again = await way.renew(SHARED_HOLDER, tokens)
 
     assert again is not None
     assert tokens.access_token != again.access_token
@@ -402,19 +412,19 @@ async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, dis
 async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
     provider: OidcProvider, discovery: Discovery, assertion: dict[str, str]
 ) -> None:
-    way = JwtBearer(service_account(provider.issuer, **assertion), ENVIRONMENT, discovery)
+    way = JwtBearerSignIn(service_account(provider.issuer, **assertion), ENVIRONMENT, discovery)
 
     with pytest.raises(TokenRefused, match="invalid_grant"):
-        await way.unasked(SHARED, ())
+        await way.tokens_without_person(SHARED_HOLDER, ())
 
 
 def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> None:
     declared_here = service_account(
         "https://issuer.example", subject="someone@acme.example", claims={"scope": "read"}
     )
-    way = JwtBearer(declared_here, ENVIRONMENT, discovery)
+    way = JwtBearerSignIn(declared_here, ENVIRONMENT, discovery)
 
-    said = jws.extract_compact(way.statement("https://issuer.example/token").encode())
+    said = jws.extract_compact(way.sign_assertion("https://issuer.example/token").encode())
 
     payload = json.loads(said.payload)
     assert {name: payload[name] for name in ("iss", "sub", "aud", "scope")} == {

@@ -12,11 +12,11 @@ import pytest
 
 from engine.audit.trail import AuditEvent
 from engine.db.tables import PrincipalRow
-from engine.identity.model import Actor, Identity, Principal, call_digest
-from engine.identity.roles import ADMINISTRATOR
-from engine.identity.runs import run_row
+from engine.identity.model import Actor, Identity, Principal, digest_call
+from engine.identity.roles import ADMINISTRATOR_ROLE
+from engine.identity.runs import build_run_row
 from engine.policy import Policy, PolicyFile
-from engine.webhooks.signatures import Scheme
+from engine.webhooks.signatures import SignatureScheme
 from gateway.runs.runs import Finished, Runs
 from tests.platform import NORTHWIND, Platform, severed
 from tests.rest import Rest, serving
@@ -34,7 +34,7 @@ class Hook:
 
     id: str
     url: str
-    scheme: Scheme
+    scheme: SignatureScheme
     secret: str
     etag: str
     shown: Mapping[str, Any]
@@ -57,7 +57,7 @@ async def ann(rest: Rest, platform: Platform) -> Principal:
     return principal
 
 
-async def made(rest: Rest, by: Principal, scheme: Scheme = "standard", **more: Any) -> Hook:
+async def made(rest: Rest, by: Principal, scheme: SignatureScheme = "standard", **more: Any) -> Hook:
     declaration = {
         "name": "Disputes",
         "tool": "read_once",
@@ -100,7 +100,7 @@ async def changed(rest: Rest, by: Principal, hook: Hook, changes: Mapping[str, A
 
 @schemes
 async def test_a_signed_delivery_begins_one_run_as_who_was_declared_however_often_it_comes(
-    scheme: Scheme, rest: Rest, ann: Principal, platform: Platform
+    scheme: SignatureScheme, rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     hook = await made(rest, ann, scheme)
     event = an_event()
@@ -155,7 +155,7 @@ async def test_a_run_that_a_webhook_began_waits_as_any_other_and_goes_on_after_c
 
 @schemes
 async def test_what_nobody_with_the_secret_signed_is_refused_and_leaves_no_line(
-    scheme: Scheme, rest: Rest, ann: Principal, platform: Platform
+    scheme: SignatureScheme, rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     hook = await made(rest, ann, scheme)
     good = hook.signed(an_event())
@@ -174,7 +174,7 @@ async def test_what_nobody_with_the_secret_signed_is_refused_and_leaves_no_line(
 
 @pytest.mark.parametrize("scheme", ["stripe", "slack", "standard"])
 async def test_a_delivery_that_was_signed_at_another_time_is_refused_and_told_once(
-    scheme: Scheme, rest: Rest, ann: Principal, platform: Platform
+    scheme: SignatureScheme, rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     hook = await made(rest, ann, scheme, tolerance_seconds=60)
     early, late = hook.signed(an_event(), at=now() - 90), hook.signed(an_event(), at=now() + 90)
@@ -222,7 +222,7 @@ async def test_a_signed_body_that_does_not_fit_is_refused_and_the_trail_says_why
 
 @schemes
 async def test_a_delivery_that_is_not_meant_is_taken_and_ignored(
-    scheme: Scheme, rest: Rest, ann: Principal, platform: Platform
+    scheme: SignatureScheme, rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     conditions = [{"pointer": "/action", "equals": ["opened", "reopened"]}]
     hook = await made(rest, ann, scheme, mapping={**READING, "conditions": conditions})
@@ -263,7 +263,7 @@ async def test_who_was_deactivated_is_acted_for_no_more(
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     hook = await made(rest, ann)
-    await platform.services.principals.set_active(ann.id, active=False)
+    await platform.services.principals.set_active(ann.id, is_active=False)
 
     assert await code(hook, hook.signed(an_event())) == (403, "not_allowed")
 
@@ -292,9 +292,9 @@ async def test_who_may_not_call_the_tool_any_more_is_refused_without_a_word_abou
     runs = Runs(services, platform.temporal, platform.registry)
     async with serving(replace(platform, services=services, runs=runs)) as rest:
         ann = await rest.person("alice", "Ann Archer")
-        await services.roles.give(ann.id, "lead")
+        await services.roles.assign_role(ann.id, "lead")
         hook = await made(rest, ann)
-        await services.roles.take(ann.id, "lead")
+        await services.roles.remove_role(ann.id, "lead")
         answer = await delivered(hook, hook.signed(an_event()))
 
     (line,) = await platform.trail("webhook.refused")
@@ -306,13 +306,13 @@ async def test_who_may_not_call_the_tool_any_more_is_refused_without_a_word_abou
 async def stored(hook: Hook, principal: Principal, event: str, platform: Platform) -> Identity:
     """What a gateway leaves that dies before it starts the run of an event."""
     actor = Actor("webhook", hook.id, "Disputes")
-    call = call_digest("read_once", {"account_id": NORTHWIND})
-    identity = Identity.of(
-        principal, actor, "webhook", root=f"read_once-{event}", tool="read_once", call=call
+    call = digest_call("read_once", {"account_id": NORTHWIND})
+    identity = Identity.for_run(
+        principal, actor, "webhook", run_id=f"read_once-{event}", tool_name="read_once", call_digest=call
     )
-    row = run_row(identity, idempotency_key=f"webhook:{hook.id}:{event}")
-    called = AuditEvent(kind="tool.called", identity=identity, run_id=identity.root)
-    await platform.services.trail.append(called, row)
+    row = build_run_row(identity, idempotency_key=f"webhook:{hook.id}:{event}")
+    called = AuditEvent(kind="tool.called", identity=identity, run_id=identity.run_id)
+    await platform.services.trail.append_event(called, row)
     return identity
 
 
@@ -323,9 +323,9 @@ async def test_a_delivery_that_was_stored_and_not_started_is_started_when_it_com
     event = an_event()
     identity = await stored(hook, ann, event, platform)
 
-    assert await begun(hook, hook.signed(event)) == identity.root
+    assert await begun(hook, hook.signed(event)) == identity.run_id
 
-    assert isinstance(await platform.outcome(identity.root), Finished)
+    assert isinstance(await platform.outcome(identity.run_id), Finished)
 
 
 async def test_after_a_change_of_the_mapping_an_event_that_ran_does_not_run_again_and_one_that_did_not_is_told(
@@ -380,9 +380,9 @@ async def a_service(platform: Platform, subject: str) -> Principal:
         kind="service",
         created_at=platform.opened,
     )
-    async with platform.services.database.writing() as session:
+    async with platform.services.database.open_write_session() as session:
         session.add(row)
-    found = await platform.services.principals.get(row.id)
+    found = await platform.services.principals.find_principal(row.id)
     assert found is not None
     return found
 
@@ -391,7 +391,7 @@ async def test_an_administrator_has_a_webhook_act_as_a_service_and_others_never_
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     chief = await rest.person("chief", "Chief")
-    await platform.services.roles.give(chief.id, ADMINISTRATOR)
+    await platform.services.roles.assign_role(chief.id, ADMINISTRATOR_ROLE)
     desk = await a_service(platform, "alice")
     await platform.grant("crm", desk)
 
@@ -414,7 +414,7 @@ async def test_a_webhook_acts_as_nobody_who_did_not_declare_themself(
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     chief = await rest.person("chief", "Chief")
-    await platform.services.roles.give(chief.id, ADMINISTRATOR)
+    await platform.services.roles.assign_role(chief.id, ADMINISTRATOR_ROLE)
     desk = await a_service(platform, "desk")
     new = {"name": "n", "tool": "read_once", "scheme": "standard", "mapping": READING}
 
@@ -527,7 +527,7 @@ async def test_a_row_that_was_given_another_principal_takes_no_delivery(
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     hook = await made(rest, ann)
-    async with platform.services.database.writing() as session:
+    async with platform.services.database.open_write_session() as session:
         connection = await session.connection()
         await connection.exec_driver_sql(f"UPDATE webhook SET principal_id = '{platform.bob.id}'")
 
@@ -548,7 +548,7 @@ async def test_no_secret_lies_open_anywhere(
         await delivered(hook, hook.signed(an_event(), {"secret": hook.secret}))
     async with rest.calling_as(ann) as client:
         shown = (await client.get("/webhooks")).text
-    trail = json.dumps([line.event for line in await platform.services.trail.find(limit=None)])
+    trail = json.dumps([line.event for line in await platform.services.trail.find_lines(limit=None)])
     database = Path(platform.settings.database.url.removeprefix("sqlite+aiosqlite:///"))
     stored = database.read_bytes() + database.with_name(f"{database.name}-wal").read_bytes()
     logged = "".join(capfd.readouterr())

@@ -8,14 +8,14 @@ import pytest
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.callers.service_principals import ServicePrincipals
-from engine.connections.connection import SHARED
+from engine.connections.connection import SHARED_HOLDER
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR
+from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.wire import OUTCOME_META
 from examples.browser import Browser
 from gateway.runs.runs import Failed, Finished
-from gateway.sign_in.people import People
+from gateway.sign_in.people import BuiltInPeople
 from tests.e2e.rounds import ENVELOPE, VERSION, answer, call_tool
 from tests.platform import NORTHWIND, Platform
 from tests.rest import Rest, serving
@@ -52,13 +52,13 @@ async def made(rest: Rest, owner: Principal, **wish: object) -> dict[str, Any]:
 
 async def service_of(rest: Rest, administrator: Principal) -> tuple[Principal, str]:
     """A service that an administrator made, and a token that acts as it."""
-    await rest.services.roles.give(administrator.id, ADMINISTRATOR)
+    await rest.services.roles.assign_role(administrator.id, ADMINISTRATOR_ROLE)
     async with rest.calling_as(administrator) as client:
         created = await client.post("/services", json={"name": "nightly"})
         assert created.status_code == 201, created.text
         token = await client.post("/services/nightly/tokens", json={"name": "cron"})
         assert token.status_code == 201, token.text
-    return await rest.services.service_principals.get("nightly"), str(token.json()["token"])
+    return await rest.services.service_principals.get_service("nightly"), str(token.json()["token"])
 
 
 async def reading(platform: Platform, rest: Rest, token: str) -> tuple[str, AuthorizationRequest]:
@@ -126,8 +126,8 @@ async def test_a_token_for_one_tool_reaches_and_lists_no_other_at_any_door(platf
 async def test_with_an_api_token_nothing_is_made_that_outlives_or_outreaches_it(
     rest: Rest, ann: Principal
 ) -> None:
-    await rest.services.roles.give(ann.id, ADMINISTRATOR)
-    await rest.services.service_principals.add("nightly")
+    await rest.services.roles.assign_role(ann.id, ADMINISTRATOR_ROLE)
+    await rest.services.service_principals.add_service("nightly")
     token, other = await made(rest, ann), await made(rest, ann, name="other")
 
     async with bearing(rest, token["token"]) as client:
@@ -153,7 +153,7 @@ async def test_a_token_whose_owner_was_stopped_opens_nothing(platform: Platform)
     async with serving(platform, mcp=True) as rest:
         ann = await rest.person("alice", "Ann Adams")
         token = (await made(rest, ann))["token"]
-        await rest.services.principals.set_active(ann.id, active=False)
+        await rest.services.principals.set_active(ann.id, is_active=False)
         async with bearing(rest, token) as client:
             over_rest = await client.get("/tools")
         at_mcp = await call_tool(f"{rest.url}/mcp", token, "read_once", READING)
@@ -182,18 +182,18 @@ async def test_tokens_are_made_listed_and_revoked_by_their_owner_alone(rest: Res
     assert not any("token" in token for token in page["items"])
     assert (too_long.status_code, unknown_tool.status_code) == (422, 422)
     assert [each.status_code for each in not_hers] == [404, 404]
-    assert await rest.services.api_tokens.verify(tokens[0]["token"]) is not None
+    assert await rest.services.api_tokens.verify_token(tokens[0]["token"]) is not None
 
 
 async def test_a_person_makes_and_revokes_a_token_on_a_page_that_shows_it_once(rest: Rest) -> None:
-    await People(rest.services.database).add("ann", "Ann Adams", "a password")
+    await BuiltInPeople(rest.services.database).add_person("ann", "Ann Adams", "a password")
     async with Browser() as browser:
         page = await browser.open(f"{rest.url}/sign-in?next=/tokens")
         page = await page.form(submit="Sign in", username="ann", password="a password")
         nothing_chosen = await page.form(submit="Make the token", name="laptop")
         page = await page.form(submit="Make the token", name="laptop", reach="all")
         secret = page.text.partition("<pre><code>")[2].partition("</code>")[0]
-        verified = await rest.services.api_tokens.verify(secret)
+        verified = await rest.services.api_tokens.verify_token(secret)
         again = await browser.open(f"{rest.url}/tokens")
         page = await again.form(submit="Revoke laptop")
 
@@ -203,19 +203,19 @@ async def test_a_person_makes_and_revokes_a_token_on_a_page_that_shows_it_once(r
     assert verified[1].name == "Ann Adams"
     assert secret not in again.text
     assert "revoked" in page.text
-    assert await rest.services.api_tokens.verify(secret) is None
+    assert await rest.services.api_tokens.verify_token(secret) is None
 
 
 async def test_a_form_of_another_site_makes_no_token(rest: Rest) -> None:
-    await People(rest.services.database).add("ann", "Ann Adams", "a password")
+    await BuiltInPeople(rest.services.database).add_person("ann", "Ann Adams", "a password")
     async with Browser() as browser:
         page = await browser.open(f"{rest.url}/sign-in?next=/tokens")
         page = await page.form(submit="Sign in", username="ann", password="a password")
         forged = await page.form(submit="Make the token", name="laptop", reach="all", csrf_token="invented")
-    (ann,) = await rest.services.principals.named("Ann Adams")
+    (ann,) = await rest.services.principals.find_by_name("Ann Adams")
 
     assert forged.status == 403
-    assert await rest.services.api_tokens.of(ann) == []
+    assert await rest.services.api_tokens.list_tokens(ann) == []
 
 
 async def test_a_service_acts_in_its_own_name_with_a_grant_that_only_an_administrator_gave_it(
@@ -247,8 +247,8 @@ async def test_a_service_acts_in_its_own_name_with_a_grant_that_only_an_administ
     assert {(line["principal"]["kind"], line["principal"]["name"]) for line in acted} == {
         ("service", "nightly")
     }
-    assert not await rest.services.grants.of(ann.id)
-    assert not await rest.services.grants.of(SHARED)
+    assert not await rest.services.grants.list_grants(ann.id)
+    assert not await rest.services.grants.list_grants(SHARED_HOLDER)
 
 
 async def test_an_answer_for_a_service_comes_too_late_for_who_is_no_administrator_any_more(
@@ -257,7 +257,7 @@ async def test_an_answer_for_a_service_comes_too_late_for_who_is_no_administrato
     _, token = await service_of(rest, ann)
     _, request = await reading(platform, rest, token)
 
-    await rest.services.roles.take(ann.id, ADMINISTRATOR)
+    await rest.services.roles.remove_role(ann.id, ADMINISTRATOR_ROLE)
 
     with pytest.raises(AuthorizationRefused):
         await platform.consent(request, ann)
@@ -270,7 +270,7 @@ async def test_a_services_link_asks_an_administrator_and_turns_everybody_else_aw
     service, token = await service_of(rest, ann)
     run, request = await reading(platform, rest, token)
     for username, name in (("root", "Root Rhodes"), ("cleo", "Cleo Clark")):
-        await People(rest.services.database).add(username, name, "a password")
+        await BuiltInPeople(rest.services.database).add_person(username, name, "a password")
     link = f"{rest.url}/connect/{request.id}"
 
     async with Browser() as browser:
@@ -279,9 +279,9 @@ async def test_a_services_link_asks_an_administrator_and_turns_everybody_else_aw
     async with Browser() as browser:
         page = await browser.open(f"{rest.url}/sign-in")
         await page.form(submit="Sign in", username="root", password="a password")
-        (root,) = await rest.services.principals.named("Root Rhodes")
+        (root,) = await rest.services.principals.find_by_name("Root Rhodes")
         before = await browser.open(link)
-        await rest.services.roles.give(root.id, ADMINISTRATOR)
+        await rest.services.roles.assign_role(root.id, ADMINISTRATOR_ROLE)
         front = await browser.open(f"{rest.url}/")
         asked = await browser.open(link)
         await asked.form(submit="Decline")
@@ -299,20 +299,20 @@ async def test_a_services_link_asks_an_administrator_and_turns_everybody_else_aw
 async def test_an_administrator_answers_for_no_other_person(
     platform: Platform, rest: Rest, ann: Principal
 ) -> None:
-    await rest.services.roles.give(ann.id, ADMINISTRATOR)
+    await rest.services.roles.assign_role(ann.id, ADMINISTRATOR_ROLE)
     bea = await rest.person("bob", "Bea Brown")
     _, request = await reading(platform, rest, (await made(rest, bea))["token"])
 
     with pytest.raises(AuthorizationRefused):
         await platform.consent(request, ann)
-    assert await rest.services.standing_in.asked(bea.id, ann) is None
-    service = await rest.services.service_principals.add("other")
-    assert await rest.services.standing_in.asked(service.id, service) == service
-    assert await rest.services.standing_in.asked(ann.id, service) is None
+    assert await rest.services.delegation.find_asked_principal(bea.id, ann) is None
+    service = await rest.services.service_principals.add_service("other")
+    assert await rest.services.delegation.find_asked_principal(service.id, service) == service
+    assert await rest.services.delegation.find_asked_principal(ann.id, service) is None
 
 
 async def test_only_an_administrator_comes_near_services(rest: Rest, ann: Principal) -> None:
-    await rest.services.service_principals.add("nightly")
+    await rest.services.service_principals.add_service("nightly")
     async with rest.calling_as(ann) as client:
         answers = [
             await client.get("/services"),
@@ -328,7 +328,7 @@ async def test_only_an_administrator_comes_near_services(rest: Rest, ann: Princi
 
 async def test_nobody_signs_in_as_a_service_whatever_a_token_says(rest: Rest) -> None:
     here = ServicePrincipals(rest.services.principals, rest.services.trail, rest.url)
-    async with rest.calling_as(await here.add("nightly")) as client:
+    async with rest.calling_as(await here.add_service("nightly")) as client:
         refused = await client.get("/tools")
 
     assert refused.status_code == 401

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from engine.errors import ArgumentsInvalid
-from gateway.testing import Awaiting, Failed, Finished, Running, Workbench, workbench
+from gateway.testing import Failed, Finished, PendingWaits, Running, Workbench, workbench
 from tests.platform import CONNECTIONS, NORTHWIND, until
 
 CLOCK = """
@@ -61,10 +61,10 @@ async def test_a_builder_tries_tools_that_act_refuse_fail_and_ask(monkeypatch: p
         with pytest.raises(ArgumentsInvalid):
             await bench.call("read_once", {"account": NORTHWIND})
         choosing = await bench.call("choose_account", {"name": "North"})
-        assert isinstance(choosing, Awaiting)
+        assert isinstance(choosing, PendingWaits)
         chosen = await bench.answer(choosing.questions[0], {"account": "Northwind"})
         refunding = await bench.call("refund", {"amount": 5, "to": "Northwind"})
-        assert isinstance(refunding, Awaiting)
+        assert isinstance(refunding, PendingWaits)
         refunded = await bench.answer(refunding.questions[0], {})
         trail = await bench.trail()
 

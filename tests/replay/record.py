@@ -18,7 +18,7 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowHistory
 
-from engine.schedules.schedules import Plan, Schedules
+from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Timing
 from tests.platform import DISPUTE, NORTHWIND, Platform, open_platform, temporal_server, until
 from tests.sandbox import SYSTEMS, running
@@ -86,14 +86,16 @@ async def cancelled(platform: Platform) -> str:
 async def told(platform: Platform) -> str:
     """A run whose person chose to be told of it, at an address that nobody may call."""
     nowhere = "https://127.0.0.1:9/"
-    await platform.services.notifier.add(platform.alice, "slack", nowhere, ["chat_waiting", "chat_ended"])
+    await platform.services.notifier.add_channel(
+        platform.alice, "slack", nowhere, ["chat_waiting", "chat_ended"]
+    )
     return await answered(platform, await platform.start("read_once", READ, platform.alice))
 
 
 async def asking(platform: Platform) -> str:
     """A run whose child asks its person and goes on with the answer."""
     run = await platform.start("choose_in_a_child", {"name": "Nort"}, platform.alice)
-    await platform.services.questions.answer(
+    await platform.services.questions.answer_question(
         await question(platform, run), platform.alice, {"account": "Contoso"}
     )
     await platform.outcome(run)
@@ -102,9 +104,9 @@ async def asking(platform: Platform) -> str:
 
 async def refused(platform: Platform) -> str:
     """A run that somebody who may decide says no to."""
-    await platform.services.roles.give(platform.bob.id, "refund-approver")
+    await platform.services.roles.assign_role(platform.bob.id, "refund-approver")
     run = await platform.start("refund", {"amount": 5, "to": "Acme"}, platform.alice)
-    await platform.services.questions.decline(await question(platform, run), platform.bob)
+    await platform.services.questions.decline_question(await question(platform, run), platform.bob)
     await platform.outcome(run)
     return run
 
@@ -120,30 +122,30 @@ async def question(platform: Platform, run: str) -> str:
     """The id of what a run asks, once its workflows wait for the answer."""
 
     async def waits() -> bool:
-        waiters = await platform.services.waiters.waiting(run)
+        waiters = await platform.services.waiters.list_waiters(run)
         return bool(waiters) and bool(await platform.awaiting(waiters[0].workflow_id))
 
     await until(waits)
-    return (await platform.services.questions.awaited_by(run))[0].id
+    return (await platform.services.questions.list_awaited_questions(run))[0].id
 
 
 async def fired(platform: Platform) -> str:
     """A run that a schedule began, which waits for its owner and goes on as new."""
     schedules = Schedules(platform.services, platform.temporal)
     journey = {**READ, "levels": 1, "continued": 1}
-    tool = platform.registry.tool("read_at_every_level")
-    plan = Plan("Daily", tool, journey, Timing(cron=("@daily",)))
-    schedule = await schedules.create(plan, platform.alice)
-    await schedules.trigger(schedule.id, platform.alice)
+    tool = platform.registry.find_tool("read_at_every_level")
+    plan = ScheduleDraft("Daily", tool, journey, Timing(cron=("@daily",)))
+    schedule = await schedules.create_schedule(plan, platform.alice)
+    await schedules.trigger_schedule(schedule.id, platform.alice)
 
     async def has_fired() -> bool:
-        dial = await schedules.read(schedule)
-        return dial is not None and bool(dial.recent)
+        dial = await schedules.read_status(schedule)
+        return dial is not None and bool(dial.recent_firings)
 
     await until(has_fired)
-    dial = await schedules.read(schedule)
+    dial = await schedules.read_status(schedule)
     assert dial is not None
-    return await answered(platform, dial.recent[0].run_id)
+    return await answered(platform, dial.recent_firings[0].run_id)
 
 
 STORIES: tuple[Callable[[Platform], Awaitable[str]], ...] = (

@@ -16,7 +16,7 @@ from engine.registry import Registry
 from engine.services import open_services
 from engine.settings import DatabaseSettings, Settings, VaultSettings
 from engine.wire import NOTIFY_WORKFLOW
-from engine.worker import _FINAL, BylineInterceptor, _runner
+from engine.worker import _FAILURE_EXCEPTIONS, BylineInterceptor, _build_workflow_runner
 from tests.databases import sqlite_database
 from tests.platform import MODULES
 from tests.tools.reading import Reading
@@ -63,8 +63,8 @@ async def replay(path: Path, *interceptors: Interceptor, workflows: Mapping[str,
         workflows=[workflows[began["workflowType"]["name"]]],
         interceptors=interceptors,
         data_converter=pydantic_data_converter,
-        workflow_runner=_runner(SETTINGS),
-        workflow_failure_exception_types=_FINAL,
+        workflow_runner=_build_workflow_runner(SETTINGS),
+        workflow_failure_exception_types=_FAILURE_EXCEPTIONS,
     )
     await replayer.replay_workflow(WorkflowHistory.from_json(began["workflowId"], history))
 

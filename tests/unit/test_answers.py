@@ -14,9 +14,9 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field, TypeAdapter
 
 from engine.errors import AnswerInvalid
-from engine.questions.answers import fitting
-from engine.questions.clients import fitting_of_client
-from engine.questions.schemas import choices, flat_schema
+from engine.questions.answers import validate_answer
+from engine.questions.clients import validate_client_answer
+from engine.questions.schemas import build_flat_schema, list_choices
 
 
 class Colour(StrEnum):
@@ -71,7 +71,7 @@ class Plain:
 
 
 GOOD: dict[str, Any] = {"text": "abc", "number": 1.5, "yes": True}
-SCHEMA = flat_schema(TypeAdapter(Everything), "Everything")
+SCHEMA = build_flat_schema(TypeAdapter(Everything), "Everything")
 
 
 def test_a_flat_type_becomes_a_schema_of_forms_alone() -> None:
@@ -111,25 +111,25 @@ def test_a_flat_type_becomes_a_schema_of_forms_alone() -> None:
 def test_what_can_be_chosen_has_a_title_to_show() -> None:
     fields = SCHEMA["properties"]
 
-    assert choices(fields["colour"]) == [("red", "red"), ("blue", "blue")]
-    assert choices(fields["titled"]) == [("s", "Small"), ("l", "Large")]
-    assert choices(fields["legacy"]) == [("a", "First"), ("b", "Second")]
-    assert choices(fields["several"]) == [("red", "red"), ("blue", "blue")]
-    assert choices(fields["titled_several"]) == [("x", "Ex")]
-    assert choices(fields["text"]) == []
+    assert list_choices(fields["colour"]) == [("red", "red"), ("blue", "blue")]
+    assert list_choices(fields["titled"]) == [("s", "Small"), ("l", "Large")]
+    assert list_choices(fields["legacy"]) == [("a", "First"), ("b", "Second")]
+    assert list_choices(fields["several"]) == [("red", "red"), ("blue", "blue")]
+    assert list_choices(fields["titled_several"]) == [("x", "Ex")]
+    assert list_choices(fields["text"]) == []
 
 
 @pytest.mark.parametrize("kind", [Nested, Listed, Mistitled, Numbered, Nothing, Plain, str, dict[str, str]])
 def test_a_type_that_no_form_can_show_is_a_mistake_in_the_tool(kind: Any) -> None:
     with pytest.raises(TypeError, match="No form can ask for Kind"):
-        flat_schema(TypeAdapter(kind), "Kind")
+        build_flat_schema(TypeAdapter(kind), "Kind")
 
 
 def test_an_answer_that_fits_is_kept_without_what_was_left_empty() -> None:
     given_: Mapping[str, Any] = {**GOOD, "whole": 2.0, "day": "2026-02-28", "code": None, "colour": "blue"}
     given_ = {**given_, "titled": "l", "several": ["blue", "red"]}
 
-    kept = fitting(SCHEMA, given_)
+    kept = validate_answer(SCHEMA, given_)
 
     chosen = {"colour": "blue", "titled": "l", "several": ["blue", "red"]}
     assert kept == {**GOOD, "whole": 2, "day": "2026-02-28", **chosen}
@@ -172,7 +172,7 @@ def test_an_answer_that_fits_is_kept_without_what_was_left_empty() -> None:
 )
 def test_what_does_not_fit_is_told_by_field(field: str, value: object) -> None:
     with pytest.raises(AnswerInvalid) as refused:
-        fitting(SCHEMA, {**GOOD, field: value})
+        validate_answer(SCHEMA, {**GOOD, field: value})
 
     assert field.encode(errors="replace").decode() in str(refused.value)
     assert str(refused.value).encode()
@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_told_by_field(field: str, value: object) -> None:
 )
 def test_whatever_is_accepted_fits_the_schema_and_the_type(content: dict[str, Any]) -> None:
     try:
-        kept = fitting(SCHEMA, {**GOOD, **content})
+        kept = validate_answer(SCHEMA, {**GOOD, **content})
     except AnswerInvalid:
         return
     Draft202012Validator(SCHEMA).validate(kept)
@@ -201,9 +201,11 @@ def test_whatever_is_accepted_fits_the_schema_and_the_type(content: dict[str, An
 def test_of_what_a_clients_model_wrote_the_text_is_kept() -> None:
     written = {"role": "assistant", "model": "m", "stopReason": "endTurn"}
 
-    one = fitting_of_client("sampling", {**written, "content": {"type": "text", "text": "Hello"}})
+    one = validate_client_answer("sampling", {**written, "content": {"type": "text", "text": "Hello"}})
     blocks = [{"type": "text", "text": "Hel"}, {"type": "image", "data": "", "mimeType": "image/png"}]
-    several = fitting_of_client("sampling", {**written, "content": [*blocks, {"type": "text", "text": "lo"}]})
+    several = validate_client_answer(
+        "sampling", {**written, "content": [*blocks, {"type": "text", "text": "lo"}]}
+    )
 
     assert one == several == {"text": "Hello"}
 
@@ -211,7 +213,7 @@ def test_of_what_a_clients_model_wrote_the_text_is_kept() -> None:
 def test_of_a_clients_roots_names_and_addresses_are_kept() -> None:
     roots = [{"uri": "file:///work", "name": "Work", "_meta": {}}, {"uri": "file:///home"}]
 
-    assert fitting_of_client("roots", {"roots": roots}) == {
+    assert validate_client_answer("roots", {"roots": roots}) == {
         "roots": [{"uri": "file:///work", "name": "Work"}, {"uri": "file:///home"}]
     }
 
@@ -231,6 +233,6 @@ def test_a_clients_answer_that_does_not_fit_is_refused_and_not_repeated(
     kind: Literal["sampling", "roots"], answer: dict[str, Any]
 ) -> None:
     with pytest.raises(AnswerInvalid) as refused:
-        fitting_of_client(kind, answer)
+        validate_client_answer(kind, answer)
 
     assert "hidden" not in str(refused.value)

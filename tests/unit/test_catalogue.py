@@ -32,8 +32,8 @@ def test_a_declaration_survives_its_way_through_the_database() -> None:
 def test_a_connection_of_people_is_held_by_each_and_a_shared_one_by_the_service() -> None:
     crm = declared()["crm"]
 
-    assert crm.holder("p-1") == "p-1"
-    assert crm.model_copy(update={"mode": "shared"}).holder("p-1") == "shared"
+    assert crm.resolve_holder("p-1") == "p-1"
+    assert crm.model_copy(update={"mode": "shared"}).resolve_holder("p-1") == "shared"
 
 
 def test_a_secret_is_read_from_where_the_declaration_says(tmp_path: Path) -> None:
@@ -41,17 +41,18 @@ def test_a_secret_is_read_from_where_the_declaration_says(tmp_path: Path) -> Non
     file.write_text("of-the-file\n")
 
     assert (
-        SecretReference(env="CRM_SECRET").read({"CRM_SECRET": "of-the-environment"}) == "of-the-environment"
+        SecretReference(env="CRM_SECRET").read_secret({"CRM_SECRET": "of-the-environment"})
+        == "of-the-environment"
     )
-    assert SecretReference(file=file).read({}) == "of-the-file"
+    assert SecretReference(file=file).read_secret({}) == "of-the-file"
 
 
 @pytest.mark.parametrize("empty", [{}, {"CRM_SECRET": ""}])
 def test_a_secret_that_is_not_there_is_told_by_its_place(empty: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConnectionMisconfigured, match="set CRM_SECRET"):
-        SecretReference(env="CRM_SECRET").read(empty)
+        SecretReference(env="CRM_SECRET").read_secret(empty)
     with pytest.raises(ConnectionMisconfigured, match=f"write it into {tmp_path / 'nowhere'}"):
-        SecretReference(file=tmp_path / "nowhere").read(empty)
+        SecretReference(file=tmp_path / "nowhere").read_secret(empty)
 
 
 def test_a_secret_has_one_place() -> None:

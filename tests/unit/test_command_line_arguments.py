@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from gateway.client.arguments import arguments, kind_of, value_of
-from gateway.client.failures import WrongUse
+from gateway.client.arguments import describe_schema, parse_arguments, parse_value
+from gateway.client.failures import UsageInvalid
 
 
 class Address(BaseModel):
@@ -54,7 +54,7 @@ SCHEMA: dict[str, Any] = Order.model_json_schema()
     ],
 )
 def test_words_are_read_as_the_schema_says(pairs: list[str], expected: dict[str, Any]) -> None:
-    found = arguments(SCHEMA, pairs, {})
+    found = parse_arguments(SCHEMA, pairs, {})
     Order.model_validate(found)
 
     assert found == expected
@@ -81,33 +81,33 @@ def test_words_are_read_as_the_schema_says(pairs: list[str], expected: dict[str,
     ],
 )
 def test_a_word_that_does_not_fit_is_told_by_name(pairs: list[str], told: str) -> None:
-    with pytest.raises(WrongUse) as refused:
-        arguments(SCHEMA, pairs, {})
+    with pytest.raises(UsageInvalid) as refused:
+        parse_arguments(SCHEMA, pairs, {})
 
     assert told in str(refused.value)
 
 
 def test_a_word_has_its_way_over_the_document() -> None:
-    assert arguments(SCHEMA, ["ticket=2"], {"ticket": 1, "note": "n"}) == {"ticket": 2, "note": "n"}
+    assert parse_arguments(SCHEMA, ["ticket=2"], {"ticket": 1, "note": "n"}) == {"ticket": 2, "note": "n"}
 
 
 def test_a_name_in_the_document_that_the_tool_does_not_take_is_told() -> None:
-    with pytest.raises(WrongUse, match="takes no 'tickets'"):
-        arguments(SCHEMA, [], {"ticket": 1, "tickets": 1})
+    with pytest.raises(UsageInvalid, match="takes no 'tickets'"):
+        parse_arguments(SCHEMA, [], {"ticket": 1, "tickets": 1})
 
 
 def test_a_tool_without_arguments_takes_none() -> None:
     empty = {"type": "object", "properties": {}}
 
-    assert arguments(empty, [], {}) == {}
-    with pytest.raises(WrongUse, match="takes no arguments"):
-        arguments(empty, ["a=1"], {})
+    assert parse_arguments(empty, [], {}) == {}
+    with pytest.raises(UsageInvalid, match="takes no arguments"):
+        parse_arguments(empty, ["a=1"], {})
 
 
 def test_a_tool_that_takes_any_name_gets_what_it_looks_like() -> None:
     anything = {"type": "object", "additionalProperties": True}
 
-    assert arguments(anything, ["a=1", "b=x", "c=[1]"], {}) == {"a": 1, "b": "x", "c": [1]}
+    assert parse_arguments(anything, ["a=1", "b=x", "c=[1]"], {}) == {"a": 1, "b": "x", "c": [1]}
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_a_tool_that_takes_any_name_gets_what_it_looks_like() -> None:
 def test_a_schema_that_says_nothing_takes_json_or_text(schema: dict[str, Any]) -> None:
     root = {"$defs": {"Loop": {"$ref": "#/$defs/Loop"}}}
 
-    assert kind_of(schema, root) == "anything"
-    assert value_of("1", schema, root) == 1
-    assert value_of("one", schema, root) == "one"
+    assert describe_schema(schema, root) == "anything"
+    assert parse_value("1", schema, root) == 1
+    assert parse_value("one", schema, root) == "one"
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.text()))
@@ -127,4 +127,4 @@ def test_what_is_written_comes_back_as_it_was(value: float | str) -> None:
     kinds = {bool: "boolean", int: "integer", float: "number", str: "string"}
     text = value if isinstance(value, str) else json.dumps(value)
 
-    assert value_of(text, {"type": kinds[type(value)]}, {}) == value
+    assert parse_value(text, {"type": kinds[type(value)]}, {}) == value

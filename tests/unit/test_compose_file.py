@@ -12,19 +12,19 @@ from engine import wire
 from engine.errors import SettingsInvalid
 from engine.settings import Settings
 from gateway.embedded.compose import ComposeFile
-from gateway.embedded.surroundings import COMPOSE_FILE, DataDirectory, chosen
+from gateway.embedded.surroundings import COMPOSE_PATH, DataDirectory, choose_variables
 
 SERVICES = {"temporal", "migrate", "worker", "gateway", "crm", "billing", "support"}
 
 
 @pytest.fixture
 def document() -> Any:
-    return yaml.safe_load(COMPOSE_FILE.read_text())
+    return yaml.safe_load(COMPOSE_PATH.read_text())
 
 
 @pytest.fixture
 def here(tmp_path: Path) -> dict[str, str]:
-    return chosen(ComposeFile(COMPOSE_FILE).variables, {}, DataDirectory(tmp_path))
+    return choose_variables(ComposeFile(COMPOSE_PATH).variable_defaults, {}, DataDirectory(tmp_path))
 
 
 def test_it_fits_the_published_compose_schema(document: Any) -> None:
@@ -32,7 +32,7 @@ def test_it_fits_the_published_compose_schema(document: Any) -> None:
 
 
 def test_it_describes_the_whole_stack_in_containers_without_any_setting() -> None:
-    assert ComposeFile(COMPOSE_FILE).services({}).keys() == SERVICES
+    assert ComposeFile(COMPOSE_PATH).build_services({}).keys() == SERVICES
 
 
 def test_every_port_is_published_on_the_loopback_only(document: Any) -> None:
@@ -43,12 +43,12 @@ def test_every_port_is_published_on_the_loopback_only(document: Any) -> None:
 
 
 def test_every_service_that_stays_says_when_it_is_ready() -> None:
-    for name, service in ComposeFile(COMPOSE_FILE).services({}).items():
+    for name, service in ComposeFile(COMPOSE_PATH).build_services({}).items():
         assert (service.healthcheck is not None) == (service.restart == "unless-stopped"), name
 
 
 def test_temporal_registers_the_search_attributes_that_the_engine_writes() -> None:
-    command = ComposeFile(COMPOSE_FILE).services({})["temporal"].command
+    command = ComposeFile(COMPOSE_PATH).build_services({})["temporal"].command
     registered = [part.split("=")[1] for part in command if part.startswith("--search-attribute=")]
 
     assert sorted(registered) == sorted(
@@ -67,7 +67,7 @@ def test_the_container_runs_the_temporal_that_the_environment_has(document: Any)
 def test_the_settings_understand_what_a_service_is_given(
     name: str, here: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, value in ComposeFile(COMPOSE_FILE).services(here)[name].environment.items():
+    for variable, value in ComposeFile(COMPOSE_PATH).build_services(here)[name].environment.items():
         monkeypatch.setenv(variable, value)
     settings = Settings()
 
@@ -90,17 +90,19 @@ def test_here_every_address_is_the_loopback_and_every_port_its_own(here: dict[st
 
 def test_a_port_that_was_set_is_kept(tmp_path: Path) -> None:
     assert (
-        chosen({"GATEWAY_PORT": "8080"}, {"GATEWAY_PORT": "9"}, DataDirectory(tmp_path))["GATEWAY_PORT"]
+        choose_variables({"GATEWAY_PORT": "8080"}, {"GATEWAY_PORT": "9"}, DataDirectory(tmp_path))[
+            "GATEWAY_PORT"
+        ]
         == "9"
     )
 
 
 def test_secrets_are_random_kept_and_for_the_owner_only(tmp_path: Path) -> None:
     wanted = {"CRM_CLIENT_SECRET": "known", "BILLING_CLIENT_SECRET": "known"}
-    first = chosen(wanted, {}, DataDirectory(tmp_path))
+    first = choose_variables(wanted, {}, DataDirectory(tmp_path))
     file = tmp_path / "secrets.json"
 
-    assert chosen(wanted, {}, DataDirectory(tmp_path)) == first
+    assert choose_variables(wanted, {}, DataDirectory(tmp_path)) == first
     assert "known" not in first.values()
     assert json.loads(file.read_text()) == {name: first[name] for name in wanted}
     assert file.stat().st_mode & 0o777 == 0o600
@@ -108,13 +110,13 @@ def test_secrets_are_random_kept_and_for_the_owner_only(tmp_path: Path) -> None:
 
 def test_a_data_directory_serves_one_stack_at_a_time(tmp_path: Path) -> None:
     first, second = DataDirectory(tmp_path), DataDirectory(tmp_path)
-    first.claim()
+    first.claim_directory()
 
     with pytest.raises(SettingsInvalid, match="another stack runs on"):
-        second.claim()
-    first.release()
-    second.claim()
-    second.release()
+        second.claim_directory()
+    first.release_directory()
+    second.claim_directory()
+    second.release_directory()
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_a_file_that_cannot_be_run_is_refused_with_the_reason(
     path.write_text(text)
 
     with pytest.raises(SettingsInvalid, match=message):
-        ComposeFile(path).services({})
+        ComposeFile(path).build_services({})
 
 
 def test_a_missing_file_is_told_with_the_option_that_names_it(tmp_path: Path) -> None:

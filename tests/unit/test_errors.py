@@ -14,7 +14,7 @@ from engine.errors import (
     RateLimited,
     UpstreamFailed,
 )
-from gateway.errors import HTTP_STATUS, MCP_CODE, http_status, mcp_code
+from gateway.errors import HTTP_STATUS_BY_ERROR, MCP_CODE_BY_ERROR, to_http_status, to_mcp_code
 
 
 def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:
@@ -26,13 +26,15 @@ def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:
 def sample(kind: type[BylineError]) -> BylineError:
     made: dict[type[BylineError], Callable[[], BylineError]] = {
         AuthorizationRequired: lambda: AuthorizationRequired(
-            waiter="w", request="r", connection="c", principal="p", expires_at=0.0
+            waiter_id="w", request_id="r", connection_name="c", principal_id="p", expires_at=0.0
         ),
-        PersonRequired: lambda: PersonRequired("m", waiter="w", awaits="r", asked=["p"], expires_at=0.0),
+        PersonRequired: lambda: PersonRequired(
+            "m", waiter_id="w", awaited_id="r", asked_principal_ids=["p"], expires_at=0.0
+        ),
         AnswerRequired: lambda: AnswerRequired(
-            waiter="w", question="q", role=None, asked=["p"], expires_at=0.0
+            waiter_id="w", question_id="q", role_name=None, asked_principal_ids=["p"], expires_at=0.0
         ),
-        AccountMismatched: lambda: AccountMismatched("m", request="r"),
+        AccountMismatched: lambda: AccountMismatched("m", request_id="r"),
         RateLimited: lambda: RateLimited("m", retry_after=1.0),
         TokenRefused: lambda: TokenRefused("c", "invalid_grant"),
     }
@@ -60,14 +62,14 @@ def test_every_code_is_one_errors_alone() -> None:
 def test_every_error_has_its_entry_at_each_edge(kind: type[BylineError]) -> None:
     ancestors = set(kind.__mro__) - {BylineError}
 
-    assert ancestors & set(HTTP_STATUS)
-    assert ancestors & set(MCP_CODE)
+    assert ancestors & set(HTTP_STATUS_BY_ERROR)
+    assert ancestors & set(MCP_CODE_BY_ERROR)
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_every_error_can_be_told_at_each_edge(kind: type[BylineError]) -> None:
-    assert 400 <= http_status(sample(kind)) < 600
-    assert mcp_code(sample(kind)) in {None, -32602, -32603}
+    assert 400 <= to_http_status(sample(kind)) < 600
+    assert to_mcp_code(sample(kind)) in {None, -32602, -32603}
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -79,7 +81,7 @@ def test_every_error_says_something_and_has_details_that_cross_a_wire(kind: type
 
 
 def test_only_what_may_go_well_later_is_retried() -> None:
-    assert {kind.code for kind in EVERY if kind.retryable} == {
+    assert {kind.code for kind in EVERY if kind.is_retryable} == {
         "key_service_unavailable",
         "rate_limited",
         "temporal_unreachable",
@@ -88,5 +90,5 @@ def test_only_what_may_go_well_later_is_retried() -> None:
 
 
 def test_an_upstreams_failure_knows_its_status() -> None:
-    assert UpstreamFailed("m", status=418).details == {"status": 418}
+    assert UpstreamFailed("m", status_code=418).details == {"status": 418}
     assert RateLimited("m", retry_after=2.0).details == {"status": 429}

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 from engine.settings import IssuerSettings, OutgoingSettings
 from gateway.sign_in.issuer_keys import IssuerKeys
 from tests.listeners import served
@@ -63,7 +63,7 @@ async def provider(outgoing: OutgoingSettings = HERE, *, suffix: str = "") -> As
     with socket.create_server(("127.0.0.1", 0)) as listener:
         issuer = f"http://127.0.0.1:{listener.getsockname()[1]}"
         settings = IssuerSettings(issuer=issuer, audience=AUDIENCE, client_id="byline")
-        async with Outgoing(outgoing) as client:
+        async with OutgoingClient(outgoing) as client:
             made = Provider(issuer, IssuerKeys(settings, client), f"{issuer}{suffix}")
             async with served(made, listener):
                 yield made
@@ -71,7 +71,7 @@ async def provider(outgoing: OutgoingSettings = HERE, *, suffix: str = "") -> As
 
 async def test_a_whole_token_is_taken_and_the_keys_are_read_once() -> None:
     async with provider() as at:
-        verified = [await at.keys.verified(at.token(), audience=AUDIENCE) for _ in range(3)]
+        verified = [await at.keys.verify_token(at.token(), audience=AUDIENCE) for _ in range(3)]
 
     assert [token.claims["sub"] for token in verified] == ["alice"] * 3
     assert [at.asked.count(path) for path in ("/.well-known/openid-configuration", "/jwks")] == [1, 1]
@@ -96,7 +96,7 @@ async def test_a_whole_token_is_taken_and_the_keys_are_read_once() -> None:
 async def test_a_token_whose_claims_do_not_hold_is_refused(changed: dict[str, Any]) -> None:
     async with provider() as at:
         with pytest.raises(IdentityForged):
-            await at.keys.verified(at.token(**changed), audience=AUDIENCE)
+            await at.keys.verify_token(at.token(**changed), audience=AUDIENCE)
 
 
 async def test_the_public_key_is_no_shared_secret() -> None:
@@ -105,17 +105,17 @@ async def test_the_public_key_is_no_shared_secret() -> None:
         claims = {"iss": at.issuer, "aud": AUDIENCE, "sub": "alice", "exp": int(time.time()) + 60}
         forged = jwt.encode({"alg": "HS256", "kid": "first"}, claims, public)
         with pytest.raises(IdentityForged):
-            await at.keys.verified(forged, audience=AUDIENCE)
+            await at.keys.verify_token(forged, audience=AUDIENCE)
 
 
 async def test_invented_key_ids_do_not_make_byline_ask_the_issuer_again_and_again() -> None:
     stranger = RSAKey.generate_key(2048)
     async with provider() as at:
-        await at.keys.verified(at.token(), audience=AUDIENCE)
+        await at.keys.verify_token(at.token(), audience=AUDIENCE)
         for number in range(5):
             token = jwt.encode({"alg": "RS256", "kid": f"invented-{number}"}, {"iss": at.issuer}, stranger)
             with pytest.raises(IdentityForged):
-                await at.keys.verified(token, audience=AUDIENCE)
+                await at.keys.verify_token(token, audience=AUDIENCE)
 
     assert at.asked.count("/jwks") == 1
 
@@ -123,21 +123,21 @@ async def test_invented_key_ids_do_not_make_byline_ask_the_issuer_again_and_agai
 async def test_an_issuer_that_calls_itself_something_else_is_a_setting_to_mend() -> None:
     async with provider(suffix="/") as at:
         with pytest.raises(SettingsInvalid, match="BYLINE_GATEWAY__ISSUER__ISSUER"):
-            await at.keys.verified(at.token(), audience=AUDIENCE)
+            await at.keys.verify_token(at.token(), audience=AUDIENCE)
 
 
 async def test_an_issuer_that_is_down_is_no_reason_to_call_a_token_forged() -> None:
     async with provider() as at:
         at.is_down = True
         with pytest.raises(UpstreamUnavailable):
-            await at.keys.verified(at.token(), audience=AUDIENCE)
+            await at.keys.verify_token(at.token(), audience=AUDIENCE)
 
 
 async def test_an_issuer_whose_metadata_lead_elsewhere_is_not_followed() -> None:
     async with provider() as inside, provider() as at:
         at.redirects_to = f"{inside.issuer}/latest/meta-data"
         with pytest.raises(UpstreamUnavailable, match="redirect"):
-            await at.keys.verified(at.token(), audience=AUDIENCE)
+            await at.keys.verify_token(at.token(), audience=AUDIENCE)
 
     assert inside.asked == []
 
@@ -145,9 +145,9 @@ async def test_an_issuer_whose_metadata_lead_elsewhere_is_not_followed() -> None
 async def test_an_issuer_inside_the_network_is_a_host_to_name_in_settings() -> None:
     async with provider(OutgoingSettings(allow_http=True)) as at:
         with pytest.raises(SettingsInvalid, match="BYLINE_OUTGOING__PRIVATE_HOSTS"):
-            await at.keys.verified(at.token(), audience=AUDIENCE)
+            await at.keys.verify_token(at.token(), audience=AUDIENCE)
     async with provider(OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))) as named:
-        verified = await named.keys.verified(named.token(), audience=AUDIENCE)
+        verified = await named.keys.verify_token(named.token(), audience=AUDIENCE)
 
     assert at.asked == []
     assert verified.claims["sub"] == "alice"

@@ -2,7 +2,7 @@ import json
 import subprocess
 import sys
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -67,8 +67,8 @@ def test_a_keyring_is_made_on_the_first_start_for_its_owner_alone(path: Path) ->
     made = ring(path)
 
     assert path.stat().st_mode & 0o777 == 0o600
-    assert len(made.current[1]) == 32
-    assert ring(path).current == made.current
+    assert len(made.current_key[1]) == 32
+    assert ring(path).current_key == made.current_key
     assert [file.name for file in path.parent.iterdir()] == ["keyring.json"]
 
 
@@ -82,15 +82,15 @@ def test_a_keyring_that_others_can_reach_is_refused(path: Path, mode: int) -> No
 
 
 def test_processes_that_start_at_once_use_one_keyring(path: Path) -> None:
-    keys = together("print(*ring.current)", path)
+    keys = together("print(*ring.current_key)", path)
 
     assert len(set(keys)) == 1
     assert keys[0].split()[0] == ids(path)[0]
 
 
 def test_processes_that_rotate_at_once_lose_none_of_their_keys(path: Path) -> None:
-    first = ring(path).current[0]
-    made = together("print(*(ring.rotate() for _ in range(5)))", path)
+    first = ring(path).current_key[0]
+    made = together("print(*(ring.rotate_key() for _ in range(5)))", path)
 
     assert set(ids(path)) == {first, *" ".join(made).split()}
     assert len(ids(path)) == 21
@@ -98,49 +98,53 @@ def test_processes_that_rotate_at_once_lose_none_of_their_keys(path: Path) -> No
 
 def test_a_rotation_puts_a_new_key_in_front_and_keeps_the_older_ones(path: Path) -> None:
     mine = ring(path)
-    first = mine.current
-    second = mine.rotate()
+    first = mine.current_key
+    second = mine.rotate_key()
 
-    assert mine.current[0] == second != first[0]
-    assert mine.key(first[0]) == first[1]
+    assert mine.current_key[0] == second != first[0]
+    assert mine.find_key(first[0]) == first[1]
     assert ids(path) == [second, first[0]]
     assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_rotation_by_another_process_is_seen_at_once(path: Path) -> None:
     mine, theirs = ring(path), ring(path)
-    kept = mine.current
-    made = theirs.rotate()
+    kept = mine.current_key
+    made = theirs.rotate_key()
 
-    assert mine.current == theirs.current
-    assert mine.current[0] == made
-    assert mine.key(kept[0]) == kept[1]
+    assert mine.current_key == theirs.current_key
+    assert mine.current_key[0] == made
+    assert mine.find_key(kept[0]) == kept[1]
 
 
 def test_a_key_that_another_process_made_is_found_by_its_id(path: Path) -> None:
     mine, theirs = ring(path), ring(path)
-    made = theirs.rotate()
+    made = theirs.rotate_key()
 
-    assert mine.key(made) == theirs.current[1]
-    assert mine.key("unknown") is None
+    assert mine.find_key(made) == theirs.current_key[1]
+    assert mine.find_key("unknown") is None
 
 
 def test_a_keyring_comes_from_the_environment_as_well() -> None:
     keys = [{"id": "two", "key": KEY}, {"id": "one", "key": KEY}]
     mine = written(json.dumps({"keys": keys}))
 
-    assert mine.current == ("two", bytes(32))
-    assert mine.key("one") == bytes(32)
+    assert mine.current_key == ("two", bytes(32))
+    assert mine.find_key("one") == bytes(32)
 
 
-@pytest.mark.parametrize("change", ["rotate", "retire"])
-def test_a_keyring_from_the_environment_is_changed_there(change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "method"), [("rotate", Keyring.rotate_key), ("retire", Keyring.retire_keys)]
+)
+def test_a_keyring_from_the_environment_is_changed_there(
+    change: str, method: Callable[[Keyring], object]
+) -> None:
     mine = written(json.dumps({"keys": [{"id": "one", "key": KEY}]}))
 
     with pytest.raises(
         SettingsInvalid, match=f"cannot {change} a keyring that comes from BYLINE_VAULT__KEYRING"
     ):
-        getattr(mine, change)()
+        method(mine)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
-from gateway.http.limits import BodyLimits
-from gateway.server import make_room_for
+from gateway.http.limits import BodyLimitMiddleware
+from gateway.server import raise_open_file_limit
 
 LIMITS = LimitSettings(body=1_000_000, arrival=5.0)
 POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
@@ -28,7 +28,7 @@ async def test_large_bodies_share_the_room_that_there_is_and_small_ones_need_non
         under_way += 1
         await enough.wait()
 
-    limited = BodyLimits(reader, LIMITS)
+    limited = BodyLimitMiddleware(reader, LIMITS)
 
     def sending(size: int) -> Receive:
         async def receive() -> Message:
@@ -68,7 +68,7 @@ async def test_what_comes_after_a_body_may_take_its_time() -> None:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    limited = BodyLimits(listener, LIMITS.model_copy(update={"arrival": 0.01}))
+    limited = BodyLimitMiddleware(listener, LIMITS.model_copy(update={"arrival": 0.01}))
     asyncio.get_running_loop().call_later(0.1, gone.set)
     await limited(dict(POST), receive, unheard)
 
@@ -86,7 +86,7 @@ async def test_a_body_that_says_it_is_too_large_is_not_begun(declared: bytes) ->
 
     scope = {**POST, "headers": [(b"content-length", declared)]}
     with pytest.raises(HTTPException) as refused:
-        await BodyLimits(reader, LIMITS)(scope, never, unheard)
+        await BodyLimitMiddleware(reader, LIMITS)(scope, never, unheard)
 
     assert refused.value.status_code == 413
 
@@ -95,9 +95,9 @@ def test_a_gateway_may_open_a_file_for_each_connection() -> None:
     usual, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, most))
-        make_room_for(400)
+        raise_open_file_limit(400)
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (900, most)
-        make_room_for(100)
+        raise_open_file_limit(100)
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (900, most)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (usual, most))

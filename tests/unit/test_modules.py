@@ -28,7 +28,7 @@ def test_a_package_offers_what_any_of_its_modules_defines(package: Path) -> None
         "    async def run(self) -> None: ...\n"
     )
 
-    assert Registry((package.name,)).tool("greet").description == "Say hello."
+    assert Registry((package.name,)).find_tool("greet").description == "Say hello."
 
 
 def test_a_module_that_is_not_there_is_told_with_the_setting_that_names_it() -> None:

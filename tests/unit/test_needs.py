@@ -1,6 +1,6 @@
 from temporalio import workflow
 
-from engine.needs import Need, needs_of
+from engine.needs import ConnectionNeed, find_connection_needs
 from engine.registry import Registry
 from engine.sdk import action, tool
 
@@ -53,13 +53,13 @@ class NeedyWorkflow:
 def test_needs_are_found_through_helpers_tables_children_and_literal_names_though_they_go_in_circles() -> (
     None
 ):
-    found = needs_of(NeedyWorkflow, {"needs_child": ChildWorkflow}, {"needs_bill": bill})
+    found = find_connection_needs(NeedyWorkflow, {"needs_child": ChildWorkflow}, {"needs_bill": bill})
 
-    assert found == (Need("billing", ()), Need("crm", ("read", "write")))
+    assert found == (ConnectionNeed("billing", ()), ConnectionNeed("crm", ("read", "write")))
 
 
 def test_the_billing_dispute_needs_its_three_systems() -> None:
     registry = Registry(("workflows", "activities"))
     needs = registry.needs["resolve_billing_dispute"]
 
-    assert {need.connection for need in needs} == {"billing", "crm", "support"}
+    assert {need.connection_name for need in needs} == {"billing", "crm", "support"}

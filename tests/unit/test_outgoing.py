@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 from starlette.responses import RedirectResponse, Response
 
 from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
-from engine.outgoing.addresses import Resolver, is_public, resolve
-from engine.outgoing.client import Outgoing, OutgoingTransport, retry_after
+from engine.outgoing.addresses import HostResolver, is_public_address, resolve_host
+from engine.outgoing.client import OutgoingClient, OutgoingTransport, parse_retry_after
 from engine.settings import OutgoingSettings
 from tests.listeners import receiver
 
@@ -23,7 +23,7 @@ OPEN = OutgoingSettings(allow_http=True, allow_private=True)
 HTTP = OutgoingSettings(allow_http=True)
 
 
-def says(*answers: str) -> tuple[Resolver, list[str]]:
+def says(*answers: str) -> tuple[HostResolver, list[str]]:
     """A resolver whose name servers belong to somebody else: the first answer is the first address, and so on."""
     asked: list[str] = []
 
@@ -37,7 +37,7 @@ def says(*answers: str) -> tuple[Resolver, list[str]]:
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
 def test_an_address_of_the_internet_is_public(address: str) -> None:
-    assert is_public(address)
+    assert is_public_address(address)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
 async def test_what_leads_into_a_private_network_is_refused_whoever_names_it(address: str) -> None:
     resolver, asked = says(address)
 
-    assert not is_public(address)
-    async with Outgoing(HTTP, resolver=resolver) as outgoing:
+    assert not is_public_address(address)
+    async with OutgoingClient(HTTP, resolver=resolver) as outgoing:
         with pytest.raises(AddressRefused):
-            await outgoing.send("GET", "http://innocent.example/")
+            await outgoing.send_request("GET", "http://innocent.example/")
     assert asked == ["innocent.example"]
 
 
@@ -100,9 +100,9 @@ async def test_what_leads_into_a_private_network_is_refused_whoever_names_it(add
     ],
 )
 async def test_this_machine_is_refused_however_it_is_spelled(host: str) -> None:
-    async with Outgoing(HTTP) as outgoing:
+    async with OutgoingClient(HTTP) as outgoing:
         with pytest.raises(AddressRefused):
-            await outgoing.send("GET", f"http://{host}:8080/")
+            await outgoing.send_request("GET", f"http://{host}:8080/")
 
 
 async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
@@ -110,9 +110,9 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> No
         del host, port
         return ["93.184.216.34", "127.0.0.1"]
 
-    async with Outgoing(HTTP, resolver=both) as outgoing:
+    async with OutgoingClient(HTTP, resolver=both) as outgoing:
         with pytest.raises(AddressRefused):
-            await outgoing.send("GET", "http://innocent.example/")
+            await outgoing.send_request("GET", "http://innocent.example/")
 
 
 @pytest.mark.parametrize(
@@ -135,9 +135,9 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> No
 )
 async def test_an_address_of_another_form_is_refused_before_any_name_is_resolved(url: str) -> None:
     resolver, asked = says("93.184.216.34")
-    async with Outgoing(OutgoingSettings(), resolver=resolver) as outgoing:
+    async with OutgoingClient(OutgoingSettings(), resolver=resolver) as outgoing:
         with pytest.raises(AddressRefused):
-            await outgoing.send("GET", url)
+            await outgoing.send_request("GET", url)
 
     assert asked == []
 
@@ -145,18 +145,18 @@ async def test_an_address_of_another_form_is_refused_before_any_name_is_resolved
 @pytest.mark.enable_socket
 async def test_a_host_that_nobody_knows_may_be_known_later() -> None:
     with pytest.raises(UpstreamUnavailable):
-        await resolve("no..such..host", 443)
+        await resolve_host("no..such..host", 443)
 
 
 @pytest.mark.enable_socket
 async def test_what_was_checked_is_what_is_called_whatever_the_name_means_a_moment_later() -> None:
     resolver, asked = says("127.0.0.1", "192.0.2.1")
-    async with receiver() as receiving, Outgoing(OPEN, resolver=resolver) as outgoing:
+    async with receiver() as receiving, OutgoingClient(OPEN, resolver=resolver) as outgoing:
         url = f"http://receiver.example:{receiving.port}/path?and=query"
-        answer = await outgoing.send("POST", url, content=b"body", headers={"X-Own": "yes"})
+        answer = await outgoing.send_request("POST", url, content=b"body", headers={"X-Own": "yes"})
 
     (post,) = receiving.posts
-    assert (answer.status, answer.body) == (200, b"ok")
+    assert (answer.status_code, answer.body) == (200, b"ok")
     assert (post.path, post.body, post.headers["x-own"]) == ("/path", b"body", "yes")
     assert post.headers["host"] == f"receiver.example:{receiving.port}"
     assert asked == ["receiver.example"]
@@ -165,9 +165,9 @@ async def test_what_was_checked_is_what_is_called_whatever_the_name_means_a_mome
 @pytest.mark.enable_socket
 async def test_a_connection_that_was_checked_is_kept_open_for_its_host_alone() -> None:
     resolver, asked = says("127.0.0.1")
-    async with receiver() as receiving, Outgoing(OPEN, resolver=resolver) as outgoing:
+    async with receiver() as receiving, OutgoingClient(OPEN, resolver=resolver) as outgoing:
         for host in ("one.example", "one.example", "two.example", "one.example"):
-            await outgoing.send("GET", f"http://{host}:{receiving.port}/")
+            await outgoing.send_request("GET", f"http://{host}:{receiving.port}/")
 
     assert asked == ["one.example", "two.example"]
 
@@ -178,28 +178,28 @@ async def test_an_address_that_does_not_answer_is_passed_over() -> None:
         del host, port
         return ["127.0.0.2", "127.0.0.1"]
 
-    async with receiver() as receiving, Outgoing(OPEN, resolver=two) as outgoing:
-        answer = await outgoing.send("GET", f"http://receiver.example:{receiving.port}/")
+    async with receiver() as receiving, OutgoingClient(OPEN, resolver=two) as outgoing:
+        answer = await outgoing.send_request("GET", f"http://receiver.example:{receiving.port}/")
 
-    assert answer.status == 200
+    assert answer.status_code == 200
 
 
 @pytest.mark.enable_socket
 async def test_a_redirect_is_not_followed() -> None:
     async with receiver() as private:
         away = RedirectResponse(f"http://127.0.0.1:{private.port}/latest/meta-data", 307)
-        async with receiver([away]) as receiving, Outgoing(OPEN) as outgoing:
+        async with receiver([away]) as receiving, OutgoingClient(OPEN) as outgoing:
             with pytest.raises(RequestRejected, match="redirect"):
-                await outgoing.send("POST", f"http://127.0.0.1:{receiving.port}/")
+                await outgoing.send_request("POST", f"http://127.0.0.1:{receiving.port}/")
 
     assert private.posts == []
 
 
 @pytest.mark.enable_socket
 async def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
-    async with receiver([Response("x" * 5000)]) as receiving, Outgoing(OPEN) as outgoing:
+    async with receiver([Response("x" * 5000)]) as receiving, OutgoingClient(OPEN) as outgoing:
         with pytest.raises(RequestRejected, match="more than 1,000 bytes"):
-            await outgoing.send("GET", f"http://127.0.0.1:{receiving.port}/", largest=1000)
+            await outgoing.send_request("GET", f"http://127.0.0.1:{receiving.port}/", max_bytes=1000)
 
 
 @pytest.mark.enable_socket
@@ -211,7 +211,7 @@ async def test_an_answer_is_not_unpacked_beyond_what_is_read_for_whichever_libra
     ]
     async with (
         receiver(answers) as receiving,
-        Outgoing(OPEN) as outgoing,
+        OutgoingClient(OPEN) as outgoing,
         httpx2.AsyncClient(transport=OutgoingTransport(outgoing)) as library,
     ):
         url = f"http://127.0.0.1:{receiving.port}/"
@@ -228,7 +228,7 @@ async def test_what_was_packed_more_than_once_is_not_unpacked_since_that_may_nev
     packed = Response(gzip.compress(gzip.compress(b"ok")), headers={"Content-Encoding": "gzip, gzip"})
     async with (
         receiver([packed]) as receiving,
-        Outgoing(OPEN) as outgoing,
+        OutgoingClient(OPEN) as outgoing,
         httpx2.AsyncClient(transport=OutgoingTransport(outgoing)) as library,
     ):
         with pytest.raises(UpstreamUnavailable, match="DecodingError"):
@@ -238,9 +238,9 @@ async def test_what_was_packed_more_than_once_is_not_unpacked_since_that_may_nev
 @pytest.mark.enable_socket
 async def test_a_cookie_of_one_answer_is_not_sent_with_the_next_request() -> None:
     baker = Response("ok", headers={"Set-Cookie": "session=1; Path=/"})
-    async with receiver([baker]) as receiving, Outgoing(OPEN) as outgoing:
+    async with receiver([baker]) as receiving, OutgoingClient(OPEN) as outgoing:
         for _ in range(2):
-            await outgoing.send("GET", f"http://127.0.0.1:{receiving.port}/")
+            await outgoing.send_request("GET", f"http://127.0.0.1:{receiving.port}/")
 
     assert [post.headers.get("cookie") for post in receiving.posts] == [None, None]
 
@@ -283,12 +283,15 @@ async def test_the_certificate_has_to_be_the_named_hosts_although_an_address_is_
     trust = ssl.create_default_context(cafile=str(own))
     resolver, _ = says("127.0.0.1")
     private = OutgoingSettings(allow_private=True)
-    async with receiver(tls=tls) as receiving, Outgoing(private, resolver=resolver, trust=trust) as outgoing:
-        answer = await outgoing.send("GET", f"https://receiver.example:{receiving.port}/")
+    async with (
+        receiver(tls=tls) as receiving,
+        OutgoingClient(private, resolver=resolver, tls_context=trust) as outgoing,
+    ):
+        answer = await outgoing.send_request("GET", f"https://receiver.example:{receiving.port}/")
         with pytest.raises(UpstreamUnavailable):
-            await outgoing.send("GET", f"https://other.example:{receiving.port}/")
+            await outgoing.send_request("GET", f"https://other.example:{receiving.port}/")
 
-    assert answer.status == 200
+    assert answer.status_code == 200
     assert [post.headers["host"] for post in receiving.posts] == [f"receiver.example:{receiving.port}"]
 
 
@@ -296,10 +299,10 @@ async def test_the_certificate_has_to_be_the_named_hosts_although_an_address_is_
     ("value", "seconds"), [("7", 7.0), ("999999999", 86_400.0), ("-1", None), ("soon", None), (None, None)]
 )
 def test_a_wait_that_is_asked_for_is_kept_within_a_day(value: str | None, seconds: float | None) -> None:
-    assert retry_after({} if value is None else {"Retry-After": value}) == seconds
+    assert parse_retry_after({} if value is None else {"Retry-After": value}) == seconds
 
 
 def test_a_wait_may_be_given_as_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
 
-    assert 60 < (retry_after({"Retry-After": later}) or 0) <= 90
+    assert 60 < (parse_retry_after({"Retry-After": later}) or 0) <= 90

@@ -1,11 +1,11 @@
 import pytest
 
-from gateway.sign_in.pages import own_path
+from gateway.sign_in.pages import keep_own_path
 
 
 @pytest.mark.parametrize("path", ["/", "/connect/4f1c", "/authorize/4f1c?again=1&x=%2F#there"])
 def test_a_path_of_this_site_is_followed_after_signing_in(path: str) -> None:
-    assert own_path(path) == path
+    assert keep_own_path(path) == path
 
 
 @pytest.mark.parametrize(
@@ -25,4 +25,4 @@ def test_a_path_of_this_site_is_followed_after_signing_in(path: str) -> None:
     ],
 )
 def test_an_address_of_another_site_is_not_followed(address: str) -> None:
-    assert own_path(address) == "/"
+    assert keep_own_path(address) == "/"

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from engine.connections.catalogue import read_connections
 from engine.connections.connection import Connection
-from engine.connections.known_providers import KnownProvider, known_names, known_provider
-from engine.connections.token_response import account_told
+from engine.connections.known_providers import KnownProvider, list_known_providers, load_known_provider
+from engine.connections.token_response import find_account
 from engine.errors import SettingsInvalid
 
-PROVIDERS = {name: known_provider(name) for name in known_names()}
+PROVIDERS = {name: load_known_provider(name) for name in list_known_providers()}
 WITH_VARIABLES = {name: each for name, each in PROVIDERS.items() if each.variables}
 PLACE = re.compile(r"\{(\w+)\}")
 ADDRESSES = re.compile(r"(_endpoint|issuer)$")
@@ -61,7 +61,7 @@ def test_a_known_provider_makes_a_whole_connection(known: KnownProvider) -> None
 def test_a_known_provider_is_called_by_tls_alone_and_tells_where_its_facts_are_from(
     known: KnownProvider,
 ) -> None:
-    base_url, provider = known.filled(examples(known))
+    base_url, provider = known.fill_variables(examples(known))
 
     assert all(each.scheme == "https" for each in known.sources)
     assert all(re.fullmatch(r"https://[^{}]+", address) for address in addresses(base_url, provider))
@@ -97,7 +97,7 @@ def test_no_value_of_a_variable_leads_outside_the_providers_own_domain(
     known = WITH_VARIABLES[name]
     values = {each: data.draw(near(variable.pattern)) for each, variable in known.variables.items()}
     try:
-        base_url, provider = known.filled(values)
+        base_url, provider = known.fill_variables(values)
     except ValueError:
         return
     for template, address in zip(
@@ -221,4 +221,4 @@ def test_an_id_token_that_is_nested_without_end_names_no_account() -> None:
         base_url="https://api.example.com",
     ).provider
 
-    assert account_told(provider, {"id_token": f"e30.{deep}.x"}) == ""
+    assert find_account(provider, {"id_token": f"e30.{deep}.x"}) == ""

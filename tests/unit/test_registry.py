@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from temporalio import workflow
 
 from engine.errors import ArgumentsInvalid, PromptUnknown, ResourceUnknown, SettingsInvalid, ToolUnknown
-from engine.registry import Registry, Tool
+from engine.registry import CompositeTool, Registry
 from engine.sdk import Content, Document, Message, Messages, Text, action, prompt, resource, tool
 
 
@@ -94,8 +94,8 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 @pytest.fixture
-def answer(offered: Registry) -> Tool:
-    return offered.tool("answer_ticket")
+def answer(offered: Registry) -> CompositeTool:
+    return offered.find_tool("answer_ticket")
 
 
 def test_workflows_and_actions_are_found_by_their_wire_names(offered: Registry) -> None:
@@ -106,12 +106,12 @@ def test_workflows_and_actions_are_found_by_their_wire_names(offered: Registry) 
 def test_only_what_is_declared_a_tool_is_offered_as_one(offered: Registry) -> None:
     assert set(offered.tools) == {"answer_ticket", "tidy_up"}
     with pytest.raises(ToolUnknown, match="no tool 'look_up'"):
-        offered.tool("look_up")
+        offered.find_tool("look_up")
 
 
-def test_a_tool_tells_what_it_is_takes_and_gives(answer: Tool) -> None:
+def test_a_tool_tells_what_it_is_takes_and_gives(answer: CompositeTool) -> None:
     assert answer.description == "Answer a ticket in a few words."
-    assert (answer.declaration.title, answer.declaration.destructive) == ("Answer a ticket", False)
+    assert (answer.declaration.title, answer.declaration.is_destructive) == ("Answer a ticket", False)
     assert answer.input_schema["required"] == ["ticket"]
     assert answer.input_schema["properties"]["ticket"]["description"] == "the ticket's number"
     assert answer.output_schema is not None
@@ -119,17 +119,17 @@ def test_a_tool_tells_what_it_is_takes_and_gives(answer: Tool) -> None:
 
 
 def test_a_tool_without_arguments_takes_none(offered: Registry) -> None:
-    bare = offered.tool("tidy_up")
+    bare = offered.find_tool("tidy_up")
 
-    assert bare.arguments({}) == []
+    assert bare.validate_arguments({}) == []
     assert bare.input_schema == {"type": "object", "properties": {}}
     assert bare.output_schema is None
     with pytest.raises(ArgumentsInvalid, match="takes no arguments"):
-        bare.arguments({"ticket": 1})
+        bare.validate_arguments({"ticket": 1})
 
 
-def test_arguments_become_the_workflows_own_type(answer: Tool) -> None:
-    assert answer.arguments({"ticket": 7, "words": ["a"]}) == [Question(ticket=7, words=["a"])]
+def test_arguments_become_the_workflows_own_type(answer: CompositeTool) -> None:
+    assert answer.validate_arguments({"ticket": 7, "words": ["a"]}) == [Question(ticket=7, words=["a"])]
 
 
 @pytest.mark.parametrize(
@@ -142,28 +142,28 @@ def test_arguments_become_the_workflows_own_type(answer: Tool) -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_told_field_by_field(
-    answer: Tool, given: dict[str, Any], told: str
+    answer: CompositeTool, given: dict[str, Any], told: str
 ) -> None:
     with pytest.raises(ArgumentsInvalid) as refused:
-        answer.arguments(given)
+        answer.validate_arguments(given)
 
     assert str(refused.value).startswith(f"The arguments do not fit answer_ticket: {told}")
 
 
-def test_arguments_that_do_not_fit_are_not_repeated(answer: Tool) -> None:
+def test_arguments_that_do_not_fit_are_not_repeated(answer: CompositeTool) -> None:
     with pytest.raises(ArgumentsInvalid) as refused:
-        answer.arguments({"ticket": "hidden"})
+        answer.validate_arguments({"ticket": "hidden"})
 
     assert "hidden" not in str(refused.value)
 
 
-def test_arguments_that_are_nested_without_end_are_refused(answer: Tool) -> None:
+def test_arguments_that_are_nested_without_end_are_refused(answer: CompositeTool) -> None:
     deep: list[Any] = []
     for _ in range(100_000):
         deep = [deep]
 
     with pytest.raises(ArgumentsInvalid, match="nested"):
-        answer.arguments({"question": deep})
+        answer.validate_arguments({"question": deep})
 
 
 def test_two_definitions_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,51 +328,53 @@ def test_a_prompt_and_a_resource_are_offered_beside_tools_and_are_none(everythin
     assert set(everything.prompts) == {"reply"}
     assert set(everything.resources) == {"account", "my_account"}
     for name in ("reply", "account", "show"):
-        assert everything.offer(name).name == name
-    assert [everything.title(name) for name in ("show", "reply", "account", "gone")] == [
+        assert everything.find_offer(name).name == name
+    assert [everything.find_title(name) for name in ("show", "reply", "account", "gone")] == [
         *("Show", "Reply to a customer", "An account", "gone")
     ]
     with pytest.raises(ToolUnknown):
-        everything.tool("reply")
+        everything.find_tool("reply")
     with pytest.raises(ToolUnknown):
-        everything.offer("nothing")
+        everything.find_offer("nothing")
     with pytest.raises(PromptUnknown):
-        everything.prompt("show")
+        everything.find_prompt("show")
 
 
 def test_a_tool_that_gives_blocks_has_no_output_schema(everything: Registry) -> None:
-    assert everything.tool("show").returns_content
-    assert everything.tool("show").output_schema is None
-    assert not everything.tool("answer_ticket").returns_content
+    assert everything.find_tool("show").returns_content
+    assert everything.find_tool("show").output_schema is None
+    assert not everything.find_tool("answer_ticket").returns_content
 
 
 def test_a_prompt_takes_texts(everything: Registry) -> None:
-    reply = everything.prompt("reply")
+    reply = everything.find_prompt("reply")
 
-    assert reply.arguments({"words": "Hello", "tone": "firm"}) == [Reply(words="Hello", tone=Tone.FIRM)]
+    assert reply.validate_arguments({"words": "Hello", "tone": "firm"}) == [
+        Reply(words="Hello", tone=Tone.FIRM)
+    ]
     assert reply.input_schema["required"] == ["words"]
     with pytest.raises(ArgumentsInvalid, match="tone"):
-        reply.arguments({"words": "Hello", "tone": "rude"})
+        reply.validate_arguments({"words": "Hello", "tone": "rude"})
 
 
 def test_what_is_typed_is_completed_from_what_can_be_chosen(everything: Registry) -> None:
-    reply = everything.prompt("reply")
+    reply = everything.find_prompt("reply")
 
-    assert reply.completions("tone", "") == ["kind", "keen", "firm"]
-    assert reply.completions("tone", "KE") == ["keen"]
-    assert reply.completions("language", "d") == ["de"]
-    assert reply.completions("words", "He") == []
+    assert reply.list_completions("tone", "") == ["kind", "keen", "firm"]
+    assert reply.list_completions("tone", "KE") == ["keen"]
+    assert reply.list_completions("language", "d") == ["de"]
+    assert reply.list_completions("words", "He") == []
     with pytest.raises(ArgumentsInvalid, match="no argument 'mood'"):
-        reply.completions("mood", "")
+        reply.list_completions("mood", "")
 
 
 def test_a_resource_is_found_at_its_address_and_a_fixed_one_first(everything: Registry) -> None:
-    found, values = everything.resource_at("crm://accounts/A%201")
+    found, values = everything.find_resource("crm://accounts/A%201")
     assert (found.name, values) == ("account", {"account_id": "A 1"})
-    assert found.arguments(values) == [Account(account_id="A 1")]
-    assert everything.resource_at("crm://accounts/mine")[0].name == "my_account"
+    assert found.validate_arguments(values) == [Account(account_id="A 1")]
+    assert everything.find_resource("crm://accounts/mine")[0].name == "my_account"
     with pytest.raises(ResourceUnknown):
-        everything.resource_at("crm://accounts/1/2")
+        everything.find_resource("crm://accounts/1/2")
 
 
 def test_a_tool_that_says_it_only_reads_uses_actions_that_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,12 +26,12 @@ def keyring(*key_ids: str) -> Keyring:
 async def test_what_was_sealed_opens_for_the_row_that_it_was_sealed_for(secret: bytes, row: str) -> None:
     mine = keyring("one")
 
-    assert await mine.unwrap(await mine.wrap(secret, row), row) == secret
+    assert await mine.unwrap_key(await mine.wrap_key(secret, row), row) == secret
 
 
 async def test_the_same_secret_never_looks_the_same_twice() -> None:
     mine = keyring("one")
-    sealed = [await mine.wrap(SECRET, "row") for _ in range(100)]
+    sealed = [await mine.wrap_key(SECRET, "row") for _ in range(100)]
 
     assert len(set(sealed)) == 100
     assert not [each for each in sealed if SECRET in each]
@@ -41,7 +41,7 @@ async def test_a_value_moved_to_another_row_does_not_open() -> None:
     mine = keyring("one")
 
     with pytest.raises(VaultSealBroken, match="grant:2 was altered, or belongs to another row"):
-        await mine.unwrap(await mine.wrap(SECRET, "grant:1"), "grant:2")
+        await mine.unwrap_key(await mine.wrap_key(SECRET, "grant:1"), "grant:2")
 
 
 def altered(sealed: bytes) -> Iterator[bytes]:
@@ -55,38 +55,38 @@ def altered(sealed: bytes) -> Iterator[bytes]:
 async def test_a_value_of_which_any_part_was_altered_or_cut_does_not_open() -> None:
     mine = keyring("one")
 
-    for each in altered(await mine.wrap(SECRET, "row")):
+    for each in altered(await mine.wrap_key(SECRET, "row")):
         with pytest.raises(VaultSealBroken):
-            await mine.unwrap(each, "row")
+            await mine.unwrap_key(each, "row")
 
 
 async def test_a_value_cannot_be_made_to_name_another_key() -> None:
-    sealed = await keyring("one").wrap(SECRET, "row")
+    sealed = await keyring("one").wrap_key(SECRET, "row")
 
     with pytest.raises(VaultSealBroken):
-        await keyring("two", "one").unwrap(sealed.replace(b"one", b"two"), "row")
+        await keyring("two", "one").unwrap_key(sealed.replace(b"one", b"two"), "row")
 
 
 async def test_any_key_of_the_ring_opens_and_the_first_one_seals() -> None:
     before, after = keyring("one"), keyring("two", "one")
-    sealed = await before.wrap(SECRET, "row")
+    sealed = await before.wrap_key(SECRET, "row")
 
-    assert await after.unwrap(sealed, "row") == SECRET
+    assert await after.unwrap_key(sealed, "row") == SECRET
     with pytest.raises(VaultSealBroken):
-        await before.unwrap(await after.wrap(SECRET, "row"), "row")
+        await before.unwrap_key(await after.wrap_key(SECRET, "row"), "row")
 
 
 async def test_a_value_whose_key_is_gone_is_told_by_its_row_and_key() -> None:
-    sealed = await keyring("one").wrap(SECRET, "grant:1")
+    sealed = await keyring("one").wrap_key(SECRET, "grant:1")
 
     with pytest.raises(VaultSealBroken, match=r"grant:1 was sealed with master key one, which is not there"):
-        await keyring("two").unwrap(sealed, "grant:1")
+        await keyring("two").unwrap_key(sealed, "grant:1")
 
 
 async def test_no_error_of_the_vault_holds_the_secret() -> None:
     mine = keyring("one")
     for opened in ((mine, "other"), (keyring("two"), "row")):
         with pytest.raises(VaultSealBroken) as refused:
-            await opened[0].unwrap(await mine.wrap(SECRET, "row"), opened[1])
+            await opened[0].unwrap_key(await mine.wrap_key(SECRET, "row"), opened[1])
 
         assert SECRET.decode() not in str(refused.value)

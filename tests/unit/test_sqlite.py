@@ -3,7 +3,7 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
-from engine.db.sqlite import DirectConnection, connect
+from engine.db.sqlite import DirectConnection, connect_sqlite
 
 
 async def run(connection: DirectConnection, statement: str) -> None:
@@ -14,12 +14,12 @@ async def test_what_goes_on_though_its_caller_was_cancelled_is_met_by_no_other_c
     path = str(tmp_path / "some.db")
     writer = sqlite3.connect(path, isolation_level=None)
     writer.execute("CREATE TABLE some (thing)")
-    connection = connect(path, isolation_level=None, timeout=60)
+    connection = connect_sqlite(path, isolation_level=None, timeout=60)
     await connection
     writer.execute("BEGIN IMMEDIATE")
     waiting = asyncio.create_task(run(connection, "BEGIN IMMEDIATE"))
     async with asyncio.timeout(10):
-        while connection._tx.qsize() or not connection._handed_over:
+        while connection._tx.qsize() or not connection._pending_calls:
             await asyncio.sleep(0.01)
     waiting.cancel()
     with suppress(asyncio.CancelledError):
@@ -33,5 +33,5 @@ async def test_what_goes_on_though_its_caller_was_cancelled_is_met_by_no_other_c
     writer.close()
     await following
     await run(connection, "ROLLBACK")
-    assert not connection._handed_over
+    assert not connection._pending_calls
     await connection.close()

@@ -74,7 +74,7 @@ def test_whatever_is_written_for_a_cron_expression_is_taken_or_told(text: str) -
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/Argentina/Ushuaia"])
 def test_a_time_zone_of_the_iana_database_is_taken(zone: str) -> None:
-    assert Timing(cron=("@daily",), time_zone=zone).spec().time_zone_name == zone
+    assert Timing(cron=("@daily",), time_zone=zone).to_temporal_spec().time_zone_name == zone
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Olympus", "+02:00", "../../etc/passwd", "Europe/Berlin\n"])
@@ -109,12 +109,12 @@ def test_a_time_is_kept_as_the_instant_that_it_is() -> None:
     berlin = timezone(timedelta(hours=1))
     timing = Timing(cron=("@daily",), starts_at=NOON.astimezone(berlin))
 
-    assert timing.spec().start_at == NOON
+    assert timing.to_temporal_spec().start_at == NOON
     assert Timing.model_validate(timing.model_dump(mode="json")) == timing
 
 
 def test_what_is_left_out_skips_overlapping_firings_and_catches_up_for_an_hour() -> None:
-    policy = Timing(intervals=(Interval(every_seconds=60),)).policy()
+    policy = Timing(intervals=(Interval(every_seconds=60),)).to_temporal_policy()
 
     assert policy.overlap == ScheduleOverlapPolicy.SKIP
     assert policy.catchup_window == timedelta(hours=1)
@@ -122,7 +122,7 @@ def test_what_is_left_out_skips_overlapping_firings_and_catches_up_for_an_hour()
 
 
 def test_a_calendar_matches_every_day_at_midnight_where_nothing_else_is_said() -> None:
-    (calendar,) = Timing(calendars=(Calendar(),)).spec().calendars
+    (calendar,) = Timing(calendars=(Calendar(),)).to_temporal_spec().calendars
 
     assert [(each.start, each.end) for each in (*calendar.hour, *calendar.day_of_month)] == [(0, 0), (1, 31)]
 
@@ -134,6 +134,6 @@ def test_a_calendar_matches_every_day_at_midnight_where_nothing_else_is_said() -
 def test_only_a_time_that_is_over_is_made_up_for(hours: tuple[int, int], problem: str | None) -> None:
     begin, end = (NOON + timedelta(hours=each) for each in hours)
 
-    found = Period(starts_at=begin, ends_at=end).problem(NOON)
+    found = Period(starts_at=begin, ends_at=end).find_problem(NOON)
 
     assert found is None if problem is None else problem in str(found)

@@ -6,30 +6,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.uri_template import uri_template
+from engine.uri_template import parse_uri_template
 
 
 def test_a_uri_without_variables_is_itself_alone() -> None:
-    fixed = uri_template("test://static-text")
+    fixed = parse_uri_template("test://static-text")
 
-    assert fixed.values("test://static-text") == {}
-    assert fixed.values("test://static-text/") is None
-    assert fixed.values("testX//static-text") is None
+    assert fixed.match_uri("test://static-text") == {}
+    assert fixed.match_uri("test://static-text/") is None
+    assert fixed.match_uri("testX//static-text") is None
 
 
 def test_a_value_is_one_segment() -> None:
-    template = uri_template("crm://accounts/{account}/notes/{note}")
+    template = parse_uri_template("crm://accounts/{account}/notes/{note}")
 
     assert template.variables == ("account", "note")
-    assert template.values("crm://accounts/A1/notes/caf%C3%A9") == {"account": "A1", "note": "café"}
+    assert template.match_uri("crm://accounts/A1/notes/caf%C3%A9") == {"account": "A1", "note": "café"}
     for other in ("crm://accounts/A/1/notes/2", "crm://accounts//notes/2", "crm://accounts/1/notes/2?x"):
-        assert template.values(other) is None
-    assert template.values("crm://accounts/%ff/notes/2") is None
+        assert template.match_uri(other) is None
+    assert template.match_uri("crm://accounts/%ff/notes/2") is None
 
 
 @given(st.text(min_size=1, max_size=20).filter(lambda text: text.isprintable()))
 def test_every_value_is_found_again(value: str) -> None:
-    assert uri_template("crm://{value}/x").values(f"crm://{quote(value, safe='')}/x") == {"value": value}
+    assert parse_uri_template("crm://{value}/x").match_uri(f"crm://{quote(value, safe='')}/x") == {
+        "value": value
+    }
 
 
 @pytest.mark.parametrize(
@@ -44,4 +46,4 @@ def test_every_value_is_found_again(value: str) -> None:
 )
 def test_what_is_no_such_template_is_told(text: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        uri_template(text)
+        parse_uri_template(text)

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from engine.errors import DeliveryUnfit, WebhookInvalid
 from engine.registry import Registry
-from engine.webhooks.mapping import DeliveryMapping, event_id_at, read_body
+from engine.webhooks.mapping import DeliveryMapping, parse_delivery_body, read_event_id
 from gateway.api.webhooks import NewWebhook
 from tests.docs.markdown import ROOT, blocks
 
@@ -41,9 +41,9 @@ CHARGE, AMOUNT = at("/data/object/charge"), at("/data/object/amount")
 
 def test_arguments_come_from_the_body_from_defaults_and_from_constants() -> None:
     declared = mapping(charge=CHARGE, amount=at("/nowhere", default=5), note={"constant": "by a webhook"})
-    declared.require_fit(INPUT.json_schema(), INPUT)
+    declared.require_tool_fit(INPUT.json_schema(), INPUT)
 
-    assert declared.call(BODY) == {"charge": "ch_1", "amount": 5, "note": "by a webhook"}
+    assert declared.build_arguments(BODY) == {"charge": "ch_1", "amount": 5, "note": "by a webhook"}
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_arguments_come_from_the_body_from_defaults_and_from_constants() -> None
     ],
 )
 def test_a_pointer_finds_what_rfc_6901_says(pointer: str, value: object) -> None:
-    assert mapping(note=at(pointer, default="default")).call(BODY) == {"note": value}
+    assert mapping(note=at(pointer, default="default")).build_arguments(BODY) == {"note": value}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_pointer_that_finds_nothing_is_named(pointer: str) -> None:
     declared = mapping(charge=at(pointer), amount=at("/no/amount"), note=CHARGE)
 
     with pytest.raises(DeliveryUnfit) as refused:
-        declared.call(BODY)
+        declared.build_arguments(BODY)
 
     assert f"nothing at {pointer} for 'charge'; nothing at /no/amount for 'amount'." in str(refused.value)
     assert "ch_1" not in str(refused.value)
@@ -87,15 +87,15 @@ def test_a_mapping_that_cannot_fit_its_tool_is_refused_with_the_reason(
     arguments: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(WebhookInvalid, match=reason):
-        mapping(**arguments).require_fit(INPUT.json_schema(), INPUT)
+        mapping(**arguments).require_tool_fit(INPUT.json_schema(), INPUT)
 
 
 def test_a_tool_without_arguments_takes_none() -> None:
     nothing: dict[str, Any] = {"type": "object", "properties": {}}
-    mapping().require_fit(nothing, None)
+    mapping().require_tool_fit(nothing, None)
 
     with pytest.raises(WebhookInvalid, match="the tool has no argument 'charge'"):
-        mapping(charge=CHARGE).require_fit(nothing, None)
+        mapping(charge=CHARGE).require_tool_fit(nothing, None)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_a_delivery_is_meant_where_every_condition_holds(
 ) -> None:
     declared = mapping([{"pointer": pointer, "equals": values} for pointer, values in conditions])
 
-    assert declared.is_meant(BODY) == is_meant
+    assert declared.is_matched_by(BODY) == is_meant
 
 
 def test_a_declaration_reads_back_as_it_was_stored() -> None:
@@ -151,9 +151,9 @@ def test_a_declaration_reads_back_as_it_was_stored() -> None:
 def test_the_declaration_that_the_documentation_shows_fits_the_tool_that_it_names() -> None:
     (shown,) = [block for block in blocks(ROOT / "docs/how-to/webhooks.md") if block.language == "json"]
     new = NewWebhook.model_validate_json(shown.text)
-    tool = Registry(("workflows",)).tool(new.tool)
+    tool = Registry(("workflows",)).find_tool(new.tool)
 
-    new.mapping.require_fit(tool.input_schema, tool.input_type)
+    new.mapping.require_tool_fit(tool.input_schema, tool.input_type)
 
 
 @pytest.mark.parametrize(
@@ -172,15 +172,15 @@ def test_the_declaration_that_the_documentation_shows_fits_the_tool_that_it_name
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(DeliveryUnfit, match="not a JSON object"):
-        read_body(body)
+        parse_delivery_body(body)
 
 
 @pytest.mark.parametrize(("body", "name"), [({"id": "evt_1"}, "evt_1"), ({"id": 12}, "12")])
 def test_an_event_is_known_by_a_text_or_a_number(body: object, name: str) -> None:
-    assert event_id_at(body, "/id") == name
+    assert read_event_id(body, "/id") == name
 
 
 @pytest.mark.parametrize("found", [None, True, "", "a\0b", "x" * 256, {}, 1.5])
 def test_what_names_no_event_is_refused(found: object) -> None:
     with pytest.raises(DeliveryUnfit):
-        event_id_at({"id": found}, "/id")
+        read_event_id({"id": found}, "/id")

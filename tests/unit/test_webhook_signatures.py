@@ -9,13 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import DeliveryRefused, DeliveryStale, WebhookInvalid
-from engine.webhooks.signatures import Scheme, new_secret, require_secret, sender_makes_secret, verify
+from engine.webhooks.signatures import (
+    SignatureScheme,
+    generate_secret,
+    is_secret_from_sender,
+    require_secret,
+    verify_delivery,
+)
 from tests.senders import GITHUB, HELLO, HELLO_SIGNED, SENDERS, STANDARD, STRIPE, Delivery, standard, stripe
 
 AT = 1_760_000_000
 SAID = {"name": "Zoë", "amount": 12}
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-SIGNED: Mapping[Scheme, Delivery] = {
+SCHEMES: tuple[SignatureScheme, ...] = get_args(SignatureScheme)
+SIGNED: Mapping[SignatureScheme, Delivery] = {
     scheme: sign(secret, "evt_1", SAID, AT) for scheme, (secret, sign) in SENDERS.items()
 }
 TIMED = [scheme for scheme in SCHEMES if scheme != "github"]
@@ -24,9 +30,9 @@ schemes = pytest.mark.parametrize("scheme", SCHEMES)
 
 
 @schemes
-def test_what_others_sign_is_taken_with_its_event_and_its_time(scheme: Scheme) -> None:
+def test_what_others_sign_is_taken_with_its_event_and_its_time(scheme: SignatureScheme) -> None:
     delivery = SIGNED[scheme]
-    signed = verify(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
+    signed = verify_delivery(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
 
     assert signed.event_id == ("evt_1" if scheme in {"github", "standard"} else None)
     assert signed.sent_at == (AT if scheme in TIMED else None)
@@ -35,12 +41,12 @@ def test_what_others_sign_is_taken_with_its_event_and_its_time(scheme: Scheme) -
 def test_githubs_documented_example_is_taken() -> None:
     headers = {"x-hub-signature-256": HELLO_SIGNED, "x-github-delivery": "72d3162e"}
 
-    assert verify("github", [GITHUB], headers, HELLO).event_id == "72d3162e"
+    assert verify_delivery("github", [GITHUB], headers, HELLO).event_id == "72d3162e"
 
 
 @schemes
 @given(data=st.data())
-def test_a_body_that_differs_in_anything_is_refused(scheme: Scheme, data: st.DataObject) -> None:
+def test_a_body_that_differs_in_anything_is_refused(scheme: SignatureScheme, data: st.DataObject) -> None:
     body = SIGNED[scheme].body
     place = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(place, len(body)))
@@ -49,13 +55,13 @@ def test_a_body_that_differs_in_anything_is_refused(scheme: Scheme, data: st.Dat
         return
 
     with pytest.raises(DeliveryRefused):
-        verify(scheme, [SENDERS[scheme][0]], SIGNED[scheme].headers, altered)
+        verify_delivery(scheme, [SENDERS[scheme][0]], SIGNED[scheme].headers, altered)
 
 
 @schemes
 @given(data=st.data())
 def test_headers_that_nobody_signed_are_refused_whatever_they_hold(
-    scheme: Scheme, data: st.DataObject
+    scheme: SignatureScheme, data: st.DataObject
 ) -> None:
     # What a server reads from the wire is Latin-1.
     text = st.text(st.characters(max_codepoint=255), max_size=80)
@@ -67,36 +73,38 @@ def test_headers_that_nobody_signed_are_refused_whatever_they_hold(
         return
 
     with pytest.raises(DeliveryRefused):
-        verify(scheme, [SENDERS[scheme][0]], {**SIGNED[scheme].headers, name: forged}, SIGNED[scheme].body)
+        verify_delivery(
+            scheme, [SENDERS[scheme][0]], {**SIGNED[scheme].headers, name: forged}, SIGNED[scheme].body
+        )
 
 
 @schemes
-def test_a_missing_header_is_refused(scheme: Scheme) -> None:
+def test_a_missing_header_is_refused(scheme: SignatureScheme) -> None:
     for name in SIGNED[scheme].headers.keys() - {"x-github-event"}:
         rest = {other: value for other, value in SIGNED[scheme].headers.items() if other != name}
         with pytest.raises(DeliveryRefused):
-            verify(scheme, [SENDERS[scheme][0]], rest, SIGNED[scheme].body)
+            verify_delivery(scheme, [SENDERS[scheme][0]], rest, SIGNED[scheme].body)
 
 
 @schemes
-def test_another_secret_is_refused_and_one_of_two_in_force_is_enough(scheme: Scheme) -> None:
+def test_another_secret_is_refused_and_one_of_two_in_force_is_enough(scheme: SignatureScheme) -> None:
     secret, delivery = SENDERS[scheme][0], SIGNED[scheme]
-    other = new_secret(scheme)
+    other = generate_secret(scheme)
 
     with pytest.raises(DeliveryRefused):
-        verify(scheme, [other], delivery.headers, delivery.body)
+        verify_delivery(scheme, [other], delivery.headers, delivery.body)
     with pytest.raises(DeliveryRefused):
-        verify(scheme, [], delivery.headers, delivery.body)
-    assert verify(scheme, [other, secret], delivery.headers, delivery.body).mark
+        verify_delivery(scheme, [], delivery.headers, delivery.body)
+    assert verify_delivery(scheme, [other, secret], delivery.headers, delivery.body).delivery_mark
 
 
 @pytest.mark.parametrize("scheme", TIMED)
 @pytest.mark.parametrize(("away", "is_fresh"), [(0, True), (300, True), (301, False)])
 def test_a_time_may_be_off_by_the_tolerance_in_either_direction(
-    scheme: Scheme, away: int, *, is_fresh: bool
+    scheme: SignatureScheme, away: int, *, is_fresh: bool
 ) -> None:
     delivery = SIGNED[scheme]
-    signed = verify(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
+    signed = verify_delivery(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
 
     for clock in (AT + away, AT - away):
         if is_fresh:
@@ -109,11 +117,13 @@ def test_a_time_may_be_off_by_the_tolerance_in_either_direction(
 def test_a_sender_that_changes_its_secret_may_sign_with_both() -> None:
     old, new = stripe(STRIPE, "evt_1", SAID, AT), stripe("whsec_the-next-one", "evt_1", SAID, AT)
     both = f"{new.headers['stripe-signature']},v1={old.headers['stripe-signature'].split('v1=')[1]},v0=ab"
-    olds, news = standard(STANDARD, "e", SAID, AT), standard(new_secret("standard"), "e", SAID, AT)
+    olds, news = standard(STANDARD, "e", SAID, AT), standard(generate_secret("standard"), "e", SAID, AT)
     list_of_both = f"v1a,ab {news.headers['webhook-signature']} {olds.headers['webhook-signature']}"
 
-    assert verify("stripe", [STRIPE], {"stripe-signature": both}, old.body).mark
-    assert verify("standard", [STANDARD], {**olds.headers, "webhook-signature": list_of_both}, olds.body).mark
+    assert verify_delivery("stripe", [STRIPE], {"stripe-signature": both}, old.body).delivery_mark
+    assert verify_delivery(
+        "standard", [STANDARD], {**olds.headers, "webhook-signature": list_of_both}, olds.body
+    ).delivery_mark
 
 
 def test_two_times_in_one_header_are_refused() -> None:
@@ -121,26 +131,26 @@ def test_two_times_in_one_header_are_refused() -> None:
     header = f"t={AT + 1000},{good.headers['stripe-signature']}"
 
     with pytest.raises(DeliveryRefused):
-        verify("stripe", [STRIPE], {"stripe-signature": header}, good.body)
+        verify_delivery("stripe", [STRIPE], {"stripe-signature": header}, good.body)
 
 
 @schemes
-def test_a_mark_is_of_what_was_signed_and_not_of_what_was_not(scheme: Scheme) -> None:
+def test_a_mark_is_of_what_was_signed_and_not_of_what_was_not(scheme: SignatureScheme) -> None:
     secret, sign = SENDERS[scheme]
     good = SIGNED[scheme]
     renamed = {**good.headers, "x-github-delivery": "another", "x-more": "more"}
     other = sign(secret, "evt_2", {**SAID, "amount": 13}, AT)
 
-    mark = verify(scheme, [secret], good.headers, good.body).mark
-    assert verify(scheme, [secret], renamed, good.body).mark == mark
-    assert verify(scheme, [secret], other.headers, other.body).mark != mark
+    mark = verify_delivery(scheme, [secret], good.headers, good.body).delivery_mark
+    assert verify_delivery(scheme, [secret], renamed, good.body).delivery_mark == mark
+    assert verify_delivery(scheme, [secret], other.headers, other.body).delivery_mark != mark
 
 
 @schemes
-def test_a_secret_that_is_made_fits_its_scheme(scheme: Scheme) -> None:
-    require_secret(scheme, new_secret(scheme))
-    assert new_secret(scheme) != new_secret(scheme)
-    assert sender_makes_secret(scheme) == (scheme in {"stripe", "slack"})
+def test_a_secret_that_is_made_fits_its_scheme(scheme: SignatureScheme) -> None:
+    require_secret(scheme, generate_secret(scheme))
+    assert generate_secret(scheme) != generate_secret(scheme)
+    assert is_secret_from_sender(scheme) == (scheme in {"stripe", "slack"})
 
 
 @pytest.mark.parametrize(
@@ -154,7 +164,7 @@ def test_a_secret_that_is_made_fits_its_scheme(scheme: Scheme) -> None:
         ("standard", "whsec_this is no base64 of anything"),
     ],
 )
-def test_a_secret_that_cannot_be_one_is_refused_unrepeated(scheme: Scheme, secret: str) -> None:
+def test_a_secret_that_cannot_be_one_is_refused_unrepeated(scheme: SignatureScheme, secret: str) -> None:
     with pytest.raises(WebhookInvalid) as refused:
         require_secret(scheme, secret)
 

@@ -1,9 +1,9 @@
 from datetime import UTC, datetime
 
 from engine import errors, sdk, wire
-from engine.audit.trail import AuditEvent, chained_hash
+from engine.audit.trail import AuditEvent, compute_chained_hash
 from engine.errors import BylineError
-from engine.identity.model import Actor, Identity, Principal, call_digest
+from engine.identity.model import Actor, Identity, Principal, digest_call
 from tests.unit.test_errors import below
 
 ALICE = Principal("p-1", "https://people.example", "alice", "Alice Adams")
@@ -14,9 +14,9 @@ IDENTITY = Identity(
     name="Alice Adams",
     actor=Actor("mcp_client", "chat", "Chat"),
     trigger="mcp",
-    root="run-1",
-    tool="resolve_billing_dispute",
-    call="call-1",
+    run_id="run-1",
+    tool_name="resolve_billing_dispute",
+    call_digest="call-1",
 )
 
 
@@ -170,12 +170,12 @@ def test_the_claims_of_an_identity_are_what_they_were() -> None:
         "call": "call-1",
     }
 
-    assert IDENTITY.claims() == claims
+    assert IDENTITY.to_claims() == claims
     assert Identity.from_claims(claims) == IDENTITY
 
 
 def test_an_identity_that_was_signed_before_services_were_known_is_a_persons() -> None:
-    claims = IDENTITY.claims()
+    claims = IDENTITY.to_claims()
     del claims["principal"]["kind"]
 
     assert Identity.from_claims(claims) == IDENTITY
@@ -184,7 +184,7 @@ def test_an_identity_that_was_signed_before_services_were_known_is_a_persons() -
 def test_a_line_of_the_trail_is_written_as_it_was() -> None:
     event = AuditEvent(kind="action.ended", identity=IDENTITY, run_id="run-1", chain=("a", "b"), status=200)
 
-    assert event.document() == {
+    assert event.to_document() == {
         "principal": {
             "id": "p-1",
             "iss": "https://people.example",
@@ -199,7 +199,7 @@ def test_a_line_of_the_trail_is_written_as_it_was() -> None:
         "chain": ["a", "b"],
         "status": 200,
     }
-    assert AuditEvent(kind="authorization.denied", principal=ALICE).document() == {
+    assert AuditEvent(kind="authorization.denied", principal=ALICE).to_document() == {
         "principal": {
             "id": "p-1",
             "iss": "https://people.example",
@@ -213,13 +213,13 @@ def test_a_line_of_the_trail_is_written_as_it_was() -> None:
 def test_a_line_of_the_trail_is_hashed_as_it_was() -> None:
     time = datetime(2026, 11, 24, 12, 30, 15, 250, tzinfo=UTC)
 
-    assert chained_hash(7, time, "action.ended", {"b": ["é", None], "a": 1}, "0" * 64) == (
+    assert compute_chained_hash(7, time, "action.ended", {"b": ["é", None], "a": 1}, "0" * 64) == (
         "0f9c17c6523540c277fe9bb6849cfd1a30407f98fc3558bfa6bfbaee3620d31e"
     )
 
 
 def test_a_call_is_known_again_as_it_was() -> None:
-    assert call_digest("greet", {"name": "Zoë", "age": 5}) == call_digest("greet", {"age": 5, "name": "Zoë"})
-    assert call_digest("greet", {"name": "Zoë"}) == (
+    assert digest_call("greet", {"name": "Zoë", "age": 5}) == digest_call("greet", {"age": 5, "name": "Zoë"})
+    assert digest_call("greet", {"name": "Zoë"}) == (
         "7fd85be7ff4e225f402dca48af829a47183355f112109be25ff575e8fb2aecd1"
     )

@@ -1,13 +1,15 @@
 """The client credentials grant (RFC 6749 section 4.4), by which `shared` connections get the service's own tokens."""
 
 from engine.connections.oauth import OAuthClient
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 
 
-class ClientCredentials(OAuthClient):
+class ClientCredentialsSignIn(OAuthClient):
     """Signs the service in with its client credentials. No person takes part."""
 
-    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+    async def tokens_without_person(
+        self, principal_id: str, scopes: tuple[str, ...]
+    ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""
         del principal_id
-        return await self.granted("client_credentials", scopes, **self.scoped(scopes))
+        return await self.request_tokens("client_credentials", scopes, **self.build_scope_parameter(scopes))

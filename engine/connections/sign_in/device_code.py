@@ -8,15 +8,15 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
 from engine.connections.oauth import OAuthClient
-from engine.connections.tokens import Tokens
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import AuthorizationRefused
 
-GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:device_code"
-_LONGEST_LIFE: Final = 3600
-_USUAL_INTERVAL: Final = 5
+DEVICE_CODE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:device_code"
+_MAX_LIFETIME_SECONDS: Final = 3600
+_DEFAULT_INTERVAL_SECONDS: Final = 5
 
 
-class _Answer(BaseModel):
+class _DeviceAuthorizationResponse(BaseModel):
     """A device authorization response (RFC 8628 section 3.2)."""
 
     model_config = ConfigDict(strict=True)
@@ -26,7 +26,7 @@ class _Answer(BaseModel):
     verification_uri: HttpUrl = Field(strict=False)
     verification_uri_complete: HttpUrl | None = Field(default=None, strict=False)
     expires_in: int = Field(gt=0)
-    interval: int = Field(default=_USUAL_INTERVAL, ge=0, le=300)
+    interval: int = Field(default=_DEFAULT_INTERVAL_SECONDS, ge=0, le=300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,40 +48,44 @@ class DeviceCode:
     def __repr__(self) -> str:
         return f"DeviceCode(user_code={self.user_code!r}, address={self.address!r})"
 
-    def text(self) -> str:
+    def to_json(self) -> str:
         """Return all fields as JSON text, to be sealed."""
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_text(cls, text: str) -> Self:
+    def from_json(cls, json_text: str) -> Self:
         """Read the fields that `to_json` wrote."""
-        fields = json.loads(text)
+        fields = json.loads(json_text)
         return cls(**{**fields, "scopes": tuple(fields["scopes"])})
 
 
-async def begun(client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
+async def request_device_code(oauth_client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
     """Request a new code. Raises AuthorizationRefused if the provider gives none or its response is invalid."""
     try:
-        answer = _Answer.model_validate(await client.device_authorization(scopes))
+        device_response = _DeviceAuthorizationResponse.model_validate(
+            await oauth_client.request_device_authorization(scopes)
+        )
     except ValidationError:
         raise AuthorizationRefused(
             "The sign-in service gives no code that could be typed elsewhere: sign in here instead."
         ) from None
-    complete = answer.verification_uri_complete
+    complete_uri = device_response.verification_uri_complete
     return DeviceCode(
-        user_code=answer.user_code,
-        address=str(answer.verification_uri),
-        address_with_code=None if complete is None else str(complete),
-        device_code=answer.device_code,
-        interval=answer.interval,
-        expires_at=time.time() + min(answer.expires_in, _LONGEST_LIFE),
+        user_code=device_response.user_code,
+        address=str(device_response.verification_uri),
+        address_with_code=None if complete_uri is None else str(complete_uri),
+        device_code=device_response.device_code,
+        interval=device_response.interval,
+        expires_at=time.time() + min(device_response.expires_in, _MAX_LIFETIME_SECONDS),
         scopes=scopes,
     )
 
 
-async def polled(client: OAuthClient, code: DeviceCode) -> Tokens:
+async def request_device_tokens(oauth_client: OAuthClient, device_code: DeviceCode) -> UpstreamTokens:
     """Request the tokens of a device code once.
 
     Raises TokenRefused with `authorization_pending`, `slow_down` or a final error (RFC 8628 section 3.5).
     """
-    return await client.granted(GRANT_TYPE, code.scopes, device_code=code.device_code)
+    return await oauth_client.request_tokens(
+        DEVICE_CODE_GRANT_TYPE, device_code.scopes, device_code=device_code.device_code
+    )

@@ -2,25 +2,30 @@
 
 from dataclasses import replace
 
-from engine.connections.sign_in.jwt_bearer import JWT_BEARER
-from engine.connections.sign_in.vouched import VouchedFor
-from engine.connections.tokens import Tokens
+from engine.connections.sign_in.jwt_bearer import JWT_BEARER_GRANT_TYPE
+from engine.connections.sign_in.vouched import IdpAssertedSignIn
+from engine.connections.tokens import UpstreamTokens
 
 
-class IdentityAssertion(VouchedFor):
+class IdentityAssertionSignIn(IdpAssertedSignIn):
     """Exchanges an assertion of the identity provider for tokens.
 
     The identity provider asserts a person to the upstream's authorization server, which issues its own tokens.
     """
 
-    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+    async def tokens_without_person(
+        self, principal_id: str, scopes: tuple[str, ...]
+    ) -> UpstreamTokens | None:
         """Return the person's own tokens, or None if the identity provider cannot assert the person."""
-        endpoints = await self.endpoints()
-        wanted = scopes or endpoints.scopes
-        assertion = await self.company.assertion(
-            principal_id, audience=endpoints.issuer or "", resource=endpoints.resource, scopes=wanted
+        endpoints = await self.find_endpoints()
+        requested_scopes = scopes or endpoints.scopes
+        assertion = await self.identity_provider.request_id_jag(
+            principal_id,
+            audience=endpoints.issuer or "",
+            resource=endpoints.resource,
+            scopes=requested_scopes,
         )
         if assertion is None:
             return None
-        tokens = await self.granted(JWT_BEARER, wanted, assertion=assertion)
-        return replace(tokens, account=await self.account(tokens))
+        tokens = await self.request_tokens(JWT_BEARER_GRANT_TYPE, requested_scopes, assertion=assertion)
+        return replace(tokens, account=await self.find_account(tokens))

@@ -7,19 +7,19 @@ from typing import Final
 
 from joserfc import jwt
 
-from engine.connections.client_keys import algorithm_of, read_private_key
-from engine.connections.connection import Assertion, Connection
+from engine.connections.client_keys import read_private_key, select_algorithm
+from engine.connections.connection import AssertionDeclaration, Connection
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient
-from engine.connections.registration import Registrations
-from engine.connections.tokens import Tokens
+from engine.connections.registration import ClientRegistrations
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import ConnectionMisconfigured
 
-JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-_LIFE_SECONDS: Final = 300
+JWT_BEARER_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_LIFETIME_SECONDS: Final = 300
 
 
-class JwtBearer(OAuthClient):
+class JwtBearerSignIn(OAuthClient):
     """Signs the service in with the private key that its connection declares, such as that of a service account.
 
     Raises ConnectionMisconfigured if the connection declares no assertion, or if its key cannot be read.
@@ -30,37 +30,46 @@ class JwtBearer(OAuthClient):
         connection: Connection,
         environment: Mapping[str, str],
         discovery: Discovery,
-        registrations: Registrations | None = None,
+        registrations: ClientRegistrations | None = None,
     ) -> None:
         super().__init__(connection, environment, discovery, registrations)
         if connection.assertion is None:
             raise ConnectionMisconfigured(
                 f"Connection '{connection.name}' has nothing to sign: write assertion."
             )
-        self._assertion: Assertion = connection.assertion
-        self._signs = read_private_key(
-            self._assertion.key.read(environment), f"assertion.key of connection '{connection.name}'"
+        self._assertion_declaration: AssertionDeclaration = connection.assertion
+        self._signing_key = read_private_key(
+            self._assertion_declaration.key.read_secret(environment),
+            f"assertion.key of connection '{connection.name}'",
         )
 
-    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+    async def tokens_without_person(
+        self, principal_id: str, scopes: tuple[str, ...]
+    ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""
         del principal_id
-        statement = self.statement((await self.endpoints()).token)
-        return await self.granted(JWT_BEARER, scopes, assertion=statement, **self.scoped(scopes))
+        signed_assertion = self.sign_assertion((await self.find_endpoints()).token_endpoint)
+        return await self.request_tokens(
+            JWT_BEARER_GRANT_TYPE, scopes, assertion=signed_assertion, **self.build_scope_parameter(scopes)
+        )
 
-    def statement(self, token_endpoint: str) -> str:
+    def sign_assertion(self, token_endpoint: str) -> str:
         """Return a signed assertion, valid for five minutes. Its unique `jti` lets the server accept it only once."""
-        named, own = self._assertion, self._connection.client_id
+        assertion_declaration, client_id = self._assertion_declaration, self._connection.client_id
         issued_at = int(time.time())
         claims = {
-            "iss": named.issuer or own,
-            "sub": named.subject or own,
-            "aud": named.audience or token_endpoint,
+            "iss": assertion_declaration.issuer or client_id,
+            "sub": assertion_declaration.subject or client_id,
+            "aud": assertion_declaration.audience or token_endpoint,
             "iat": issued_at,
-            "exp": issued_at + _LIFE_SECONDS,
+            "exp": issued_at + _LIFETIME_SECONDS,
             "jti": secrets.token_urlsafe(16),
-            **named.claims,
+            **assertion_declaration.claims,
         }
-        algorithm = algorithm_of(self._signs)
-        header = {"alg": algorithm, "typ": "JWT", "kid": self._signs.kid or self._signs.thumbprint()}
-        return jwt.encode(header, claims, self._signs, algorithms=[algorithm])
+        algorithm = select_algorithm(self._signing_key)
+        jws_header = {
+            "alg": algorithm,
+            "typ": "JWT",
+            "kid": self._signing_key.kid or self._signing_key.thumbprint(),
+        }
+        return jwt.encode(jws_header, claims, self._signing_key, algorithms=[algorithm])

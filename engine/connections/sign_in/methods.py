@@ -3,82 +3,90 @@
 from collections.abc import Mapping
 from typing import Final, Protocol
 
-from engine.connections.connection import TYPED, Connection
+from engine.connections.connection import TYPED_KEY_METHODS, Connection
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient
-from engine.connections.registration import Registrations
-from engine.connections.sign_in.client_credentials import ClientCredentials
-from engine.connections.sign_in.company import Company
-from engine.connections.sign_in.identity_assertion import IdentityAssertion
-from engine.connections.sign_in.jwt_bearer import JwtBearer
-from engine.connections.sign_in.token_exchange import TokenExchange
-from engine.connections.sign_in.typed_key import TypedKey
-from engine.connections.sign_in.vouched import VouchedFor
-from engine.connections.tokens import Tokens
+from engine.connections.registration import ClientRegistrations
+from engine.connections.sign_in.client_credentials import ClientCredentialsSignIn
+from engine.connections.sign_in.company import IdentityProvider
+from engine.connections.sign_in.identity_assertion import IdentityAssertionSignIn
+from engine.connections.sign_in.jwt_bearer import JwtBearerSignIn
+from engine.connections.sign_in.token_exchange import TokenExchangeSignIn
+from engine.connections.sign_in.typed_key import TypedKeySignIn
+from engine.connections.sign_in.vouched import IdpAssertedSignIn
+from engine.connections.tokens import UpstreamTokens
 from engine.errors import AuthorizationRefused
-from engine.outgoing.client import Outgoing
+from engine.outgoing.client import OutgoingClient
 
-_CLIENTS: Final[Mapping[str, type[OAuthClient]]] = {
-    "client_credentials": ClientCredentials,
-    "jwt_bearer": JwtBearer,
+_OAUTH_METHODS: Final[Mapping[str, type[OAuthClient]]] = {
+    "client_credentials": ClientCredentialsSignIn,
+    "jwt_bearer": JwtBearerSignIn,
 }
-_VOUCHED: Final[Mapping[str, type[VouchedFor]]] = {
-    "token_exchange": TokenExchange,
-    "identity_assertion": IdentityAssertion,
+_IDP_ASSERTED_METHODS: Final[Mapping[str, type[IdpAssertedSignIn]]] = {
+    "token_exchange": TokenExchangeSignIn,
+    "identity_assertion": IdentityAssertionSignIn,
 }
 
 
-class SignIn(Protocol):
+class SignInMethod(Protocol):
     """How one connection gets its tokens. Where a person has to act, a page asks them."""
 
-    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+    async def tokens_without_person(
+        self, principal_id: str, scopes: tuple[str, ...]
+    ) -> UpstreamTokens | None:
         """Return tokens for this principal's actions, or None if a person has to act for them."""
 
-    async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
+    async def renew(self, principal_id: str, tokens: UpstreamTokens) -> UpstreamTokens | None:
         """Return new tokens in place of these, or None if a person has to act."""
 
-    async def revoke(self, tokens: Tokens) -> bool:
+    async def revoke(self, tokens: UpstreamTokens) -> bool:
         """Revoke the tokens upstream. Returns False if that is impossible or the upstream refuses."""
 
 
-class SignIns:
+class SignInMethods:
     """Creates the sign-in methods of all connections in one process."""
 
     def __init__(
         self,
         environment: Mapping[str, str],
         discovery: Discovery,
-        outgoing: Outgoing,
-        registrations: Registrations | None = None,
-        company: Company | None = None,
+        outgoing: OutgoingClient,
+        registrations: ClientRegistrations | None = None,
+        identity_provider: IdentityProvider | None = None,
     ) -> None:
         self._environment = environment
         self._discovery = discovery
         self._outgoing = outgoing
         self._registrations = registrations
-        self._company = company
+        self._identity_provider = identity_provider
 
-    def of(self, connection: Connection) -> SignIn:
+    def create_method(self, connection: Connection) -> SignInMethod:
         """Return the sign-in method that this connection declares."""
-        return self.typed(connection) if connection.sign_in in TYPED else self.client(connection)
+        return (
+            self.create_typed_key_method(connection)
+            if connection.sign_in in TYPED_KEY_METHODS
+            else self.create_oauth_client(connection)
+        )
 
-    def client(self, connection: Connection) -> OAuthClient:
+    def create_oauth_client(self, connection: Connection) -> OAuthClient:
         """Return the connection's OAuth client. Raises AuthorizationRefused if people type a key instead."""
-        if connection.sign_in in TYPED:
+        if connection.sign_in in TYPED_KEY_METHODS:
             raise AuthorizationRefused(
                 f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
             )
-        vouched = _VOUCHED.get(connection.sign_in)
-        if vouched is not None and self._company is not None:
-            return vouched(connection, self._environment, self._discovery, self._registrations, self._company)
-        return _CLIENTS.get(connection.sign_in, OAuthClient)(
+        method_class = _IDP_ASSERTED_METHODS.get(connection.sign_in)
+        if method_class is not None and self._identity_provider is not None:
+            return method_class(
+                connection, self._environment, self._discovery, self._registrations, self._identity_provider
+            )
+        return _OAUTH_METHODS.get(connection.sign_in, OAuthClient)(
             connection, self._environment, self._discovery, self._registrations
         )
 
-    def typed(self, connection: Connection) -> TypedKey:
+    def create_typed_key_method(self, connection: Connection) -> TypedKeySignIn:
         """Return the connection's typed key method. Raises AuthorizationRefused if people sign in at the provider."""
-        if connection.sign_in not in TYPED:
+        if connection.sign_in not in TYPED_KEY_METHODS:
             raise AuthorizationRefused(
                 f"No key is typed for {connection.title}: open the link again and sign in there."
             )
-        return TypedKey(connection, self._environment, self._outgoing)
+        return TypedKeySignIn(connection, self._environment, self._outgoing)

@@ -4,28 +4,30 @@ from dataclasses import replace
 from typing import Final
 
 from engine.connections.sign_in.company import ID_TOKEN, TOKEN_EXCHANGE
-from engine.connections.sign_in.vouched import VouchedFor
-from engine.connections.tokens import Tokens
+from engine.connections.sign_in.vouched import IdpAssertedSignIn
+from engine.connections.tokens import UpstreamTokens
 
-_ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"
+_ACCESS_TOKEN_TYPE: Final = "urn:ietf:params:oauth:token-type:access_token"
 
 
-class TokenExchange(VouchedFor):
+class TokenExchangeSignIn(IdpAssertedSignIn):
     """Exchanges a person's ID token for an access token of the same person."""
 
-    async def unasked(self, principal_id: str, scopes: tuple[str, ...]) -> Tokens | None:
+    async def tokens_without_person(
+        self, principal_id: str, scopes: tuple[str, ...]
+    ) -> UpstreamTokens | None:
         """Return the person's own tokens, or None if they have no valid sign-in at the identity provider."""
-        id_token = await self.company.id_token(principal_id)
+        id_token = await self.identity_provider.find_id_token(principal_id)
         if id_token is None:
             return None
         audience = self._provider.audience
-        tokens = await self.granted(
+        tokens = await self.request_tokens(
             TOKEN_EXCHANGE,
             scopes,
             subject_token=id_token,
             subject_token_type=ID_TOKEN,
-            requested_token_type=_ACCESS_TOKEN,
+            requested_token_type=_ACCESS_TOKEN_TYPE,
             **({} if audience is None else {"audience": audience}),
-            **self.scoped(scopes),
+            **self.build_scope_parameter(scopes),
         )
-        return replace(tokens, account=await self.account(tokens))
+        return replace(tokens, account=await self.find_account(tokens))

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from engine.connections.connection import Connection
 from engine.connections.discovery import Discovery
 from engine.connections.oauth import OAuthClient, TokenRefused
-from engine.connections.registration import Registrations
-from engine.connections.sign_in.company import Company
-from engine.connections.tokens import Tokens
+from engine.connections.registration import ClientRegistrations
+from engine.connections.sign_in.company import IdentityProvider
+from engine.connections.tokens import UpstreamTokens
 
 
-class VouchedFor(OAuthClient):
+class IdpAssertedSignIn(OAuthClient):
     """A client of an upstream's authorization server that uses the identity provider.
 
     Where the identity provider does not assert the person, a person has to act.
@@ -21,20 +21,20 @@ class VouchedFor(OAuthClient):
         connection: Connection,
         environment: Mapping[str, str],
         discovery: Discovery,
-        registrations: Registrations | None,
-        company: Company,
+        registrations: ClientRegistrations | None,
+        identity_provider: IdentityProvider,
     ) -> None:
         super().__init__(connection, environment, discovery, registrations)
-        self.company = company
+        self.identity_provider = identity_provider
 
-    async def renewed(self, principal_id: str, tokens: Tokens) -> Tokens | None:
+    async def renew(self, principal_id: str, tokens: UpstreamTokens) -> UpstreamTokens | None:
         """Return new tokens in place of these, or None if a person has to act.
 
         A person has to act once the identity provider no longer asserts them. Raises TokenRefused if a refresh token
         is refused.
         """
         try:
-            return await super().renewed(principal_id, tokens)
+            return await super().renew(principal_id, tokens)
         except TokenRefused:
             if tokens.refresh_token is not None:
                 raise

@@ -4,14 +4,14 @@ from engine.sdk import action, upstream
 from pydantic import BaseModel, Field
 
 
-class Note(BaseModel):
+class TicketNote(BaseModel):
     """What to note, on which ticket."""
 
     ticket_id: int = Field(description="The number of the ticket.", gt=0)
     text: str = Field(description="What colleagues should know.", min_length=1)
 
 
-class Noted(BaseModel):
+class NotedTicket(BaseModel):
     """The ticket that carries the note now."""
 
     ticket_id: int
@@ -23,18 +23,18 @@ class Noted(BaseModel):
     connection="support",
     scopes=("tickets:write",),
 )
-async def add_note(note: Note) -> Noted:
+async def add_note(ticket_note: TicketNote) -> NotedTicket:
     """Add a comment that customers do not see.
 
     A second request would add a second comment. So a request whose answer is lost is
     not sent again, and its outcome is reported as unknown.
     """
-    answer = await upstream().request(
+    response = await upstream().request(
         "PUT",
-        f"/api/v2/tickets/{note.ticket_id}.json",
-        record=f"ticket/{note.ticket_id}",
+        f"/api/v2/tickets/{ticket_note.ticket_id}.json",
+        record=f"ticket/{ticket_note.ticket_id}",
         idempotent=False,
-        json={"ticket": {"comment": {"body": note.text, "public": False}}},
+        json={"ticket": {"comment": {"body": ticket_note.text, "public": False}}},
     )
-    ticket = answer.json()["ticket"]
-    return Noted(ticket_id=ticket["id"], status=ticket["status"])
+    ticket = response.json()["ticket"]
+    return NotedTicket(ticket_id=ticket["id"], status=ticket["status"])

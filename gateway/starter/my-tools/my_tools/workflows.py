@@ -5,7 +5,7 @@ from datetime import timedelta
 from engine.sdk import tool
 from temporalio import workflow
 
-from my_tools.actions import Note, Noted, add_note
+from my_tools.actions import NotedTicket, TicketNote, add_note
 
 
 @tool(title="Add a note to a ticket", destructive=False)
@@ -17,8 +17,8 @@ class AddNoteWorkflow:
     """
 
     @workflow.run
-    async def run(self, note: Note) -> Noted:
+    async def run(self, ticket_note: TicketNote) -> NotedTicket:
         """Send the note to the support system."""
         return await workflow.execute_activity(
-            add_note, note, start_to_close_timeout=timedelta(seconds=30)
+            add_note, ticket_note, start_to_close_timeout=timedelta(seconds=30)
         )

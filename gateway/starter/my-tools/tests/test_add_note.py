@@ -12,7 +12,7 @@ TOOL = "my_tools_add_note"
 TICKET = 35436
 
 
-class Support:
+class SupportSystem:
     """A support system with one ticket. It stores the comments that it receives."""
 
     def __init__(self) -> None:
@@ -27,7 +27,9 @@ class Support:
         return Response(200, json={"ticket": {"id": TICKET, "status": "open"}})
 
 
-async def _noted(support: Support, *tickets: int) -> tuple[list[Outcome], list[str]]:
+async def _add_notes(
+    support: SupportSystem, *tickets: int
+) -> tuple[list[Outcome], list[str]]:
     """Return the outcome of a note on each ticket, and the records in the trail."""
     async with workbench(
         "my_tools",
@@ -38,15 +40,19 @@ async def _noted(support: Support, *tickets: int) -> tuple[list[Outcome], list[s
         notes = [{"ticket_id": id_, "text": "Calls back"} for id_ in tickets]
         outcomes = [await bench.call(TOOL, note) for note in notes]
         lines = await bench.trail()
-    assert all(line["principal"]["name"] == "Alice Liddell" for line in lines)
-    return outcomes, [f"{line['record_id']} {line['verdict']}" for line in lines]
+    assert all(
+        trail_line["principal"]["name"] == "Alice Liddell" for trail_line in lines
+    )
+    return outcomes, [
+        f"{trail_line['record_id']} {trail_line['verdict']}" for trail_line in lines
+    ]
 
 
 def test_a_note_is_added_for_colleagues_only_and_in_the_name_of_who_asked() -> None:
     """Call once for a ticket that exists, and once for a ticket that does not."""
-    support = Support()
+    support = SupportSystem()
 
-    outcomes, trail = asyncio.run(_noted(support, TICKET, 404))
+    outcomes, trail_records = asyncio.run(_add_notes(support, TICKET, 404))
 
     assert support.comments == [{"body": "Calls back", "public": False}]
     assert outcomes == [
@@ -56,4 +62,4 @@ def test_a_note_is_added_for_colleagues_only_and_in_the_name_of_who_asked() -> N
             "Support has no such record, or hides it from alice.",
         ),
     ]
-    assert trail == [f"ticket/{TICKET} allowed", "ticket/404 not_found"]
+    assert trail_records == [f"ticket/{TICKET} allowed", "ticket/404 not_found"]
