@@ -17,10 +17,10 @@ from temporalio.client import Client
 from temporalio.contrib.pydantic import pydantic_data_converter
 
 from benchmarks.plain_worker import Options
-from gateway.embedded import child
-from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import EmbeddedStack
-from gateway.embedded.surroundings import COMPOSE_PATH, LOOPBACK_HOST
+from gateway.dev import run_with_parent
+from gateway.dev.data_directory import COMPOSE_PATH, LOOPBACK_HOST
+from gateway.dev.readiness import is_ready
+from gateway.dev.stack import EmbeddedStack
 
 _ROOT = Path(__file__).parent.parent
 _PATIENCE = httpx2.Timeout(300.0)
@@ -41,7 +41,15 @@ class Program:
     async def start(cls, *arguments: str, environment: Mapping[str, str] = os.environ) -> "Program":
         """Run Python with these arguments and return once it is ready."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", child.__file__, str(os.getpid()), sys.executable, *arguments),
+            *(
+                sys.executable,
+                "-I",
+                "-S",
+                run_with_parent.__file__,
+                str(os.getpid()),
+                sys.executable,
+                *arguments,
+            ),
             stdout=asyncio.subprocess.PIPE,
             cwd=_ROOT,
             env=dict(environment),

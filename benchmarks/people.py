@@ -20,7 +20,7 @@ from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientCon
 from gateway.authorization_server.tokens import TokenIssuer
 from gateway.browser.sessions import BrowserSessions, NewBrowserSession
 from gateway.browser.visits import BrowserVisits
-from gateway.embedded.stack import EmbeddedStack
+from gateway.dev.stack import EmbeddedStack
 from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
 
 _CHAT = ClientInformation(client_id="bench", redirect_uris=None)

@@ -17,7 +17,7 @@ from benchmarks.people import people_of
 from benchmarks.plain import PlainParked, Work
 from benchmarks.plain_worker import Options
 from benchmarks.wake import parked
-from gateway.embedded.surroundings import COMPOSE_PATH
+from gateway.dev.data_directory import COMPOSE_PATH
 
 _ROUNDS = 12
 _BLOCK = 5

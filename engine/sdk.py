@@ -1,12 +1,12 @@
 """All names that a tool imports from Byline. Everything else in a tool is ordinary Temporal code."""
 
-from engine.actions import action, upstream
-from engine.changes.telling import changed
-from engine.content import Audio, Content, Document, Embedded, Image, Link, Message, Messages, Text
-from engine.offers import Icon, prompt, resource, tool
-from engine.progress import progress
-from engine.questions.asking import Person, approval, ask
-from engine.questions.clients import Root, roots, sample
+from engine.actions.definition import action, upstream
+from engine.questions.ask_clients import Root, roots, sample
+from engine.questions.ask_people import Person, approval, ask
+from engine.tools.announce_changes import changed
+from engine.tools.content import Audio, Content, Document, Embedded, Image, Link, Message, Messages, Text
+from engine.tools.offers import Icon, prompt, resource, tool
+from engine.tools.progress import progress
 
 __all__ = [
     "Audio",

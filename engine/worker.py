@@ -24,17 +24,17 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from engine.errors import DATA_ERRORS, BylineError
 from engine.interceptors.activity import ActivityGuard
-from engine.interceptors.roots import RootRunCache
+from engine.interceptors.root_run_cache import RootRunCache
 from engine.interceptors.workflow import build_workflow_interceptor
 from engine.notifications.workflow import DueNote, NotifyWorkflow
-from engine.questions.asking import QuestionAnswer, QuestionInput
+from engine.questions.ask_people import QuestionAnswer, QuestionInput
 from engine.questions.questions import get_asking_step
-from engine.registry import Registry
-from engine.schedules.firing import FiringIdentities
+from engine.schedules.firing_identities import FiringIdentities
 from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings, TemporalSettings
 from engine.temporal import connect_temporal, ensure_search_attributes
+from engine.tools.registry import Registry
 from engine.upkeep.schedule import ensure_upkeep_schedule
 from engine.upkeep.upkeep import UpkeepParts
 from engine.upkeep.workflow import UpkeepWorkflow

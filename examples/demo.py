@@ -15,7 +15,7 @@ from mcp_types import CallToolResult, TextContent
 
 from engine.errors import BylineError
 from examples.chat import Person, chat
-from gateway.embedded.stack import EmbeddedStack
+from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 
 ACCOUNT, CUSTOMER, TICKET = "001D000000IRFmaIAP", "cus_NffrFeUfNV2Hib", 35436

@@ -14,38 +14,38 @@ from temporalio.client import Client
 from engine.connections.catalogue import read_connections
 from engine.errors import BylineError
 from engine.interceptors.client import IdentityClientInterceptor
-from engine.registry import Registry
+from engine.runs.control import RunControl
+from engine.runs.runs import Runs
 from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
 from engine.temporal import connect_temporal
+from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
 from gateway.api.problems import answer_domain_error, answer_framework_error, answer_not_found
 from gateway.api.router import build_api
 from gateway.authorization_server.endpoints import build_authorization_server
 from gateway.browser.rendering import create_assets_router, render_not_found
-from gateway.hooks import build_webhook_router
-from gateway.http.limits import BodyLimitMiddleware
-from gateway.mcp.asgi import create_mcp_app
+from gateway.http.body_limits import BodyLimitMiddleware
 from gateway.mcp.server import create_mcp_servers
+from gateway.mcp.transport.asgi import create_mcp_app
+from gateway.pages.api_tokens import build_token_pages
 from gateway.pages.applications import build_application_pages
-from gateway.pages.connect import build_connect_pages
+from gateway.pages.authorization_requests import build_connect_pages
 from gateway.pages.connections import build_connection_pages
 from gateway.pages.console import build_console
 from gateway.pages.device_sign_in import build_device_pages
 from gateway.pages.notifications import build_notification_pages
 from gateway.pages.questions import build_question_pages
 from gateway.pages.schedules import build_schedule_pages
-from gateway.pages.tokens import build_token_pages
 from gateway.pages.tool_connections import build_tool_connection_pages
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
     create_metadata_router,
 )
-from gateway.runs.control import RunControl
-from gateway.runs.runs import Runs
 from gateway.sign_in.pages import build_sign_in_pages, seed_demo_people
+from gateway.webhook_deliveries import build_webhook_router
 
 
 @asynccontextmanager

@@ -11,9 +11,9 @@ from mcp.server.auth.provider import AccessToken, TokenVerifier
 
 from engine.audit.attempts import RefusedAttempts
 from engine.callers.api_tokens import API_TOKEN_PREFIX, ApiTokens, make_token_actor
-from engine.claims import read_unverified_claims
 from engine.errors import IdentityForged, UpstreamUnavailable
 from engine.identity.model import Actor, ActorKind, Principal
+from engine.identity.unverified_claims import read_unverified_claims
 from engine.services import Services
 from engine.settings import IssuerSettings
 from engine.wire import ACCESS_TOKEN_TYPE
@@ -21,8 +21,8 @@ from gateway.authorization_server.claims import ACT_CLAIM, CLIENT_NAME_CLAIM
 from gateway.authorization_server.clients import OAuthClients
 from gateway.authorization_server.tokens import TokenIssuer
 from gateway.protected_resource import API_PATH, build_resource_identifier, list_all_scopes
+from gateway.sign_in.issuer_client import read_display_name
 from gateway.sign_in.issuer_keys import IssuerKeys, VerifiedToken
-from gateway.sign_in.openid import read_display_name
 from gateway.toolsets import MCP_PATH
 
 _POLL_INTERVAL_SECONDS: Final = 10.0

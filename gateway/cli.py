@@ -14,9 +14,11 @@ from typer.core import TyperGroup
 from typing_extensions import override
 
 from engine.errors import BylineError
-from gateway.client.failures import CommandFailed
-from gateway.commands import call, connections, new, processes, runs, schedules, signing_in, tokens, tools
-from gateway.commands.plain import escape_text
+from gateway.client.command_errors import CommandFailed
+from gateway.commands.admin import processes
+from gateway.commands.client import call, connections, login, runs, schedules, tokens, tools
+from gateway.dev import new
+from gateway.terminal.safe_text import escape_text
 
 _TOOL_COMMANDS_PANEL = "Work with tools"
 _ADMIN_COMMANDS_PANEL = "Run and administer"
@@ -31,7 +33,7 @@ class _LazyGroup(TyperGroup):
 
     @override
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        loaded_group = typer.main.get_group(import_module(f"gateway.commands.{self.name}").app)
+        loaded_group = typer.main.get_group(import_module(f"gateway.commands.admin.{self.name}").app)
         loaded_group.name, loaded_group.help = self.name, self.help
         return loaded_group.make_context(info_name, args, parent, **extra)
 
@@ -86,9 +88,9 @@ def main() -> None:
 
 def _add_tool_commands(root_app: typer.Typer) -> None:
     """Add the commands that talk to a gateway."""
-    root_app.command("login", rich_help_panel=_TOOL_COMMANDS_PANEL)(signing_in.log_in)
-    root_app.command("logout", rich_help_panel=_TOOL_COMMANDS_PANEL)(signing_in.log_out)
-    root_app.command("whoami", rich_help_panel=_TOOL_COMMANDS_PANEL)(signing_in.show_identity)
+    root_app.command("login", rich_help_panel=_TOOL_COMMANDS_PANEL)(login.log_in)
+    root_app.command("logout", rich_help_panel=_TOOL_COMMANDS_PANEL)(login.log_out)
+    root_app.command("whoami", rich_help_panel=_TOOL_COMMANDS_PANEL)(login.show_identity)
     root_app.command("call", rich_help_panel=_TOOL_COMMANDS_PANEL)(call.call_tool)
     root_app.add_typer(tools.app, name="tools", rich_help_panel=_TOOL_COMMANDS_PANEL)
     root_app.add_typer(runs.app, name="runs", rich_help_panel=_TOOL_COMMANDS_PANEL)

@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from engine.schedules.clock import UNKNOWN_TO_TEMPORAL
-from engine.schedules.records import Schedule
+from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import Schedules
+from engine.schedules.temporal_schedules import UNKNOWN_TO_TEMPORAL
 from engine.schedules.timing import Timing
 from engine.services import Services
 

@@ -18,19 +18,19 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from engine.connections.catalogue import read_connections
-from engine.connections.tokens import UpstreamTokens
 from engine.db.migrate import upgrade_schema
 from engine.errors import SettingsInvalid
 from engine.identity.model import Actor, Principal
 from engine.interceptors.client import IdentityClientInterceptor
+from engine.oauth.tokens import UpstreamTokens
 from engine.questions.questions import Question
-from engine.registry import Registry
+from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultSettings
 from engine.temporal import connect_temporal, ensure_search_attributes
+from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
 from engine.worker import build_worker
-from gateway.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
 
 __all__ = ["Failed", "Finished", "Outcome", "PendingWaits", "Question", "Running", "Workbench", "workbench"]
 

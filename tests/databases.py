@@ -9,7 +9,7 @@ from engine.db.database import Database
 from engine.db.migrate import upgrade_schema
 from engine.db.tables import AuditEventRow
 from engine.settings import DatabaseSettings
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.foreign.postgres import Postgres
 
 _SHARED = "shared"

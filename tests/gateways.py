@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 from mcp.shared.inbound import encode_header_value
 
-from gateway.embedded.readiness import is_ready
+from gateway.dev.readiness import is_ready
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.foreign.process import free_port

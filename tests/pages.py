@@ -25,7 +25,7 @@ from gateway.authorization_server.endpoints import build_authorization_server
 from gateway.bearer import build_token_verifier
 from gateway.browser.rendering import create_assets_router
 from gateway.pages.applications import build_application_pages
-from gateway.pages.connect import build_connect_pages
+from gateway.pages.authorization_requests import build_connect_pages
 from gateway.pages.console import build_console
 from gateway.pages.device_sign_in import build_device_pages
 from gateway.pages.questions import build_question_pages

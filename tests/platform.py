@@ -28,12 +28,12 @@ from temporalio.testing import WorkflowEnvironment
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import read_connections
-from engine.connections.tokens import UpstreamTokens
 from engine.db.tables import WaiterRow
 from engine.identity.model import Actor, Identity, Principal, TriggerKind
-from engine.identity.runs import build_run_row
 from engine.interceptors.client import IdentityClientInterceptor
-from engine.registry import Registry
+from engine.oauth.tokens import UpstreamTokens
+from engine.runs.records import build_run_row
+from engine.runs.runs import Caller, Outcome, PendingWaits, Runs
 from engine.services import Services, open_services
 from engine.settings import (
     DatabaseSettings,
@@ -44,14 +44,14 @@ from engine.settings import (
     VaultSettings,
 )
 from engine.temporal import connect_temporal
+from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
 from engine.wire import IDENTITY_TYPE
 from engine.worker import build_worker
 from examples.browser import Browser
-from gateway.embedded.compose import ComposeFile
-from gateway.embedded.readiness import is_ready
-from gateway.embedded.surroundings import COMPOSE_PATH
-from gateway.runs.runs import Caller, Outcome, PendingWaits, Runs
+from gateway.dev.compose import ComposeFile
+from gateway.dev.data_directory import COMPOSE_PATH
+from gateway.dev.readiness import is_ready
 from tests.databases import sqlite_database
 from tests.sandbox import CALLBACK, ROOT, Running
 

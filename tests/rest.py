@@ -10,7 +10,8 @@ import httpx2
 
 from engine.db.database import utc_now
 from engine.identity.model import Principal
-from engine.policy import Policy, PolicyFile
+from engine.policy.policy import Policy, PolicyFile
+from engine.runs.control import RunControl
 from engine.services import Services
 from gateway.app import build_application
 from gateway.authorization_server.clients import ClientInformation
@@ -18,7 +19,6 @@ from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientCon
 from gateway.authorization_server.tokens import TokenIssuer
 from gateway.mcp.server import create_mcp_servers
 from gateway.protected_resource import API_PATH
-from gateway.runs.control import RunControl
 from tests.listeners import served
 from tests.platform import Platform
 

@@ -15,7 +15,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.connections.connection import Connection
-from engine.connections.grants import Grants, GrantSituation
 from engine.db.database import Database, utc_now
 from engine.db.tables import AuthorizationRequestRow, WaiterRow
 from engine.errors import (
@@ -26,9 +25,10 @@ from engine.errors import (
     NotAllowed,
     PrincipalInactive,
 )
+from engine.grants.grants import Grants, GrantSituation
 from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
-from engine.identity.runs import RunRecords
+from engine.runs.records import RunRecords
 from engine.waiting.waiters import ParkedAction, Waiters
 
 RequestKind = Literal["any_account", "account", "choice"]

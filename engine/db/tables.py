@@ -63,7 +63,7 @@ class RoleRow(SQLModel, table=True):
 
 
 class PersonRow(SQLModel, table=True):
-    """A person of the built-in sign-in. Owner: gateway.sign_in.people."""
+    """A person of the built-in sign-in. Owner: gateway.sign_in.built_in_people."""
 
     __tablename__ = "person"
 
@@ -97,7 +97,7 @@ class DataKeyRow(SQLModel, table=True):
 
 
 class RunRow(SQLModel, table=True):
-    """A run: the root workflow that an identity is bound to. Owner: engine.identity.runs.
+    """A run: the root workflow that an identity is bound to. Owner: engine.runs.records.
 
     `parked_at` is when it first waited for a person. `answered_at` is when its caller received the outcome.
     """
@@ -150,7 +150,7 @@ class ClientSecretRow(SQLModel, table=True):
 
 
 class GrantRow(SQLModel, table=True):
-    """What a holder consented to on a connection, with one upstream account. Owner: engine.connections.grant_records.
+    """What a holder consented to on a connection, with one upstream account. Owner: engine.grants.grant_records.
 
     `holder` is a principal's id, or `shared` for a service grant, of which there is one. A grant that the upstream
     revoked has lapsed: it cannot be used, and it stays its holder's until they sign in again or remove it. `given_up`
@@ -195,7 +195,7 @@ class GrantRow(SQLModel, table=True):
 
 
 class RevocationRow(SQLModel, table=True):
-    """A grant that ended and must still be revoked at its upstream. Owner: engine.connections.revocations."""
+    """A grant that ended and must still be revoked at its upstream. Owner: engine.grants.revocations."""
 
     __tablename__ = "revocation"
     __table_args__ = (Index("revocation_due", "due_at"),)
@@ -209,7 +209,7 @@ class RevocationRow(SQLModel, table=True):
 
 
 class AccountChoiceRow(SQLModel, table=True):
-    """Which account on a connection a principal's actions use. Owner: engine.connections.accounts.
+    """Which account on a connection a principal's actions use. Owner: engine.grants.accounts.
 
     It applies to the run or the tool that it names, or to every tool where it names neither. A run's choice lasts as
     long as Temporal keeps the run. Upkeep looks for the run at `due_at`, and notes the `namespace` that kept it.
@@ -271,7 +271,7 @@ class AuthorizationRequestRow(SQLModel, table=True):
 
 
 class DeviceSignInRow(SQLModel, table=True):
-    """The device code by which an authorization request is answered elsewhere. Owner: engine.authorization.devices.
+    """The device code by which an authorization request is answered elsewhere. Owner: engine.sign_in.device_sign_ins.
 
     `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """
@@ -287,7 +287,7 @@ class DeviceSignInRow(SQLModel, table=True):
 
 
 class UpstreamClientRow(SQLModel, table=True):
-    """Byline's registration as a client of an issuer. Owner: engine.connections.registration."""
+    """Byline's registration as a client of an issuer. Owner: engine.oauth.registration."""
 
     __tablename__ = "upstream_client"
 
@@ -302,7 +302,7 @@ class UpstreamClientRow(SQLModel, table=True):
 class IdpSessionRow(SQLModel, table=True):
     """A person's latest session at the external identity provider, with its tokens.
 
-    The provider issues assertions about the person with these tokens. Owner: engine.identity.company_sign_ins.
+    The provider issues assertions about the person with these tokens. Owner: engine.sign_in.idp_sessions.
     """
 
     __tablename__ = "company_sign_in"
@@ -393,7 +393,7 @@ class WaiterRow(SQLModel, table=True):
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
-    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.authorization.consent.
+    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.sign_in.authorization_code.
 
     `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """
@@ -465,7 +465,7 @@ class OAuthClientRow(SQLModel, table=True):
 class OAuthCodeRow(SQLModel, table=True):
     """A person's answer to an authorization request at the built-in server: the hash of a code, or None for a refusal.
 
-    Owner: gateway.authorization_server.codes.
+    Owner: gateway.authorization_server.authorization_codes.
     """
 
     __tablename__ = "oauth_code"
@@ -523,7 +523,7 @@ class RefreshTokenRow(SQLModel, table=True):
 class UsedAssertionRow(SQLModel, table=True):
     """An assertion that is valid once and was used, by the hash of its issuer and `jti` (RFC 7519).
 
-    Owner: gateway.authorization_server.assertions.
+    Owner: gateway.authorization_server.identity_assertions.
     """
 
     __tablename__ = "used_assertion"
@@ -567,7 +567,7 @@ class ApiTokenRow(SQLModel, table=True):
 
 
 class ScheduleRow(SQLModel, table=True):
-    """A tool call that is made by the clock: owner, tool and arguments. Owner: engine.schedules.records.
+    """A tool call that is made by the clock: owner, tool and arguments. Owner: engine.schedules.schedule_records.
 
     Temporal decides when it fires. The row's id is the id of the Temporal schedule. `offered_to` is the principal who
     may take it over by consenting.
@@ -643,7 +643,7 @@ class NotificationRow(SQLModel, table=True):
 
 
 class ResourceChangeRow(SQLModel, table=True):
-    """When a resource changed last, kept while a listener may not have read it yet. Owner: engine.changes.changes."""
+    """When a resource changed last. It is kept while a listener may need it. Owner: engine.tools.resource_changes."""
 
     __tablename__ = "resource_change"
     __table_args__ = (Index("resource_change_time", "changed_at"),)

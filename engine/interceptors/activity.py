@@ -9,16 +9,16 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from engine.actions import enter_action, find_action_definition
+from engine.actions.definition import enter_action, find_action_definition
+from engine.actions.upstream import ActionContext, Upstream
 from engine.audit.trail import AuditEvent
 from engine.errors import DATA_ERRORS, BylineError, IdentityRefused, PersonRequired, RateLimited
 from engine.identity.model import Identity
-from engine.identity.runs import RootRun
 from engine.interceptors.headers import read_header, read_header_text
-from engine.interceptors.roots import RootRunCache
+from engine.interceptors.root_run_cache import RootRunCache
 from engine.questions.questions import AskingStep, enter_asking_step
+from engine.runs.records import RootRun
 from engine.services import Services
-from engine.upstream import ActionContext, Upstream
 from engine.waiting.waiters import ParkedAction
 from engine.wire import (
     ACTION_HEADER,

@@ -39,12 +39,12 @@ from temporalio.worker import (
 )
 
 from engine.errors import AnswerRequired, AuthorizationRequired, BylineError
-from engine.identity.runs import RootRun
-from engine.interceptors.carried import RunHeaders
 from engine.interceptors.headers import encode_header, read_header
-from engine.interceptors.roots import RootRunCache
+from engine.interceptors.root_run_cache import RootRunCache
+from engine.interceptors.run_headers import RunHeaders
 from engine.notifications.messages import RunOutcome
 from engine.notifications.workflow import RunNotice
+from engine.runs.records import RootRun
 from engine.wire import (
     ACTION_HEADER,
     AWAITING_ATTRIBUTE,

@@ -16,7 +16,6 @@ from engine.errors import ArgumentsInvalid, TooSoon
 from engine.identity.model import Identity, Principal, TriggerKind
 from engine.identity.principals import Principals
 from engine.identity.roles import ADMINISTRATOR_ROLE, Roles
-from engine.identity.runs import Run, RunRecords
 from engine.notifications import messages
 from engine.notifications.channels import (
     ChannelDestination,
@@ -31,7 +30,8 @@ from engine.notifications.messages import ChannelNote, WaitDescription
 from engine.notifications.posts import NotePoster
 from engine.notifications.workflow import DueNote
 from engine.questions.questions import Question, Questions
-from engine.waiting.addresses import build_connect_path, build_question_path
+from engine.runs.records import Run, RunRecords
+from engine.waiting.page_paths import build_connect_path, build_question_path
 
 _NOTE_NAMESPACE = uuid.UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02")
 _TEST_INTERVAL_SECONDS = 30

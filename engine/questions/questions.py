@@ -29,9 +29,9 @@ from engine.errors import (
 from engine.identity.model import Identity, Principal
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
-from engine.questions.answers import validate_answer
-from engine.questions.asking import Person, QuestionAnswer, QuestionInput, QuestionKind
-from engine.questions.clients import validate_client_answer
+from engine.questions.answer_validation import validate_answer
+from engine.questions.ask_clients import validate_client_answer
+from engine.questions.ask_people import Person, QuestionAnswer, QuestionInput, QuestionKind
 from engine.settings import MAX_WAIT
 from engine.waiting.waiters import ParkedAction, Waiter, Waiters
 

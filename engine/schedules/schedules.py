@@ -20,11 +20,11 @@ from engine.errors import (
     TimingInvalid,
 )
 from engine.identity.model import Principal
-from engine.registry import CompositeTool
-from engine.schedules.clock import ScheduleSpec, ScheduleStatus, TemporalSchedules
-from engine.schedules.records import Schedule, ScheduleContent, ScheduleEventKind, ScheduleRecords
+from engine.schedules.schedule_records import Schedule, ScheduleContent, ScheduleEventKind, ScheduleRecords
+from engine.schedules.temporal_schedules import ScheduleSpec, ScheduleStatus, TemporalSchedules
 from engine.schedules.timing import Period, Timing
 from engine.services import Services
+from engine.tools.registry import CompositeTool
 
 MAX_SCHEDULES: Final = 200
 """The number of schedules that one principal may own."""

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from engine.audit.trail import AuditEvent
-from engine.connections.revocations import PendingRevocation
 from engine.errors import BylineError
+from engine.grants.revocations import PendingRevocation
 from engine.identity.model import Principal
 from engine.services import Services
 

@@ -8,9 +8,9 @@ from temporalio.client import Client
 
 from engine.audit.trail import AuditEvent
 from engine.connections.connection import Connection
-from engine.connections.renewals import GrantRenewal
 from engine.db.database import utc_now
 from engine.errors import BylineError
+from engine.grants.renewals import GrantRenewal
 from engine.services import Services
 from engine.upkeep.ending import end_grants, revoke_upstream
 from engine.upkeep.kept_runs import find_retained_runs, read_namespace_id

@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.db.database import Database, utc_now
 from engine.db.tables import WaiterRow
 from engine.identity.model import Identity
-from engine.identity.runs import RunRecords
+from engine.runs.records import RunRecords
 
 # An action whose worker was down for longer asks again.
 _RETENTION: Final = timedelta(days=30)

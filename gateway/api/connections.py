@@ -9,17 +9,17 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from engine.connections.accounts import AccountChoices as AccountsChosen
 from engine.connections.connection import Connection
-from engine.connections.grants import Grant, GrantSituation
 from engine.errors import NotAllowed
-from engine.registry import Registry
+from engine.grants.accounts import AccountChoices as AccountsChosen
+from engine.grants.grants import Grant, GrantSituation
+from engine.runs.runs import Caller
 from engine.services import Services
-from gateway.api.callers import ApiCaller, InPersonCaller
+from engine.tools.registry import Registry
+from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import RequestRefused, describe_problems
 from gateway.grants import remove_own_grant
-from gateway.runs.runs import Caller
 
 _ConnectionName = Annotated[str, Path(max_length=200)]
 _AccountQuery = Annotated[

@@ -16,13 +16,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from engine.audit.trail import AuditTrail, TrailLine
 from engine.errors import TemporalUnreachable
-from engine.identity.runs import Run
+from engine.runs.records import Run
+from engine.runs.runs import Caller, Runs
+from engine.runs.state import Progress, RunState, RunStates
 from engine.services import Services
-from gateway.api.callers import ApiCaller, CallerTokenRecheck, TokenRecheck
+from gateway.api.authentication import ApiCaller, CallerTokenRecheck, TokenRecheck
 from gateway.api.problems import RequestRefused, describe_problems
 from gateway.api.runs import RunId
-from gateway.runs.runs import Caller, Runs
-from gateway.runs.states import Progress, RunState, RunStates
 
 _POLL_INTERVAL_SECONDS: Final = 0.25
 _TEMPORAL_INTERVAL_SECONDS: Final = 2.0

@@ -5,7 +5,7 @@ from pydantic import BaseModel, Field
 
 from engine.identity.model import ActorKind, PrincipalKind
 from engine.services import Services
-from gateway.api.callers import ApiCaller
+from gateway.api.authentication import ApiCaller
 
 
 class PrincipalShown(BaseModel):

@@ -9,8 +9,7 @@ from pydantic import BaseModel, Field
 
 from engine.notifications.channels import ChannelKind, NotificationChannel, NotificationEvent
 from engine.services import Services
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import ApiCaller, InPersonCaller
+from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
     ListCursors,
@@ -21,6 +20,7 @@ from gateway.api.cursors import (
     to_cursor_position,
 )
 from gateway.api.problems import describe_problems
+from gateway.api.request_bodies import RequestBody
 from gateway.protected_resource import API_PATH
 
 _ChannelId = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]

@@ -13,7 +13,7 @@ from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import BylineError
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 PROBLEM_TYPE_PREFIX: Final = "urn:byline:error:"

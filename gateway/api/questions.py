@@ -8,9 +8,10 @@ from pydantic import BaseModel, Field
 
 from engine.errors import NotAllowed, QuestionUnknown
 from engine.questions.questions import Question, QuestionState
+from engine.runs.links import build_question_link
+from engine.runs.runs import Caller
 from engine.services import Services
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import ApiCaller
+from gateway.api.authentication import ApiCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
     ListCursors,
@@ -21,8 +22,7 @@ from gateway.api.cursors import (
     to_cursor_position,
 )
 from gateway.api.problems import describe_problems
-from gateway.links import build_question_link
-from gateway.runs.runs import Caller
+from gateway.api.request_bodies import RequestBody
 
 _QuestionId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 

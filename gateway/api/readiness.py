@@ -4,12 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
-from engine.registry import Registry
+from engine.runs.readiness import ToolReadiness, report_readiness
+from engine.runs.runs import Runs
 from engine.services import Services
-from gateway.api.callers import ApiCaller
+from engine.tools.registry import Registry
+from gateway.api.authentication import ApiCaller
 from gateway.api.problems import describe_problems
-from gateway.runs.readiness import ToolReadiness, report_readiness
-from gateway.runs.runs import Runs
 
 
 def build_routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:

@@ -6,9 +6,12 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from temporalio.client import Client
 
-from engine.registry import Registry
+from engine.runs.control import RunControl
+from engine.runs.runs import Runs
+from engine.runs.state import RunStates
 from engine.schedules.schedules import Schedules
 from engine.services import Services
+from engine.tools.registry import Registry
 from gateway.api import (
     connections,
     events,
@@ -24,13 +27,10 @@ from gateway.api import (
 )
 from gateway.api import runs as run_routes
 from gateway.api import services as service_routes
-from gateway.api.bodies import METHODS_WITH_BODY, JsonBodyMiddleware
-from gateway.api.callers import attach_token_verifier, build_challenge
+from gateway.api.authentication import attach_token_verifier, build_challenge
 from gateway.api.problems import Problem, describe_problems, register_error_handlers
+from gateway.api.request_bodies import METHODS_WITH_BODY, JsonBodyMiddleware
 from gateway.protected_resource import API_PATH
-from gateway.runs.control import RunControl
-from gateway.runs.runs import Runs
-from gateway.runs.states import RunStates
 
 _API_VERSION = "1.0.0"
 

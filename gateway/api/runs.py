@@ -9,9 +9,11 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from engine.identity.model import TriggerKind
+from engine.runs.control import RunControl
+from engine.runs.runs import Caller, Runs
+from engine.runs.state import ONGOING_STATUSES, RunState, RunStates, RunStatus, RunSummary
 from engine.services import Services
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import ApiCaller
+from gateway.api.authentication import ApiCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
     ListCursors,
@@ -21,10 +23,8 @@ from gateway.api.cursors import (
     to_cursor_position,
 )
 from gateway.api.problems import describe_problems
+from gateway.api.request_bodies import RequestBody
 from gateway.api.tools import STARTED_RESPONSES, IdempotencyKey, Prefer, RunResponder, namespace_key
-from gateway.runs.control import RunControl
-from gateway.runs.runs import Caller, Runs
-from gateway.runs.states import ONGOING_STATUSES, RunState, RunStates, RunStatus, RunSummary
 
 _MIN_BATCH_RUNS: Final = 50
 _MAX_DESCRIBED_RUNS: Final = 400

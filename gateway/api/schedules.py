@@ -10,13 +10,13 @@ from fastapi import APIRouter, Path, Response
 from pydantic import Field
 
 from engine.errors import ScheduleUnknown
-from engine.registry import Registry
-from engine.schedules.records import Schedule
+from engine.runs.runs import Caller
+from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Period, Timing
 from engine.services import Services
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import ApiCaller, InPersonCaller
+from engine.tools.registry import Registry
+from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
     ListCursors,
@@ -27,9 +27,9 @@ from gateway.api.cursors import (
 )
 from gateway.api.etags import IfMatch, build_stale_error, set_etag
 from gateway.api.problems import describe_problems
+from gateway.api.request_bodies import RequestBody
 from gateway.api.tools import IdempotencyKey, namespace_key
 from gateway.protected_resource import API_PATH
-from gateway.runs.runs import Caller
 from gateway.schedule_views import ScheduleShown, ScheduleViews
 
 ScheduleId = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[\x21-\x7e]+$")]

@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 from engine.callers.service_principals import SERVICE_NAME_PATTERN
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.registry import Registry
 from engine.services import Services
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import InPersonCaller
+from engine.tools.registry import Registry
+from gateway.api.authentication import InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import describe_problems
+from gateway.api.request_bodies import RequestBody
 from gateway.api.tokens import (
     NewToken,
     TokenId,

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
 from engine.authorization.requests import AuthorizationRequest, RequestState
-from engine.registry import Registry
+from engine.runs.links import build_connect_link, describe_request
 from engine.services import Services
-from gateway.api.callers import ApiCaller, InPersonCaller
+from engine.tools.registry import Registry
+from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.connections import TokenScope
 from gateway.api.problems import RequestRefused, describe_problems
-from gateway.links import build_connect_link, describe_request
 from gateway.protected_resource import API_PATH
 
 _ConnectionName = Annotated[str, Path(max_length=200)]

@@ -9,12 +9,12 @@ from pydantic import BaseModel, Field
 
 from engine.callers.api_tokens import MAX_NAME_CHARS, ApiToken, NewApiToken
 from engine.errors import ApiTokenInvalid, NotAllowed
-from engine.registry import Registry
 from engine.services import Services
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import ApiCaller, InPersonCaller
+from engine.tools.registry import Registry
+from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import describe_problems
+from gateway.api.request_bodies import RequestBody
 from gateway.protected_resource import API_PATH
 
 TokenId = Annotated[

@@ -10,12 +10,12 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from engine.errors import ArgumentsInvalid, ToolUnknown
-from engine.registry import CompositeTool, Registry
-from gateway.api.callers import ApiCaller
+from engine.runs.runs import Caller, Runs, StartedRun
+from engine.runs.state import ONGOING_STATUSES, RunState, RunStates
+from engine.tools.registry import CompositeTool, Registry
+from gateway.api.authentication import ApiCaller
 from gateway.api.problems import RequestRefused, describe_problems
 from gateway.protected_resource import API_PATH
-from gateway.runs.runs import Caller, Runs, StartedRun
-from gateway.runs.states import ONGOING_STATUSES, RunState, RunStates
 
 MAX_WAIT_SECONDS: Final = 60
 _WAIT_PATTERN: Final = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,6})\"?\s*(?:[;,]|$)", re.IGNORECASE)

@@ -7,13 +7,12 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from engine.registry import Registry
 from engine.services import Services
+from engine.tools.registry import Registry
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import SignatureScheme
 from engine.webhooks.webhooks import DEFAULT_TOLERANCE_SECONDS, Webhook, WebhookUpdate, WebhookWithSecret
-from gateway.api.bodies import RequestBody
-from gateway.api.callers import InPersonCaller
+from gateway.api.authentication import InPersonCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
     ListCursors,
@@ -24,8 +23,9 @@ from gateway.api.cursors import (
 )
 from gateway.api.etags import IfMatch, build_stale_error, set_etag
 from gateway.api.problems import describe_problems
-from gateway.hooks import HOOKS_PATH
+from gateway.api.request_bodies import RequestBody
 from gateway.protected_resource import API_PATH
+from gateway.webhook_deliveries import HOOKS_PATH
 
 _MAX_OVERLAP_SECONDS: Final = 7 * 24 * 3600
 

@@ -14,7 +14,7 @@ from engine.db.database import utc_now
 from engine.db.tables import OAuthClientRow
 from engine.errors import TooSoon
 from engine.services import Services
-from gateway.authorization_server import redirects
+from gateway.authorization_server import redirect_uris
 from gateway.authorization_server.registered_clients import RegisteredClients, TrustedBackend, read_backend
 from gateway.protected_resource import list_all_scopes
 
@@ -51,12 +51,12 @@ class ClientInformation(OAuthClientInformationFull):
             loopback_uris = [
                 registered_uri
                 for registered_uri in self.redirect_uris or ()
-                if redirects.is_loopback_uri(registered_uri)
+                if redirect_uris.is_loopback_uri(registered_uri)
             ]
             if (
                 redirect_uri is None
-                or not redirects.is_loopback_uri(redirect_uri)
-                or redirects.strip_port(redirect_uri) not in map(redirects.strip_port, loopback_uris)
+                or not redirect_uris.is_loopback_uri(redirect_uri)
+                or redirect_uris.strip_port(redirect_uri) not in map(redirect_uris.strip_port, loopback_uris)
             ):
                 raise
             return redirect_uri
@@ -93,7 +93,7 @@ class OAuthClients:
         registered within the hour as settings allow.
         """
         for redirect_uri in oauth_client.redirect_uris or ():
-            uri_problem = redirects.find_uri_problem(redirect_uri, oauth_client.application_type)
+            uri_problem = redirect_uris.find_uri_problem(redirect_uri, oauth_client.application_type)
             if uri_problem is not None:
                 raise RegistrationError("invalid_redirect_uri", f"{redirect_uri}: {uri_problem}")
         oauth_client.scope = self._scope_text

@@ -15,13 +15,13 @@ from engine.db.database import utc_now
 from engine.errors import BylineError
 from engine.identity.model import Principal
 from engine.services import Services
-from gateway.authorization_server import redirects
+from gateway.authorization_server import redirect_uris
+from gateway.authorization_server.authorization_codes import AuthorizationCodes, ConsentRequest
 from gateway.authorization_server.clients import ClientInformation
-from gateway.authorization_server.codes import AuthorizationCodes, ConsentRequest
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 from gateway.protected_resource import API_PATH, build_resource_identifier
 from gateway.sign_in.pages import redirect_to_sign_in
 
@@ -116,8 +116,8 @@ class ConsentPage:
             client=oauth_client.display_name,
             known_by=oauth_client.known_by,
             described_at=urlsplit(oauth_client.client_id).netloc,
-            goes_to=redirects.describe_receiver(redirect_uri),
-            is_this_computer=redirects.is_loopback_uri(redirect_uri),
+            goes_to=redirect_uris.describe_receiver(redirect_uri),
+            is_this_computer=redirect_uris.is_loopback_uri(redirect_uri),
             proves_nothing=not oauth_client.is_sole_receiver_at(redirect_uri),
             beyond=[(scope_name, tool_names) for scope_name, tool_names in tools_by_scope if tool_names],
             reaches_api=consent_request.parameters.resource == self._api_resource,
@@ -162,7 +162,7 @@ def _build_consent(
         principal_id=principal.id,
         client_id=oauth_client.client_id,
         client_name=oauth_client.display_name,
-        goes_to=redirects.describe_receiver(consent_request.parameters.redirect_uri),
+        goes_to=redirect_uris.describe_receiver(consent_request.parameters.redirect_uri),
         resource=str(consent_request.parameters.resource),
         scopes=tuple(consent_request.parameters.scopes or ()),
         created_at=utc_now(),

@@ -21,14 +21,14 @@ from starlette.types import Message
 from engine.errors import AddressRefused, BylineError, ClientRefused, TooSoon, UpstreamUnavailable
 from engine.identity.model import Actor
 from engine.services import Services
-from gateway.authorization_server.assertions import ID_JAG_PROFILE
 from gateway.authorization_server.consent_page import ConsentPage
-from gateway.authorization_server.exchange import TokenExchangeEndpoint, is_token_exchange
+from gateway.authorization_server.identity_assertions import ID_JAG_PROFILE
 from gateway.authorization_server.provider import CONSENT_PATH, AuthorizationServerProvider
-from gateway.authorization_server.redirects import describe_receiver, is_loopback_uri
+from gateway.authorization_server.redirect_uris import describe_receiver, is_loopback_uri
 from gateway.authorization_server.registered_clients import JWT_BEARER_GRANT_TYPE, TOKEN_EXCHANGE_GRANT_TYPE
+from gateway.authorization_server.token_exchange import TokenExchangeEndpoint, is_token_exchange
 from gateway.browser.rendering import render_notice
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 from gateway.http.cross_origin import create_cross_origin_route
 from gateway.protected_resource import list_all_scopes
 

@@ -1,6 +1,6 @@
 """Clients whose id is the URL of a document that describes them (OAuth Client ID Metadata Document).
 
-The document is fetched as any URL of a stranger: never from a private network, and without following redirects. An
+The document is fetched as any URL of a stranger: never from a private network, and without following redirect_uris. An
 invalid document is not cached: nothing of it is used, and it is fetched again at the next request.
 """
 
@@ -19,7 +19,7 @@ from pydantic import AnyUrl, BaseModel, ValidationError
 from engine.errors import AddressRefused, ClientRefused, RequestRejected, UpstreamUnavailable
 from engine.outgoing.client import OutgoingResponse
 from engine.services import Services
-from gateway.authorization_server import redirects
+from gateway.authorization_server import redirect_uris
 from gateway.authorization_server.clients import ClientInformation
 from gateway.protected_resource import list_all_scopes
 
@@ -179,7 +179,7 @@ def _find_document_problem(document_url: str, client_document: _ClientDocument) 
     if not client_document.redirect_uris:
         return "it has no redirect_uris."
     for redirect_uri in client_document.redirect_uris:
-        uri_problem = redirects.find_uri_problem(redirect_uri, client_document.application_type)
+        uri_problem = redirect_uris.find_uri_problem(redirect_uri, client_document.application_type)
         if uri_problem is not None:
             return f"{redirect_uri}: {uri_problem}."
     return None

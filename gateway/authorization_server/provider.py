@@ -15,10 +15,10 @@ from typing_extensions import override
 
 from engine.identity.model import Principal
 from engine.services import Services
-from gateway.authorization_server.assertions import IdentityAssertions
+from gateway.authorization_server.authorization_codes import AuthorizationCodeRecord, AuthorizationCodes
 from gateway.authorization_server.clients import ClientInformation, OAuthClients
-from gateway.authorization_server.codes import AuthorizationCodeRecord, AuthorizationCodes
 from gateway.authorization_server.consents import ClientConsents
+from gateway.authorization_server.identity_assertions import IdentityAssertions
 from gateway.authorization_server.metadata_documents import MetadataDocuments, is_document_url
 from gateway.authorization_server.tokens import RefreshTokenRecord, TokenIssuer
 from gateway.protected_resource import list_required_scopes, list_resource_identifiers

@@ -18,7 +18,7 @@ from engine.db.tables import OAuthClientRow
 from engine.errors import SettingsInvalid
 from engine.services import Services
 from engine.vault.resealing import SealedColumn
-from gateway.authorization_server import redirects
+from gateway.authorization_server import redirect_uris
 
 TOKEN_EXCHANGE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -215,7 +215,7 @@ def _parse_redirect_uri(uri_text: str) -> AnyUrl:
         raise SettingsInvalid(
             f"'{uri_text}' is no redirect URI: write it whole, as https://host/path."
         ) from error
-    uri_problem = redirects.find_uri_problem(redirect_uri)
+    uri_problem = redirect_uris.find_uri_problem(redirect_uri)
     if uri_problem is not None:
         raise SettingsInvalid(f"'{uri_text}' cannot be a redirect URI: {uri_problem}.")
     return redirect_uri

@@ -20,9 +20,9 @@ from mcp.shared.auth import (
 )
 from pydantic import AnyUrl, BaseModel, ValidationError
 
-from gateway.client.api import API_PATH
-from gateway.client.failures import CommandFailed, GatewayUnreachable, UsageInvalid
-from gateway.client.stored_tokens import ClientRegistration
+from gateway.client.command_errors import CommandFailed, GatewayUnreachable, UsageInvalid
+from gateway.client.credentials_file import ClientRegistration
+from gateway.client.gateway_client import API_PATH
 
 CLIENT_NAME: Final = "Byline command line"
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})

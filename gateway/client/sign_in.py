@@ -11,11 +11,16 @@ from mcp.client.auth import OAuthFlowError
 from mcp.client.auth.utils import validate_authorization_response_iss
 from pydantic import ValidationError
 
-from gateway.client.credentials import OAUTH_TIMEOUT, apply_token_response
+from gateway.client.bearer_auth import OAUTH_TIMEOUT, apply_token_response
+from gateway.client.command_errors import AccessRefused, CommandFailed, GatewayUnreachable
+from gateway.client.credentials_file import (
+    ClientRegistration,
+    CredentialsFile,
+    StoredCredentials,
+    StoredSignIn,
+)
 from gateway.client.discovery import SignInService, discover_sign_in_service, register_client
-from gateway.client.failures import AccessRefused, CommandFailed, GatewayUnreachable
 from gateway.client.loopback import REGISTERED_REDIRECT_URI, LoopbackServer
-from gateway.client.stored_tokens import ClientRegistration, CredentialsFile, StoredCredentials, StoredSignIn
 
 SIGN_IN_TIMEOUT_SECONDS: Final = 300.0
 

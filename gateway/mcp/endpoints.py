@@ -7,11 +7,11 @@ from typing import Any
 from mcp.server.auth.middleware.auth_context import get_access_token
 
 from engine.errors import ArgumentsInvalid, IdentityMissing
-from engine.registry import Registry
+from engine.runs.runs import Caller
 from engine.settings import Settings
+from engine.tools.registry import Registry
 from gateway.bearer import PrincipalToken
-from gateway.mcp.search import CALL_TOOL_NAME
-from gateway.runs.runs import Caller
+from gateway.mcp.methods.search import CALL_TOOL_NAME
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, read_toolsets
 
 

@@ -13,23 +13,23 @@ from mcp_types import CallToolRequestParams, NotificationParams, SetLevelRequest
 from temporalio.client import Client
 from typing_extensions import override
 
-from engine.registry import Registry
+from engine.runs.control import RunControl
+from engine.runs.runs import Runs
 from engine.services import Services
-from gateway.mcp.calls import ToolCallHandler
-from gateway.mcp.changes import ChangeNotifier
-from gateway.mcp.clients import TASKS_EXTENSION
-from gateway.mcp.completion import CompletionHandler
+from engine.tools.registry import Registry
 from gateway.mcp.endpoints import McpEndpoint, list_endpoints
-from gateway.mcp.fetching import OfferFetcher
-from gateway.mcp.listing import ToolListHandler, find_own_input_schema
-from gateway.mcp.prompts import PromptHandler
-from gateway.mcp.resources import ResourceHandler
-from gateway.mcp.rounds import CallExchange, create_request_state_boundary
-from gateway.mcp.steps import ProgressReporters, set_log_level
-from gateway.mcp.tasks import TaskHandler, TaskParams, TaskUpdateParams
-from gateway.mcp.untold import hide_internal_errors
-from gateway.runs.control import RunControl
-from gateway.runs.runs import Runs
+from gateway.mcp.exchange.call_exchange import CallExchange, create_request_state_boundary
+from gateway.mcp.exchange.client_abilities import TASKS_EXTENSION
+from gateway.mcp.exchange.progress import ProgressReporters, set_log_level
+from gateway.mcp.methods.completion import CompletionHandler
+from gateway.mcp.methods.list_changes import ChangeNotifier
+from gateway.mcp.methods.offer_fetching import OfferFetcher
+from gateway.mcp.methods.prompts import PromptHandler
+from gateway.mcp.methods.resources import ResourceHandler
+from gateway.mcp.methods.tasks import TaskHandler, TaskParams, TaskUpdateParams
+from gateway.mcp.methods.tool_calls import ToolCallHandler
+from gateway.mcp.methods.tool_list import ToolListHandler, find_own_input_schema
+from gateway.mcp.transport.hide_internal_errors import hide_internal_errors
 
 # Lists depend on the caller. Clients that subscribe are notified of changes; others refresh after a minute.
 _LIST_CACHE_HINT: Final = CacheHint(ttl_ms=60_000, scope="private")

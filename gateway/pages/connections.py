@@ -9,17 +9,17 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.connections.connection import Connection
-from engine.connections.grants import Grant
 from engine.errors import AccountUnknown, BylineError
+from engine.grants.grants import Grant
 from engine.identity.model import Principal
-from engine.registry import CompositeTool, Registry
 from engine.services import Services
-from engine.waiting.addresses import build_connect_path, build_tool_path
+from engine.tools.registry import CompositeTool, Registry
+from engine.waiting.page_paths import build_connect_path, build_tool_path
 from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 from gateway.grants import remove_own_grant
-from gateway.pages.connect import list_waiting_links
+from gateway.pages.authorization_requests import list_waiting_links
 from gateway.sign_in.pages import redirect_to_sign_in
 
 _CONNECTIONS_PATH: Final = "/connections"

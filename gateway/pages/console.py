@@ -9,7 +9,7 @@ from engine.identity.model import Principal
 from engine.services import Services
 from gateway.browser.rendering import render_page
 from gateway.browser.sessions import BrowserSessions
-from gateway.pages.connect import list_waiting_links
+from gateway.pages.authorization_requests import list_waiting_links
 from gateway.pages.questions import list_question_links
 from gateway.protected_resource import build_resource_identifier
 

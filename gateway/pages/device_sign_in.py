@@ -6,10 +6,10 @@ from fastapi.responses import Response
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
 from engine.services import Services
-from engine.waiting.addresses import build_connect_path
+from engine.waiting.page_paths import build_connect_path
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page
 from gateway.browser.sessions import BrowserSession
-from gateway.pages.asked import open_request, render_not_connected
+from gateway.pages.answerable_requests import open_request, render_not_connected
 
 
 def build_device_pages(services: Services) -> APIRouter:

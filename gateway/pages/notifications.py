@@ -10,7 +10,7 @@ from engine.notifications.channels import NOTIFICATION_EVENTS, ChannelKind, Noti
 from engine.services import Services
 from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 from gateway.sign_in.pages import redirect_to_sign_in
 
 _NOTIFICATIONS_PATH: Final = "/notifications"

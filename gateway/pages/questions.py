@@ -8,10 +8,10 @@ from fastapi.responses import Response
 
 from engine.errors import AnswerInvalid, NotAllowed, QuestionClosed
 from engine.identity.model import Principal
+from engine.questions.answer_schemas import list_choices
 from engine.questions.questions import Question
-from engine.questions.schemas import list_choices
 from engine.services import Services
-from engine.waiting.addresses import build_question_path
+from engine.waiting.page_paths import build_question_path
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
 from gateway.sign_in.pages import redirect_to_sign_in

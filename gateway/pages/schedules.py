@@ -10,13 +10,13 @@ from pydantic import ValidationError
 
 from engine.errors import ArgumentsInvalid, BylineError, TimingInvalid
 from engine.identity.model import Principal
-from engine.registry import Registry
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import OverlapName, Timing
 from engine.services import Services
+from engine.tools.registry import Registry
 from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 from gateway.schedule_views import ScheduleViews
 from gateway.sign_in.pages import redirect_to_sign_in
 

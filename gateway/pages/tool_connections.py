@@ -8,13 +8,13 @@ from fastapi.responses import Response
 
 from engine.errors import AuthorizationRefused, BylineError, ConnectionUnknown
 from engine.identity.model import Principal
-from engine.readiness import ConnectionReadiness
-from engine.registry import CompositeTool, Registry
 from engine.services import Services
-from engine.waiting.addresses import build_connect_path, build_tool_path
+from engine.tools.readiness import ConnectionReadiness
+from engine.tools.registry import CompositeTool, Registry
+from engine.waiting.page_paths import build_connect_path, build_tool_path
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.errors import to_http_status
+from gateway.error_codes import to_http_status
 from gateway.sign_in.pages import redirect_to_sign_in
 
 _STATE_TEXTS: Final = {

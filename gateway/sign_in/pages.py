@@ -17,8 +17,8 @@ from gateway.browser.forms import read_form_fields
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSessions
 from gateway.browser.visits import BrowserVisit, BrowserVisits
-from gateway.sign_in.openid import IssuerClient, SignInAttempt
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
+from gateway.sign_in.issuer_client import IssuerClient, SignInAttempt
 
 _CALLBACK_PATH = "/sign-in/callback"
 MAX_PATH_CHARS: Final = 4000

@@ -22,8 +22,8 @@ import httpx2
 from engine.db.database import Database
 from engine.settings import DatabaseSettings
 from examples.chat import Person, chat
-from gateway.embedded.stack import EmbeddedStack
-from gateway.sign_in.people import BuiltInPeople
+from gateway.dev.stack import EmbeddedStack
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.conformance.suite import Check, authorization_checks, scored, server_checks
 from tests.conformance.token_proxy import token_proxy
 from tests.e2e.world import BYLINE, own_ports

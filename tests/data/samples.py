@@ -5,8 +5,8 @@ import time
 from typing import Any, Literal
 
 from engine.connections.connection import Connection
-from engine.connections.tokens import UpstreamTokens
 from engine.identity.model import Actor, Identity, Principal
+from engine.oauth.tokens import UpstreamTokens
 
 TOOL = "resolve_billing_dispute"
 

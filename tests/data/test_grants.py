@@ -12,13 +12,13 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from engine.connections.connection import Connection
-from engine.connections.grants import Credential
-from engine.connections.revocations import PendingRevocation
-from engine.connections.tokens import UpstreamTokens
 from engine.db.database import utc_now
 from engine.db.tables import GrantRow, RevocationRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable, VaultSealBroken
+from engine.grants.grants import Credential
+from engine.grants.revocations import PendingRevocation
 from engine.identity.model import Principal
+from engine.oauth.tokens import UpstreamTokens
 from engine.services import Services
 from engine.vault.resealing import reseal_column
 from tests.data.samples import connection, tokens

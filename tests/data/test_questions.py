@@ -24,7 +24,7 @@ from engine.errors import (
     QuestionUnknown,
 )
 from engine.identity.model import Principal
-from engine.questions.asking import Person, QuestionAnswer, QuestionInput
+from engine.questions.ask_people import Person, QuestionAnswer, QuestionInput
 from engine.questions.questions import AskingStep, Question
 from engine.services import Services
 from engine.waiting.waiters import ParkedAction

@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import NotAllowed, SettingsInvalid
 from engine.identity.model import Principal
-from engine.policy import Policy, read_policy_file
+from engine.policy.policy import Policy, read_policy_file
 from engine.services import Services
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from engine.db.database import utc_now
 from engine.identity.model import Principal, digest_call
-from engine.schedules.records import Schedule, ScheduleContent, ScheduleRecords
+from engine.schedules.schedule_records import Schedule, ScheduleContent, ScheduleRecords
 from engine.schedules.timing import Interval, Timing
 from engine.services import Services
 from tests.data.commands import Commands

@@ -1,14 +1,14 @@
 import time
 from datetime import timedelta
 
-from engine.authorization.devices import _build_associated_data
-from engine.connections.discovery import ProviderEndpoints
-from engine.connections.registration import _ClientInformationResponse
-from engine.connections.sign_in.device_code import DeviceCode
 from engine.db.database import utc_now
 from engine.db.tables import DeviceSignInRow
 from engine.identity.model import Principal
+from engine.oauth.discovery import ProviderEndpoints
+from engine.oauth.registration import _ClientInformationResponse
 from engine.services import Services
+from engine.sign_in.device_code import DeviceCode
+from engine.sign_in.device_sign_ins import _build_associated_data
 from engine.vault.resealing import reseal_column
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE

@@ -10,7 +10,7 @@ from _pytest.mark import ParameterSet
 
 from engine.connections.connection import Connection
 from engine.interpolation import interpolate_variables
-from engine.policy import PolicyFile
+from engine.policy.policy import PolicyFile
 from gateway.toolsets import ToolsetsFile
 from tests.docs.command_line import parse
 from tests.docs.markdown import PAGES, ROOT, Block, anchors, blocks, links, prose

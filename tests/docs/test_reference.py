@@ -8,6 +8,7 @@ import pytest
 from pydantic import BaseModel
 
 from engine import errors, sdk, wire
+from engine.actions.upstream import Upstream
 from engine.audit.trail import AuditEvent, AuditEventKind, UpstreamVerdict
 from engine.connections.connection import (
     AssertionDeclaration,
@@ -16,9 +17,8 @@ from engine.connections.connection import (
     ProviderDeclaration,
 )
 from engine.identity.model import Actor, Identity
-from engine.upstream import Upstream
 from examples.sandbox.__main__ import SYSTEMS
-from gateway.errors import to_http_status, to_mcp_code
+from gateway.error_codes import to_http_status, to_mcp_code
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.docs.command_line import COMMANDS
 from tests.docs.markdown import ROOT, code, table
@@ -138,7 +138,7 @@ def test_every_error_is_told_as_every_edge_tells_it() -> None:
 
 def test_every_end_of_a_run_that_is_no_error_of_ours_is_told() -> None:
     page = (REFERENCE / "errors.md").read_text().split("## How a run can end besides\n")[1]
-    ends = re.findall(r'"(run_[a-z_]+)"', (ROOT / "gateway/runs/runs.py").read_text())
+    ends = re.findall(r'"(run_[a-z_]+)"', (ROOT / "engine/runs/runs.py").read_text())
 
     assert set(ends) == set(re.findall(r"^\| `(run_\w+)` \|", page, re.MULTILINE))
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 from engine.db.database import Database
 from engine.settings import DatabaseSettings
-from gateway.embedded.stack import EmbeddedStack
+from gateway.dev.stack import EmbeddedStack
 from tests.e2e.wiretap import Secrets
 from tests.e2e.world import ROOT, World, own_ports
 from tests.errands.noting import System

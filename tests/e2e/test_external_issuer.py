@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from examples.browser import Page
 from examples.chat import Person, chat
-from gateway.embedded.stack import EmbeddedStack
+from gateway.dev.stack import EmbeddedStack
 from tests.e2e.rounds import call_tool
 from tests.e2e.world import BUILDER, BYLINE, COLLECT, TOOL, installed, link, output, own_ports, said
 from tests.foreign.kinto import Kinto, kinto_server, user

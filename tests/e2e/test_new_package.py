@@ -68,6 +68,6 @@ async def test_what_is_made_is_well_formed_by_the_defaults_of_others(builder: Bu
 
 def _told_by_the_registry(what: str) -> str:
     return (
-        f"from engine.registry import Registry; "
+        f"from engine.tools.registry import Registry; "
         f"tool = Registry(()).tools['{MODULE}_add_note']; print(*({what},))"
     )

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from examples.chat import Person, chat
-from gateway.embedded.stack import EmbeddedStack
-from gateway.embedded.surroundings import COMPOSE_PATH
+from gateway.dev.data_directory import COMPOSE_PATH
+from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from tests.e2e.world import BUILDER, BYLINE, ROOT, TOOL, World, installed, link, output, own_ports, said
 from tests.foreign.kinto import kinto_server

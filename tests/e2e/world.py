@@ -25,10 +25,10 @@ from engine.settings import DatabaseSettings
 from engine.wire import OUTCOME_META
 from examples.browser import Page
 from examples.chat import Person, chat
-from gateway.embedded.compose import ComposeFile
-from gateway.embedded.stack import EmbeddedStack
-from gateway.embedded.surroundings import COMPOSE_PATH
-from gateway.sign_in.people import BuiltInPeople
+from gateway.dev.compose import ComposeFile
+from gateway.dev.data_directory import COMPOSE_PATH
+from gateway.dev.stack import EmbeddedStack
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.e2e.wiretap import Secrets, tapped
 from tests.foreign.kinto import Kinto, kinto_server, user
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider

@@ -16,9 +16,6 @@ from sqlalchemy.exc import DBAPIError
 from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
 
 from engine.audit.verify import verify_trail
-from engine.connections.discovery import Discovery
-from engine.connections.oauth import OAuthClient
-from engine.connections.tokens import UpstreamTokens
 from engine.errors import (
     ArgumentsInvalid,
     AuthorizationExpired,
@@ -27,11 +24,14 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Principal
+from engine.oauth.client import OAuthClient
+from engine.oauth.discovery import Discovery
+from engine.oauth.tokens import UpstreamTokens
+from engine.runs.control import RunControl
+from engine.runs.runs import Failed, Finished, Outcome
 from engine.settings import IssuerSettings
 from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
-from gateway.runs.control import RunControl
-from gateway.runs.runs import Failed, Finished, Outcome
 from tests.foreign.process import free_port
 from tests.hostile import Hostile, answer, hostile
 from tests.platform import CONTOSO, NORTHWIND, Platform, until

@@ -14,8 +14,8 @@ from engine.callers.api_tokens import MAX_ACTIVE_TOKENS
 from engine.errors import ApiTokenInvalid, ArgumentsInvalid, ScheduleUnknown, TimingInvalid
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.policy import Policy, PolicyFile
-from engine.schedules.records import Schedule
+from engine.policy.policy import Policy, PolicyFile
+from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import MAX_SCHEDULES, ScheduleDraft, Schedules
 from engine.schedules.timing import Interval, Period, Timing
 from gateway.api.events import MAX_STREAMS_PER_PRINCIPAL

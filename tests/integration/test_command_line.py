@@ -17,8 +17,8 @@ import pytest
 
 from engine.settings import IssuerSettings
 from examples.browser import Browser, Page
+from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from gateway.sign_in.people import BuiltInPeople
 from tests.foreign.oidc_provider import Client, oidc_provider
 from tests.platform import CONTOSO, DEADLINE, NORTHWIND, Platform, until
 from tests.rest import Rest, serving

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from engine.connections.checks import ConnectionCheck
 from engine.connections.connection import Connection
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
+from engine.sign_in.connection_check import ConnectionCheck
 from tests.data.commands import Commands
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import free_port

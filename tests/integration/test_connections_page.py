@@ -6,9 +6,9 @@ import httpx2
 import pytest
 
 from engine.identity.model import Principal
+from engine.runs.runs import Finished
 from examples.browser import Browser, Page
-from gateway.runs.runs import Finished
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.pages import PASSWORDS
 from tests.platform import CONTOSO, DISPUTE, NORTHWIND, Platform
 from tests.rest import Rest, serving

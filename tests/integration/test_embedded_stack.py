@@ -11,9 +11,9 @@ import pytest
 from temporalio.api.operatorservice.v1 import ListSearchAttributesRequest
 from temporalio.client import Client
 
-from gateway.embedded.readiness import is_ready
-from gateway.embedded.stack import EmbeddedStack, StackFailed
-from gateway.embedded.surroundings import COMPOSE_PATH
+from gateway.dev.data_directory import COMPOSE_PATH
+from gateway.dev.readiness import is_ready
+from gateway.dev.stack import EmbeddedStack, StackFailed
 
 SITE = """
 import http.server, pathlib, sys
@@ -136,7 +136,7 @@ async def test_services_start_after_what_they_depend_on(file: Path, tmp_path: Pa
 async def test_nothing_outlives_a_stack_that_is_killed(file: Path, tmp_path: Path) -> None:
     program = """
 import asyncio, os, pathlib, sys
-from gateway.embedded.stack import EmbeddedStack
+from gateway.dev.stack import EmbeddedStack
 
 async def main():
     folder, compose = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[1])

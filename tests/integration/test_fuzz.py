@@ -14,7 +14,7 @@ import httpx2
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.connections.tokens import UpstreamTokens
+from engine.oauth.tokens import UpstreamTokens
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import INITIALIZE, LEGACY, ByHand, Gateway, gateway_process

@@ -21,8 +21,8 @@ from mcp_types import (
 )
 
 from engine.wire import OUTCOME_META
-from gateway.mcp.clients import TASKS_EXTENSION
-from gateway.mcp.messages import MAX_JSON_VALUES
+from gateway.mcp.exchange.client_abilities import TASKS_EXTENSION
+from gateway.mcp.transport.messages import MAX_JSON_VALUES
 from gateway.toolsets import SEARCH_PATH
 from tests.e2e.rounds import ENVELOPE, VERSION, answer
 from tests.gateways import ByHand, Gateway, gateway_process, routed

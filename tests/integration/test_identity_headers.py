@@ -22,8 +22,8 @@ from engine.errors import (
 )
 from engine.identity.model import Identity
 from engine.interceptors.headers import encode_header
+from engine.runs.runs import Failed, Finished
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_HEADER, IDENTITY_TYPE
-from gateway.runs.runs import Failed, Finished
 from tests.platform import NORTHWIND, Platform
 from tests.tools.reading import Reading
 

@@ -12,6 +12,7 @@ from sqlmodel import col, select
 
 from engine.db.tables import DataKeyRow, SigningKeyRow
 from engine.errors import KeyServiceUnavailable, SettingsInvalid, VaultSealBroken
+from engine.runs.runs import Finished
 from engine.services import Services, open_services
 from engine.settings import (
     AppRoleSettings,
@@ -24,7 +25,6 @@ from engine.settings import (
 )
 from engine.vault.key_providers import open_key_providers
 from engine.wire import IDENTITY_TYPE
-from gateway.runs.runs import Finished
 from tests.data.commands import Commands
 from tests.databases import sqlite_database
 from tests.foreign.kms import CREDENTIALS, REGION, kms_server

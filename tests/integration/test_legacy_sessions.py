@@ -7,10 +7,10 @@ import structlog
 from mcp_types import INTERNAL_ERROR
 from sqlalchemy import text
 
+from engine.runs.control import RunControl
 from engine.telemetry import configure_logging
 from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
-from gateway.runs.control import RunControl
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import answer
 from tests.gateways import ByHand

@@ -12,7 +12,6 @@ from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.workflowservice.v1 import DeleteWorkflowExecutionRequest
 from temporalio.client import ScheduleActionExecutionStartWorkflow, ScheduleHandle
 
-from engine.connections.tokens import UpstreamTokens
 from engine.db.database import utc_now
 from engine.db.tables import (
     AccountChoiceRow,
@@ -24,8 +23,9 @@ from engine.db.tables import (
     RevocationRow,
     WaiterRow,
 )
+from engine.oauth.tokens import UpstreamTokens
+from engine.runs.runs import Failed, Finished
 from engine.upkeep.schedule import ensure_upkeep_schedule, make_upkeep_id
-from gateway.runs.runs import Failed, Finished
 from tests.data.commands import Commands
 from tests.platform import DISPUTE, NORTHWIND, Platform, until, variables
 from tests.tools import pausing

@@ -34,13 +34,13 @@ from engine.notifications.notifier import RunNotifier
 from engine.notifications.posts import NotePoster
 from engine.notifications.workflow import DueNote, RunNotice
 from engine.outgoing.client import OutgoingClient
-from engine.questions.asking import QuestionInput
+from engine.questions.ask_people import QuestionInput
 from engine.questions.questions import AskingStep
+from engine.runs.runs import Caller, Failed, Finished
 from engine.settings import NotificationSettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction
 from examples.browser import Browser
-from gateway.runs.runs import Caller, Failed, Finished
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.foreign.process import free_port
 from tests.listeners import Receiver, mail_server, receiver
 from tests.pages import PASSWORDS

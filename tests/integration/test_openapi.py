@@ -11,9 +11,9 @@ from jsonschema import Draft202012Validator
 from openapi_pydantic import OpenAPI
 
 from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.registry import Registry
+from engine.runs.runs import Runs
+from engine.tools.registry import Registry
 from gateway.api.router import build_api
-from gateway.runs.runs import Runs
 from tests.docs.markdown import ROOT, table
 from tests.platform import NORTHWIND, Platform
 from tests.rest import serving

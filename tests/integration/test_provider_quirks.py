@@ -10,11 +10,11 @@ from urllib.parse import parse_qs, parse_qsl, urlsplit
 import pytest
 
 from engine.connections.connection import Connection
-from engine.connections.discovery import Discovery
 from engine.connections.known_providers import load_known_provider
-from engine.connections.oauth import OAuthClient, TokenRefused
-from engine.connections.tokens import UpstreamTokens
 from engine.errors import AuthorizationRefused
+from engine.oauth.client import OAuthClient, TokenRefused
+from engine.oauth.discovery import Discovery
+from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
 from examples.browser import Browser

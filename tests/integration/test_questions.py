@@ -17,13 +17,13 @@ from temporalio.worker import Replayer, Worker
 
 from engine.identity.model import Principal
 from engine.questions.questions import Question
+from engine.runs.runs import Failed, Finished, PendingWaits
 from engine.services import open_services
 from engine.wire import ASK_ACTIVITY, OUTCOME_META
 from examples.browser import Browser
 from examples.chat import Person as ChatPerson
 from examples.chat import chat
-from gateway.runs.runs import Failed, Finished, PendingWaits
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.platform import NAMESPACE, Platform, until
 from tests.rest import Rest, serving
 from tests.tools.asking import ChooseAccount, Matching, RefundMoney

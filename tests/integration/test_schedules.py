@@ -40,10 +40,11 @@ from engine.errors import (
     ScheduleUnknown,
     TimingInvalid,
 )
-from engine.policy import Policy, PolicyFile, ToolPolicy
-from engine.schedules.clock import ScheduleStatus
-from engine.schedules.records import Schedule
+from engine.policy.policy import Policy, PolicyFile, ToolPolicy
+from engine.runs.runs import Failed, Finished
+from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import ScheduleDraft, Schedules
+from engine.schedules.temporal_schedules import ScheduleStatus
 from engine.schedules.timing import Calendar, Interval, Period, Range, Timing
 from engine.wire import (
     ENROLL_ACTIVITY,
@@ -54,7 +55,6 @@ from engine.wire import (
     TOOL_ATTRIBUTE,
     TRIGGER_ATTRIBUTE,
 )
-from gateway.runs.runs import Failed, Finished
 from tests.data.commands import Commands
 from tests.platform import CONTOSO, NAMESPACE, NORTHWIND, Platform, until, variables
 

@@ -9,12 +9,12 @@ import httpx2
 import pytest
 
 from engine.identity.model import Principal
+from engine.runs.runs import Finished
 from engine.schedules.schedules import Schedules
 from examples.browser import Browser, Page
 from gateway.protected_resource import API_PATH
-from gateway.runs.runs import Finished
+from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from gateway.sign_in.people import BuiltInPeople
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
 

@@ -5,14 +5,14 @@ from typing import Any
 import httpx2
 from typing_extensions import override
 
-from engine.policy import PolicyFile, ToolPolicy
+from engine.policy.policy import PolicyFile, ToolPolicy
 from examples.chat import Person, chat
 from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsents
 from gateway.authorization_server.tokens import TokenIssuer
 from gateway.protected_resource import API_PATH, list_required_scopes
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, list_mcp_paths
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.platform import Platform

@@ -21,7 +21,7 @@ from mcp_types import (
 from temporalio.client import WorkflowExecutionStatus
 
 from engine.identity.model import Principal
-from gateway.runs.runs import RUN_CANCELLED, Failed, Finished
+from engine.runs.runs import RUN_CANCELLED, Failed, Finished
 from tests.platform import NORTHWIND, Platform, until
 from tests.rest import serving
 from tests.tools.lasting import BEGUN, CANCELLED

@@ -10,18 +10,18 @@ from sqlmodel import select
 from starlette.responses import JSONResponse
 
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.checks import ConnectionCheck
 from engine.connections.connection import Connection
-from engine.connections.sign_in.typed_key import TypedKeySignIn
 from engine.db.tables import GrantRow
 from engine.errors import AuthorizationExpired, AuthorizationRefused, ConnectionMisconfigured, KeyRefused
 from engine.identity.model import Principal
 from engine.outgoing.client import OutgoingClient
+from engine.runs.runs import Finished
 from engine.settings import OutgoingSettings
+from engine.sign_in.connection_check import ConnectionCheck
+from engine.sign_in.typed_key import TypedKeySignIn
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
-from gateway.runs.runs import Finished
 from tests.data.samples import identity_of
 from tests.foreign.kinto import Kinto, kinto_server
 from tests.foreign.oidc_provider import oidc_provider

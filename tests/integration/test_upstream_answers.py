@@ -8,8 +8,8 @@ import httpx2
 import pytest
 
 from engine.outgoing.client import OutgoingClient
+from engine.runs.runs import Failed, Finished
 from engine.settings import OutgoingSettings
-from gateway.runs.runs import Failed, Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
 
 READ = {"account_id": NORTHWIND}

@@ -16,17 +16,17 @@ from starlette.responses import JSONResponse, Response
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.connection import Connection
-from engine.connections.discovery import Discovery
-from engine.connections.tokens import UpstreamTokens
 from engine.errors import AuthorizationRefused, ConnectionMisconfigured
+from engine.oauth.discovery import Discovery
+from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
+from engine.runs.runs import Failed, Finished
 from engine.services import open_services
 from engine.settings import GatewaySettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
 from gateway.app import open_app
-from gateway.runs.runs import Failed, Finished
 from tests.data.samples import identity_of
 from tests.foreign.node import NODE, SCRIPTS
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider

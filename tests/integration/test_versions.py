@@ -15,9 +15,9 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from engine.audit.verify import verify_trail
-from engine.registry import Registry
+from engine.runs.runs import Finished, Runs
+from engine.tools.registry import Registry
 from engine.worker import BylineInterceptor
-from gateway.runs.runs import Finished, Runs
 from tests.platform import MODULES, NAMESPACE, NORTHWIND, Platform, until
 
 VERSIONS = Path(__file__).parents[1] / "versions"

@@ -13,16 +13,16 @@ from authlib.integrations.httpx_client import AsyncOAuth2Client
 from pydantic import HttpUrl, SecretStr
 from starlette.responses import JSONResponse
 
-from engine.authorization.vouching import IdpAssertions
-from engine.claims import read_unverified_claims
 from engine.connections.connection import Connection
-from engine.connections.discovery import Discovery
-from engine.connections.sign_in.company import IdentityProvider
-from engine.connections.sign_in.methods import SignInMethods
 from engine.identity.model import Principal
+from engine.identity.unverified_claims import read_unverified_claims
+from engine.oauth.discovery import Discovery
 from engine.outgoing.addresses import resolve_host
 from engine.outgoing.client import OutgoingClient
 from engine.settings import IssuerSettings
+from engine.sign_in.identity_provider import IdentityProvider
+from engine.sign_in.idp_assertions import IdpAssertions
+from engine.sign_in.methods import SignInMethods
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser

@@ -14,7 +14,7 @@ from temporalio.worker import Worker
 from activities.salesforce import Account
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AuthorizationExpired, TemporalUnreachable
-from gateway.runs.runs import Caller, Failed, Finished, PendingWaits, Runs
+from engine.runs.runs import Caller, Failed, Finished, PendingWaits, Runs
 from tests.platform import CHAT, CONTOSO, DISPUTE, NAMESPACE, NORTHWIND, Platform, severed, until
 from tests.tools import reading
 from tests.tools.reading import Reading, ReadOnce

@@ -13,11 +13,11 @@ from engine.connections.connection import Connection
 from engine.db.database import utc_now
 from engine.errors import AuthorizationRequired
 from engine.identity.model import Identity
+from engine.runs.runs import Finished
 from engine.services import open_services
 from engine.waiting.delivery import WakeUpDelivery
 from engine.waiting.waiters import ParkedAction
 from engine.wire import LOOK_AGAIN_SIGNAL
-from gateway.runs.runs import Finished
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
 
 READ = {"account_id": NORTHWIND}

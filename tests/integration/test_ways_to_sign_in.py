@@ -11,14 +11,14 @@ from joserfc import jws
 from joserfc.jwk import ECKey, RSAKey
 
 from engine.connections.connection import SHARED_HOLDER, Connection
-from engine.connections.discovery import Discovery, _AuthorizationServerMetadata
-from engine.connections.dpop import ProofKey, attach_token
-from engine.connections.oauth import OAuthClient, TokenRefused
-from engine.connections.sign_in.jwt_bearer import JwtBearerSignIn
-from engine.connections.tokens import UpstreamTokens
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
+from engine.oauth.client import OAuthClient, TokenRefused
+from engine.oauth.discovery import Discovery, _AuthorizationServerMetadata
+from engine.oauth.dpop import ProofKey, attach_token
+from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
+from engine.sign_in.jwt_bearer import JwtBearerSignIn
 from examples.browser import Browser
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.hostile import answer, hostile

@@ -14,10 +14,10 @@ from engine.audit.trail import AuditEvent
 from engine.db.tables import PrincipalRow
 from engine.identity.model import Actor, Identity, Principal, digest_call
 from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.identity.runs import build_run_row
-from engine.policy import Policy, PolicyFile
+from engine.policy.policy import Policy, PolicyFile
+from engine.runs.records import build_run_row
+from engine.runs.runs import Finished, Runs
 from engine.webhooks.signatures import SignatureScheme
-from gateway.runs.runs import Finished, Runs
 from tests.platform import NORTHWIND, Platform, severed
 from tests.rest import Rest, serving
 from tests.senders import SENDERS, STRIPE, Delivery, an_event, now, stripe

@@ -12,10 +12,10 @@ from engine.connections.connection import SHARED_HOLDER
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR_ROLE
+from engine.runs.runs import Failed, Finished
 from engine.wire import OUTCOME_META
 from examples.browser import Browser
-from gateway.runs.runs import Failed, Finished
-from gateway.sign_in.people import BuiltInPeople
+from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.e2e.rounds import ENVELOPE, VERSION, answer, call_tool
 from tests.platform import NORTHWIND, Platform
 from tests.rest import Rest, serving

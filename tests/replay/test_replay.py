@@ -12,9 +12,9 @@ from temporalio.worker import Interceptor, Replayer
 
 from activities.salesforce import Account
 from engine.notifications.workflow import NotifyWorkflow
-from engine.registry import Registry
 from engine.services import open_services
 from engine.settings import DatabaseSettings, Settings, VaultSettings
+from engine.tools.registry import Registry
 from engine.wire import NOTIFY_WORKFLOW
 from engine.worker import _FAILURE_EXCEPTIONS, BylineInterceptor, _build_workflow_runner
 from tests.databases import sqlite_database

@@ -14,9 +14,9 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel, Field, TypeAdapter
 
 from engine.errors import AnswerInvalid
-from engine.questions.answers import validate_answer
-from engine.questions.clients import validate_client_answer
-from engine.questions.schemas import build_flat_schema, list_choices
+from engine.questions.answer_schemas import build_flat_schema, list_choices
+from engine.questions.answer_validation import validate_answer
+from engine.questions.ask_clients import validate_client_answer
 
 
 class Colour(StrEnum):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from gateway.client.arguments import describe_schema, parse_arguments, parse_value
-from gateway.client.failures import UsageInvalid
+from gateway.client.command_errors import UsageInvalid
+from gateway.client.parse_arguments import describe_schema, parse_arguments, parse_value
 
 
 class Address(BaseModel):

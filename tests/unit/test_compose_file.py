@@ -11,8 +11,8 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from engine import wire
 from engine.errors import SettingsInvalid
 from engine.settings import Settings
-from gateway.embedded.compose import ComposeFile
-from gateway.embedded.surroundings import COMPOSE_PATH, DataDirectory, choose_variables
+from gateway.dev.compose import ComposeFile
+from gateway.dev.data_directory import COMPOSE_PATH, DataDirectory, choose_variables
 
 SERVICES = {"temporal", "migrate", "worker", "gateway", "crm", "billing", "support"}
 

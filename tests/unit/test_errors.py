@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from engine import errors
-from engine.connections.oauth import TokenRefused
 from engine.errors import (
     AccountMismatched,
     AnswerRequired,
@@ -14,7 +13,8 @@ from engine.errors import (
     RateLimited,
     UpstreamFailed,
 )
-from gateway.errors import HTTP_STATUS_BY_ERROR, MCP_CODE_BY_ERROR, to_http_status, to_mcp_code
+from engine.oauth.client import TokenRefused
+from gateway.error_codes import HTTP_STATUS_BY_ERROR, MCP_CODE_BY_ERROR, to_http_status, to_mcp_code
 
 
 def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:

@@ -116,11 +116,11 @@ def test_the_release_has_one_number() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "contract"),
     [
-        ("engine/planted.py", "", "Inside the engine, every module has its layer"),
+        ("engine/planted.py", "", "Inside the engine, every room has its layer"),
         (
             "engine/wire.py",
             "import engine.errors, engine.services",
-            "Inside the engine, every module has its layer",
+            "Inside the engine, every room has its layer",
         ),
         ("engine/wire.py", "import gateway.cli", "The rooms"),
         ("activities/planted.py", "import gateway.cli", "The rooms"),
@@ -128,27 +128,44 @@ def test_the_release_has_one_number() -> None:
         ("gateway/planted.py", "", "Inside the gateway, every module has its layer"),
         (
             "gateway/api/planted.py",
-            "import gateway.pages.connect",
+            "import gateway.pages.authorization_requests",
             "Inside the gateway, every module has its layer",
+        ),
+        *(
+            (
+                f"engine/{room}/planted.py",
+                f"import engine.{above}",
+                "Inside the engine, every room has its layer",
+            )
+            for room, above in (
+                ("oauth", "sign_in.methods"),
+                ("grants", "sign_in.methods"),
+                ("sign_in", "tools.readiness"),
+                ("actions", "tools.registry"),
+                ("tools", "services"),
+                ("policy", "actions.upstream"),
+            )
         ),
         (
-            "gateway/runs/planted.py",
-            "import gateway.mcp.calls",
-            "Inside the gateway, every module has its layer",
+            "engine/runs/records.py",
+            "import engine.runs.runs",
+            "Inside the engine, every room has its layer",
         ),
+        ("gateway/mcp/exchange/planted.py", "import gateway.mcp.methods.tool_calls", "Inside the MCP door"),
+        ("gateway/mcp/methods/planted.py", "import gateway.mcp.transport.asgi", "Inside the MCP door"),
         ("gateway/planted.py", "import activities", "No request reaches an upstream"),
         ("gateway/planted.py", "import workflows", "No request reaches an upstream"),
         ("workflows/planted.py", "import engine.settings", "written with the SDK alone"),
         ("activities/planted.py", "import engine.vault.vault", "written with the SDK alone"),
         ("workflows/planted.py", "import sqlite3", "Nothing that a workflow imports"),
-        ("engine/offers.py", "import httpx2", "Nothing that a workflow imports"),
-        ("engine/registry.py", "import fastapi", "The engine serves no HTTP"),
+        ("engine/tools/offers.py", "import httpx2", "Nothing that a workflow imports"),
+        ("engine/tools/registry.py", "import fastapi", "The engine serves no HTTP"),
         (
             "gateway/client/planted.py",
             "import engine.services",
             "The command line reaches a gateway by its API",
         ),
-        ("gateway/commands/keys.py", "import gateway.protected_resource", "only where it serves them"),
+        ("gateway/commands/admin/keys.py", "import gateway.protected_resource", "only where it serves them"),
         ("examples/sandbox/planted.py", "import engine.errors", "The sandbox is a stranger"),
     ],
 )

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
-from gateway.http.limits import BodyLimitMiddleware
+from gateway.http.body_limits import BodyLimitMiddleware
 from gateway.server import raise_open_file_limit
 
 LIMITS = LimitSettings(body=1_000_000, arrival=5.0)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SettingsInvalid
-from engine.registry import Registry
+from engine.tools.registry import Registry
 
 
 @pytest.fixture(autouse=True)

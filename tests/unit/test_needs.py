@@ -1,8 +1,8 @@
 from temporalio import workflow
 
-from engine.needs import ConnectionNeed, find_connection_needs
-from engine.registry import Registry
 from engine.sdk import action, tool
+from engine.tools.needs import ConnectionNeed, find_connection_needs
+from engine.tools.registry import Registry
 
 
 @action("needs_read", connection="crm", scopes=("read",))

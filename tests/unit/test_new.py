@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import SettingsInvalid
-from gateway.commands.new import make_package
+from gateway.dev.new import make_package
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from engine.connections.catalogue import read_connections
 from engine.connections.connection import Connection
 from engine.connections.known_providers import KnownProvider, list_known_providers, load_known_provider
-from engine.connections.token_response import find_account
 from engine.errors import SettingsInvalid
+from engine.oauth.token_response import find_account
 
 PROVIDERS = {name: load_known_provider(name) for name in list_known_providers()}
 WITH_VARIABLES = {name: each for name, each in PROVIDERS.items() if each.variables}

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from temporalio import workflow
 
 from engine.errors import ArgumentsInvalid, PromptUnknown, ResourceUnknown, SettingsInvalid, ToolUnknown
-from engine.registry import CompositeTool, Registry
 from engine.sdk import Content, Document, Message, Messages, Text, action, prompt, resource, tool
+from engine.tools.registry import CompositeTool, Registry
 
 
 class Question(BaseModel):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.uri_template import parse_uri_template
+from engine.tools.uri_template import parse_uri_template
 
 
 def test_a_uri_without_variables_is_itself_alone() -> None:

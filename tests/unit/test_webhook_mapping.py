@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from engine.errors import DeliveryUnfit, WebhookInvalid
-from engine.registry import Registry
+from engine.tools.registry import Registry
 from engine.webhooks.mapping import DeliveryMapping, parse_delivery_body, read_event_id
 from gateway.api.webhooks import NewWebhook
 from tests.docs.markdown import ROOT, blocks

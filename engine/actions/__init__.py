@@ -1,0 +1,1 @@
+"""Actions: how an activity declares one, and the client by which it calls its upstream."""

@@ -1,0 +1,1 @@
+"""What principals and the service consented to: grants, their accounts, renewals and revocations."""

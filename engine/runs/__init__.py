@@ -1,0 +1,1 @@
+"""Runs: starting one or attaching to it, its outcome, its state, and control over it."""

@@ -1,0 +1,80 @@
+"""Reports which sign-ins a tool call would wait for, before the call is made. No run is started."""
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, Field
+
+from engine.runs.runs import Caller, Runs
+from engine.services import Services
+from engine.tools.readiness import ConnectionReadiness
+from engine.tools.registry import Registry
+from engine.waiting.page_paths import build_tool_path
+
+_DETAIL_BY_STATE: Final = {
+    "connected": "{title} is connected.",
+    "missing": "{title} is not connected yet.",
+    "lapsed": "The sign-in at {title} has lapsed.",
+    "too_narrow": "{title} is connected, without what this tool needs there: {lacking}.",
+    "choice_needed": "More than one account at {title} is connected, and it is not said which one this tool uses.",
+}
+
+
+class ConnectionState(BaseModel):
+    """The state of one connection that a tool may use."""
+
+    name: str
+    title: str
+    mode: Literal["user", "shared"]
+    state: Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
+    account: str | None = Field(description="The account that would be used, as far as there is one.")
+    lacking: list[str] = Field(description="The scopes that a sign-in would ask for.")
+    detail: str
+
+
+class ToolReadiness(BaseModel):
+    """Whether a call of a tool would wait for its caller to sign in somewhere."""
+
+    tool: str
+    would_wait: bool = Field(
+        description="A branch of the tool that is never taken counts as well. What an upstream has revoked without "
+        "telling is not known before it is asked."
+    )
+    connections: list[ConnectionState]
+    url: str | None = Field(
+        description="Where the caller connects all of it, with nothing to wait for afterwards."
+    )
+
+
+async def report_readiness(
+    services: Services, registry: Registry, runs: Runs, caller: Caller, tool_name: str
+) -> ToolReadiness:
+    """Report what a call of this tool by the caller would wait for. Raises ToolUnknown or NotAllowed."""
+    tool = registry.find_tool(tool_name)
+    await runs.require_allowed(tool_name, caller)
+    connections = await services.readiness_checker.check_connections(
+        caller.principal.id, tool_name, registry.needs[tool_name]
+    )
+    has_to_wait = not all(connection.is_ready for connection in connections)
+    connect_url = f"{services.settings.public_url}{build_tool_path(tool.name)}"
+    return ToolReadiness(
+        tool=tool.name,
+        would_wait=has_to_wait,
+        connections=[_to_connection_state(connection) for connection in connections],
+        url=connect_url if has_to_wait else None,
+    )
+
+
+def _to_connection_state(readiness: ConnectionReadiness) -> ConnectionState:
+    connection = readiness.connection
+    detail = _DETAIL_BY_STATE[readiness.state].format(
+        title=connection.title, lacking=" ".join(readiness.missing_scopes)
+    )
+    return ConnectionState(
+        name=connection.name,
+        title=connection.title,
+        mode=connection.mode,
+        state=readiness.state,
+        account=readiness.account,
+        lacking=list(readiness.missing_scopes),
+        detail=detail,
+    )

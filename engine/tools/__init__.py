@@ -1,0 +1,1 @@
+"""What is offered: tools, prompts and resources, as they are declared, found and described."""

@@ -1,0 +1,1 @@
+"""Commands that run Byline or administer it, where its database and its keys are."""

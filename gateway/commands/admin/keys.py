@@ -1,0 +1,57 @@
+"""`byline keys`: shows and changes the keys that sign identities, tokens and the trail. It is for administrators."""
+
+from typing import Annotated
+
+import typer
+import uvloop
+
+from engine.errors import SettingsInvalid
+from engine.identity.signing import SigningKey
+from gateway.terminal.services_context import open_command_services
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("list")
+def list_keys() -> None:
+    """Show the keys, newest first: the first one in force signs, all in force verify."""
+
+    async def find_signing_keys() -> list[SigningKey]:
+        async with open_command_services() as services:
+            return await services.signing_keys.list_keys()
+
+    for signing_key in uvloop.run(find_signing_keys()):
+        key_state = (
+            "in force"
+            if signing_key.retired_at is None
+            else f"retired {signing_key.retired_at:%Y-%m-%d %H:%M} UTC"
+        )
+        typer.echo(f"{signing_key.kid}  made {signing_key.created_at:%Y-%m-%d %H:%M} UTC  {key_state}")
+
+
+@app.command("rotate")
+def rotate_key() -> None:
+    """Sign with a new key from now on; earlier ones go on verifying."""
+
+    async def rotate_signing_key() -> str:
+        async with open_command_services() as services:
+            return await services.signing_keys.rotate_key()
+
+    typer.echo(f"Key {uvloop.run(rotate_signing_key())} signs from now on.")
+
+
+@app.command("retire")
+def retire_key(
+    kid: Annotated[str, typer.Argument(help="the id of a key that does not sign any more")],
+) -> None:
+    """Refuse what this key signed, also in runs that are parked; every process does so within 30 seconds."""
+
+    async def retire_signing_key() -> bool:
+        async with open_command_services() as services:
+            return await services.signing_keys.retire_key(kid)
+
+    if not uvloop.run(retire_signing_key()):
+        raise SettingsInvalid(
+            f"Key '{kid}' is not one that can be retired: it is unknown, retired already, or the one that signs."
+        )
+    typer.echo(f"What key {kid} signed is refused from now on.")

@@ -1,1 +1,0 @@
-"""The stack of `temporal-dev.yml` as processes of this machine."""

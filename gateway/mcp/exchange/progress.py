@@ -1,0 +1,234 @@
+"""Report a run's steps to its client as they happen: actions, child workflows and waits for people."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final, get_args
+
+from mcp_types import (
+    LOG_LEVEL_META_KEY,
+    EmptyResult,
+    LoggingLevel,
+    LoggingMessageNotification,
+    LoggingMessageNotificationParams,
+    SetLevelRequestParams,
+)
+from pydantic import BaseModel, ValidationError
+from temporalio.api.common.v1 import Payload
+from temporalio.api.enums.v1 import EventType
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client
+from temporalio.service import RPCError
+
+from engine.errors import AnswerRequired, AuthorizationRequired
+from engine.runs.runs import Caller
+from engine.runs.state import Progress
+from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
+from gateway.mcp.exchange.client_abilities import RequestContext, get_session_state, is_modern_client
+
+_ALL_LOG_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)
+_LOG_LEVEL_KEY: Final = "byline_log_level"
+_INTERNAL_NAME_PREFIX: Final = "byline."
+_LAST_STEPS_TIMEOUT_SECONDS: Final = 2.0
+_MAX_FOLLOWED_WORKFLOWS: Final = 50
+_MIN_INCREMENT: Final = 1e-6
+
+
+class ProgressCursor(BaseModel):
+    """How far a run's progress has been reported to a client, over all requests of the same call.
+
+    `at` is the time of the last reported step, in seconds since the epoch. `number` is the last reported progress
+    number, if any. `counts` says whether that number was a count of steps.
+    """
+
+    at: float = 0.0
+    number: float | None = None
+    counts: bool = False
+
+
+class ProgressReporters:
+    """Opens progress reporters, which follow the histories of a run's workflows for clients that want progress."""
+
+    def __init__(self, temporal_client: Client) -> None:
+        self._temporal_client = temporal_client
+
+    @asynccontextmanager
+    async def report_progress(
+        self, context: RequestContext, caller: Caller, run_id: str, progress_cursor: ProgressCursor
+    ) -> AsyncIterator["ProgressReporter"]:
+        """Report to the client every step after the cursor while the block runs, and move the cursor forward.
+
+        Steps are progress notifications where the request has a progress token. Otherwise they are log messages, if
+        the client asked for these: progress that the tool reports at level info, its other steps at level debug.
+        """
+        progress_reporter = ProgressReporter(self._temporal_client, context, caller, progress_cursor)
+        if progress_reporter.is_wanted:
+            progress_reporter.follow_workflow(run_id)
+        try:
+            yield progress_reporter
+        finally:
+            progress_reporter.stop_following()
+
+
+class ProgressReporter:
+    """Reports the steps of one run to the client of one request."""
+
+    def __init__(
+        self,
+        temporal_client: Client,
+        context: RequestContext,
+        caller: Caller,
+        progress_cursor: ProgressCursor,
+    ) -> None:
+        self._temporal_client = temporal_client
+        self._context = context
+        self._caller = caller
+        self._has_progress_token = bool(context.meta and context.meta.get("progress_token") is not None)
+        self._log_levels = _find_log_levels(context)
+        self._following_tasks: dict[str, asyncio.Task[None]] = {}
+        self._progress_cursor = progress_cursor
+        self._since_epoch_seconds = progress_cursor.at
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the client wants any progress notifications or log messages."""
+        return self._has_progress_token or "debug" in self._log_levels or "info" in self._log_levels
+
+    def follow_workflow(self, workflow_id: str, run_id: str | None = None) -> None:
+        """Follow a workflow's history, and its children's as they start; at most 50 workflows in all."""
+        if len(self._following_tasks) < _MAX_FOLLOWED_WORKFLOWS:
+            following_task = asyncio.create_task(self._follow_history(workflow_id, run_id))
+            self._following_tasks[workflow_id] = following_task
+
+    async def wait_until_reported(self) -> None:
+        """Wait until all steps of an ended run are reported, for at most 2 seconds."""
+        if self._following_tasks:
+            await asyncio.wait(self._following_tasks.values(), timeout=_LAST_STEPS_TIMEOUT_SECONDS)
+
+    def stop_following(self) -> None:
+        """Stop following the workflows."""
+        for following_task in self._following_tasks.values():
+            following_task.cancel()
+
+    async def _follow_history(self, workflow_id: str, run_id: str | None) -> None:
+        # A call must not fail because its progress cannot be read.
+        with contextlib.suppress(RPCError):
+            workflow_handle = self._temporal_client.get_workflow_handle(workflow_id, run_id=run_id)
+            async for history_event in workflow_handle.fetch_history_events(wait_new_event=True):
+                await self._report_event(history_event)
+                if history_event.HasField("workflow_execution_continued_as_new_event_attributes"):
+                    continued_as_new = history_event.workflow_execution_continued_as_new_event_attributes
+                    await self._follow_history(workflow_id, continued_as_new.new_execution_run_id)
+
+    async def _report_event(self, history_event: HistoryEvent) -> None:
+        if history_event.HasField("child_workflow_execution_started_event_attributes"):
+            child_started = history_event.child_workflow_execution_started_event_attributes
+            if child_started.workflow_type.name != NOTIFY_WORKFLOW:
+                self.follow_workflow(
+                    child_started.workflow_execution.workflow_id, child_started.workflow_execution.run_id
+                )
+        event_epoch_seconds = history_event.event_time.ToNanoseconds() / 1e9
+        if event_epoch_seconds <= self._since_epoch_seconds:
+            return
+        self._progress_cursor.at = max(self._progress_cursor.at, event_epoch_seconds)
+        if history_event.HasField("workflow_properties_modified_event_attributes"):
+            memo_fields = history_event.workflow_properties_modified_event_attributes.upserted_memo.fields
+            if PROGRESS_MEMO in memo_fields:
+                await self._send_progress("info", await self._decode_progress(memo_fields[PROGRESS_MEMO]))
+            return
+        message = await self._describe_event(history_event)
+        if message is not None:
+            await self._send_progress("debug", Progress(message=message))
+
+    async def _describe_event(self, history_event: HistoryEvent) -> str | None:
+        match history_event.event_type:
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:
+                type_name = history_event.activity_task_scheduled_event_attributes.activity_type.name
+            case EventType.EVENT_TYPE_START_CHILD_WORKFLOW_EXECUTION_INITIATED:
+                type_name = (
+                    history_event.start_child_workflow_execution_initiated_event_attributes.workflow_type.name
+                )
+            case EventType.EVENT_TYPE_ACTIVITY_TASK_FAILED:
+                return await self._describe_wait(history_event)
+            case _:
+                return None
+        return None if type_name.startswith(_INTERNAL_NAME_PREFIX) else type_name
+
+    async def _describe_wait(self, history_event: HistoryEvent) -> str | None:
+        failure = history_event.activity_task_failed_event_attributes.failure
+        failure_info = failure.application_failure_info
+        if failure_info.type == AuthorizationRequired.code and failure_info.details.payloads:
+            failure_details = await self._decode_payload(failure_info.details.payloads[0])
+            return f"Waiting for {self._caller.principal.name} to consent on {failure_details['connection']}"
+        if failure_info.type == AnswerRequired.code:
+            return failure.message
+        return None
+
+    async def _decode_progress(self, payload: Payload) -> Progress | None:
+        try:
+            return Progress.model_validate(await self._decode_payload(payload))
+        except ValidationError:
+            return None
+
+    async def _decode_payload(self, payload: Payload) -> Any:
+        return (await self._temporal_client.data_converter.decode([payload]))[0]
+
+    async def _send_progress(self, log_level: LoggingLevel, progress: Progress | None) -> None:
+        if progress is None:
+            return
+        mcp_session = self._context.session
+        if self._has_progress_token:
+            await mcp_session.report_progress(
+                self._compute_next_number(progress.done), progress.of, progress.message
+            )
+        elif log_level in self._log_levels:
+            notification_params = LoggingMessageNotificationParams(
+                level=log_level, data=progress.message, logger="byline"
+            )
+            await mcp_session.send_notification(
+                LoggingMessageNotification(params=notification_params), self._context.request_id
+            )
+
+    def _compute_next_number(self, reported_number: float | None) -> float:
+        """Return a progress number that is larger than the last, as MCP requires.
+
+        It is the number that the tool reports, and for a step in between slightly more than the last. Before the tool
+        reports any number, steps are counted.
+        """
+        progress_cursor = self._progress_cursor
+        if progress_cursor.number is None:
+            progress_cursor.number, progress_cursor.counts = (
+                (1.0, True) if reported_number is None else (reported_number, False)
+            )
+        elif reported_number is not None and (
+            reported_number > progress_cursor.number or progress_cursor.counts
+        ):
+            progress_cursor.number, progress_cursor.counts = (
+                max(reported_number, progress_cursor.number + _MIN_INCREMENT),
+                False,
+            )
+        else:
+            progress_cursor.number += 1.0 if progress_cursor.counts else _MIN_INCREMENT
+        return progress_cursor.number
+
+
+async def set_log_level(context: RequestContext, request_params: SetLevelRequestParams) -> EmptyResult:
+    """Handle logging/setLevel: set the lowest level of log messages for this session, which gets none before."""
+    get_session_state(context)[_LOG_LEVEL_KEY] = request_params.level
+    return EmptyResult()
+
+
+def _find_log_levels(context: RequestContext) -> frozenset[LoggingLevel]:
+    """List the log levels that the client asked for: with its request in modern versions, else for its session."""
+    request_or_session_state = (
+        (context.meta or {}) if is_modern_client(context) else get_session_state(context)
+    )
+    lowest_level = request_or_session_state.get(
+        LOG_LEVEL_META_KEY if is_modern_client(context) else _LOG_LEVEL_KEY
+    )
+    return (
+        frozenset(_ALL_LOG_LEVELS[_ALL_LOG_LEVELS.index(lowest_level) :])
+        if lowest_level in _ALL_LOG_LEVELS
+        else frozenset()
+    )

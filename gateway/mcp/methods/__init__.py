@@ -1,0 +1,1 @@
+"""The methods of the Model Context Protocol, one family a file."""

@@ -1,0 +1,1 @@
+"""What happens to an HTTP request at the MCP door before its method is known."""

@@ -1,0 +1,392 @@
+"""The page behind the link of an authorization request, and the redirect URI at which the browser comes back."""
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+
+from engine.authorization.delegation import acting_administrator
+from engine.authorization.requests import AuthorizationRequest
+from engine.connections.connection import IDP_ASSERTED_METHODS, TYPED_KEY_METHODS, Connection, KeyDeclaration
+from engine.errors import (
+    AccountMismatched,
+    AccountUnknown,
+    AuthorizationEnded,
+    BylineError,
+    ConnectionUnknown,
+    KeyRefused,
+)
+from engine.oauth.registration import CLIENT_DOCUMENT_PATH
+from engine.services import Services
+from engine.waiting.page_paths import build_connect_path, build_tool_path
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
+from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.pages.answerable_requests import (
+    CALL_AGAIN_TEXT,
+    load_answerable_request,
+    open_request,
+    render_not_connected,
+)
+
+
+def build_connect_pages(services: Services) -> APIRouter:
+    """Return the routes of the request page, of every connection's redirect URI and of Byline's client document."""
+    page_router = APIRouter(include_in_schema=False)
+    connect_page, callback_page = ConnectPage(services), OAuthCallback(services)
+    page_router.add_api_route("/connect/{request_id}", connect_page.show_request, methods=["GET"])
+    page_router.add_api_route("/connect/{request_id}", connect_page.answer_request, methods=["POST"])
+    page_router.add_api_route(CLIENT_DOCUMENT_PATH, connect_page.show_client_document, methods=["GET"])
+    page_router.add_api_route("/oauth/callback", callback_page.receive_callback, methods=["GET"])
+    return page_router
+
+
+class ConnectPage:
+    """Shows an authorization request to the person who was asked, and takes their yes or no."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._browser_sessions = BrowserSessions(services)
+
+    async def show_client_document(self) -> Response:
+        """GET /oauth/client.json: Byline's client document, which authorization servers read at its client_id."""
+        return JSONResponse(
+            self._services.registrations.build_client_document(), headers={"Cache-Control": "max-age=3600"}
+        )
+
+    async def show_request(self, request: Request, request_id: str) -> Response:
+        """GET /connect/{request_id}."""
+        opened_request = await open_request(self._services, request, request_id)
+        if isinstance(opened_request, Response):
+            return opened_request
+        browser_session, authorization_request = opened_request
+        try:
+            connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+        except ConnectionUnknown as error:
+            return render_notice(
+                "This connection is gone", str(error), status_code=410, browser_session=browser_session
+            )
+        if authorization_request.is_open:
+            return await self._render_request(browser_session, authorization_request, connection)
+        other_requests = await self._services.authorization_requests.list_open_requests(
+            browser_session.principal.id
+        )
+        return await self._render_closed_request(
+            browser_session, authorization_request, connection, other_requests
+        )
+
+    async def answer_request(self, request: Request, request_id: str) -> Response:
+        """POST /connect/{request_id}."""
+        submission = await self._browser_sessions.read_submission(request)
+        if submission is None:
+            return render_stale_form(request.url.path)
+        browser_session = submission.browser_session
+        authorization_request = await load_answerable_request(self._services, browser_session, request_id)
+        if isinstance(authorization_request, Response):
+            return authorization_request
+        answer_handlers = {
+            "continue": self._begin_consent,
+            "device": self._begin_device_sign_in,
+            "connect": self._take_typed_key,
+            "use": self._use_account,
+        }
+        answer_handler = answer_handlers.get(submission.form_fields.get("decision", ""), self._deny_request)
+        try:
+            page_response = (
+                await answer_handler(browser_session, authorization_request, submission.form_fields)
+                if authorization_request.is_open
+                else None
+            )
+        except BylineError as error:
+            return render_notice(
+                "This connection does not work", str(error), status_code=503, browser_session=browser_session
+            )
+        return page_response or redirect_see_other(request.url.path)
+
+    async def _begin_consent(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+    ) -> Response | None:
+        tool_name = _read_chosen_tool(authorization_request, form_fields)
+        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+        if await self._services.idp_assertions.answer_request(
+            authorization_request, connection, tool_name=tool_name
+        ):
+            return None
+        return redirect_see_other(
+            await self._services.consent.begin_sign_in(
+                authorization_request, browser_session.id, tool_name=tool_name
+            )
+        )
+
+    async def _begin_device_sign_in(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+    ) -> Response | None:
+        del browser_session
+        await self._services.device_sign_ins.begin_sign_in(
+            authorization_request, tool_name=_read_chosen_tool(authorization_request, form_fields)
+        )
+        return redirect_see_other(f"{build_connect_path(authorization_request.id)}/device")
+
+    async def _deny_request(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+    ) -> Response | None:
+        del form_fields
+        holder = await self._services.delegation.find_asked_principal(
+            authorization_request.principal_id, browser_session.principal
+        )
+        if holder is not None:
+            await self._services.authorization_requests.deny_request(
+                authorization_request.id,
+                holder,
+                administrator=acting_administrator(holder, browser_session.principal),
+            )
+        return None
+
+    async def _take_typed_key(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+    ) -> Response | None:
+        """Take a typed key; returns the page with the problem where the key is not accepted."""
+        typed_secret, username = form_fields.get("secret", ""), form_fields.get("username", "")
+        tool_name = _read_chosen_tool(authorization_request, form_fields)
+        try:
+            await self._services.typed_keys.submit_key(
+                authorization_request,
+                browser_session.principal,
+                typed_secret=typed_secret,
+                username=username,
+                tool_name=tool_name,
+            )
+        except (KeyRefused, AccountMismatched) as error:
+            connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+            return await self._render_request(
+                browser_session, authorization_request, connection, problem_text=str(error)
+            )
+        except AuthorizationEnded as error:
+            return render_not_connected(browser_session, error)
+        return None
+
+    async def _use_account(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+    ) -> Response | None:
+        """Use an account that is connected already; returns the page with the problem where there is none."""
+        connection, answerer = (
+            await self._services.catalogue.get_connection(authorization_request.connection_name),
+            browser_session.principal,
+        )
+        holder = await self._services.delegation.find_asked_principal(
+            authorization_request.principal_id, answerer
+        )
+        usable_grants = await self._services.grants.list_active_grants(
+            authorization_request.principal_id, authorization_request.connection_name
+        )
+        chosen_grant = next(
+            (usable_grant for usable_grant in usable_grants if usable_grant.id == form_fields.get("account")),
+            None,
+        )
+        if chosen_grant is None or holder is None:
+            return await self._render_request(
+                browser_session, authorization_request, connection, problem_text="Choose one of the accounts."
+            )
+        administrator, tool_name = (
+            acting_administrator(holder, answerer),
+            _read_chosen_tool(authorization_request, form_fields),
+        )
+        try:
+            await self._services.answer_recorder.answer_choice(
+                authorization_request,
+                connection,
+                holder,
+                chosen_grant.account,
+                tool_name=tool_name,
+                administrator=administrator,
+            )
+        except AccountUnknown as error:
+            return await self._render_request(
+                browser_session, authorization_request, connection, problem_text=str(error)
+            )
+        return None
+
+    async def _render_request(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        connection: Connection,
+        problem_text: str | None = None,
+    ) -> Response:
+        holder = await self._services.principals.find_principal(authorization_request.principal_id)
+        is_key_typed = connection.sign_in in TYPED_KEY_METHODS
+        has_page, has_device_code = (
+            (False, False) if is_key_typed else await self._find_sign_in_pages(connection)
+        )
+        template_name, page_title = "connect.html", f"Connect {connection.title}?"
+        choice_context: dict[str, object] = {}
+        if authorization_request.request_kind == "choice":
+            template_name, page_title = "choose_account.html", f"Which account at {connection.title}?"
+            chosen_accounts = (
+                await self._services.accounts.list_choices(authorization_request.principal_id)
+            ).get(connection.name, {})
+            chosen_account = chosen_accounts.get(authorization_request.about, chosen_accounts.get(""))
+            usable_grants = await self._services.grants.list_active_grants(
+                authorization_request.principal_id, authorization_request.connection_name
+            )
+            choice_context = {
+                "accounts": usable_grants,
+                "gone": chosen_account,
+                "chosen_for": authorization_request.about,
+            }
+        return render_page(
+            template_name,
+            page_title=page_title,
+            browser_session=browser_session,
+            **choice_context,
+            asked=authorization_request,
+            connection=connection,
+            tools=await self._services.authorization_requests.list_waiting_tools(authorization_request.id),
+            service=holder.name if holder is not None and holder.kind == "service" else None,
+            key=(connection.key or KeyDeclaration()) if is_key_typed else None,
+            has_page=has_page,
+            has_code=has_device_code,
+            problem=problem_text,
+            status_code=200 if problem_text is None else 422,
+            may_leave_site=not is_key_typed,
+        )
+
+    async def _find_sign_in_pages(self, connection: Connection) -> tuple[bool, bool]:
+        """Whether the provider has a page for this browser, and whether it has one for a device code."""
+        try:
+            endpoints = await self._services.sign_ins.create_oauth_client(connection).find_endpoints()
+        except BylineError:
+            # The person sees what is wrong when they continue.
+            return True, False
+        has_page = bool(endpoints.authorization_endpoint) or connection.sign_in in IDP_ASSERTED_METHODS
+        return has_page, endpoints.device_authorization_endpoint is not None
+
+    async def _render_closed_request(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        connection: Connection,
+        other_requests: list[AuthorizationRequest],
+    ) -> Response:
+        has_been_awaited = await self._services.authorization_requests.has_had_waiters(
+            authorization_request.id
+        )
+        page_title, page_text = _describe_end(
+            authorization_request, connection.title, has_been_awaited=has_been_awaited
+        )
+        page_link = None
+        if not has_been_awaited:
+            is_for_tool = authorization_request.request_kind == "any_account" and authorization_request.about
+            tool_link = (build_tool_path(authorization_request.about), "See what else is needed")
+            page_link = tool_link if is_for_tool else ("/connections", "See your connections")
+        return render_page(
+            "answered.html",
+            page_title=page_title,
+            text=page_text,
+            link=page_link,
+            waiting=await list_waiting_links(self._services, other_requests),
+            browser_session=browser_session,
+            status_code=200 if authorization_request.state in {"granted", "denied"} else 410,
+        )
+
+
+class OAuthCallback:
+    """The redirect URI to which providers send the browser back."""
+
+    def __init__(self, services: Services) -> None:
+        self._consent_flow = services.consent
+        self._browser_sessions = BrowserSessions(services)
+
+    async def receive_callback(self, request: Request) -> Response:
+        """GET /oauth/callback."""
+        query_params = dict(request.query_params)
+        has_no_repeats = len(query_params) == len(request.query_params.multi_items())
+        if (
+            not has_no_repeats
+            or not query_params.get("state")
+            or ("code" in query_params) == ("error" in query_params)
+        ):
+            notice_text = (
+                "What the sign-in service sent is incomplete. Open your link again, or start "
+                f"over. {CALL_AGAIN_TEXT}"
+            )
+            return render_notice("This answer cannot be read", notice_text, status_code=400)
+        browser_session = await self._browser_sessions.find_session(request)
+        if browser_session is None:
+            notice_text = (
+                "You are not signed in to Byline in this browser. Sign in, and then open your link again."
+            )
+            return render_notice(
+                "Who is this?", notice_text, status_code=403, next_link=("/sign-in", "Sign in")
+            )
+        try:
+            authorization_request = await self._consent_flow.complete_sign_in(
+                query_params, browser_session.principal, browser_session.id
+            )
+        except BylineError as error:
+            return render_not_connected(browser_session, error)
+        # A redirect to another page, so that the address with the code is neither shown nor kept.
+        return redirect_see_other(build_connect_path(authorization_request.id))
+
+
+def _describe_end(
+    authorization_request: AuthorizationRequest, connection_title: str, *, has_been_awaited: bool
+) -> tuple[str, str]:
+    """Return title and text for a closed request. No tool waits for what its person asked for themselves."""
+    match authorization_request.state:
+        case "granted":
+            granted_text = "You can go back to your chat: the tool goes on by itself."
+            return (
+                f"{connection_title} is connected",
+                granted_text if has_been_awaited else "It is there for your tools now.",
+            )
+        case "denied":
+            declined_text = f"The tool was told. {CALL_AGAIN_TEXT}"
+            return (
+                f"You declined {connection_title}",
+                declined_text if has_been_awaited else "Nothing was connected.",
+            )
+        case _:
+            expired_text = f"Nobody waits for this sign-in any more. {CALL_AGAIN_TEXT}"
+            return (
+                "This link is too old",
+                expired_text if has_been_awaited else "Nothing was connected. Begin again.",
+            )
+
+
+def _read_chosen_tool(authorization_request: AuthorizationRequest, form_fields: Mapping[str, str]) -> str:
+    """Return the name of the tool that an account is chosen for; empty for every tool."""
+    return (
+        authorization_request.about
+        if authorization_request.request_kind == "choice" and form_fields.get("reach") == "tool"
+        else ""
+    )
+
+
+async def list_waiting_links(
+    services: Services, open_requests: list[AuthorizationRequest]
+) -> list[tuple[str, str]]:
+    """Return the address and title of each open request."""
+    connections = await services.catalogue.list_connections()
+    return [
+        (
+            build_connect_path(authorization_request.id),
+            connections[authorization_request.connection_name].title,
+        )
+        for authorization_request in open_requests
+        if authorization_request.connection_name in connections
+    ]

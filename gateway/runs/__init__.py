@@ -1,1 +1,0 @@
-"""Starts, awaits, shows and controls runs, for MCP, REST and webhooks alike."""
