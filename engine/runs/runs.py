@@ -211,7 +211,7 @@ class Runs:
         """
         result_task = asyncio.create_task(self.wait_for_result(run_id))
         try:
-            async with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
+            with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
                 new_wait_task = asyncio.create_task(new_wait_event.wait())
                 try:
                     await asyncio.wait(
