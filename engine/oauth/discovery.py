@@ -1,10 +1,10 @@
 """Finds a provider's endpoints in its connection's declaration or in its issuer's metadata (RFC 8414)."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cachetools import TTLCache
 from pydantic import BaseModel, HttpUrl, ValidationError
 
 from engine.connections.connection import Connection, ProviderDeclaration
@@ -13,6 +13,7 @@ from engine.oauth.protected_resource import ProtectedResources
 from engine.outgoing.client import OutgoingClient
 
 _METADATA_CACHE_SECONDS: Final = 3600.0
+_MAX_CACHED_ISSUERS: Final = 1_000
 _OPENID_DOCUMENT, _OAUTH_DOCUMENT = "openid-configuration", "oauth-authorization-server"
 
 
@@ -61,7 +62,9 @@ class Discovery:
 
     def __init__(self, outgoing: OutgoingClient) -> None:
         self.outgoing = outgoing
-        self._metadata_by_issuer: dict[str, tuple[float, _AuthorizationServerMetadata]] = {}
+        self._metadata_by_issuer = TTLCache[str, _AuthorizationServerMetadata](
+            _MAX_CACHED_ISSUERS, _METADATA_CACHE_SECONDS
+        )
         self._protected_resources = ProtectedResources(outgoing)
 
     async def find_endpoints(self, connection: Connection) -> ProviderEndpoints:
@@ -105,12 +108,12 @@ class Discovery:
     async def _find_metadata(
         self, connection_name: str, issuer: str, *, is_issuer_discovered: bool = False
     ) -> _AuthorizationServerMetadata:
-        read_at, metadata = self._metadata_by_issuer.get(issuer, (float("-inf"), None))
-        if metadata is None or time.monotonic() - read_at > _METADATA_CACHE_SECONDS:
+        metadata = self._metadata_by_issuer.get(issuer)
+        if metadata is None:
             metadata = await self._fetch_metadata(
                 connection_name, issuer, is_issuer_discovered=is_issuer_discovered
             )
-            self._metadata_by_issuer[issuer] = (time.monotonic(), metadata)
+            self._metadata_by_issuer[issuer] = metadata
         return metadata
 
     async def _fetch_metadata(
