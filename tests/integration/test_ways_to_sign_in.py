@@ -13,7 +13,7 @@ from joserfc.jwk import ECKey, RSAKey
 from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.oauth.client import OAuthClient, TokenRefused
-from engine.oauth.discovery import Discovery, _AuthorizationServerMetadata
+from engine.oauth.discovery import AuthorizationServerMetadata, Discovery
 from engine.oauth.dpop import ProofKey, attach_token
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
@@ -294,7 +294,7 @@ async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> 
     async with OutgoingClient(OutgoingSettings(), resolver=resolved) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match=r"token_endpoint .* is not called"):
             await Discovery(outgoing)._require_callable_endpoints(
-                "basic", _AuthorizationServerMetadata.model_validate(published)
+                "basic", AuthorizationServerMetadata.model_validate(published)
             )
 
 
