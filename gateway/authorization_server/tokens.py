@@ -4,7 +4,6 @@ The tokens of one consent are a family and end with it. This includes access tok
 consent is looked up whenever they are used.
 """
 
-import hashlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from engine.db.tables import RefreshTokenRow
 from engine.errors import IdentityForged
 from engine.identity.model import Principal
 from engine.services import Services
+from engine.vault.digests import digest_secret
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import CLIENT_NAME_CLAIM, FAMILY_CLAIM, derive_subject
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
@@ -86,7 +86,7 @@ class TokenIssuer:
     async def find_refresh_token(self, refresh_token: str) -> RefreshTokenRecord | None:
         """Return the stored refresh token, or None."""
         async with self._database.open_read_session() as db_session:
-            token_row = await db_session.get(RefreshTokenRow, _hash_token(refresh_token))
+            token_row = await db_session.get(RefreshTokenRow, digest_secret(refresh_token))
         if token_row is None:
             return None
         return RefreshTokenRecord(
@@ -137,7 +137,7 @@ class TokenIssuer:
     ) -> str:
         refresh_token = secrets.token_urlsafe(32)
         token_row = RefreshTokenRow(
-            token_hash=_hash_token(refresh_token),
+            token_hash=digest_secret(refresh_token),
             family=token_family,
             client_id=client_id,
             principal_id=principal_id,
@@ -149,7 +149,3 @@ class TokenIssuer:
             await db_session.exec(delete(RefreshTokenRow).where(col(RefreshTokenRow.expires_at) < utc_now()))
             db_session.add(token_row)
         return refresh_token
-
-
-def _hash_token(refresh_token: str) -> str:
-    return hashlib.sha256(refresh_token.encode()).hexdigest()

@@ -1,6 +1,5 @@
 """State of browsers that are signing in. It is sealed in a cookie and not stored on the server."""
 
-import hashlib
 import json
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -15,6 +14,7 @@ from fastapi.responses import Response
 from engine.db.database import utc_now
 from engine.errors import VaultSealBroken
 from engine.services import Services
+from engine.vault.digests import digest_secret
 from gateway.browser.cookies import BrowserCookie
 
 _VISIT_LIFETIME: Final = timedelta(minutes=30)
@@ -31,7 +31,7 @@ class BrowserVisit:
     @property
     def id(self) -> str:
         """An identifier that does not reveal the CSRF token: its SHA-256 hash, in hexadecimal."""
-        return hashlib.sha256(self.csrf_token.encode()).hexdigest()
+        return digest_secret(self.csrf_token)
 
 
 class BrowserVisits:

@@ -13,8 +13,9 @@ from joserfc.jwk import ECKey, RSAKey
 from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.oauth.client import OAuthClient, TokenRefused
-from engine.oauth.discovery import AuthorizationServerMetadata, Discovery
+from engine.oauth.discovery import Discovery
 from engine.oauth.dpop import ProofKey, attach_token
+from engine.oauth.issuer_metadata import AuthorizationServerMetadata
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
