@@ -142,7 +142,6 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         )
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         delegation = Delegation(principals, roles)
-        redirect_uri = f"{settings.public_url}/oauth/callback"
         notification_channels = NotificationChannels(database, vault, trail)
         mail_channel = MailSender(settings.notifications, settings.public_url)
         notifier = RunNotifier(
@@ -196,7 +195,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
                 delegation,
                 trail,
                 sign_ins,
-                redirect_uri,
+                registrations.redirect_uri,
             ),
             device_sign_ins=DeviceSignIns(
                 database,
