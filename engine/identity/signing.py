@@ -26,6 +26,7 @@ from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import SIGNING_KEY_SEAL
 
 _REFRESH_INTERVAL_SECONDS = 30.0
 # The fully specified name of EdDSA over Curve25519 (RFC 9864), which deprecates the bare "EdDSA".
@@ -222,7 +223,7 @@ class SigningKeys:
 
 
 def _build_associated_data(kid: str, public_key: bytes) -> str:
-    return f"signing_key:{kid}:{public_key.hex()}"
+    return SIGNING_KEY_SEAL.format(key_id=kid, public_key=public_key.hex())
 
 
 def _encode_base64url(raw_bytes: bytes) -> str:

@@ -34,6 +34,7 @@ from engine.sign_in.methods import SignInMethods
 from engine.vault.digests import digest_secret
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import ATTEMPT_SEAL
 
 _ATTEMPT_LIFETIME = timedelta(minutes=10)
 _ATTEMPT_RETENTION = timedelta(days=1)
@@ -284,4 +285,4 @@ async def _find_unused_attempt(db_session: AsyncSession, state_hash: str) -> Aut
 
 
 def _build_associated_data(state_hash: str) -> str:
-    return f"attempt:{state_hash}"
+    return ATTEMPT_SEAL.format(state_hash=state_hash)
