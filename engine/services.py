@@ -111,7 +111,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         await require_current_schema(database)
         key_providers, keyring = open_key_providers(settings.vault)
         data_key_database = Database(settings.database.model_copy(update={"pool_size": 1}))
-        data_keys = DataKeys(data_key_database, key_providers, settings.vault.data_key_life)
+        data_keys = DataKeys(data_key_database, key_providers, settings.vault.data_key_life.total_seconds())
         exit_stack.push_async_callback(data_keys.close_keys)
         await data_keys.open_keys()
         vault = Vault(data_keys, keyring)

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -98,8 +97,8 @@ def build_worker(
         workflow_failure_exception_types=_FAILURE_EXCEPTIONS,
         max_cached_workflows=settings.temporal.max_cached_workflows,
         max_concurrent_activities=settings.temporal.max_concurrent_activities,
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=settings.temporal.sticky_timeout),
-        graceful_shutdown_timeout=timedelta(seconds=settings.temporal.graceful_shutdown),
+        sticky_queue_schedule_to_start_timeout=settings.temporal.sticky_timeout,
+        graceful_shutdown_timeout=settings.temporal.graceful_shutdown,
     )
 
 

@@ -48,7 +48,7 @@ class IdentityAssertions:
         ]
         self._token_issuer = TokenIssuer(services)
         self._client_consents = ClientConsents(services.database)
-        self._access_token_life = timedelta(seconds=services.settings.gateway.access_token_life)
+        self._access_token_life = services.settings.gateway.access_token_life
         self._resource_identifiers = [
             build_resource_identifier(services.settings, mcp_path)
             for mcp_path in list_mcp_paths(services.settings)

@@ -49,7 +49,7 @@ class TokenIssuer:
         self._signing_keys = services.signing_keys
         self._principals = services.principals
         self._issuer_url = services.settings.public_url
-        self._access_token_life_seconds = services.settings.gateway.access_token_life
+        self._access_token_life_seconds = int(services.settings.gateway.access_token_life.total_seconds())
 
     async def issue_tokens(
         self,

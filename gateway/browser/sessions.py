@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -52,7 +52,7 @@ class BrowserSessions:
     def __init__(self, services: Services) -> None:
         self._database = services.database
         self._principals = services.principals
-        self._session_lifetime = timedelta(seconds=services.settings.gateway.session_life)
+        self._session_lifetime = services.settings.gateway.session_life
         self._session_cookie = BrowserCookie(
             "byline", is_secure=services.settings.public_url.startswith("https://")
         )

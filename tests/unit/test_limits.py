@@ -1,5 +1,6 @@
 import asyncio
 import resource
+from datetime import timedelta
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -9,7 +10,7 @@ from engine.settings import LimitSettings
 from gateway.http.body_limits import BodyLimitMiddleware
 from gateway.server import raise_open_file_limit
 
-LIMITS = LimitSettings(body=1_000_000, arrival=5.0)
+LIMITS = LimitSettings(body=1_000_000, arrival=timedelta(seconds=5))
 POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 
 
@@ -68,7 +69,7 @@ async def test_what_comes_after_a_body_may_take_its_time() -> None:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    limited = BodyLimitMiddleware(listener, LIMITS.model_copy(update={"arrival": 0.01}))
+    limited = BodyLimitMiddleware(listener, LIMITS.model_copy(update={"arrival": timedelta(seconds=0.01)}))
     asyncio.get_running_loop().call_later(0.1, gone.set)
     await limited(dict(POST), receive, unheard)
 
