@@ -67,10 +67,9 @@ class BylineInterceptor(Interceptor):
 
     def workflow_interceptor_class(
         self,
-        input: WorkflowInterceptorClassInput,  # noqa: A002
+        _input: WorkflowInterceptorClassInput,
     ) -> type[WorkflowInboundInterceptor]:
         """Return the interceptor that propagates identity through a workflow."""
-        del input
         return build_workflow_interceptor(self._roots)
 
 

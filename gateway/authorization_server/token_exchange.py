@@ -212,10 +212,9 @@ class _OwnSubjectTokens:
         )
 
     async def verify_claims(
-        self, subject_token: str, subject_token_type: str, backend_client: ClientInformation
+        self, subject_token: str, subject_token_type: str, _backend_client: ClientInformation
     ) -> Mapping[str, Any]:
         """Return the claims of a token; raises _ExchangeRefused where it is not valid."""
-        del backend_client
         if subject_token_type == _ID_TOKEN_TYPE_URI:
             raise _ExchangeRefused("invalid_request", "No ID tokens are issued here: bring an access token.")
         try:
@@ -262,9 +261,8 @@ class _ExternalSubjectTokens:
                 return verified_token.claims
         raise _build_invalid_token_error()
 
-    def may_grant_scopes(self, scope_names: Sequence[str], claims: Mapping[str, Any]) -> bool:
+    def may_grant_scopes(self, _scope_names: Sequence[str], _claims: Mapping[str, Any]) -> bool:
         """Always true: an ID token has no scopes, and an administrator trusts the back end."""
-        del scope_names, claims
         return True
 
     async def find_principal(self, claims: Mapping[str, Any]) -> Principal | None:

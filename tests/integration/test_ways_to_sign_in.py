@@ -273,9 +273,8 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
     assert [json.loads(each).get("nonce") for each in claims] == [None, "of-today"]
 
 
-async def resolved(host: str, port: int) -> list[str]:
+async def resolved(host: str, _port: int) -> list[str]:
     """A resolver by which one host lies inside the network, and every other outside."""
-    del port
     if host == "inside.example":
         return ["10.0.0.8"]
     return ["93.184.215.14"] if host.endswith(".example") else [host]
