@@ -24,6 +24,7 @@ from sqlmodel import col, select
 from engine.db.database import Database, utc_now
 from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import SIGNING_KEY_SEAL
@@ -83,7 +84,7 @@ class SigningKeys:
         )
         return jws.serialize_compact(jws_header, jws_payload, signer.jwk, algorithms=[_ALGORITHM])
 
-    async def verify_token(self, signed_token: str, typ: str) -> dict[str, Any]:
+    async def verify_token(self, signed_token: str, typ: str) -> VerifiedClaims:
         """Return the claims of a token that a key in force signed with this `typ`; raises IdentityForged otherwise."""
         try:
             unverified_jws = jws.extract_compact(signed_token.encode())
@@ -97,7 +98,7 @@ class SigningKeys:
             raise IdentityForged("The identity's signature does not hold.") from error
         if not isinstance(claims, dict):
             raise IdentityForged("The identity holds no claims.")
-        return claims
+        return VerifiedClaims(claims)
 
     async def create_bytes_signer(self) -> Callable[[bytes], tuple[str, bytes]]:
         """Return a function that signs a message without database access.

@@ -6,10 +6,9 @@ consent is looked up whenever they are used.
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
@@ -18,6 +17,7 @@ from sqlmodel import col
 from engine.db.database import utc_now
 from engine.db.tables import RefreshTokenRow
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.vault.digests import digest_secret
@@ -114,7 +114,7 @@ class TokenIssuer:
         async with self._database.open_write_session() as db_session:
             return (await db_session.exec(statement)).first() is not None
 
-    async def find_holder(self, claims: Mapping[str, Any]) -> tuple[Principal, ClientConsent] | None:
+    async def find_holder(self, claims: VerifiedClaims) -> tuple[Principal, ClientConsent] | None:
         """Return principal and consent of an access token of this server, or None where the consent ended."""
         client_consent = await self._client_consents.find_consent(str(claims.get(FAMILY_CLAIM)))
         if client_consent is None or client_consent.client_id != claims["client_id"]:

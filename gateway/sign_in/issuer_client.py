@@ -16,6 +16,7 @@ from engine.errors import (
     RequestRejected,
     UpstreamUnavailable,
 )
+from engine.identity.claims import VerifiedClaims
 from engine.oauth.issuer_metadata import OpenIdMetadata
 from engine.outgoing.client import OutgoingClient, OutgoingTransport
 from engine.settings import IssuerSettings
@@ -127,7 +128,7 @@ class IssuerClient:
 
     async def _verify_id_token(
         self, token_response: Mapping[str, Any], expected_nonce: str
-    ) -> Mapping[str, Any]:
+    ) -> VerifiedClaims:
         try:
             id_token = await self._issuer_keys.verify_token(
                 str(token_response.get("id_token")), audience=self.issuer_settings.client_id
@@ -143,7 +144,7 @@ class IssuerClient:
         return id_claims
 
     async def _read_userinfo(
-        self, issuer_metadata: OpenIdMetadata, token_response: Mapping[str, Any], id_claims: Mapping[str, Any]
+        self, issuer_metadata: OpenIdMetadata, token_response: Mapping[str, Any], id_claims: VerifiedClaims
     ) -> Mapping[str, Any]:
         if issuer_metadata.userinfo_endpoint is None or id_claims.get("name"):
             return {}

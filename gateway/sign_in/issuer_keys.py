@@ -20,6 +20,7 @@ from engine.errors import (
     SettingsInvalid,
     UpstreamUnavailable,
 )
+from engine.identity.claims import VerifiedClaims
 from engine.oauth.issuer_metadata import (
     IssuerMismatched,
     OpenIdMetadata,
@@ -53,7 +54,7 @@ class VerifiedToken:
     """The header and claims of a token whose signature, issuer, audience and times were verified."""
 
     header: Mapping[str, Any]
-    claims: Mapping[str, Any]
+    claims: VerifiedClaims
 
 
 class IssuerKeys:
@@ -93,7 +94,7 @@ class IssuerKeys:
             ).validate(decoded_token.claims)
         except (JoseError, ValueError) as error:
             raise IdentityForged(f"The token of {self.issuer_url} does not hold.") from error
-        return VerifiedToken(decoded_token.header, decoded_token.claims)
+        return VerifiedToken(decoded_token.header, VerifiedClaims(decoded_token.claims))
 
     async def read_metadata(self) -> OpenIdMetadata:
         """Return the issuer's metadata, read once. Its `issuer` must equal the one in settings exactly."""
