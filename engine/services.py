@@ -111,7 +111,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         await require_current_schema(database)
         key_providers, keyring = open_key_providers(settings.vault)
         data_key_database = Database(settings.database.model_copy(update={"pool_size": 1}))
-        data_keys = DataKeys(data_key_database, key_providers, settings.vault.data_key_life)
+        data_keys = DataKeys(data_key_database, key_providers, settings.vault.data_key_life.total_seconds())
         exit_stack.push_async_callback(data_keys.close_keys)
         await data_keys.open_keys()
         vault = Vault(data_keys, keyring)
@@ -142,7 +142,6 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         )
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         delegation = Delegation(principals, roles)
-        redirect_uri = f"{settings.public_url}/oauth/callback"
         notification_channels = NotificationChannels(database, vault, trail)
         mail_channel = MailSender(settings.notifications, settings.public_url)
         notifier = RunNotifier(
@@ -196,7 +195,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
                 delegation,
                 trail,
                 sign_ins,
-                redirect_uri,
+                registrations.redirect_uri,
             ),
             device_sign_ins=DeviceSignIns(
                 database,

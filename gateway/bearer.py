@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from joserfc.errors import ClaimError
 from joserfc.jwt import JWTClaimsRegistry
@@ -12,8 +12,8 @@ from mcp.server.auth.provider import AccessToken, TokenVerifier
 from engine.audit.attempts import RefusedAttempts
 from engine.callers.api_tokens import API_TOKEN_PREFIX, ApiTokens, make_token_actor
 from engine.errors import IdentityForged, UpstreamUnavailable
+from engine.identity.claims import VerifiedClaims, read_unverified_claims
 from engine.identity.model import Actor, ActorKind, Principal
-from engine.identity.unverified_claims import read_unverified_claims
 from engine.services import Services
 from engine.settings import IssuerSettings
 from engine.wire import ACCESS_TOKEN_TYPE
@@ -167,7 +167,7 @@ class BuiltInTokenVerifier(TokenVerifier):
             return None
         return await self._accept_for_holder(token, claims)
 
-    async def _accept_for_holder(self, token_text: str, claims: dict[str, Any]) -> PrincipalToken | None:
+    async def _accept_for_holder(self, token_text: str, claims: VerifiedClaims) -> PrincipalToken | None:
         if ACT_CLAIM in claims:
             return await self._accept_exchanged_token(token_text, claims)
         if not self._is_sign_in_built_in:
@@ -180,9 +180,9 @@ class BuiltInTokenVerifier(TokenVerifier):
         is_in_person = consent.asserted_by is None
         return _accept_token(token_text, claims, self._resource, principal, actor, is_in_person=is_in_person)
 
-    async def _record_misdirected(self, claims: dict[str, Any]) -> None:
+    async def _record_misdirected(self, claims: VerifiedClaims) -> None:
         """Record that a token that is valid for another resource was tried here."""
-        retargeted_claims = dict(claims, aud=self._resource)
+        retargeted_claims = VerifiedClaims({**claims, "aud": self._resource})
         try:
             self._claims_registry.validate(retargeted_claims)
         except ClaimError:
@@ -193,7 +193,7 @@ class BuiltInTokenVerifier(TokenVerifier):
                 self._attempts, self._resource, accepted_token.principal, accepted_token.actor
             )
 
-    async def _accept_exchanged_token(self, token_text: str, claims: dict[str, Any]) -> PrincipalToken | None:
+    async def _accept_exchanged_token(self, token_text: str, claims: VerifiedClaims) -> PrincipalToken | None:
         """Return a back end's token, whose `sub` is a principal's id. None where the back end is not registered."""
         act_claim = claims[ACT_CLAIM]
         if not isinstance(act_claim, dict) or act_claim.get("sub") != claims["client_id"]:
@@ -233,7 +233,7 @@ class ExternalTokenVerifier(TokenVerifier):
         verified_token = await self._verify_signature(token)
         if verified_token is None or not self._is_access_token(verified_token.header.get("typ")):
             return None
-        claims = dict(verified_token.claims)
+        claims = verified_token.claims
         principal = await self._principals.resolve_principal(
             claims["iss"], claims["sub"], read_display_name(claims)
         )
@@ -248,11 +248,11 @@ class ExternalTokenVerifier(TokenVerifier):
                 return await self._issuer_keys.verify_token(token_text, audience=audience)
         with contextlib.suppress(IdentityForged):
             await self._record_misdirected(
-                dict((await self._issuer_keys.verify_token(token_text, audience=None)).claims)
+                (await self._issuer_keys.verify_token(token_text, audience=None)).claims
             )
         return None
 
-    async def _record_misdirected(self, claims: dict[str, Any]) -> None:
+    async def _record_misdirected(self, claims: VerifiedClaims) -> None:
         """Record that a token that the issuer issued for another audience was tried here, if its principal is known."""
         principal = await self._principals.find_by_subject(claims["iss"], claims["sub"])
         if principal is not None:
@@ -278,18 +278,18 @@ async def _record_misdirected_token(
     )
 
 
-def _to_client_actor(claims: dict[str, Any], actor_kind: ActorKind) -> Actor:
+def _to_client_actor(claims: VerifiedClaims, actor_kind: ActorKind) -> Actor:
     client_id = _read_client_id(claims)
     return Actor(kind=actor_kind, id=client_id, name=str(claims.get(CLIENT_NAME_CLAIM) or client_id))
 
 
-def _read_client_id(claims: dict[str, Any]) -> str:
+def _read_client_id(claims: VerifiedClaims) -> str:
     return str(claims.get("client_id") or claims.get("azp") or "unknown")
 
 
 def _accept_token(
     token_text: str,
-    claims: dict[str, Any],
+    claims: VerifiedClaims,
     resource: str,
     principal: Principal | None,
     actor: Actor,

@@ -81,8 +81,7 @@ def _create_metadata_handler(
         **({"scopes_supported": supported_scopes} if supported_scopes else {}),
     }
 
-    async def serve_metadata(request: Request) -> Response:
-        del request
+    async def serve_metadata(_request: Request) -> Response:
         return JSONResponse(metadata_document)
 
     return serve_metadata

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def _build_settings(data_folder: Path, temporal_address: str, module_names: tupl
     return _WorkbenchSettings(
         database=DatabaseSettings(url=f"sqlite+aiosqlite:///{data_folder / 'byline.db'}"),
         temporal=TemporalSettings(
-            address=temporal_address, namespace=_TEMPORAL_NAMESPACE, graceful_shutdown=1.0
+            address=temporal_address, namespace=_TEMPORAL_NAMESPACE, graceful_shutdown=timedelta(seconds=1)
         ),
         vault=VaultSettings(keyring_file=data_folder / "keyring.json"),
         modules=module_names,

@@ -15,6 +15,7 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import ConnectionRow
 from engine.errors import BylineError, ConnectionUnknown, SettingsInvalid
 from engine.interpolation import InterpolationFailed, interpolate_variables
+from engine.validation_errors import describe_validation_error
 
 _REFRESH_INTERVAL_SECONDS: Final = 5.0
 _CONNECTIONS_ADAPTER: Final = TypeAdapter(dict[str, Connection])
@@ -39,10 +40,7 @@ def read_connections(file_path: Path, environment: Mapping[str, str]) -> list[Co
     except InterpolationFailed as error:
         raise SettingsInvalid(f"The connections file {file_path} cannot be filled in: {error}.") from error
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, error_details['loc']))}: {error_details['msg'].removeprefix('Value error, ')}"
-            for error_details in error.errors(include_input=False)
-        )
+        problems = describe_validation_error(error).replace(": Value error, ", ": ")
         raise SettingsInvalid(
             f"The connections file {file_path} does not hold together: {problems}."
         ) from error

@@ -10,6 +10,7 @@ from engine.db.tables import ClientSecretRow
 from engine.identity.roles import ChangeRecorder
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import CLIENT_SECRET_SEAL
 
 
 class ClientSecrets:
@@ -59,4 +60,4 @@ class ClientSecrets:
 
 
 def _build_associated_data(secret_row: ClientSecretRow) -> str:
-    return f"client_secret:{secret_row.connection}"
+    return CLIENT_SECRET_SEAL.format(connection=secret_row.connection)

@@ -1,6 +1,5 @@
 """Stores grants with their sealed tokens. This module calls no provider."""
 
-import hashlib
 import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import GrantRow
 from engine.grants.revocations import Revocations, build_grant_associated_data
 from engine.oauth.tokens import UpstreamTokens
+from engine.vault.digests import digest_secret
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -299,7 +299,7 @@ def _build_associated_data(grant_row: GrantRow) -> str:
 
 
 def _compute_fingerprint(tokens: UpstreamTokens) -> str:
-    return hashlib.sha256(tokens.access_token.encode()).hexdigest()[:16]
+    return digest_secret(tokens.access_token)[:16]
 
 
 def _compute_expiry(tokens: UpstreamTokens) -> datetime | None:

@@ -32,8 +32,8 @@ from engine.notifications.workflow import DueNote
 from engine.questions.questions import Question, Questions
 from engine.runs.records import Run, RunRecords
 from engine.waiting.page_paths import build_connect_path, build_question_path
+from engine.wire import NOTE_NAMESPACE
 
-_NOTE_NAMESPACE = uuid.UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02")
 _TEST_INTERVAL_SECONDS = 30
 
 log = structlog.get_logger()
@@ -136,7 +136,7 @@ class RunNotifier:
         occurred_at = datetime.fromtimestamp(due_note.at, UTC)
         note_id = str(
             uuid.uuid5(
-                _NOTE_NAMESPACE, f"{due_note.notice.event}:{due_note.notice.awaits or run.id}:{channel.id}"
+                NOTE_NAMESPACE, f"{due_note.notice.event}:{due_note.notice.awaits or run.id}:{channel.id}"
             )
         )
         tool_title = find_tool_title(run.tool_name)

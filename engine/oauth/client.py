@@ -194,10 +194,9 @@ class OAuthClient:
             )
 
     async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
+        self, _principal_id: str, _scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return None: a person has to consent at the provider's page."""
-        del principal_id, scopes
         return None
 
     async def renew(self, principal_id: str, tokens: UpstreamTokens) -> UpstreamTokens | None:

@@ -11,8 +11,6 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.exc import IntegrityError
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
 from temporalio.common import (
-    SearchAttributeKey,
-    SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDReusePolicy,
 )
@@ -39,20 +37,16 @@ from engine.errors import (
 )
 from engine.identity.model import Actor, Identity, Principal, TriggerKind, digest_call
 from engine.interceptors.client import carry_identity
+from engine.interceptors.search_attributes import list_search_attributes
 from engine.questions.questions import Question
 from engine.runs.delivered_outcomes import DeliveredOutcomes
 from engine.runs.records import Run, UnansweredRun, build_run_row
 from engine.runs.wait_watch import WaitWatch
 from engine.services import Services
 from engine.tools.registry import CompositeTool, OfferedWorkflow, Registry
-from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
+from engine.wire import IDENTITY_TYPE
 
 OfferType = TypeVar("OfferType", bound=OfferedWorkflow)
-
-_PRINCIPAL_SEARCH_KEY = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
-_TOOL_SEARCH_KEY = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
-_TRIGGER_SEARCH_KEY = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
-_RUN_SEARCH_KEY = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 RUN_CANCELLED: Final = "run_cancelled"
 _RETRY_WINDOW: Final = timedelta(minutes=10)
@@ -211,7 +205,7 @@ class Runs:
         """
         result_task = asyncio.create_task(self.wait_for_result(run_id))
         try:
-            async with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
+            with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
                 new_wait_task = asyncio.create_task(new_wait_event.wait())
                 try:
                     await asyncio.wait(
@@ -350,7 +344,7 @@ class Runs:
                     id=identity.run_id,
                     task_queue=self._services.settings.temporal.task_queue,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    search_attributes=_build_search_attributes(identity),
+                    search_attributes=TypedSearchAttributes(list_search_attributes(identity)),
                     static_summary=f"{offer_call.offer.declaration.title}, for {identity.name}",
                 )
         except RPCError as rpc_error:
@@ -400,17 +394,6 @@ class Runs:
             raise TemporalUnreachable(
                 "The workflow engine does not answer; the run goes on. Ask for its outcome again in a moment."
             ) from error
-
-
-def _build_search_attributes(identity: Identity) -> TypedSearchAttributes:
-    return TypedSearchAttributes(
-        [
-            SearchAttributePair(_PRINCIPAL_SEARCH_KEY, identity.name),
-            SearchAttributePair(_TOOL_SEARCH_KEY, identity.tool_name),
-            SearchAttributePair(_TRIGGER_SEARCH_KEY, identity.trigger),
-            SearchAttributePair(_RUN_SEARCH_KEY, identity.run_id),
-        ]
-    )
 
 
 def _to_failed_outcome(workflow_error: WorkflowFailureError) -> Failed:

@@ -3,7 +3,6 @@
 A callback counts only from the browser in which the flow began and from a person who may answer the request.
 """
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from datetime import timedelta
@@ -32,8 +31,10 @@ from engine.identity.principals import Principals
 from engine.oauth.client import TokenRefused
 from engine.oauth.discovery import ProviderEndpoints
 from engine.sign_in.methods import SignInMethods
+from engine.vault.digests import digest_secret
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import ATTEMPT_SEAL
 
 _ATTEMPT_LIFETIME = timedelta(minutes=10)
 _ATTEMPT_RETENTION = timedelta(days=1)
@@ -95,13 +96,13 @@ class AuthorizationCodeFlow:
         issuer = (await oauth_client.find_endpoints()).issuer or ""
         oauth_state, code_verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
         attempt_row = AuthorizationAttemptRow(
-            state_hash=_digest_text(oauth_state),
+            state_hash=digest_secret(oauth_state),
             request_id=authorization_request.id,
             principal_id=authorization_request.principal_id,
             tool=tool_name,
-            session_hash=_digest_text(browser_session),
+            session_hash=digest_secret(browser_session),
             sealed_verifier=await self._vault.seal_secret(
-                f"{code_verifier} {issuer}".encode(), _build_associated_data(_digest_text(oauth_state))
+                f"{code_verifier} {issuer}".encode(), _build_associated_data(digest_secret(oauth_state))
             ),
             created_at=utc_now(),
             expires_at=utc_now() + _ATTEMPT_LIFETIME,
@@ -233,7 +234,7 @@ class AuthorizationCodeFlow:
     async def _claim_attempt(
         self, oauth_state: str, principal: Principal, browser_session: str
     ) -> tuple[AuthorizationAttemptRow, Principal, str]:
-        state_hash = _digest_text(oauth_state)
+        state_hash = digest_secret(oauth_state)
         async with self._database.open_write_session() as db_session:
             attempt_row = await _find_unused_attempt(db_session, state_hash)
             if attempt_row is None:
@@ -241,7 +242,7 @@ class AuthorizationCodeFlow:
                     "This sign-in is not known, is too old or was used already. Open the link again."
                 )
             asked_principal = await self._delegation.find_asked_principal(attempt_row.principal_id, principal)
-            if asked_principal is None or attempt_row.session_hash != _digest_text(browser_session):
+            if asked_principal is None or attempt_row.session_hash != digest_secret(browser_session):
                 raise AuthorizationRefused("This sign-in was begun by somebody else or in another browser.")
             attempt_row.used_at = utc_now()
             db_session.add(attempt_row)
@@ -283,9 +284,5 @@ async def _find_unused_attempt(db_session: AsyncSession, state_hash: str) -> Aut
     return attempt_row
 
 
-def _digest_text(plain_text: str) -> str:
-    return hashlib.sha256(plain_text.encode()).hexdigest()
-
-
 def _build_associated_data(state_hash: str) -> str:
-    return f"attempt:{state_hash}"
+    return ATTEMPT_SEAL.format(state_hash=state_hash)

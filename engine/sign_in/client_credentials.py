@@ -8,8 +8,7 @@ class ClientCredentialsSignIn(OAuthClient):
     """Signs the service in with its client credentials. No person takes part."""
 
     async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
+        self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""
-        del principal_id
         return await self.request_tokens("client_credentials", scopes, **self.build_scope_parameter(scopes))

@@ -29,6 +29,7 @@ from engine.sign_in.device_code import DeviceCode, request_device_code, request_
 from engine.sign_in.methods import SignInMethods
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import DEVICE_SEAL
 
 _SLOW_DOWN_STEP = timedelta(seconds=5)
 _MAX_POLL_INTERVAL = timedelta(minutes=1)
@@ -248,4 +249,4 @@ class DeviceSignIns:
 
 
 def _build_associated_data(request_id: str) -> str:
-    return f"device:{request_id}"
+    return DEVICE_SEAL.format(request_id=request_id)

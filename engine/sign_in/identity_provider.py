@@ -9,7 +9,7 @@ from typing import Final
 
 from engine.connections.connection import Connection
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
-from engine.identity.unverified_claims import read_unverified_claims
+from engine.identity.claims import read_unverified_claims
 from engine.oauth.client import OAuthClient, TokenRefused
 from engine.oauth.discovery import Discovery
 from engine.settings import IssuerSettings

@@ -14,6 +14,7 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import IdpSessionRow
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import IDP_SESSION_SEAL
 
 _LEASE_DURATION = timedelta(seconds=45)
 
@@ -111,4 +112,4 @@ class IdpSessions:
 
 
 def _build_associated_data(principal_id: str) -> str:
-    return f"company_sign_in:{principal_id}"
+    return IDP_SESSION_SEAL.format(principal_id=principal_id)

@@ -44,10 +44,9 @@ class JwtBearerSignIn(OAuthClient):
         )
 
     async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
+        self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""
-        del principal_id
         signed_assertion = self.sign_assertion((await self.find_endpoints()).token_endpoint)
         return await self.request_tokens(
             JWT_BEARER_GRANT_TYPE, scopes, assertion=signed_assertion, **self.build_scope_parameter(scopes)

@@ -29,13 +29,12 @@ class TypedKeySignIn:
         self._outgoing = outgoing
 
     async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
+        self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the key that an administrator set for all, or None if people type their own.
 
         Raises ConnectionMisconfigured if the key cannot be sent.
         """
-        del principal_id
         if self._connection.mode == "user" or self._key_declaration.secret is None:
             return None
         key_secret, username = (
@@ -51,14 +50,12 @@ class TypedKeySignIn:
                 f"The key of connection '{self._connection.name}' cannot be sent: {error}"
             ) from None
 
-    async def renew(self, principal_id: str, tokens: UpstreamTokens) -> UpstreamTokens | None:
+    async def renew(self, principal_id: str, _tokens: UpstreamTokens) -> UpstreamTokens | None:
         """Return the administrator's current key, or None if a person has to type another."""
-        del tokens
         return await self.tokens_without_person(principal_id, self._connection.scopes)
 
-    async def revoke(self, tokens: UpstreamTokens) -> bool:
+    async def revoke(self, _tokens: UpstreamTokens) -> bool:
         """Return False: only its owner can revoke a key, at the upstream."""
-        del tokens
         return False
 
     async def accept_typed_key(

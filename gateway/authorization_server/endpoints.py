@@ -40,8 +40,7 @@ def build_authorization_server(services: Services) -> APIRouter:
     """Return the routes of the key set and token exchange, and of all endpoints without an external issuer."""
     oauth_router = APIRouter(include_in_schema=False)
 
-    async def show_key_set(request: Request) -> Response:
-        del request
+    async def show_key_set(_request: Request) -> Response:
         return JSONResponse(await services.signing_keys.build_jwks())
 
     oauth_router.routes.append(create_cross_origin_route("/.well-known/jwks.json", "GET", show_key_set))
@@ -101,9 +100,8 @@ class AuthorizationServerEndpoints:
         if self._is_registration_open:
             oauth_router.routes.append(create_cross_origin_route("/register", "POST", self.register_client))
 
-    async def show_metadata(self, request: Request) -> Response:
+    async def show_metadata(self, _request: Request) -> Response:
         """Return the authorization server metadata (RFC 8414)."""
-        del request
         metadata_document: dict[str, Any] = {
             "issuer": self._issuer_url,
             "authorization_endpoint": f"{self._issuer_url}/authorize",

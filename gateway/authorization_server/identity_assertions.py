@@ -8,9 +8,9 @@ registered, only from an issuer in the settings, and only once.
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from mcp.server.auth.provider import IdentityAssertionParams, TokenError
 from mcp.shared.auth import OAuthToken
@@ -21,6 +21,7 @@ from sqlmodel import col
 from engine.db.database import utc_now
 from engine.db.tables import UsedAssertionRow
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.services import Services
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsent, ClientConsents
@@ -48,7 +49,7 @@ class IdentityAssertions:
         ]
         self._token_issuer = TokenIssuer(services)
         self._client_consents = ClientConsents(services.database)
-        self._access_token_life = timedelta(seconds=services.settings.gateway.access_token_life)
+        self._access_token_life = services.settings.gateway.access_token_life
         self._resource_identifiers = [
             build_resource_identifier(services.settings, mcp_path)
             for mcp_path in list_mcp_paths(services.settings)
@@ -102,7 +103,7 @@ class IdentityAssertions:
             has_refresh_token=False,
         )
 
-    async def _verify_assertion(self, assertion: str) -> tuple[str, Mapping[str, Any]]:
+    async def _verify_assertion(self, assertion: str) -> tuple[str, VerifiedClaims]:
         """Verify an assertion (ID-JAG section 4.3) and return its issuer and claims; raises TokenError."""
         for trusted_issuer in self._trusted_issuers:
             try:
@@ -128,7 +129,7 @@ class IdentityAssertions:
             "is trusted here, and good for an hour at most.",
         )
 
-    def _resolve_resource(self, claims: Mapping[str, Any], requested_resource: str | None) -> str:
+    def _resolve_resource(self, claims: VerifiedClaims, requested_resource: str | None) -> str:
         resource_claim = claims.get("resource")
         claimed_resources = {
             str(resource_url).removesuffix("/")
@@ -154,7 +155,7 @@ class IdentityAssertions:
         return target_resources[0]
 
     def _resolve_scopes(
-        self, claims: Mapping[str, Any], requested_scopes: Sequence[str] | None
+        self, claims: VerifiedClaims, requested_scopes: Sequence[str] | None
     ) -> Sequence[str]:
         """Return the scopes of the token; raises TokenError where the request exceeds what the assertion allows.
 
@@ -179,7 +180,7 @@ class IdentityAssertions:
             )
         return list(dict.fromkeys(granted_scopes))
 
-    async def _record_use(self, issuer_url: str, claims: Mapping[str, Any]) -> None:
+    async def _record_use(self, issuer_url: str, claims: VerifiedClaims) -> None:
         expires_at = datetime.fromtimestamp(claims["exp"], UTC)
         assertion_row = UsedAssertionRow(
             id_hash=hashlib.sha256(f"{issuer_url}\n{claims['jti']}".encode()).hexdigest(),

@@ -8,12 +8,13 @@ import asyncio
 import json
 import re
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
+from cachetools import FIFOCache
 from pydantic import AnyUrl, BaseModel, ValidationError
 
 from engine.errors import AddressRefused, ClientRefused, RequestRejected, UpstreamUnavailable
@@ -62,7 +63,7 @@ class MetadataDocuments:
         self._clock = clock
         self._outgoing = services.outgoing
         self._scope_text = " ".join(list_all_scopes(services))
-        self._cached_clients: OrderedDict[str, _CachedClient] = OrderedDict()
+        self._cached_clients = FIFOCache[str, _CachedClient](_MAX_CACHED_CLIENTS)
         self._fetch_slots = asyncio.Semaphore(_MAX_CONCURRENT_FETCHES)
         self._current_minute = 0
         self._fetches_by_host: Counter[str] = Counter()
@@ -88,9 +89,6 @@ class MetadataDocuments:
         self._cached_clients[document_url] = _CachedClient(
             oauth_client, self._clock() + _read_cache_seconds(http_response)
         )
-        self._cached_clients.move_to_end(document_url)
-        while len(self._cached_clients) > _MAX_CACHED_CLIENTS:
-            self._cached_clients.popitem(last=False)
         return oauth_client
 
     async def _fetch_document(self, document_url: str) -> OutgoingResponse:

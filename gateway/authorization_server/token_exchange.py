@@ -19,6 +19,7 @@ from joserfc.jwt import JWTClaimsRegistry
 
 from engine.audit.trail import AuditEvent
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.identity.model import Actor, Principal
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE
@@ -212,10 +213,9 @@ class _OwnSubjectTokens:
         )
 
     async def verify_claims(
-        self, subject_token: str, subject_token_type: str, backend_client: ClientInformation
-    ) -> Mapping[str, Any]:
+        self, subject_token: str, subject_token_type: str, _backend_client: ClientInformation
+    ) -> VerifiedClaims:
         """Return the claims of a token; raises _ExchangeRefused where it is not valid."""
-        del backend_client
         if subject_token_type == _ID_TOKEN_TYPE_URI:
             raise _ExchangeRefused("invalid_request", "No ID tokens are issued here: bring an access token.")
         try:
@@ -225,11 +225,11 @@ class _OwnSubjectTokens:
             raise _build_invalid_token_error() from None
         return claims
 
-    def may_grant_scopes(self, scope_names: Sequence[str], claims: Mapping[str, Any]) -> bool:
+    def may_grant_scopes(self, scope_names: Sequence[str], claims: VerifiedClaims) -> bool:
         """Whether the person consented to these scopes."""
         return set(scope_names) <= set(str(claims.get("scope")).split())
 
-    async def find_principal(self, claims: Mapping[str, Any]) -> Principal | None:
+    async def find_principal(self, claims: VerifiedClaims) -> Principal | None:
         """Return the principal of the token, or None where its consent ended."""
         token_holder = await self._token_issuer.find_holder(claims)
         return None if token_holder is None else token_holder[0]
@@ -244,7 +244,7 @@ class _ExternalSubjectTokens:
 
     async def verify_claims(
         self, subject_token: str, subject_token_type: str, backend_client: ClientInformation
-    ) -> Mapping[str, Any]:
+    ) -> VerifiedClaims:
         """Return the claims of a token.
 
         Raises _ExchangeRefused where it is not valid, and UpstreamUnavailable where the issuer's keys cannot be read.
@@ -262,12 +262,11 @@ class _ExternalSubjectTokens:
                 return verified_token.claims
         raise _build_invalid_token_error()
 
-    def may_grant_scopes(self, scope_names: Sequence[str], claims: Mapping[str, Any]) -> bool:
+    def may_grant_scopes(self, _scope_names: Sequence[str], _claims: VerifiedClaims) -> bool:
         """Always true: an ID token has no scopes, and an administrator trusts the back end."""
-        del scope_names, claims
         return True
 
-    async def find_principal(self, claims: Mapping[str, Any]) -> Principal | None:
+    async def find_principal(self, claims: VerifiedClaims) -> Principal | None:
         """Return the principal of the token, which is created when it is first seen."""
         return await self._principals.resolve_principal(
             claims["iss"], claims["sub"], read_display_name(claims)

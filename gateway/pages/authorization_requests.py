@@ -16,7 +16,7 @@ from engine.errors import (
     ConnectionUnknown,
     KeyRefused,
 )
-from engine.oauth.registration import CLIENT_DOCUMENT_PATH
+from engine.oauth.registration import CALLBACK_PATH, CLIENT_DOCUMENT_PATH
 from engine.services import Services
 from engine.waiting.page_paths import build_connect_path, build_tool_path
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
@@ -36,7 +36,7 @@ def build_connect_pages(services: Services) -> APIRouter:
     page_router.add_api_route("/connect/{request_id}", connect_page.show_request, methods=["GET"])
     page_router.add_api_route("/connect/{request_id}", connect_page.answer_request, methods=["POST"])
     page_router.add_api_route(CLIENT_DOCUMENT_PATH, connect_page.show_client_document, methods=["GET"])
-    page_router.add_api_route("/oauth/callback", callback_page.receive_callback, methods=["GET"])
+    page_router.add_api_route(CALLBACK_PATH, callback_page.receive_callback, methods=["GET"])
     return page_router
 
 

@@ -121,6 +121,5 @@ def test_every_page_can_be_reached_from_the_readme(path: Path) -> None:
 class _AnyVariable(dict[str, str]):
     """An environment in which everything is set to an address."""
 
-    def get(self, key: str, default: Any = None) -> Any:
-        del default
+    def get(self, key: str, _default: Any = None) -> Any:
         return f"https://{key.lower().replace('_', '-')}.example.com"

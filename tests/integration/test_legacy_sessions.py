@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx2
 import pytest
@@ -26,7 +27,7 @@ def logging_as_a_gateway_does() -> Iterator[None]:
 
 
 async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
-    limits = idle.settings.gateway.limits.model_copy(update={"session_idle": 0.2})
+    limits = idle.settings.gateway.limits.model_copy(update={"session_idle": timedelta(seconds=0.2)})
     gateway = idle.settings.gateway.model_copy(update={"limits": limits})
     services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
     control = RunControl(services, idle.temporal, idle.runs)

@@ -14,8 +14,8 @@ from pydantic import HttpUrl, SecretStr
 from starlette.responses import JSONResponse
 
 from engine.connections.connection import Connection
+from engine.identity.claims import read_unverified_claims
 from engine.identity.model import Principal
-from engine.identity.unverified_claims import read_unverified_claims
 from engine.oauth.discovery import Discovery
 from engine.outgoing.addresses import resolve_host
 from engine.outgoing.client import OutgoingClient

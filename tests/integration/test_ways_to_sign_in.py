@@ -13,8 +13,9 @@ from joserfc.jwk import ECKey, RSAKey
 from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.oauth.client import OAuthClient, TokenRefused
-from engine.oauth.discovery import Discovery, _AuthorizationServerMetadata
+from engine.oauth.discovery import Discovery
 from engine.oauth.dpop import ProofKey, attach_token
+from engine.oauth.issuer_metadata import AuthorizationServerMetadata
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
@@ -272,9 +273,8 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
     assert [json.loads(each).get("nonce") for each in claims] == [None, "of-today"]
 
 
-async def resolved(host: str, port: int) -> list[str]:
+async def resolved(host: str, _port: int) -> list[str]:
     """A resolver by which one host lies inside the network, and every other outside."""
-    del port
     if host == "inside.example":
         return ["10.0.0.8"]
     return ["93.184.215.14"] if host.endswith(".example") else [host]
@@ -294,7 +294,7 @@ async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> 
     async with OutgoingClient(OutgoingSettings(), resolver=resolved) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match=r"token_endpoint .* is not called"):
             await Discovery(outgoing)._require_callable_endpoints(
-                "basic", _AuthorizationServerMetadata.model_validate(published)
+                "basic", AuthorizationServerMetadata.model_validate(published)
             )
 
 

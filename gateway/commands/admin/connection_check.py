@@ -17,10 +17,13 @@ def check_connection(connection_name: str) -> bool:
     async def run_checks() -> list[CheckResult]:
         async with open_command_services() as services:
             connection = await find_declared_connection(services, connection_name)
-            redirect_uri = f"{services.settings.public_url}/oauth/callback"
             await services.catalogue.attach_vault_secrets([connection])
             connection_check = ConnectionCheck(
-                connection, services.environment, services.outgoing, redirect_uri, services.registrations
+                connection,
+                services.environment,
+                services.outgoing,
+                services.registrations.redirect_uri,
+                services.registrations,
             )
             return await connection_check.run_checks()
 

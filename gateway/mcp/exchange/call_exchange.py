@@ -72,8 +72,8 @@ class CallExchange:
         self._progress_reporters = progress_reporters
         self._services = services
         self._elicitation_builder = ElicitationBuilder(services)
-        self._round_seconds = services.settings.gateway.answer_within
-        self._hold_seconds = services.settings.gateway.hold_within
+        self._round_seconds = services.settings.gateway.answer_within.total_seconds()
+        self._hold_seconds = services.settings.gateway.hold_within.total_seconds()
 
     def choose_hold_time(self, context: RequestContext) -> HoldTime:
         """Return how long a request of this client is held by default, from the settings."""

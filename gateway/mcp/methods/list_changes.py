@@ -1,7 +1,6 @@
 """Notify clients of changed lists and resources. It polls the database, so changes by any process are found."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -31,8 +30,8 @@ from mcp_types import (
     SubscriptionsListenResult,
     UnsubscribeRequestParams,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
+from engine.db.watch import Watch
 from engine.errors import BylineError, ResourceUnknown
 from engine.policy.policy import PolicyFile
 from engine.runs.runs import Caller, Runs
@@ -86,8 +85,7 @@ class ChangeNotifier:
             PromptsListChanged: tuple(sorted(registry.prompts)),
             ResourcesListChanged: tuple(sorted(registry.resources)),
         }
-        self._listeners: set[_ChangeListener] = set()
-        self._polling_task: asyncio.Task[None] | None = None
+        self._watch = Watch[_ChangeListener](self._send_changes, interval_seconds=_POLL_INTERVAL_SECONDS)
         self._change_times: Mapping[str, datetime] = {}
         self._listen_handler = ListenHandler(self)
 
@@ -198,21 +196,16 @@ class ChangeNotifier:
 
     def _add_listener(self, listener: _ChangeListener, send_event: EventSender) -> Callable[[], None]:
         listener.send_event = send_event
-        self._listeners.add(listener)
-        if self._polling_task is None or self._polling_task.done():
-            self._polling_task = asyncio.create_task(self._poll_changes())
-        return lambda: self._listeners.discard(listener)
+        self._watch.add(listener)
+        return lambda: self._watch.remove(listener)
 
-    async def _poll_changes(self) -> None:
-        while self._listeners:
-            with contextlib.suppress(OSError, SQLAlchemyError):
-                await self._compare_lists()
-                if self._has_watched_resources():
-                    await self._compare_resources()
-            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+    async def _send_changes(self) -> None:
+        await self._compare_lists()
+        if self._has_watched_resources():
+            await self._compare_resources()
 
     async def _compare_lists(self) -> None:
-        listeners = list(self._listeners)
+        listeners = list(self._watch.watchers)
         roles_by_principal = await self._services.roles.list_roles_by_principal(
             {change_listener.caller.principal.id for change_listener in listeners}
         )
@@ -235,7 +228,7 @@ class ChangeNotifier:
         changed_uris = {
             uri for uri, changed_at in self._change_times.items() if earlier_times.get(uri) != changed_at
         }
-        for listener in list(self._listeners):
+        for listener in list(self._watch.watchers):
             for uri in changed_uris & listener.watched_uris:
                 if self._may_read(listener, uri):
                     listener.send_event(ResourceUpdated(uri))
@@ -259,7 +252,7 @@ class ChangeNotifier:
         return resource.name in listener.listed_names[ResourcesListChanged]
 
     def _has_watched_resources(self) -> bool:
-        return any(listener.watched_uris for listener in self._listeners)
+        return any(listener.watched_uris for listener in self._watch.watchers)
 
     async def _read_recent_changes(self) -> Mapping[str, datetime]:
         return await self._services.resource_changes.list_changes_since(datetime.now(UTC) - _CHANGE_WINDOW)

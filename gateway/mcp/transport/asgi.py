@@ -66,7 +66,7 @@ def _create_endpoint_app(
     endpoint_app = mcp_server.streamable_http_app(
         streamable_http_path=url_path,
         max_request_body_size=limit_settings.body,
-        session_idle_timeout=limit_settings.session_idle,
+        session_idle_timeout=limit_settings.session_idle.total_seconds(),
         max_sessions=None,
         token_verifier=token_verifier,
         auth=AuthSettings(
