@@ -28,7 +28,8 @@ from gateway.mcp.methods.prompts import PromptHandler
 from gateway.mcp.methods.resources import ResourceHandler
 from gateway.mcp.methods.tasks import TaskHandler, TaskParams, TaskUpdateParams
 from gateway.mcp.methods.tool_calls import ToolCallHandler
-from gateway.mcp.methods.tool_list import ToolListHandler, find_own_input_schema
+from gateway.mcp.methods.tool_list import ToolListHandler
+from gateway.mcp.own_tools import find_own_input_schema
 from gateway.mcp.transport.hide_internal_errors import hide_internal_errors
 
 # Lists depend on the caller. Clients that subscribe are notified of changes; others refresh after a minute.

@@ -1,7 +1,7 @@
 """Build the tool results that a model reads: a value, a failure, or what to tell the user and to call next."""
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from mcp_types import CallToolResult, TextContent
 
@@ -12,8 +12,7 @@ from engine.tools.registry import CompositeTool
 from engine.waiting.page_paths import build_tool_path
 from engine.wire import OUTCOME_META
 from gateway.mcp.exchange.elicitation import ElicitationBuilder
-
-COLLECT_TOOL_NAME: Final = "byline_collect"
+from gateway.mcp.own_tools import COLLECT_TOOL_NAME
 
 
 def to_success_result(tool: CompositeTool, result_value: Any) -> CallToolResult:

@@ -26,17 +26,17 @@ from gateway.mcp.exchange.client_abilities import (
     require_tasks_extension,
 )
 from gateway.mcp.exchange.results import (
-    COLLECT_TOOL_NAME,
     PendingResults,
     to_failure_result,
     to_json_result,
     to_running_result,
     to_success_result,
 )
-from gateway.mcp.methods.search import SEARCH_TOOL_NAME, search_tools
+from gateway.mcp.methods.search import search_tools
 from gateway.mcp.methods.tasks import TaskHandler
-from gateway.mcp.methods.tool_check import CHECK_TOOL_NAME, ToolCheckHandler
+from gateway.mcp.methods.tool_check import ToolCheckHandler
 from gateway.mcp.methods.tool_list import ToolListHandler
+from gateway.mcp.own_tools import CHECK_TOOL_NAME, COLLECT_TOOL_NAME, SEARCH_TOOL_NAME
 
 # A client with the tasks extension gets a task as soon as a call takes longer than this.
 _TASK_HOLD_TIME: Final = HoldTime(2.0, may_ask_again=False)

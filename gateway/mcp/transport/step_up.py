@@ -19,8 +19,7 @@ from engine.errors import ResourceUnknown
 from engine.services import Services
 from engine.tools.registry import Registry
 from gateway.bearer import PrincipalToken
-from gateway.mcp.exchange.results import COLLECT_TOOL_NAME
-from gateway.mcp.methods import search
+from gateway.mcp import own_tools
 from gateway.protected_resource import build_metadata_url, list_required_scopes
 from gateway.toolsets import list_mcp_paths
 
@@ -89,13 +88,13 @@ class StepUpMiddleware:
         request_params = message.get("params")
         match message.get("method"), request_params:
             case "tools/call", {
-                "name": search.CALL_TOOL_NAME,
+                "name": own_tools.CALL_TOOL_NAME,
                 "arguments": {"name": offer_name, **other_arguments},
             }:
                 request_params = {"name": offer_name, "arguments": other_arguments.get("arguments")}
         match message.get("method"), request_params:
             case "tools/call", {"name": str(offer_name), "arguments": {"run_id": run_id}} if (
-                offer_name == COLLECT_TOOL_NAME
+                offer_name == own_tools.COLLECT_TOOL_NAME
             ):
                 return await self._find_run_offer_name(run_id, authenticated_user)
             case "tools/call" | "prompts/get", {"name": str(offer_name)}:
