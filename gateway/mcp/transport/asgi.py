@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.errors import BylineError
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.api.problems import answer_domain_error
 from gateway.bearer import build_token_verifier
+from gateway.http.problems import answer_domain_error
 from gateway.mcp.transport.admission import AdmissionMiddleware, CallerLimits
 from gateway.mcp.transport.step_up import StepUpMiddleware
 from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
