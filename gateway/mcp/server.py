@@ -18,9 +18,10 @@ from engine.runs.runs import Runs
 from engine.services import Services
 from engine.tools.registry import Registry
 from gateway.mcp.endpoints import McpEndpoint, list_endpoints
-from gateway.mcp.exchange.call_exchange import CallExchange, create_request_state_boundary
+from gateway.mcp.exchange.call_exchange import CallExchange
 from gateway.mcp.exchange.client_abilities import TASKS_EXTENSION
 from gateway.mcp.exchange.progress import ProgressReporters, set_log_level
+from gateway.mcp.exchange.request_state import create_request_state_boundary
 from gateway.mcp.methods.completion import CompletionHandler
 from gateway.mcp.methods.list_changes import ChangeNotifier
 from gateway.mcp.methods.offer_fetching import OfferFetcher
@@ -106,7 +107,9 @@ def create_mcp_servers(
         )
         mcp_server.extensions[TASKS_EXTENSION] = {}
         mcp_server.middleware.insert(0, hide_internal_errors)
-        mcp_server.middleware.append(create_request_state_boundary(services))
+        mcp_server.middleware.append(
+            create_request_state_boundary(services.vault, services.settings.public_url)
+        )
         return mcp_server
 
     return {

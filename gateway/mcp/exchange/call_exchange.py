@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mcp.server.request_state import RequestStateBoundary, RequestStateSecurity
 from mcp.shared.exceptions import MCPError
 from mcp.shared.message import ServerMessageMetadata
 from mcp_types import (
@@ -17,11 +16,10 @@ from mcp_types import (
     InputResponseRequestParams,
     ListRootsResult,
 )
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from engine.runs.runs import Caller, Outcome, PendingWaits, Running, Runs
 from engine.services import Services
-from engine.settings import MAX_WAIT
 from engine.tools.registry import OfferedWorkflow
 from gateway.mcp.exchange.client_abilities import (
     ClientAbility,
@@ -31,7 +29,8 @@ from gateway.mcp.exchange.client_abilities import (
     list_client_abilities,
 )
 from gateway.mcp.exchange.elicitation import AcceptedAnswers, ClientInputRequest, ElicitationBuilder
-from gateway.mcp.exchange.progress import ProgressCursor, ProgressReporters
+from gateway.mcp.exchange.progress import ProgressReporters
+from gateway.mcp.exchange.request_state import RequestState
 
 # Clients end a call after ten rounds of input. Before that, the call ends and its outcome can be collected.
 _LAST_ROUND: Final = 8
@@ -41,19 +40,6 @@ _RESULT_TYPES: Final[Mapping[ClientAbility, type[BaseModel]]] = {
     "sampling": CreateMessageResult,
     "roots": ListRootsResult,
 }
-
-
-class RequestState(BaseModel):
-    """The request state that a client carries between the rounds of one call, sealed and bound to its principal.
-
-    `told` holds the announced waits: the id of each authorization request and question that the client knows of, by
-    the key of its input request. `heard` is how far its progress has been reported.
-    """
-
-    run: str
-    told: dict[str, str] = {}
-    round: int = 0
-    heard: ProgressCursor = Field(default_factory=ProgressCursor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +83,7 @@ class CallExchange:
         started_run = await self._runs.start_or_attach(offer.name, arguments, caller)
         if started_run.is_rejoined and not list_client_abilities(context):
             return await self.create_announced_state(started_run.run_id)
-        return RequestState(run=started_run.run_id)
+        return RequestState(run_id=started_run.run_id)
 
     async def resume_state(
         self, request_params: InputResponseRequestParams, caller: Caller
@@ -106,7 +92,7 @@ class CallExchange:
         if request_params.request_state is None:
             return None
         request_state = RequestState.model_validate_json(request_params.request_state)
-        await self._runs.require_own_run(request_state.run, caller)
+        await self._runs.require_own_run(request_state.run_id, caller)
         return request_state
 
     async def create_announced_state(self, run_id: str) -> RequestState:
@@ -115,7 +101,9 @@ class CallExchange:
         A repeated call is then held to give the person time, instead of being answered with the same links at once.
         """
         waiters = await self._services.waiters.list_waiters(run_id)
-        return RequestState(run=run_id, told={waiter.awaited_id: waiter.awaited_id for waiter in waiters})
+        return RequestState(
+            run_id=run_id, announced_waits={waiter.awaited_id: waiter.awaited_id for waiter in waiters}
+        )
 
     async def follow_run(
         self,
@@ -127,7 +115,7 @@ class CallExchange:
     ) -> Outcome | InputRequiredResult:
         """Return the run's outcome when the request has to be answered, or the input requests for the client."""
         async with self._progress_reporters.report_progress(
-            context, caller, request_state.run, request_state.heard
+            context, caller, request_state.run_id, request_state.progress_cursor
         ) as progress_reporter:
             if is_modern_client(context):
                 outcome = await self._follow_modern(
@@ -136,7 +124,7 @@ class CallExchange:
             else:
                 outcome = await self._follow_legacy(context, caller, request_state, hold_time)
             if isinstance(outcome, InputRequiredResult):
-                outcome.request_state = request_state.model_dump_json()
+                outcome.request_state = request_state.to_text()
             elif not isinstance(outcome, PendingWaits | Running):
                 await progress_reporter.wait_until_reported()
         return outcome
@@ -158,18 +146,20 @@ class CallExchange:
         hold_time: HoldTime,
     ) -> Outcome | InputRequiredResult:
         may_continue = await self._record_answers(
-            context, caller, request_state, request_state.told, input_responses
+            context, caller, request_state, request_state.announced_waits, input_responses
         )
         while True:
             wait_seconds = hold_time.seconds if may_continue else 0.0
             outcome = await self._runs.wait_for_outcome(
-                request_state.run, timeout_seconds=wait_seconds, announced_waits=request_state.told.values()
+                request_state.run_id,
+                timeout_seconds=wait_seconds,
+                announced_waits=request_state.announced_waits.values(),
             )
             input_requests = await self._build_input_requests(context, outcome)
             new_requests = {
                 request_key: client_request
                 for request_key, client_request in input_requests.items()
-                if client_request.wait_id not in request_state.told.values()
+                if client_request.wait_id not in request_state.announced_waits.values()
             }
             # A client may send answers to input requests that it expects.
             early_waits = {
@@ -188,11 +178,11 @@ class CallExchange:
                 for request_key, input_response in input_responses.items()
                 if request_key not in early_waits
             }
-        if not may_continue or request_state.round >= _LAST_ROUND:
+        if not may_continue or request_state.round_number >= _LAST_ROUND:
             return outcome
         if new_requests or (hold_time.may_ask_again and (input_requests or isinstance(outcome, Running))):
             _note_announced_waits(request_state, new_requests, outcome)
-            request_state.round += 1
+            request_state.round_number += 1
             mcp_input_requests = {
                 request_key: client_request.input_request
                 for request_key, client_request in new_requests.items()
@@ -215,8 +205,8 @@ class CallExchange:
                     request_state, remaining_seconds, asking_tasks
                 )
                 for answered_task in [asking_task for asking_task in asking_tasks if asking_task.done()]:
-                    request_state.told.pop(asking_tasks.pop(answered_task))
-                    request_state.told |= answered_task.result().announced_waits
+                    request_state.announced_waits.pop(asking_tasks.pop(answered_task))
+                    request_state.announced_waits |= answered_task.result().announced_waits
                     may_continue = may_continue and answered_task.result().may_continue
                 if outcome is None:
                     continue
@@ -225,7 +215,7 @@ class CallExchange:
                 new_requests = {
                     request_key: client_request
                     for request_key, client_request in input_requests.items()
-                    if client_request.wait_id not in request_state.told.values()
+                    if client_request.wait_id not in request_state.announced_waits.values()
                 }
                 if remaining_seconds == 0.0 or not (new_requests or asking_tasks):
                     return outcome
@@ -254,9 +244,9 @@ class CallExchange:
         """Return the run's outcome, or None where the client answered an input request first."""
         outcome_task = asyncio.create_task(
             self._runs.wait_for_outcome(
-                request_state.run,
+                request_state.run_id,
                 timeout_seconds=wait_seconds,
-                announced_waits=list(request_state.told.values()),
+                announced_waits=list(request_state.announced_waits.values()),
             )
         )
         try:
@@ -315,9 +305,9 @@ class CallExchange:
         accepted_answers = await self._elicitation_builder.record_answers(
             announced_waits, input_responses, caller.principal, context
         )
-        request_state.told = {
+        request_state.announced_waits = {
             request_key: wait_id
-            for request_key, wait_id in request_state.told.items()
+            for request_key, wait_id in request_state.announced_waits.items()
             if request_key not in announced_waits
         } | accepted_answers.announced_waits
         return accepted_answers.may_continue
@@ -327,21 +317,12 @@ def _note_announced_waits(
     request_state: RequestState, new_requests: Mapping[str, ClientInputRequest], outcome: Outcome
 ) -> None:
     """Note all waits of a run as announced: those that the client is asked under their keys, others under their ids."""
-    request_state.told |= {
+    request_state.announced_waits |= {
         request_key: client_request.wait_id for request_key, client_request in new_requests.items()
     }
     if isinstance(outcome, PendingWaits):
-        request_state.told |= {
-            wait_id: wait_id for wait_id in outcome.ids if wait_id not in request_state.told.values()
+        request_state.announced_waits |= {
+            wait_id: wait_id
+            for wait_id in outcome.ids
+            if wait_id not in request_state.announced_waits.values()
         }
-
-
-def create_request_state_boundary(services: Services) -> RequestStateBoundary:
-    """Create the SDK's boundary that seals request states.
-
-    All gateways derive the same keys from the master key. A sealed state is valid for as long as a run may wait.
-    """
-    state_security = RequestStateSecurity(
-        keys=services.vault.derive_keys("mcp request state"), ttl=MAX_WAIT.total_seconds()
-    )
-    return RequestStateBoundary(state_security, default_audience=services.settings.public_url)

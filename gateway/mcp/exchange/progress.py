@@ -14,7 +14,7 @@ from mcp_types import (
     LoggingMessageNotificationParams,
     SetLevelRequestParams,
 )
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
@@ -26,25 +26,13 @@ from engine.runs.runs import Caller
 from engine.runs.state import Progress
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
 from gateway.mcp.exchange.client_abilities import RequestContext, get_session_state, is_modern_client
+from gateway.mcp.exchange.progress_cursor import ProgressCursor
 
 _ALL_LOG_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)
 _LOG_LEVEL_KEY: Final = "byline_log_level"
 _INTERNAL_NAME_PREFIX: Final = "byline."
 _LAST_STEPS_TIMEOUT_SECONDS: Final = 2.0
 _MAX_FOLLOWED_WORKFLOWS: Final = 50
-_MIN_INCREMENT: Final = 1e-6
-
-
-class ProgressCursor(BaseModel):
-    """How far a run's progress has been reported to a client, over all requests of the same call.
-
-    `at` is the time of the last reported step, in seconds since the epoch. `number` is the last reported progress
-    number, if any. `counts` says whether that number was a count of steps.
-    """
-
-    at: float = 0.0
-    number: float | None = None
-    counts: bool = False
 
 
 class ProgressReporters:
@@ -88,7 +76,7 @@ class ProgressReporter:
         self._log_levels = _find_log_levels(context)
         self._following_tasks: dict[str, asyncio.Task[None]] = {}
         self._progress_cursor = progress_cursor
-        self._since_epoch_seconds = progress_cursor.at
+        self._since_epoch_seconds = progress_cursor.last_step_epoch_seconds
 
     @property
     def is_wanted(self) -> bool:
@@ -131,7 +119,9 @@ class ProgressReporter:
         event_epoch_seconds = history_event.event_time.ToNanoseconds() / 1e9
         if event_epoch_seconds <= self._since_epoch_seconds:
             return
-        self._progress_cursor.at = max(self._progress_cursor.at, event_epoch_seconds)
+        self._progress_cursor.last_step_epoch_seconds = max(
+            self._progress_cursor.last_step_epoch_seconds, event_epoch_seconds
+        )
         if history_event.HasField("workflow_properties_modified_event_attributes"):
             memo_fields = history_event.workflow_properties_modified_event_attributes.upserted_memo.fields
             if PROGRESS_MEMO in memo_fields:
@@ -180,7 +170,7 @@ class ProgressReporter:
         mcp_session = self._context.session
         if self._has_progress_token:
             await mcp_session.report_progress(
-                self._compute_next_number(progress.done), progress.of, progress.message
+                self._progress_cursor.advance_number(progress.done), progress.of, progress.message
             )
         elif log_level in self._log_levels:
             notification_params = LoggingMessageNotificationParams(
@@ -189,28 +179,6 @@ class ProgressReporter:
             await mcp_session.send_notification(
                 LoggingMessageNotification(params=notification_params), self._context.request_id
             )
-
-    def _compute_next_number(self, reported_number: float | None) -> float:
-        """Return a progress number that is larger than the last, as MCP requires.
-
-        It is the number that the tool reports, and for a step in between slightly more than the last. Before the tool
-        reports any number, steps are counted.
-        """
-        progress_cursor = self._progress_cursor
-        if progress_cursor.number is None:
-            progress_cursor.number, progress_cursor.counts = (
-                (1.0, True) if reported_number is None else (reported_number, False)
-            )
-        elif reported_number is not None and (
-            reported_number > progress_cursor.number or progress_cursor.counts
-        ):
-            progress_cursor.number, progress_cursor.counts = (
-                max(reported_number, progress_cursor.number + _MIN_INCREMENT),
-                False,
-            )
-        else:
-            progress_cursor.number += 1.0 if progress_cursor.counts else _MIN_INCREMENT
-        return progress_cursor.number
 
 
 async def set_log_level(context: RequestContext, request_params: SetLevelRequestParams) -> EmptyResult:

@@ -39,21 +39,21 @@ class OfferFetcher:
         )
         match outcome:
             case Finished(offer_value):
-                await self._call_exchange.note_outcome_delivered(context, request_state.run)
+                await self._call_exchange.note_outcome_delivered(context, request_state.run_id)
                 return offer_value
             case Failed(error_code, error_message):
-                await self._call_exchange.note_outcome_delivered(context, request_state.run)
+                await self._call_exchange.note_outcome_delivered(context, request_state.run_id)
                 raise MCPError(
                     find_mcp_code(error_code) or INTERNAL_ERROR, error_message, {"error": error_code}
                 )
             case PendingWaits():
                 wait_lines = await self._pending_results.describe_waits(outcome)
                 raise _build_unfinished_error(
-                    request_state.run, "\n".join([*wait_lines, "Then ask for the same again."])
+                    request_state.run_id, "\n".join([*wait_lines, "Then ask for the same again."])
                 )
             case Running():
                 raise _build_unfinished_error(
-                    request_state.run, "The run goes on. Ask for the same again in a while."
+                    request_state.run_id, "The run goes on. Ask for the same again in a while."
                 )
             case _:
                 return outcome

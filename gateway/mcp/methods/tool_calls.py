@@ -16,7 +16,7 @@ from engine.services import Services
 from engine.tools.registry import CompositeTool, Registry
 from gateway.error_codes import find_mcp_code, to_mcp_code
 from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.call_exchange import CallExchange, HoldTime, RequestState
+from gateway.mcp.exchange.call_exchange import CallExchange, HoldTime
 from gateway.mcp.exchange.client_abilities import (
     RequestContext,
     has_client_left,
@@ -25,6 +25,7 @@ from gateway.mcp.exchange.client_abilities import (
     require_capability,
     require_tasks_extension,
 )
+from gateway.mcp.exchange.request_state import RequestState
 from gateway.mcp.exchange.results import (
     PendingResults,
     to_failure_result,
@@ -104,15 +105,17 @@ class ToolCallHandler:
         hold_time = self._call_exchange.choose_hold_time(context)
         if may_become_task:
             if declaration.is_long:
-                return await self._task_handler.create_task(request_state.run)
+                return await self._task_handler.create_task(request_state.run_id)
             hold_time = _TASK_HOLD_TIME
         outcome = await self._follow_run(context, request_params, caller, request_state, hold_time, tool)
         is_task_required = declaration.task_support == "required" and not isinstance(
             outcome, InputRequiredResult
         )
         if may_become_task and (is_task_required or isinstance(outcome, PendingWaits | Running)):
-            return await self._task_handler.create_task(request_state.run, request_state.told.values())
-        return await self._build_answer(context, outcome, request_state.run, tool)
+            return await self._task_handler.create_task(
+                request_state.run_id, request_state.announced_waits.values()
+            )
+        return await self._build_answer(context, outcome, request_state.run_id, tool)
 
     async def _search_tools(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
         matching_tools = search_tools(arguments, await self._tool_list_handler.list_callable_tools(caller))
@@ -161,7 +164,7 @@ class ToolCallHandler:
             if tool.declaration.on_cancel == "cancel":
                 with anyio.CancelScope(shield=True):
                     if await _has_client_cancelled(context):
-                        run = await self._runs.require_own_run(request_state.run, caller)
+                        run = await self._runs.require_own_run(request_state.run_id, caller)
                         await self._run_control.cancel_run(run, caller, "The client cancelled the call.")
             raise
 
