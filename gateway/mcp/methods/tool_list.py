@@ -6,8 +6,7 @@ from mcp_types import Tool as ListedTool
 
 from engine.runs.runs import Caller, Runs
 from engine.tools.registry import CompositeTool
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.client_abilities import RequestContext
+from gateway.mcp.mcp_request import McpRequest
 from gateway.mcp.own_tools import CALL_TOOL, CHECK_TOOL, COLLECT_TOOL, SEARCH_TOOL
 
 
@@ -17,15 +16,13 @@ class ToolListHandler:
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
 
-    async def list_tools(
-        self, context: RequestContext, request_params: PaginatedRequestParams | None, endpoint: McpEndpoint
-    ) -> ListToolsResult:
+    async def list_tools(self, request: McpRequest[PaginatedRequestParams | None]) -> ListToolsResult:
         """List the tools that the caller may call at this endpoint, sorted by name, and the gateway's own tools."""
-        del context
-        refuse_cursor(request_params)
-        caller = endpoint.identify_caller()
+        refuse_cursor(request.params)
         listed_tools = (
-            [SEARCH_TOOL, CALL_TOOL] if endpoint.has_search else await self.list_callable_tools(caller)
+            [SEARCH_TOOL, CALL_TOOL]
+            if request.endpoint.has_search
+            else await self.list_callable_tools(request.caller)
         )
         return ListToolsResult(tools=[*listed_tools, CHECK_TOOL, COLLECT_TOOL])
 
