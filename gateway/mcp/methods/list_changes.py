@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -60,7 +60,7 @@ AccessRights = tuple[PolicyFile, frozenset[str]]
 class _ChangeListener:
     caller: Caller
     access_rights: AccessRights
-    listed_names: Mapping[type, tuple[str, ...]]
+    listed_names: Mapping[type, list[str]]
     watched_uris: set[str]
     send_event: EventSender = field(default=lambda _: None)
 
@@ -89,10 +89,10 @@ class ChangeNotifier:
         self._roles = roles
         self._resource_changes = resource_changes
         self._token_verifiers = token_verifiers
-        self._offered_names: dict[type, tuple[str, ...]] = {
-            ToolsListChanged: tuple(sorted(registry.tools)),
-            PromptsListChanged: tuple(sorted(registry.prompts)),
-            ResourcesListChanged: tuple(sorted(registry.resources)),
+        self._offers: Mapping[type, Collection[str]] = {
+            ToolsListChanged: registry.tools,
+            PromptsListChanged: registry.prompts,
+            ResourcesListChanged: registry.resources,
         }
         self._listeners: set[_ChangeListener] = set()
         self._polling_task: asyncio.Task[None] | None = None
@@ -213,7 +213,7 @@ class ChangeNotifier:
                 self._list_allowed_names(listener.caller, access_rights),
             )
             listener.access_rights, listener.listed_names = access_rights, listed_names
-            for event_type in self._offered_names:
+            for event_type in self._offers:
                 if earlier_names[event_type] != listed_names[event_type]:
                     listener.send_event(event_type())
 
@@ -227,15 +227,11 @@ class ChangeNotifier:
                 if self._may_read(listener, uri):
                     listener.send_event(ResourceUpdated(uri))
 
-    def _list_allowed_names(self, caller: Caller, access_rights: AccessRights) -> dict[type, tuple[str, ...]]:
+    def _list_allowed_names(self, caller: Caller, access_rights: AccessRights) -> dict[type, list[str]]:
         policy_rules, principal_roles = access_rights
         return {
-            event_type: tuple(
-                offer_name
-                for offer_name in offered_names
-                if caller.covers_tool(offer_name) and policy_rules.may_call(offer_name, principal_roles)
-            )
-            for event_type, offered_names in self._offered_names.items()
+            event_type: policy_rules.select_allowed(caller.select_covered(offered_names), principal_roles)
+            for event_type, offered_names in self._offers.items()
         }
 
     def _may_read(self, listener: _ChangeListener, uri: str) -> bool:
