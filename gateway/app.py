@@ -22,11 +22,12 @@ from engine.settings import Settings
 from engine.temporal import connect_temporal
 from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
-from gateway.api.problems import answer_domain_error, answer_framework_error, answer_not_found
+from gateway.api.problems import answer_framework_error, answer_not_found
 from gateway.api.router import build_api
 from gateway.authorization_server.endpoints import build_authorization_server
 from gateway.browser.rendering import create_assets_router, render_not_found
 from gateway.http.body_limits import BodyLimitMiddleware
+from gateway.http.problems import answer_domain_error
 from gateway.mcp.server import create_mcp_servers
 from gateway.mcp.transport.asgi import create_mcp_app
 from gateway.pages.api_tokens import build_token_pages

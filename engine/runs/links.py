@@ -2,18 +2,17 @@
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.questions.questions import Question
-from engine.services import Services
 from engine.waiting.page_paths import build_connect_path, build_question_path
 
 
-def build_connect_link(services: Services, authorization_request: AuthorizationRequest) -> str:
+def build_connect_link(public_url: str, authorization_request: AuthorizationRequest) -> str:
     """Return the address of an authorization request's page, which opens only for the people it is addressed to."""
-    return f"{services.settings.public_url}{build_connect_path(authorization_request.id)}"
+    return f"{public_url}{build_connect_path(authorization_request.id)}"
 
 
-def build_question_link(services: Services, question: Question) -> str:
+def build_question_link(public_url: str, question: Question) -> str:
     """Return the address of a question's page, which opens only for the people it is addressed to."""
-    return f"{services.settings.public_url}{build_question_path(question.id)}"
+    return f"{public_url}{build_question_path(question.id)}"
 
 
 def describe_request(authorization_request: AuthorizationRequest, connection_title: str) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -111,6 +111,10 @@ class Caller:
     def covers_tool(self, tool_name: str) -> bool:
         """Return whether the caller's token covers a tool. The policy is checked separately."""
         return self.tool_names is None or tool_name in self.tool_names
+
+    def select_covered(self, offer_names: Iterable[str]) -> list[str]:
+        """Return those of the offers that the caller's token covers, sorted by name."""
+        return sorted(offer_name for offer_name in offer_names if self.covers_tool(offer_name))
 
     def require_tool(self, tool_name: str) -> None:
         """Raise NotAllowed where the caller's token does not cover the tool."""
@@ -247,13 +251,10 @@ class Runs:
 
     async def list_allowed_offers(self, caller: Caller, offers: Mapping[str, OfferType]) -> list[OfferType]:
         """Return those of the offers that policy and token let the caller ask for, ordered by name."""
-        reachable_names = sorted(offer_name for offer_name in offers if caller.covers_tool(offer_name))
-        return [
-            offers[offer_name]
-            for offer_name in await self._services.policy.filter_allowed_tools(
-                caller.principal, reachable_names
-            )
-        ]
+        allowed_names = await self._services.policy.filter_allowed_tools(
+            caller.principal, caller.select_covered(offers)
+        )
+        return [offers[offer_name] for offer_name in allowed_names]
 
     async def describe_workflow(
         self, workflow_id: str, temporal_run_id: str | None = None

@@ -223,7 +223,9 @@ class RunStates:
             wait_descriptions[authorization_request.id] = WaitingFor(
                 kind="connection",
                 title=authorization_request.connection_name if connection is None else connection.title,
-                url=build_connect_link(self._services, authorization_request) if is_asked else None,
+                url=build_connect_link(self._services.settings.public_url, authorization_request)
+                if is_asked
+                else None,
                 expires_at=authorization_request.expires_at,
             )
         for question in await self._services.questions.list_awaited_questions(run_id):
@@ -236,7 +238,7 @@ class RunStates:
             wait_descriptions[question.id] = WaitingFor(
                 kind="question" if question.role is None else "approval",
                 title=question.message,
-                url=build_question_link(self._services, question) if is_asked else None,
+                url=build_question_link(self._services.settings.public_url, question) if is_asked else None,
                 expires_at=question.expires_at,
                 role=question.role,
             )

@@ -158,7 +158,7 @@ class _QuestionRoutesContext:
             answer_schema=dict(question.answer_schema),
             created_at=question.created_at,
             expires_at=question.expires_at,
-            url=build_question_link(self._services, question),
+            url=build_question_link(self._services.settings.public_url, question),
         )
 
     async def _find_tool_name(self, question: Question) -> str:

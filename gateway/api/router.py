@@ -28,8 +28,9 @@ from gateway.api import (
 from gateway.api import runs as run_routes
 from gateway.api import services as service_routes
 from gateway.api.authentication import attach_token_verifier, build_challenge
-from gateway.api.problems import Problem, describe_problems, register_error_handlers
+from gateway.api.problems import describe_problems, register_error_handlers
 from gateway.api.request_bodies import METHODS_WITH_BODY, JsonBodyMiddleware
+from gateway.http.problems import Problem
 from gateway.protected_resource import API_PATH
 
 _API_VERSION = "1.0.0"

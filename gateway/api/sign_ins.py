@@ -111,5 +111,5 @@ def _to_sign_in(
         scopes=list(authorization_request.scopes),
         state="expired" if has_expired else authorization_request.state,
         expires_at=authorization_request.expires_at,
-        url=build_connect_link(services, authorization_request),
+        url=build_connect_link(services.settings.public_url, authorization_request),
     )

@@ -1,1 +1,1 @@
-"""HTTP protections for all endpoints: limits on body size, slow clients, and cross-origin routes."""
+"""HTTP for all doors: limits on body size, slow clients, cross-origin routes, and problem documents for errors."""

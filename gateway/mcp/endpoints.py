@@ -11,7 +11,7 @@ from engine.runs.runs import Caller
 from engine.settings import Settings
 from engine.tools.registry import Registry
 from gateway.bearer import PrincipalToken
-from gateway.mcp.methods.search import CALL_TOOL_NAME
+from gateway.mcp.own_tools import CALL_TOOL_NAME
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, read_toolsets
 
 

@@ -1,31 +1,16 @@
 """The tool `byline_check`, which lists the sign-ins that a call of another tool would wait for. It starts no run."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
-from mcp_types import CallToolResult, TextContent, ToolAnnotations
-from mcp_types import Tool as ListedTool
+from mcp_types import CallToolResult, TextContent
 
 from engine.errors import ArgumentsInvalid
 from engine.runs.readiness import report_readiness
 from engine.runs.runs import Caller, Runs
 from engine.services import Services
 from engine.tools.registry import Registry
-
-CHECK_TOOL_NAME: Final = "byline_check"
-
-CHECK_TOOL: Final = ListedTool(
-    name=CHECK_TOOL_NAME,
-    title="Check what a tool waits for",
-    description="Says, before you call a tool, whether the user has to sign in first, and where. It starts nothing.",
-    input_schema={
-        "type": "object",
-        "properties": {"tool": {"type": "string", "description": "The name of the tool."}},
-        "required": ["tool"],
-        "additionalProperties": False,
-    },
-    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
-)
+from gateway.mcp.own_tools import CHECK_TOOL_NAME
 
 
 class ToolCheckHandler:

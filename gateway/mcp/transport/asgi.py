@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.errors import BylineError
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.api.problems import answer_domain_error
 from gateway.bearer import build_token_verifier
+from gateway.http.problems import answer_domain_error
 from gateway.mcp.transport.admission import AdmissionMiddleware, CallerLimits
 from gateway.mcp.transport.step_up import StepUpMiddleware
 from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
@@ -85,7 +85,15 @@ def _create_endpoint_app(
     endpoint_app.user_middleware.append(
         Middleware(AdmissionMiddleware, caller_limits=caller_limits, token_verifier=token_verifier)
     )
-    endpoint_app.user_middleware.append(Middleware(StepUpMiddleware, services=services, registry=registry))
+    endpoint_app.user_middleware.append(
+        Middleware(
+            StepUpMiddleware,
+            registry=registry,
+            run_records=services.run_records,
+            policy=services.policy,
+            settings=settings,
+        )
+    )
     # Outside bearer authentication, which raises BylineError when the issuer does not answer.
     endpoint_app.add_middleware(ExceptionMiddleware, handlers={BylineError: answer_domain_error})
     return endpoint_app
