@@ -50,6 +50,7 @@ from engine.vault.data_keys import DataKeys
 from engine.vault.key_providers import open_key_providers
 from engine.vault.keyring import Keyring
 from engine.vault.vault import Vault
+from engine.waiting.page_paths import PageLinks
 from engine.waiting.waiters import Waiters
 from engine.webhooks.webhooks import Webhooks
 
@@ -96,6 +97,7 @@ class Services:
     resource_changes: ResourceChanges
     notification_channels: NotificationChannels
     notifier: RunNotifier
+    page_links: PageLinks
     outgoing: OutgoingClient
     webhooks: Webhooks
     http_client: httpx2.AsyncClient
@@ -144,7 +146,8 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         delegation = Delegation(principals, roles)
         redirect_uri = f"{settings.public_url}/oauth/callback"
         notification_channels = NotificationChannels(database, vault, trail)
-        mail_channel = MailSender(settings.notifications, settings.public_url)
+        page_links = PageLinks(settings.public_url)
+        mail_channel = MailSender(settings.notifications, page_links)
         notifier = RunNotifier(
             notification_channels,
             mail_channel,
@@ -155,7 +158,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             principals,
             roles,
             catalogue,
-            settings.public_url,
+            page_links,
         )
         exit_stack.push_async_callback(trail.finish_appends)
         yield Services(
@@ -222,6 +225,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             resource_changes=ResourceChanges(database),
             notification_channels=notification_channels,
             notifier=notifier,
+            page_links=page_links,
             outgoing=outgoing,
             webhooks=Webhooks(database, vault, principals, roles, trail),
             http_client=outgoing.http_client,

@@ -8,7 +8,6 @@ from engine.runs.runs import Caller, Runs
 from engine.services import Services
 from engine.tools.readiness import ConnectionReadiness
 from engine.tools.registry import Registry
-from engine.waiting.page_paths import build_tool_path
 
 _DETAIL_BY_STATE: Final = {
     "connected": "{title} is connected.",
@@ -55,7 +54,7 @@ async def report_readiness(
         caller.principal.id, tool_name, registry.needs[tool_name]
     )
     has_to_wait = not all(connection.is_ready for connection in connections)
-    connect_url = f"{services.settings.public_url}{build_tool_path(tool.name)}"
+    connect_url = services.page_links.build_tool_link(tool.name)
     return ToolReadiness(
         tool=tool.name,
         would_wait=has_to_wait,

@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field
 
 from engine.errors import NotAllowed, QuestionUnknown
 from engine.questions.questions import Question, QuestionState
-from engine.runs.links import build_question_link
 from engine.runs.runs import Caller
 from engine.services import Services
 from gateway.api.authentication import ApiCaller
@@ -158,7 +157,7 @@ class _QuestionRoutesContext:
             answer_schema=dict(question.answer_schema),
             created_at=question.created_at,
             expires_at=question.expires_at,
-            url=build_question_link(self._services, question),
+            url=self._services.page_links.build_question_link(question.id),
         )
 
     async def _find_tool_name(self, question: Question) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
+from engine.authorization.request_texts import describe_request
 from engine.authorization.requests import AuthorizationRequest, RequestState
-from engine.runs.links import build_connect_link, describe_request
 from engine.services import Services
 from engine.tools.registry import Registry
 from gateway.api.authentication import ApiCaller, InPersonCaller
@@ -111,5 +111,5 @@ def _to_sign_in(
         scopes=list(authorization_request.scopes),
         state="expired" if has_expired else authorization_request.state,
         expires_at=authorization_request.expires_at,
-        url=build_connect_link(services, authorization_request),
+        url=services.page_links.build_connect_link(authorization_request.id),
     )

@@ -18,11 +18,11 @@ from mcp_types import (
     ListRootsResult,
 )
 
+from engine.authorization.request_texts import describe_request
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question
-from engine.runs.links import build_connect_link, build_question_link, describe_request
 from engine.runs.runs import PendingWaits
 from engine.services import Services
 from gateway.mcp.exchange.client_abilities import (
@@ -68,7 +68,7 @@ class ElicitationBuilder:
             for authorization_request in awaiting.requests:
                 message, connect_url = (
                     await self.describe_sign_in(authorization_request),
-                    build_connect_link(self._services, authorization_request),
+                    self._services.page_links.build_connect_link(authorization_request.id),
                 )
                 input_requests[authorization_request.id] = ClientInputRequest(
                     authorization_request.id,
@@ -157,7 +157,7 @@ class ElicitationBuilder:
                 )
                 return ElicitRequest(params=form_params)
             case "url":
-                question_url = build_question_link(self._services, question)
+                question_url = self._services.page_links.build_question_link(question.id)
                 return _build_link_elicitation(context, question.id, question.message, question_url)
             case "sampling":
                 return CreateMessageRequest(

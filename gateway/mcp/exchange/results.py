@@ -5,11 +5,9 @@ from typing import Any, Final
 
 from mcp_types import CallToolResult, TextContent
 
-from engine.runs.links import build_connect_link, build_question_link
 from engine.runs.runs import PendingWaits
 from engine.services import Services
 from engine.tools.registry import CompositeTool
-from engine.waiting.page_paths import build_tool_path
 from engine.wire import OUTCOME_META
 from gateway.mcp.exchange.elicitation import ElicitationBuilder
 
@@ -68,7 +66,7 @@ class PendingResults:
         links = await self._build_links(pending_waits)
         text_lines = [*await self.describe_waits(pending_waits)]
         text_lines[0] = f"NOT FINISHED: {text_lines[0]}"
-        connect_all_url = f"{self._services.settings.public_url}{build_tool_path(tool_name)}"
+        connect_all_url = self._services.page_links.build_tool_link(tool_name)
         if pending_waits.requests:
             text_lines.append(
                 f"Whatever else this tool may need can be connected as well, at {connect_all_url}"
@@ -113,12 +111,12 @@ class PendingResults:
         connect_links = [
             {
                 "question": await self._elicitation_builder.describe_sign_in(authorization_request),
-                "url": build_connect_link(self._services, authorization_request),
+                "url": self._services.page_links.build_connect_link(authorization_request.id),
             }
             for authorization_request in pending_waits.requests
         ]
         return connect_links + [
-            {"question": question.message, "url": build_question_link(self._services, question)}
+            {"question": question.message, "url": self._services.page_links.build_question_link(question.id)}
             for question in _list_own_questions(pending_waits)
         ]
 
