@@ -97,11 +97,15 @@ class Services:
     resource_changes: ResourceChanges
     notification_channels: NotificationChannels
     notifier: RunNotifier
-    page_links: PageLinks
     outgoing: OutgoingClient
     webhooks: Webhooks
     http_client: httpx2.AsyncClient
     """The HTTP client that actions use for their upstreams."""
+
+    @property
+    def page_links(self) -> PageLinks:
+        """The links of the gateway's pages."""
+        return PageLinks(self.settings.public_url)
 
 
 @asynccontextmanager
@@ -225,7 +229,6 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             resource_changes=ResourceChanges(database),
             notification_channels=notification_channels,
             notifier=notifier,
-            page_links=page_links,
             outgoing=outgoing,
             webhooks=Webhooks(database, vault, principals, roles, trail),
             http_client=outgoing.http_client,

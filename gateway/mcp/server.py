@@ -17,6 +17,7 @@ from engine.runs.control import RunControl
 from engine.runs.runs import Runs
 from engine.services import Services
 from engine.tools.registry import Registry
+from gateway.bearer.verifiers import TokenVerifiers
 from gateway.mcp.endpoints import McpEndpoint, list_endpoints
 from gateway.mcp.exchange.call_exchange import CallExchange, create_request_state_boundary
 from gateway.mcp.exchange.client_abilities import TASKS_EXTENSION
@@ -44,7 +45,12 @@ _CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
 
 
 def create_mcp_servers(
-    services: Services, registry: Registry, runs: Runs, run_control: RunControl, temporal_client: Client
+    services: Services,
+    token_verifiers: TokenVerifiers,
+    registry: Registry,
+    runs: Runs,
+    run_control: RunControl,
+    temporal_client: Client,
 ) -> dict[str, Server[Any]]:
     """Create the MCP servers, by the path of their endpoint."""
     progress_reporters, tool_list_handler = ProgressReporters(temporal_client), ToolListHandler(runs)
@@ -59,7 +65,7 @@ def create_mcp_servers(
         ResourceHandler(registry, runs, offer_fetcher),
     )
     completion_handler = CompletionHandler(registry, runs)
-    change_notifier = ChangeNotifier(services, registry, runs)
+    change_notifier = ChangeNotifier(services, token_verifiers, registry, runs)
 
     def find_input_schema(tool_name: str) -> Mapping[str, Any] | None:
         tool = registry.tools.get(tool_name)

@@ -153,6 +153,7 @@ def test_the_release_has_one_number() -> None:
         ),
         ("gateway/mcp/exchange/planted.py", "import gateway.mcp.methods.tool_calls", "Inside the MCP door"),
         ("gateway/mcp/methods/planted.py", "import gateway.mcp.transport.asgi", "Inside the MCP door"),
+        ("gateway/pages/planted.py", "import engine.services", "A page or route is given what it uses"),
         ("gateway/planted.py", "import activities", "No request reaches an upstream"),
         ("gateway/planted.py", "import workflows", "No request reaches an upstream"),
         ("workflows/planted.py", "import engine.settings", "written with the SDK alone"),

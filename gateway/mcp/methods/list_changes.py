@@ -38,12 +38,10 @@ from engine.policy.policy import PolicyFile
 from engine.runs.runs import Caller, Runs
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.bearer import build_token_verifier
-from gateway.bearer import wait_until_invalid as refused_token
+from gateway.bearer.verifiers import TokenVerifiers, wait_until_invalid
 from gateway.mcp.endpoints import McpEndpoint
 from gateway.mcp.exchange.client_abilities import RequestContext, get_session_state
 from gateway.mcp.methods.offer_fetching import to_mcp_error
-from gateway.toolsets import list_mcp_paths
 
 _POLL_INTERVAL_SECONDS: Final = 0.25
 _MAX_WATCHED_RESOURCES: Final = 1_000
@@ -73,14 +71,13 @@ class ChangeNotifier:
     Each poll costs one query for all listeners and one more for all watched resources. Without listeners there is none.
     """
 
-    def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
+    def __init__(
+        self, services: Services, token_verifiers: TokenVerifiers, registry: Registry, runs: Runs
+    ) -> None:
         self._services = services
         self._registry = registry
         self._runs = runs
-        self._token_verifiers = {
-            url_path: build_token_verifier(services, url_path)
-            for url_path in list_mcp_paths(services.settings)
-        }
+        self._token_verifiers = token_verifiers
         self._offered_names: dict[type, tuple[str, ...]] = {
             ToolsListChanged: tuple(sorted(registry.tools)),
             PromptsListChanged: tuple(sorted(registry.prompts)),
@@ -111,7 +108,7 @@ class ChangeNotifier:
         with anyio.move_on_after(remaining_seconds) as stream_scope:
 
             async def end_when_token_invalid() -> None:
-                await refused_token(
+                await wait_until_invalid(
                     self._token_verifiers[endpoint.url_path],
                     "" if access_token is None else access_token.token,
                 )

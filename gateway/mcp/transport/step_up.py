@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.errors import ResourceUnknown
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.bearer import PrincipalToken
+from gateway.bearer.principal_token import PrincipalToken
 from gateway.mcp.exchange.results import COLLECT_TOOL_NAME
 from gateway.mcp.methods import search
 from gateway.protected_resource import build_metadata_url, list_required_scopes
