@@ -19,7 +19,6 @@ from engine.errors import TemporalUnreachable
 from engine.runs.records import Run
 from engine.runs.runs import Caller, Runs
 from engine.runs.state import Progress, RunState, RunStates
-from engine.services import Services
 from gateway.api.authentication import ApiCaller, CallerTokenRecheck, TokenRecheck
 from gateway.api.problems import RequestRefused, describe_problems
 from gateway.api.runs import RunId
@@ -50,10 +49,10 @@ class RunEvent(BaseModel):
     event: dict[str, Any]
 
 
-def build_routes(services: Services, runs: Runs, run_states: RunStates) -> APIRouter:
+def build_routes(trail: AuditTrail, runs: Runs, run_states: RunStates) -> APIRouter:
     """Build the router of `/runs/{run_id}/events`."""
     router = APIRouter(tags=["runs"])
-    trail_growth = _TrailGrowth(services.trail)
+    trail_growth = _TrailGrowth(trail)
     stream_counts = Counter[str]()
 
     # A dependency releases what a follower holds when its request ends, in whatever way it ends.
@@ -69,7 +68,7 @@ def build_routes(services: Services, runs: Runs, run_states: RunStates) -> APIRo
         try:
             with trail_growth.watch_growth() as growth_event:
                 yield _RunEventStream(
-                    run, caller, recheck_token, services.trail, run_states, run_end_task, growth_event
+                    run, caller, recheck_token, trail, run_states, run_end_task, growth_event
                 )
         finally:
             run_end_task.cancel()

@@ -17,11 +17,11 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import OAuthCodeRow
 from engine.errors import VaultSealBroken
-from engine.services import Services
 from engine.vault.digests import digest_secret
+from engine.vault.vault import Vault
 
 _ANSWER_PERIOD = timedelta(minutes=15)
 _CODE_LIFETIME = timedelta(seconds=60)
@@ -58,9 +58,9 @@ class AuthorizationCodeRecord:
 class AuthorizationCodes:
     """Owner of the table of answers and codes."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._vault = services.vault
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
 
     async def seal_request(self, client_id: str, parameters: AuthorizationParams) -> str:
         """Seal a client's request into text that fits into a URL path."""

@@ -14,12 +14,13 @@ from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import RefreshTokenRow
 from engine.errors import IdentityForged
 from engine.identity.claims import VerifiedClaims
 from engine.identity.model import Principal
-from engine.services import Services
+from engine.identity.principals import Principals
+from engine.identity.signing import SigningKeys
 from engine.vault.digests import digest_secret
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import CLIENT_NAME_CLAIM, FAMILY_CLAIM, derive_subject
@@ -43,13 +44,22 @@ class RefreshTokenRecord:
 class TokenIssuer:
     """Owner of the table of refresh tokens."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._client_consents = ClientConsents(services.database)
-        self._signing_keys = services.signing_keys
-        self._principals = services.principals
-        self._issuer_url = services.settings.public_url
-        self._access_token_life_seconds = int(services.settings.gateway.access_token_life.total_seconds())
+    def __init__(
+        self,
+        database: Database,
+        client_consents: ClientConsents,
+        signing_keys: SigningKeys,
+        principals: Principals,
+        *,
+        issuer_url: str,
+        access_token_life_seconds: int,
+    ) -> None:
+        self._database = database
+        self._client_consents = client_consents
+        self._signing_keys = signing_keys
+        self._principals = principals
+        self._issuer_url = issuer_url
+        self._access_token_life_seconds = access_token_life_seconds
 
     async def issue_tokens(
         self,

@@ -3,17 +3,17 @@
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from fastapi import Request
 from fastapi.responses import Response
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import BrowserSessionRow
 from engine.identity.model import Principal
-from engine.services import Services
+from engine.identity.principals import Principals
 from engine.vault.digests import digest_secret
 from gateway.browser.cookies import BrowserCookie
 from gateway.browser.forms import read_form_fields
@@ -49,13 +49,13 @@ class FormSubmission:
 class BrowserSessions:
     """Begins, finds and ends browser sessions. Owns their table."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._principals = services.principals
-        self._session_lifetime = services.settings.gateway.session_life
-        self._session_cookie = BrowserCookie(
-            "byline", is_secure=services.settings.public_url.startswith("https://")
-        )
+    def __init__(
+        self, database: Database, principals: Principals, *, session_lifetime: timedelta, is_secure: bool
+    ) -> None:
+        self._database = database
+        self._principals = principals
+        self._session_lifetime = session_lifetime
+        self._session_cookie = BrowserCookie("byline", is_secure=is_secure)
 
     async def find_session(self, request: Request) -> BrowserSession | None:
         """Return this browser's session, or None where there is none, it expired or its principal is deactivated."""

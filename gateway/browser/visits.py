@@ -13,8 +13,8 @@ from fastapi.responses import Response
 
 from engine.db.database import utc_now
 from engine.errors import VaultSealBroken
-from engine.services import Services
 from engine.vault.digests import digest_secret
+from engine.vault.vault import Vault
 from engine.wire import VISIT_SEAL
 from gateway.browser.cookies import BrowserCookie
 
@@ -37,11 +37,9 @@ class BrowserVisit:
 class BrowserVisits:
     """Reads and sets the cookies of visits."""
 
-    def __init__(self, services: Services) -> None:
-        self._vault = services.vault
-        self._visit_cookie = BrowserCookie(
-            "byline-visit", is_secure=services.settings.public_url.startswith("https://")
-        )
+    def __init__(self, vault: Vault, *, is_secure: bool) -> None:
+        self._vault = vault
+        self._visit_cookie = BrowserCookie("byline-visit", is_secure=is_secure)
 
     async def find_visit(self, request: Request) -> BrowserVisit | None:
         """Return this browser's visit, or None where it has none, it expired or its cookie cannot be unsealed."""

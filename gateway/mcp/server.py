@@ -18,7 +18,7 @@ from engine.runs.control import RunControl
 from engine.runs.runs import Runs
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.bearer import build_token_verifier
+from gateway.bearer.verifiers import TokenVerifiers
 from gateway.mcp.endpoints import McpEndpoint, list_endpoints
 from gateway.mcp.exchange.client_abilities import TASKS_EXTENSION
 from gateway.mcp.exchange.elicitation import ElicitationBuilder
@@ -38,7 +38,6 @@ from gateway.mcp.methods.tool_check import ToolCheckHandler
 from gateway.mcp.methods.tool_list import ToolListHandler
 from gateway.mcp.own_tools import find_own_input_schema
 from gateway.mcp.transport.hide_internal_errors import hide_internal_errors
-from gateway.toolsets import list_mcp_paths
 
 ParamsType = TypeVar("ParamsType")
 ResultType = TypeVar("ResultType")
@@ -56,10 +55,15 @@ _CACHE_HINTS: Final[Mapping[CacheableMethod, CacheHint]] = {
 
 
 def create_mcp_servers(
-    services: Services, registry: Registry, runs: Runs, run_control: RunControl, temporal_client: Client
+    services: Services,
+    token_verifiers: TokenVerifiers,
+    registry: Registry,
+    runs: Runs,
+    run_control: RunControl,
+    temporal_client: Client,
 ) -> dict[str, Server[Any]]:
     """Create the MCP servers, by the path of their endpoint."""
-    handlers = _create_handlers(services, registry, runs, run_control, temporal_client)
+    handlers = _create_handlers(services, token_verifiers, registry, runs, run_control, temporal_client)
     state_boundary = create_request_state_boundary(services.vault, services.settings.public_url)
 
     def find_input_schema(tool_name: str) -> Mapping[str, Any] | None:
@@ -86,16 +90,21 @@ class _MethodHandlers:
 
 
 def _create_handlers(
-    services: Services, registry: Registry, runs: Runs, run_control: RunControl, temporal_client: Client
+    services: Services,
+    token_verifiers: TokenVerifiers,
+    registry: Registry,
+    runs: Runs,
+    run_control: RunControl,
+    temporal_client: Client,
 ) -> _MethodHandlers:
     settings = services.settings
     elicitation_builder = ElicitationBuilder(
-        services.catalogue, services.authorization_requests, services.questions, settings.public_url
+        services.catalogue, services.authorization_requests, services.questions, services.page_links
     )
     exchange_opener = ExchangeOpener(
         runs, services.waiters, elicitation_builder, temporal_client, settings.gateway
     )
-    pending_results = PendingResults(elicitation_builder, settings.public_url)
+    pending_results = PendingResults(elicitation_builder, services.page_links)
     offer_fetcher = OfferFetcher(exchange_opener, pending_results)
     tool_list_handler = ToolListHandler(runs)
     task_handler = TaskHandler(
@@ -129,7 +138,7 @@ def _create_handlers(
             services.policy,
             services.roles,
             services.resource_changes,
-            {url_path: build_token_verifier(services, url_path) for url_path in list_mcp_paths(settings)},
+            token_verifiers,
         ),
     )
 

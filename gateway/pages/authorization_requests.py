@@ -1,12 +1,14 @@
 """The page behind the link of an authorization request, and the redirect URI at which the browser comes back."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from engine.authorization.delegation import acting_administrator
 from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.connection import IDP_ASSERTED_METHODS, TYPED_KEY_METHODS, Connection, KeyDeclaration
 from engine.errors import (
     AccountMismatched,
@@ -18,21 +20,18 @@ from engine.errors import (
 )
 from engine.oauth.registration import CALLBACK_PATH, CLIENT_DOCUMENT_PATH
 from engine.services import Services
+from engine.sign_in.authorization_code import AuthorizationCodeFlow
 from engine.waiting.page_paths import build_connect_path, build_tool_path
-from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.pages.answerable_requests import (
-    CALL_AGAIN_TEXT,
-    load_answerable_request,
-    open_request,
-    render_not_connected,
-)
+from gateway.browser.page_requests import OwnForm, PossibleSession, SignedInSession
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page
+from gateway.browser.sessions import BrowserSession
+from gateway.pages.answerable_requests import CALL_AGAIN_TEXT, AnswerableRequests, render_not_connected
 
 
-def build_connect_pages(services: Services) -> APIRouter:
+def build_connect_pages(services: Services, answerable_requests: AnswerableRequests) -> APIRouter:
     """Return the routes of the request page, of every connection's redirect URI and of Byline's client document."""
     page_router = APIRouter(include_in_schema=False)
-    connect_page, callback_page = ConnectPage(services), OAuthCallback(services)
+    connect_page, callback_page = ConnectPage(services, answerable_requests), OAuthCallback(services.consent)
     page_router.add_api_route("/connect/{request_id}", connect_page.show_request, methods=["GET"])
     page_router.add_api_route("/connect/{request_id}", connect_page.answer_request, methods=["POST"])
     page_router.add_api_route(CLIENT_DOCUMENT_PATH, connect_page.show_client_document, methods=["GET"])
@@ -43,9 +42,9 @@ def build_connect_pages(services: Services) -> APIRouter:
 class ConnectPage:
     """Shows an authorization request to the person who was asked, and takes their yes or no."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, answerable_requests: AnswerableRequests) -> None:
         self._services = services
-        self._browser_sessions = BrowserSessions(services)
+        self._answerable_requests = answerable_requests
 
     async def show_client_document(self) -> Response:
         """GET /oauth/client.json: Byline's client document, which authorization servers read at its client_id."""
@@ -53,12 +52,9 @@ class ConnectPage:
             self._services.registrations.build_client_document(), headers={"Cache-Control": "max-age=3600"}
         )
 
-    async def show_request(self, request: Request, request_id: str) -> Response:
+    async def show_request(self, browser_session: SignedInSession, request_id: str) -> Response:
         """GET /connect/{request_id}."""
-        opened_request = await open_request(self._services, request, request_id)
-        if isinstance(opened_request, Response):
-            return opened_request
-        browser_session, authorization_request = opened_request
+        authorization_request = await self._answerable_requests.require_request(browser_session, request_id)
         try:
             connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
         except ConnectionUnknown as error:
@@ -74,15 +70,10 @@ class ConnectPage:
             browser_session, authorization_request, connection, other_requests
         )
 
-    async def answer_request(self, request: Request, request_id: str) -> Response:
+    async def answer_request(self, request: Request, submission: OwnForm, request_id: str) -> Response:
         """POST /connect/{request_id}."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(request.url.path)
         browser_session = submission.browser_session
-        authorization_request = await load_answerable_request(self._services, browser_session, request_id)
-        if isinstance(authorization_request, Response):
-            return authorization_request
+        authorization_request = await self._answerable_requests.require_request(browser_session, request_id)
         answer_handlers = {
             "continue": self._begin_consent,
             "device": self._begin_device_sign_in,
@@ -233,7 +224,7 @@ class ConnectPage:
             (False, False) if is_key_typed else await self._find_sign_in_pages(connection)
         )
         template_name, page_title = "connect.html", f"Connect {connection.title}?"
-        choice_context: dict[str, object] = {}
+        choice_context: dict[str, Any] = {}
         if authorization_request.request_kind == "choice":
             template_name, page_title = "choose_account.html", f"Which account at {connection.title}?"
             chosen_accounts = (
@@ -298,7 +289,7 @@ class ConnectPage:
             page_title=page_title,
             text=page_text,
             link=page_link,
-            waiting=await list_waiting_links(self._services, other_requests),
+            waiting=await list_waiting_links(self._services.catalogue, other_requests),
             browser_session=browser_session,
             status_code=200 if authorization_request.state in {"granted", "denied"} else 410,
         )
@@ -307,11 +298,10 @@ class ConnectPage:
 class OAuthCallback:
     """The redirect URI to which providers send the browser back."""
 
-    def __init__(self, services: Services) -> None:
-        self._consent_flow = services.consent
-        self._browser_sessions = BrowserSessions(services)
+    def __init__(self, consent_flow: AuthorizationCodeFlow) -> None:
+        self._consent_flow = consent_flow
 
-    async def receive_callback(self, request: Request) -> Response:
+    async def receive_callback(self, request: Request, browser_session: PossibleSession) -> Response:
         """GET /oauth/callback."""
         query_params = dict(request.query_params)
         has_no_repeats = len(query_params) == len(request.query_params.multi_items())
@@ -325,7 +315,6 @@ class OAuthCallback:
                 f"over. {CALL_AGAIN_TEXT}"
             )
             return render_notice("This answer cannot be read", notice_text, status_code=400)
-        browser_session = await self._browser_sessions.find_session(request)
         if browser_session is None:
             notice_text = (
                 "You are not signed in to Byline in this browser. Sign in, and then open your link again."
@@ -378,10 +367,10 @@ def _read_chosen_tool(authorization_request: AuthorizationRequest, form_fields: 
 
 
 async def list_waiting_links(
-    services: Services, open_requests: list[AuthorizationRequest]
+    catalogue: ConnectionCatalogue, open_requests: list[AuthorizationRequest]
 ) -> list[tuple[str, str]]:
     """Return the address and title of each open request."""
-    connections = await services.catalogue.list_connections()
+    connections = await catalogue.list_connections()
     return [
         (
             build_connect_path(authorization_request.id),

@@ -22,7 +22,7 @@ from engine.settings import VaultSettings
 from engine.vault.keyring import Keyring
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
-from gateway.authorization_server.clients import OAuthClients
+from gateway.authorization_server.tables import build_authorization_server_tables
 from tests.data.commands import Commands, CommandsHere
 from tests.data.conftest import Opener
 from tests.data.samples import connection, identity_of, tokens
@@ -41,7 +41,7 @@ async def fill(services: Services, principal: Principal) -> dict[str, str]:
         for name, granted in issued.items():
             await services.grants.store_grant(session, connection(name), principal.id, granted, "alice")
     await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
-    await OAuthClients(services).register_client(CLIENT)
+    await build_authorization_server_tables(services).oauth_clients.register_client(CLIENT)
     return {name: granted.access_token for name, granted in issued.items()}
 
 
@@ -168,7 +168,7 @@ async def test_the_older_keys_go_once_nothing_needs_them(
     assert await fresh.data_keys.find_key("1") is None
     assert await read(fresh, alice) == granted
     assert await fresh.signing_keys.verify_token(signed, IDENTITY_TYPE)
-    client = await OAuthClients(fresh).find_client("chat")
+    client = await build_authorization_server_tables(fresh).oauth_clients.find_client("chat")
     assert client is not None
     assert client.client_secret == "of-the-client"
     assert "there was only one" in await commands.answer("vault", "retire")
@@ -219,7 +219,7 @@ async def test_a_verifier_moved_to_another_sign_in_does_not_open(
 
 
 async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
-    await OAuthClients(services).register_client(CLIENT)
+    await build_authorization_server_tables(services).oauth_clients.register_client(CLIENT)
     async with services.database.open_read_session() as session:
         row = (await session.exec(select(OAuthClientRow))).one()
 

@@ -32,6 +32,7 @@ from engine.runs.runs import Failed, Finished, Outcome
 from engine.settings import IssuerSettings
 from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
+from gateway.services import build_gateway_services
 from tests.foreign.process import free_port
 from tests.hostile import Hostile, answer, hostile
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
@@ -338,8 +339,11 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
     control = RunControl(services, idle.temporal, idle.runs)
-    servers = create_mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
-    app = build_application(services, idle.registry, idle.runs, idle.temporal, servers)
+    own = build_gateway_services(services)
+    servers = create_mcp_servers(
+        services, own.token_verifiers, idle.registry, idle.runs, control, idle.temporal
+    )
+    app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with AsyncExitStack() as open_:
         for server in servers.values():

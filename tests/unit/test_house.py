@@ -160,6 +160,7 @@ def test_the_release_has_one_number() -> None:
             "import gateway.api.problems",
             "Inside the gateway, every module has its layer",
         ),
+        ("gateway/pages/planted.py", "import engine.services", "A page or route is given what it uses"),
         ("gateway/planted.py", "import activities", "No request reaches an upstream"),
         ("gateway/planted.py", "import workflows", "No request reaches an upstream"),
         ("workflows/planted.py", "import engine.settings", "written with the SDK alone"),

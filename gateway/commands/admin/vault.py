@@ -89,7 +89,7 @@ async def _reseal_secrets(services: Services) -> int:
         services.idp_sessions,
         services.notification_channels,
         services.webhooks,
-        RegisteredClients(services),
+        RegisteredClients(services.database, services.vault),
     )
 
     def report_progress(table_name: str, done_rows: int, total_rows: int) -> None:

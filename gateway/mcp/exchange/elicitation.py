@@ -18,13 +18,14 @@ from mcp_types import (
     ListRootsResult,
 )
 
+from engine.authorization.request_texts import describe_request
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.connections.catalogue import ConnectionCatalogue
 from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question, Questions
-from engine.runs.links import build_connect_link, build_question_link, describe_request
 from engine.runs.runs import PendingWaits
+from engine.waiting.page_paths import PageLinks
 from gateway.mcp.exchange.client_abilities import (
     ClientAbility,
     is_modern_client,
@@ -61,12 +62,12 @@ class ElicitationBuilder:
         catalogue: ConnectionCatalogue,
         authorization_requests: AuthorizationRequests,
         questions: Questions,
-        public_url: str,
+        page_links: PageLinks,
     ) -> None:
         self._catalogue = catalogue
         self._authorization_requests = authorization_requests
         self._questions = questions
-        self._public_url = public_url
+        self._page_links = page_links
 
     async def build_input_requests(
         self, pending_waits: PendingWaits, context: RequestContext
@@ -77,7 +78,7 @@ class ElicitationBuilder:
         if "url" in client_abilities:
             for authorization_request in pending_waits.requests:
                 message = await self.describe_sign_in(authorization_request)
-                connect_url = build_connect_link(self._public_url, authorization_request)
+                connect_url = self._page_links.build_connect_link(authorization_request.id)
                 input_requests[authorization_request.id] = ClientInputRequest(
                     authorization_request.id,
                     _build_link_elicitation(context, authorization_request.id, message, connect_url),
@@ -166,7 +167,7 @@ class ElicitationBuilder:
                 )
                 return ElicitRequest(params=form_params)
             case "url":
-                question_url = build_question_link(self._public_url, question)
+                question_url = self._page_links.build_question_link(question.id)
                 return _build_link_elicitation(context, question.id, question.message, question_url)
             case "sampling":
                 return CreateMessageRequest(

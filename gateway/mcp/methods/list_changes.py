@@ -40,7 +40,7 @@ from engine.policy.policy import Policy, PolicyFile
 from engine.runs.runs import Caller, Runs
 from engine.tools.registry import Registry
 from engine.tools.resource_changes import ResourceChanges
-from gateway.bearer import wait_until_invalid
+from gateway.bearer.verifiers import wait_until_invalid
 from gateway.mcp.exchange.client_abilities import get_session_state
 from gateway.mcp.mcp_request import McpRequest, RequestContext
 from gateway.mcp.methods.offer_fetching import to_mcp_error

@@ -28,7 +28,14 @@ class ToolCheckHandler:
             raise ArgumentsInvalid(
                 f"{CHECK_TOOL_NAME} takes one argument, tool: the name of the tool that you would call."
             )
-        readiness = await report_readiness(self._services, self._registry, self._runs, caller, tool_name)
+        readiness = await report_readiness(
+            self._services.readiness_checker,
+            self._services.page_links,
+            self._registry,
+            self._runs,
+            caller,
+            tool_name,
+        )
         text_lines = [connection_readiness.detail for connection_readiness in readiness.connections]
         if readiness.url is None:
             text_lines.append(f"A call of {readiness.tool} would wait for no sign-in.")

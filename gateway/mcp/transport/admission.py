@@ -18,7 +18,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
-from gateway.bearer import PrincipalToken, wait_until_invalid
+from gateway.bearer.principal_token import PrincipalToken
+from gateway.bearer.verifiers import wait_until_invalid
 from gateway.mcp.transport.admitted_request import AdmittedRequest, attach_admitted_request
 from gateway.mcp.transport.legacy_sessions import LegacySessions
 from gateway.mcp.transport.messages import MessageRefused, read_message

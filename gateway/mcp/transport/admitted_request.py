@@ -5,7 +5,7 @@ from typing import Final
 
 from starlette.types import Scope
 
-from gateway.bearer import PrincipalToken
+from gateway.bearer.principal_token import PrincipalToken
 from gateway.mcp.transport.messages import JsonRpcMessage
 
 _STATE_KEY: Final = "byline_admitted_request"
