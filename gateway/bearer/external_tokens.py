@@ -56,7 +56,7 @@ class ExternalTokenVerifier(TokenVerifier):
         verified_token = await self._verify_signature(token)
         if verified_token is None or not self._is_access_token(verified_token.header.get("typ")):
             return None
-        claims = dict(verified_token.claims)
+        claims = verified_token.claims
         principal = await self._principals.resolve_principal(
             claims["iss"], claims["sub"], read_display_name(claims)
         )
@@ -71,7 +71,7 @@ class ExternalTokenVerifier(TokenVerifier):
                 return await self._issuer_keys.verify_token(token_text, audience=audience)
         with contextlib.suppress(IdentityForged):
             await self._record_misdirected(
-                dict((await self._issuer_keys.verify_token(token_text, audience=None)).claims)
+                (await self._issuer_keys.verify_token(token_text, audience=None)).claims
             )
         return None
 
