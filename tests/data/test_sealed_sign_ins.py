@@ -87,26 +87,6 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     assert again == [0, 0, 0]
 
 
-async def test_a_company_sign_in_is_renewed_by_one_process_at_a_time(
-    services: Services, other: Services, alice: Principal
-) -> None:
-    await services.idp_sessions.store_session(alice.id, "id-token", "refresh-token", time.time() - 1)
-    kept = await services.idp_sessions.find_session(alice.id)
-    assert kept is not None
-
-    turns = [
-        await process.idp_sessions.acquire_lease(alice.id, kept.version) for process in (services, other)
-    ]
-    await services.idp_sessions.release_lease(alice.id)
-    again = await other.idp_sessions.acquire_lease(alice.id, kept.version)
-    await other.idp_sessions.store_session(alice.id, "newer", "refresh-token", time.time() + 600)
-    late = await services.idp_sessions.acquire_lease(alice.id, kept.version)
-
-    assert (turns, again, late) == ([True, False], True, False)
-    await services.idp_sessions.delete_session(alice.id)
-    assert await other.idp_sessions.find_session(alice.id) is None
-
-
 async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_otherwise(
     services: Services, alice: Principal
 ) -> None:
