@@ -15,6 +15,7 @@ from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import ServicePrincipals
 from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.client_secrets import ClientSecrets
+from engine.connections.secret_reader import SecretReader
 from engine.db.database import Database
 from engine.db.migrate import require_current_schema
 from engine.grants.accounts import Accounts
@@ -37,13 +38,14 @@ from engine.questions.questions import Questions
 from engine.runs.records import RunRecords
 from engine.runs.verification import IdentityVerifier
 from engine.settings import Settings
-from engine.sign_in.authorization_code import AuthorizationCodeFlow
-from engine.sign_in.device_sign_ins import DeviceSignIns
+from engine.sign_in.authorization_attempts import AuthorizationAttempts
 from engine.sign_in.identity_provider import IdentityProvider
 from engine.sign_in.idp_assertions import IdpAssertions
 from engine.sign_in.idp_sessions import IdpSessions
+from engine.sign_in.method import SignInRecords, SignInResources
 from engine.sign_in.methods import SignInMethods
-from engine.sign_in.typed_keys import TypedKeys
+from engine.sign_in.pending_device_codes import PendingDeviceCodes
+from engine.sign_in.sign_ins import SignIns
 from engine.tools.readiness import ReadinessChecker
 from engine.tools.resource_changes import ResourceChanges
 from engine.vault.data_keys import DataKeys
@@ -84,10 +86,10 @@ class Services:
     authorization_requests: AuthorizationRequests
     answer_recorder: AnswerRecorder
     delegation: Delegation
-    consent: AuthorizationCodeFlow
-    typed_keys: TypedKeys
-    device_sign_ins: DeviceSignIns
-    sign_ins: SignInMethods
+    authorization_attempts: AuthorizationAttempts
+    pending_device_codes: PendingDeviceCodes
+    sign_in_methods: SignInMethods
+    sign_ins: SignIns
     registrations: ClientRegistrations
     idp_sessions: IdpSessions
     idp_assertions: IdpAssertions
@@ -122,16 +124,24 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         registrations = ClientRegistrations(database, vault, outgoing, settings.public_url)
         discovery, idp_sessions = Discovery(outgoing), IdpSessions(database, vault)
         identity_provider = IdentityProvider(settings.gateway.issuer, discovery, idp_sessions)
-        sign_ins = SignInMethods(environment, discovery, outgoing, registrations, identity_provider)
+        client_secrets = ClientSecrets(database, vault)
+        sign_in_resources = SignInResources(
+            SecretReader(environment, client_secrets),
+            discovery,
+            outgoing,
+            f"{settings.public_url}/oauth/callback",
+            registrations,
+            identity_provider,
+        )
+        sign_in_methods = SignInMethods(sign_in_resources)
         accounts, revocations = (
             Accounts(database, principals),
-            Revocations(database, vault, sign_ins.create_method),
+            Revocations(database, vault, sign_in_methods.create_method),
         )
         grant_records = GrantRecords(database, vault, revocations)
-        renewals = GrantRenewals(grant_records, sign_ins.create_method)
+        renewals = GrantRenewals(grant_records, sign_in_methods.create_method)
         grants = Grants(database, grant_records, renewals, accounts, revocations)
         trail = AuditTrail(database, signing_keys)
-        client_secrets = ClientSecrets(database, vault)
         catalogue = ConnectionCatalogue(database, client_secrets)
         waiters = Waiters(database, run_records)
         authorization_requests = AuthorizationRequests(
@@ -142,7 +152,12 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         )
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         delegation = Delegation(principals, roles)
-        redirect_uri = f"{settings.public_url}/oauth/callback"
+        sign_in_records = SignInRecords(
+            AuthorizationAttempts(database, vault, delegation), PendingDeviceCodes(database, vault)
+        )
+        idp_assertions = IdpAssertions(
+            database, principals, grants, authorization_requests, answer_recorder, trail, sign_in_methods
+        )
         notification_channels = NotificationChannels(database, vault, trail)
         mail_channel = MailSender(settings.notifications, settings.public_url)
         notifier = RunNotifier(
@@ -185,38 +200,24 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             authorization_requests=authorization_requests,
             answer_recorder=answer_recorder,
             delegation=delegation,
-            consent=AuthorizationCodeFlow(
-                database,
-                vault,
+            authorization_attempts=sign_in_records.authorization_attempts,
+            pending_device_codes=sign_in_records.pending_device_codes,
+            sign_in_methods=sign_in_methods,
+            sign_ins=SignIns(
                 catalogue,
+                principals,
+                delegation,
                 grants,
                 authorization_requests,
                 answer_recorder,
-                principals,
-                delegation,
                 trail,
-                sign_ins,
-                redirect_uri,
+                sign_in_methods,
+                idp_assertions,
+                sign_in_records,
             ),
-            device_sign_ins=DeviceSignIns(
-                database,
-                vault,
-                catalogue,
-                authorization_requests,
-                answer_recorder,
-                delegation,
-                trail,
-                sign_ins,
-            ),
-            sign_ins=sign_ins,
             registrations=registrations,
             idp_sessions=idp_sessions,
-            idp_assertions=IdpAssertions(
-                database, principals, grants, authorization_requests, answer_recorder, trail, sign_ins
-            ),
-            typed_keys=TypedKeys(
-                catalogue, authorization_requests, answer_recorder, delegation, trail, sign_ins
-            ),
+            idp_assertions=idp_assertions,
             readiness_checker=ReadinessChecker(database, catalogue, grants),
             questions=questions,
             resource_changes=ResourceChanges(database),

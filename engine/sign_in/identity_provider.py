@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from engine.connections.connection import Connection
+from engine.connections.secret_reader import SecretReader
 from engine.db.lease import FreshRow, StaleRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
 from engine.identity.unverified_claims import read_unverified_claims
@@ -155,4 +156,4 @@ class IdentityProvider:
         ).auth_methods
         if "client_secret_basic" not in auth_methods:
             provider["token_endpoint_auth_method"] = "client_secret_post"
-        return OAuthClient(Connection.model_validate(declaration), environment, self._discovery)
+        return OAuthClient(Connection.model_validate(declaration), SecretReader(environment), self._discovery)

@@ -7,7 +7,7 @@ from fastapi.responses import JSONResponse, Response
 
 from engine.authorization.delegation import acting_administrator
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.connection import IDP_ASSERTED_METHODS, TYPED_KEY_METHODS, Connection, KeyDeclaration
+from engine.connections.connection import Connection
 from engine.errors import (
     AccountMismatched,
     AccountUnknown,
@@ -18,6 +18,7 @@ from engine.errors import (
 )
 from engine.oauth.registration import CLIENT_DOCUMENT_PATH
 from engine.services import Services
+from engine.sign_in.steps import CodeStep, RedirectStep, StepKind
 from engine.waiting.page_paths import build_connect_path, build_tool_path
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
@@ -108,17 +109,7 @@ class ConnectPage:
         authorization_request: AuthorizationRequest,
         form_fields: Mapping[str, str],
     ) -> Response | None:
-        tool_name = _read_chosen_tool(authorization_request, form_fields)
-        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
-        if await self._services.idp_assertions.answer_request(
-            authorization_request, connection, tool_name=tool_name
-        ):
-            return None
-        return redirect_see_other(
-            await self._services.consent.begin_sign_in(
-                authorization_request, browser_session.id, tool_name=tool_name
-            )
-        )
+        return await self._begin_step(browser_session, authorization_request, form_fields, "redirect")
 
     async def _begin_device_sign_in(
         self,
@@ -126,11 +117,28 @@ class ConnectPage:
         authorization_request: AuthorizationRequest,
         form_fields: Mapping[str, str],
     ) -> Response | None:
-        del browser_session
-        await self._services.device_sign_ins.begin_sign_in(
-            authorization_request, tool_name=_read_chosen_tool(authorization_request, form_fields)
+        return await self._begin_step(browser_session, authorization_request, form_fields, "code")
+
+    async def _begin_step(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+        step_kind: StepKind,
+    ) -> Response | None:
+        """Begin a sign-in; returns where its step takes the browser, or None where there is none to take."""
+        sign_in_step = await self._services.sign_ins.begin_sign_in(
+            authorization_request,
+            step_kind,
+            browser_session=browser_session.id,
+            tool_name=_read_chosen_tool(authorization_request, form_fields),
         )
-        return redirect_see_other(f"{build_connect_path(authorization_request.id)}/device")
+        match sign_in_step:
+            case RedirectStep():
+                return redirect_see_other(sign_in_step.url)
+            case CodeStep():
+                return redirect_see_other(f"{build_connect_path(authorization_request.id)}/device")
+        return None
 
     async def _deny_request(
         self,
@@ -157,15 +165,10 @@ class ConnectPage:
         form_fields: Mapping[str, str],
     ) -> Response | None:
         """Take a typed key; returns the page with the problem where the key is not accepted."""
-        typed_secret, username = form_fields.get("secret", ""), form_fields.get("username", "")
         tool_name = _read_chosen_tool(authorization_request, form_fields)
         try:
-            await self._services.typed_keys.submit_key(
-                authorization_request,
-                browser_session.principal,
-                typed_secret=typed_secret,
-                username=username,
-                tool_name=tool_name,
+            await self._services.sign_ins.finish_form(
+                authorization_request, browser_session.principal, form_fields, tool_name=tool_name
             )
         except (KeyRefused, AccountMismatched) as error:
             connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
@@ -228,9 +231,11 @@ class ConnectPage:
         problem_text: str | None = None,
     ) -> Response:
         holder = await self._services.principals.find_principal(authorization_request.principal_id)
-        is_key_typed = connection.sign_in in TYPED_KEY_METHODS
-        has_page, has_device_code = (
-            (False, False) if is_key_typed else await self._find_sign_in_pages(connection)
+        offered_steps = await self._services.sign_ins.list_offered_steps(connection)
+        form_step = (
+            await self._services.sign_ins.begin_sign_in(authorization_request, "form")
+            if "form" in offered_steps
+            else None
         )
         template_name, page_title = "connect.html", f"Connect {connection.title}?"
         choice_context: dict[str, object] = {}
@@ -257,23 +262,13 @@ class ConnectPage:
             connection=connection,
             tools=await self._services.authorization_requests.list_waiting_tools(authorization_request.id),
             service=holder.name if holder is not None and holder.kind == "service" else None,
-            key=(connection.key or KeyDeclaration()) if is_key_typed else None,
-            has_page=has_page,
-            has_code=has_device_code,
+            form=form_step,
+            has_page="redirect" in offered_steps,
+            has_code="code" in offered_steps,
             problem=problem_text,
             status_code=200 if problem_text is None else 422,
-            may_leave_site=not is_key_typed,
+            may_leave_site=form_step is None,
         )
-
-    async def _find_sign_in_pages(self, connection: Connection) -> tuple[bool, bool]:
-        """Whether the provider has a page for this browser, and whether it has one for a device code."""
-        try:
-            endpoints = await self._services.sign_ins.create_oauth_client(connection).find_endpoints()
-        except BylineError:
-            # The person sees what is wrong when they continue.
-            return True, False
-        has_page = bool(endpoints.authorization_endpoint) or connection.sign_in in IDP_ASSERTED_METHODS
-        return has_page, endpoints.device_authorization_endpoint is not None
 
     async def _render_closed_request(
         self,
@@ -308,7 +303,7 @@ class OAuthCallback:
     """The redirect URI to which providers send the browser back."""
 
     def __init__(self, services: Services) -> None:
-        self._consent_flow = services.consent
+        self._sign_ins = services.sign_ins
         self._browser_sessions = BrowserSessions(services)
 
     async def receive_callback(self, request: Request) -> Response:
@@ -334,7 +329,7 @@ class OAuthCallback:
                 "Who is this?", notice_text, status_code=403, next_link=("/sign-in", "Sign in")
             )
         try:
-            authorization_request = await self._consent_flow.complete_sign_in(
+            authorization_request = await self._sign_ins.finish_redirect(
                 query_params, browser_session.principal, browser_session.id
             )
         except BylineError as error:

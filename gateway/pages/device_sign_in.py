@@ -51,10 +51,8 @@ class DevicePage:
         self, browser_session: BrowserSession, authorization_request: AuthorizationRequest
     ) -> Response:
         connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
-        device_wait = await self._services.device_sign_ins.poll_sign_in(
-            authorization_request, browser_session.principal
-        )
-        if device_wait is None:
+        code_step = await self._services.sign_ins.poll_code(authorization_request, browser_session.principal)
+        if code_step is None:
             return redirect_see_other(build_connect_path(authorization_request.id))
         page_title = f"Connect {connection.title} on another device"
         page_response = render_page(
@@ -63,8 +61,8 @@ class DevicePage:
             browser_session=browser_session,
             asked=authorization_request,
             connection=connection,
-            code=device_wait.device_code,
+            code=code_step,
         )
         # A header reloads the page, since the page may hold no script.
-        page_response.headers["Refresh"] = str(device_wait.poll_again_seconds)
+        page_response.headers["Refresh"] = str(code_step.poll_again_seconds)
         return page_response

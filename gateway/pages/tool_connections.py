@@ -128,13 +128,14 @@ class ToolConnectionPages:
             account=account_name,
             tool_name=tool.name,
         )
-        if connection.sign_in != "authorization_code":
-            return build_connect_path(authorization_request.id)
         try:
-            return await self._services.consent.begin_sign_in(authorization_request, browser_session.id)
+            redirect_step = await self._services.sign_ins.begin_redirect(
+                authorization_request, browser_session.id
+            )
         except AuthorizationRefused:
             # The page of the authorization request offers another device.
-            return build_connect_path(authorization_request.id)
+            redirect_step = None
+        return build_connect_path(authorization_request.id) if redirect_step is None else redirect_step.url
 
     def _render_page(
         self,

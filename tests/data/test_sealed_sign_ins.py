@@ -7,8 +7,7 @@ from engine.identity.model import Principal
 from engine.oauth.discovery import ProviderEndpoints
 from engine.oauth.registration import _ClientInformationResponse
 from engine.services import Services
-from engine.sign_in.device_code import DeviceCode
-from engine.sign_in.device_sign_ins import _build_associated_data
+from engine.sign_in.pending_device_codes import DeviceCode, _build_associated_data
 from engine.vault.resealing import reseal_column
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
@@ -74,12 +73,12 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     request = await services.authorization_requests.find_request(request_id)
     assert request is not None
     kept = await services.idp_sessions.find_session(alice.id)
-    wait = await services.device_sign_ins.poll_sign_in(request, alice)
+    wait = await services.sign_ins.poll_code(request, alice)
     assert kept is not None
     assert wait is not None
-    assert (kept.id_token, wait.device_code.user_code) == ("planted-id-token", "WDJB-MJHT")
+    assert (kept.id_token, wait.user_code) == ("planted-id-token", "WDJB-MJHT")
     assert (await registrations.find_identity("billing", AT_ISSUER)).client_id == "byline"
-    owners = (services.device_sign_ins, registrations, services.idp_sessions)
+    owners = (services.pending_device_codes, registrations, services.idp_sessions)
     again = [
         await reseal_column(services.database, services.vault, each.sealed_column, lambda *_: None)
         for each in owners
