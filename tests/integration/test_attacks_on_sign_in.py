@@ -80,9 +80,10 @@ class Stage:
             assert await self.services.grants.list_grants(person.id) == []
         return str(refused.value)
 
-    async def _refusals(self) -> list[int]:
+    async def _refusals(self) -> list[str | None]:
+        """The connections at which somebody was refused, as far as they are known, the latest last."""
         return [
-            line.seq
+            line.event.get("connection")
             for line in await self.services.trail.find_lines()
             if line.kind == "authorization.refused"
         ]
@@ -123,6 +124,7 @@ async def test_a_code_that_was_swapped_for_anothers_is_worth_nothing(stage: Stag
     assert "did not accept the sign-in (invalid_grant)" in await stage.refused(
         {**hers, "code": his["code"]}, stage.alice
     )
+    assert await stage._refusals() == ["honest"]
     assert "used already" in await stage.refused(hers, stage.alice)
 
 

@@ -261,6 +261,13 @@ async def test_a_code_that_is_good_no_more_is_told_and_the_question_stays_open(
     assert "<script>" not in told.text
     assert (await stage.now(request.id)).is_open
     assert await stage.row() is None
+    refusals = [
+        (line.event["request_id"], line.event["error"])
+        for line in await stage.byline.services.trail.find_lines()
+        if line.kind == "authorization.refused"
+    ]
+    withdrawn = [] if error == "expired_token" else [(request.id, "authorization_refused")]
+    assert refusals == withdrawn
 
 
 @pytest.mark.parametrize(
