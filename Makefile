@@ -10,14 +10,14 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo         play the whole story on this machine, and end'
-	@echo 'make run          start the same stack and stay'
+	@echo 'make demo         play the whole story on this machine and end'
+	@echo 'make run          start the same stack and keep it running'
 	@echo 'make test         run every test'
-	@echo 'make conformance  hold the gateway against the public MCP suite'
-	@echo 'make lint         check style, types and the arrows between the rooms'
-	@echo 'make format       let ruff set the style right'
+	@echo 'make conformance  run the public MCP conformance suite against the gateway'
+	@echo 'make lint         check style, types and import contracts'
+	@echo 'make format       fix and format the code with ruff'
 	@echo 'make bench        measure Byline beside raw Temporal'
-	@echo 'make lock         choose the newest versions and write the lock files'
+	@echo 'make lock         select the newest versions and write the lock files'
 	@echo 'make clean        remove the environment and all development data'
 
 demo: $(VENV)/runtime
