@@ -85,8 +85,9 @@ class People:
         """Say yes to the request behind a link: the upstream sends the browser straight back to the callback."""
         request = await self._services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None, "the gateway handed out a link to nothing"
-        leads_to = await self._services.consent.begin_sign_in(request, person.browser.browser_session.id)
-        state = parse_qs(urlsplit(leads_to).query)["state"][0]
+        step = await self._services.sign_ins.begin_redirect(request, person.browser.browser_session.id)
+        assert step is not None, "the upstream has no page"
+        state = parse_qs(urlsplit(step.url).query)["state"][0]
         sent = time.monotonic()
         answer = await self._http.get(
             f"{self._services.settings.public_url}/oauth/callback",

@@ -10,6 +10,7 @@ from engine.authorization.delegation import Delegation
 from engine.authorization.requests import AuthorizationRequests
 from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.client_secrets import ClientSecrets
+from engine.connections.secret_reader import SecretReader
 from engine.db.database import Database
 from engine.db.migrate import require_current_schema
 from engine.grants.accounts import Accounts
@@ -27,13 +28,14 @@ from engine.policy.policy import Policy, WatchedPolicyFile
 from engine.questions.questions import Questions
 from engine.runs.records import RunRecords
 from engine.settings import Settings
-from engine.sign_in.authorization_code import AuthorizationCodeFlow
-from engine.sign_in.device_sign_ins import DeviceSignIns
+from engine.sign_in.authorization_attempts import AuthorizationAttempts
 from engine.sign_in.identity_provider import IdentityProvider
 from engine.sign_in.idp_assertions import IdpAssertions
 from engine.sign_in.idp_sessions import IdpSessions
+from engine.sign_in.method import SignInRecords, SignInResources
 from engine.sign_in.methods import SignInMethods
-from engine.sign_in.typed_keys import TypedKeys
+from engine.sign_in.pending_device_codes import PendingDeviceCodes
+from engine.sign_in.sign_ins import SignIns
 from engine.vault.data_keys import DataKeys
 from engine.vault.key_providers import open_key_providers
 from engine.vault.keyring import Keyring
@@ -97,7 +99,7 @@ class ConnectionServices:
     catalogue: ConnectionCatalogue
     registrations: ClientRegistrations
     idp_sessions: IdpSessions
-    sign_ins: SignInMethods
+    sign_in_methods: SignInMethods
     accounts: Accounts
     grants: Grants
     renewals: GrantRenewals
@@ -116,23 +118,26 @@ def build_connections(
     client_secrets = ClientSecrets(database, vault)
     registrations = ClientRegistrations(database, vault, outgoing, settings.public_url)
     discovery, idp_sessions = Discovery(outgoing), IdpSessions(database, vault)
-    sign_ins = SignInMethods(
-        environment=environment,
-        discovery=discovery,
-        outgoing=outgoing,
-        registrations=registrations,
-        identity_provider=IdentityProvider(settings.gateway.issuer, discovery, idp_sessions),
+    sign_in_methods = SignInMethods(
+        SignInResources(
+            SecretReader(environment, client_secrets),
+            discovery,
+            outgoing,
+            registrations.redirect_uri,
+            registrations,
+            IdentityProvider(settings.gateway.issuer, discovery, idp_sessions),
+        )
     )
     accounts = Accounts(database, people.principals)
-    revocations = Revocations(database, vault, sign_ins.create_method)
+    revocations = Revocations(database, vault, sign_in_methods.create_method)
     grant_records = GrantRecords(database, vault, revocations)
-    renewals = GrantRenewals(grant_records, sign_ins.create_method)
+    renewals = GrantRenewals(grant_records, sign_in_methods.create_method)
     return ConnectionServices(
         client_secrets=client_secrets,
         catalogue=ConnectionCatalogue(database, client_secrets),
         registrations=registrations,
         idp_sessions=idp_sessions,
-        sign_ins=sign_ins,
+        sign_in_methods=sign_in_methods,
         accounts=accounts,
         grants=Grants(
             database=database,
@@ -197,61 +202,48 @@ def build_waits(
 
 @dataclass(frozen=True, slots=True)
 class SignInServices:
-    """The ways in which a person signs in to an upstream system."""
+    """How a person signs in to an upstream system, and what is kept of a sign-in that has begun."""
 
-    consent: AuthorizationCodeFlow
-    device_sign_ins: DeviceSignIns
+    authorization_attempts: AuthorizationAttempts
+    pending_device_codes: PendingDeviceCodes
     idp_assertions: IdpAssertions
-    typed_keys: TypedKeys
+    sign_ins: SignIns
 
 
 def build_sign_ins(
-    settings: Settings,
     storage: StorageServices,
     people: PeopleServices,
     connections: ConnectionServices,
     waits: WaitServices,
 ) -> SignInServices:
-    """Build the ways to sign in."""
+    """Build what the ways to sign in share."""
+    sign_in_records = SignInRecords(
+        AuthorizationAttempts(storage.database, storage.vault, waits.delegation),
+        PendingDeviceCodes(storage.database, storage.vault),
+    )
+    idp_assertions = IdpAssertions(
+        database=storage.database,
+        principals=people.principals,
+        grants=connections.grants,
+        authorization_requests=waits.authorization_requests,
+        answer_recorder=waits.answer_recorder,
+        trail=people.trail,
+        sign_in_methods=connections.sign_in_methods,
+    )
     return SignInServices(
-        consent=AuthorizationCodeFlow(
-            database=storage.database,
-            vault=storage.vault,
-            catalogue=connections.catalogue,
-            grants=connections.grants,
-            authorization_requests=waits.authorization_requests,
-            answer_recorder=waits.answer_recorder,
-            principals=people.principals,
-            delegation=waits.delegation,
-            trail=people.trail,
-            sign_in_methods=connections.sign_ins,
-            redirect_uri=f"{settings.public_url}/oauth/callback",
-        ),
-        device_sign_ins=DeviceSignIns(
-            database=storage.database,
-            vault=storage.vault,
-            catalogue=connections.catalogue,
-            authorization_requests=waits.authorization_requests,
-            answer_recorder=waits.answer_recorder,
-            delegation=waits.delegation,
-            trail=people.trail,
-            sign_in_methods=connections.sign_ins,
-        ),
-        idp_assertions=IdpAssertions(
-            database=storage.database,
-            principals=people.principals,
-            grants=connections.grants,
-            authorization_requests=waits.authorization_requests,
-            answer_recorder=waits.answer_recorder,
-            trail=people.trail,
-            sign_in_methods=connections.sign_ins,
-        ),
-        typed_keys=TypedKeys(
-            catalogue=connections.catalogue,
-            authorization_requests=waits.authorization_requests,
-            answer_recorder=waits.answer_recorder,
-            delegation=waits.delegation,
-            trail=people.trail,
-            sign_in_methods=connections.sign_ins,
+        authorization_attempts=sign_in_records.authorization_attempts,
+        pending_device_codes=sign_in_records.pending_device_codes,
+        idp_assertions=idp_assertions,
+        sign_ins=SignIns(
+            connections.catalogue,
+            people.principals,
+            waits.delegation,
+            connections.grants,
+            waits.authorization_requests,
+            waits.answer_recorder,
+            people.trail,
+            connections.sign_in_methods,
+            idp_assertions,
+            sign_in_records,
         ),
     )

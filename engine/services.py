@@ -46,12 +46,12 @@ from engine.service_groups import (
     open_storage,
 )
 from engine.settings import Settings
-from engine.sign_in.authorization_code import AuthorizationCodeFlow
-from engine.sign_in.device_sign_ins import DeviceSignIns
+from engine.sign_in.authorization_attempts import AuthorizationAttempts
 from engine.sign_in.idp_assertions import IdpAssertions
 from engine.sign_in.idp_sessions import IdpSessions
 from engine.sign_in.methods import SignInMethods
-from engine.sign_in.typed_keys import TypedKeys
+from engine.sign_in.pending_device_codes import PendingDeviceCodes
+from engine.sign_in.sign_ins import SignIns
 from engine.tools.readiness import ReadinessChecker
 from engine.tools.resource_changes import ResourceChanges
 from engine.vault.data_keys import DataKeys
@@ -92,10 +92,10 @@ class Services:
     authorization_requests: AuthorizationRequests
     answer_recorder: AnswerRecorder
     delegation: Delegation
-    consent: AuthorizationCodeFlow
-    typed_keys: TypedKeys
-    device_sign_ins: DeviceSignIns
-    sign_ins: SignInMethods
+    authorization_attempts: AuthorizationAttempts
+    pending_device_codes: PendingDeviceCodes
+    sign_in_methods: SignInMethods
+    sign_ins: SignIns
     registrations: ClientRegistrations
     idp_sessions: IdpSessions
     idp_assertions: IdpAssertions
@@ -125,7 +125,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         connections = build_connections(settings, environment, storage, people, outgoing)
         waits = build_waits(settings, storage, people, connections)
         exit_stack.push_async_callback(people.trail.finish_appends)
-        sign_ins = build_sign_ins(settings, storage, people, connections, waits)
+        sign_ins = build_sign_ins(storage, people, connections, waits)
         yield _assemble_services(
             settings, environment, storage, people, outgoing, connections, waits, sign_ins
         )
@@ -193,13 +193,13 @@ def _assemble_services(
         authorization_requests=waits.authorization_requests,
         answer_recorder=waits.answer_recorder,
         delegation=waits.delegation,
-        consent=sign_ins.consent,
-        device_sign_ins=sign_ins.device_sign_ins,
-        sign_ins=connections.sign_ins,
+        authorization_attempts=sign_ins.authorization_attempts,
+        pending_device_codes=sign_ins.pending_device_codes,
+        sign_in_methods=connections.sign_in_methods,
+        sign_ins=sign_ins.sign_ins,
         registrations=connections.registrations,
         idp_sessions=connections.idp_sessions,
         idp_assertions=sign_ins.idp_assertions,
-        typed_keys=sign_ins.typed_keys,
         readiness_checker=ReadinessChecker(database, connections.catalogue, connections.grants),
         questions=waits.questions,
         resource_changes=ResourceChanges(database),

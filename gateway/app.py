@@ -11,7 +11,6 @@ from mcp.server.lowlevel import Server
 from starlette.exceptions import HTTPException
 from temporalio.client import Client
 
-from engine.connections.catalogue import read_connections
 from engine.errors import BylineError
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.runs.control import RunControl
@@ -19,6 +18,7 @@ from engine.runs.runs import Runs
 from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
+from engine.sign_in.declarations import read_connections
 from engine.temporal import connect_temporal
 from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups

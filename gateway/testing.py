@@ -18,7 +18,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from engine.connections.catalogue import read_connections
 from engine.db.migrate import upgrade_schema
 from engine.errors import SettingsInvalid
 from engine.identity.model import Actor, Principal
@@ -28,6 +27,7 @@ from engine.questions.questions import Question
 from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultSettings
+from engine.sign_in.declarations import read_connections
 from engine.temporal import connect_temporal, ensure_search_attributes
 from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups

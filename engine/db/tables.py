@@ -269,7 +269,7 @@ class AuthorizationRequestRow(SQLModel, table=True):
 
 
 class DeviceSignInRow(SQLModel, table=True):
-    """The device code by which an authorization request is answered elsewhere. Owner: engine.sign_in.device_sign_ins.
+    """The device code by which a request is answered elsewhere. Owner: engine.sign_in.pending_device_codes.
 
     `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """
@@ -391,7 +391,7 @@ class WaiterRow(SQLModel, table=True):
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
-    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.sign_in.authorization_code.
+    """A trip to a provider's consent page, by the hash of its `state`. Owner: engine.sign_in.authorization_attempts.
 
     `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """

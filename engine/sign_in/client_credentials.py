@@ -1,11 +1,16 @@
 """The client credentials grant (RFC 6749 section 4.4), by which `shared` connections get the service's own tokens."""
 
-from engine.oauth.client import OAuthClient
+from typing import ClassVar
+
 from engine.oauth.tokens import UpstreamTokens
+from engine.sign_in.oauth_sign_in import OAuthSignIn
 
 
-class ClientCredentialsSignIn(OAuthClient):
+class ClientCredentialsSignIn(OAuthSignIn):
     """Signs the service in with its client credentials. No person takes part."""
+
+    name: ClassVar[str] = "client_credentials"
+    modes: ClassVar[frozenset[str]] = frozenset({"shared"})
 
     async def tokens_without_person(
         self, _principal_id: str, scopes: tuple[str, ...]

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from engine.authorization.requests import AuthorizationRequest
 from engine.connections.catalogue import ConnectionCatalogue
 from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
-from engine.sign_in.device_sign_ins import DeviceSignIns
+from engine.sign_in.sign_ins import SignIns
 from engine.waiting.page_paths import build_connect_path
 from gateway.browser.page_requests import SignedInSession
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page
@@ -22,7 +22,7 @@ class DevicePage:
 
     answerable_requests: AnswerableRequests
     catalogue: ConnectionCatalogue
-    device_sign_ins: DeviceSignIns
+    sign_ins: SignIns
 
     def build_router(self) -> APIRouter:
         """GET /connect/{request_id}/device."""
@@ -53,10 +53,8 @@ class DevicePage:
         self, browser_session: BrowserSession, authorization_request: AuthorizationRequest
     ) -> Response:
         connection = await self.catalogue.get_connection(authorization_request.connection_name)
-        device_wait = await self.device_sign_ins.poll_sign_in(
-            authorization_request, browser_session.principal
-        )
-        if device_wait is None:
+        code_step = await self.sign_ins.poll_code(authorization_request, browser_session.principal)
+        if code_step is None:
             return redirect_see_other(build_connect_path(authorization_request.id))
         page_title = f"Connect {connection.title} on another device"
         page_response = render_page(
@@ -65,8 +63,8 @@ class DevicePage:
             browser_session=browser_session,
             asked=authorization_request,
             connection=connection,
-            code=device_wait.device_code,
+            code=code_step,
         )
         # A header reloads the page, since the page may hold no script.
-        page_response.headers["Refresh"] = str(device_wait.poll_again_seconds)
+        page_response.headers["Refresh"] = str(code_step.poll_again_seconds)
         return page_response

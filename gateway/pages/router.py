@@ -38,7 +38,7 @@ def build_pages(
         _build_sign_in(services, gateway_services),
         SignOutPage(gateway_services.browser_sessions).build_router(),
         build_connect_pages(services, answerable_requests),
-        DevicePage(answerable_requests, services.catalogue, services.device_sign_ins).build_router(),
+        DevicePage(answerable_requests, services.catalogue, services.sign_ins).build_router(),
         QuestionPage(services.questions, services.run_records, services.principals).build_router(),
         FrontPage(
             mcp_address=build_resource_identifier(services.settings),
@@ -80,7 +80,7 @@ def build_pages(
             readiness_checker=services.readiness_checker,
             authorization_requests=services.authorization_requests,
             answer_recorder=services.answer_recorder,
-            consent=services.consent,
+            sign_ins=services.sign_ins,
             policy=services.policy,
             tool_registry=registry,
         ).build_router(),

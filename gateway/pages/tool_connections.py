@@ -12,7 +12,7 @@ from engine.authorization.requests import AuthorizationRequests
 from engine.errors import AuthorizationRefused, BylineError, ConnectionUnknown
 from engine.identity.model import Principal
 from engine.policy.policy import Policy
-from engine.sign_in.authorization_code import AuthorizationCodeFlow
+from engine.sign_in.sign_ins import SignIns
 from engine.tools.readiness import ConnectionReadiness, ReadinessChecker
 from engine.tools.registry import CompositeTool, Registry
 from engine.waiting.page_paths import build_connect_path, build_tool_path
@@ -37,7 +37,7 @@ class ToolConnectionPages:
     readiness_checker: ReadinessChecker
     authorization_requests: AuthorizationRequests
     answer_recorder: AnswerRecorder
-    consent: AuthorizationCodeFlow
+    sign_ins: SignIns
     policy: Policy
     tool_registry: Registry
 
@@ -125,13 +125,12 @@ class ToolConnectionPages:
             account=account_name,
             tool_name=tool.name,
         )
-        if connection.sign_in != "authorization_code":
-            return build_connect_path(authorization_request.id)
         try:
-            return await self.consent.begin_sign_in(authorization_request, browser_session.id)
+            redirect_step = await self.sign_ins.begin_redirect(authorization_request, browser_session.id)
         except AuthorizationRefused:
             # The page of the authorization request offers another device.
-            return build_connect_path(authorization_request.id)
+            redirect_step = None
+        return build_connect_path(authorization_request.id) if redirect_step is None else redirect_step.url
 
     def _render_page(
         self,

@@ -27,6 +27,7 @@ from tests.data.commands import Commands, CommandsHere
 from tests.data.conftest import Opener
 from tests.data.samples import connection, identity_of, tokens
 from tests.foreign.process import free_port
+from tests.signing_in import consent_page
 
 NAMES = tuple(f"system-{number}" for number in range(4))
 CLIENT = OAuthClientInformationFull(
@@ -69,7 +70,7 @@ async def begun(services: Services, principal: Principal) -> tuple[Authorization
     assert required is not None
     request = await services.authorization_requests.find_request(required.request_id)
     assert request is not None
-    address = await services.consent.begin_sign_in(request, "browser")
+    address = await consent_page(services, request, "browser")
     return request, parse_qs(urlsplit(address).query)["state"][0]
 
 
@@ -198,16 +199,16 @@ async def test_a_sign_in_that_is_under_way_survives_a_rotation_and_the_end_of_th
 
     # The code is taken to the provider, which is where this test has nothing more to show.
     with pytest.raises(UpstreamUnavailable):
-        await fresh.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
+        await fresh.sign_ins.finish_redirect({"state": state, "code": "c"}, alice, "browser")
     with pytest.raises(AuthorizationRefused, match="used already"):
-        await fresh.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
+        await fresh.sign_ins.finish_redirect({"state": state, "code": "c"}, alice, "browser")
 
 
 async def test_a_verifier_moved_to_another_sign_in_does_not_open(
     services: Services, alice: Principal
 ) -> None:
     request, _ = await begun(services, alice)
-    address = await services.consent.begin_sign_in(request, "browser")
+    address = await consent_page(services, request, "browser")
     state = parse_qs(urlsplit(address).query)["state"][0]
     async with services.database.open_write_session() as session:
         one, two = (await session.exec(select(AuthorizationAttemptRow))).all()
@@ -215,7 +216,7 @@ async def test_a_verifier_moved_to_another_sign_in_does_not_open(
         session.add_all([one, two])
 
     with pytest.raises(VaultSealBroken):
-        await services.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
+        await services.sign_ins.finish_redirect({"state": state, "code": "c"}, alice, "browser")
 
 
 async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
