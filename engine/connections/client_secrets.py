@@ -8,7 +8,7 @@ from sqlmodel import col, select
 from engine.db.database import Database, utc_now
 from engine.db.tables import ClientSecretRow
 from engine.identity.roles import ChangeRecorder
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 
@@ -18,6 +18,9 @@ class ClientSecrets:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+        vault.register_column(
+            SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _build_associated_data)
+        )
 
     async def store_secret(
         self, connection_name: str, client_secret: str, record_event: ChangeRecorder
@@ -51,11 +54,6 @@ class ClientSecrets:
         """Return the secret that was sealed for this connection. Raises KeyServiceUnavailable and VaultSealBroken."""
         secret_row = ClientSecretRow(connection=connection_name, sealed_secret=sealed_secret)
         return (await self._vault.open_secret(sealed_secret, _build_associated_data(secret_row))).decode()
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _build_associated_data)
 
 
 def _build_associated_data(secret_row: ClientSecretRow) -> str:

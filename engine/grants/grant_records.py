@@ -16,7 +16,7 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import GrantRow
 from engine.grants.revocations import Revocations, build_grant_associated_data
 from engine.oauth.tokens import UpstreamTokens
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _UNREVOKED_CONDITION = col(GrantRow.revoked_at).is_(None)
@@ -30,6 +30,7 @@ class GrantRecords:
         self._database = database
         self._vault = vault
         self._revocations = revocations
+        vault.register_column(SealedColumn("grants", GrantRow, "sealed_tokens", _build_associated_data))
 
     async def find_grant(self, grant_id: str) -> GrantRow | None:
         """Return the grant with this id, or None."""
@@ -223,11 +224,6 @@ class GrantRecords:
             grant_row.revoked_at, grant_row.sealed_tokens, grant_row.given_up = utc_now(), b"", True
             db_session.add(grant_row)
         return True
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn("grants", GrantRow, "sealed_tokens", _build_associated_data)
 
     async def _enqueue_late_revocation(
         self, db_session: AsyncSession, grant_row: GrantRow, tokens: UpstreamTokens

@@ -18,7 +18,6 @@ from engine.grants.renewals import GrantRenewals
 from engine.grants.revocations import Revocations
 from engine.oauth.dpop import ProofKey
 from engine.oauth.tokens import UpstreamTokens
-from engine.vault.resealing import SealedColumn
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +258,6 @@ class Grants:
             for grant in await self.list_grants(holder)
             if grant.connection_name == connection_name and not grant.has_lapsed
         ]
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of the table of grants that the vault seals."""
-        return self._grant_records.sealed_column
 
     async def _load_situation(
         self, db_session: AsyncSession, connection: Connection, principal_id: str, tool_name: str, run_id: str

@@ -14,7 +14,7 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import RevocationRow
 from engine.grants.token_source import TokenSource
 from engine.oauth.tokens import UpstreamTokens
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _FIRST_TRY_DELAY: Final = timedelta(minutes=1)
@@ -42,6 +42,9 @@ class Revocations:
         self._database = database
         self._vault = vault
         self._find_token_source = find_token_source
+        vault.register_column(
+            SealedColumn("revocations", RevocationRow, "sealed_tokens", _build_associated_data)
+        )
 
     async def enqueue_revocation(
         self, db_session: AsyncSession, grant_id: str, holder: str, connection_name: str, sealed_tokens: bytes
@@ -108,11 +111,6 @@ class Revocations:
         """Delete the revocation of this grant."""
         async with self._database.open_write_session() as db_session:
             await db_session.exec(delete(RevocationRow).where(col(RevocationRow.grant_id) == grant_id))
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn("revocations", RevocationRow, "sealed_tokens", _build_associated_data)
 
 
 def _compute_retry_time(created_at: datetime) -> datetime:

@@ -24,7 +24,7 @@ from sqlmodel import col, select
 from engine.db.database import Database, utc_now
 from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _REFRESH_INTERVAL_SECONDS = 30.0
@@ -69,6 +69,14 @@ class SigningKeys:
         self._verifiers: dict[str, _Verifier] = {}
         self._keys_read_at = float("-inf")
         self._creation_lock = asyncio.Lock()
+        vault.register_column(
+            SealedColumn(
+                "signing keys",
+                SigningKeyRow,
+                "sealed_private_key",
+                lambda key_row: _build_associated_data(key_row.kid, key_row.public_key),
+            )
+        )
 
     async def sign_claims(self, claims: dict[str, Any], typ: str) -> str:
         """Return a compact EdDSA JWS (RFC 8037, RFC 9864) of the claims, with `typ` in its header.
@@ -162,16 +170,6 @@ class SigningKeys:
             db_session.add(key_row)
         await self._load_keys()
         return True
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "signing keys",
-            SigningKeyRow,
-            "sealed_private_key",
-            lambda key_row: _build_associated_data(key_row.kid, key_row.public_key),
-        )
 
     async def _load_signer(self) -> _Signer:
         if self._signer is None or time.monotonic() - self._keys_read_at > _REFRESH_INTERVAL_SECONDS:

@@ -19,7 +19,7 @@ from engine.db.tables import NotificationChannelRow, NotificationRow
 from engine.errors import ArgumentsInvalid, ChannelUnknown
 from engine.identity.model import Principal, TriggerKind
 from engine.settings import MAX_WAIT
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 ChannelKind = Literal["email", "slack", "webhook"]
@@ -67,6 +67,11 @@ class NotificationChannels:
         self._database = database
         self._vault = vault
         self._audit_trail = audit_trail
+        vault.register_column(
+            SealedColumn(
+                "notification channels", NotificationChannelRow, "sealed_address", _build_associated_data
+            )
+        )
 
     async def add_channel(
         self,
@@ -181,13 +186,6 @@ class NotificationChannels:
                 delete(NotificationRow).where(col(NotificationRow.id).in_(old_claim_ids))
             )
         return int(delete_result.rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column in which this table keeps sealed values."""
-        return SealedColumn(
-            "notification channels", NotificationChannelRow, "sealed_address", _build_associated_data
-        )
 
     async def _is_claimed_by(self, note_key: str, claimant_id: str) -> bool:
         if (first_claimant_id := await self._find_claimant(note_key)) is not None:

@@ -32,7 +32,7 @@ from engine.identity.principals import Principals
 from engine.oauth.client import TokenRefused
 from engine.oauth.discovery import ProviderEndpoints
 from engine.sign_in.methods import SignInMethods
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _ATTEMPT_LIFETIME = timedelta(minutes=10)
@@ -67,6 +67,18 @@ class AuthorizationCodeFlow:
         self._trail = trail
         self._sign_in_methods = sign_in_methods
         self._redirect_uri = redirect_uri
+        vault.register_column(
+            SealedColumn(
+                "sign-ins under way",
+                AuthorizationAttemptRow,
+                "sealed_verifier",
+                lambda attempt_row: _build_associated_data(attempt_row.state_hash),
+                lambda: (
+                    col(AuthorizationAttemptRow.used_at).is_(None)
+                    & (col(AuthorizationAttemptRow.expires_at) > utc_now())
+                ),
+            )
+        )
 
     async def begin_sign_in(
         self, authorization_request: AuthorizationRequest, browser_session: str, *, tool_name: str = ""
@@ -146,20 +158,6 @@ class AuthorizationCodeFlow:
         )
         async with self._database.open_write_session() as db_session:
             return int((await db_session.exec(statement)).rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "sign-ins under way",
-            AuthorizationAttemptRow,
-            "sealed_verifier",
-            lambda attempt_row: _build_associated_data(attempt_row.state_hash),
-            lambda: (
-                col(AuthorizationAttemptRow.used_at).is_(None)
-                & (col(AuthorizationAttemptRow.expires_at) > utc_now())
-            ),
-        )
 
     async def _complete_sign_in(
         self, callback_parameters: Mapping[str, str], principal: Principal, browser_session: str

@@ -27,7 +27,7 @@ from engine.identity.model import Principal
 from engine.oauth.client import TokenRefused
 from engine.sign_in.device_code import DeviceCode, request_device_code, request_device_tokens
 from engine.sign_in.methods import SignInMethods
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _SLOW_DOWN_STEP = timedelta(seconds=5)
@@ -65,6 +65,15 @@ class DeviceSignIns:
         self._delegation = delegation
         self._trail = trail
         self._sign_in_methods = sign_in_methods
+        vault.register_column(
+            SealedColumn(
+                "device codes",
+                DeviceSignInRow,
+                "sealed_code",
+                lambda sign_in_row: _build_associated_data(sign_in_row.request_id),
+                lambda: col(DeviceSignInRow.expires_at) > utc_now(),
+            )
+        )
 
     async def begin_sign_in(
         self, authorization_request: AuthorizationRequest, *, tool_name: str = ""
@@ -168,17 +177,6 @@ class DeviceSignIns:
         )
         async with self._database.open_write_session() as db_session:
             return int((await db_session.exec(statement)).rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "device codes",
-            DeviceSignInRow,
-            "sealed_code",
-            lambda sign_in_row: _build_associated_data(sign_in_row.request_id),
-            lambda: col(DeviceSignInRow.expires_at) > utc_now(),
-        )
 
     async def _handle_token_error(
         self,

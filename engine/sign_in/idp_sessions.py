@@ -12,7 +12,7 @@ from sqlmodel import col, or_
 
 from engine.db.database import Database, utc_now
 from engine.db.tables import IdpSessionRow
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _LEASE_DURATION = timedelta(seconds=45)
@@ -40,6 +40,14 @@ class IdpSessions:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+        vault.register_column(
+            SealedColumn(
+                "company sign-ins",
+                IdpSessionRow,
+                "sealed_tokens",
+                lambda session_row: _build_associated_data(session_row.principal_id),
+            )
+        )
 
     async def store_session(
         self, principal_id: str, id_token: str, refresh_token: str | None, expires_at: float
@@ -98,16 +106,6 @@ class IdpSessions:
         statement = delete(IdpSessionRow).where(col(IdpSessionRow.principal_id) == principal_id)
         async with self._database.open_write_session() as db_session:
             await db_session.exec(statement)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "company sign-ins",
-            IdpSessionRow,
-            "sealed_tokens",
-            lambda session_row: _build_associated_data(session_row.principal_id),
-        )
 
 
 def _build_associated_data(principal_id: str) -> str:

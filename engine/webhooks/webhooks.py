@@ -16,7 +16,7 @@ from engine.errors import NotAllowed, WebhookInvalid, WebhookUnknown
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import SignatureScheme, generate_secret, is_secret_from_sender, require_secret
@@ -72,6 +72,7 @@ class Webhooks:
         self._principals = principals
         self._roles = roles
         self._audit_trail = audit_trail
+        vault.register_column(SealedColumn("webhooks", WebhookRow, "sealed_secret", _build_associated_data))
 
     async def resolve_principal(self, declarer: Principal, principal_id: str | None) -> Principal:
         """Return whom a webhook of `declarer` acts as: themself, or a service; raises NotAllowed or WebhookInvalid."""
@@ -254,11 +255,6 @@ class Webhooks:
             await db_session.delete(webhook_row)
             await record_events(db_session, _make_audit_event("webhook.deleted", declarer, webhook.id, None))
         return True
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column in which this table keeps sealed values."""
-        return SealedColumn("webhooks", WebhookRow, "sealed_secret", _build_associated_data)
 
     async def _count_webhooks(self, principal: Principal) -> int:
         statement = (

@@ -17,7 +17,7 @@ from engine.db.database import utc_now
 from engine.db.tables import OAuthClientRow
 from engine.errors import SettingsInvalid
 from engine.services import Services
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from gateway.authorization_server import redirect_uris
 
 TOKEN_EXCHANGE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -68,6 +68,14 @@ class RegisteredClients:
     def __init__(self, services: Services) -> None:
         self._database = services.database
         self._vault = services.vault
+        services.vault.register_column(
+            _SealedSecretColumn(
+                "clients",
+                OAuthClientRow,
+                "metadata_",
+                lambda client_row: _build_associated_data(client_row.client_id),
+            )
+        )
 
     async def add_client(
         self, client_name: str, redirect_uris: Sequence[str], *, is_confidential: bool, may_assert: bool
@@ -179,16 +187,6 @@ class RegisteredClients:
                 b64decode(sealed_secret), _build_associated_data(client_row.client_id)
             )
         ).decode()
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column in which this table keeps sealed secrets."""
-        return _SealedSecretColumn(
-            "clients",
-            OAuthClientRow,
-            "metadata_",
-            lambda client_row: _build_associated_data(client_row.client_id),
-        )
 
     async def _store_client(self, registered_client: RegisteredClient, client_secret: str | None) -> None:
         client_metadata = registered_client.model_dump(mode="json", exclude_none=True, exclude={"backend"})

@@ -20,7 +20,7 @@ from engine.grants.revocations import PendingRevocation
 from engine.identity.model import Principal
 from engine.oauth.tokens import UpstreamTokens
 from engine.services import Services
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
 from tests.data.samples import connection, tokens
 from tests.foreign.process import free_port
 from tests.sandbox import Running, running
@@ -534,7 +534,7 @@ async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
         newer = tokens()
         await asyncio.gather(
             services.renewals._grant_records.store_renewed_tokens(grant_id, newer),
-            reseal_column(other.database, other.vault, other.grants.sealed_column, lambda *_: None),
+            reseal_columns(other.database, other.vault, lambda *_: None),
         )
         found = await services.grants.find_credential(hers, alice.id)
         assert found is not None

@@ -9,7 +9,7 @@ from engine.oauth.registration import _ClientInformationResponse
 from engine.services import Services
 from engine.sign_in.device_code import DeviceCode
 from engine.sign_in.device_sign_ins import _build_associated_data
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from tests.data.commands import Commands
@@ -79,12 +79,7 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     assert wait is not None
     assert (kept.id_token, wait.device_code.user_code) == ("planted-id-token", "WDJB-MJHT")
     assert (await registrations.find_identity("billing", AT_ISSUER)).client_id == "byline"
-    owners = (services.device_sign_ins, registrations, services.idp_sessions)
-    again = [
-        await reseal_column(services.database, services.vault, each.sealed_column, lambda *_: None)
-        for each in owners
-    ]
-    assert again == [0, 0, 0]
+    assert await reseal_columns(services.database, services.vault, lambda *_: None) == 0
 
 
 async def test_a_company_sign_in_is_renewed_by_one_process_at_a_time(

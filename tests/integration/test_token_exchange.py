@@ -1,3 +1,4 @@
+import base64
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -10,9 +11,10 @@ import pytest
 from joserfc import jwt
 from pydantic import SecretStr
 
+from engine.db.tables import OAuthClientRow
 from engine.identity.model import Actor, Principal
 from engine.settings import IssuerSettings
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
 from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import ClientInformation
@@ -268,12 +270,13 @@ async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: P
     services = portal.byline.services
     await services.data_keys.rotate_key()
 
-    assert (
-        await reseal_column(
-            services.database, services.vault, RegisteredClients(services).sealed_column, lambda *_: None
-        )
-        == 1
-    )
+    await reseal_columns(services.database, services.vault, lambda *_: None)
+
+    async with services.database.open_read_session() as session:
+        client = await session.get(OAuthClientRow, portal.id)
+    assert client is not None
+    sealed = base64.b64decode(client.metadata_["byline_sealed_secret"])
+    assert await services.vault.has_current_key(sealed)
     assert (await portal.exchange(await portal.signed())).status_code == 200
 
 

@@ -4,7 +4,7 @@ import typer
 import uvloop
 
 from engine.services import Services
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
 from gateway.authorization_server.registered_clients import RegisteredClients
 from gateway.terminal.services_context import open_command_services
 
@@ -78,28 +78,10 @@ async def _reseal_secrets(services: Services) -> int:
 
     It reports its progress on standard error.
     """
-    secret_owners = (
-        services.signing_keys,
-        services.client_secrets,
-        services.grants,
-        services.revocations,
-        services.consent,
-        services.device_sign_ins,
-        services.registrations,
-        services.idp_sessions,
-        services.notification_channels,
-        services.webhooks,
-        RegisteredClients(services),
-    )
+    # It owns sealed secrets as well, and lives in the gateway.
+    RegisteredClients(services)
 
     def report_progress(table_name: str, done_rows: int, total_rows: int) -> None:
         typer.echo(f"{table_name}: {done_rows} of {total_rows}", err=True)
 
-    return sum(
-        [
-            await reseal_column(
-                services.database, services.vault, secret_owner.sealed_column, report_progress
-            )
-            for secret_owner in secret_owners
-        ]
-    )
+    return await reseal_columns(services.database, services.vault, report_progress)
