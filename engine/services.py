@@ -20,6 +20,7 @@ from engine.db.migrate import require_current_schema
 from engine.grants.accounts import Accounts
 from engine.grants.grant_records import GrantRecords
 from engine.grants.grants import Grants
+from engine.grants.removal import GrantRemoval
 from engine.grants.renewals import GrantRenewals
 from engine.grants.revocations import Revocations
 from engine.identity.principals import Principals
@@ -78,6 +79,7 @@ class Services:
     grants: Grants
     renewals: GrantRenewals
     revocations: Revocations
+    grant_removal: GrantRemoval
     trail: AuditTrail
     attempts: RefusedAttempts
     waiters: Waiters
@@ -129,7 +131,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         )
         grant_records = GrantRecords(database, vault, revocations)
         renewals = GrantRenewals(grant_records, sign_ins.create_method)
-        grants = Grants(database, grant_records, renewals, accounts, revocations)
+        grants = Grants(database, grant_records, renewals, accounts)
         trail = AuditTrail(database, signing_keys)
         client_secrets = ClientSecrets(database, vault)
         catalogue = ConnectionCatalogue(database, client_secrets)
@@ -137,9 +139,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
         authorization_requests = AuthorizationRequests(
             database, principals, run_records, grants, waiters, trail, settings.wait_limit
         )
-        answer_recorder = AnswerRecorder(
-            database, principals, accounts, grants, authorization_requests, waiters, trail
-        )
+        answer_recorder = AnswerRecorder(principals, accounts, grants, authorization_requests, waiters, trail)
         questions = Questions(database, principals, roles, waiters, trail, settings.wait_limit)
         delegation = Delegation(principals, roles)
         redirect_uri = f"{settings.public_url}/oauth/callback"
@@ -170,7 +170,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             roles=roles,
             policy=Policy(WatchedPolicyFile(settings.policy_file).read_current_rules, roles),
             api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
-            service_principals=ServicePrincipals(principals, trail, settings.public_url),
+            service_principals=ServicePrincipals(principals, settings.public_url),
             run_records=run_records,
             identity_verifier=IdentityVerifier(signing_keys, run_records),
             client_secrets=client_secrets,
@@ -179,6 +179,7 @@ async def open_services(settings: Settings, environment: Mapping[str, str]) -> A
             grants=grants,
             renewals=renewals,
             revocations=revocations,
+            grant_removal=GrantRemoval(catalogue, principals, grants, revocations, trail),
             trail=trail,
             attempts=RefusedAttempts(trail),
             waiters=waiters,

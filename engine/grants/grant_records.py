@@ -211,18 +211,17 @@ class GrantRecords:
         async with self._database.open_write_session() as db_session:
             await db_session.exec(lapse_statement.values(lapsed_at=utc_now(), sealed_tokens=b""))
 
-    async def revoke_grant(self, grant_id: str) -> bool:
-        """Revoke a grant and enqueue its upstream revocation in one transaction. Returns False if it already was."""
-        async with self._database.open_write_session() as db_session:
-            grant_row = await db_session.get(GrantRow, grant_id, with_for_update=True)
-            if grant_row is None or grant_row.revoked_at is not None:
-                return False
-            if grant_row.sealed_tokens:
-                await self._revocations.enqueue_revocation(
-                    db_session, grant_row.id, grant_row.holder, grant_row.connection, grant_row.sealed_tokens
-                )
-            grant_row.revoked_at, grant_row.sealed_tokens, grant_row.given_up = utc_now(), b"", True
-            db_session.add(grant_row)
+    async def revoke_grant(self, db_session: AsyncSession, grant_id: str) -> bool:
+        """Revoke a grant and enqueue its upstream revocation in the caller's transaction. False if it already was."""
+        grant_row = await db_session.get(GrantRow, grant_id, with_for_update=True)
+        if grant_row is None or grant_row.revoked_at is not None:
+            return False
+        if grant_row.sealed_tokens:
+            await self._revocations.enqueue_revocation(
+                db_session, grant_row.id, grant_row.holder, grant_row.connection, grant_row.sealed_tokens
+            )
+        grant_row.revoked_at, grant_row.sealed_tokens, grant_row.given_up = utc_now(), b"", True
+        db_session.add(grant_row)
         return True
 
     async def _enqueue_late_revocation(

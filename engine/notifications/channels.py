@@ -100,14 +100,13 @@ class NotificationChannels:
         channel_row.sealed_address = await self._vault.seal_secret(
             json.dumps(asdict(destination)).encode(), _build_associated_data(channel_row)
         )
-        record_events = await self._audit_trail.make_recorder()
         statement = select(func.count()).where(NotificationChannelRow.principal_id == principal.id)
-        async with self._database.open_write_session() as db_session:
-            if (await db_session.exec(statement)).one() >= MAX_CHANNELS_PER_PERSON:
+        async with self._audit_trail.open_transaction() as transaction:
+            if (await transaction.db_session.exec(statement)).one() >= MAX_CHANNELS_PER_PERSON:
                 raise ArgumentsInvalid(f"{MAX_CHANNELS_PER_PERSON} channels are the most. Remove one first.")
-            db_session.add(channel_row)
-            await record_events(
-                db_session, AuditEvent(kind="channel.added", principal=principal, object_id=channel_row.id)
+            transaction.db_session.add(channel_row)
+            transaction.record(
+                AuditEvent(kind="channel.added", principal=principal, object_id=channel_row.id)
             )
         return _to_channel(channel_row), destination
 
@@ -131,15 +130,12 @@ class NotificationChannels:
 
     async def remove_channel(self, channel_id: str, principal: Principal) -> None:
         """Delete a channel; notes on their way to it are dropped. Raises ChannelUnknown unless it is this person's."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            channel_row = await db_session.get(NotificationChannelRow, channel_id)
+        async with self._audit_trail.open_transaction() as transaction:
+            channel_row = await transaction.db_session.get(NotificationChannelRow, channel_id)
             if channel_row is None or channel_row.principal_id != principal.id:
                 raise _make_unknown_error(channel_id)
-            await db_session.delete(channel_row)
-            await record_events(
-                db_session, AuditEvent(kind="channel.removed", principal=principal, object_id=channel_id)
-            )
+            await transaction.db_session.delete(channel_row)
+            transaction.record(AuditEvent(kind="channel.removed", principal=principal, object_id=channel_id))
 
     async def open_channel(self, channel_id: str) -> tuple[NotificationChannel, ChannelDestination] | None:
         """Return a channel with its address in clear text, or None where it was removed."""

@@ -125,11 +125,9 @@ class Webhooks:
         )
         generated_secret = generate_secret(scheme) if sender_secret is None else None
         await self._seal_secrets(webhook_row, [(sender_secret or generated_secret or "", None)])
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            db_session.add(webhook_row)
-            await record_events(
-                db_session,
+        async with self._audit_trail.open_transaction() as transaction:
+            transaction.db_session.add(webhook_row)
+            transaction.record(
                 _make_audit_event(
                     "webhook.created", declarer, webhook_row.id, f"Calls {tool_name} as {principal.name}."
                 ),
@@ -191,9 +189,8 @@ class Webhooks:
         self, declarer: Principal, webhook: Webhook, webhook_update: WebhookUpdate
     ) -> Webhook | None:
         """Change this version of a webhook; return None where it is no longer the current version."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            webhook_row = await _lock_current_row(db_session, webhook)
+        async with self._audit_trail.open_transaction() as transaction:
+            webhook_row = await _lock_current_row(transaction.db_session, webhook)
             if webhook_row is None:
                 return None
             webhook_row.name = webhook_row.name if webhook_update.name is None else webhook_update.name
@@ -207,10 +204,8 @@ class Webhooks:
             if webhook_update.is_active is not None:
                 webhook_row.active = webhook_update.is_active
             _advance_version(webhook_row)
-            db_session.add(webhook_row)
-            await record_events(
-                db_session, _make_audit_event("webhook.changed", declarer, webhook_row.id, None)
-            )
+            transaction.db_session.add(webhook_row)
+            transaction.record(_make_audit_event("webhook.changed", declarer, webhook_row.id, None))
         return _to_webhook(webhook_row)
 
     async def rotate_secret(
@@ -227,9 +222,8 @@ class Webhooks:
         if sender_secret is not None:
             require_secret(webhook.scheme, sender_secret)
         generated_secret = generate_secret(webhook.scheme) if sender_secret is None else None
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            webhook_row = await _lock_current_row(db_session, webhook)
+        async with self._audit_trail.open_transaction() as transaction:
+            webhook_row = await _lock_current_row(transaction.db_session, webhook)
             if webhook_row is None:
                 return None
             (previous_secret, _), *_ = await self._open_secrets(webhook_row)
@@ -238,22 +232,20 @@ class Webhooks:
                 [(sender_secret or generated_secret or "", None), (previous_secret, utc_now() + overlap)],
             )
             _advance_version(webhook_row)
-            db_session.add(webhook_row)
-            await record_events(
-                db_session,
+            transaction.db_session.add(webhook_row)
+            transaction.record(
                 _make_audit_event("webhook.changed", declarer, webhook_row.id, "It has a new secret."),
             )
         return WebhookWithSecret(_to_webhook(webhook_row), generated_secret)
 
     async def delete_webhook(self, declarer: Principal, webhook: Webhook) -> bool:
         """Delete this version of a webhook and its secret; return False where it is no longer the current version."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            webhook_row = await _lock_current_row(db_session, webhook)
+        async with self._audit_trail.open_transaction() as transaction:
+            webhook_row = await _lock_current_row(transaction.db_session, webhook)
             if webhook_row is None:
                 return False
-            await db_session.delete(webhook_row)
-            await record_events(db_session, _make_audit_event("webhook.deleted", declarer, webhook.id, None))
+            await transaction.db_session.delete(webhook_row)
+            transaction.record(_make_audit_event("webhook.deleted", declarer, webhook.id, None))
         return True
 
     async def _count_webhooks(self, principal: Principal) -> int:

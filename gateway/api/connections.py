@@ -19,7 +19,6 @@ from engine.tools.registry import Registry
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import RequestRefused, describe_problems
-from gateway.grants import remove_own_grant
 
 _ConnectionName = Annotated[str, Path(max_length=200)]
 _AccountQuery = Annotated[
@@ -163,7 +162,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     ) -> None:
         """It is forgotten here and revoked upstream; the next action that needs it asks again."""
         connection = await services.catalogue.get_connection(name)
-        if not await remove_own_grant(services, connection, caller.principal, account):
+        if not await services.grant_removal.remove_own_grant(connection, caller.principal, account):
             account_phrase = "" if account is None else f" of account '{account}'"
             detail = f"You have no grant{account_phrase} on connection '{name}'."
             raise RequestRefused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
+from engine.administration.services import add_service
 from engine.callers.service_principals import SERVICE_NAME_PATTERN
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR_ROLE
@@ -94,7 +95,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
         response: Response,
         administrator: Annotated[Principal, administrator_required],
     ) -> ServiceShown:
-        service = await service_principals.add_service(new_service.name, administrator=administrator)
+        service = await add_service(services, administrator, new_service.name)
         response.headers["Location"] = f"{API_PATH}/services/{service.name}"
         return _to_service_shown(service)
 

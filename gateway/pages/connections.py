@@ -18,7 +18,6 @@ from engine.waiting.page_paths import build_connect_path, build_tool_path
 from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
 from gateway.browser.sessions import BrowserSession, BrowserSessions
 from gateway.error_codes import to_http_status
-from gateway.grants import remove_own_grant
 from gateway.pages.authorization_requests import list_waiting_links
 from gateway.sign_in.pages import redirect_to_sign_in
 
@@ -113,7 +112,7 @@ class ConnectionPages:
                 # A grant that is gone already is no error: the page shows that it is gone.
                 grant = grants_by_id.get(form_fields.get("grant", ""))
                 if grant is not None and grant.connection_name == connection_name:
-                    await remove_own_grant(self._services, connection, principal, grant.account)
+                    await self._services.grant_removal.remove_own_grant(connection, principal, grant.account)
         return _CONNECTIONS_PATH
 
     async def _choose_accounts(

@@ -4,7 +4,7 @@ from sqlmodel import SQLModel
 
 from engine.db import tables
 from engine.services import Services
-from gateway.authorization_server.registered_clients import RegisteredClients
+from gateway.authorization_server.client_records import ClientRecords
 
 
 async def test_every_sealed_column_has_an_owner_that_registered_it_with_the_vault(services: Services) -> None:
@@ -27,7 +27,7 @@ async def test_every_sealed_column_has_an_owner_that_registered_it_with_the_vaul
 async def test_the_gateways_clients_are_registered_once_however_many_there_are(services: Services) -> None:
     before = len(services.vault.sealed_columns)
     for _ in range(2):
-        RegisteredClients(services)
+        ClientRecords(services.database, services.vault)
 
     assert len(services.vault.sealed_columns) == before + 1
 

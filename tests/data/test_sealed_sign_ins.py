@@ -117,7 +117,7 @@ async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_othe
     await store()
     await store()
     replaced = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
-    await services.grants.revoke_grant(billing, alice.id)
+    await services.grant_removal.remove_own_grant(billing, alice)
     removed = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
     await store()
 

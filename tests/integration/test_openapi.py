@@ -14,6 +14,7 @@ from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.runs.runs import Runs
 from engine.tools.registry import Registry
 from gateway.api.router import build_api
+from tests.administration import give_role
 from tests.docs.markdown import ROOT, table
 from tests.platform import NORTHWIND, Platform
 from tests.rest import serving
@@ -73,7 +74,7 @@ async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
     async with serving(replace(platform, registry=registry, runs=runs)) as rest:
         person = await rest.person("alice", "Alice")
         await platform.grant("crm", person)
-        await platform.services.roles.assign_role(person.id, ADMINISTRATOR_ROLE)
+        await give_role(platform.services, person.id, ADMINISTRATOR_ROLE)
         run = await platform.start("read_once", {"account_id": NORTHWIND}, person)
         await platform.outcome(run)
         (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(run=run))

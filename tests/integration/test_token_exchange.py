@@ -23,6 +23,7 @@ from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE_GRANT
 from gateway.bearer import PrincipalToken, build_token_verifier
 from gateway.protected_resource import API_PATH
 from gateway.toolsets import MCP_PATH
+from tests.administration import SHELL, add_service, rotate_data_key, set_active
 from tests.foreign.oidc_provider import Client as ClientThere
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port
@@ -88,7 +89,7 @@ async def exchange(
 @pytest.fixture
 async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
     async with serving(tmp_path) as byline:
-        client_id, secret = await RegisteredClients(byline.services).add_backend("Portal", ())
+        client_id, secret = await RegisteredClients(byline.services).add_backend(SHELL, "Portal", ())
         alice = await byline.services.principals.resolve_principal(
             byline.url, "alice's subject", "Alice Liddell"
         )
@@ -169,8 +170,8 @@ async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
 async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> None:
     api_token = await portal.byline.services.api_tokens.create_token(portal.alice, "reports")
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    other = await RegisteredClients(portal.byline.services).add_backend("Unrelated", ())
-    service = await portal.byline.services.service_principals.add_service("nightly")
+    other = await RegisteredClients(portal.byline.services).add_backend(SHELL, "Unrelated", ())
+    service = await add_service(portal.byline.services, "nightly")
     header, body, signature = (await portal.signed()).split(".")
 
     refused = [
@@ -193,7 +194,7 @@ async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> 
 
 async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await portal.byline.services.principals.set_active(portal.alice.id, is_active=False)
+    await set_active(portal.byline.services, portal.alice.id, is_active=False)
 
     assert await portal.seen(issued) is None
     assert (await portal.exchange(await portal.signed())).json()["error"] == "invalid_request"
@@ -201,7 +202,7 @@ async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> No
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await RegisteredClients(portal.byline.services).remove_client(portal.id)
+    await RegisteredClients(portal.byline.services).remove_client(SHELL, portal.id)
 
     assert await portal.seen(issued) is None
     response = await portal.exchange(await portal.signed())
@@ -268,7 +269,7 @@ async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None
 
 async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: Portal) -> None:
     services = portal.byline.services
-    await services.data_keys.rotate_key()
+    await rotate_data_key(services)
 
     await reseal_columns(services.database, services.vault, lambda *_: None)
 
@@ -318,7 +319,9 @@ async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
             client_secret=SecretStr("byline-secret"),
         )
         async with serving(tmp_path, port=port, issuer=issuer) as byline:
-            client = await RegisteredClients(byline.services).add_backend("Portal", ["portal", "portal-api"])
+            client = await RegisteredClients(byline.services).add_backend(
+                SHELL, "Portal", ["portal", "portal-api"]
+            )
             yield Foreign(byline, provider, client)
 
 
@@ -345,7 +348,9 @@ async def test_with_an_external_issuer_nothing_is_taken_that_was_issued_for_some
     foreign: Foreign,
 ) -> None:
     gateway = f"{foreign.byline.url}/mcp"
-    unrelated = await RegisteredClients(foreign.byline.services).add_backend("Unrelated", ["unrelated"])
+    unrelated = await RegisteredClients(foreign.byline.services).add_backend(
+        SHELL, "Unrelated", ["unrelated"]
+    )
     refused = [
         await foreign.exchange(foreign.signed(aud="another client")),
         await foreign.exchange(foreign.signed(aud=gateway), ACCESS_TOKEN),

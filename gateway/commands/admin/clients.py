@@ -11,6 +11,7 @@ from gateway.authorization_server.consents import ClientConsents
 from gateway.authorization_server.registered_clients import RegisteredClient, RegisteredClients
 from gateway.terminal.columns import print_columns
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,6 +41,7 @@ def add_client(
         async with open_command_services() as services:
             _require_built_in_sign_in(services)
             return await RegisteredClients(services).add_client(
+                read_shell_user(),
                 client_name,
                 redirect_uri or (),
                 is_confidential=is_confidential,
@@ -75,7 +77,9 @@ def add_backend(
                 raise SettingsInvalid(
                     "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
                 )
-            return await RegisteredClients(services).add_backend(backend_name, audience or ())
+            return await RegisteredClients(services).add_backend(
+                read_shell_user(), backend_name, audience or ()
+            )
 
     _print_credentials(*uvloop.run(register_backend()))
 
@@ -103,7 +107,7 @@ def remove_client(
 
     async def remove_registration() -> bool:
         async with open_command_services() as services:
-            is_removed = await RegisteredClients(services).remove_client(client_id)
+            is_removed = await RegisteredClients(services).remove_client(read_shell_user(), client_id)
             if is_removed:
                 await ClientConsents(services.database).end_client_consents(client_id)
             return is_removed
