@@ -144,7 +144,6 @@ def build_connections(
             grant_records=grant_records,
             renewals=renewals,
             accounts=accounts,
-            revocations=revocations,
         ),
         renewals=renewals,
         revocations=revocations,
@@ -180,7 +179,6 @@ def build_waits(
         waiters=waiters,
         authorization_requests=authorization_requests,
         answer_recorder=AnswerRecorder(
-            database=storage.database,
             principals=people.principals,
             accounts=connections.accounts,
             grants=connections.grants,

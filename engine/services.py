@@ -18,6 +18,7 @@ from engine.connections.client_secrets import ClientSecrets
 from engine.db.database import Database
 from engine.grants.accounts import Accounts
 from engine.grants.grants import Grants
+from engine.grants.removal import GrantRemoval
 from engine.grants.renewals import GrantRenewals
 from engine.grants.revocations import Revocations
 from engine.identity.principals import Principals
@@ -86,6 +87,7 @@ class Services:
     grants: Grants
     renewals: GrantRenewals
     revocations: Revocations
+    grant_removal: GrantRemoval
     trail: AuditTrail
     attempts: RefusedAttempts
     waiters: Waiters
@@ -178,7 +180,7 @@ def _assemble_services(
         roles=people.roles,
         policy=people.policy,
         api_tokens=ApiTokens(database, principals, trail, settings.gateway.longest_api_token_life),
-        service_principals=ServicePrincipals(principals, trail, settings.public_url),
+        service_principals=ServicePrincipals(principals, settings.public_url),
         run_records=people.run_records,
         identity_verifier=IdentityVerifier(people.signing_keys, people.run_records),
         client_secrets=connections.client_secrets,
@@ -187,6 +189,9 @@ def _assemble_services(
         grants=connections.grants,
         renewals=connections.renewals,
         revocations=connections.revocations,
+        grant_removal=GrantRemoval(
+            connections.catalogue, principals, connections.grants, connections.revocations, trail
+        ),
         trail=trail,
         attempts=RefusedAttempts(trail),
         waiters=waits.waiters,

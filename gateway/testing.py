@@ -18,9 +18,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from engine.administration.roles import give_role
 from engine.db.migrate import upgrade_schema
 from engine.errors import SettingsInvalid
-from engine.identity.model import Actor, Principal
+from engine.identity.model import Actor, Principal, ShellUser
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.oauth.tokens import UpstreamTokens
 from engine.questions.questions import Question
@@ -39,6 +40,7 @@ _TEMPORAL_NAMESPACE = "byline"
 _WORKBENCH_ACTOR = Actor("mcp_client", "workbench", "Workbench")
 _ISSUER_URL = "https://sign-in.example.com"
 _ACCOUNT_NAME = "alice"
+_ROLE_GIVER = ShellUser("workbench", "localhost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Workbench:
         answerer = self.alice
         if question.role is not None:
             answerer = self.bob
-            await self.services.roles.assign_role(self.bob.id, question.role)
+            await give_role(self.services, _ROLE_GIVER, self.bob, question.role)
         await self.services.questions.answer_question(question.id, answerer, content)
         return await self._wait_for_outcome(question.run_id, within, announced_waits=[question.id])
 

@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any, Final, Literal, Protocol, cast
+from typing import Any, Final, Literal, cast
 
 from sqlalchemy import ColumnElement, insert, update
 from sqlalchemy.exc import DataError, IntegrityError
@@ -17,7 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, utc_now
 from engine.db.tables import AuditEventRow, AuditHeadRow
-from engine.identity.model import Actor, Identity, Principal
+from engine.identity.model import Actor, Identity, Principal, ShellUser
 from engine.identity.signing import SigningKeys
 
 GENESIS_HASH = "0" * 64
@@ -63,6 +63,8 @@ AuditEventKind = Literal[
     "schedule.offered",
     "schedule.transferred",
     "schedule.deleted",
+    "client.registered",
+    "client.removed",
     "client.allowed",
     "client.asserted",
     "client.withdrawn",
@@ -73,11 +75,18 @@ AuditEventKind = Literal[
     "webhook.changed",
     "webhook.refused",
     "webhook.deleted",
+    "principal.activated",
+    "principal.deactivated",
     "role.given",
     "role.taken",
     "service.created",
     "channel.added",
     "channel.removed",
+    "key.rotated",
+    "key.retired",
+    "vault.key_rotated",
+    "vault.key_rewrapped",
+    "vault.key_retired",
 ]
 UpstreamVerdict = Literal[
     "allowed",
@@ -98,13 +107,14 @@ class AuditEvent:
     """One event of the trail; a field that does not apply stays None.
 
     `intent` is the sequence number of the `action.intended` line whose outcome this event states. `by` is the principal
-    who acted, where that is not `principal` themselves.
+    who acted, where that is not `principal` themselves. `actor` is a
+    shell user where an administrator acted by a command.
     """
 
     kind: AuditEventKind
     identity: Identity | None = None
     principal: Principal | None = None
-    actor: Actor | None = None
+    actor: Actor | ShellUser | None = None
     by: Principal | None = None
     run_id: str | None = None
     chain: tuple[str, ...] | None = None
@@ -190,11 +200,19 @@ class _PendingAppend:
     committed_seq: "asyncio.Future[int]"
 
 
-class EventRecorder(Protocol):
-    """Writes events in a transaction that the caller has begun."""
+class RecordingTransaction:
+    """One transaction of the application database whose last statements write the events that were recorded in it.
 
-    async def __call__(self, db_session: AsyncSession, *audit_events: AuditEvent) -> int:
-        """Write the events and return the first one's sequence number."""
+    The lock that orders the trail is therefore held for as short a time as possible, and taken after every other one.
+    """
+
+    def __init__(self, db_session: AsyncSession) -> None:
+        self.db_session = db_session
+        self.audit_events: list[AuditEvent] = []
+
+    def record(self, *audit_events: AuditEvent) -> None:
+        """Write these events, in this order, if the transaction commits."""
+        self.audit_events.extend(audit_events)
 
 
 class AuditTrail:
@@ -214,28 +232,20 @@ class AuditTrail:
             self._writer_task = asyncio.create_task(self._write_pending_appends())
         return await pending_append.committed_seq
 
-    async def make_recorder(self) -> "EventRecorder":
-        """Return a function that writes events as the last statement of the caller's transaction.
+    @asynccontextmanager
+    async def open_transaction(self) -> AsyncIterator[RecordingTransaction]:
+        """Open a transaction for a change and its lines, committed at the end of the block, rolled back on any error.
 
-        Call this before the transaction begins, because a signing key that does not exist yet is created in a
-        transaction of its own.
+        A use case that changes what is stored opens one of these. A line that stands alone, or beside new rows only, is
+        appended, so that it shares its transaction with others.
         """
+        # The signer comes first, because a signing key that does not exist yet is created in a transaction of its own.
         sign_bytes = await self._signing_keys.create_bytes_signer()
-
-        async def record_events(db_session: AsyncSession, *audit_events: AuditEvent) -> int:
-            await db_session.flush()
-            # These statements use the connection itself: the session's work around each one takes longer than they do.
-            connection = await db_session.connection()
-            chain_head = await _lock_head(connection)
-            first_seq = chain_head.seq + 1
-            await connection.execute(
-                _INSERT_EVENTS_STATEMENT,
-                [_chain_event(chain_head, audit_event, sign_bytes) for audit_event in audit_events],
-            )
-            await connection.execute(_MOVE_HEAD_STATEMENT, {"seq": chain_head.seq, "hash": chain_head.hash})
-            return first_seq
-
-        return record_events
+        async with self._database.open_write_session() as db_session:
+            transaction = RecordingTransaction(db_session)
+            yield transaction
+            if transaction.audit_events:
+                await _write_events(db_session, transaction.audit_events, sign_bytes)
 
     async def find_lines(
         self,
@@ -349,13 +359,31 @@ class AuditTrail:
                     pending_append.committed_seq.set_result(line_seq)
 
     async def _write_batch(self, append_batch: list[_PendingAppend]) -> int:
-        record_events = await self.make_recorder()
+        sign_bytes = await self._signing_keys.create_bytes_signer()
         async with self._database.open_write_session() as db_session:
             for pending_append in append_batch:
                 db_session.add_all(pending_append.table_rows)
-            return await record_events(
-                db_session, *(pending_append.audit_event for pending_append in append_batch)
-            )
+            audit_events = [pending_append.audit_event for pending_append in append_batch]
+            return await _write_events(db_session, audit_events, sign_bytes)
+
+
+async def _write_events(
+    db_session: AsyncSession,
+    audit_events: Sequence[AuditEvent],
+    sign_bytes: Callable[[bytes], tuple[str, bytes]],
+) -> int:
+    """Write events as the last statements of a transaction, and return the sequence number of the first."""
+    await db_session.flush()
+    # These statements use the connection itself: the session's work around each one takes longer than they do.
+    connection = await db_session.connection()
+    chain_head = await _lock_head(connection)
+    first_seq = chain_head.seq + 1
+    await connection.execute(
+        _INSERT_EVENTS_STATEMENT,
+        [_chain_event(chain_head, audit_event, sign_bytes) for audit_event in audit_events],
+    )
+    await connection.execute(_MOVE_HEAD_STATEMENT, {"seq": chain_head.seq, "hash": chain_head.hash})
+    return first_seq
 
 
 def _chain_event(
@@ -428,7 +456,9 @@ def _describe_principal(principal: Principal) -> dict[str, Any]:
     }
 
 
-def _describe_actor(actor: Actor) -> dict[str, Any]:
+def _describe_actor(actor: Actor | ShellUser) -> dict[str, Any]:
+    if isinstance(actor, ShellUser):
+        return {"kind": "shell", "id": actor.id, "name": f"{actor.username} at {actor.hostname}"}
     return {"kind": actor.kind, "id": actor.id, "name": actor.name}
 
 

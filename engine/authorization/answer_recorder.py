@@ -7,7 +7,6 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.connections.connection import Connection
-from engine.db.database import Database
 from engine.errors import AccountUnknown
 from engine.grants.accounts import Accounts
 from engine.grants.grants import Grants
@@ -25,7 +24,6 @@ class AnswerRecorder:
 
     def __init__(
         self,
-        database: Database,
         principals: Principals,
         accounts: Accounts,
         grants: Grants,
@@ -33,7 +31,6 @@ class AnswerRecorder:
         waiters: Waiters,
         trail: AuditTrail,
     ) -> None:
-        self._database = database
         self._principals = principals
         self._accounts = accounts
         self._grants = grants
@@ -60,15 +57,14 @@ class AnswerRecorder:
         is empty. `administrator` is who answered for a service. Without an `authorization_request` nobody was asked,
         and if the owner revoked the account before, nothing is stored and False is returned.
         """
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            await self._principals.lock_principal(db_session, principal.id)
+        async with self._trail.open_transaction() as transaction:
+            await self._principals.lock_principal(transaction.db_session, principal.id)
             if authorization_request is None and await self._grants.is_revoked_by_owner(
-                db_session, connection, principal.id, account
+                transaction.db_session, connection, principal.id, account
             ):
                 return False
             grant_id = await self._grants.store_grant(
-                db_session, connection, principal.id, oauth_tokens, account
+                transaction.db_session, connection, principal.id, oauth_tokens, account
             )
             granted_event = AuditEvent(
                 kind="authorization.granted",
@@ -85,11 +81,11 @@ class AnswerRecorder:
             )
             audit_events = [granted_event]
             if authorization_request is not None and await self._should_record_choice(
-                db_session, authorization_request, connection, account
+                transaction.db_session, authorization_request, connection, account
             ):
                 audit_events.append(
                     await self._record_choice(
-                        db_session,
+                        transaction.db_session,
                         authorization_request,
                         connection,
                         principal,
@@ -100,18 +96,18 @@ class AnswerRecorder:
                 )
             is_answered = authorization_request is None or authorization_request.account in {None, account}
             for open_request in await self._authorization_requests.list_open_on_connection(
-                db_session, principal.id, connection.name
+                transaction.db_session, principal.id, connection.name
             ):
                 if (
                     authorization_request is not None
                     and open_request.id == authorization_request.id
                     and is_answered
                 ):
-                    await self._answer_request(db_session, open_request, account)
+                    await self._answer_request(transaction.db_session, open_request, account)
                 elif _is_satisfied_by(open_request, account, oauth_tokens.scopes):
-                    await self._authorization_requests.grant_request(db_session, open_request.id)
-            await self._answer_determined_choices(db_session, connection, principal.id)
-            await record_events(db_session, *audit_events)
+                    await self._authorization_requests.grant_request(transaction.db_session, open_request.id)
+            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            transaction.record(*audit_events)
         self._waiters.wake_ups_due.set()
         return is_answered
 
@@ -123,32 +119,32 @@ class AnswerRecorder:
         Raises AccountUnknown if the principal has no active grant for the account.
         """
         await self._require_active_account(connection, principal, account)
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            await self._principals.lock_principal(db_session, principal.id)
+        async with self._trail.open_transaction() as transaction:
+            await self._principals.lock_principal(transaction.db_session, principal.id)
             await self._accounts.choose_account(
-                db_session, principal.id, connection.name, account, tool_name=tool_name
+                transaction.db_session, principal.id, connection.name, account, tool_name=tool_name
             )
-            await self._answer_determined_choices(db_session, connection, principal.id)
-            await record_events(db_session, _build_choice_event(principal, connection, account, tool_name))
+            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            transaction.record(_build_choice_event(principal, connection, account, tool_name))
         self._waiters.wake_ups_due.set()
 
     async def forget_choice(
         self, connection: Connection, principal: Principal, *, tool_name: str = ""
     ) -> None:
         """Delete the choice of account for the tool, or the one for every tool that has no choice of its own."""
-        record_events = await self._trail.make_recorder()
         forgotten_event = AuditEvent(
             kind="account.unchosen",
             principal=principal,
             connection=connection.name,
             for_tool=tool_name or None,
         )
-        async with self._database.open_write_session() as db_session:
-            await self._principals.lock_principal(db_session, principal.id)
-            await self._accounts.clear_choice(db_session, principal.id, connection.name, tool_name=tool_name)
-            await self._answer_determined_choices(db_session, connection, principal.id)
-            await record_events(db_session, forgotten_event)
+        async with self._trail.open_transaction() as transaction:
+            await self._principals.lock_principal(transaction.db_session, principal.id)
+            await self._accounts.clear_choice(
+                transaction.db_session, principal.id, connection.name, tool_name=tool_name
+            )
+            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            transaction.record(forgotten_event)
         self._waiters.wake_ups_due.set()
 
     async def answer_choice(
@@ -167,15 +163,20 @@ class AnswerRecorder:
         the account.
         """
         await self._require_active_account(connection, principal, account)
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            await self._principals.lock_principal(db_session, principal.id)
+        async with self._trail.open_transaction() as transaction:
+            await self._principals.lock_principal(transaction.db_session, principal.id)
             choice_event = await self._record_choice(
-                db_session, authorization_request, connection, principal, account, tool_name, administrator
+                transaction.db_session,
+                authorization_request,
+                connection,
+                principal,
+                account,
+                tool_name,
+                administrator,
             )
-            await self._answer_request(db_session, authorization_request, account)
-            await self._answer_determined_choices(db_session, connection, principal.id)
-            await record_events(db_session, choice_event)
+            await self._answer_request(transaction.db_session, authorization_request, account)
+            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            transaction.record(choice_event)
         self._waiters.wake_ups_due.set()
 
     async def _should_record_choice(

@@ -106,13 +106,16 @@ class AuthorizationRequests:
         principal was deactivated while the action ran.
         """
         scope_string = " ".join(sorted(scopes))
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
+        async with self._trail.open_transaction() as transaction:
             # The lock orders asking and answering: an answer either finds this waiter, or its grant is visible here.
-            if not await self._principals.lock_principal(db_session, identity.principal_id):
+            if not await self._principals.lock_principal(transaction.db_session, identity.principal_id):
                 raise PrincipalInactive(identity.name)
             grant_situation = await self._grants.find_situation(
-                db_session, connection, identity.principal_id, tool_name=identity.tool_name, run_id=run_id
+                transaction.db_session,
+                connection,
+                identity.principal_id,
+                tool_name=identity.tool_name,
+                run_id=run_id,
             )
             selected_grant = grant_situation.selected_grant
             if (
@@ -123,15 +126,19 @@ class AuthorizationRequests:
                 return None
             request_kind, about = _determine_question(grant_situation, identity.tool_name)
             request_row, is_new = await self._open_or_extend_request(
-                db_session, identity.principal_id, connection, scope_string, request_kind, about
+                transaction.db_session, identity.principal_id, connection, scope_string, request_kind, about
             )
             expires_at = utc_now() + (connection.wait_limit or self._wait_limit)
             waiter = await self._waiters.join_wait(
-                db_session, request_row.id, identity, parked_action, run_id=run_id, expires_at=expires_at
+                transaction.db_session,
+                request_row.id,
+                identity,
+                parked_action,
+                run_id=run_id,
+                expires_at=expires_at,
             )
             if is_new:
-                await record_events(
-                    db_session,
+                transaction.record(
                     _build_request_event(
                         "authorization.requested", request_row, identity=identity, run_id=run_id
                     ),
@@ -162,15 +169,13 @@ class AuthorizationRequests:
             raise NotAllowed(f"Nobody connects an account of their own to {connection.title}: it is shared.")
         scope_string = " ".join(sorted(scopes))
         request_kind, about = _determine_ahead_question(account, tool_name)
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            await self._principals.lock_principal(db_session, principal.id)
+        async with self._trail.open_transaction() as transaction:
+            await self._principals.lock_principal(transaction.db_session, principal.id)
             request_row, is_new = await self._open_or_extend_request(
-                db_session, principal.id, connection, scope_string, request_kind, about
+                transaction.db_session, principal.id, connection, scope_string, request_kind, about
             )
             if is_new:
-                await record_events(
-                    db_session,
+                transaction.record(
                     _build_request_event("authorization.requested", request_row, principal=principal),
                 )
         return _build_request(request_row)
@@ -180,20 +185,19 @@ class AuthorizationRequests:
 
         Raises AuthorizationExpired, AuthorizationDenied or AuthorizationCancelled if the wait ended without a grant.
         """
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
+        async with self._trail.open_transaction() as transaction:
             resumed_wait = await self._waiters.resume_waiter(
-                db_session, waiter_id, identity, has_timed_out=has_timed_out
+                transaction.db_session, waiter_id, identity, has_timed_out=has_timed_out
             )
             if resumed_wait is None:
                 return
             waiter, has_expired = resumed_wait
-            request_row = await db_session.get_one(AuthorizationRequestRow, waiter.awaited_id)
+            request_row = await transaction.db_session.get_one(AuthorizationRequestRow, waiter.awaited_id)
             if has_expired:
                 expired_event = _build_request_event(
                     "authorization.expired", request_row, identity=identity, run_id=waiter.run_id
                 )
-                await record_events(db_session, expired_event)
+                transaction.record(expired_event)
         connection_label = f"connection '{request_row.connection}'"
         if waiter.outcome == "expired":
             raise AuthorizationExpired(
@@ -295,15 +299,13 @@ class AuthorizationRequests:
 
         `administrator` is who answers for a service.
         """
-        record_events = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            await self._principals.lock_principal(db_session, principal.id)
-            request_row = await db_session.get(AuthorizationRequestRow, request_id)
+        async with self._trail.open_transaction() as transaction:
+            await self._principals.lock_principal(transaction.db_session, principal.id)
+            request_row = await transaction.db_session.get(AuthorizationRequestRow, request_id)
             if request_row is None or request_row.state != "open" or request_row.principal_id != principal.id:
                 return False
-            await self._close_request(db_session, request_row, "denied")
-            await record_events(
-                db_session,
+            await self._close_request(transaction.db_session, request_row, "denied")
+            transaction.record(
                 _build_request_event(
                     "authorization.denied", request_row, principal=principal, administrator=administrator
                 ),

@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy import update
 from sqlmodel import col, func, select
 
+from engine.audit.administrators import Administrator, attribute_event
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.db.database import Database, utc_now
 from engine.db.tables import ApiTokenRow
@@ -78,7 +79,7 @@ class ApiTokens:
         tool_names: Collection[str] | None = None,
         lifetime: timedelta | None = None,
         actor: Actor | None = None,
-        administrator: Principal | None = None,
+        administrator: Administrator | None = None,
     ) -> NewApiToken:
         """Create a token for its owner; `administrator` creates it for a service. Raises ApiTokenInvalid."""
         token_lifetime = min(DEFAULT_LIFETIME, self._max_lifetime) if lifetime is None else lifetime
@@ -110,10 +111,11 @@ class ApiTokens:
             kind="token.created",
             principal=owner,
             actor=actor,
-            by=administrator,
             object_id=token_row.id,
             message=_describe_extent(token_row),
         )
+        if administrator is not None:
+            audit_event = attribute_event(audit_event, administrator)
         await self._audit_trail.append_event(audit_event, token_row)
         return NewApiToken(_to_api_token(token_row), f"{API_TOKEN_PREFIX}{token_row.id}_{token_secret}")
 
@@ -157,25 +159,22 @@ class ApiTokens:
         owner: Principal,
         *,
         actor: Actor | None = None,
-        administrator: Principal | None = None,
+        administrator: Administrator | None = None,
     ) -> ApiToken:
         """Revoke the token now; a second call changes nothing. Raises ApiTokenUnknown for another owner's token."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            token_row = await db_session.get(ApiTokenRow, token_id, with_for_update=True)
+        async with self._audit_trail.open_transaction() as transaction:
+            token_row = await transaction.db_session.get(ApiTokenRow, token_id, with_for_update=True)
             if token_row is None or token_row.principal_id != owner.id:
                 raise _make_unknown_error(token_id, owner)
             if token_row.revoked_at is None:
                 token_row.revoked_at = utc_now()
-                db_session.add(token_row)
+                transaction.db_session.add(token_row)
                 audit_event = AuditEvent(
-                    kind="token.revoked",
-                    principal=owner,
-                    actor=actor,
-                    by=administrator,
-                    object_id=token_row.id,
+                    kind="token.revoked", principal=owner, actor=actor, object_id=token_row.id
                 )
-                await record_events(db_session, audit_event)
+                if administrator is not None:
+                    audit_event = attribute_event(audit_event, administrator)
+                transaction.record(audit_event)
         return _to_api_token(token_row)
 
     async def _count_active_tokens(self, owner: Principal) -> int:

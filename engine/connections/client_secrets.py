@@ -5,12 +5,12 @@ from collections.abc import Collection, Mapping
 from pydantic import SecretStr
 from sqlalchemy import delete
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, utc_now
 from engine.db.tables import ClientSecretRow
 from engine.errors import BylineError
-from engine.identity.roles import ChangeRecorder
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import CLIENT_SECRET_SEAL
 
@@ -23,28 +23,22 @@ class ClientSecrets:
         self._vault = vault
         self._opened_secrets: dict[str, SecretStr] = {}
         self._opening_errors: dict[str, BylineError | None] = {}
+        vault.register_column(
+            SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _build_associated_data)
+        )
 
-    async def store_secret(
-        self, connection_name: str, client_secret: str, record_event: ChangeRecorder
-    ) -> None:
-        """Store the client secret of this connection, replacing an earlier one, and record it in one transaction."""
+    async def store_secret(self, db_session: AsyncSession, connection_name: str, client_secret: str) -> None:
+        """Store the client secret of this connection in the caller's transaction, replacing an earlier one."""
         secret_row = ClientSecretRow(connection=connection_name, sealed_secret=b"", updated_at=utc_now())
         secret_row.sealed_secret = await self._vault.seal_secret(
             client_secret.encode(), _build_associated_data(secret_row)
         )
-        async with self._database.open_write_session() as db_session:
-            await db_session.merge(secret_row)
-            await record_event(db_session)
+        await db_session.merge(secret_row)
 
-    async def delete_secret(self, connection_name: str, record_event: ChangeRecorder) -> bool:
-        """Delete the secret and record the deletion in the same transaction. Returns False if there was none."""
-        async with self._database.open_write_session() as db_session:
-            delete_result = await db_session.exec(
-                delete(ClientSecretRow).where(col(ClientSecretRow.connection) == connection_name)
-            )
-            if delete_result.rowcount:
-                await record_event(db_session)
-        return bool(delete_result.rowcount)
+    async def delete_secret(self, db_session: AsyncSession, connection_name: str) -> bool:
+        """Delete the secret in the caller's transaction. Returns False if there was none."""
+        delete_statement = delete(ClientSecretRow).where(col(ClientSecretRow.connection) == connection_name)
+        return bool((await db_session.exec(delete_statement)).rowcount)
 
     async def open_secrets(self, connection_names: Collection[str]) -> None:
         """Open the secrets of these connections, and keep them in memory until they are opened again.
@@ -83,11 +77,6 @@ class ClientSecrets:
         secret_row = ClientSecretRow(connection=connection_name, sealed_secret=sealed_secret)
         opened_secret = await self._vault.open_secret(sealed_secret, _build_associated_data(secret_row))
         return SecretStr(opened_secret.decode())
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn("client secrets", ClientSecretRow, "sealed_secret", _build_associated_data)
 
 
 def _build_associated_data(secret_row: ClientSecretRow) -> str:

@@ -1,4 +1,7 @@
-"""Every table, one class each. Each class names the module that owns the table, and no other module queries it."""
+"""Every table, one class each. Each class names the module that owns the table, the only one that writes it.
+
+Others may query it. After a rotation of keys, the vault seals rows again for their owners.
+"""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -445,7 +448,7 @@ class AuditHeadRow(SQLModel, table=True):
 
 
 class OAuthClientRow(SQLModel, table=True):
-    """A client registered at the built-in authorization server. Owner: gateway.authorization_server.registered_clients.
+    """A client registered at the built-in authorization server. Owner: gateway.authorization_server.client_records.
 
     `registered_by` is `administrator`, or `itself` for dynamic client registration (RFC 7591).
     """

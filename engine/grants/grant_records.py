@@ -17,7 +17,7 @@ from engine.db.tables import GrantRow
 from engine.grants.revocations import Revocations, build_grant_associated_data
 from engine.oauth.tokens import UpstreamTokens
 from engine.vault.digests import digest_secret
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _UNREVOKED_CONDITION = col(GrantRow.revoked_at).is_(None)
@@ -32,6 +32,7 @@ class GrantRecords:
         self._vault = vault
         self._revocations = revocations
         self.lease = Lease(database, GrantRow.refreshing_until)
+        vault.register_column(SealedColumn("grants", GrantRow, "sealed_tokens", _build_associated_data))
 
     async def find_grant(self, grant_id: str) -> GrantRow | None:
         """Return the grant with this id, or None."""
@@ -185,24 +186,18 @@ class GrantRecords:
         async with self._database.open_write_session() as db_session:
             await db_session.exec(lapse_statement.values(lapsed_at=utc_now(), sealed_tokens=b""))
 
-    async def revoke_grant(self, grant_id: str) -> bool:
-        """Revoke a grant and enqueue its upstream revocation in one transaction. Returns False if it already was."""
-        async with self._database.open_write_session() as db_session:
-            grant_row = await db_session.get(GrantRow, grant_id, with_for_update=True)
-            if grant_row is None or grant_row.revoked_at is not None:
-                return False
-            if grant_row.sealed_tokens:
-                await self._revocations.enqueue_revocation(
-                    db_session, grant_row.id, grant_row.holder, grant_row.connection, grant_row.sealed_tokens
-                )
-            grant_row.revoked_at, grant_row.sealed_tokens, grant_row.given_up = utc_now(), b"", True
-            db_session.add(grant_row)
+    async def revoke_grant(self, db_session: AsyncSession, grant_id: str) -> bool:
+        """Revoke a grant and enqueue its upstream revocation in the caller's transaction. False if it already was."""
+        grant_row = await db_session.get(GrantRow, grant_id, with_for_update=True)
+        if grant_row is None or grant_row.revoked_at is not None:
+            return False
+        if grant_row.sealed_tokens:
+            await self._revocations.enqueue_revocation(
+                db_session, grant_row.id, grant_row.holder, grant_row.connection, grant_row.sealed_tokens
+            )
+        grant_row.revoked_at, grant_row.sealed_tokens, grant_row.given_up = utc_now(), b"", True
+        db_session.add(grant_row)
         return True
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn("grants", GrantRow, "sealed_tokens", _build_associated_data)
 
     async def _enqueue_late_revocation(
         self, db_session: AsyncSession, grant_row: GrantRow, tokens: UpstreamTokens

@@ -11,14 +11,11 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from engine.connections.connection import Connection
 from engine.db.database import Database
 from engine.db.tables import GrantRow
-from engine.errors import AccountUnclear
 from engine.grants.accounts import AccountChoices, Accounts
 from engine.grants.grant_records import GrantRecords
 from engine.grants.renewals import GrantRenewals
-from engine.grants.revocations import Revocations
 from engine.oauth.dpop import ProofKey
 from engine.oauth.tokens import UpstreamTokens
-from engine.vault.resealing import SealedColumn
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +85,11 @@ class Grants:
         grant_records: GrantRecords,
         renewals: GrantRenewals,
         accounts: Accounts,
-        revocations: Revocations,
     ) -> None:
         self._database = database
         self._grant_records = grant_records
         self._renewals = renewals
         self._accounts = accounts
-        self._revocations = revocations
 
     async def find_credential(
         self, connection: Connection, principal_id: str, *, tool_name: str = "", run_id: str = ""
@@ -189,41 +184,12 @@ class Grants:
         """Mark the grant of a credential that the upstream refuses as lapsed."""
         await self._grant_records.lapse_grant(credential.grant_id)
 
-    async def revoke_grant(
-        self, connection: Connection, principal_id: str, account: str | None = None
-    ) -> str | None:
-        """Revoke the holder's grant with this account, or their only one, here and upstream.
+    async def revoke_grant(self, db_session: AsyncSession, grant_id: str) -> bool:
+        """Revoke a grant here in the caller's transaction, which also enqueues its upstream revocation.
 
-        Returns its account, or None if there was none. Raises AccountUnclear if there are several. Raises the error
-        that kept the upstream from revoking it: the grant is revoked here nevertheless, and its upstream revocation
-        stays enqueued.
+        Returns False if it is revoked already.
         """
-        async with self._database.open_read_session() as db_session:
-            grant_rows = await self._grant_records.list_unrevoked_grants(
-                db_session, connection, connection.resolve_holder(principal_id)
-            )
-        matching_rows = [
-            grant_row for grant_row in grant_rows if account is None or grant_row.account == account
-        ]
-        if len(matching_rows) > 1:
-            account_names = ", ".join(f"'{grant_row.account}'" for grant_row in matching_rows)
-            raise AccountUnclear(
-                f"There are several accounts on connection '{connection.name}': say which of {account_names}."
-            )
-        for grant_row in matching_rows:
-            if await self._grant_records.revoke_grant(grant_row.id):
-                await self._revocations.revoke_upstream(connection, grant_row.id)
-                return grant_row.account
-        return None
-
-    async def revoke_all_grants(self, holder: str) -> list[Grant]:
-        """Revoke every grant of a holder here, enqueue their upstream revocations, and return the revoked grants."""
-        grant_rows = await self._grant_records.list_all_unrevoked_grants(holder)
-        return [
-            _to_grant(grant_row)
-            for grant_row in grant_rows
-            if await self._grant_records.revoke_grant(grant_row.id)
-        ]
+        return await self._grant_records.revoke_grant(db_session, grant_id)
 
     async def list_holders(self) -> frozenset[str]:
         """Return every holder of an unrevoked grant."""
@@ -259,11 +225,6 @@ class Grants:
             for grant in await self.list_grants(holder)
             if grant.connection_name == connection_name and not grant.has_lapsed
         ]
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of the table of grants that the vault seals."""
-        return self._grant_records.sealed_column
 
     async def _load_situation(
         self, db_session: AsyncSession, connection: Connection, principal_id: str, tool_name: str, run_id: str

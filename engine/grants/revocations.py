@@ -14,7 +14,7 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import RevocationRow
 from engine.grants.token_source import TokenSource
 from engine.oauth.tokens import UpstreamTokens
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import GRANT_SEAL
 
@@ -43,6 +43,9 @@ class Revocations:
         self._database = database
         self._vault = vault
         self._find_token_source = find_token_source
+        vault.register_column(
+            SealedColumn("revocations", RevocationRow, "sealed_tokens", _build_associated_data)
+        )
 
     async def enqueue_revocation(
         self, db_session: AsyncSession, grant_id: str, holder: str, connection_name: str, sealed_tokens: bytes
@@ -78,42 +81,36 @@ class Revocations:
             for revocation_row in revocation_rows
         ]
 
-    async def revoke_upstream(self, connection: Connection, grant_id: str) -> bool:
-        """Revoke a grant's tokens upstream and delete them here.
+    async def revoke_upstream(self, connection: Connection, grant_id: str) -> bool | None:
+        """Revoke a grant's tokens upstream. The caller deletes the revocation, with the line that says so.
 
-        Returns False if the upstream has no revocation endpoint (RFC 7009) or refuses. Raises the error that kept the
-        upstream from being reached. The revocation then stays enqueued.
+        Returns None if there is nothing to revoke, and False if the upstream has no revocation endpoint (RFC 7009) or
+        refuses. Raises the error that kept the upstream from being reached.
         """
         async with self._database.open_read_session() as db_session:
             revocation_row = await db_session.get(RevocationRow, grant_id)
         if revocation_row is None:
-            return True
+            return None
         tokens = UpstreamTokens.from_json(
             await self._vault.open_secret(
                 revocation_row.sealed_tokens, _build_associated_data(revocation_row)
             )
         )
-        is_accepted = await self._find_token_source(connection).revoke(tokens)
-        await self.delete_revocation(grant_id)
-        return is_accepted
+        return await self._find_token_source(connection).revoke(tokens)
 
-    async def postpone_revocation(self, grant_id: str) -> None:
-        """Postpone the next try. The delay grows with the age of the revocation, from 5 minutes to 12 hours."""
-        async with self._database.open_write_session() as db_session:
-            revocation_row = await db_session.get(RevocationRow, grant_id, with_for_update=True)
-            if revocation_row is not None:
-                revocation_row.due_at = _compute_retry_time(revocation_row.created_at)
-                db_session.add(revocation_row)
+    async def postpone_revocation(self, db_session: AsyncSession, grant_id: str) -> None:
+        """Postpone the next try, in the caller's transaction.
 
-    async def delete_revocation(self, grant_id: str) -> None:
-        """Delete the revocation of this grant."""
-        async with self._database.open_write_session() as db_session:
-            await db_session.exec(delete(RevocationRow).where(col(RevocationRow.grant_id) == grant_id))
+        The delay grows with the age of the revocation, from 5 minutes to 12 hours.
+        """
+        revocation_row = await db_session.get(RevocationRow, grant_id, with_for_update=True)
+        if revocation_row is not None:
+            revocation_row.due_at = _compute_retry_time(revocation_row.created_at)
+            db_session.add(revocation_row)
 
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn("revocations", RevocationRow, "sealed_tokens", _build_associated_data)
+    async def delete_revocation(self, db_session: AsyncSession, grant_id: str) -> None:
+        """Delete the revocation of this grant, in the caller's transaction."""
+        await db_session.exec(delete(RevocationRow).where(col(RevocationRow.grant_id) == grant_id))
 
 
 def _compute_retry_time(created_at: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""Defines principal, actor and identity as plain values that are safe to import from workflow code."""
+"""Defines principal, actor, shell user and identity as plain values that are safe to import from workflow code."""
 
 import hashlib
 import json
@@ -35,6 +35,19 @@ class Actor:
     kind: ActorKind
     id: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShellUser:
+    """A user of the operating system, with a shell on a host where Byline runs. Nobody verified more than that."""
+
+    username: str
+    hostname: str
+
+    @property
+    def id(self) -> str:
+        """The user as `user@host`."""
+        return f"{self.username}@{self.hostname}"
 
 
 @dataclass(frozen=True, slots=True)

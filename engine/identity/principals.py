@@ -28,19 +28,29 @@ class Principals:
                 if name in {principal.name, subject}
                 else await self._rename_principal(principal, name)
             )
-        principal_row = PrincipalRow(
-            id=str(uuid.uuid4()), issuer=issuer, subject=subject, name=name, created_at=utc_now()
-        )
+        principal = Principal(str(uuid.uuid4()), issuer, subject, name)
         try:
             async with self._database.open_write_session() as db_session:
-                db_session.add(principal_row)
+                self.add_principal(db_session, principal)
         except IntegrityError:
             # Another request created the same principal at the same time.
             principal = await self.find_by_subject(issuer, subject)
             if principal is None:
                 raise
-            return principal
-        return _build_principal(principal_row)
+        return principal
+
+    def add_principal(self, db_session: AsyncSession, principal: Principal) -> None:
+        """Add a principal in the caller's transaction, which fails with IntegrityError if its subject is known."""
+        db_session.add(
+            PrincipalRow(
+                id=principal.id,
+                issuer=principal.issuer,
+                subject=principal.subject,
+                name=principal.name,
+                kind=principal.kind,
+                created_at=utc_now(),
+            )
+        )
 
     async def _rename_principal(self, principal: Principal, name: str) -> Principal:
         async with self._database.open_write_session() as db_session:
@@ -92,17 +102,16 @@ class Principals:
                 _build_principal(principal_row) for principal_row in (await db_session.exec(statement)).all()
             ]
 
-    async def set_active(self, principal_id: str, *, is_active: bool) -> bool:
-        """Activate or deactivate a principal, and return False if there is no such principal.
+    async def set_active(self, db_session: AsyncSession, principal_id: str, *, is_active: bool) -> bool:
+        """Activate or deactivate a principal in the caller's transaction, and return False if nothing changes.
 
         A deactivated principal is stopped from the next action on.
         """
-        async with self._database.open_write_session() as db_session:
-            principal_row = await db_session.get(PrincipalRow, principal_id)
-            if principal_row is None:
-                return False
-            principal_row.active = is_active
-            db_session.add(principal_row)
+        principal_row = await db_session.get_one(PrincipalRow, principal_id, with_for_update=True)
+        if principal_row.active == is_active:
+            return False
+        principal_row.active = is_active
+        db_session.add(principal_row)
         return True
 
 

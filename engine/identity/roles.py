@@ -1,9 +1,8 @@
 """Stores which roles each principal has. What a role allows is decided by policy and by approvals."""
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -14,9 +13,6 @@ from engine.identity.model import Principal
 
 ADMINISTRATOR_ROLE: Final = "administrator"
 """The only role with a built-in meaning: manages services, ends runs, and answers for what no person owns."""
-
-ChangeRecorder = Callable[[AsyncSession], Awaitable[object]]
-"""Writes an audit event in the transaction of the change that it describes."""
 
 
 class Roles:
@@ -83,33 +79,19 @@ class Roles:
         )
         return (await db_session.exec(statement)).one_or_none() is not None
 
-    async def assign_role(
-        self, principal_id: str, role_name: str, record_change: ChangeRecorder | None = None
-    ) -> bool:
-        """Assign a role and record that in the same transaction, and return False if the principal has it already."""
-        try:
-            async with self._database.open_write_session() as db_session:
-                if await db_session.get(RoleRow, (principal_id, role_name)) is not None:
-                    return False
-                db_session.add(RoleRow(principal_id=principal_id, role=role_name))
-                if record_change is not None:
-                    await record_change(db_session)
-        except IntegrityError:
+    async def assign_role(self, db_session: AsyncSession, principal_id: str, role_name: str) -> bool:
+        """Assign a role in the caller's transaction, and return False if the principal has it already."""
+        if await db_session.get(RoleRow, (principal_id, role_name)) is not None:
             return False
+        db_session.add(RoleRow(principal_id=principal_id, role=role_name))
         return True
 
-    async def remove_role(
-        self, principal_id: str, role_name: str, record_change: ChangeRecorder | None = None
-    ) -> bool:
-        """Remove a role and record that in the same transaction, and return False if the principal does not have it."""
+    async def remove_role(self, db_session: AsyncSession, principal_id: str, role_name: str) -> bool:
+        """Remove a role in the caller's transaction, and return False if the principal does not have it."""
         statement = delete(RoleRow).where(
             col(RoleRow.principal_id) == principal_id, col(RoleRow.role) == role_name
         )
-        async with self._database.open_write_session() as db_session:
-            has_removed_role = (await db_session.exec(statement)).rowcount > 0
-            if has_removed_role and record_change is not None:
-                await record_change(db_session)
-        return has_removed_role
+        return (await db_session.exec(statement)).rowcount > 0
 
     async def require_role(self, principal: Principal, role_name: str) -> None:
         """Raise NotAllowed unless the principal has the role."""

@@ -20,12 +20,13 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import OKPKey
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, utc_now
 from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
 from engine.identity.claims import VerifiedClaims
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import SIGNING_KEY_SEAL
 
@@ -71,6 +72,14 @@ class SigningKeys:
         self._verifiers: dict[str, _Verifier] = {}
         self._keys_read_at = float("-inf")
         self._creation_lock = asyncio.Lock()
+        vault.register_column(
+            SealedColumn(
+                "signing keys",
+                SigningKeyRow,
+                "sealed_private_key",
+                lambda key_row: _build_associated_data(key_row.kid, key_row.public_key),
+            )
+        )
 
     async def sign_claims(self, claims: dict[str, Any], typ: str) -> str:
         """Return a compact EdDSA JWS (RFC 8037, RFC 9864) of the claims, with `typ` in its header.
@@ -121,7 +130,7 @@ class SigningKeys:
 
     async def build_jwks(self) -> dict[str, Any]:
         """Return the public keys in force as a JSON Web Key Set (RFC 7517)."""
-        await self._load_keys()
+        await self.load_keys()
         public_jwks = [
             {**verifier.jwk.as_dict(private=False), "kid": kid, "alg": _ALGORITHM, "use": "sig"}
             for kid, verifier in self._verifiers.items()
@@ -136,8 +145,11 @@ class SigningKeys:
             key_rows = (await db_session.exec(statement)).all()
         return [SigningKey(key_row.kid, key_row.created_at, key_row.retired_at) for key_row in key_rows]
 
-    async def rotate_key(self) -> str:
-        """Create a new signing key and return its id. Older keys continue to verify."""
+    async def add_key(self, db_session: AsyncSession) -> str:
+        """Add a key in the caller's transaction and return its id. It signs from now on; older keys continue to verify.
+
+        The caller calls `load_keys` after the transaction.
+        """
         kid = secrets.token_hex(8)
         private_key = Ed25519PrivateKey.generate()
         public_key = private_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
@@ -147,37 +159,26 @@ class SigningKeys:
         key_row = SigningKeyRow(
             kid=kid, public_key=public_key, sealed_private_key=sealed_private_key, created_at=utc_now()
         )
-        async with self._database.open_write_session() as db_session:
-            db_session.add(key_row)
-        await self._load_keys()
+        db_session.add(key_row)
         return kid
 
-    async def retire_key(self, kid: str) -> bool:
-        """Refuse from now on what this key signed, and return False if it is not in force or is the one that signs."""
+    async def retire_key(self, db_session: AsyncSession, kid: str) -> bool:
+        """Retire a key in the caller's transaction, so that what it signed is refused.
+
+        Returns False if it is not in force or is the one that signs. The caller calls `load_keys` afterwards.
+        """
         if kid == (await self._load_signer()).kid:
             return False
-        async with self._database.open_write_session() as db_session:
-            key_row = await db_session.get(SigningKeyRow, kid)
-            if key_row is None or key_row.retired_at is not None:
-                return False
-            key_row.retired_at = utc_now()
-            db_session.add(key_row)
-        await self._load_keys()
+        key_row = await db_session.get(SigningKeyRow, kid)
+        if key_row is None or key_row.retired_at is not None:
+            return False
+        key_row.retired_at = utc_now()
+        db_session.add(key_row)
         return True
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "signing keys",
-            SigningKeyRow,
-            "sealed_private_key",
-            lambda key_row: _build_associated_data(key_row.kid, key_row.public_key),
-        )
 
     async def _load_signer(self) -> _Signer:
         if self._signer is None or time.monotonic() - self._keys_read_at > _REFRESH_INTERVAL_SECONDS:
-            await self._load_keys()
+            await self.load_keys()
         while self._signer is None:
             await self._create_first_key()
         return self._signer
@@ -185,16 +186,19 @@ class SigningKeys:
     async def _create_first_key(self) -> None:
         # Two processes that start on a new database may each create a key. Both are in force, and the newer signs.
         async with self._creation_lock:
-            await self._load_keys()
+            await self.load_keys()
             if self._signer is None:
-                await self.rotate_key()
+                async with self._database.open_write_session() as db_session:
+                    await self.add_key(db_session)
+                await self.load_keys()
 
     async def _find_verifier(self, kid: str) -> _Verifier | None:
         if kid not in self._verifiers or time.monotonic() - self._keys_read_at > _REFRESH_INTERVAL_SECONDS:
-            await self._load_keys()
+            await self.load_keys()
         return self._verifiers.get(kid)
 
-    async def _load_keys(self) -> None:
+    async def load_keys(self) -> None:
+        """Read every key from the database, so that a change of another transaction takes effect here now."""
         async with self._database.open_read_session() as db_session:
             ordering = (col(SigningKeyRow.created_at).desc(), col(SigningKeyRow.kid))
             key_rows = (await db_session.exec(select(SigningKeyRow).order_by(*ordering))).all()

@@ -19,7 +19,7 @@ from engine.db.tables import NotificationChannelRow, NotificationRow
 from engine.errors import ArgumentsInvalid, ChannelUnknown
 from engine.identity.model import Principal, TriggerKind
 from engine.settings import MAX_WAIT
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import CHANNEL_SEAL
 
@@ -68,6 +68,11 @@ class NotificationChannels:
         self._database = database
         self._vault = vault
         self._audit_trail = audit_trail
+        vault.register_column(
+            SealedColumn(
+                "notification channels", NotificationChannelRow, "sealed_address", _build_associated_data
+            )
+        )
 
     async def add_channel(
         self,
@@ -96,14 +101,13 @@ class NotificationChannels:
         channel_row.sealed_address = await self._vault.seal_secret(
             json.dumps(asdict(destination)).encode(), _build_associated_data(channel_row)
         )
-        record_events = await self._audit_trail.make_recorder()
         statement = select(func.count()).where(NotificationChannelRow.principal_id == principal.id)
-        async with self._database.open_write_session() as db_session:
-            if (await db_session.exec(statement)).one() >= MAX_CHANNELS_PER_PERSON:
+        async with self._audit_trail.open_transaction() as transaction:
+            if (await transaction.db_session.exec(statement)).one() >= MAX_CHANNELS_PER_PERSON:
                 raise ArgumentsInvalid(f"{MAX_CHANNELS_PER_PERSON} channels are the most. Remove one first.")
-            db_session.add(channel_row)
-            await record_events(
-                db_session, AuditEvent(kind="channel.added", principal=principal, object_id=channel_row.id)
+            transaction.db_session.add(channel_row)
+            transaction.record(
+                AuditEvent(kind="channel.added", principal=principal, object_id=channel_row.id)
             )
         return _to_channel(channel_row), destination
 
@@ -127,15 +131,12 @@ class NotificationChannels:
 
     async def remove_channel(self, channel_id: str, principal: Principal) -> None:
         """Delete a channel; notes on their way to it are dropped. Raises ChannelUnknown unless it is this person's."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            channel_row = await db_session.get(NotificationChannelRow, channel_id)
+        async with self._audit_trail.open_transaction() as transaction:
+            channel_row = await transaction.db_session.get(NotificationChannelRow, channel_id)
             if channel_row is None or channel_row.principal_id != principal.id:
                 raise _make_unknown_error(channel_id)
-            await db_session.delete(channel_row)
-            await record_events(
-                db_session, AuditEvent(kind="channel.removed", principal=principal, object_id=channel_id)
-            )
+            await transaction.db_session.delete(channel_row)
+            transaction.record(AuditEvent(kind="channel.removed", principal=principal, object_id=channel_id))
 
     async def open_channel(self, channel_id: str) -> tuple[NotificationChannel, ChannelDestination] | None:
         """Return a channel with its address in clear text, or None where it was removed."""
@@ -182,13 +183,6 @@ class NotificationChannels:
                 delete(NotificationRow).where(col(NotificationRow.id).in_(old_claim_ids))
             )
         return int(delete_result.rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column in which this table keeps sealed values."""
-        return SealedColumn(
-            "notification channels", NotificationChannelRow, "sealed_address", _build_associated_data
-        )
 
     async def _is_claimed_by(self, note_key: str, claimant_id: str) -> bool:
         if (first_claimant_id := await self._find_claimant(note_key)) is not None:

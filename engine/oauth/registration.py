@@ -18,7 +18,7 @@ from engine.db.tables import UpstreamClientRow
 from engine.errors import AddressRefused, ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.oauth.discovery import ProviderEndpoints
 from engine.outgoing.client import OutgoingClient
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import UPSTREAM_CLIENT_SEAL
 
@@ -57,6 +57,14 @@ class ClientRegistrations:
         self._outgoing = outgoing
         self._public_url = public_url
         self.redirect_uri = f"{public_url}{CALLBACK_PATH}"
+        vault.register_column(
+            SealedColumn(
+                "clients at other issuers",
+                UpstreamClientRow,
+                "sealed_registration",
+                lambda client_row: _build_associated_data(client_row.issuer),
+            )
+        )
 
     def build_client_document(self) -> dict[str, Any]:
         """Return the client ID metadata document, which is served at the URL that is its `client_id`."""
@@ -97,16 +105,6 @@ class ClientRegistrations:
         """Delete the registration of a client that the issuer no longer knows, so that Byline registers again."""
         async with self._database.open_write_session() as db_session:
             await db_session.exec(delete(UpstreamClientRow).where(col(UpstreamClientRow.issuer) == issuer))
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "clients at other issuers",
-            UpstreamClientRow,
-            "sealed_registration",
-            lambda client_row: _build_associated_data(client_row.issuer),
-        )
 
     async def _find_registered_identity(self, issuer: str) -> ClientIdentity | None:
         async with self._database.open_read_session() as db_session:

@@ -126,35 +126,34 @@ class Questions:
                 f"{asking_step.parked_action.workflow_run_id}:{asking_step.parked_action.action_key}",
             )
         )
-        record_events = await self._trail.make_recorder()
         pending_waiter: Waiter | None = None
-        async with self._database.open_write_session() as db_session:
-            question_row = await db_session.get(QuestionRow, question_id, with_for_update=True)
+        async with self._trail.open_transaction() as transaction:
+            question_row = await transaction.db_session.get(QuestionRow, question_id, with_for_update=True)
             if question_row is None:
                 question_row = self._build_question_row(
                     question_id,
                     asking_step,
                     question_input,
-                    await self._keep_free_name(db_session, asking_step.run_id, question_input.name),
+                    await self._keep_free_name(
+                        transaction.db_session, asking_step.run_id, question_input.name
+                    ),
                 )
-                db_session.add(question_row)
-                await db_session.flush()
-                await record_events(
-                    db_session,
+                transaction.db_session.add(question_row)
+                await transaction.db_session.flush()
+                transaction.record(
                     _build_question_event("question.asked", question_row, identity=asking_step.identity),
                 )
             if question_row.state == "open" and await self._has_expired(
-                db_session, question_row, asking_step
+                transaction.db_session, question_row, asking_step
             ):
                 question_row.state = "expired"
-                db_session.add(question_row)
-                await record_events(
-                    db_session,
+                transaction.db_session.add(question_row)
+                transaction.record(
                     _build_question_event("question.expired", question_row, identity=asking_step.identity),
                 )
             if question_row.state == "open":
                 waiter = await self._waiters.join_wait(
-                    db_session,
+                    transaction.db_session,
                     question_row.id,
                     asking_step.identity,
                     asking_step.parked_action,
@@ -227,18 +226,19 @@ class Questions:
     async def _close_question(
         self, question_id: str, principal: Principal, answer_content: Mapping[str, Any] | None
     ) -> Question:
-        record_events = await self._trail.make_recorder()
         closed_question: Question | None = None
-        async with self._database.open_write_session() as db_session:
-            question_row = await db_session.get(QuestionRow, question_id, with_for_update=True)
+        async with self._trail.open_transaction() as transaction:
+            question_row = await transaction.db_session.get(QuestionRow, question_id, with_for_update=True)
             if question_row is None:
                 raise QuestionUnknown("You are asked no such question.")
             # Looked up in this transaction, so that a role that was removed a moment ago does not count.
             refusal_reason = await self._find_refusal_reason(
-                db_session, question_row.principal_id, question_row.role, principal
+                transaction.db_session, question_row.principal_id, question_row.role, principal
             )
             if refusal_reason is None:
-                (question,) = await self._select_questions(db_session, col(QuestionRow.id) == question_id)
+                (question,) = await self._select_questions(
+                    transaction.db_session, col(QuestionRow.id) == question_id
+                )
                 if not question.is_open:
                     raise QuestionClosed(_explain_closed(question))
                 question_row.answer = (
@@ -246,14 +246,14 @@ class Questions:
                 )
                 question_row.state = "declined" if answer_content is None else "answered"
                 question_row.answered_by, question_row.answered_at = principal.id, utc_now()
-                db_session.add(question_row)
-                await self._waiters.enqueue_wake_ups(db_session, question_row.id, question_row.state)
+                transaction.db_session.add(question_row)
+                await self._waiters.enqueue_wake_ups(
+                    transaction.db_session, question_row.id, question_row.state
+                )
                 event_kind: _QuestionEventKind = (
                     "question.declined" if answer_content is None else "question.answered"
                 )
-                await record_events(
-                    db_session, _build_question_event(event_kind, question_row, principal=principal)
-                )
+                transaction.record(_build_question_event(event_kind, question_row, principal=principal))
                 closed_question = _build_question(question_row, is_awaited=True)
         if refusal_reason is not None or closed_question is None:
             raise await self._record_refusal(

@@ -143,18 +143,16 @@ class ScheduleRecords:
         message: str | None = None,
     ) -> Schedule | None:
         """Change some columns and record an audit event of this kind; None if it is gone or at another version."""
-        record_event = await self._trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            schedule_row = await db_session.get(ScheduleRow, schedule_id, with_for_update=True)
+        async with self._trail.open_transaction() as transaction:
+            schedule_row = await transaction.db_session.get(ScheduleRow, schedule_id, with_for_update=True)
             if schedule_row is None or version not in {None, schedule_row.version}:
                 return None
             for column_name, column_value in column_changes.items():
                 setattr(schedule_row, column_name, column_value)
             schedule_row.version += 1
             schedule_row.updated_at = utc_now()
-            db_session.add(schedule_row)
-            await record_event(
-                db_session,
+            transaction.db_session.add(schedule_row)
+            transaction.record(
                 AuditEvent(
                     kind=event_kind, principal=acting_principal, object_id=schedule_id, message=message
                 ),
@@ -163,17 +161,18 @@ class ScheduleRecords:
 
     async def delete_schedule(self, schedule: Schedule, acting_principal: Principal) -> bool:
         """Delete the schedule; False if it is gone or at another version."""
-        record_event = await self._trail.make_recorder()
         version_condition = (col(ScheduleRow.id) == schedule.id) & (
             col(ScheduleRow.version) == schedule.version
         )
-        async with self._database.open_write_session() as db_session:
-            was_deleted = (await db_session.exec(delete(ScheduleRow).where(version_condition))).rowcount > 0
+        async with self._trail.open_transaction() as transaction:
+            was_deleted = (
+                await transaction.db_session.exec(delete(ScheduleRow).where(version_condition))
+            ).rowcount > 0
             if was_deleted:
                 audit_event = AuditEvent(
                     kind="schedule.deleted", principal=acting_principal, object_id=schedule.id
                 )
-                await record_event(db_session, audit_event)
+                transaction.record(audit_event)
         return was_deleted
 
     async def reserve_trigger_time(self, schedule_id: str) -> datetime | None:

@@ -14,7 +14,7 @@ from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
 from engine.vault.digests import digest_secret
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import ATTEMPT_SEAL
 
@@ -42,6 +42,18 @@ class AuthorizationAttempts:
         self._database = database
         self._vault = vault
         self._delegation = delegation
+        vault.register_column(
+            SealedColumn(
+                "sign-ins under way",
+                AuthorizationAttemptRow,
+                "sealed_verifier",
+                lambda attempt_row: _build_associated_data(attempt_row.state_hash),
+                lambda: (
+                    col(AuthorizationAttemptRow.used_at).is_(None)
+                    & (col(AuthorizationAttemptRow.expires_at) > utc_now())
+                ),
+            )
+        )
 
     async def store_attempt(
         self, request_id: str, principal_id: str, browser_session: str, tool_name: str, attempt_secret: str
@@ -100,20 +112,6 @@ class AuthorizationAttempts:
         )
         async with self._database.open_write_session() as db_session:
             return int((await db_session.exec(statement)).rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "sign-ins under way",
-            AuthorizationAttemptRow,
-            "sealed_verifier",
-            lambda attempt_row: _build_associated_data(attempt_row.state_hash),
-            lambda: (
-                col(AuthorizationAttemptRow.used_at).is_(None)
-                & (col(AuthorizationAttemptRow.expires_at) > utc_now())
-            ),
-        )
 
 
 async def _find_unused_attempt(db_session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:

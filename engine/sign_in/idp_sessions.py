@@ -13,7 +13,7 @@ from sqlmodel import col
 from engine.db.database import Database
 from engine.db.lease import Lease
 from engine.db.tables import IdpSessionRow
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import IDP_SESSION_SEAL
 
@@ -41,6 +41,14 @@ class IdpSessions:
         self._database = database
         self._vault = vault
         self.lease = Lease(database, IdpSessionRow.refreshing_until)
+        vault.register_column(
+            SealedColumn(
+                "company sign-ins",
+                IdpSessionRow,
+                "sealed_tokens",
+                lambda session_row: _build_associated_data(session_row.principal_id),
+            )
+        )
 
     async def store_session(
         self, principal_id: str, id_token: str, refresh_token: str | None, expires_at: float
@@ -76,16 +84,6 @@ class IdpSessions:
         statement = delete(IdpSessionRow).where(col(IdpSessionRow.principal_id) == principal_id)
         async with self._database.open_write_session() as db_session:
             await db_session.exec(statement)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "company sign-ins",
-            IdpSessionRow,
-            "sealed_tokens",
-            lambda session_row: _build_associated_data(session_row.principal_id),
-        )
 
 
 def select_version(principal_id: str, version: int) -> tuple[ColumnElement[bool], ...]:

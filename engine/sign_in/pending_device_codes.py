@@ -10,7 +10,7 @@ from sqlmodel import col
 
 from engine.db.database import Database, utc_now
 from engine.db.tables import DeviceSignInRow
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.wire import DEVICE_SEAL
 
@@ -73,6 +73,15 @@ class PendingDeviceCodes:
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+        vault.register_column(
+            SealedColumn(
+                "device codes",
+                DeviceSignInRow,
+                "sealed_code",
+                lambda code_row: _build_associated_data(code_row.request_id),
+                lambda: col(DeviceSignInRow.expires_at) > utc_now(),
+            )
+        )
 
     async def store_code(self, request_id: str, device_code: DeviceCode, tool_name: str) -> None:
         """Store the device code of a request and replace an earlier one."""
@@ -147,17 +156,6 @@ class PendingDeviceCodes:
         )
         async with self._database.open_write_session() as db_session:
             return int((await db_session.exec(statement)).rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "device codes",
-            DeviceSignInRow,
-            "sealed_code",
-            lambda code_row: _build_associated_data(code_row.request_id),
-            lambda: col(DeviceSignInRow.expires_at) > utc_now(),
-        )
 
 
 def _build_associated_data(request_id: str) -> str:

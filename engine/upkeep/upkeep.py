@@ -6,13 +6,13 @@ from typing import Final
 import structlog
 from temporalio.client import Client
 
+from engine.administration.people import remove_access
 from engine.audit.trail import AuditEvent
 from engine.connections.connection import Connection
 from engine.db.database import utc_now
 from engine.errors import BylineError
 from engine.grants.renewals import GrantRenewal
 from engine.services import Services
-from engine.upkeep.ending import end_grants, revoke_upstream
 from engine.upkeep.kept_runs import find_retained_runs, read_namespace_id
 
 _RENEWAL_FRACTION: Final = 0.6
@@ -49,12 +49,19 @@ class UpkeepParts:
             for principal in await self._services.principals.list_principals()
             if not principal.is_active and principal.id in holder_ids
         ]
-        return sum([len(await end_grants(self._services, principal)) for principal in inactive_holders])
+        return sum(
+            [len(await remove_access(self._services, principal, None)) for principal in inactive_holders]
+        )
 
     async def _revoke_upstream(self) -> int:
         """Tell upstreams of the ended grants that they could not be told of before."""
         due_revocations = await self._services.revocations.list_due_revocations()
-        return sum([await revoke_upstream(self._services, revocation) for revocation in due_revocations])
+        return sum(
+            [
+                await self._services.grant_removal.retry_revocation(revocation)
+                for revocation in due_revocations
+            ]
+        )
 
     async def _renew_idle_grants(self) -> int:
         """Renew grants whose refresh tokens are about to expire because nobody uses them."""

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -14,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from engine.db.database import Database, utc_now
 from engine.db.tables import DataKeyRow
@@ -35,6 +37,20 @@ class _UnwrappedKey:
 
     key_bytes: bytes
     renew_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class WrappedKey:
+    """A data key in the form in which it is stored: wrapped by the master key of a provider."""
+
+    number: int
+    wrapped_bytes: bytes
+    provider_name: str
+
+    @property
+    def key_id(self) -> str:
+        """The id by which sealed values name the key."""
+        return str(self.number)
 
 
 class DataKeys:
@@ -63,7 +79,7 @@ class DataKeys:
     async def open_keys(self) -> None:
         """Create the first key where there is none, and unwrap all; raises KeyServiceUnavailable."""
         if not await self._read_numbers():
-            await self._create_key(1)
+            await self._create_first_key()
         for key_number in await self._read_numbers():
             await self._load_key(key_number)
 
@@ -100,47 +116,60 @@ class DataKeys:
             for _, derivation_root in sorted(self._derivation_roots.items(), reverse=True)
         ]
 
-    async def rotate_key(self) -> str:
-        """Create a new key, which seals from now on; return its id."""
-        key_numbers = await self._read_numbers()
-        while not await self._create_key(key_numbers[-1] + 1):
-            key_numbers = await self._read_numbers()
+    async def list_key_ids(self) -> list[str]:
+        """Return the id of every key, oldest first."""
+        return [str(key_number) for key_number in await self._read_numbers()]
+
+    async def make_next_key(self) -> WrappedKey:
+        """Return a new key with the next number, wrapped and not stored yet."""
+        return await self._make_key((await self._read_numbers())[-1] + 1)
+
+    def add_key(self, db_session: AsyncSession, wrapped_key: WrappedKey) -> None:
+        """Store a new key in the caller's transaction, which fails with IntegrityError if the number is taken."""
+        db_session.add(
+            DataKeyRow(
+                number=wrapped_key.number,
+                wrapped=wrapped_key.wrapped_bytes,
+                wrapped_by=wrapped_key.provider_name,
+                created_at=utc_now(),
+            )
+        )
+
+    async def use_newest_key(self) -> str:
+        """Seal with the newest stored key from now on and return its id."""
         await self._read_numbers()
         return str(self._current_number)
 
-    async def rewrap_keys(self) -> AsyncIterator[str]:
-        """Wrap every key with its provider's newest master key, one short transaction each; yield the ids.
+    async def wrap_again(self, key_id: str) -> WrappedKey | None:
+        """Return the key with this id, wrapped with the newest master key and not stored yet; None if it is gone."""
+        async with self._database.open_read_session() as db_session:
+            key_row = await db_session.get(DataKeyRow, int(key_id))
+        return (
+            None if key_row is None else await self._wrap_key(key_row.number, await self._unwrap_row(key_row))
+        )
 
-        It also moves keys from another provider to the one that wraps now. After an interruption it may be repeated.
+    async def store_wrapped(self, db_session: AsyncSession, wrapped_key: WrappedKey) -> bool:
+        """Store a key that was wrapped again, in the caller's transaction; return False if it is gone."""
+        key_row = await db_session.get(DataKeyRow, wrapped_key.number, with_for_update=True)
+        if key_row is None:
+            return False
+        key_row.wrapped, key_row.wrapped_by = wrapped_key.wrapped_bytes, wrapped_key.provider_name
+        db_session.add(key_row)
+        return True
+
+    async def retire_keys(self, db_session: AsyncSession) -> list[str]:
+        """Delete every key but the newest, in the caller's transaction, and return their ids.
+
+        That is only safe once all secrets are sealed with the newest. Raises TooSoon within a minute of a rotation,
+        since a secret sealed just before it may not be stored yet.
         """
-        for key_number in await self._read_numbers():
-            async with self._database.open_read_session() as db_session:
-                key_row = await db_session.get(DataKeyRow, key_number)
-            if key_row is None:
-                continue
-            wrapped_key = await self._wrapping_provider.wrap_key(
-                await self._unwrap_row(key_row), _build_associated_data(key_number)
+        key_rows = (await db_session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
+        *older_rows, newest_row = key_rows
+        if older_rows and utc_now() < newest_row.created_at + _RETIREMENT_DELAY:
+            raise TooSoon(
+                "The data key was made less than a minute ago: retire the older keys a little later."
             )
-            async with self._database.open_write_session() as db_session:
-                key_row = await db_session.get(DataKeyRow, key_number, with_for_update=True)
-                if key_row is not None:
-                    key_row.wrapped, key_row.wrapped_by = wrapped_key, self._wrapping_provider.name
-                    db_session.add(key_row)
-            yield str(key_number)
-
-    async def retire_keys(self) -> list[str]:
-        """Delete every key but the newest and return their ids; only safe once all secrets are sealed with the newest.
-
-        Raises TooSoon within a minute of a rotation, since a secret sealed just before it may not be stored yet.
-        """
-        async with self._database.open_write_session() as db_session:
-            key_rows = (await db_session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
-            *older_rows, newest_row = key_rows
-            if older_rows and utc_now() < newest_row.created_at + _RETIREMENT_DELAY:
-                raise TooSoon(
-                    "The data key was made less than a minute ago: retire the older keys a little later."
-                )
-            await db_session.exec(delete(DataKeyRow).where(col(DataKeyRow.number) < newest_row.number))
+        await db_session.exec(delete(DataKeyRow).where(col(DataKeyRow.number) < newest_row.number))
         for key_row in older_rows:
             self._unwrapped_keys.pop(key_row.number, None)
             self._derivation_roots.pop(key_row.number, None)
@@ -155,23 +184,19 @@ class DataKeys:
         self._numbers_read_at = time.monotonic()
         return key_numbers
 
-    async def _create_key(self, key_number: int) -> bool:
-        """Create the key with this number; return False where another process created it first."""
-        wrapped_key = await self._wrapping_provider.wrap_key(
-            secrets.token_bytes(KEY_BYTES), _build_associated_data(key_number)
-        )
-        key_row = DataKeyRow(
-            number=key_number,
-            wrapped=wrapped_key,
-            wrapped_by=self._wrapping_provider.name,
-            created_at=utc_now(),
-        )
-        try:
+    async def _create_first_key(self) -> None:
+        first_key = await self._make_key(1)
+        # Another process may create it at the same time, and both use the one that was stored first.
+        with suppress(IntegrityError):
             async with self._database.open_write_session() as db_session:
-                db_session.add(key_row)
-        except IntegrityError:
-            return False
-        return True
+                self.add_key(db_session, first_key)
+
+    async def _make_key(self, key_number: int) -> WrappedKey:
+        return await self._wrap_key(key_number, secrets.token_bytes(KEY_BYTES))
+
+    async def _wrap_key(self, key_number: int, key_bytes: bytes) -> WrappedKey:
+        wrapped_bytes = await self._wrapping_provider.wrap_key(key_bytes, _build_associated_data(key_number))
+        return WrappedKey(key_number, wrapped_bytes, self._wrapping_provider.name)
 
     async def _load_key(self, key_number: int) -> bytes | None:
         unwrapped_key = self._unwrapped_keys.get(key_number)

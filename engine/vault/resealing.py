@@ -1,13 +1,13 @@
 """Seals stored secrets again with the current data key, while everything runs. It may stop after any row."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, inspect
-from sqlmodel import SQLModel, select
+from sqlalchemy import inspect
+from sqlmodel import select
 
 from engine.db.database import Database
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 
 _PAGE_ROWS = 100
@@ -16,30 +16,17 @@ ProgressCallback = Callable[[str, int, int], None]
 """Receives the progress: the label of the column, how many rows were visited, and of how many."""
 
 
-@dataclass(frozen=True)
-class SealedColumn:
-    """The column in which a table keeps a secret, and the text that binds a secret to its row.
-
-    `make_pending_condition` selects the rows that are not over yet.
-    """
-
-    label: str
-    row_class: type[SQLModel]
-    column_name: str
-    build_associated_data: Callable[[Any], str]
-    make_pending_condition: Callable[[], ColumnElement[bool]] | None = None
-
-    def read_sealed(self, table_row: Any) -> bytes | None:
-        """Return the sealed value of a row, if it has one."""
-        sealed_value: bytes | None = getattr(table_row, self.column_name)
-        return sealed_value or None
-
-    def write_sealed(self, table_row: Any, sealed_value: bytes) -> None:
-        """Store a sealed value in the row."""
-        setattr(table_row, self.column_name, sealed_value)
+async def reseal_columns(database: Database, vault: Vault, report_progress: ProgressCallback) -> int:
+    """Seal again every value of every registered column that the current key did not seal; return how many."""
+    return sum(
+        [
+            await _reseal_column(database, vault, sealed_column, report_progress)
+            for sealed_column in vault.sealed_columns
+        ]
+    )
 
 
-async def reseal_column(
+async def _reseal_column(
     database: Database, vault: Vault, sealed_column: SealedColumn, report_progress: ProgressCallback
 ) -> int:
     """Seal again every value that the current key did not seal, one short transaction each; return how many."""

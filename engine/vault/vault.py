@@ -3,6 +3,7 @@
 from engine.vault.data_keys import DataKeys
 from engine.vault.keyring import Keyring
 from engine.vault.sealed import VERSION_DATA_KEY, VERSION_MASTER_KEY, SealedValue, seal_value
+from engine.vault.sealed_column import SealedColumn
 
 
 class Vault:
@@ -11,6 +12,23 @@ class Vault:
     def __init__(self, data_keys: DataKeys, keyring: Keyring | None) -> None:
         self._data_keys = data_keys
         self._keyring = keyring
+        self._sealed_columns: dict[tuple[str, str], SealedColumn] = {}
+
+    def register_column(self, sealed_column: SealedColumn) -> None:
+        """Add a column to those that are sealed again after a rotation. The owner of a table does so when constructed.
+
+        A column that nobody registers loses its secrets when the older keys are retired.
+        """
+        self._sealed_columns[sealed_column.row_class.__name__, sealed_column.column_name] = sealed_column
+
+    @property
+    def sealed_columns(self) -> tuple[SealedColumn, ...]:
+        """Every registered column, the newest registration first.
+
+        An owner that moves sealed values into another owner's table is constructed after it. In this order a value that
+        moves while the columns are visited is met in its new place.
+        """
+        return tuple(reversed(self._sealed_columns.values()))
 
     async def seal_secret(self, plaintext: bytes, associated_data: str) -> bytes:
         """Encrypt `plaintext` for the row that `associated_data` names; raises KeyServiceUnavailable."""

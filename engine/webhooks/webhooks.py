@@ -16,7 +16,7 @@ from engine.errors import NotAllowed, WebhookInvalid, WebhookUnknown
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
 from engine.identity.roles import Roles
-from engine.vault.resealing import SealedColumn
+from engine.vault.sealed_column import SealedColumn
 from engine.vault.vault import Vault
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import SignatureScheme, generate_secret, is_secret_from_sender, require_secret
@@ -73,6 +73,7 @@ class Webhooks:
         self._principals = principals
         self._roles = roles
         self._audit_trail = audit_trail
+        vault.register_column(SealedColumn("webhooks", WebhookRow, "sealed_secret", _build_associated_data))
 
     async def resolve_principal(self, declarer: Principal, principal_id: str | None) -> Principal:
         """Return whom a webhook of `declarer` acts as: themself, or a service; raises NotAllowed or WebhookInvalid."""
@@ -125,11 +126,9 @@ class Webhooks:
         )
         generated_secret = generate_secret(scheme) if sender_secret is None else None
         await self._seal_secrets(webhook_row, [(sender_secret or generated_secret or "", None)])
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            db_session.add(webhook_row)
-            await record_events(
-                db_session,
+        async with self._audit_trail.open_transaction() as transaction:
+            transaction.db_session.add(webhook_row)
+            transaction.record(
                 _make_audit_event(
                     "webhook.created", declarer, webhook_row.id, f"Calls {tool_name} as {principal.name}."
                 ),
@@ -191,9 +190,8 @@ class Webhooks:
         self, declarer: Principal, webhook: Webhook, webhook_update: WebhookUpdate
     ) -> Webhook | None:
         """Change this version of a webhook; return None where it is no longer the current version."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            webhook_row = await _lock_current_row(db_session, webhook)
+        async with self._audit_trail.open_transaction() as transaction:
+            webhook_row = await _lock_current_row(transaction.db_session, webhook)
             if webhook_row is None:
                 return None
             webhook_row.name = webhook_row.name if webhook_update.name is None else webhook_update.name
@@ -207,10 +205,8 @@ class Webhooks:
             if webhook_update.is_active is not None:
                 webhook_row.active = webhook_update.is_active
             _advance_version(webhook_row)
-            db_session.add(webhook_row)
-            await record_events(
-                db_session, _make_audit_event("webhook.changed", declarer, webhook_row.id, None)
-            )
+            transaction.db_session.add(webhook_row)
+            transaction.record(_make_audit_event("webhook.changed", declarer, webhook_row.id, None))
         return _to_webhook(webhook_row)
 
     async def rotate_secret(
@@ -227,9 +223,8 @@ class Webhooks:
         if sender_secret is not None:
             require_secret(webhook.scheme, sender_secret)
         generated_secret = generate_secret(webhook.scheme) if sender_secret is None else None
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            webhook_row = await _lock_current_row(db_session, webhook)
+        async with self._audit_trail.open_transaction() as transaction:
+            webhook_row = await _lock_current_row(transaction.db_session, webhook)
             if webhook_row is None:
                 return None
             (previous_secret, _), *_ = await self._open_secrets(webhook_row)
@@ -238,28 +233,21 @@ class Webhooks:
                 [(sender_secret or generated_secret or "", None), (previous_secret, utc_now() + overlap)],
             )
             _advance_version(webhook_row)
-            db_session.add(webhook_row)
-            await record_events(
-                db_session,
+            transaction.db_session.add(webhook_row)
+            transaction.record(
                 _make_audit_event("webhook.changed", declarer, webhook_row.id, "It has a new secret."),
             )
         return WebhookWithSecret(_to_webhook(webhook_row), generated_secret)
 
     async def delete_webhook(self, declarer: Principal, webhook: Webhook) -> bool:
         """Delete this version of a webhook and its secret; return False where it is no longer the current version."""
-        record_events = await self._audit_trail.make_recorder()
-        async with self._database.open_write_session() as db_session:
-            webhook_row = await _lock_current_row(db_session, webhook)
+        async with self._audit_trail.open_transaction() as transaction:
+            webhook_row = await _lock_current_row(transaction.db_session, webhook)
             if webhook_row is None:
                 return False
-            await db_session.delete(webhook_row)
-            await record_events(db_session, _make_audit_event("webhook.deleted", declarer, webhook.id, None))
+            await transaction.db_session.delete(webhook_row)
+            transaction.record(_make_audit_event("webhook.deleted", declarer, webhook.id, None))
         return True
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column in which this table keeps sealed values."""
-        return SealedColumn("webhooks", WebhookRow, "sealed_secret", _build_associated_data)
 
     async def _count_webhooks(self, principal: Principal) -> int:
         statement = (

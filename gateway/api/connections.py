@@ -16,13 +16,13 @@ from engine.errors import NotAllowed
 from engine.grants.accounts import AccountChoices as AccountsChosen
 from engine.grants.accounts import Accounts
 from engine.grants.grants import Grant, Grants, GrantSituation
+from engine.grants.removal import GrantRemoval
 from engine.runs.runs import Caller
 from engine.tools.registry import Registry
 from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import RequestRefused, describe_problems
-from gateway.grants import OwnGrantRemoval
 
 _ConnectionName = Annotated[str, Path(max_length=200)]
 _AccountQuery = Annotated[
@@ -168,7 +168,7 @@ def build_routes(
     grants: Grants,
     accounts: Accounts,
     answer_recorder: AnswerRecorder,
-    remove_own_grant: OwnGrantRemoval,
+    grant_removal: GrantRemoval,
     registry: Registry,
     vault: Vault,
 ) -> APIRouter:
@@ -256,7 +256,7 @@ def build_routes(
     ) -> None:
         """It is forgotten here and revoked upstream; the next action that needs it asks again."""
         connection = await catalogue.get_connection(name)
-        if not await remove_own_grant(connection, caller.principal, account):
+        if not await grant_removal.remove_own_grant(connection, caller.principal, account):
             account_phrase = "" if account is None else f" of account '{account}'"
             detail = f"You have no grant{account_phrase} on connection '{name}'."
             raise RequestRefused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)

@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI
 from mcp.server.auth.provider import TokenVerifier
 from temporalio.client import Client
 
+from engine.administration.services import add_service
 from engine.runs.control import RunControl
 from engine.runs.runs import Runs
 from engine.runs.state import RunStates
@@ -32,7 +33,6 @@ from gateway.api import services as service_routes
 from gateway.api.authentication import attach_token_verifier, build_challenge
 from gateway.api.problems import describe_problems, register_error_handlers
 from gateway.api.request_bodies import METHODS_WITH_BODY, JsonBodyMiddleware
-from gateway.grants import remove_own_grant
 from gateway.http.problems import Problem
 from gateway.protected_resource import API_PATH
 from gateway.schedule_views import ScheduleViews
@@ -79,7 +79,7 @@ def build_api(
             grants=services.grants,
             accounts=services.accounts,
             answer_recorder=services.answer_recorder,
-            remove_own_grant=partial(remove_own_grant, services),
+            grant_removal=services.grant_removal,
             registry=registry,
             vault=vault,
         ),
@@ -89,7 +89,12 @@ def build_api(
         readiness.build_routes(services.readiness_checker, services.page_links, registry, runs),
         tokens.build_routes(services.api_tokens, registry, vault),
         service_routes.build_routes(
-            services.service_principals, services.api_tokens, services.roles, registry, vault
+            services.service_principals,
+            partial(add_service, services),
+            services.api_tokens,
+            services.roles,
+            registry,
+            vault,
         ),
         notifications.build_routes(services.notification_channels, services.notifier, vault),
         webhooks.build_routes(

@@ -1,11 +1,13 @@
 """REST routes for services: administrators, and nobody else, make them known and make their API tokens."""
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
+from engine.audit.administrators import Administrator
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import SERVICE_NAME_PATTERN, ServicePrincipals
 from engine.identity.model import Principal
@@ -49,8 +51,13 @@ class ServiceShown(BaseModel):
     active: bool
 
 
+ServiceAddition = Callable[[Administrator, str], Awaitable[Principal]]
+"""Adds a service in the name of the administrator."""
+
+
 def build_routes(
     service_principals: ServicePrincipals,
+    add_service: ServiceAddition,
     api_tokens: ApiTokens,
     roles: Roles,
     registry: Registry,
@@ -97,7 +104,7 @@ def build_routes(
         response: Response,
         administrator: Annotated[Principal, administrator_required],
     ) -> ServiceShown:
-        service = await service_principals.add_service(new_service.name, administrator=administrator)
+        service = await add_service(administrator, new_service.name)
         response.headers["Location"] = f"{API_PATH}/services/{service.name}"
         return _to_service_shown(service)
 

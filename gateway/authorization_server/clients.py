@@ -1,25 +1,15 @@
 """The OAuth clients of the authorization server, registered by an administrator or by themselves (RFC 7591)."""
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from mcp.server.auth.provider import RegistrationError
 from mcp.shared.auth import InvalidRedirectUriError, OAuthClientInformationFull
 from pydantic import AnyUrl
-from sqlalchemy import delete, func, update
-from sqlmodel import col, select
 from typing_extensions import override
 
-from engine.db.database import Database, utc_now
-from engine.db.tables import OAuthClientRow
-from engine.errors import TooSoon
 from gateway.authorization_server import redirect_uris
-from gateway.authorization_server.registered_clients import RegisteredClients, TrustedBackend, read_backend
-
-_NEVER_USED_RETENTION: Final = timedelta(days=1)
-_LAST_USE_RETENTION: Final = timedelta(days=90)
-_USE_RECORD_INTERVAL: Final = timedelta(days=1)
+from gateway.authorization_server.client_records import ClientRecords, TrustedBackend, read_backend
 
 
 class ClientInformation(OAuthClientInformationFull):
@@ -66,25 +56,22 @@ class OAuthClients:
 
     def __init__(
         self,
-        database: Database,
-        registered_clients: RegisteredClients,
+        client_records: ClientRecords,
         *,
         scope_names: Sequence[str],
         max_registrations_per_hour: int,
     ) -> None:
-        self._database = database
-        self._registered_clients = registered_clients
+        self._client_records = client_records
         self._scope_text = " ".join(scope_names)
         self._max_registrations_per_hour = max_registrations_per_hour
 
     async def find_client(self, client_id: str) -> ClientInformation | None:
         """The registered client with this id."""
-        async with self._database.open_read_session() as db_session:
-            client_row = await db_session.get(OAuthClientRow, client_id)
+        client_row = await self._client_records.find_client(client_id)
         if client_row is None:
             return None
         own_metadata: dict[str, Any] = {
-            "client_secret": await self._registered_clients.open_secret(client_row),
+            "client_secret": await self._client_records.open_secret(client_row),
             "backend": read_backend(client_row),
             "known_by": client_row.registered_by,
             # The scopes that the policy requires for tools may change after a client registered.
@@ -103,37 +90,16 @@ class OAuthClients:
             if uri_problem is not None:
                 raise RegistrationError("invalid_redirect_uri", f"{redirect_uri}: {uri_problem}")
         oauth_client.scope = self._scope_text
-        registered_at = utc_now()
-        self_registered = col(OAuthClientRow.registered_by) == "itself"
-        never_used = col(OAuthClientRow.used_at).is_(None) & (
-            col(OAuthClientRow.created_at) < registered_at - _NEVER_USED_RETENTION
-        )
-        long_unused = col(OAuthClientRow.used_at) < registered_at - _LAST_USE_RETENTION
-        registered_recently = col(OAuthClientRow.created_at) > registered_at - timedelta(hours=1)
         client_metadata = oauth_client.model_dump(
             mode="json", exclude_none=True, exclude={"client_secret", "backend"}
         )
-        client_row = await self._registered_clients.build_row(
-            oauth_client.client_id, client_metadata, oauth_client.client_secret, registered_by="itself"
+        await self._client_records.add_self_registered_client(
+            oauth_client.client_id,
+            client_metadata,
+            oauth_client.client_secret,
+            self._max_registrations_per_hour,
         )
-        async with self._database.open_write_session() as db_session:
-            await db_session.exec(delete(OAuthClientRow).where(self_registered, never_used | long_unused))
-            count_statement = (
-                select(func.count()).select_from(OAuthClientRow).where(self_registered, registered_recently)
-            )
-            if (await db_session.exec(count_statement)).one() >= self._max_registrations_per_hour:
-                raise TooSoon(
-                    f"{self._max_registrations_per_hour} clients registered within the hour. Try again later."
-                )
-            db_session.add(client_row)
 
     async def record_use(self, client_id: str) -> None:
         """Record that the client is in use, at most once a day."""
-        outdated_use = col(OAuthClientRow.used_at).is_(None) | (
-            col(OAuthClientRow.used_at) < utc_now() - _USE_RECORD_INTERVAL
-        )
-        update_statement = update(OAuthClientRow).where(
-            col(OAuthClientRow.client_id) == client_id, outdated_use
-        )
-        async with self._database.open_write_session() as db_session:
-            await db_session.exec(update_statement.values(used_at=utc_now()))
+        await self._client_records.record_use(client_id)

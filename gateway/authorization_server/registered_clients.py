@@ -1,37 +1,20 @@
-"""The table of OAuth clients with their sealed secrets, and how an administrator registers and removes clients.
-
-The command line uses this module without a running gateway.
-"""
+"""Registers and removes OAuth clients for administrators. The command line uses it without a running gateway."""
 
 import secrets
 import uuid
-from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from collections.abc import Sequence
+from typing import Final, Literal
 
 from pydantic import AnyUrl, BaseModel, ConfigDict
-from sqlalchemy import delete
-from sqlmodel import col, select
 
-from engine.db.database import Database, utc_now
-from engine.db.tables import OAuthClientRow
+from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.trail import AuditEvent, AuditTrail
 from engine.errors import SettingsInvalid
-from engine.vault.resealing import SealedColumn
-from engine.vault.vault import Vault
 from gateway.authorization_server import redirect_uris
+from gateway.authorization_server.client_records import ClientRecords, TrustedBackend, read_backend
 
 TOKEN_EXCHANGE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT_BEARER_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
-
-_SEALED_SECRET_KEY: Final = "byline_sealed_secret"
-_BACKEND_KEY: Final = "byline_backend"
-
-
-class TrustedBackend(BaseModel):
-    """Makes a client a trusted back end, which an administrator registered for token exchange."""
-
-    audiences: tuple[str, ...] = ()
-    """Audiences of an external issuer's tokens that were issued to this back end."""
 
 
 class RegisteredClient(BaseModel):
@@ -49,30 +32,23 @@ class RegisteredClient(BaseModel):
     backend: TrustedBackend | None = None
 
 
-class _SealedSecretColumn(SealedColumn):
-    """The sealed secret within a client's metadata."""
-
-    def read_sealed(self, table_row: OAuthClientRow) -> bytes | None:
-        """As SealedColumn says."""
-        sealed_secret = table_row.metadata_.get(_SEALED_SECRET_KEY)
-        return None if sealed_secret is None else b64decode(sealed_secret)
-
-    def write_sealed(self, table_row: OAuthClientRow, sealed_value: bytes) -> None:
-        """As SealedColumn says."""
-        table_row.metadata_ = {**table_row.metadata_, _SEALED_SECRET_KEY: b64encode(sealed_value).decode()}
-
-
 class RegisteredClients:
-    """Owner of the table of registered clients."""
+    """Registers and removes clients for administrators, each with its line in the trail."""
 
-    def __init__(self, database: Database, vault: Vault) -> None:
-        self._database = database
-        self._vault = vault
+    def __init__(self, client_records: ClientRecords, audit_trail: AuditTrail) -> None:
+        self._client_records = client_records
+        self._trail = audit_trail
 
     async def add_client(
-        self, client_name: str, redirect_uris: Sequence[str], *, is_confidential: bool, may_assert: bool
+        self,
+        administrator: Administrator,
+        client_name: str,
+        redirect_uris: Sequence[str],
+        *,
+        is_confidential: bool,
+        may_assert: bool,
     ) -> tuple[str, str | None]:
-        """Register a client as an administrator; returns its id, and its secret where it is confidential.
+        """Register a client; returns its id, and its secret where it is confidential.
 
         With `may_assert`, the client may send an enterprise's identity assertions. Raises SettingsInvalid for arguments
         that do not fit together and for an invalid redirect URI.
@@ -99,10 +75,12 @@ class RegisteredClients:
             redirect_uris=parsed_uris or None,
         )
         client_secret = secrets.token_urlsafe(32) if is_confidential else None
-        await self._store_client(registered_client, client_secret)
+        await self._store_client(administrator, registered_client, client_secret)
         return registered_client.client_id, client_secret
 
-    async def add_backend(self, client_name: str, audiences: Sequence[str]) -> tuple[str, str]:
+    async def add_backend(
+        self, administrator: Administrator, client_name: str, audiences: Sequence[str]
+    ) -> tuple[str, str]:
         """Register a trusted back end; returns its id and its secret, which cannot be read again."""
         registered_client = RegisteredClient(
             client_id=str(uuid.uuid4()),
@@ -113,99 +91,47 @@ class RegisteredClients:
             backend=TrustedBackend(audiences=tuple(audiences)),
         )
         client_secret = secrets.token_urlsafe(32)
-        await self._store_client(registered_client, client_secret)
+        await self._store_client(administrator, registered_client, client_secret)
         return registered_client.client_id, client_secret
 
     async def list_clients(self) -> list[RegisteredClient]:
         """Return every client that an administrator registered, oldest first."""
-        statement = (
-            select(OAuthClientRow)
-            .where(OAuthClientRow.registered_by == "administrator")
-            .order_by(col(OAuthClientRow.created_at), col(OAuthClientRow.client_id))
-        )
-        async with self._database.open_read_session() as db_session:
-            client_rows = (await db_session.exec(statement)).all()
         return [
             RegisteredClient.model_validate({**client_row.metadata_, "backend": read_backend(client_row)})
-            for client_row in client_rows
+            for client_row in await self._client_records.list_clients_of_administrators()
         ]
 
-    async def remove_client(self, client_id: str) -> bool:
+    async def remove_client(self, administrator: Administrator, client_id: str) -> bool:
         """Delete a client that an administrator registered; False where there is none with this id."""
-        delete_statement = (
-            delete(OAuthClientRow)
-            .where(
-                col(OAuthClientRow.client_id) == client_id,
-                col(OAuthClientRow.registered_by) == "administrator",
+        audit_event = AuditEvent(kind="client.removed", object_id=client_id)
+        async with self._trail.open_transaction() as transaction:
+            is_removed = await self._client_records.remove_client_of_administrator(
+                transaction.db_session, client_id
             )
-            .returning(col(OAuthClientRow.client_id))
-        )
-        async with self._database.open_write_session() as db_session:
-            return (await db_session.exec(delete_statement)).first() is not None
+            if is_removed:
+                transaction.record(attribute_event(audit_event, administrator))
+        return is_removed
 
-    async def build_row(
-        self,
-        client_id: str,
-        client_metadata: Mapping[str, Any],
-        client_secret: str | None,
-        *,
-        registered_by: Literal["itself", "administrator"],
-        trusted_backend: TrustedBackend | None = None,
-    ) -> OAuthClientRow:
-        """Return a client as a table row. Metadata from the client cannot set Byline's own keys."""
-        row_metadata = {
-            metadata_key: metadata_value
-            for metadata_key, metadata_value in client_metadata.items()
-            if metadata_key not in {_SEALED_SECRET_KEY, _BACKEND_KEY}
-        }
-        if trusted_backend is not None:
-            row_metadata[_BACKEND_KEY] = trusted_backend.model_dump(mode="json")
-        if client_secret is not None:
-            sealed_secret = await self._vault.seal_secret(
-                client_secret.encode(), _build_associated_data(client_id)
-            )
-            row_metadata[_SEALED_SECRET_KEY] = b64encode(sealed_secret).decode()
-        return OAuthClientRow(
-            client_id=client_id, metadata_=row_metadata, registered_by=registered_by, created_at=utc_now()
-        )
-
-    async def open_secret(self, client_row: OAuthClientRow) -> str | None:
-        """Return the secret of a stored client, or None where it has none."""
-        sealed_secret = client_row.metadata_.get(_SEALED_SECRET_KEY)
-        if sealed_secret is None:
-            return None
-        return (
-            await self._vault.open_secret(
-                b64decode(sealed_secret), _build_associated_data(client_row.client_id)
-            )
-        ).decode()
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column in which this table keeps sealed secrets."""
-        return _SealedSecretColumn(
-            "clients",
-            OAuthClientRow,
-            "metadata_",
-            lambda client_row: _build_associated_data(client_row.client_id),
-        )
-
-    async def _store_client(self, registered_client: RegisteredClient, client_secret: str | None) -> None:
+    async def _store_client(
+        self, administrator: Administrator, registered_client: RegisteredClient, client_secret: str | None
+    ) -> None:
         client_metadata = registered_client.model_dump(mode="json", exclude_none=True, exclude={"backend"})
-        client_row = await self.build_row(
-            registered_client.client_id,
-            client_metadata,
-            client_secret,
-            registered_by="administrator",
-            trusted_backend=registered_client.backend,
+        grant_types = ", ".join(registered_client.grant_types)
+        audit_event = AuditEvent(
+            kind="client.registered",
+            object_id=registered_client.client_id,
+            message=f"'{registered_client.client_name}', for {grant_types}.",
         )
-        async with self._database.open_write_session() as db_session:
-            db_session.add(client_row)
-
-
-def read_backend(client_row: OAuthClientRow) -> dict[str, Any] | None:
-    """Return what makes a stored client a trusted back end, or None where it is not one."""
-    return client_row.metadata_.get(_BACKEND_KEY)
+        async with self._trail.open_transaction() as transaction:
+            await self._client_records.add_client(
+                transaction.db_session,
+                registered_client.client_id,
+                client_metadata,
+                client_secret,
+                registered_by="administrator",
+                trusted_backend=registered_client.backend,
+            )
+            transaction.record(attribute_event(audit_event, administrator))
 
 
 def _parse_redirect_uri(uri_text: str) -> AnyUrl:
@@ -219,7 +145,3 @@ def _parse_redirect_uri(uri_text: str) -> AnyUrl:
     if uri_problem is not None:
         raise SettingsInvalid(f"'{uri_text}' cannot be a redirect URI: {uri_problem}.")
     return redirect_uri
-
-
-def _build_associated_data(client_id: str) -> str:
-    return f"oauth_client:{client_id}"

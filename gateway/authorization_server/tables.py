@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from engine.services import Services
 from gateway.authorization_server.authorization_codes import AuthorizationCodes
+from gateway.authorization_server.client_records import ClientRecords
 from gateway.authorization_server.clients import OAuthClients
 from gateway.authorization_server.consents import ClientConsents
 from gateway.authorization_server.registered_clients import RegisteredClients
@@ -26,12 +27,11 @@ def build_authorization_server_tables(services: Services) -> AuthorizationServer
     """Build the owners of the authorization server's tables, each once for a process."""
     settings = services.settings
     client_consents = ClientConsents(services.database)
-    registered_clients = RegisteredClients(services.database, services.vault)
+    client_records = ClientRecords(services.database, services.vault)
     return AuthorizationServerTables(
-        registered_clients=registered_clients,
+        registered_clients=RegisteredClients(client_records, services.trail),
         oauth_clients=OAuthClients(
-            services.database,
-            registered_clients,
+            client_records,
             scope_names=list_all_scopes(settings, services.policy),
             max_registrations_per_hour=settings.gateway.registrations_per_hour,
         ),

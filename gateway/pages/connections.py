@@ -16,6 +16,7 @@ from engine.connections.connection import Connection
 from engine.errors import AccountUnknown, BylineError
 from engine.grants.accounts import Accounts
 from engine.grants.grants import Grant, Grants
+from engine.grants.removal import GrantRemoval
 from engine.identity.model import Principal
 from engine.policy.policy import Policy
 from engine.tools.registry import CompositeTool, Registry
@@ -23,7 +24,6 @@ from engine.waiting.page_paths import build_connect_path, build_tool_path
 from gateway.browser.page_requests import SignedInSession, require_form
 from gateway.browser.rendering import PageProblem, redirect_see_other, render_page
 from gateway.browser.sessions import BrowserSession, FormSubmission
-from gateway.grants import OwnGrantRemoval
 from gateway.pages.authorization_requests import list_waiting_links
 
 _CONNECTIONS_PATH: Final = "/connections"
@@ -72,7 +72,7 @@ class ConnectionPages:
     policy: Policy
     audit_trail: AuditTrail
     tool_registry: Registry
-    remove_own_grant: OwnGrantRemoval
+    grant_removal: GrantRemoval
 
     def build_router(self) -> APIRouter:
         """GET /connections, and POST /connections/{name}."""
@@ -112,7 +112,7 @@ class ConnectionPages:
                 # A grant that is gone already is no error: the page shows that it is gone.
                 grant = grants_by_id.get(form_fields.get("grant", ""))
                 if grant is not None and grant.connection_name == connection_name:
-                    await self.remove_own_grant(connection, principal, grant.account)
+                    await self.grant_removal.remove_own_grant(connection, principal, grant.account)
         return _CONNECTIONS_PATH
 
     async def _choose_accounts(

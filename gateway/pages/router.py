@@ -1,13 +1,10 @@
 """Lists the pages. Each names what it uses, and is built here once."""
 
-from functools import partial
-
 from fastapi import APIRouter
 
 from engine.schedules.schedules import Schedules
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.grants import remove_own_grant
 from gateway.pages.answerable_requests import AnswerableRequests
 from gateway.pages.api_tokens import TokenPages
 from gateway.pages.applications import ApplicationPages
@@ -74,7 +71,7 @@ def build_pages(
             policy=services.policy,
             audit_trail=services.trail,
             tool_registry=registry,
-            remove_own_grant=partial(remove_own_grant, services),
+            grant_removal=services.grant_removal,
         ).build_router(),
         ToolConnectionPages(
             readiness_checker=services.readiness_checker,

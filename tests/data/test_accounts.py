@@ -172,7 +172,7 @@ async def test_a_run_keeps_the_account_that_it_used_first_whatever_is_chosen_mea
 
     assert await used(services, alice) == WORK
     assert await used(services, alice, run="run-2") == HOME
-    await services.grants.revoke_grant(BILLING, alice.id, WORK)
+    await services.grant_removal.remove_own_grant(BILLING, alice, WORK)
     assert await used(services, alice) is None
     request = await question(services, alice)
     assert (request.request_kind, request.account) == ("account", WORK)
@@ -201,7 +201,7 @@ async def test_the_account_that_was_chosen_is_asked_for_and_never_replaced_by_an
 ) -> None:
     await connected(services, alice, WORK, HOME)
     await services.answer_recorder.choose_account(BILLING, alice, WORK)
-    await services.grants.revoke_grant(BILLING, alice.id, WORK)
+    await services.grant_removal.remove_own_grant(BILLING, alice, WORK)
 
     assert await used(services, alice) is None
     request = await question(services, alice)
@@ -223,7 +223,7 @@ async def test_an_account_whose_sign_in_lapsed_gives_way_to_no_other(
     assert await used(services, alice, run="run-2") is None
     assert (await question(services, alice, "run-2")).request_kind == "choice"
     await connected(services, alice, WORK)
-    await services.grants.revoke_grant(BILLING, alice.id, HOME)
+    await services.grant_removal.remove_own_grant(BILLING, alice, HOME)
     assert await used(services, alice, run="run-3") == WORK
 
 
@@ -257,7 +257,7 @@ async def test_a_new_account_that_answers_for_one_tool_is_used_by_that_tool_alon
 ) -> None:
     await connected(services, alice, WORK)
     await services.answer_recorder.choose_account(BILLING, alice, WORK)
-    await services.grants.revoke_grant(BILLING, alice.id)
+    await services.grant_removal.remove_own_grant(BILLING, alice)
     request = await question(services, alice)
 
     assert await signed_in(services, alice, request, HOME, tool=TOOL)
@@ -321,9 +321,11 @@ async def test_a_removal_says_which_account_where_there_are_several(
     await connected(services, alice, WORK, HOME)
 
     with pytest.raises(AccountUnclear, match=f"'{HOME}', '{WORK}'"):
-        await services.grants.revoke_grant(BILLING, alice.id)
-    assert await services.grants.revoke_grant(BILLING, alice.id, "somebody@else.example") is None
-    assert await services.grants.revoke_grant(BILLING, alice.id, WORK) == WORK
+        await services.grant_removal.remove_own_grant(BILLING, alice)
+    assert await services.grant_removal.remove_own_grant(BILLING, alice, "somebody@else.example") is None
+    removed = await services.grant_removal.remove_own_grant(BILLING, alice, WORK)
+    assert removed is not None
+    assert removed.account == WORK
     assert [grant.account for grant in await services.grants.list_grants(alice.id)] == [HOME]
 
 

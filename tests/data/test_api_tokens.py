@@ -11,6 +11,7 @@ from engine.db.tables import ApiTokenRow
 from engine.errors import ApiTokenInvalid, ApiTokenUnknown, NameTaken, ServiceUnknown
 from engine.identity.model import Principal
 from engine.services import Services
+from tests.administration import add_service, set_active
 from tests.data.commands import Commands
 
 DAY = timedelta(days=1)
@@ -90,7 +91,7 @@ async def test_a_token_is_refused_that_is_altered_expired_revoked_or_whose_owner
         revoked.token_text,
     ):
         assert await services.api_tokens.verify_token(wrong) is None, wrong
-    await services.principals.set_active(bob.id, is_active=False)
+    await set_active(services, bob.id, is_active=False)
     assert await services.api_tokens.verify_token(his.token_text) is None
     assert await services.api_tokens.verify_token(mine.token_text) is not None
 
@@ -167,12 +168,12 @@ async def test_a_token_that_would_be_no_use_or_live_too_long_is_not_made(
 async def test_a_service_is_made_known_once_and_named_as_a_service_in_the_trail(
     services: Services, alice: Principal
 ) -> None:
-    service = await services.service_principals.add_service("nightly", administrator=alice)
+    service = await add_service(services, "nightly", administrator=alice)
 
     with pytest.raises(NameTaken):
-        await services.service_principals.add_service("nightly")
+        await add_service(services, "nightly")
     with pytest.raises(NameTaken, match="lower-case letters"):
-        await services.service_principals.add_service("Nightly job")
+        await add_service(services, "Nightly job")
     assert service.kind == "service"
     assert await services.service_principals.list_services() == [service]
     assert await services.service_principals.get_service("nightly") == service

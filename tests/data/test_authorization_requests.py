@@ -217,7 +217,7 @@ async def test_no_wake_up_is_lost_between_asking_and_consenting(
         await consent(other, alice, request)
 
     for _ in range(6):
-        await services.grants.revoke_grant(BILLING, alice.id)
+        await services.grant_removal.remove_own_grant(BILLING, alice)
         first = await asked(services, alice, 0)
         request = await request_of(services, first)
         scope_sets = [chance.choice((("read",), ("write",), BILLING.scopes)) for _ in range(6)]
@@ -238,7 +238,7 @@ async def test_a_consent_given_again_finds_who_began_to_wait_meanwhile(
     request = await request_of(services, await asked(services, alice, 0))
     await consent(services, alice, request)
     for number in range(1, 16):
-        await services.grants.revoke_grant(BILLING, alice.id)
+        await services.grant_removal.remove_own_grant(BILLING, alice)
         required, _ = await asyncio.gather(asked(services, alice, number), consent(other, alice, request))
         if required is not None:
             assert required.waiter_id in {
@@ -279,7 +279,7 @@ async def test_a_no_and_a_yes_at_once_leave_every_waiter_with_one_of_them(
     services: Services, other: Services, alice: Principal
 ) -> None:
     for number in range(8):
-        await services.grants.revoke_grant(BILLING, alice.id)
+        await services.grant_removal.remove_own_grant(BILLING, alice)
         request = await request_of(services, await asked(services, alice, number))
         await asyncio.gather(
             services.authorization_requests.deny_request(request.id, alice), consent(other, alice, request)
@@ -337,7 +337,7 @@ async def test_a_wait_that_ran_out_while_the_grant_came_is_one_or_the_other(
     services: Services, other: Services, alice: Principal
 ) -> None:
     for number in range(8):
-        await services.grants.revoke_grant(BILLING, alice.id)
+        await services.grant_removal.remove_own_grant(BILLING, alice)
         required = await asked(services, alice, number)
         assert required is not None
         request = await request_of(services, required)

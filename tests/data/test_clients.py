@@ -18,8 +18,8 @@ from engine.services import Services
 from engine.settings import DatabaseSettings
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsents
-from gateway.authorization_server.registered_clients import RegisteredClients
 from gateway.authorization_server.tables import build_authorization_server_tables
+from tests.administration import SHELL, registered_clients_of
 from tests.data.commands import Commands
 from tests.rest import consented
 
@@ -32,9 +32,11 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
     callback = "https://portal.example/callback"
     printed = await commands.answer("clients", "add", "Portal", "--redirect-uri", callback, "--secret")
     client_id, secret = printed.split()[1], printed.split()[3]
-    registered = RegisteredClients(services.database, services.vault)
-    await registered.add_client("Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False)
-    await registered.add_client("Assistant", [], is_confidential=True, may_assert=True)
+    registered = registered_clients_of(services)
+    await registered.add_client(
+        SHELL, "Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False
+    )
+    await registered.add_client(SHELL, "Assistant", [], is_confidential=True, may_assert=True)
     client = await build_authorization_server_tables(services).oauth_clients.find_client(client_id)
     assert client is not None
     consent = consented(alice, client, RESOURCE)
@@ -65,7 +67,7 @@ async def test_a_client_that_an_administrator_registered_is_not_forgotten_with_t
     oauth_tables = build_authorization_server_tables(services)
     clients, registered = oauth_tables.oauth_clients, oauth_tables.registered_clients
     client_id, _ = await registered.add_client(
-        "Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False
+        SHELL, "Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False
     )
     long_ago = update(OAuthClientRow).values(created_at=utc_now() - timedelta(days=365))
     async with services.database.open_write_session() as session:

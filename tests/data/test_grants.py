@@ -20,7 +20,8 @@ from engine.grants.revocations import PendingRevocation
 from engine.identity.model import Principal
 from engine.oauth.tokens import UpstreamTokens
 from engine.services import Services
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
+from tests.administration import SHELL, rotate_data_key
 from tests.data.samples import connection, tokens
 from tests.foreign.process import free_port
 from tests.sandbox import Running, running
@@ -288,11 +289,11 @@ async def test_a_removed_grant_is_gone_here_and_revoked_upstream(
 ) -> None:
     assert billing.get("/v1/invoices", signed_in.access_token).status_code == 200
 
-    assert await services.grants.revoke_grant(hers, alice.id)
+    assert await services.grant_removal.remove_own_grant(hers, alice)
 
     assert await services.grants.find_credential(hers, alice.id) is None
     assert billing.get("/v1/invoices", signed_in.access_token).status_code == 401
-    assert not await services.grants.revoke_grant(hers, alice.id)
+    assert not await services.grant_removal.remove_own_grant(hers, alice)
 
 
 async def test_tokens_that_arrive_after_their_grant_was_removed_are_revoked_as_well(
@@ -305,13 +306,14 @@ async def test_tokens_that_arrive_after_their_grant_was_removed_are_revoked_as_w
     async with asyncio.timeout(30):
         while len(billing.requests("token")) == asked:
             await asyncio.sleep(0.02)
-    removed = await services.grants.revoke_grant(hers, alice.id)
+    removed = await services.grant_removal.remove_own_grant(hers, alice)
 
     assert removed
     assert await renewing is None
     # What came back was issued after the upstream was told of the grant's end, and it has to be told again.
     (owed,) = await overdue(services)
-    await services.revocations.revoke_upstream(hers, owed.grant_id)
+    await services.catalogue.store_connections([hers])
+    assert await services.grant_removal.retry_revocation(owed)
     assert await overdue(services) == []
     assert [request["status"] for request in billing.requests("revoke")][-2:] == [200, 200]
     assert billing.get("/v1/invoices", signed_in.access_token).status_code == 401
@@ -323,13 +325,14 @@ async def test_no_token_of_a_grant_that_ended_is_kept(
 ) -> None:
     billing.fault(on="revoke", status=503)
     with pytest.raises(UpstreamUnavailable):
-        await services.grants.revoke_grant(hers, alice.id)
+        await services.grant_removal.remove_own_grant(hers, alice)
     async with services.database.open_read_session() as session:
         assert (await session.exec(select(GrantRow.sealed_tokens))).all() == [b""]
 
     assert await services.revocations.list_due_revocations() == []
     (owed,) = await overdue(services)
-    assert await services.revocations.revoke_upstream(hers, owed.grant_id)
+    await services.catalogue.store_connections([hers])
+    assert await services.grant_removal.retry_revocation(owed)
     assert await overdue(services) == []
 
 
@@ -354,7 +357,9 @@ async def test_each_account_of_a_person_is_kept_up_and_ended_on_its_own(
     assert (renewal.holder, renewal.grant_id) == (alice.id, first)
     assert await services.renewals.list_idle_grant_ids(hers, since) == [second]
 
-    assert await services.grants.revoke_grant(hers, alice.id, "home") == "home"
+    removed = await services.grant_removal.remove_own_grant(hers, alice, "home")
+    assert removed is not None
+    assert removed.account == "home"
     left = await services.grants.find_credential(hers, alice.id)
     assert left is not None
     assert left.account == "work"
@@ -362,7 +367,9 @@ async def test_each_account_of_a_person_is_kept_up_and_ended_on_its_own(
     assert billing.get("/v1/invoices", given["home"]).status_code == 401
     assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"home"}
 
-    assert [grant.account for grant in await services.grants.revoke_all_grants(alice.id)] == ["work"]
+    await services.catalogue.store_connections([hers])
+    removals = await services.grant_removal.remove_all_grants(alice, SHELL)
+    assert [(removal.grant.account, removal.upstream_error) for removal in removals] == [("work", None)]
     assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"home", "work"}
     await stored(services, hers, alice, tokens())
     assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == {"home", "work"}
@@ -386,7 +393,9 @@ async def test_a_grant_that_lapsed_keeps_no_token_and_is_neither_kept_up_nor_tol
     assert await services.renewals.list_idle_grant_ids(hers, utc_now()) == []
     assert await services.renewals.renew_idle_grant(hers, grant.id) is None
     assert await services.grants.list_accounts_revoked_by_owner(hers, alice.id) == set()
-    assert await services.grants.revoke_grant(hers, alice.id) == "alice@acme.example"
+    removed = await services.grant_removal.remove_own_grant(hers, alice)
+    assert removed is not None
+    assert removed.account == "alice@acme.example"
     assert await overdue(services) == []
 
 
@@ -530,11 +539,11 @@ async def test_a_reseal_never_puts_older_tokens_over_renewed_ones(
     async with services.database.open_read_session() as session:
         grant_id = (await session.exec(select(GrantRow.id))).one()
     for _ in range(10):
-        await other.data_keys.rotate_key()
+        await rotate_data_key(other)
         newer = tokens()
         await asyncio.gather(
             services.renewals._grant_records.store_renewed_tokens(grant_id, newer),
-            reseal_column(other.database, other.vault, other.grants.sealed_column, lambda *_: None),
+            reseal_columns(other.database, other.vault, lambda *_: None),
         )
         found = await services.grants.find_credential(hers, alice.id)
         assert found is not None

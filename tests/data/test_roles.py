@@ -6,6 +6,7 @@ from engine.errors import NotAllowed, SettingsInvalid
 from engine.identity.model import Principal
 from engine.policy.policy import Policy, read_policy_file
 from engine.services import Services
+from tests.administration import give_role, set_active, take_role
 
 
 @pytest.fixture
@@ -19,21 +20,21 @@ def rules(tmp_path: Path) -> Path:
 
 
 async def test_a_role_is_given_once_and_taken_once(services: Services, alice: Principal) -> None:
-    assert await services.roles.assign_role(alice.id, "finance")
-    assert not await services.roles.assign_role(alice.id, "finance")
+    assert await give_role(services, alice.id, "finance")
+    assert not await give_role(services, alice.id, "finance")
     assert await services.roles.list_roles(alice.id) == {"finance"}
 
-    assert await services.roles.remove_role(alice.id, "finance")
-    assert not await services.roles.remove_role(alice.id, "finance")
+    assert await take_role(services, alice.id, "finance")
+    assert not await take_role(services, alice.id, "finance")
     assert await services.roles.list_roles(alice.id) == frozenset()
 
 
 async def test_who_was_deactivated_is_asked_for_nothing_by_their_role(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    await services.roles.assign_role(alice.id, "finance")
-    await services.roles.assign_role(bob.id, "finance")
-    await services.principals.set_active(bob.id, is_active=False)
+    await give_role(services, alice.id, "finance")
+    await give_role(services, bob.id, "finance")
+    await set_active(services, bob.id, is_active=False)
 
     assert await services.roles.list_holders("finance") == [alice.id]
 
@@ -42,7 +43,7 @@ async def test_a_tool_that_the_policy_names_takes_one_of_its_roles(
     services: Services, alice: Principal, bob: Principal, rules: Path
 ) -> None:
     policy = Policy(lambda: read_policy_file(rules), services.roles)
-    await services.roles.assign_role(alice.id, "lead")
+    await give_role(services, alice.id, "lead")
 
     assert await policy.filter_allowed_tools(alice, ["greet", "refund", "close_books"]) == ["greet", "refund"]
     assert await policy.filter_allowed_tools(bob, ["greet", "refund"]) == ["greet"]
@@ -66,8 +67,8 @@ async def test_a_scope_is_no_role_and_takes_none(services: Services, bob: Princi
 async def test_who_loses_the_role_loses_the_tool(
     services: Services, alice: Principal, other: Services, rules: Path
 ) -> None:
-    await services.roles.assign_role(alice.id, "lead")
-    await other.roles.remove_role(alice.id, "lead")
+    await give_role(services, alice.id, "lead")
+    await take_role(other, alice.id, "lead")
 
     assert (
         await Policy(lambda: read_policy_file(rules), services.roles).filter_allowed_tools(alice, ["refund"])

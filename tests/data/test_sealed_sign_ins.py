@@ -8,7 +8,7 @@ from engine.oauth.discovery import ProviderEndpoints
 from engine.oauth.registration import _ClientInformationResponse
 from engine.services import Services
 from engine.sign_in.pending_device_codes import DeviceCode, _build_associated_data
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from tests.data.commands import Commands
@@ -78,12 +78,7 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     assert wait is not None
     assert (kept.id_token, wait.user_code) == ("planted-id-token", "WDJB-MJHT")
     assert (await registrations.find_identity("billing", AT_ISSUER)).client_id == "byline"
-    owners = (services.pending_device_codes, registrations, services.idp_sessions)
-    again = [
-        await reseal_column(services.database, services.vault, each.sealed_column, lambda *_: None)
-        for each in owners
-    ]
-    assert again == [0, 0, 0]
+    assert await reseal_columns(services.database, services.vault, lambda *_: None) == 0
 
 
 async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_otherwise(
@@ -101,7 +96,7 @@ async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_othe
     await store()
     await store()
     replaced = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
-    await services.grants.revoke_grant(billing, alice.id)
+    await services.grant_removal.remove_own_grant(billing, alice)
     removed = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
     await store()
 

@@ -14,6 +14,7 @@ from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
 from engine.services import Services
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
+from tests.administration import retire_signing_key, rotate_signing_key
 from tests.data.commands import Commands
 from tests.data.conftest import Opener
 
@@ -120,7 +121,7 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies(
 ) -> None:
     before = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
     assert await other.signing_keys.verify_token(before, IDENTITY_TYPE)
-    kid = await services.signing_keys.rotate_key()
+    kid = await rotate_signing_key(services)
     after = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
 
     assert kid_of(after) == kid != kid_of(before)
@@ -131,9 +132,9 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies(
 
 async def test_what_a_retired_key_signed_is_refused(services: Services, another_process: Opener) -> None:
     before = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
-    await services.signing_keys.rotate_key()
+    await rotate_signing_key(services)
 
-    assert await services.signing_keys.retire_key(kid_of(before))
+    assert await retire_signing_key(services, kid_of(before))
 
     for process in (services, await another_process()):
         with pytest.raises(IdentityForged, match="not signed by a key in force"):
@@ -142,19 +143,19 @@ async def test_what_a_retired_key_signed_is_refused(services: Services, another_
 
 async def test_only_an_older_key_in_force_can_be_retired(services: Services) -> None:
     token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
-    assert not await services.signing_keys.retire_key(kid_of(token))
-    assert not await services.signing_keys.retire_key("unknown")
-    await services.signing_keys.rotate_key()
+    assert not await retire_signing_key(services, kid_of(token))
+    assert not await retire_signing_key(services, "unknown")
+    await rotate_signing_key(services)
 
-    assert await services.signing_keys.retire_key(kid_of(token))
-    assert not await services.signing_keys.retire_key(kid_of(token))
+    assert await retire_signing_key(services, kid_of(token))
+    assert not await retire_signing_key(services, kid_of(token))
 
 
 async def test_only_keys_in_force_are_published_and_none_of_them_in_private(services: Services) -> None:
     first = kid_of(await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE))
-    second = await services.signing_keys.rotate_key()
+    second = await rotate_signing_key(services)
     assert await in_force(services) == {first, second}
-    await services.signing_keys.retire_key(first)
+    await retire_signing_key(services, first)
 
     (key,) = (await services.signing_keys.build_jwks())["keys"]
     assert set(key) == {"kty", "crv", "x", "kid", "alg", "use"}

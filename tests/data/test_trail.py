@@ -16,6 +16,7 @@ from engine.db.tables import AuditEventRow, AuditHeadRow, PersonRow, SigningKeyR
 from engine.errors import VaultSealBroken
 from engine.identity.model import Principal
 from engine.services import Services
+from tests.administration import retire_signing_key, rotate_signing_key
 from tests.data.conftest import Opener
 from tests.data.samples import TOOL, identity_of
 
@@ -257,9 +258,9 @@ async def _a_key(services: Services) -> SigningKeyRow:
 
 async def test_a_key_that_was_retired_still_vouches_for_the_lines_it_signed(written: Services) -> None:
     first = (await _a_key(written)).kid
-    await written.signing_keys.rotate_key()
+    await rotate_signing_key(written)
     await written.trail.append_event(EVENT)
-    assert await written.signing_keys.retire_key(first)
+    assert await retire_signing_key(written, first)
 
     assert await problems(written) == ()
 

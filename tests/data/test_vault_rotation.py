@@ -23,6 +23,7 @@ from engine.vault.keyring import Keyring
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from gateway.authorization_server.tables import build_authorization_server_tables
+from tests.administration import rotate_data_key
 from tests.data.commands import Commands, CommandsHere
 from tests.data.conftest import Opener
 from tests.data.samples import connection, identity_of, tokens
@@ -102,7 +103,7 @@ async def test_a_process_that_knew_only_the_old_key_seals_with_the_new_one(
     services: Services, other: Services, alice: Principal
 ) -> None:
     await fill(services, alice)
-    key_id = await other.data_keys.rotate_key()
+    key_id = await rotate_data_key(other)
     async with other.database.open_write_session() as session:
         await other.grants.store_grant(session, connection("newest"), alice.id, tokens(), "alice")
     assert await services.grants.find_credential(connection("newest"), alice.id)

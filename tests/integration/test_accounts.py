@@ -58,7 +58,7 @@ async def test_a_run_that_waits_for_a_choice_goes_on_with_an_account_that_is_con
     await platform.grant("crm", platform.alice)
     await use(platform, "crm", "alice")
     declared = await platform.services.catalogue.get_connection("crm")
-    await platform.services.grants.revoke_grant(declared, platform.alice.id)
+    await platform.services.grant_removal.remove_own_grant(declared, platform.alice)
 
     run = await platform.start("read_once", READ, platform.alice)
     (request,) = await platform.parked(run)

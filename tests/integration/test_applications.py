@@ -11,6 +11,7 @@ from sqlmodel import col
 from engine.db.database import utc_now
 from engine.db.tables import ClientConsentRow
 from examples.browser import Browser, Page
+from tests.administration import SHELL, registered_clients_of
 from tests.integration.test_authorization_server import Application, answer, register
 from tests.pages import Byline, serving
 
@@ -219,7 +220,7 @@ async def test_a_token_of_another_client_or_person_is_not_made_good_by_a_consent
     issued = await tokens(client, await client.code(redirect_uri=SCHEME), redirect_uri=SCHEME)
     (bob,) = await byline.services.principals.find_by_name("Bob Baker")
     claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
-    backend, _ = await byline.gateway_services.oauth_tables.registered_clients.add_backend("Portal", ())
+    backend, _ = await registered_clients_of(byline.services).add_backend(SHELL, "Portal", ())
 
     for changed in (
         {"client_id": "another"},

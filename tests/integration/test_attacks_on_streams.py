@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 
 from gateway.toolsets import MCP_PATH
+from tests.administration import set_active
 from tests.gateways import ByHand
 from tests.platform import Platform
 from tests.rest import Rest, serving
@@ -51,7 +52,7 @@ async def test_nobody_hears_more_once_their_token_is_revoked_or_they_are_deactiv
             async with asyncio.timeout(60):
                 await asyncio.gather(*(event.wait() for event in begun.values()))
                 await services.api_tokens.revoke_token(made[revoked.id].api_token.id, revoked)
-                await services.principals.set_active(gone.id, is_active=False)
+                await set_active(services, gone.id, is_active=False)
                 ended = await asyncio.gather(*over, return_exceptions=True)
             heard = not any(task.done() for task in left)
         finally:

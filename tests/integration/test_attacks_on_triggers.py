@@ -20,6 +20,7 @@ from engine.schedules.schedules import MAX_SCHEDULES, ScheduleDraft, Schedules
 from engine.schedules.timing import Interval, Period, Timing
 from gateway.api.events import MAX_STREAMS_PER_PRINCIPAL
 from gateway.protected_resource import API_PATH
+from tests.administration import give_role
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
 
@@ -173,7 +174,7 @@ async def test_with_an_administrators_api_token_nobody_elses_work_is_reached(
     rest: Rest, platform: Platform
 ) -> None:
     ann, cleo = await rest.person("alice", "Ann"), await rest.person("carol", "Cleo")
-    await rest.services.roles.assign_role(ann.id, ADMINISTRATOR_ROLE)
+    await give_role(rest.services, ann.id, ADMINISTRATOR_ROLE)
     schedule = await Schedules(rest.services, platform.temporal).create_schedule(plan(platform), cleo)
     async with rest.calling_as(cleo) as client:
         run = (await client.post("/tools/read_once/runs", json=READING)).json()["id"]

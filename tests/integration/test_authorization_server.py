@@ -24,6 +24,7 @@ from engine.db.tables import OAuthClientRow, OAuthCodeRow, RefreshTokenRow
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser, Page
 from examples.chat import Memory
+from tests.administration import set_active
 from tests.pages import PASSWORDS, Byline, serving
 
 REDIRECT_URI = "http://127.0.0.1:45678/callback"
@@ -529,7 +530,7 @@ async def test_a_deactivated_persons_tokens_stop_working_at_once(application: Ap
     byline, issued = application.byline, await application.tokens("bob")
     (bob,) = await byline.services.principals.find_by_name("Bob Baker")
     before = await byline.whoami(issued["access_token"])
-    await byline.services.principals.set_active(bob.id, is_active=False)
+    await set_active(byline.services, bob.id, is_active=False)
     after = await byline.whoami(issued["access_token"])
     refreshed = await application.refresh(issued["refresh_token"])
 

@@ -24,6 +24,7 @@ from examples.browser import Browser
 from examples.chat import Memory
 from gateway.authorization_server.metadata_documents import MetadataDocuments
 from gateway.protected_resource import MCP_SCOPE
+from tests.administration import SHELL, registered_clients_of
 from tests.integration.test_authorization_server import REDIRECT_URI, Application, answer, register
 from tests.listeners import Receiver, receiver
 from tests.pages import Byline, serving
@@ -303,9 +304,11 @@ async def test_clients_do_not_register_where_settings_say_so(closed: Byline) -> 
 async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(closed: Byline) -> None:
     clients = closed.gateway_services.oauth_tables.registered_clients
     open_id, none = await clients.add_client(
-        "Desktop", ["http://127.0.0.1/callback"], is_confidential=False, may_assert=False
+        SHELL, "Desktop", ["http://127.0.0.1/callback"], is_confidential=False, may_assert=False
     )
-    client_id, secret = await clients.add_client("Portal", [WEB], is_confidential=True, may_assert=False)
+    client_id, secret = await clients.add_client(
+        SHELL, "Portal", [WEB], is_confidential=True, may_assert=False
+    )
     async with httpx2.AsyncClient(base_url=closed.url) as http:
         desktop = Application(closed, http, {"client_id": open_id})
         portal = Application(closed, http, {"client_id": client_id})
@@ -322,7 +325,7 @@ async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(cl
         wrong = await http.post("/token", data=form, auth=(client_id, "guessed"))
         right = await http.post("/token", data=form, auth=(client_id, str(secret)))
         seen = await closed.whoami(right.json()["access_token"])
-        await clients.remove_client(client_id)
+        await clients.remove_client(SHELL, client_id)
         registered = [(each.client_name, each.application_type) for each in await clients.list_clients()]
 
     assert none is None
@@ -346,8 +349,8 @@ async def test_a_client_that_makes_no_sense_is_not_registered(
     closed: Byline, uris: list[str], options: dict[str, bool], told: str
 ) -> None:
     with pytest.raises(SettingsInvalid, match=told):
-        await closed.gateway_services.oauth_tables.registered_clients.add_client(
-            "Odd", uris, is_confidential=False, may_assert=options.get("asserts", False)
+        await registered_clients_of(closed.services).add_client(
+            SHELL, "Odd", uris, is_confidential=False, may_assert=options.get("asserts", False)
         )
 
 

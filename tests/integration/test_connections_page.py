@@ -71,8 +71,9 @@ async def test_a_connection_whose_system_does_not_answer_is_forgotten_and_that_i
     assert told.status == 503
     assert 'role="alert"' in told.text
     assert "You have connected nothing yet." in told.text
-    (removed,) = await platform.trail("grant.removed")
-    assert removed["error"] == "upstream_unavailable"
+    assert len(await platform.trail("grant.removed")) == 1
+    (revoked,) = await platform.trail("grant.revoked")
+    assert revoked["error"] == "upstream_unavailable"
 
 
 async def connected_twice(rest: Rest, platform: Platform) -> Principal:

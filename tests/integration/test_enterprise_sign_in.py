@@ -18,6 +18,7 @@ from examples.browser import Browser
 from examples.chat import Memory
 from gateway.services import build_gateway_services
 from gateway.toolsets import MCP_PATH
+from tests.administration import SHELL, registered_clients_of, set_active
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.pages import Byline, serving
 
@@ -119,8 +120,8 @@ async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         trusted = AssertionIssuerSettings(issuer=provider.issuer)
         policy = "tools: {refund: {scope: billing}}"
         async with serving(folder, assertion_issuers=(trusted,), policy=policy) as byline:
-            client_id, secret = await byline.gateway_services.oauth_tables.registered_clients.add_client(
-                "Assistant", [], is_confidential=True, may_assert=True
+            client_id, secret = await registered_clients_of(byline.services).add_client(
+                SHELL, "Assistant", [], is_confidential=True, may_assert=True
             )
             assert secret is not None
             yield Enterprise(byline, provider, client_id, secret)
@@ -182,12 +183,12 @@ async def test_an_asserted_token_is_its_persons_to_see_and_makes_nothing_that_la
     )
     assert token is not None
     alice = token.principal
-    await services.principals.set_active(alice.id, is_active=False)
+    await set_active(services, alice.id, is_active=False)
     stopped = (
         await build_gateway_services(services).token_verifiers[MCP_PATH].verify_token(issued["access_token"])
     )
     brought = await enterprise.bring(enterprise.signed())
-    await services.principals.set_active(alice.id, is_active=True)
+    await set_active(services, alice.id, is_active=True)
 
     assert (issued["scope"], more["scope"], bounded["scope"]) == ("mcp", "mcp billing", "mcp")
     assert (alice.issuer, alice.subject) == (enterprise.provider.issuer, "alice")
@@ -251,9 +252,9 @@ async def test_a_request_asks_for_no_more_than_its_assertion_says(enterprise: En
 async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None:
     clients = enterprise.byline.gateway_services.oauth_tables.registered_clients
     portal_id, portal_secret = await clients.add_client(
-        "Portal", ["https://portal.example/"], is_confidential=True, may_assert=False
+        SHELL, "Portal", ["https://portal.example/"], is_confidential=True, may_assert=False
     )
-    backend = await clients.add_backend("Back end", ())
+    backend = await clients.add_backend(SHELL, "Back end", ())
     async with httpx2.AsyncClient(base_url=enterprise.byline.url) as http:
         stated = {"redirect_uris": [AT_THE_ASSISTANT], "token_endpoint_auth_method": "client_secret_basic"}
         itself = (await http.post("/register", json=stated)).json()
@@ -277,11 +278,13 @@ async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None
 
 
 async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterprise) -> None:
-    clients = enterprise.byline.gateway_services.oauth_tables.registered_clients
-    client_id, secret = await clients.add_client("Other assistant", [], is_confidential=True, may_assert=True)
+    clients = registered_clients_of(enterprise.byline.services)
+    client_id, secret = await clients.add_client(
+        SHELL, "Other assistant", [], is_confidential=True, may_assert=True
+    )
     client = (client_id, str(secret))
     issued = await enterprise.bring(enterprise.signed(client_id=client_id), client)
-    await clients.remove_client(client_id)
+    await clients.remove_client(SHELL, client_id)
     again = await enterprise.bring(enterprise.signed(client_id=client_id), client)
 
     assert issued.status_code == 200

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from engine.settings import IssuerSettings
 from examples.browser import Browser
+from tests.administration import set_active
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import free_port
 from tests.pages import Byline, serving
@@ -125,7 +126,7 @@ async def test_a_deactivated_person_is_told_so_although_the_issuer_vouches_for_t
     bob = await stage.byline.services.principals.resolve_principal(
         stage.provider.issuer, "bob", "Bob Example"
     )
-    await stage.byline.services.principals.set_active(bob.id, is_active=False)
+    await set_active(stage.byline.services, bob.id, is_active=False)
     async with Browser() as browser:
         page = await stage.provider.let_in(await browser.open(f"{stage.byline.url}/sign-in"), "bob")
 

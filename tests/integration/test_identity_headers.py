@@ -24,6 +24,7 @@ from engine.identity.model import Identity
 from engine.interceptors.headers import encode_header
 from engine.runs.runs import Failed, Finished
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_HEADER, IDENTITY_TYPE
+from tests.administration import retire_signing_key, rotate_signing_key, set_active
 from tests.platform import NORTHWIND, Platform
 from tests.tools.reading import Reading
 
@@ -207,7 +208,7 @@ async def test_who_is_deactivated_while_a_run_waits_does_nothing_any_more(platfo
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
 
-    await platform.services.principals.set_active(platform.alice.id, is_active=False)
+    await set_active(platform.services, platform.alice.id, is_active=False)
     await platform.consent(request, platform.alice)
 
     assert "Alice Liddell is not active" in await refused(platform, run, PrincipalInactive)
@@ -217,7 +218,7 @@ async def test_a_refusal_deep_in_a_run_is_in_the_trail_of_that_run(platform: Pla
     run = await platform.start("read_at_every_level", {"account_id": NORTHWIND, "levels": 2}, platform.alice)
     (request,) = await platform.asked(run)
 
-    await platform.services.principals.set_active(platform.alice.id, is_active=False)
+    await set_active(platform.services, platform.alice.id, is_active=False)
     await platform.consent(request, platform.alice)
 
     await refused(platform, run, PrincipalInactive)
@@ -232,8 +233,8 @@ async def test_a_signing_key_that_was_retired_while_a_run_waits_lets_it_do_nothi
     (request,) = await platform.parked(run)
     (old,) = (await platform.services.signing_keys.build_jwks())["keys"]
 
-    await platform.services.signing_keys.rotate_key()
-    assert await platform.services.signing_keys.retire_key(old["kid"])
+    await rotate_signing_key(platform.services)
+    assert await retire_signing_key(platform.services, old["kid"])
     await platform.consent(request, platform.alice)
 
     await refused(platform, run, IdentityForged)
@@ -243,7 +244,7 @@ async def test_a_key_that_signs_no_more_still_vouches_for_the_runs_it_signed(pla
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
 
-    await platform.services.signing_keys.rotate_key()
+    await rotate_signing_key(platform.services)
     await platform.consent(request, platform.alice)
 
     assert isinstance(await platform.outcome(run), Finished)

@@ -26,6 +26,7 @@ from engine.settings import (
 )
 from engine.vault.key_providers import open_key_providers
 from engine.wire import IDENTITY_TYPE
+from tests.administration import rotate_data_key
 from tests.data.commands import Commands
 from tests.databases import sqlite_database
 from tests.foreign.kms import CREDENTIALS, REGION, kms_server
@@ -143,7 +144,7 @@ async def test_a_wrapped_key_that_was_moved_to_another_row_does_not_open(
     elsewhere: VaultSettings, opened: Opened
 ) -> None:
     async with opened(elsewhere) as services:
-        await services.data_keys.rotate_key()
+        await rotate_data_key(services)
         async with services.database.open_write_session() as session:
             one, two = (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
             one.wrapped, two.wrapped = two.wrapped, one.wrapped
@@ -319,10 +320,10 @@ async def test_one_login_does_for_every_question_until_vault_forgets_it(
 ) -> None:
     async with opened(by(transit, tmp_path)) as services:
         sealed = await services.vault.seal_secret(SECRET, "row")
-        await services.data_keys.rotate_key()
+        await rotate_data_key(services)
         first = transit.asked.count("login")
         transit.forget_tokens()
-        await services.data_keys.rotate_key()
+        await rotate_data_key(services)
 
         assert await services.vault.open_secret(sealed, "row") == SECRET
     assert (first, transit.asked.count("login"), transit.refused) == (1, 2, 1)
@@ -335,7 +336,7 @@ async def test_a_login_is_made_again_before_its_lease_ends(
     async with opened(by_approle(transit, tmp_path)) as services:
 
         async def has_logged_in_again() -> bool:
-            await services.data_keys.rotate_key()
+            await rotate_data_key(services)
             return transit.asked.count("login") == 3
 
         await until(has_logged_in_again)
@@ -349,7 +350,7 @@ async def test_what_kubernetes_renewed_is_shown_at_the_next_login(
         (tmp_path / "jwt").write_text("second.jwt.of-the-pod\n")
         transit.jwts = {"second.jwt.of-the-pod"}
         transit.forget_tokens()
-        await services.data_keys.rotate_key()
+        await rotate_data_key(services)
 
     assert transit.asked.count("login") == 2
 
@@ -361,9 +362,9 @@ async def test_a_login_that_is_not_permitted_the_key_is_not_made_again_and_again
         transit.permits = False
         for _ in range(5):
             with pytest.raises(KeyServiceUnavailable, match="Forbidden"):
-                await services.data_keys.rotate_key()
+                await rotate_data_key(services)
         transit.permits = True
-        await services.data_keys.rotate_key()
+        await rotate_data_key(services)
 
     assert transit.asked.count("login") == 2
 

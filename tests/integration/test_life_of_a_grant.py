@@ -26,6 +26,7 @@ from engine.db.tables import (
 from engine.oauth.tokens import UpstreamTokens
 from engine.runs.runs import Failed, Finished
 from engine.upkeep.schedule import ensure_upkeep_schedule, make_upkeep_id
+from tests.administration import set_active
 from tests.data.commands import Commands
 from tests.platform import DISPUTE, NORTHWIND, Platform, until, variables
 from tests.signing_in import consent_page
@@ -128,7 +129,7 @@ def children_of(history: list[Any]) -> list[str]:
 
 async def by_its_holder(platform: Platform, _: Commands, __: UpstreamTokens) -> None:
     declared = await platform.services.catalogue.get_connection("crm")
-    assert await platform.services.grants.revoke_grant(declared, platform.alice.id)
+    assert await platform.services.grant_removal.remove_own_grant(declared, platform.alice)
 
 
 async def by_an_administrator(platform: Platform, administrator: Commands, _: UpstreamTokens) -> None:
@@ -211,8 +212,9 @@ async def test_who_is_deactivated_leaves_no_grant_behind_here_or_upstream(
     }
     assert is_good(platform, "crm", his)
     assert sorted(bool(row.sealed_tokens) for row in await rows(platform, GrantRow)) == [False, False, True]
-    removed = await platform.trail("grant.removed")
-    assert {each["connection"]: each.get("error") for each in removed} == {
+    removed, revoked = await platform.trail("grant.removed"), await platform.trail("grant.revoked")
+    assert {each["connection"]: each.get("error") for each in removed} == {"billing": None, "crm": None}
+    assert {each["connection"]: each.get("error") for each in revoked} == {
         "billing": "upstream_unavailable",
         "crm": None,
     }
@@ -223,8 +225,9 @@ async def test_who_is_deactivated_leaves_no_grant_behind_here_or_upstream(
     assert (await upkept(platform))["revoke"] == 1
     assert not is_good(platform, "billing", hers["billing"])
     assert await rows(platform, RevocationRow) == []
-    (revoked,) = await platform.trail("grant.revoked")
-    assert (revoked["connection"], revoked["principal"]["id"]) == ("billing", platform.alice.id)
+    last = (await platform.trail("grant.revoked"))[-1]
+    assert (last["connection"], last.get("error")) == ("billing", None)
+    assert last["principal"]["id"] == platform.alice.id
 
 
 async def test_an_administrator_removes_a_grant_whose_upstream_is_away(
@@ -237,8 +240,9 @@ async def test_an_administrator_removes_a_grant_whose_upstream_is_away(
 
     assert "is gone. Its upstream is to be told yet, which Byline goes on trying" in told
     assert await platform.services.grants.list_grants(platform.alice.id) == []
-    (removed,) = await platform.trail("grant.removed")
-    assert removed["error"] == "upstream_unavailable"
+    (removed,), (revoked,) = await platform.trail("grant.removed"), await platform.trail("grant.revoked")
+    assert removed["actor"]["kind"] == "shell"
+    assert revoked["error"] == "upstream_unavailable"
     assert len(await rows(platform, RevocationRow)) == 1
 
 
@@ -246,7 +250,7 @@ async def test_an_upstream_that_cannot_be_told_for_a_week_is_given_up_and_the_to
     kept: Platform,
 ) -> None:
     await kept.grant("billing", kept.alice)
-    await kept.services.principals.set_active(kept.alice.id, is_active=False)
+    await set_active(kept.services, kept.alice.id, is_active=False)
     kept.systems["billing"].fault(on="revoke", status=503, count=2)
 
     # A deactivation that was cut short is finished as well.
@@ -255,8 +259,8 @@ async def test_an_upstream_that_cannot_be_told_for_a_week_is_given_up_and_the_to
     assert (await upkept(kept))["revoke"] == 1
 
     assert await rows(kept, RevocationRow) == []
-    (given_up,) = await kept.trail("grant.revoked")
-    assert given_up["error"] == "upstream_unavailable"
+    at_once, given_up = await kept.trail("grant.revoked")
+    assert (at_once["error"], given_up["error"]) == ("upstream_unavailable",) * 2
 
 
 async def test_a_grant_that_nobody_uses_is_renewed_before_it_dies_of_that(kept: Platform) -> None:

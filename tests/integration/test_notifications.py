@@ -42,6 +42,7 @@ from engine.waiting.page_paths import PageLinks
 from engine.waiting.waiters import ParkedAction
 from examples.browser import Browser
 from gateway.sign_in.built_in_people import BuiltInPeople
+from tests.administration import add_service, give_role
 from tests.foreign.process import free_port
 from tests.listeners import Receiver, mail_server, receiver
 from tests.pages import PASSWORDS
@@ -535,7 +536,7 @@ async def test_an_approval_is_asked_of_everybody_with_the_role_but_the_one_who_n
     platform, alice, bob = town.platform, town.platform.alice, town.platform.bob
     services = platform.services
     for person in (alice, bob):
-        await services.roles.assign_role(person.id, "lead")
+        await give_role(services, person.id, "lead")
         await town.channel(person, "webhook", f"/{person.subject}", ("waiting",))
     identity = platform.identity(alice, "run-1", "read_once")
     await platform.register(identity)
@@ -568,8 +569,8 @@ async def test_an_approval_is_asked_of_everybody_with_the_role_but_the_one_who_n
 
 async def test_the_sign_in_that_a_service_needs_is_told_to_its_administrators(town: Town) -> None:
     platform, alice, bob = town.platform, town.platform.alice, town.platform.bob
-    await platform.services.roles.assign_role(bob.id, ADMINISTRATOR_ROLE)
-    service = await platform.services.service_principals.add_service("nightly", administrator=bob)
+    await give_role(platform.services, bob.id, ADMINISTRATOR_ROLE)
+    service = await add_service(platform.services, "nightly", administrator=bob)
     await town.channel(alice, "webhook", "/alice")
     await town.channel(bob, "webhook", "/bob")
 

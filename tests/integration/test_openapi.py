@@ -17,6 +17,7 @@ from engine.tools.registry import Registry
 from gateway.api.router import build_api
 from gateway.protected_resource import API_PATH
 from gateway.services import build_gateway_services
+from tests.administration import give_role
 from tests.docs.markdown import ROOT, table
 from tests.platform import NORTHWIND, Platform
 from tests.rest import serving
@@ -83,7 +84,7 @@ async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
     async with serving(replace(platform, registry=registry, runs=runs)) as rest:
         person = await rest.person("alice", "Alice")
         await platform.grant("crm", person)
-        await platform.services.roles.assign_role(person.id, ADMINISTRATOR_ROLE)
+        await give_role(platform.services, person.id, ADMINISTRATOR_ROLE)
         run = await platform.start("read_once", {"account_id": NORTHWIND}, person)
         await platform.outcome(run)
         (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(run=run))

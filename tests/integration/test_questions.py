@@ -24,6 +24,7 @@ from examples.browser import Browser
 from examples.chat import Person as ChatPerson
 from examples.chat import chat
 from gateway.sign_in.built_in_people import BuiltInPeople
+from tests.administration import give_role, take_role
 from tests.platform import NAMESPACE, Platform, until
 from tests.rest import Rest, serving
 from tests.tools.asking import ChooseAccount, Matching, RefundMoney
@@ -258,7 +259,7 @@ async def test_the_chat_of_who_needs_an_approval_is_told_whom_it_waits_for_and_g
     async with serving(platform, mcp=True) as rest, browsing(rest, "ben") as (browser, ben):
         result = await called(rest, ann, "refund", REFUND)
         told = (result.meta or {})[OUTCOME_META]
-        await platform.services.roles.assign_role(ben.id, ROLE)
+        await give_role(platform.services, ben.id, ROLE)
         asked = await question(platform, told["run_id"])
         front = await browser.open(rest.url)
         page = await browser.open(f"{rest.url}/questions/{asked.id}")
@@ -276,16 +277,16 @@ async def test_an_approval_is_not_to_be_had_from_the_requester_nor_without_the_r
     rest: Rest, platform: Platform
 ) -> None:
     async with browsing(rest, "ann") as (browser, ann), browsing(rest, "ben") as (other_browser, ben):
-        await platform.services.roles.assign_role(ann.id, ROLE)
+        await give_role(platform.services, ann.id, ROLE)
         run = await platform.start("refund", REFUND, ann)
         asked = await parked(platform, run)
         address = f"{rest.url}/questions/{asked.id}"
 
         own = await browser.open(address)
         without = await other_browser.open(address)
-        await platform.services.roles.assign_role(ben.id, ROLE)
+        await give_role(platform.services, ben.id, ROLE)
         page = await other_browser.open(address)
-        await platform.services.roles.remove_role(ben.id, ROLE)
+        await take_role(platform.services, ben.id, ROLE)
         too_late = await page.form(submit="Approve")
         async with rest.calling_as(ann) as client:
             state = (await client.get(f"/runs/{run}")).json()
@@ -307,7 +308,7 @@ async def test_a_token_answers_for_its_owner_where_it_reaches_the_tool_and_appro
     rest: Rest, platform: Platform
 ) -> None:
     ann, ben = await rest.person("ann", "Ann"), await rest.person("ben", "Ben")
-    await platform.services.roles.assign_role(ben.id, ROLE)
+    await give_role(platform.services, ben.id, ROLE)
     chosen = await question(platform, await platform.start("choose_account", {"name": "Nort"}, ann))
     refunded = await question(platform, await platform.start("refund", REFUND, ann))
 
@@ -326,7 +327,7 @@ async def test_a_token_answers_for_its_owner_where_it_reaches_the_tool_and_appro
 
 
 async def test_a_no_to_an_approval_ends_the_run_and_says_who_said_it(platform: Platform) -> None:
-    await platform.services.roles.assign_role(platform.bob.id, ROLE)
+    await give_role(platform.services, platform.bob.id, ROLE)
     run = await platform.start("refund", REFUND, platform.alice)
 
     await platform.services.questions.decline_question((await question(platform, run)).id, platform.bob)

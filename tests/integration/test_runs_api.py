@@ -8,6 +8,7 @@ import pytest
 
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR_ROLE
+from tests.administration import give_role
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
 from tests.rest import Rest, serving
 
@@ -238,7 +239,7 @@ async def test_a_run_is_terminated_by_administrators_alone(
 
     refused = await ann.post(f"/runs/{run}/terminate", json=why)
     administrator = await rest.person("alice", "Alice")
-    await platform.services.roles.assign_role(administrator.id, ADMINISTRATOR_ROLE)
+    await give_role(platform.services, administrator.id, ADMINISTRATOR_ROLE)
     terminated = await ann.post(f"/runs/{run}/terminate", json=why)
 
     assert refused.status_code == 403

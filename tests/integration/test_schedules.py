@@ -55,6 +55,7 @@ from engine.wire import (
     TOOL_ATTRIBUTE,
     TRIGGER_ATTRIBUTE,
 )
+from tests.administration import give_role, set_active, take_role
 from tests.data.commands import Commands
 from tests.platform import CONTOSO, NAMESPACE, NORTHWIND, Platform, until, variables
 
@@ -256,11 +257,11 @@ async def test_a_firing_that_makes_room_for_the_next_one_waits_for_nobody_any_mo
 
 
 async def deactivated(platform: Platform) -> None:
-    await platform.services.principals.set_active(platform.alice.id, is_active=False)
+    await set_active(platform.services, platform.alice.id, is_active=False)
 
 
 async def deprived(platform: Platform) -> None:
-    await platform.services.roles.remove_role(platform.alice.id, "reader")
+    await take_role(platform.services, platform.alice.id, "reader")
 
 
 def policed(platform: Platform) -> Policy:
@@ -279,7 +280,7 @@ async def test_whose_owner_may_not_any_more_pauses_at_its_next_firing_and_says_w
     idle: Platform, lapse: Callable[[Platform], Any], error: type[BylineError], because: str
 ) -> None:
     await idle.grant("crm", idle.alice)
-    await idle.services.roles.assign_role(idle.alice.id, "reader")
+    await give_role(idle.services, idle.alice.id, "reader")
     services = replace(idle.services, policy=policed(idle))
     schedules = Schedules(services, idle.temporal)
     schedule = await schedules.create_schedule(plan(idle), idle.alice)
@@ -454,7 +455,7 @@ async def test_an_administrator_hands_on_what_somebody_who_left_has_left_behind(
     with pytest.raises(ScheduleUnknown):
         await schedules.offer_schedule(made.id, carol, "bob")
 
-    await platform.services.roles.assign_role(carol.id, "administrator")
+    await give_role(platform.services, carol.id, "administrator")
     offered = await schedules.offer_schedule(made.id, carol, "bob")
     await schedules.accept_schedule(made.id, platform.bob, offered.version)
 

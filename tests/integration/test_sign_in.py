@@ -9,6 +9,7 @@ from sqlmodel import select
 
 from engine.db.tables import BrowserSessionRow, PersonRow
 from examples.browser import Browser
+from tests.administration import set_active
 from tests.pages import Byline, serving
 
 
@@ -176,7 +177,7 @@ async def test_a_deactivated_person_is_told_so_and_not_signed_in(byline: Byline)
     async with Browser() as browser, Browser() as other:
         await byline.signed_in(browser, "bob")
         (bob,) = await byline.services.principals.find_by_name("Bob Baker")
-        await byline.services.principals.set_active(bob.id, is_active=False)
+        await set_active(byline.services, bob.id, is_active=False)
         refused = await byline.signed_in(other, "bob")
         earlier = await browser.open(f"{byline.url}/")
 

@@ -1,3 +1,4 @@
+import base64
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -10,17 +11,19 @@ import pytest
 from joserfc import jwt
 from pydantic import SecretStr
 
+from engine.db.tables import OAuthClientRow
 from engine.identity.model import Actor, Principal
 from engine.settings import IssuerSettings
-from engine.vault.resealing import reseal_column
+from engine.vault.resealing import reseal_columns
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_TYPE
 from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsents
-from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE_GRANT_TYPE, RegisteredClients
+from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE_GRANT_TYPE
 from gateway.bearer.principal_token import PrincipalToken
 from gateway.protected_resource import API_PATH
 from gateway.toolsets import MCP_PATH
+from tests.administration import SHELL, add_service, registered_clients_of, rotate_data_key, set_active
 from tests.foreign.oidc_provider import Client as ClientThere
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
 from tests.foreign.process import free_port
@@ -86,9 +89,7 @@ async def exchange(
 @pytest.fixture
 async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
     async with serving(tmp_path) as byline:
-        client_id, secret = await byline.gateway_services.oauth_tables.registered_clients.add_backend(
-            "Portal", ()
-        )
+        client_id, secret = await registered_clients_of(byline.services).add_backend(SHELL, "Portal", ())
         alice = await byline.services.principals.resolve_principal(
             byline.url, "alice's subject", "Alice Liddell"
         )
@@ -169,8 +170,8 @@ async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
 async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> None:
     api_token = await portal.byline.services.api_tokens.create_token(portal.alice, "reports")
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    other = await portal.byline.gateway_services.oauth_tables.registered_clients.add_backend("Unrelated", ())
-    service = await portal.byline.services.service_principals.add_service("nightly")
+    other = await registered_clients_of(portal.byline.services).add_backend(SHELL, "Unrelated", ())
+    service = await add_service(portal.byline.services, "nightly")
     header, body, signature = (await portal.signed()).split(".")
 
     refused = [
@@ -193,7 +194,7 @@ async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> 
 
 async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await portal.byline.services.principals.set_active(portal.alice.id, is_active=False)
+    await set_active(portal.byline.services, portal.alice.id, is_active=False)
 
     assert await portal.seen(issued) is None
     assert (await portal.exchange(await portal.signed())).json()["error"] == "invalid_request"
@@ -201,7 +202,7 @@ async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> No
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await portal.byline.gateway_services.oauth_tables.registered_clients.remove_client(portal.id)
+    await registered_clients_of(portal.byline.services).remove_client(SHELL, portal.id)
 
     assert await portal.seen(issued) is None
     response = await portal.exchange(await portal.signed())
@@ -269,17 +270,15 @@ async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None
 
 async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: Portal) -> None:
     services = portal.byline.services
-    await services.data_keys.rotate_key()
+    await rotate_data_key(services)
 
-    assert (
-        await reseal_column(
-            services.database,
-            services.vault,
-            RegisteredClients(services.database, services.vault).sealed_column,
-            lambda *_: None,
-        )
-        == 1
-    )
+    await reseal_columns(services.database, services.vault, lambda *_: None)
+
+    async with services.database.open_read_session() as session:
+        client = await session.get(OAuthClientRow, portal.id)
+    assert client is not None
+    sealed = base64.b64decode(client.metadata_["byline_sealed_secret"])
+    assert await services.vault.has_current_key(sealed)
     assert (await portal.exchange(await portal.signed())).status_code == 200
 
 
@@ -321,8 +320,8 @@ async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
             client_secret=SecretStr("byline-secret"),
         )
         async with serving(tmp_path, port=port, issuer=issuer) as byline:
-            client = await byline.gateway_services.oauth_tables.registered_clients.add_backend(
-                "Portal", ["portal", "portal-api"]
+            client = await registered_clients_of(byline.services).add_backend(
+                SHELL, "Portal", ["portal", "portal-api"]
             )
             yield Foreign(byline, provider, client)
 
@@ -350,8 +349,8 @@ async def test_with_an_external_issuer_nothing_is_taken_that_was_issued_for_some
     foreign: Foreign,
 ) -> None:
     gateway = f"{foreign.byline.url}/mcp"
-    unrelated = await foreign.byline.gateway_services.oauth_tables.registered_clients.add_backend(
-        "Unrelated", ["unrelated"]
+    unrelated = await registered_clients_of(foreign.byline.services).add_backend(
+        SHELL, "Unrelated", ["unrelated"]
     )
     refused = [
         await foreign.exchange(foreign.signed(aud="another client")),

@@ -113,7 +113,7 @@ async def test_a_key_of_another_account_that_is_typed_for_one_tool_is_used_by_th
     await platform.grant("crm", platform.alice)
     hers, bobs = crm.account("alice"), crm.account("bob")
     await platform.services.answer_recorder.choose_account(connection, platform.alice, hers)
-    await platform.services.grants.revoke_grant(connection, platform.alice.id)
+    await platform.services.grant_removal.remove_own_grant(connection, platform.alice)
 
     run = await platform.start("read_once", {"account_id": CONTOSO}, platform.alice)
     (request,) = await platform.parked(run)

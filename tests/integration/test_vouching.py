@@ -26,7 +26,6 @@ from engine.sign_in.methods import SignInMethods
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
-from gateway.grants import remove_own_grant
 from tests.data.samples import identity_of, tokens
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import free_port
@@ -250,7 +249,7 @@ async def test_what_was_given_up_is_not_come_by_again_unless_its_owner_asks(
         alice = await signed_in(byline, issuers, "alice", browser)
     vouching = services.idp_assertions
     assert await vouching.obtain_asserted_grant(connection, alice.id, connection.scopes)
-    await remove_own_grant(services, connection, alice)
+    await services.grant_removal.remove_own_grant(connection, alice)
 
     assert not await vouching.obtain_asserted_grant(connection, alice.id, connection.scopes)
     assert await services.grants.list_grants(alice.id) == []
@@ -275,7 +274,7 @@ async def test_what_is_given_up_while_the_company_is_asked_stays_given_up(
     async def meanwhile(host: str, port: int) -> list[str]:
         if not taken_back:
             taken_back.append("alice")
-            assert await remove_own_grant(services, connection, alice)
+            assert await services.grant_removal.remove_own_grant(connection, alice)
         return await resolve_host(host, port)
 
     async with OutgoingClient(services.settings.outgoing, resolver=meanwhile) as outgoing:

@@ -18,6 +18,7 @@ from engine.policy.policy import Policy, PolicyFile
 from engine.runs.records import build_run_row
 from engine.runs.runs import Finished, Runs
 from engine.webhooks.signatures import SignatureScheme
+from tests.administration import give_role, set_active, take_role
 from tests.platform import NORTHWIND, Platform, severed
 from tests.rest import Rest, serving
 from tests.senders import SENDERS, STRIPE, Delivery, an_event, now, stripe
@@ -263,7 +264,7 @@ async def test_who_was_deactivated_is_acted_for_no_more(
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     hook = await made(rest, ann)
-    await platform.services.principals.set_active(ann.id, is_active=False)
+    await set_active(platform.services, ann.id, is_active=False)
 
     assert await code(hook, hook.signed(an_event())) == (403, "not_allowed")
 
@@ -292,9 +293,9 @@ async def test_who_may_not_call_the_tool_any_more_is_refused_without_a_word_abou
     runs = Runs(services, platform.temporal, platform.registry)
     async with serving(replace(platform, services=services, runs=runs)) as rest:
         ann = await rest.person("alice", "Ann Archer")
-        await services.roles.assign_role(ann.id, "lead")
+        await give_role(services, ann.id, "lead")
         hook = await made(rest, ann)
-        await services.roles.remove_role(ann.id, "lead")
+        await take_role(services, ann.id, "lead")
         answer = await delivered(hook, hook.signed(an_event()))
 
     (line,) = await platform.trail("webhook.refused")
@@ -391,7 +392,7 @@ async def test_an_administrator_has_a_webhook_act_as_a_service_and_others_never_
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     chief = await rest.person("chief", "Chief")
-    await platform.services.roles.assign_role(chief.id, ADMINISTRATOR_ROLE)
+    await give_role(platform.services, chief.id, ADMINISTRATOR_ROLE)
     desk = await a_service(platform, "alice")
     await platform.grant("crm", desk)
 
@@ -414,7 +415,7 @@ async def test_a_webhook_acts_as_nobody_who_did_not_declare_themself(
     rest: Rest, ann: Principal, platform: Platform
 ) -> None:
     chief = await rest.person("chief", "Chief")
-    await platform.services.roles.assign_role(chief.id, ADMINISTRATOR_ROLE)
+    await give_role(platform.services, chief.id, ADMINISTRATOR_ROLE)
     desk = await a_service(platform, "desk")
     new = {"name": "n", "tool": "read_once", "scheme": "standard", "mapping": READING}
 

@@ -1,6 +1,7 @@
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -16,6 +17,7 @@ from engine.runs.runs import Failed, Finished
 from engine.wire import OUTCOME_META
 from examples.browser import Browser
 from gateway.sign_in.built_in_people import BuiltInPeople
+from tests.administration import add_service, give_role, set_active, take_role
 from tests.e2e.rounds import ENVELOPE, VERSION, answer, call_tool
 from tests.platform import NORTHWIND, Platform
 from tests.rest import Rest, serving
@@ -52,7 +54,7 @@ async def made(rest: Rest, owner: Principal, **wish: object) -> dict[str, Any]:
 
 async def service_of(rest: Rest, administrator: Principal) -> tuple[Principal, str]:
     """A service that an administrator made, and a token that acts as it."""
-    await rest.services.roles.assign_role(administrator.id, ADMINISTRATOR_ROLE)
+    await give_role(rest.services, administrator.id, ADMINISTRATOR_ROLE)
     async with rest.calling_as(administrator) as client:
         created = await client.post("/services", json={"name": "nightly"})
         assert created.status_code == 201, created.text
@@ -126,8 +128,8 @@ async def test_a_token_for_one_tool_reaches_and_lists_no_other_at_any_door(platf
 async def test_with_an_api_token_nothing_is_made_that_outlives_or_outreaches_it(
     rest: Rest, ann: Principal
 ) -> None:
-    await rest.services.roles.assign_role(ann.id, ADMINISTRATOR_ROLE)
-    await rest.services.service_principals.add_service("nightly")
+    await give_role(rest.services, ann.id, ADMINISTRATOR_ROLE)
+    await add_service(rest.services, "nightly")
     token, other = await made(rest, ann), await made(rest, ann, name="other")
 
     async with bearing(rest, token["token"]) as client:
@@ -153,7 +155,7 @@ async def test_a_token_whose_owner_was_stopped_opens_nothing(platform: Platform)
     async with serving(platform, mcp=True) as rest:
         ann = await rest.person("alice", "Ann Adams")
         token = (await made(rest, ann))["token"]
-        await rest.services.principals.set_active(ann.id, is_active=False)
+        await set_active(rest.services, ann.id, is_active=False)
         async with bearing(rest, token) as client:
             over_rest = await client.get("/tools")
         at_mcp = await call_tool(f"{rest.url}/mcp", token, "read_once", READING)
@@ -257,7 +259,7 @@ async def test_an_answer_for_a_service_comes_too_late_for_who_is_no_administrato
     _, token = await service_of(rest, ann)
     _, request = await reading(platform, rest, token)
 
-    await rest.services.roles.remove_role(ann.id, ADMINISTRATOR_ROLE)
+    await take_role(rest.services, ann.id, ADMINISTRATOR_ROLE)
 
     with pytest.raises(AuthorizationRefused):
         await platform.consent(request, ann)
@@ -281,7 +283,7 @@ async def test_a_services_link_asks_an_administrator_and_turns_everybody_else_aw
         await page.form(submit="Sign in", username="root", password="a password")
         (root,) = await rest.services.principals.find_by_name("Root Rhodes")
         before = await browser.open(link)
-        await rest.services.roles.assign_role(root.id, ADMINISTRATOR_ROLE)
+        await give_role(rest.services, root.id, ADMINISTRATOR_ROLE)
         front = await browser.open(f"{rest.url}/")
         asked = await browser.open(link)
         await asked.form(submit="Decline")
@@ -299,20 +301,20 @@ async def test_a_services_link_asks_an_administrator_and_turns_everybody_else_aw
 async def test_an_administrator_answers_for_no_other_person(
     platform: Platform, rest: Rest, ann: Principal
 ) -> None:
-    await rest.services.roles.assign_role(ann.id, ADMINISTRATOR_ROLE)
+    await give_role(rest.services, ann.id, ADMINISTRATOR_ROLE)
     bea = await rest.person("bob", "Bea Brown")
     _, request = await reading(platform, rest, (await made(rest, bea))["token"])
 
     with pytest.raises(AuthorizationRefused):
         await platform.consent(request, ann)
     assert await rest.services.delegation.find_asked_principal(bea.id, ann) is None
-    service = await rest.services.service_principals.add_service("other")
+    service = await add_service(rest.services, "other")
     assert await rest.services.delegation.find_asked_principal(service.id, service) == service
     assert await rest.services.delegation.find_asked_principal(ann.id, service) is None
 
 
 async def test_only_an_administrator_comes_near_services(rest: Rest, ann: Principal) -> None:
-    await rest.services.service_principals.add_service("nightly")
+    await add_service(rest.services, "nightly")
     async with rest.calling_as(ann) as client:
         answers = [
             await client.get("/services"),
@@ -327,8 +329,8 @@ async def test_only_an_administrator_comes_near_services(rest: Rest, ann: Princi
 
 
 async def test_nobody_signs_in_as_a_service_whatever_a_token_says(rest: Rest) -> None:
-    here = ServicePrincipals(rest.services.principals, rest.services.trail, rest.url)
-    async with rest.calling_as(await here.add_service("nightly")) as client:
+    here = replace(rest.services, service_principals=ServicePrincipals(rest.services.principals, rest.url))
+    async with rest.calling_as(await add_service(here, "nightly")) as client:
         refused = await client.get("/tools")
 
     assert refused.status_code == 401

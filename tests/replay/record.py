@@ -20,6 +20,7 @@ from temporalio.client import WorkflowHistory
 
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Timing
+from tests.administration import give_role
 from tests.platform import DISPUTE, NORTHWIND, Platform, open_platform, temporal_server, until
 from tests.sandbox import SYSTEMS, running
 
@@ -104,7 +105,7 @@ async def asking(platform: Platform) -> str:
 
 async def refused(platform: Platform) -> str:
     """A run that somebody who may decide says no to."""
-    await platform.services.roles.assign_role(platform.bob.id, "refund-approver")
+    await give_role(platform.services, platform.bob.id, "refund-approver")
     run = await platform.start("refund", {"amount": 5, "to": "Acme"}, platform.alice)
     await platform.services.questions.decline_question(await question(platform, run), platform.bob)
     await platform.outcome(run)

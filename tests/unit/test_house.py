@@ -144,6 +144,8 @@ def test_the_release_has_one_number() -> None:
                 ("actions", "tools.registry"),
                 ("tools", "services"),
                 ("policy", "actions.upstream"),
+                ("administration", "upkeep.upkeep"),
+                ("schedules", "administration.people"),
             )
         ),
         (

@@ -1,4 +1,4 @@
-"""Holds the figures of the naming rule, docs/decisions/0065-names-are-the-fields-words.md."""
+"""Holds the figures of the naming rule, docs/decisions/0064-names-are-the-fields-words.md."""
 
 from pathlib import Path
 

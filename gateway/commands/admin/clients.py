@@ -7,10 +7,12 @@ import uvloop
 
 from engine.errors import SettingsInvalid
 from engine.services import Services
+from gateway.authorization_server.client_records import ClientRecords
 from gateway.authorization_server.consents import ClientConsents
 from gateway.authorization_server.registered_clients import RegisteredClient, RegisteredClients
 from gateway.terminal.columns import print_columns
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -39,7 +41,8 @@ def add_client(
     async def register_client() -> tuple[str, str | None]:
         async with open_command_services() as services:
             _require_built_in_sign_in(services)
-            return await RegisteredClients(services.database, services.vault).add_client(
+            return await _build_registered_clients(services).add_client(
+                read_shell_user(),
                 client_name,
                 redirect_uri or (),
                 is_confidential=is_confidential,
@@ -75,8 +78,8 @@ def add_backend(
                 raise SettingsInvalid(
                     "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
                 )
-            return await RegisteredClients(services.database, services.vault).add_backend(
-                backend_name, audience or ()
+            return await _build_registered_clients(services).add_backend(
+                read_shell_user(), backend_name, audience or ()
             )
 
     _print_credentials(*uvloop.run(register_backend()))
@@ -88,7 +91,7 @@ def list_clients() -> None:
 
     async def find_clients() -> list[RegisteredClient]:
         async with open_command_services() as services:
-            return await RegisteredClients(services.database, services.vault).list_clients()
+            return await _build_registered_clients(services).list_clients()
 
     client_rows = [
         (registered_client.client_id, registered_client.client_name, *_describe_client(registered_client))
@@ -105,7 +108,7 @@ def remove_client(
 
     async def remove_registration() -> bool:
         async with open_command_services() as services:
-            is_removed = await RegisteredClients(services.database, services.vault).remove_client(client_id)
+            is_removed = await _build_registered_clients(services).remove_client(read_shell_user(), client_id)
             if is_removed:
                 await ClientConsents(services.database).end_client_consents(client_id)
             return is_removed
@@ -115,6 +118,10 @@ def remove_client(
             f"No administrator registered a client '{client_id}'. `byline clients list` shows those there are."
         )
     typer.echo(f"{client_id} is gone, and so are its tokens.")
+
+
+def _build_registered_clients(services: Services) -> RegisteredClients:
+    return RegisteredClients(ClientRecords(services.database, services.vault), services.trail)
 
 
 def _check_name(client_name: str) -> str:

@@ -5,10 +5,11 @@ import sys
 import typer
 import uvloop
 
-from engine.audit.trail import AuditEvent
+from engine.administration.connection_secrets import remove_connection_secret, store_connection_secret
 from engine.errors import SettingsInvalid
 from gateway.commands.admin.connection_check import find_declared_connection
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 
 def store_client_secret(connection_name: str) -> None:
@@ -24,11 +25,7 @@ def store_client_secret(connection_name: str) -> None:
     async def seal_secret() -> bool:
         async with open_command_services() as services:
             connection = await find_declared_connection(services, connection_name)
-            record_event = await services.trail.make_recorder()
-            audit_event = AuditEvent(kind="connection.secret_put", connection=connection_name)
-            await services.client_secrets.store_secret(
-                connection_name, client_secret, lambda db_session: record_event(db_session, audit_event)
-            )
+            await store_connection_secret(services, read_shell_user(), connection_name, client_secret)
             return connection.has_vault_secret
 
     is_secret_used = uvloop.run(seal_secret())
@@ -45,11 +42,7 @@ def remove_client_secret(connection_name: str) -> None:
 
     async def remove_sealed_secret() -> bool:
         async with open_command_services() as services:
-            record_event = await services.trail.make_recorder()
-            audit_event = AuditEvent(kind="connection.secret_removed", connection=connection_name)
-            return await services.client_secrets.delete_secret(
-                connection_name, lambda db_session: record_event(db_session, audit_event)
-            )
+            return await remove_connection_secret(services, read_shell_user(), connection_name)
 
     if not uvloop.run(remove_sealed_secret()):
         raise SettingsInvalid(f"The vault has no secret of a connection '{connection_name}'.")

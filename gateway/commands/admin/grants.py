@@ -9,9 +9,9 @@ from engine.connections.connection import SHARED_HOLDER
 from engine.errors import AccountUnclear, BylineError, SettingsInvalid
 from engine.grants.grants import Grant
 from gateway.commands.admin.people import resolve_person
-from gateway.grants import remove_grant
 from gateway.terminal.safe_text import escape_text
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -55,11 +55,14 @@ def forget_grant(
                 )
             principal = None if name == SHARED_HOLDER else await resolve_person(services, name)
             try:
-                return "" if await remove_grant(services, declared_connection, principal, account) else None
+                removed_grant = await services.grant_removal.remove_grant(
+                    read_shell_user(), declared_connection, principal, account
+                )
             except AccountUnclear:
                 raise
             except BylineError as error:
                 return f" Its upstream is to be told yet, which Byline goes on trying: {error}"
+            return None if removed_grant is None else ""
 
     upstream_note = uvloop.run(end_grant())
     if upstream_note is None:

@@ -5,9 +5,11 @@ from typing import Annotated
 import typer
 import uvloop
 
+from engine.administration.signing_keys import retire_signing_key, rotate_signing_key
 from engine.errors import SettingsInvalid
 from engine.identity.signing import SigningKey
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,11 +35,11 @@ def list_keys() -> None:
 def rotate_key() -> None:
     """Sign with a new key from now on; earlier ones go on verifying."""
 
-    async def rotate_signing_key() -> str:
+    async def make_signing_key() -> str:
         async with open_command_services() as services:
-            return await services.signing_keys.rotate_key()
+            return await rotate_signing_key(services, read_shell_user())
 
-    typer.echo(f"Key {uvloop.run(rotate_signing_key())} signs from now on.")
+    typer.echo(f"Key {uvloop.run(make_signing_key())} signs from now on.")
 
 
 @app.command("retire")
@@ -46,11 +48,11 @@ def retire_key(
 ) -> None:
     """Refuse what this key signed, also in runs that are parked; every process does so within 30 seconds."""
 
-    async def retire_signing_key() -> bool:
+    async def refuse_signing_key() -> bool:
         async with open_command_services() as services:
-            return await services.signing_keys.retire_key(kid)
+            return await retire_signing_key(services, read_shell_user(), kid)
 
-    if not uvloop.run(retire_signing_key()):
+    if not uvloop.run(refuse_signing_key()):
         raise SettingsInvalid(
             f"Key '{kid}' is not one that can be retired: it is unknown, retired already, or the one that signs."
         )

@@ -1,28 +1,22 @@
 """`byline people`: shows and changes who may act, and which roles they have. It is for administrators with a shell."""
 
-import re
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 import uvloop
 
-from engine.audit.trail import AuditEvent
-from engine.errors import SettingsInvalid, TemporalUnreachable
+from engine.administration.people import Deactivation, activate_principal, deactivate_principal
+from engine.administration.roles import give_role, take_role
+from engine.errors import SettingsInvalid
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.schedules.schedule_records import ScheduleRecords
-from engine.schedules.temporal_schedules import TemporalSchedules
 from engine.services import Services
-from engine.temporal import connect_temporal
-from engine.upkeep.ending import end_grants
 from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.terminal.columns import print_columns
 from gateway.terminal.safe_text import escape_text
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
-
-_ROLE_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 PersonNameArgument = Annotated[str, typer.Argument(help="a person's name, subject or id")]
 RoleArgument = Annotated[str, typer.Argument(help="a word of your own, or `administrator`")]
@@ -70,54 +64,54 @@ def list_people() -> None:
 @app.command("deactivate")
 def deactivate_person(name: PersonNameArgument) -> None:
     """Stop somebody: their next action is refused, also in runs that wait, and what they granted is revoked."""
-    _change_active_state(name, is_active=False)
+
+    async def stop_person() -> Deactivation:
+        async with open_command_services() as services:
+            principal = await resolve_person(services, name)
+            return await deactivate_principal(services, read_shell_user(), principal)
+
+    deactivation = uvloop.run(stop_person())
+    typer.echo(
+        f"{name} is not active now.{_describe_schedules(deactivation)}{_describe_grants(deactivation)}"
+    )
 
 
 @app.command("activate")
 def activate_person(name: PersonNameArgument) -> None:
     """Let somebody act again."""
-    _change_active_state(name, is_active=True)
+
+    async def let_person_act() -> None:
+        async with open_command_services() as services:
+            principal = await resolve_person(services, name)
+            await activate_principal(services, read_shell_user(), principal)
+
+    uvloop.run(let_person_act())
+    typer.echo(f"{name} is active now.")
 
 
 @app.command("give-role")
-def give_role(name: PersonNameArgument, role: RoleArgument) -> None:
+def assign_role(name: PersonNameArgument, role: RoleArgument) -> None:
     """Give somebody a role; what it allows is the policy file's to say."""
-    if _ROLE_PATTERN.fullmatch(role) is None:
-        raise SettingsInvalid(
-            f"'{role}' is no role: write one word of lower-case letters, digits and hyphens."
-        )
 
     async def record_role() -> bool:
         async with open_command_services() as services:
             principal = await resolve_person(services, name)
-            if role == ADMINISTRATOR_ROLE and principal.kind != "person":
-                raise SettingsInvalid(
-                    f"{principal.name} is a service, and only a person can be an administrator."
-                )
-            record_event = await services.trail.make_recorder()
-            audit_event = AuditEvent(kind="role.given", principal=principal, role=role)
-            return await services.roles.assign_role(
-                principal.id, role, lambda db_session: record_event(db_session, audit_event)
-            )
+            return await give_role(services, read_shell_user(), principal, role)
 
     outcome_text = "now has" if uvloop.run(record_role()) else "already has"
     typer.echo(f"{escape_text(name)} {outcome_text} the role {role}.")
 
 
 @app.command("take-role")
-def take_role(name: PersonNameArgument, role: RoleArgument) -> None:
+def withdraw_role(name: PersonNameArgument, role: RoleArgument) -> None:
     """Take a role from somebody; what it allowed is refused from now on."""
 
-    async def withdraw_role() -> bool:
+    async def delete_role() -> bool:
         async with open_command_services() as services:
             principal = await resolve_person(services, name)
-            record_event = await services.trail.make_recorder()
-            audit_event = AuditEvent(kind="role.taken", principal=principal, role=role)
-            return await services.roles.remove_role(
-                principal.id, role, lambda db_session: record_event(db_session, audit_event)
-            )
+            return await take_role(services, read_shell_user(), principal, role)
 
-    if not uvloop.run(withdraw_role()):
+    if not uvloop.run(delete_role()):
         raise SettingsInvalid(f"{name} does not have the role '{role}'.")
     typer.echo(f"{escape_text(name)} has the role {role} no more.")
 
@@ -138,52 +132,28 @@ async def resolve_person(services: Services, person_name: str) -> Principal:
     return principals[0]
 
 
-def _change_active_state(person_name: str, *, is_active: bool) -> None:
-    async def record_active_state() -> str:
-        async with open_command_services() as services:
-            principal = await resolve_person(services, person_name)
-            await services.principals.set_active(principal.id, is_active=is_active)
-            if is_active:
-                return ""
-            return await _pause_schedules(services, principal) + await _end_person_grants(services, principal)
-
-    stop_message = uvloop.run(record_active_state())
-    typer.echo(f"{person_name} is {'active' if is_active else 'not active'} now.{stop_message}")
-
-
-async def _end_person_grants(services: Services, principal: Principal) -> str:
-    """End a person's grants, here and upstream, and return a message about it."""
-    ended_grants = await end_grants(services, principal)
-    if not ended_grants:
+def _describe_grants(deactivation: Deactivation) -> str:
+    if not deactivation.removed_grants:
         return ""
     pending_connections = dict.fromkeys(
-        ended_grant.connection_name for ended_grant in ended_grants if not ended_grant.is_upstream_done
+        removed_grant.grant.connection_name
+        for removed_grant in deactivation.removed_grants
+        if removed_grant.upstream_error is not None
     )
-    ended_message = f" Their grants are gone: {len(ended_grants)}."
+    grants_message = f" Their grants are gone: {len(deactivation.removed_grants)}."
     return (
-        f"{ended_message} To be told upstream yet, which Byline goes on trying: {', '.join(pending_connections)}."
+        f"{grants_message} To be told upstream yet, which Byline goes on trying: {', '.join(pending_connections)}."
         if pending_connections
-        else ended_message
+        else grants_message
     )
 
 
-async def _pause_schedules(services: Services, principal: Principal) -> str:
-    """Pause a person's schedules and return a message about it.
-
-    The pause is recorded, and so it holds even if Temporal cannot be reached.
-    """
-    pause_reason = f"{principal.name} is not active here any more."
-    paused_ids = await ScheduleRecords(services).pause_all_schedules(principal, pause_reason)
-    if not paused_ids:
+def _describe_schedules(deactivation: Deactivation) -> str:
+    if not deactivation.paused_schedule_ids:
         return ""
-    temporal_settings = services.settings.temporal
-    paused_message = f" Their schedules are paused: {len(paused_ids)}."
-    try:
-        temporal_schedules = TemporalSchedules(
-            await connect_temporal(temporal_settings), temporal_settings.task_queue
-        )
-        for schedule_id in paused_ids:
-            await temporal_schedules.pause_schedule(schedule_id, pause_reason)
-    except TemporalUnreachable:
-        return f"{paused_message} Temporal does not answer, and hears of each when it would fire next."
-    return paused_message
+    paused_message = f" Their schedules are paused: {len(deactivation.paused_schedule_ids)}."
+    return (
+        paused_message
+        if deactivation.is_temporal_told
+        else f"{paused_message} Temporal does not answer, and hears of each when it would fire next."
+    )

@@ -6,10 +6,12 @@ from typing import Annotated
 import typer
 import uvloop
 
+from engine.administration.services import add_service
 from engine.callers.api_tokens import ApiToken, NewApiToken
 from engine.identity.model import Principal
 from gateway.terminal.columns import print_columns
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,14 +19,14 @@ ServiceNameArgument = Annotated[str, typer.Argument(help="a service's name or id
 
 
 @app.command("add")
-def add_service(
+def create_service(
     name: Annotated[str, typer.Argument(help="lower-case letters, digits and hyphens")],
 ) -> None:
     """Make a service known; it can do nothing until it has a token and, where tools need them, grants."""
 
     async def store_service() -> Principal:
         async with open_command_services() as services:
-            return await services.service_principals.add_service(name)
+            return await add_service(services, read_shell_user(), name)
 
     service_principal = uvloop.run(store_service())
     typer.echo(
@@ -68,7 +70,11 @@ def add_service_token(
             service_principal = await services.service_principals.get_service(name)
             lifetime = None if days is None else timedelta(days=days)
             return await services.api_tokens.create_token(
-                service_principal, label, tool_names=tool or None, lifetime=lifetime
+                service_principal,
+                label,
+                tool_names=tool or None,
+                lifetime=lifetime,
+                administrator=read_shell_user(),
             )
 
     new_token = uvloop.run(create_token())
@@ -110,7 +116,9 @@ def revoke_service_token(
     async def revoke_token() -> None:
         async with open_command_services() as services:
             await services.api_tokens.revoke_token(
-                token_id, await services.service_principals.get_service(name)
+                token_id,
+                await services.service_principals.get_service(name),
+                administrator=read_shell_user(),
             )
 
     uvloop.run(revoke_token())

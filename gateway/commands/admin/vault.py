@@ -1,12 +1,21 @@
 """`byline vault`: changes the keys that seal every secret, while everything runs. It is for administrators."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 import typer
 import uvloop
 
+from engine.administration.vault_keys import (
+    reseal_secrets,
+    retire_vault_keys,
+    rewrap_data_keys,
+    rotate_vault_keys,
+)
 from engine.services import Services
-from engine.vault.resealing import reseal_column
-from gateway.authorization_server.registered_clients import RegisteredClients
+from gateway.authorization_server.client_records import ClientRecords
 from gateway.terminal.services_context import open_command_services
+from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -16,16 +25,8 @@ def rotate_vault() -> None:
     """Make new keys and seal every secret anew, while everything runs; if interrupted, `reseal` goes on."""
 
     async def rotate_keys() -> tuple[str, int]:
-        async with open_command_services() as services:
-            if (
-                services.settings.vault.provider == "keyring"
-                and services.keyring
-                and services.keyring.is_file_based
-            ):
-                services.keyring.rotate_key()
-            async for _ in services.data_keys.rewrap_keys():
-                pass
-            return await services.data_keys.rotate_key(), await _reseal_secrets(services)
+        async with _open_vault_services() as services:
+            return await rotate_vault_keys(services, read_shell_user(), _report_progress)
 
     key_id, secret_count = uvloop.run(rotate_keys())
     typer.echo(
@@ -39,7 +40,7 @@ def rewrap_vault() -> None:
 
     async def rewrap_keys() -> None:
         async with open_command_services() as services:
-            async for key_id in services.data_keys.rewrap_keys():
+            async for key_id in rewrap_data_keys(services, read_shell_user()):
                 typer.echo(f"Data key {key_id} is wrapped by {services.settings.vault.provider}.")
 
     uvloop.run(rewrap_keys())
@@ -50,14 +51,8 @@ def retire_vault() -> None:
     """Drop all keys but the newest, once no secret needs them."""
 
     async def retire_keys() -> list[str]:
-        async with open_command_services() as services:
-            await _reseal_secrets(services)
-            dropped_keys = [f"data key {key_id}" for key_id in await services.data_keys.retire_keys()]
-            async for _ in services.data_keys.rewrap_keys():
-                pass
-            if services.keyring is None or not services.keyring.is_file_based:
-                return dropped_keys
-            return dropped_keys + [f"master key {key_id}" for key_id in services.keyring.retire_keys()]
+        async with _open_vault_services() as services:
+            return await retire_vault_keys(services, read_shell_user(), _report_progress)
 
     typer.echo(f"Dropped: {', '.join(uvloop.run(retire_keys())) or 'none, there was only one'}.")
 
@@ -67,39 +62,19 @@ def reseal_vault() -> None:
     """Seal every secret with the newest data key: after a rotation that was interrupted."""
 
     async def finish_resealing() -> int:
-        async with open_command_services() as services:
-            return await _reseal_secrets(services)
+        async with _open_vault_services() as services:
+            return await reseal_secrets(services, _report_progress)
 
     typer.echo(f"{uvloop.run(finish_resealing())} secrets were still sealed with an older key.")
 
 
-async def _reseal_secrets(services: Services) -> int:
-    """Reseal the secrets of every table that has sealed ones, and return how many were resealed.
+@asynccontextmanager
+async def _open_vault_services() -> AsyncIterator[Services]:
+    """Open the services with every owner of sealed columns, including those of the gateway."""
+    async with open_command_services() as services:
+        ClientRecords(services.database, services.vault)
+        yield services
 
-    It reports its progress on standard error.
-    """
-    secret_owners = (
-        services.signing_keys,
-        services.client_secrets,
-        services.grants,
-        services.revocations,
-        services.authorization_attempts,
-        services.pending_device_codes,
-        services.registrations,
-        services.idp_sessions,
-        services.notification_channels,
-        services.webhooks,
-        RegisteredClients(services.database, services.vault),
-    )
 
-    def report_progress(table_name: str, done_rows: int, total_rows: int) -> None:
-        typer.echo(f"{table_name}: {done_rows} of {total_rows}", err=True)
-
-    return sum(
-        [
-            await reseal_column(
-                services.database, services.vault, secret_owner.sealed_column, report_progress
-            )
-            for secret_owner in secret_owners
-        ]
-    )
+def _report_progress(table_name: str, done_rows: int, total_rows: int) -> None:
+    typer.echo(f"{table_name}: {done_rows} of {total_rows}", err=True)
