@@ -13,8 +13,7 @@ from temporalio.client import Client
 
 from engine.errors import BylineError
 from engine.interceptors.client import IdentityClientInterceptor
-from engine.runs.control import RunControl
-from engine.runs.runs import Runs
+from engine.runs.runs import Runs, build_runs
 from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
@@ -54,13 +53,12 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
         gateway_services = build_gateway_services(services)
         if settings.gateway.demo_people and settings.gateway.issuer is None:
             await gateway_services.built_in_people.add_demo_people()
-        runs = Runs(services, temporal_client, registry)
+        runs = build_runs(services, temporal_client, registry)
         toolset_servers = create_mcp_servers(
             services,
             gateway_services.token_verifiers,
             registry,
             runs,
-            RunControl(services, temporal_client, runs),
             temporal_client,
         )
         gateway_app = build_application(
@@ -101,7 +99,7 @@ def build_application(
     ):
         gateway_app.include_router(gateway_router)
     token_verifiers = gateway_services.token_verifiers
-    api_app = build_api(services, token_verifiers[API_PATH], registry, runs, schedules, temporal_client)
+    api_app = build_api(services, token_verifiers[API_PATH], registry, runs, schedules)
     gateway_app.mount(API_PATH, api_app)
     gateway_app.mount(API_ROOT, answer_not_found)
     # Last, because a mount at the root takes every path that is left.

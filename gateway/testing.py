@@ -25,7 +25,9 @@ from engine.identity.model import Actor, Principal, ShellUser
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.oauth.tokens import UpstreamTokens
 from engine.questions.questions import Question
-from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
+from engine.runs.caller import Caller
+from engine.runs.outcome import Failed, Finished, Outcome, PendingWaits, Running
+from engine.runs.runs import Runs, build_runs
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultSettings
 from engine.sign_in.declarations import read_connections
@@ -58,7 +60,7 @@ class Workbench:
 
         Raises ToolUnknown or ArgumentsInvalid, as every trigger does before it starts anything.
         """
-        started_run = await self.runs.start_or_attach(
+        started_run = await self.runs.starter.start_or_attach(
             tool, arguments, Caller(self.alice, _WORKBENCH_ACTOR, "mcp")
         )
         return await self._wait_for_outcome(started_run.run_id, within)
@@ -88,11 +90,11 @@ class Workbench:
     async def _wait_for_outcome(
         self, run_id: str, timeout_seconds: float, announced_waits: Collection[str] = ()
     ) -> Outcome:
-        outcome = await self.runs.wait_for_outcome(
+        outcome = await self.runs.outcomes.wait_for_outcome(
             run_id, timeout_seconds=timeout_seconds, announced_waits=announced_waits
         )
         if isinstance(outcome, Finished | Failed):
-            self.runs.mark_outcome_delivered(run_id)
+            self.runs.delivered_outcomes.mark_delivered(run_id)
         return outcome
 
 
@@ -136,7 +138,7 @@ async def workbench(
                 temporal_client = await connect_temporal(settings.temporal, [IdentityClientInterceptor()])
                 await ensure_search_attributes(temporal_client)
                 registry = Registry(settings.modules)
-                runs = Runs(services, temporal_client, registry)
+                runs = build_runs(services, temporal_client, registry)
                 async with (
                     build_worker(settings, services, temporal_client, registry),
                     deliver_wake_ups(services.waiters, temporal_client),

@@ -31,8 +31,9 @@ from engine.errors import (
 )
 from engine.identity.model import Actor, Principal
 from engine.identity.principals import Principals
+from engine.runs.caller import Caller
 from engine.runs.records import RunRecords
-from engine.runs.runs import Caller, Runs
+from engine.runs.runs import Runs
 from engine.webhooks.mapping import parse_delivery_body, read_event_id, require_event_id
 from engine.webhooks.refusals import DeliveryRefusals
 from engine.webhooks.signatures import SignatureScheme, SignedDelivery, get_event_id_pointer, verify_delivery
@@ -141,7 +142,7 @@ class _DeliveryEndpoint:
         self, webhook: Webhook, principal: Principal, idempotency_key: str, delivery_document: object
     ) -> str:
         caller = Caller(principal, Actor("webhook", webhook.id, webhook.name), "webhook")
-        started_run = await self.runs.start_or_attach(
+        started_run = await self.runs.starter.start_or_attach(
             webhook.tool_name,
             webhook.mapping.build_arguments(delivery_document),
             caller,

@@ -31,8 +31,10 @@ from engine.db.tables import WaiterRow
 from engine.identity.model import Actor, Identity, Principal, TriggerKind
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.oauth.tokens import UpstreamTokens
+from engine.runs.caller import Caller
+from engine.runs.outcome import Outcome, PendingWaits
 from engine.runs.records import build_run_row
-from engine.runs.runs import Caller, Outcome, PendingWaits, Runs
+from engine.runs.runs import Runs, build_runs
 from engine.services import Services, open_services
 from engine.settings import (
     DatabaseSettings,
@@ -145,14 +147,16 @@ class Platform:
 
     async def start(self, tool: str, arguments: Mapping[str, Any], principal: Principal) -> str:
         """Call a tool as somebody, and give the run's id."""
-        return (await self.runs.start_or_attach(tool, arguments, Caller(principal, CHAT, "mcp"))).run_id
+        return (
+            await self.runs.starter.start_or_attach(tool, arguments, Caller(principal, CHAT, "mcp"))
+        ).run_id
 
     async def outcome(self, run_id: str) -> Outcome:
         """How a run ends, whatever it waits for on the way."""
         told: set[str] = set()
         async with asyncio.timeout(DEADLINE):
             while True:
-                outcome = await self.runs.wait_for_outcome(
+                outcome = await self.runs.outcomes.wait_for_outcome(
                     run_id, timeout_seconds=DEADLINE, announced_waits=told
                 )
                 if not isinstance(outcome, PendingWaits):
@@ -335,7 +339,7 @@ async def open_platform(
             services=services,
             temporal=temporal,
             registry=registry,
-            runs=Runs(services, temporal, registry),
+            runs=build_runs(services, temporal, registry),
             systems=systems,
             alice=await services.principals.resolve_principal(issuer, "alice", "Alice Liddell"),
             bob=await services.principals.resolve_principal(issuer, "bob", "Bob Baker"),

@@ -11,7 +11,6 @@ import httpx2
 from engine.db.database import utc_now
 from engine.identity.model import Principal
 from engine.policy.policy import Policy, PolicyFile
-from engine.runs.control import RunControl
 from engine.services import Services
 from gateway.app import build_application
 from gateway.authorization_server.clients import ClientInformation
@@ -95,7 +94,6 @@ async def serving(
             gateway_services.token_verifiers,
             registry,
             runs,
-            RunControl(services, temporal, runs),
             temporal,
         )
         app = build_application(services, gateway_services, registry, runs, temporal, servers)

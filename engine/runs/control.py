@@ -6,23 +6,39 @@ from typing import Any
 from temporalio.client import Client, WorkflowExecutionDescription
 from temporalio.service import RPCError, RPCStatusCode
 
-from engine.audit.trail import AuditEvent
+from engine.audit.trail import AuditEvent, AuditTrail
 from engine.errors import NotAllowed, RunEnded, RunForgotten, RunUnfinished, RunUnknown, TemporalUnreachable
 from engine.identity.model import Identity
-from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.runs.records import Run
-from engine.runs.runs import Caller, Runs, StartedRun
+from engine.identity.roles import ADMINISTRATOR_ROLE, Roles
+from engine.runs.caller import Caller
+from engine.runs.records import Run, RunRecords
+from engine.runs.starting import RunStarter, StartedRun
 from engine.runs.state import to_run_status
-from engine.services import Services
+from engine.runs.workflows import RunWorkflows
+from engine.waiting.waiters import Waiters
 
 
 class RunControl:
     """Controls runs that were started before."""
 
-    def __init__(self, services: Services, temporal_client: Client, runs: Runs) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        temporal_client: Client,
+        workflows: RunWorkflows,
+        starter: RunStarter,
+        run_records: RunRecords,
+        waiters: Waiters,
+        roles: Roles,
+        trail: AuditTrail,
+    ) -> None:
         self._temporal_client = temporal_client
-        self._runs = runs
+        self._workflows = workflows
+        self._starter = starter
+        self._run_records = run_records
+        self._waiters = waiters
+        self._roles = roles
+        self._trail = trail
 
     async def cancel_run(self, run: Run, caller: Caller, reason: str | None) -> None:
         """Request cancellation of the run, which lets it clean up.
@@ -30,7 +46,7 @@ class RunControl:
         Raises RunEnded, RunForgotten or TemporalUnreachable.
         """
         await self._require_running(run)
-        await self._services.trail.append_event(
+        await self._trail.append_event(
             AuditEvent(
                 kind="run.cancelled", identity=_build_identity(run, caller), run_id=run.id, message=reason
             )
@@ -49,12 +65,12 @@ class RunControl:
             raise NotAllowed(
                 "Sign in to terminate runs: no API token and no back end ends what may be another's."
             )
-        await self._services.roles.require_role(caller.principal, ADMINISTRATOR_ROLE)
-        run = await self._services.run_records.find_run(run_id)
+        await self._roles.require_role(caller.principal, ADMINISTRATOR_ROLE)
+        run = await self._run_records.find_run(run_id)
         if run is None:
             raise RunUnknown(f"There is no run '{run_id}'.")
         await self._require_running(run)
-        await self._services.trail.append_event(
+        await self._trail.append_event(
             AuditEvent(
                 kind="run.terminated", identity=_build_identity(run, caller), run_id=run.id, message=reason
             )
@@ -64,8 +80,8 @@ class RunControl:
         except RPCError as error:
             raise _to_domain_error(error, run) from error
         # A terminated workflow has no further step in which it could withdraw what it asked of people.
-        pending_waiters = await self._services.waiters.list_waiters(run.id)
-        await self._services.waiters.cancel_waits([waiter.id for waiter in pending_waiters])
+        pending_waiters = await self._waiters.list_waiters(run.id)
+        await self._waiters.cancel_waits([waiter.id for waiter in pending_waiters])
         return run
 
     async def retry_run(self, run: Run, caller: Caller, idempotency_key: str | None) -> StartedRun:
@@ -77,7 +93,7 @@ class RunControl:
         if to_run_status(description) == "running":
             raise RunUnfinished(f"Run '{run.id}' goes on. Cancel it first, or wait until it ends.")
         arguments = await self._read_arguments(run, description)
-        return await self._runs.start_or_attach(
+        return await self._starter.start_or_attach(
             run.tool_name, arguments, caller, idempotency_key=idempotency_key, retry_of=run.id
         )
 
@@ -86,7 +102,7 @@ class RunControl:
             raise _build_ended_error(run)
 
     async def _require_description(self, run: Run) -> WorkflowExecutionDescription:
-        description = await self._runs.describe_workflow(run.id)
+        description = await self._workflows.describe_workflow(run.id)
         if description is None:
             raise _build_forgotten_error(run)
         return description

@@ -4,7 +4,8 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, Field
 
-from engine.runs.runs import Caller, Runs
+from engine.runs.caller import Caller
+from engine.runs.permissions import CallPermissions
 from engine.tools.readiness import ConnectionReadiness, ReadinessChecker
 from engine.tools.registry import Registry
 from engine.waiting.page_paths import PageLinks
@@ -48,13 +49,13 @@ async def report_readiness(
     readiness_checker: ReadinessChecker,
     page_links: PageLinks,
     registry: Registry,
-    runs: Runs,
+    permissions: CallPermissions,
     caller: Caller,
     tool_name: str,
 ) -> ToolReadiness:
     """Report what a call of this tool by the caller would wait for. Raises ToolUnknown or NotAllowed."""
     tool = registry.find_tool(tool_name)
-    await runs.require_allowed(tool_name, caller)
+    await permissions.require_allowed(tool_name, caller)
     connections = await readiness_checker.check_connections(
         caller.principal.id, tool_name, registry.needs[tool_name]
     )

@@ -9,11 +9,16 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, Field, ValidationError
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 
+from engine.authorization.requests import AuthorizationRequests
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.errors import RunForgotten
 from engine.identity.model import Principal, TriggerKind
+from engine.questions.questions import Questions
+from engine.runs.outcome import Failed, Finished, RunOutcomes
 from engine.runs.records import Run
-from engine.runs.runs import Failed, Finished, Runs
-from engine.services import Services
+from engine.runs.workflows import RunWorkflows
+from engine.waiting.page_paths import PageLinks
+from engine.waiting.waiters import Waiters
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
 
 RunStatus = Literal[
@@ -112,13 +117,28 @@ class _StepReading:
 class RunStates:
     """Reads the state of runs. Callers check before whether the viewer may see a run."""
 
-    def __init__(self, services: Services, runs: Runs) -> None:
-        self._services = services
-        self._runs = runs
+    def __init__(
+        self,
+        *,
+        workflows: RunWorkflows,
+        outcomes: RunOutcomes,
+        waiters: Waiters,
+        authorization_requests: AuthorizationRequests,
+        questions: Questions,
+        catalogue: ConnectionCatalogue,
+        page_links: PageLinks,
+    ) -> None:
+        self._workflows = workflows
+        self._outcomes = outcomes
+        self._waiters = waiters
+        self._authorization_requests = authorization_requests
+        self._questions = questions
+        self._catalogue = catalogue
+        self._page_links = page_links
 
     async def read_state(self, run: Run, viewer: Principal) -> RunState:
         """Return the state of a run as this principal may see it. Raises TemporalUnreachable."""
-        description = await self._runs.describe_workflow(run.id)
+        description = await self._workflows.describe_workflow(run.id)
         if description is None:
             run_error = RunError(code=RunForgotten.code, message=_FORGOTTEN_MESSAGE)
             return _build_state(run, "unknown", None, run_error=run_error)
@@ -127,7 +147,7 @@ class RunStates:
         run_status: RunStatus = root_step.status
         if run_status == "running" and step_reading.waits_by_workflow:
             run_status = "waiting"
-        outcome = None if run_status in ONGOING_STATUSES else await self._runs.wait_for_result(run.id)
+        outcome = None if run_status in ONGOING_STATUSES else await self._outcomes.wait_for_result(run.id)
         return _build_state(
             run,
             run_status,
@@ -143,19 +163,19 @@ class RunStates:
 
     async def summarize_runs(self, runs: Sequence[Run]) -> list[RunSummary]:
         """Return a summary of each of these runs, in their order. Raises TemporalUnreachable."""
-        waiting_run_ids = await self._services.waiters.list_awaited_by_run([run.id for run in runs])
+        waiting_run_ids = await self._waiters.list_awaited_by_run([run.id for run in runs])
         query_slots = asyncio.Semaphore(_MAX_CONCURRENT_QUERIES)
 
         async def summarize_run(run: Run) -> RunSummary:
             async with query_slots:
-                description = await self._runs.describe_workflow(run.id)
+                description = await self._workflows.describe_workflow(run.id)
             return _build_summary(run, description, is_waiting=run.id in waiting_run_ids)
 
         return list(await asyncio.gather(*(summarize_run(run) for run in runs)))
 
     async def read_progress(self, run_id: str) -> Progress | None:
         """Return the progress that a run reports, or None. Raises TemporalUnreachable."""
-        description = await self._runs.describe_workflow(run_id)
+        description = await self._workflows.describe_workflow(run_id)
         return None if description is None else await _read_memo_progress(description)
 
     async def _read_step(self, description: WorkflowExecutionDescription, step_reading: _StepReading) -> Step:
@@ -168,7 +188,7 @@ class RunStates:
 
         async def read_child(workflow_id: str, run_id: str) -> Step | None:
             async with step_reading.query_slots:
-                child_description = await self._runs.describe_workflow(workflow_id, run_id)
+                child_description = await self._workflows.describe_workflow(workflow_id, run_id)
             return (
                 None if child_description is None else await self._read_step(child_description, step_reading)
             )
@@ -189,7 +209,7 @@ class RunStates:
 
     async def _read_waits(self, run_id: str, viewer: Principal) -> dict[str, list[WaitingFor]]:
         """Return what each workflow of a run waits for, by workflow id."""
-        waiters = await self._services.waiters.list_waiters(run_id)
+        waiters = await self._waiters.list_waiters(run_id)
         if not waiters:
             return {}
         wait_descriptions = await self._describe_waits(
@@ -210,11 +230,9 @@ class RunStates:
         self, awaited_ids: Collection[str], run_id: str, viewer: Principal
     ) -> dict[str, WaitingFor]:
         """Return what a run waits for, by the id of the request or question. Only whoever is asked gets a link."""
-        connections, page_links = await self._services.catalogue.list_connections(), self._services.page_links
+        connections = await self._catalogue.list_connections()
         wait_descriptions: dict[str, WaitingFor] = {}
-        for authorization_request in await self._services.authorization_requests.list_awaited_requests(
-            run_id
-        ):
+        for authorization_request in await self._authorization_requests.list_awaited_requests(run_id):
             if authorization_request.id not in awaited_ids:
                 continue
             connection = connections.get(authorization_request.connection_name)
@@ -222,10 +240,10 @@ class RunStates:
             wait_descriptions[authorization_request.id] = WaitingFor(
                 kind="connection",
                 title=authorization_request.connection_name if connection is None else connection.title,
-                url=page_links.build_connect_link(authorization_request.id) if is_asked else None,
+                url=self._page_links.build_connect_link(authorization_request.id) if is_asked else None,
                 expires_at=authorization_request.expires_at,
             )
-        for question in await self._services.questions.list_awaited_questions(run_id):
+        for question in await self._questions.list_awaited_questions(run_id):
             if question.kind != "form":
                 wait_descriptions[question.id] = WaitingFor(
                     kind="client", title=question.message, url=None, expires_at=question.expires_at
@@ -235,7 +253,7 @@ class RunStates:
             wait_descriptions[question.id] = WaitingFor(
                 kind="question" if question.role is None else "approval",
                 title=question.message,
-                url=page_links.build_question_link(question.id) if is_asked else None,
+                url=self._page_links.build_question_link(question.id) if is_asked else None,
                 expires_at=question.expires_at,
                 role=question.role,
             )

@@ -9,7 +9,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from mcp.server.auth.provider import TokenVerifier
 
 from engine.errors import NotAllowed
-from engine.runs.runs import Caller
+from engine.runs.caller import Caller
 from engine.settings import Settings
 from gateway.api.problems import RequestRefused
 from gateway.bearer.principal_token import PrincipalToken

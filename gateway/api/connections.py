@@ -17,7 +17,7 @@ from engine.grants.accounts import AccountChoices as AccountsChosen
 from engine.grants.accounts import Accounts
 from engine.grants.grants import Grant, Grants, GrantSituation
 from engine.grants.removal import GrantRemoval
-from engine.runs.runs import Caller
+from engine.runs.caller import Caller
 from engine.tools.registry import Registry
 from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller, InPersonCaller

@@ -16,8 +16,9 @@ from pydantic import BaseModel
 from engine.audit.trail import AuditTrail, TrailLine
 from engine.db.watch import Watch
 from engine.errors import TemporalUnreachable
+from engine.runs.caller import Caller
 from engine.runs.records import Run
-from engine.runs.runs import Caller, Runs
+from engine.runs.runs import Runs
 from engine.runs.state import Progress, RunState, RunStates
 from gateway.api.authentication import ApiCaller, CallerTokenRecheck, TokenRecheck
 from gateway.api.problems import RequestRefused, describe_problems
@@ -49,7 +50,7 @@ class RunEvent(BaseModel):
     event: dict[str, Any]
 
 
-def build_routes(trail: AuditTrail, runs: Runs, run_states: RunStates) -> APIRouter:
+def build_routes(trail: AuditTrail, runs: Runs) -> APIRouter:
     """Build the router of `/runs/{run_id}/events`."""
     router = APIRouter(tags=["runs"])
     trail_growth = _TrailGrowth(trail)
@@ -59,7 +60,7 @@ def build_routes(trail: AuditTrail, runs: Runs, run_states: RunStates) -> APIRou
     async def open_event_stream(
         run_id: RunId, caller: ApiCaller, recheck_token: CallerTokenRecheck
     ) -> AsyncIterator[_RunEventStream]:
-        run, principal_id = await runs.require_own_run(run_id, caller), caller.principal.id
+        run, principal_id = await runs.permissions.require_own_run(run_id, caller), caller.principal.id
         if stream_counts[principal_id] >= MAX_STREAMS_PER_PRINCIPAL:
             detail = f"{MAX_STREAMS_PER_PRINCIPAL} streams at once are the most. Close one first."
             raise RequestRefused(HTTPStatus.TOO_MANY_REQUESTS, "too_many_streams", detail)
@@ -68,7 +69,7 @@ def build_routes(trail: AuditTrail, runs: Runs, run_states: RunStates) -> APIRou
         try:
             with trail_growth.watch_growth() as growth_event:
                 yield _RunEventStream(
-                    run, caller, recheck_token, trail, run_states, run_end_task, growth_event
+                    run, caller, recheck_token, trail, runs.states, run_end_task, growth_event
                 )
         finally:
             run_end_task.cancel()
@@ -189,7 +190,7 @@ async def _wait_until_ended(runs: Runs, run_id: str) -> None:
     """Wait until the run ends, trying again while Temporal does not answer."""
     while True:
         with contextlib.suppress(TemporalUnreachable):
-            await runs.wait_for_result(run_id)
+            await runs.outcomes.wait_for_result(run_id)
             return
         await asyncio.sleep(_TEMPORAL_INTERVAL_SECONDS)
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, Field
 from engine.errors import NotAllowed, QuestionUnknown
 from engine.identity.principals import Principals
 from engine.questions.questions import Question, Questions, QuestionState
+from engine.runs.caller import Caller
 from engine.runs.records import RunRecords
-from engine.runs.runs import Caller
 from engine.vault.vault import Vault
 from engine.waiting.page_paths import PageLinks
 from gateway.api.authentication import ApiCaller

@@ -25,6 +25,6 @@ def build_routes(
         responses=describe_problems(403, 404, 422),
     )
     async def get_readiness(caller: ApiCaller, tool: Annotated[str, Path(max_length=200)]) -> ToolReadiness:
-        return await report_readiness(readiness_checker, page_links, registry, runs, caller, tool)
+        return await report_readiness(readiness_checker, page_links, registry, runs.permissions, caller, tool)
 
     return router

@@ -6,12 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from mcp.server.auth.provider import TokenVerifier
-from temporalio.client import Client
 
 from engine.administration.services import add_service
-from engine.runs.control import RunControl
 from engine.runs.runs import Runs
-from engine.runs.state import RunStates
 from engine.schedules.schedules import Schedules
 from engine.services import Services
 from engine.tools.registry import Registry
@@ -46,7 +43,6 @@ def build_api(
     registry: Registry,
     runs: Runs,
     schedules: Schedules,
-    temporal_client: Client,
 ) -> FastAPI:
     """Build the application that is mounted at `/api/v1`. Each resource is given what it uses."""
     vault, bearer_challenge = services.vault, build_challenge(services.settings)
@@ -64,12 +60,10 @@ def build_api(
     api_app.add_middleware(JsonBodyMiddleware)
     register_error_handlers(api_app, bearer_challenge)
     attach_token_verifier(api_app, token_verifier, bearer_challenge)
-    run_states = RunStates(services, runs)
-    run_control = RunControl(services, temporal_client, runs)
     resource_routers: tuple[APIRouter, ...] = (
-        tools.build_routes(registry, runs, run_states),
-        run_routes.build_routes(services.run_records, vault, runs, run_states, run_control),
-        events.build_routes(services.trail, runs, run_states),
+        tools.build_routes(registry, runs),
+        run_routes.build_routes(services.run_records, vault, runs),
+        events.build_routes(services.trail, runs),
         me.build_routes(services.roles),
         questions.build_routes(
             services.questions, services.run_records, services.principals, services.page_links, vault

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Path, Query, Response
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from engine.identity.model import TriggerKind
-from engine.runs.control import RunControl
+from engine.runs.caller import Caller
 from engine.runs.records import RunRecords
-from engine.runs.runs import Caller, Runs
+from engine.runs.runs import Runs
 from engine.runs.state import ONGOING_STATUSES, RunState, RunStates, RunStatus, RunSummary
 from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller
@@ -59,13 +59,11 @@ class Termination(RequestBody):
     reason: str = Field(min_length=1, max_length=_MAX_REASON_CHARS)
 
 
-def build_routes(
-    run_records: RunRecords, vault: Vault, runs: Runs, run_states: RunStates, run_control: RunControl
-) -> APIRouter:
+def build_routes(run_records: RunRecords, vault: Vault, runs: Runs) -> APIRouter:
     """Build the router of `/runs` and what is below it, except for the events."""
     router = APIRouter(tags=["runs"])
-    run_listing = _RunListing(run_records, run_states, ListCursors(vault, "runs"))
-    run_responder = RunResponder(runs, run_states)
+    run_listing = _RunListing(run_records, runs.states, ListCursors(vault, "runs"))
+    run_responder = RunResponder(runs)
 
     @router.get("/runs", summary="List your runs, newest first", responses=describe_problems(400, 422))
     async def list_runs(
@@ -83,10 +81,10 @@ def build_routes(
 
     @router.get("/runs/{run_id}", summary="Get one of your runs", responses=describe_problems(404, 422))
     async def get_run(caller: ApiCaller, run_id: RunId) -> RunState:
-        run = await runs.require_own_run(run_id, caller)
-        run_state = await run_states.read_state(run, caller.principal)
+        run = await runs.permissions.require_own_run(run_id, caller)
+        run_state = await runs.states.read_state(run, caller.principal)
         if run_state.status not in ONGOING_STATUSES:
-            runs.mark_outcome_delivered(run.id)
+            runs.delivered_outcomes.mark_delivered(run.id)
         return run_state
 
     @router.post(
@@ -96,9 +94,9 @@ def build_routes(
         responses=describe_problems(404, 409, 410, 422),
     )
     async def cancel_run(caller: ApiCaller, run_id: RunId, why: Cancellation | None = None) -> RunState:
-        run = await runs.require_own_run(run_id, caller)
-        await run_control.cancel_run(run, caller, None if why is None else why.reason)
-        return await run_states.read_state(run, caller.principal)
+        run = await runs.permissions.require_own_run(run_id, caller)
+        await runs.control.cancel_run(run, caller, None if why is None else why.reason)
+        return await runs.states.read_state(run, caller.principal)
 
     @router.post(
         "/runs/{run_id}/terminate",
@@ -106,8 +104,8 @@ def build_routes(
         responses=describe_problems(403, 404, 409, 410, 422),
     )
     async def terminate_run(caller: ApiCaller, run_id: RunId, why: Termination) -> RunState:
-        run = await run_control.terminate_run(run_id, caller, why.reason)
-        return await run_states.read_state(run, caller.principal)
+        run = await runs.control.terminate_run(run_id, caller, why.reason)
+        return await runs.states.read_state(run, caller.principal)
 
     @router.post(
         "/runs/{run_id}/retry",
@@ -121,8 +119,8 @@ def build_routes(
         idempotency_key: IdempotencyKey = None,
         prefer: Prefer = None,
     ) -> RunState:
-        run = await runs.require_own_run(run_id, caller)
-        started_run = await run_control.retry_run(
+        run = await runs.permissions.require_own_run(run_id, caller)
+        started_run = await runs.control.retry_run(
             run, caller, namespace_key(idempotency_key, f"retry:{run.id}:")
         )
         return await run_responder.answer_started_run(started_run, caller, prefer, response)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Response
 from pydantic import Field
 
 from engine.errors import ScheduleUnknown
-from engine.runs.runs import Caller
+from engine.runs.caller import Caller
 from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Period, Timing

@@ -10,8 +10,10 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from pydantic import BaseModel, Field
 
 from engine.errors import ArgumentsInvalid, ToolUnknown
-from engine.runs.runs import Caller, Runs, StartedRun
-from engine.runs.state import ONGOING_STATUSES, RunState, RunStates
+from engine.runs.caller import Caller
+from engine.runs.runs import Runs
+from engine.runs.starting import StartedRun
+from engine.runs.state import ONGOING_STATUSES, RunState
 from engine.tools.registry import CompositeTool, Registry
 from gateway.api.authentication import ApiCaller
 from gateway.api.problems import RequestRefused, describe_problems
@@ -65,21 +67,24 @@ class ToolList(BaseModel):
     items: list[ToolDescription]
 
 
-def build_routes(registry: Registry, runs: Runs, run_states: RunStates) -> APIRouter:
+def build_routes(registry: Registry, runs: Runs) -> APIRouter:
     """Build the router of `/tools`, `/tools/{tool}` and `/tools/{tool}/runs`."""
     router = APIRouter(tags=["tools"])
-    run_responder = RunResponder(runs, run_states)
+    run_responder = RunResponder(runs)
 
     @router.get("/tools", summary="List the tools that you may call")
     async def list_tools(caller: ApiCaller) -> ToolList:
         return ToolList(
-            items=[_to_tool_description(tool, registry) for tool in await runs.list_allowed_tools(caller)]
+            items=[
+                _to_tool_description(tool, registry)
+                for tool in await runs.permissions.list_allowed_tools(caller)
+            ]
         )
 
     @router.get("/tools/{tool}", summary="Get one tool", responses=describe_problems(403, 404, 422))
     async def get_tool(caller: ApiCaller, tool: Annotated[str, Path(max_length=200)]) -> ToolDescription:
         found_tool = registry.find_tool(tool)
-        await runs.require_allowed(tool, caller)
+        await runs.permissions.require_allowed(tool, caller)
         return _to_tool_description(found_tool, registry)
 
     for tool in registry.tools.values():
@@ -96,9 +101,8 @@ def build_routes(registry: Registry, runs: Runs, run_states: RunStates) -> APIRo
 class RunResponder:
     """Answers a request that started a run, or attached to one that an earlier request started."""
 
-    def __init__(self, runs: Runs, run_states: RunStates) -> None:
+    def __init__(self, runs: Runs) -> None:
         self._runs = runs
-        self._run_states = run_states
 
     async def answer_started_run(
         self, started_run: StartedRun, caller: Caller, wait_preference: str | None, response: Response
@@ -107,14 +111,14 @@ class RunResponder:
         wait_seconds = read_wait_seconds(wait_preference)
         if wait_seconds is not None:
             response.headers["Preference-Applied"] = f"wait={wait_seconds}"
-            await self._runs.wait_for_outcome(started_run.run_id, timeout_seconds=wait_seconds)
-        run = await self._runs.require_own_run(started_run.run_id, caller)
-        run_state = await self._run_states.read_state(run, caller.principal)
+            await self._runs.outcomes.wait_for_outcome(started_run.run_id, timeout_seconds=wait_seconds)
+        run = await self._runs.permissions.require_own_run(started_run.run_id, caller)
+        run_state = await self._runs.states.read_state(run, caller.principal)
         response.headers["Location"] = f"{API_PATH}/runs/{run.id}"
         if run_state.status in ONGOING_STATUSES:
             response.status_code = HTTPStatus.ACCEPTED
         else:
-            self._runs.mark_outcome_delivered(run.id)
+            self._runs.delivered_outcomes.mark_delivered(run.id)
         return run_state
 
 
@@ -172,7 +176,7 @@ def _add_start_route(router: APIRouter, tool: CompositeTool, runs: Runs, run_res
         prefer: Prefer = None,
     ) -> RunState:
         arguments = await _read_arguments(request)
-        started_run = await runs.start_or_attach(
+        started_run = await runs.starter.start_or_attach(
             tool.name, arguments, caller, idempotency_key=namespace_key(idempotency_key)
         )
         return await run_responder.answer_started_run(started_run, caller, prefer, response)

@@ -7,7 +7,7 @@ from typing import Any
 from mcp.server.auth.middleware.auth_context import get_access_token
 
 from engine.errors import ArgumentsInvalid, IdentityMissing
-from engine.runs.runs import Caller
+from engine.runs.caller import Caller
 from engine.settings import Settings
 from engine.tools.registry import Registry
 from gateway.bearer.principal_token import PrincipalToken

@@ -6,7 +6,7 @@ from typing import Any, Generic, TypeVar
 
 from mcp.server.context import ServerRequestContext
 
-from engine.runs.runs import Caller
+from engine.runs.caller import Caller
 from gateway.mcp.endpoints import McpEndpoint
 
 RequestContext = ServerRequestContext[Any, Any]

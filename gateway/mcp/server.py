@@ -14,7 +14,6 @@ from mcp_types import CallToolRequestParams, NotificationParams, SetLevelRequest
 from temporalio.client import Client
 from typing_extensions import override
 
-from engine.runs.control import RunControl
 from engine.runs.runs import Runs
 from engine.services import Services
 from engine.tools.registry import Registry
@@ -59,11 +58,10 @@ def create_mcp_servers(
     token_verifiers: TokenVerifiers,
     registry: Registry,
     runs: Runs,
-    run_control: RunControl,
     temporal_client: Client,
 ) -> dict[str, Server[Any]]:
     """Create the MCP servers, by the path of their endpoint."""
-    handlers = _create_handlers(services, token_verifiers, registry, runs, run_control, temporal_client)
+    handlers = _create_handlers(services, token_verifiers, registry, runs, temporal_client)
     state_boundary = create_request_state_boundary(services.vault, services.settings.public_url)
 
     def find_input_schema(tool_name: str) -> Mapping[str, Any] | None:
@@ -94,7 +92,6 @@ def _create_handlers(
     token_verifiers: TokenVerifiers,
     registry: Registry,
     runs: Runs,
-    run_control: RunControl,
     temporal_client: Client,
 ) -> _MethodHandlers:
     settings = services.settings
@@ -110,7 +107,6 @@ def _create_handlers(
     task_handler = TaskHandler(
         registry,
         runs,
-        run_control,
         services.run_records,
         services.waiters,
         exchange_opener,
@@ -121,7 +117,6 @@ def _create_handlers(
         tool_calls=ToolCallHandler(
             registry,
             runs,
-            run_control,
             exchange_opener,
             pending_results,
             task_handler,

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from engine.errors import AccountMismatched
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from tests.platform import CONTOSO, DISPUTE, NORTHWIND, Platform
 
 READ = {"account_id": CONTOSO}

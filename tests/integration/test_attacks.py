@@ -25,8 +25,7 @@ from engine.errors import (
 )
 from engine.identity.model import Principal
 from engine.oauth.tokens import UpstreamTokens
-from engine.runs.control import RunControl
-from engine.runs.runs import Failed, Finished, Outcome
+from engine.runs.outcome import Failed, Finished, Outcome
 from engine.settings import IssuerSettings
 from engine.sign_in.authorization_code import AuthorizationCodeSignIn
 from gateway.app import build_application
@@ -178,7 +177,7 @@ async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
     assert pending.next_attempt_schedule_time.ToDatetime(UTC) < datetime.now(UTC) + timedelta(days=1, hours=1)
     await platform.temporal.get_workflow_handle(run).terminate()
     # The same call would be told how this one ended, if nobody had been yet.
-    platform.runs.mark_outcome_delivered(run)
+    platform.runs.delivered_outcomes.mark_delivered(run)
 
 
 async def described(platform: Platform, run: str) -> DescribeWorkflowExecutionResponse:
@@ -338,11 +337,8 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     """Somebody at the door of a gateway with these settings."""
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
-    control = RunControl(services, idle.temporal, idle.runs)
     own = build_gateway_services(services)
-    servers = create_mcp_servers(
-        services, own.token_verifiers, idle.registry, idle.runs, control, idle.temporal
-    )
+    servers = create_mcp_servers(services, own.token_verifiers, idle.registry, idle.runs, idle.temporal)
     app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with AsyncExitStack() as open_:

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from engine.identity.model import Principal
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from examples.browser import Browser, Page
 from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.pages import PASSWORDS

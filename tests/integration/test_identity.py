@@ -8,7 +8,7 @@ from temporalio.common import RetryPolicy
 from engine.identity.model import Identity
 from engine.interceptors.client import carry_identity
 from engine.interceptors.headers import read_header_text
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from engine.wire import IDENTITY_HEADER
 from tests.platform import CONTOSO, NORTHWIND, Platform
 from tests.tools.reading import Reading

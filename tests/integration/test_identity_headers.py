@@ -22,7 +22,7 @@ from engine.errors import (
 )
 from engine.identity.model import Identity
 from engine.interceptors.headers import encode_header
-from engine.runs.runs import Failed, Finished
+from engine.runs.outcome import Failed, Finished
 from engine.wire import ACCESS_TOKEN_TYPE, IDENTITY_HEADER, IDENTITY_TYPE
 from tests.administration import retire_signing_key, rotate_signing_key, set_active
 from tests.platform import NORTHWIND, Platform

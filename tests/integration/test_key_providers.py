@@ -13,7 +13,7 @@ from sqlmodel import col, select
 
 from engine.db.tables import DataKeyRow, SigningKeyRow
 from engine.errors import KeyServiceUnavailable, SettingsInvalid, VaultSealBroken
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from engine.services import Services, open_services
 from engine.settings import (
     AppRoleSettings,

@@ -8,7 +8,6 @@ import structlog
 from mcp_types import INTERNAL_ERROR
 from sqlalchemy import text
 
-from engine.runs.control import RunControl
 from engine.telemetry import configure_logging
 from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
@@ -31,11 +30,8 @@ async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
     limits = idle.settings.gateway.limits.model_copy(update={"session_idle": timedelta(seconds=0.2)})
     gateway = idle.settings.gateway.model_copy(update={"limits": limits})
     services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
-    control = RunControl(services, idle.temporal, idle.runs)
     own = build_gateway_services(services)
-    servers = create_mcp_servers(
-        services, own.token_verifiers, idle.registry, idle.runs, control, idle.temporal
-    )
+    servers = create_mcp_servers(services, own.token_verifiers, idle.registry, idle.runs, idle.temporal)
     app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
     secret = (await services.api_tokens.create_token(idle.alice, "by hand")).token_text
     manager = servers[MCP_PATH].session_manager

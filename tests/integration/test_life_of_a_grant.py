@@ -24,7 +24,7 @@ from engine.db.tables import (
     WaiterRow,
 )
 from engine.oauth.tokens import UpstreamTokens
-from engine.runs.runs import Failed, Finished
+from engine.runs.outcome import Failed, Finished
 from engine.upkeep.schedule import ensure_upkeep_schedule, make_upkeep_id
 from tests.administration import set_active
 from tests.data.commands import Commands
@@ -354,7 +354,7 @@ async def forgotten(platform: Platform, workflow_id: str, first_run_id: str = ""
 
     async def is_gone() -> bool:
         left = [each.run_id async for each in platform.temporal.list_workflows(query)]
-        described = await platform.runs.describe_workflow(workflow_id, first_run_id or None)
+        described = await platform.runs.workflows.describe_workflow(workflow_id, first_run_id or None)
         return described is None and (bool(left) == bool(first_run_id)) and first_run_id not in left
 
     await until(is_gone)

@@ -36,7 +36,8 @@ from engine.notifications.workflow import DueNote, RunNotice
 from engine.outgoing.client import OutgoingClient
 from engine.questions.ask_people import QuestionInput
 from engine.questions.questions import AskingStep
-from engine.runs.runs import Caller, Failed, Finished
+from engine.runs.caller import Caller
+from engine.runs.outcome import Failed, Finished
 from engine.settings import NotificationSettings, OutgoingSettings
 from engine.waiting.page_paths import PageLinks
 from engine.waiting.waiters import ParkedAction
@@ -85,7 +86,7 @@ class Town:
     ) -> str:
         """Call a tool otherwise than from a chat."""
         return (
-            await self.platform.runs.start_or_attach(tool, arguments, Caller(person, SCRIPT, trigger))
+            await self.platform.runs.starter.start_or_attach(tool, arguments, Caller(person, SCRIPT, trigger))
         ).run_id
 
     def told(self, place: str) -> list[dict[str, Any]]:
@@ -591,7 +592,9 @@ async def test_a_worker_as_it_is_deployed_tells_of_an_end(idle: Platform) -> Non
     async with receiver() as receiving, idle.worker_process(**local):
         address = f"http://127.0.0.1:{receiving.port}/alice"
         await idle.services.notification_channels.add_channel(idle.alice, "slack", address, "here", ["ended"])
-        run = (await idle.runs.start_or_attach("read_once", READ, Caller(idle.alice, SCRIPT, "rest"))).run_id
+        run = (
+            await idle.runs.starter.start_or_attach("read_once", READ, Caller(idle.alice, SCRIPT, "rest"))
+        ).run_id
         assert isinstance(await idle.outcome(run), Finished)
 
         async def told() -> bool:

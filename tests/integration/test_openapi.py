@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from openapi_pydantic import OpenAPI
 
 from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.runs.runs import Runs
+from engine.runs.runs import build_runs
 from engine.schedules.schedules import Schedules
 from engine.tools.registry import Registry
 from gateway.api.router import build_api
@@ -61,8 +61,7 @@ async def test_every_operation_is_told_in_the_reference(idle: Platform) -> None:
         build_gateway_services(idle.services).token_verifiers[API_PATH],
         idle.registry,
         idle.runs,
-        Schedules(idle.services, idle.temporal),
-        idle.temporal,
+        Schedules(idle.services),
     ).openapi()
     own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle.registry.tools}
     offered = {
@@ -79,7 +78,7 @@ async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
 ) -> None:
     # Tools without appetite: what an API answers does not depend on how many children a run starts.
     registry = Registry(("workflows", "activities", "tests.tools.creating"))
-    runs = Runs(platform.services, platform.temporal, registry)
+    runs = build_runs(platform.services, platform.temporal, registry)
     report = tmp_path / "report.txt"
     async with serving(replace(platform, registry=registry, runs=runs)) as rest:
         person = await rest.person("alice", "Alice")

@@ -17,7 +17,7 @@ from temporalio.worker import Replayer, Worker
 
 from engine.identity.model import Principal
 from engine.questions.questions import Question
-from engine.runs.runs import Failed, Finished, PendingWaits
+from engine.runs.outcome import Failed, Finished, PendingWaits
 from engine.services import open_services
 from engine.wire import ASK_ACTIVITY, OUTCOME_META
 from examples.browser import Browser
@@ -80,7 +80,7 @@ async def test_a_question_is_answered_on_its_page_and_the_tool_goes_on(
     async with browsing(rest, "ann") as (browser, ann):
         run = await platform.start(tool, {"name": "Nort"}, ann)
         asked = await question(platform, run)
-        told = await platform.runs.wait_for_outcome(run, timeout_seconds=30)
+        told = await platform.runs.outcomes.wait_for_outcome(run, timeout_seconds=30)
         front = await browser.open(rest.url)
         page = await browser.open(f"{rest.url}/questions/{asked.id}")
         wrong = await page.form(submit="Answer", **{"answer.account": "Contoso", "answer.discount": "70"})
@@ -473,5 +473,5 @@ async def test_a_run_that_does_nothing_but_wait_is_told_of_without_a_pause_for_o
     await parked(platform, alone)
     await question(platform, with_child)
 
-    assert not await platform.runs._is_under_way(alone)
-    assert await platform.runs._is_under_way(with_child)
+    assert not await platform.runs.workflows.is_under_way(alone)
+    assert await platform.runs.workflows.is_under_way(with_child)

@@ -41,7 +41,7 @@ from engine.errors import (
     TimingInvalid,
 )
 from engine.policy.policy import Policy, PolicyFile, ToolPolicy
-from engine.runs.runs import Failed, Finished
+from engine.runs.outcome import Failed, Finished
 from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.temporal_schedules import ScheduleStatus

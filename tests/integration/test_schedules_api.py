@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from engine.identity.model import Principal
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from engine.schedules.schedules import Schedules
 from examples.browser import Browser, Page
 from gateway.protected_resource import API_PATH

@@ -21,7 +21,7 @@ from mcp_types import (
 from temporalio.client import WorkflowExecutionStatus
 
 from engine.identity.model import Principal
-from engine.runs.runs import RUN_CANCELLED, Failed, Finished
+from engine.runs.outcome import RUN_CANCELLED, Failed, Finished
 from tests.platform import NORTHWIND, Platform, until
 from tests.rest import serving
 from tests.tools.lasting import BEGUN, CANCELLED
@@ -60,7 +60,8 @@ async def begun(platform: Platform, count: int = 1) -> str:
     async def goes_on() -> bool:
         called = await platform.trail("tool.called")
         return (
-            len(called) == count and await platform.runs.describe_workflow(called[-1]["run_id"]) is not None
+            len(called) == count
+            and await platform.runs.workflows.describe_workflow(called[-1]["run_id"]) is not None
         )
 
     await until(goes_on)

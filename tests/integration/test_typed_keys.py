@@ -16,7 +16,7 @@ from engine.errors import AuthorizationExpired, AuthorizationRefused, Connection
 from engine.identity.model import Principal
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from engine.settings import OutgoingSettings
 from engine.sign_in.methods import SignInMethods, find_token_place
 from engine.sign_in.typed_keys import TypedKeySignIn

@@ -1,6 +1,6 @@
 """Holds an action to failing once and for good on an answer that does not fit, without quoting it."""
 
-from engine.runs.runs import Failed
+from engine.runs.outcome import Failed
 from tests.platform import NORTHWIND, Platform
 
 

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from engine.outgoing.client import OutgoingClient
-from engine.runs.runs import Failed, Finished
+from engine.runs.outcome import Failed, Finished
 from engine.settings import OutgoingSettings
 from tests.platform import DISPUTE, NORTHWIND, Platform, until
 

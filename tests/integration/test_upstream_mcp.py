@@ -20,7 +20,7 @@ from engine.errors import AuthorizationRefused, ConnectionMisconfigured
 from engine.oauth.discovery import Discovery
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
-from engine.runs.runs import Failed, Finished
+from engine.runs.outcome import Failed, Finished
 from engine.services import open_services
 from engine.settings import GatewaySettings, OutgoingSettings
 from engine.waiting.waiters import ParkedAction

@@ -15,7 +15,8 @@ from temporalio.worker import Replayer, UnsandboxedWorkflowRunner
 from temporalio.workflow import NondeterminismError
 
 from engine.audit.verify import verify_trail
-from engine.runs.runs import Finished, Runs
+from engine.runs.outcome import Finished
+from engine.runs.runs import build_runs
 from engine.tools.registry import Registry
 from engine.worker import BylineInterceptor
 from tests.platform import MODULES, NAMESPACE, NORTHWIND, Platform, until
@@ -76,7 +77,7 @@ async def called(platform: Platform, version: str, label: str = "") -> str:
     """Alice calls the tool at a gateway of a version."""
     code(version)
     platform.registry = Registry((*MODULES, "rolled_out"))
-    platform.runs = Runs(platform.services, platform.temporal, platform.registry)
+    platform.runs = build_runs(platform.services, platform.temporal, platform.registry)
     return await platform.start(TOOL, {"account_id": NORTHWIND, "label": label or version}, platform.alice)
 
 

@@ -14,7 +14,9 @@ from temporalio.worker import Worker
 from activities.salesforce import Account
 from engine.authorization.requests import AuthorizationRequest
 from engine.errors import AuthorizationExpired, TemporalUnreachable
-from engine.runs.runs import Caller, Failed, Finished, PendingWaits, Runs
+from engine.runs.caller import Caller
+from engine.runs.outcome import Failed, Finished, PendingWaits
+from engine.runs.runs import build_runs
 from tests.platform import CHAT, CONTOSO, DISPUTE, NAMESPACE, NORTHWIND, Platform, severed, until
 from tests.tools import reading
 from tests.tools.reading import Reading, ReadOnce
@@ -35,7 +37,7 @@ async def test_branches_that_need_three_systems_ask_for_all_three_at_once(platfo
 
     run = await platform.start("resolve_billing_dispute", dispute, platform.alice)
     requests = await platform.asked(run, questions=3)
-    told = await platform.runs.wait_for_outcome(run, timeout_seconds=30)
+    told = await platform.runs.outcomes.wait_for_outcome(run, timeout_seconds=30)
     for request in requests:
         await platform.consent(request, platform.alice)
 
@@ -162,9 +164,9 @@ async def test_a_repeated_call_is_told_where_the_workflow_engine_does_not_answer
     await platform.parked(run)
 
     async with severed(platform) as temporal:
-        runs = Runs(platform.services, temporal, platform.registry)
+        runs = build_runs(platform.services, temporal, platform.registry)
         with pytest.raises(TemporalUnreachable):
-            await runs.start_or_attach("read_once", READ, Caller(platform.alice, CHAT, "mcp"))
+            await runs.starter.start_or_attach("read_once", READ, Caller(platform.alice, CHAT, "mcp"))
 
 
 async def test_a_cancelled_run_waits_for_nothing_any_more(platform: Platform) -> None:

@@ -13,7 +13,7 @@ from engine.connections.connection import Connection
 from engine.db.database import utc_now
 from engine.errors import AuthorizationRequired
 from engine.identity.model import Identity
-from engine.runs.runs import Finished
+from engine.runs.outcome import Finished
 from engine.services import open_services
 from engine.waiting.delivery import WakeUpDelivery
 from engine.waiting.waiters import ParkedAction

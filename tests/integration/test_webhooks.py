@@ -15,8 +15,9 @@ from engine.db.tables import PrincipalRow
 from engine.identity.model import Actor, Identity, Principal, digest_call
 from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.policy.policy import Policy, PolicyFile
+from engine.runs.outcome import Finished
 from engine.runs.records import build_run_row
-from engine.runs.runs import Finished, Runs
+from engine.runs.runs import build_runs
 from engine.webhooks.signatures import SignatureScheme
 from tests.administration import give_role, set_active, take_role
 from tests.platform import NORTHWIND, Platform, severed
@@ -290,7 +291,7 @@ async def test_who_may_not_call_the_tool_any_more_is_refused_without_a_word_abou
 ) -> None:
     rules = PolicyFile.model_validate({"tools": {"read_once": {"roles": ["lead"]}}})
     services = replace(platform.services, policy=Policy(lambda: rules, platform.services.roles))
-    runs = Runs(services, platform.temporal, platform.registry)
+    runs = build_runs(services, platform.temporal, platform.registry)
     async with serving(replace(platform, services=services, runs=runs)) as rest:
         ann = await rest.person("alice", "Ann Archer")
         await give_role(services, ann.id, "lead")
@@ -353,7 +354,7 @@ async def test_while_temporal_is_away_the_sender_is_told_to_come_again_and_then_
     hook = await made(rest, ann)
     delivery = hook.signed(an_event())
     async with severed(platform) as temporal:
-        runs = Runs(platform.services, temporal, platform.registry)
+        runs = build_runs(platform.services, temporal, platform.registry)
         async with serving(replace(platform, runs=runs)) as away:
             there = replace(hook, url=f"{away.url}/hooks/{hook.id}")
             assert await code(there, delivery) == (503, "temporal_unreachable")

@@ -13,7 +13,7 @@ from engine.connections.connection import SHARED_HOLDER
 from engine.errors import AuthorizationRefused
 from engine.identity.model import Principal
 from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.runs.runs import Failed, Finished
+from engine.runs.outcome import Failed, Finished
 from engine.wire import OUTCOME_META
 from examples.browser import Browser
 from gateway.sign_in.built_in_people import BuiltInPeople

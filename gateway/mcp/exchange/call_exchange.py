@@ -8,7 +8,9 @@ from typing import Any
 from mcp_types import InputRequiredResult
 from temporalio.client import Client
 
-from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Runs
+from engine.runs.caller import Caller
+from engine.runs.outcome import Failed, Finished, Outcome, PendingWaits
+from engine.runs.runs import Runs
 from gateway.mcp.exchange.client_abilities import has_client_left
 from gateway.mcp.exchange.elicitation import AcceptedAnswers, ClientInputRequest, ElicitationBuilder
 from gateway.mcp.exchange.progress import report_progress
@@ -71,7 +73,7 @@ class CallExchange(ABC):
         If the client of a legacy request has left, nothing is noted, and the next same request gets the outcome.
         """
         if isinstance(outcome, Finished | Failed) and not await has_client_left(self.context):
-            self.runs.mark_outcome_delivered(self.run_id)
+            self.runs.delivered_outcomes.mark_delivered(self.run_id)
 
     async def build_input_requests(self, outcome: Outcome) -> dict[str, ClientInputRequest]:
         """Build the input requests for what the run waits for and the client is able to show, by their keys."""

@@ -24,7 +24,7 @@ from engine.connections.catalogue import ConnectionCatalogue
 from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
 from engine.questions.questions import Question, Questions
-from engine.runs.runs import PendingWaits
+from engine.runs.outcome import PendingWaits
 from engine.waiting.page_paths import PageLinks
 from gateway.mcp.exchange.client_abilities import (
     ClientAbility,

@@ -49,7 +49,7 @@ class ExchangeOpener:
         """
         request_state = await self._resume_state(request)
         if request_state is None:
-            started_run = await self._runs.start_or_attach(offer.name, arguments, request.caller)
+            started_run = await self._runs.starter.start_or_attach(offer.name, arguments, request.caller)
             request_state = (
                 await self._create_announced_state(started_run.run_id)
                 if started_run.is_rejoined and not list_client_abilities(request.context)
@@ -87,7 +87,7 @@ class ExchangeOpener:
         if request.params.request_state is None:
             return None
         request_state = RequestState.model_validate_json(request.params.request_state)
-        await self._runs.require_own_run(request_state.run_id, request.caller)
+        await self._runs.permissions.require_own_run(request_state.run_id, request.caller)
         return request_state
 
     async def _create_announced_state(self, run_id: str) -> RequestState:

@@ -17,7 +17,7 @@ from mcp_types import (
 from pydantic import BaseModel, ValidationError
 from typing_extensions import override
 
-from engine.runs.runs import Outcome, PendingWaits
+from engine.runs.outcome import Outcome, PendingWaits
 from gateway.mcp.exchange.call_exchange import CallExchange, HoldTime
 from gateway.mcp.exchange.client_abilities import ClientAbility
 from gateway.mcp.exchange.elicitation import AcceptedAnswers, ClientInputRequest
@@ -67,7 +67,7 @@ class LegacyExchange(CallExchange):
     async def _wait_for_outcome_or_answer(self, wait_seconds: float) -> Outcome | None:
         """Return the run's outcome, or None where the client answered an input request first."""
         outcome_task = asyncio.create_task(
-            self.runs.wait_for_outcome(
+            self.runs.outcomes.wait_for_outcome(
                 self.run_id, timeout_seconds=wait_seconds, announced_waits=self.announced_ids
             )
         )

@@ -6,7 +6,7 @@ from typing import Final
 from mcp_types import InputRequiredResult
 from typing_extensions import override
 
-from engine.runs.runs import Outcome, Running
+from engine.runs.outcome import Outcome, Running
 from gateway.mcp.exchange.call_exchange import CallExchange, HoldTime
 from gateway.mcp.exchange.client_abilities import has_client_left
 from gateway.mcp.exchange.elicitation import ClientInputRequest
@@ -27,7 +27,7 @@ class ModernExchange(CallExchange):
     async def _follow(self, hold_time: HoldTime) -> Outcome | InputRequiredResult:
         may_continue = await self._take_answers(self.state.announced_waits)
         while True:
-            outcome = await self.runs.wait_for_outcome(
+            outcome = await self.runs.outcomes.wait_for_outcome(
                 self.run_id,
                 timeout_seconds=hold_time.seconds if may_continue else 0.0,
                 announced_waits=self.announced_ids,

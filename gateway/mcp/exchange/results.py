@@ -5,7 +5,7 @@ from typing import Any
 
 from mcp_types import CallToolResult, TextContent
 
-from engine.runs.runs import PendingWaits
+from engine.runs.outcome import PendingWaits
 from engine.tools.registry import CompositeTool
 from engine.waiting.page_paths import PageLinks
 from engine.wire import OUTCOME_META

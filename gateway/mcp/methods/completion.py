@@ -26,7 +26,7 @@ class CompletionHandler:
         argument = request.params.argument
         try:
             offer = self._find_referenced_offer(request.params)
-            await self._runs.require_allowed(offer.name, request.caller)
+            await self._runs.permissions.require_allowed(offer.name, request.caller)
             possible_values = offer.list_completions(argument.name, argument.value)
         except BylineError as error:
             raise to_mcp_error(error) from error

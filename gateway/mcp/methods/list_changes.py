@@ -37,7 +37,8 @@ from engine.db.watch import Watch
 from engine.errors import BylineError, ResourceUnknown
 from engine.identity.roles import Roles
 from engine.policy.policy import Policy, PolicyFile
-from engine.runs.runs import Caller, Runs
+from engine.runs.caller import Caller
+from engine.runs.runs import Runs
 from engine.tools.registry import Registry
 from engine.tools.resource_changes import ResourceChanges
 from gateway.bearer.verifiers import wait_until_invalid
@@ -146,7 +147,7 @@ class ChangeNotifier:
         listener, resource_uri = await _find_session_listener(request.context), request.params.uri
         try:
             resource, _ = self._registry.find_resource(resource_uri)
-            await self._runs.require_allowed(resource.name, request.caller)
+            await self._runs.permissions.require_allowed(resource.name, request.caller)
         except BylineError as error:
             raise to_mcp_error(error, uri=resource_uri) from error
         if len(listener.watched_uris) >= _MAX_WATCHED_RESOURCES:

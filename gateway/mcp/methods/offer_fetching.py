@@ -7,7 +7,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, InputRequiredResult, InputResponseRequestParams
 
 from engine.errors import BylineError
-from engine.runs.runs import Failed, Finished, PendingWaits, Running
+from engine.runs.outcome import Failed, Finished, PendingWaits, Running
 from engine.tools.registry import OfferedWorkflow
 from gateway.error_codes import find_mcp_code, to_mcp_code
 from gateway.mcp.exchange.exchange_opener import ExchangeOpener

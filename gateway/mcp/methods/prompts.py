@@ -31,7 +31,7 @@ class PromptHandler:
     async def list_prompts(self, request: McpRequest[PaginatedRequestParams | None]) -> ListPromptsResult:
         """List the prompts that the caller may get at this endpoint, sorted by name."""
         refuse_cursor(request.params)
-        prompts = await self._runs.list_allowed_offers(request.caller, self._registry.prompts)
+        prompts = await self._runs.permissions.list_allowed_offers(request.caller, self._registry.prompts)
         return ListPromptsResult(prompts=[_to_listed_prompt(prompt) for prompt in prompts])
 
     async def get_prompt(

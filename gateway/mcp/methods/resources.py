@@ -14,7 +14,8 @@ from mcp_types import (
 from mcp_types import Resource as ListedResource
 
 from engine.errors import BylineError
-from engine.runs.runs import Caller, Runs
+from engine.runs.caller import Caller
+from engine.runs.runs import Runs
 from engine.tools.registry import OfferedResource, Registry
 from gateway.mcp.mcp_request import McpRequest
 from gateway.mcp.methods.offer_fetching import OfferFetcher, to_mcp_error
@@ -68,7 +69,7 @@ class ResourceHandler:
         return ReadResourceResult.model_validate({"contents": [document]})
 
     async def _list_offered_resources(self, caller: Caller) -> list[OfferedResource]:
-        return await self._runs.list_allowed_offers(caller, self._registry.resources)
+        return await self._runs.permissions.list_allowed_offers(caller, self._registry.resources)
 
 
 def _describe_resource(resource: OfferedResource) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from pydantic.alias_generators import to_camel
 from temporalio.client import WorkflowExecutionDescription
 
 from engine.errors import BylineError, RunEnded, RunForgotten
-from engine.runs.control import RunControl
+from engine.runs.outcome import RUN_CANCELLED, Finished
 from engine.runs.records import Run, RunRecords
-from engine.runs.runs import RUN_CANCELLED, Finished, Runs
+from engine.runs.runs import Runs
 from engine.runs.state import to_run_status
 from engine.tools.registry import Registry
 from engine.waiting.waiters import Waiters
@@ -57,7 +57,6 @@ class TaskHandler:
         self,
         registry: Registry,
         runs: Runs,
-        run_control: RunControl,
         run_records: RunRecords,
         waiters: Waiters,
         exchange_opener: ExchangeOpener,
@@ -65,7 +64,6 @@ class TaskHandler:
     ) -> None:
         self._registry = registry
         self._runs = runs
-        self._run_control = run_control
         self._run_records = run_records
         self._waiters = waiters
         self._exchange_opener = exchange_opener
@@ -85,7 +83,7 @@ class TaskHandler:
     async def get_task(self, request: McpRequest[TaskParams]) -> dict[str, Any]:
         """Return the task's status with its open input requests or, once the run has ended, with its result."""
         run = await self._require_own_task(request)
-        run_description = await self._runs.describe_workflow(run.id)
+        run_description = await self._runs.workflows.describe_workflow(run.id)
         if run_description is None:
             raise MCPError(INVALID_PARAMS, f"Task '{run.id}' is not kept any more.")
         if to_run_status(run_description) == "running":
@@ -96,7 +94,9 @@ class TaskHandler:
         """Record the client's answers to some or all of the open input requests."""
         run = await self._require_own_task(request)
         exchange = self._exchange_opener.open_for_task(request, run.id)
-        input_requests = await exchange.build_input_requests(await self._runs.read_pending_waits(run.id))
+        input_requests = await exchange.build_input_requests(
+            await self._runs.outcomes.read_pending_waits(run.id)
+        )
         answered_waits = {
             request_key: client_request.wait_id
             for request_key, client_request in input_requests.items()
@@ -118,7 +118,7 @@ class TaskHandler:
         """Cancel the run. A run that already ended stays as it is."""
         run = await self._require_own_task(request)
         with suppress(RunEnded, RunForgotten):
-            await self._run_control.cancel_run(run, request.caller, "The client cancelled the task.")
+            await self._runs.control.cancel_run(run, request.caller, "The client cancelled the task.")
         return EmptyResult()
 
     async def _require_own_task(self, request: McpRequest[TaskParams]) -> Run:
@@ -132,7 +132,7 @@ class TaskHandler:
         unknown_task_message = f"You have no task '{task_id}'."
         caller = request.caller
         try:
-            run = await self._runs.require_own_run(task_id, caller)
+            run = await self._runs.permissions.require_own_run(task_id, caller)
         except BylineError as error:
             raise MCPError(to_mcp_code(error) or INVALID_PARAMS, unknown_task_message) from error
         if run.tool_name not in self._registry.tools:
@@ -141,7 +141,7 @@ class TaskHandler:
         return run
 
     async def _describe_running(self, request: McpRequest[TaskParams], run: Run) -> dict[str, Any]:
-        pending_waits = await self._runs.read_pending_waits(run.id)
+        pending_waits = await self._runs.outcomes.read_pending_waits(run.id)
         waiting_since = (await self._waiters.list_awaited_by_run([run.id])).get(run.id, {})
         updated_at = max([run.started_at, *waiting_since.values()])
         if not pending_waits.ids:
@@ -165,8 +165,8 @@ class TaskHandler:
         self, run: Run, run_description: WorkflowExecutionDescription
     ) -> dict[str, Any]:
         ended_at = run_description.close_time or datetime.now(UTC)
-        outcome = await self._runs.wait_for_result(run.id)
-        self._runs.mark_outcome_delivered(run.id)
+        outcome = await self._runs.outcomes.wait_for_result(run.id)
+        self._runs.delivered_outcomes.mark_delivered(run.id)
         if isinstance(outcome, Finished):
             tool_result = to_success_result(self._registry.find_tool(run.tool_name), outcome.value)
         elif outcome.code == RUN_CANCELLED:

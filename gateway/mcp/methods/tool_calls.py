@@ -10,8 +10,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 
 from engine.errors import ArgumentsInvalid, BylineError
-from engine.runs.control import RunControl
-from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
+from engine.runs.caller import Caller
+from engine.runs.outcome import Failed, Finished, Outcome, PendingWaits, Running
+from engine.runs.runs import Runs
 from engine.tools.registry import CompositeTool, Registry
 from gateway.error_codes import find_mcp_code, to_mcp_code
 from gateway.mcp import own_tools
@@ -46,7 +47,6 @@ class ToolCallHandler:
         self,
         registry: Registry,
         runs: Runs,
-        run_control: RunControl,
         exchange_opener: ExchangeOpener,
         pending_results: PendingResults,
         task_handler: TaskHandler,
@@ -55,7 +55,6 @@ class ToolCallHandler:
     ) -> None:
         self._registry = registry
         self._runs = runs
-        self._run_control = run_control
         self._exchange_opener = exchange_opener
         self._pending_results = pending_results
         self._task_handler = task_handler
@@ -108,7 +107,7 @@ class ToolCallHandler:
             raise ArgumentsInvalid(
                 f"{own_tools.COLLECT_TOOL_NAME} takes one argument, run_id: the id that an earlier call gave."
             )
-        run = await self._runs.require_own_run(run_id, request.caller)
+        run = await self._runs.permissions.require_own_run(run_id, request.caller)
         exchange = await self._exchange_opener.attach(request, run_id)
         tool = self._registry.find_tool(run.tool_name)
         return await self._build_answer(exchange, await self._follow_run(exchange, tool), tool)
@@ -136,8 +135,8 @@ class ToolCallHandler:
     async def _cancel_with_client(self, exchange: CallExchange) -> None:
         """Cancel the run where its client has cancelled the call."""
         if await exchange.has_client_cancelled():
-            run = await self._runs.require_own_run(exchange.run_id, exchange.caller)
-            await self._run_control.cancel_run(run, exchange.caller, "The client cancelled the call.")
+            run = await self._runs.permissions.require_own_run(exchange.run_id, exchange.caller)
+            await self._runs.control.cancel_run(run, exchange.caller, "The client cancelled the call.")
 
     async def _build_answer(
         self, exchange: CallExchange, outcome: Outcome | InputRequiredResult, tool: CompositeTool

@@ -6,8 +6,9 @@ from typing import Any
 from mcp_types import CallToolResult, TextContent
 
 from engine.errors import ArgumentsInvalid
+from engine.runs.caller import Caller
 from engine.runs.readiness import report_readiness
-from engine.runs.runs import Caller, Runs
+from engine.runs.runs import Runs
 from engine.services import Services
 from engine.tools.registry import Registry
 from gateway.mcp.own_tools import CHECK_TOOL_NAME
@@ -32,7 +33,7 @@ class ToolCheckHandler:
             self._services.readiness_checker,
             self._services.page_links,
             self._registry,
-            self._runs,
+            self._runs.permissions,
             caller,
             tool_name,
         )

@@ -4,7 +4,8 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, Icon, ListToolsResult, PaginatedRequestParams, ToolAnnotations
 from mcp_types import Tool as ListedTool
 
-from engine.runs.runs import Caller, Runs
+from engine.runs.caller import Caller
+from engine.runs.runs import Runs
 from engine.tools.registry import CompositeTool
 from gateway.mcp.mcp_request import McpRequest
 from gateway.mcp.own_tools import CALL_TOOL, CHECK_TOOL, COLLECT_TOOL, SEARCH_TOOL
@@ -28,7 +29,7 @@ class ToolListHandler:
 
     async def list_callable_tools(self, caller: Caller) -> list[ListedTool]:
         """List the composite tools that the caller may call."""
-        return [_to_listed_tool(tool) for tool in await self._runs.list_allowed_tools(caller)]
+        return [_to_listed_tool(tool) for tool in await self._runs.permissions.list_allowed_tools(caller)]
 
 
 def refuse_cursor(request_params: PaginatedRequestParams | None) -> None:
