@@ -1,6 +1,7 @@
 """All names that a tool imports from Byline. Everything else in a tool is ordinary Temporal code."""
 
-from engine.actions.definition import action, upstream
+from engine.actions.current_upstream import upstream
+from engine.actions.definition import action
 from engine.questions.ask_clients import Root, roots, sample
 from engine.questions.ask_people import Person, approval, ask
 from engine.tools.announce_changes import changed

@@ -1,20 +1,15 @@
-"""Declares actions and gives a running action its upstream client. Workflow code may import this module."""
+"""Declares actions. Workflow code may import this module."""
 
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 from temporalio import activity
-
-if TYPE_CHECKING:
-    from engine.actions.upstream import Upstream
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _DEFINITION_ATTRIBUTE = "__byline_action__"
-_current_upstream: ContextVar["Upstream"] = ContextVar("byline_upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +46,3 @@ def find_action_definition(activity_function: object) -> ActionDefinition | None
     """Return the declaration of an action, or None for an activity that uses no upstream."""
     action_definition = getattr(activity_function, _DEFINITION_ATTRIBUTE, None)
     return action_definition if isinstance(action_definition, ActionDefinition) else None
-
-
-def enter_action(action_upstream: "Upstream") -> None:
-    """Make `upstream()` return this client in the current task."""
-    _current_upstream.set(action_upstream)
-
-
-def upstream() -> "Upstream":
-    """Return the client of the running action, signed in as its principal; raises RuntimeError outside an action."""
-    try:
-        return _current_upstream.get()
-    except LookupError:
-        raise RuntimeError(
-            "upstream() only works inside an activity declared with @action(…, connection=…)"
-        ) from None

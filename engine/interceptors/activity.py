@@ -9,7 +9,8 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from temporalio.worker import ActivityInboundInterceptor, ExecuteActivityInput
 
-from engine.actions.definition import enter_action, find_action_definition
+from engine.actions.current_upstream import enter_action
+from engine.actions.definition import find_action_definition
 from engine.actions.upstream import ActionContext, Upstream
 from engine.audit.trail import AuditEvent
 from engine.errors import DATA_ERRORS, BylineError, IdentityRefused, PersonRequired, RateLimited

@@ -61,7 +61,7 @@ async def test_every_operation_is_told_in_the_reference(idle: Platform) -> None:
         build_gateway_services(idle.services).token_verifiers[API_PATH],
         idle.registry,
         idle.runs,
-        Schedules(idle.services),
+        Schedules(idle.services, idle.temporal),
     ).openapi()
     own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle.registry.tools}
     offered = {

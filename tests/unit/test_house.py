@@ -7,6 +7,7 @@ import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +192,21 @@ def test_an_import_against_the_arrows_breaks_its_contract(
 
     assert checked.returncode == 1
     assert re.search(re.escape(contract) + "[^A-Z]* BROKEN", " ".join(checked.stdout.split())), checked.stdout
+
+
+def _imported_modules(path: Path, known: frozenset[str]) -> set[str]:
+    """The modules of ours that a module imports, for the type checker alone too."""
+    imported: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module is not None:
+            imported |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+    return imported & known
+
+
+def test_no_modules_import_each_other_in_a_cycle_not_even_for_the_type_checker() -> None:
+    paths = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in modules(*ROOMS)}
+    imports = {module: _imported_modules(path, frozenset(paths)) for module, path in paths.items()}
+
+    list(TopologicalSorter(imports).static_order())
