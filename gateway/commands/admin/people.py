@@ -25,7 +25,7 @@ app = typer.Typer(no_args_is_help=True)
 _ROLE_PATTERN: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 PersonNameArgument = Annotated[str, typer.Argument(help="a person's name, subject or id")]
-RoleArgument = Annotated[str, typer.Argument(help="a word of your own, or `administrator`")]
+RoleArgument = Annotated[str, typer.Argument(help="a role's name, which you choose, or `administrator`")]
 
 
 @app.command("add")
@@ -47,7 +47,7 @@ def add_person(
 
 @app.command("list")
 def list_people() -> None:
-    """Show everybody who has acted: id, name, kind, whether they may act, and their roles."""
+    """List everybody who has acted: id, name, kind, whether they may act, and their roles."""
 
     async def find_people() -> tuple[list[Principal], dict[str, list[str]]]:
         async with open_command_services() as services:
@@ -69,19 +69,19 @@ def list_people() -> None:
 
 @app.command("deactivate")
 def deactivate_person(name: PersonNameArgument) -> None:
-    """Stop somebody: their next action is refused, also in runs that wait, and what they granted is revoked."""
+    """Deactivate a person: their next action is refused, also in waiting runs, and their grants are revoked."""
     _change_active_state(name, is_active=False)
 
 
 @app.command("activate")
 def activate_person(name: PersonNameArgument) -> None:
-    """Let somebody act again."""
+    """Let a deactivated person act again."""
     _change_active_state(name, is_active=True)
 
 
 @app.command("give-role")
 def give_role(name: PersonNameArgument, role: RoleArgument) -> None:
-    """Give somebody a role; what it allows is the policy file's to say."""
+    """Give a person a role; the policy file says what it allows."""
     if _ROLE_PATTERN.fullmatch(role) is None:
         raise SettingsInvalid(
             f"'{role}' is no role: write one word of lower-case letters, digits and hyphens."
@@ -106,7 +106,7 @@ def give_role(name: PersonNameArgument, role: RoleArgument) -> None:
 
 @app.command("take-role")
 def take_role(name: PersonNameArgument, role: RoleArgument) -> None:
-    """Take a role from somebody; what it allowed is refused from now on."""
+    """Take a role from a person; what it allowed is refused from now on."""
 
     async def withdraw_role() -> bool:
         async with open_command_services() as services:
