@@ -1,4 +1,4 @@
-"""Removes grants for all doors of the gateway: deletes them, revokes them upstream and records that in the trail."""
+"""Removes grants for all entry points: deletes them, revokes them upstream and records that in the audit trail."""
 
 from dataclasses import replace
 

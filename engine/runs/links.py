@@ -1,4 +1,4 @@
-"""Build the links and the short texts that ask a person to sign in or to answer, alike for every door."""
+"""Build the links and the short texts that ask a person to sign in or to answer, for every entry point."""
 
 from engine.authorization.requests import AuthorizationRequest
 from engine.questions.questions import Question
