@@ -1,4 +1,4 @@
-"""Byline's side: composite tools written as a builder would, the twins of the raw workflows."""
+"""The composite tools of the benchmarks, which do the same as the raw workflows."""
 
 from dataclasses import dataclass
 from datetime import timedelta
