@@ -25,9 +25,9 @@ _STEPS = 3
 _GATEWAY_ON_ASYNCIO = """
 import asyncio, os
 from engine.settings import Settings
-from gateway.server import serve
+from gateway.server import serve_gateway
 print("ready", flush=True)
-asyncio.run(serve(Settings(), os.environ))
+asyncio.run(serve_gateway(Settings(), os.environ))
 """
 _DYNAMIC_CONFIG = "--dynamic-config-value"
 _COLUMNS = (
