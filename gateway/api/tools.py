@@ -107,7 +107,7 @@ class RunResponder:
     async def answer_started_run(
         self, started_run: StartedRun, caller: Caller, wait_preference: str | None, response: Response
     ) -> RunState:
-        """Wait as the client prefers, and return the run's state: 200 where it ended, 202 where it goes on."""
+        """Wait as the client prefers, and return the run's state: 200 if it ended, 202 if it continues."""
         wait_seconds = read_wait_seconds(wait_preference)
         if wait_seconds is not None:
             response.headers["Preference-Applied"] = f"wait={wait_seconds}"
@@ -140,15 +140,15 @@ STARTED_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The run ended within the time that the client preferred to wait.",
         "headers": {
-            "Location": {"description": "The run.", "schema": {"type": "string"}},
+            "Location": {"description": "The address of the run.", "schema": {"type": "string"}},
             "Preference-Applied": {"schema": {"type": "string"}},
         },
     },
     202: {
-        "description": "The run goes on, or waits for somebody.",
+        "description": "The run continues, or waits for somebody.",
         "model": RunState,
         "headers": {
-            "Location": {"description": "The run.", "schema": {"type": "string"}},
+            "Location": {"description": "The address of the run.", "schema": {"type": "string"}},
             "Preference-Applied": {"schema": {"type": "string"}},
         },
     },
