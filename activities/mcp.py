@@ -23,9 +23,6 @@ _VERSION_REFUSAL_STATUSES: Final = frozenset(range(400, 500)) - {401, 403, 429}
 # Only whole numbers of this size are quoted: other codes would put text of the server into a message of Byline.
 _ERROR_CODE_LIMIT: Final = 100_000
 
-_session_support: dict[str, bool] = {}
-"""Whether each server that this process called supports sessions, by its address."""
-
 
 class ToolCall(BaseModel):
     """A tool of the server and its arguments; `read_only` says that calling it twice is harmless."""
@@ -48,36 +45,38 @@ def mcp_action(
 ) -> Callable[[ToolCall], Awaitable[ToolAnswer]]:
     """Make an action that calls any one tool of the MCP server of a connection; `name` is its wire name.
 
-    The protocol version of the server is determined before the first call, and again after it has changed.
+    The protocol version of the server is determined before a process's first call, and again after it has changed.
     """
+    # Whether each server that was called supports sessions, by its address.
+    session_support: dict[str, bool] = {}
 
     @action(name, connection=connection, scopes=scopes)
     async def call_tool(tool_call: ToolCall) -> ToolAnswer:
         """Call the tool."""
         server_address = upstream().address
-        session_headers = await _open_session(server_address)
-        _session_support[server_address] = session_headers is not None
+        session_headers = await _open_session(session_support.get(server_address))
+        session_support[server_address] = session_headers is not None
         if session_headers is not None:
             return await _call_in_session(tool_call, session_headers)
         try:
             return await _call_without_session(tool_call)
         except Exception:
             # The server may have been set back to a version with sessions, so the next call determines it again.
-            _session_support.pop(server_address, None)
+            session_support.pop(server_address, None)
             raise
 
     return call_tool
 
 
-async def _open_session(server_address: str) -> dict[str, str] | None:
+async def _open_session(supports_sessions: bool | None) -> dict[str, str] | None:  # noqa: FBT001 -- None: not known yet
     """Return the headers of a new session, or None if the server has no sessions and calls need none.
 
     Servers are distinguished as the protocol specifies (2026-07-28, Streamable HTTP, "Backward Compatibility"), by a
     request that calls no tool. Raises ValueError if the server supports no version that this module supports.
     """
-    if _session_support.get(server_address) is False:
+    if supports_sessions is False:
         return None
-    session_headers = await _initialize_session() if server_address in _session_support else None
+    session_headers = await _initialize_session() if supports_sessions else None
     if session_headers is None and not await _is_stateless():
         session_headers = await _initialize_session()
         if session_headers is None:

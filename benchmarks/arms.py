@@ -153,6 +153,5 @@ async def fresh(
         yield Arms(stack, temporal, http, upstream.pid, programs)
 
 
-def _quiet(progress: str) -> None:
+def _quiet(_progress: str) -> None:
     """Ignore the stack's progress reports."""
-    del progress

@@ -16,12 +16,11 @@ from engine.identity.model import Principal
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, GatewaySettings, Settings, VaultSettings
 from gateway.authorization_server.clients import ClientInformation
-from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
-from gateway.authorization_server.tokens import TokenIssuer
-from gateway.browser.sessions import BrowserSessions, NewBrowserSession
-from gateway.browser.visits import BrowserVisits
+from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent
+from gateway.browser.sessions import NewBrowserSession
 from gateway.dev.stack import EmbeddedStack
 from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
+from gateway.services import build_gateway_services
 
 _CHAT = ClientInformation(client_id="bench", redirect_uris=None)
 
@@ -49,8 +48,9 @@ class People:
     def __init__(self, services: Services, http: httpx2.AsyncClient) -> None:
         self._services = services
         self._http = http
-        self._sessions = BrowserSessions(services)
-        self._visits = BrowserVisits(services)
+        gateway_services = build_gateway_services(services)
+        self._sessions, self._visits = gateway_services.browser_sessions, gateway_services.browser_visits
+        self._oauth_tables = gateway_services.oauth_tables
         self._numbers = count(1)
 
     async def new(self) -> Person:
@@ -75,8 +75,8 @@ class People:
             created_at=utc_now(),
             expires_at=utc_now() + UNUSED_CONSENT_LIFE,
         )
-        await ClientConsents(self._services.database).store_consent(consent)
-        issued = await TokenIssuer(self._services).issue_tokens(
+        await self._oauth_tables.client_consents.store_consent(consent)
+        issued = await self._oauth_tables.token_issuer.issue_tokens(
             principal, _CHAT, consent.scopes, consent.id, resource=resource, has_refresh_token=False
         )
         return issued.access_token
@@ -85,8 +85,9 @@ class People:
         """Consent to the request of a link. The upstream redirects the browser to the callback at once."""
         request = await self._services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None, "the gateway handed out a link to nothing"
-        leads_to = await self._services.consent.begin_sign_in(request, person.browser.browser_session.id)
-        state = parse_qs(urlsplit(leads_to).query)["state"][0]
+        step = await self._services.sign_ins.begin_redirect(request, person.browser.browser_session.id)
+        assert step is not None, "the upstream has no page"
+        state = parse_qs(urlsplit(step.url).query)["state"][0]
         sent = time.monotonic()
         answer = await self._http.get(
             f"{self._services.settings.public_url}/oauth/callback",

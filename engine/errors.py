@@ -1,34 +1,5 @@
 """All errors of Byline in one tree. They know nothing of HTTP, MCP or Temporal, whose edges translate them.
 
-    BylineError
-    ├── SettingsInvalid
-    ├── IdentityRefused
-    │   ├── IdentityMissing · IdentityForged · IdentityMisplaced · PrincipalInactive · FiringRefused
-    ├── PersonRequired
-    │   ├── AuthorizationRequired · AnswerRequired
-    ├── AuthorizationEnded
-    │   ├── AuthorizationDenied · AuthorizationExpired · AuthorizationCancelled
-    ├── AuthorizationRefused
-    │   └── KeyRefused · AccountMismatched
-    ├── QuestionEnded
-    │   ├── QuestionDeclined · QuestionExpired · QuestionCancelled · ApprovalDenied · ApprovalExpired
-    ├── QuestionUnknown · QuestionClosed · AnswerInvalid
-    ├── ConnectionUnknown · ConnectionMisconfigured · AccountUnknown · AccountUnclear
-    ├── UpstreamFailed
-    │   ├── PermissionDenied · RecordNotFound · RequestRejected
-    │   └── UpstreamUnavailable · RateLimited · OutcomeUnknown
-    ├── VaultSealBroken · KeyServiceUnavailable
-    ├── AddressRefused · ClientRefused · ChannelUnknown · TooSoon
-    ├── WebhookUnknown · WebhookInvalid
-    ├── DeliveryRefused
-    │   └── DeliveryStale
-    ├── DeliveryUnfit
-    ├── ToolUnknown · PromptUnknown · ResourceUnknown · ArgumentsInvalid · NotAllowed · KeyReused
-    ├── ApiTokenUnknown · ApiTokenInvalid · ServiceUnknown · NameTaken
-    ├── ScheduleUnknown · SchedulePaused · TimingInvalid
-    ├── RunUnknown · RunForgotten · RunEnded · RunUnfinished
-    └── TemporalUnreachable
-
 A message contains neither a secret nor a response body of an upstream.
 """
 

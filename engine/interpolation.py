@@ -1,5 +1,7 @@
 """Replaces `${VARIABLE}` in parsed YAML by Compose's rules. A variable that is not set is an error.
 
+It does not use `string.Template`, because that has neither defaults nor messages.
+
 ${NAME}            the variable's value; an error if it is not set
 ${NAME:-default}   the default if it is not set or empty; a default may contain variables itself
 ${NAME:?message}   an error with this message if it is not set or empty

@@ -2,12 +2,25 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MAX_WAIT: Final = timedelta(days=366)
+
+
+def _read_seconds(raw_value: object) -> object:
+    if not isinstance(raw_value, str):
+        return raw_value
+    try:
+        return float(raw_value)
+    except ValueError:
+        return raw_value
+
+
+Duration = Annotated[timedelta, BeforeValidator(_read_seconds)]
+"""A number of seconds, or an ISO 8601 duration."""
 
 
 class SettingsGroup(BaseModel):
@@ -24,7 +37,7 @@ class DatabaseSettings(SettingsGroup):
 
 
 class TemporalSettings(SettingsGroup):
-    """The Temporal cluster and the capacity of this worker; times in seconds."""
+    """The Temporal cluster and the capacity of this worker."""
 
     address: str = "127.0.0.1:7233"
     namespace: str = "byline"
@@ -34,8 +47,8 @@ class TemporalSettings(SettingsGroup):
     workflow_sandbox: bool = True
     max_cached_workflows: int = 1000
     max_concurrent_activities: int = 100
-    sticky_timeout: float = 1.0
-    graceful_shutdown: float = 10.0
+    sticky_timeout: Duration = timedelta(seconds=1)
+    graceful_shutdown: Duration = timedelta(seconds=10)
     deployment_name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
     build_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
@@ -113,7 +126,7 @@ class AwsKmsSettings(SettingsGroup):
 
 
 class VaultSettings(SettingsGroup):
-    """The provider of the master key that wraps the data keys; `data_key_life` is in seconds.
+    """The provider of the master key that wraps the data keys.
 
     An unwrapped data key stays in memory for `data_key_life`. The keyring is a file (mode 0600, made on first start),
     or the same JSON in the environment. A data key that another provider than `provider` wrapped is unwrapped by that
@@ -125,7 +138,7 @@ class VaultSettings(SettingsGroup):
     keyring: SecretStr | None = None
     transit: TransitSettings | None = None
     aws_kms: AwsKmsSettings | None = None
-    data_key_life: float = Field(default=300.0, ge=1.0)
+    data_key_life: Duration = Field(default=timedelta(minutes=5), ge=timedelta(seconds=1))
 
     @model_validator(mode="after")
     def _check_provider(self) -> "VaultSettings":
@@ -170,19 +183,19 @@ class AssertionIssuerSettings(SettingsGroup):
 
 
 class LimitSettings(SettingsGroup):
-    """The limits of one gateway: sizes in bytes, times in seconds, all others as concurrent counts."""
+    """The limits of one gateway: sizes in bytes, durations, and all others as concurrent counts."""
 
     connections: int = Field(default=5000, gt=0)
     body: int = Field(default=2 * 1024 * 1024, gt=0)
-    arrival: float = Field(default=30.0, gt=0)
+    arrival: Duration = Field(default=timedelta(seconds=30), gt=timedelta())
     requests_per_principal: int = Field(default=100, gt=0)
     sessions: int = Field(default=2000, gt=0)
     sessions_per_principal: int = Field(default=50, gt=0)
-    session_idle: float = Field(default=1800.0, gt=0)
+    session_idle: Duration = Field(default=timedelta(minutes=30), gt=timedelta())
 
 
 class GatewaySettings(SettingsGroup):
-    """The settings of the HTTP edge; times in seconds.
+    """The settings of the HTTP edge.
 
     `answer_within` limits one request of a call at MCP 2026-07-28, whose clients send the next request by themselves.
     `hold_within` limits a whole call at earlier protocol versions, whose clients mostly time out after a minute.
@@ -196,11 +209,11 @@ class GatewaySettings(SettingsGroup):
     open_registration: bool = True
     registrations_per_hour: int = Field(default=100, gt=0)
     demo_people: bool = False
-    access_token_life: int = 3600
-    session_life: int = 12 * 3600
-    answer_within: float = 20.0
-    hold_within: float = 50.0
-    longest_api_token_life: timedelta = Field(default=timedelta(days=365), gt=timedelta())
+    access_token_life: Duration = timedelta(hours=1)
+    session_life: Duration = timedelta(hours=12)
+    answer_within: Duration = timedelta(seconds=20)
+    hold_within: Duration = timedelta(seconds=50)
+    longest_api_token_life: Duration = Field(default=timedelta(days=365), gt=timedelta())
     limits: LimitSettings = LimitSettings()
 
     @model_validator(mode="after")
@@ -265,7 +278,7 @@ class Settings(BaseSettings):
     connections_file: Path | None = None
     policy_file: Path | None = None
     toolsets_file: Path | None = None
-    wait_limit: timedelta = Field(default=timedelta(days=7), le=MAX_WAIT)
+    wait_limit: Duration = Field(default=timedelta(days=7), le=MAX_WAIT)
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @property

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -68,10 +67,9 @@ class BylineInterceptor(Interceptor):
 
     def workflow_interceptor_class(
         self,
-        input: WorkflowInterceptorClassInput,  # noqa: A002
+        _input: WorkflowInterceptorClassInput,
     ) -> type[WorkflowInboundInterceptor]:
         """Return the interceptor that propagates identity through a workflow."""
-        del input
         return build_workflow_interceptor(self._roots)
 
 
@@ -98,8 +96,8 @@ def build_worker(
         workflow_failure_exception_types=_FAILURE_EXCEPTIONS,
         max_cached_workflows=settings.temporal.max_cached_workflows,
         max_concurrent_activities=settings.temporal.max_concurrent_activities,
-        sticky_queue_schedule_to_start_timeout=timedelta(seconds=settings.temporal.sticky_timeout),
-        graceful_shutdown_timeout=timedelta(seconds=settings.temporal.graceful_shutdown),
+        sticky_queue_schedule_to_start_timeout=settings.temporal.sticky_timeout,
+        graceful_shutdown_timeout=settings.temporal.graceful_shutdown,
     )
 
 

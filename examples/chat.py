@@ -127,8 +127,7 @@ async def chat(
     `person.enters`. Notifications of the server go to `hears`.
     """
 
-    async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
-        del context
+    async def elicit(_context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         if isinstance(params, ElicitRequestFormParams):
             await person.forms.put(params)
             accepts = person.decision == "accept"

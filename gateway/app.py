@@ -11,7 +11,6 @@ from mcp.server.lowlevel import Server
 from starlette.exceptions import HTTPException
 from temporalio.client import Client
 
-from engine.connections.catalogue import read_connections
 from engine.errors import BylineError
 from engine.interceptors.client import IdentityClientInterceptor
 from engine.runs.control import RunControl
@@ -19,32 +18,26 @@ from engine.runs.runs import Runs
 from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import Settings
+from engine.sign_in.declarations import read_connections
 from engine.temporal import connect_temporal
 from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
-from gateway.api.problems import answer_domain_error, answer_framework_error, answer_not_found
+from gateway.api.problems import answer_framework_error, answer_not_found
 from gateway.api.router import build_api
-from gateway.authorization_server.endpoints import build_authorization_server
+from gateway.authorization_server.server import build_authorization_server
+from gateway.browser.page_requests import attach_browser_sessions
 from gateway.browser.rendering import create_assets_router, render_not_found
 from gateway.http.body_limits import BodyLimitMiddleware
+from gateway.http.problems import answer_domain_error
 from gateway.mcp.server import create_mcp_servers
 from gateway.mcp.transport.asgi import create_mcp_app
-from gateway.pages.api_tokens import build_token_pages
-from gateway.pages.applications import build_application_pages
-from gateway.pages.authorization_requests import build_connect_pages
-from gateway.pages.connections import build_connection_pages
-from gateway.pages.console import build_console
-from gateway.pages.device_sign_in import build_device_pages
-from gateway.pages.notifications import build_notification_pages
-from gateway.pages.questions import build_question_pages
-from gateway.pages.schedules import build_schedule_pages
-from gateway.pages.tool_connections import build_tool_connection_pages
+from gateway.pages.router import build_pages
 from gateway.protected_resource import (
     API_PATH,
     API_ROOT,
     create_metadata_router,
 )
-from gateway.sign_in.pages import build_sign_in_pages, seed_demo_people
+from gateway.services import GatewayServices, build_gateway_services
 from gateway.webhook_deliveries import build_webhook_router
 
 
@@ -58,13 +51,21 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
     temporal_client = await connect_temporal(settings.temporal, [IdentityClientInterceptor()])
     async with open_services(settings, environment) as services:
         await _declare_connections(services)
-        if settings.gateway.demo_people:
-            await seed_demo_people(services)
+        gateway_services = build_gateway_services(services)
+        if settings.gateway.demo_people and settings.gateway.issuer is None:
+            await gateway_services.built_in_people.add_demo_people()
         runs = Runs(services, temporal_client, registry)
         toolset_servers = create_mcp_servers(
-            services, registry, runs, RunControl(services, temporal_client, runs), temporal_client
+            services,
+            gateway_services.token_verifiers,
+            registry,
+            runs,
+            RunControl(services, temporal_client, runs),
+            temporal_client,
         )
-        gateway_app = build_application(services, registry, runs, temporal_client, toolset_servers)
+        gateway_app = build_application(
+            services, gateway_services, registry, runs, temporal_client, toolset_servers
+        )
         async with AsyncExitStack() as exit_stack:
             exit_stack.push_async_callback(runs.close)
             await exit_stack.enter_async_context(deliver_wake_ups(services.waiters, temporal_client))
@@ -75,6 +76,7 @@ async def open_app(settings: Settings, environment: Mapping[str, str]) -> AsyncI
 
 def build_application(
     services: Services,
+    gateway_services: GatewayServices,
     registry: Registry,
     runs: Runs,
     temporal_client: Client,
@@ -86,28 +88,26 @@ def build_application(
     gateway_app.add_exception_handler(HTTPException, _handle_http_exception)
     gateway_app.add_middleware(BodyLimitMiddleware, limit_settings=services.settings.gateway.limits)
     gateway_app.add_api_route("/healthz", _answer_health_check, methods=["GET"])
+    attach_browser_sessions(gateway_app, gateway_services.browser_sessions)
+    schedules = Schedules(services, temporal_client)
     for gateway_router in (
-        build_sign_in_pages(services),
-        build_connect_pages(services),
-        build_device_pages(services),
-        build_question_pages(services),
-        build_console(services),
-        build_schedule_pages(services, registry, Schedules(services, temporal_client)),
-        build_token_pages(services, registry),
-        build_application_pages(services),
-        build_connection_pages(services, registry),
-        build_tool_connection_pages(services, registry),
-        build_notification_pages(services),
-        build_authorization_server(services),
-        create_metadata_router(services),
-        build_webhook_router(services, runs),
+        *build_pages(services, gateway_services, registry, schedules),
+        build_authorization_server(services, gateway_services.oauth_tables),
+        create_metadata_router(services.settings, services.policy),
+        build_webhook_router(
+            services.webhooks, services.principals, services.run_records, services.trail, runs
+        ),
         create_assets_router(),
     ):
         gateway_app.include_router(gateway_router)
-    gateway_app.mount(API_PATH, build_api(services, registry, runs, temporal_client))
+    token_verifiers = gateway_services.token_verifiers
+    api_app = build_api(services, token_verifiers[API_PATH], registry, runs, schedules, temporal_client)
+    gateway_app.mount(API_PATH, api_app)
     gateway_app.mount(API_ROOT, answer_not_found)
     # Last, because a mount at the root takes every path that is left.
-    gateway_app.mount("/", create_mcp_app(toolset_servers, services, registry, _handle_http_exception))
+    gateway_app.mount(
+        "/", create_mcp_app(toolset_servers, services, token_verifiers, registry, _handle_http_exception)
+    )
     return gateway_app
 
 

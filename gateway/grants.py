@@ -1,5 +1,6 @@
 """Removes grants for all entry points: deletes them, revokes them upstream and records that in the audit trail."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from engine.audit.trail import AuditEvent
@@ -7,6 +8,9 @@ from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.errors import AccountUnclear, BylineError, NotAllowed
 from engine.identity.model import Principal
 from engine.services import Services
+
+OwnGrantRemoval = Callable[[Connection, Principal, str | None], Awaitable[bool]]
+"""Removes a person's own grant on a connection, of this account or the only one; False where they have none."""
 
 
 async def remove_own_grant(

@@ -6,7 +6,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from engine.services import Services
+from engine.policy.policy import Policy
 from engine.settings import Settings
 from gateway.http.cross_origin import create_cross_origin_route
 from gateway.toolsets import MCP_PATH, list_mcp_paths
@@ -40,28 +40,23 @@ def list_required_scopes(settings: Settings) -> tuple[str, ...]:
     return (MCP_SCOPE,) if issuer is None else issuer.scopes
 
 
-def list_all_scopes(services: Services) -> tuple[str, ...]:
+def list_all_scopes(settings: Settings, policy: Policy) -> tuple[str, ...]:
     """List every scope in use: those that every token needs, then those that the policy requires for single tools."""
-    return tuple(
-        dict.fromkeys((*list_required_scopes(services.settings), *sorted(services.policy.required_scopes)))
-    )
+    return tuple(dict.fromkeys((*list_required_scopes(settings), *sorted(policy.required_scopes))))
 
 
-def create_metadata_router(services: Services) -> APIRouter:
+def create_metadata_router(settings: Settings, policy: Policy) -> APIRouter:
     """Create the routes that serve each resource's metadata (RFC 9728).
 
     The first resource's metadata is also served at the root path, where some clients look alone.
     """
     metadata_router = APIRouter(include_in_schema=False)
-    mcp_url_paths, tool_scopes = list_mcp_paths(services.settings), list_all_scopes(services)
+    mcp_url_paths, tool_scopes = list_mcp_paths(settings), list_all_scopes(settings, policy)
     handlers_by_path = {
-        url_path: _create_metadata_handler(services.settings, url_path, tool_scopes)
-        for url_path in mcp_url_paths
+        url_path: _create_metadata_handler(settings, url_path, tool_scopes) for url_path in mcp_url_paths
     }
     handlers_by_path[""] = handlers_by_path[mcp_url_paths[0]]
-    handlers_by_path[API_PATH] = _create_metadata_handler(
-        services.settings, API_PATH, list_required_scopes(services.settings)
-    )
+    handlers_by_path[API_PATH] = _create_metadata_handler(settings, API_PATH, list_required_scopes(settings))
     for url_path, metadata_handler in handlers_by_path.items():
         metadata_router.routes.append(
             create_cross_origin_route(f"{METADATA_PATH}{url_path}", "GET", metadata_handler)
@@ -81,8 +76,7 @@ def _create_metadata_handler(
         **({"scopes_supported": supported_scopes} if supported_scopes else {}),
     }
 
-    async def serve_metadata(request: Request) -> Response:
-        del request
+    async def serve_metadata(_request: Request) -> Response:
         return JSONResponse(metadata_document)
 
     return serve_metadata

@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from engine.identity.principals import Principals
 from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import Schedules
 from engine.schedules.temporal_schedules import UNKNOWN_TO_TEMPORAL
 from engine.schedules.timing import Timing
-from engine.services import Services
 
 
 class Somebody(BaseModel):
@@ -52,8 +52,8 @@ class ScheduleShown(BaseModel):
 class ScheduleViews:
     """Builds the views of schedules."""
 
-    def __init__(self, services: Services, schedules: Schedules) -> None:
-        self._principals = services.principals
+    def __init__(self, principals: Principals, schedules: Schedules) -> None:
+        self._principals = principals
         self._schedules = schedules
 
     async def build_views(self, schedules: Sequence[Schedule]) -> list[ScheduleShown]:

@@ -23,7 +23,7 @@ async def serve_gateway(settings: Settings, environment: Mapping[str, str]) -> N
             application,
             host=settings.gateway.host,
             port=settings.gateway.port,
-            http=build_timeout_protocol(limit_settings.arrival),
+            http=build_timeout_protocol(limit_settings.arrival.total_seconds()),
             ws="none",
             log_level=settings.log_level.lower(),
             access_log=False,

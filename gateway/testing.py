@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from engine.connections.catalogue import read_connections
 from engine.db.migrate import upgrade_schema
 from engine.errors import SettingsInvalid
 from engine.identity.model import Actor, Principal
@@ -27,6 +27,7 @@ from engine.questions.questions import Question
 from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, Settings, TemporalSettings, VaultSettings
+from engine.sign_in.declarations import read_connections
 from engine.temporal import connect_temporal, ensure_search_attributes
 from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
@@ -162,7 +163,7 @@ def _build_settings(data_folder: Path, temporal_address: str, module_names: tupl
     return _WorkbenchSettings(
         database=DatabaseSettings(url=f"sqlite+aiosqlite:///{data_folder / 'byline.db'}"),
         temporal=TemporalSettings(
-            address=temporal_address, namespace=_TEMPORAL_NAMESPACE, graceful_shutdown=1.0
+            address=temporal_address, namespace=_TEMPORAL_NAMESPACE, graceful_shutdown=timedelta(seconds=1)
         ),
         vault=VaultSettings(keyring_file=data_folder / "keyring.json"),
         modules=module_names,

@@ -5,6 +5,7 @@ Error responses repeat nothing of a delivery.
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
@@ -14,6 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from mcp.server.transport_security import RequestBodyLimitMiddleware
 from starlette.routing import Route, request_response
 
+from engine.audit.trail import AuditTrail
 from engine.errors import (
     ArgumentsInvalid,
     BylineError,
@@ -28,12 +30,13 @@ from engine.errors import (
     WebhookUnknown,
 )
 from engine.identity.model import Actor, Principal
+from engine.identity.principals import Principals
+from engine.runs.records import RunRecords
 from engine.runs.runs import Caller, Runs
-from engine.services import Services
 from engine.webhooks.mapping import parse_delivery_body, read_event_id, require_event_id
 from engine.webhooks.refusals import DeliveryRefusals
 from engine.webhooks.signatures import SignatureScheme, SignedDelivery, get_event_id_pointer, verify_delivery
-from engine.webhooks.webhooks import Webhook
+from engine.webhooks.webhooks import Webhook, Webhooks
 
 log = structlog.get_logger()
 
@@ -41,10 +44,15 @@ HOOKS_PATH: Final = "/hooks"
 _MAX_BODY_BYTES: Final = 1024 * 1024
 
 
-def build_webhook_router(services: Services, runs: Runs) -> APIRouter:
+def build_webhook_router(
+    webhooks: Webhooks, principals: Principals, run_records: RunRecords, audit_trail: AuditTrail, runs: Runs
+) -> APIRouter:
     """Build the router of the addresses that senders deliver to."""
+    delivery_endpoint = _DeliveryEndpoint(
+        webhooks, principals, run_records, runs, DeliveryRefusals(audit_trail)
+    )
     limited_endpoint = RequestBodyLimitMiddleware(
-        request_response(_DeliveryEndpoint(services, runs).receive_delivery), _MAX_BODY_BYTES
+        request_response(delivery_endpoint.receive_delivery), _MAX_BODY_BYTES
     )
     webhook_router = APIRouter()
     webhook_router.routes.append(
@@ -53,31 +61,33 @@ def build_webhook_router(services: Services, runs: Runs) -> APIRouter:
     return webhook_router
 
 
+@dataclass(frozen=True, slots=True)
 class _DeliveryEndpoint:
-    def __init__(self, services: Services, runs: Runs) -> None:
-        self._services = services
-        self._runs = runs
-        self._delivery_refusals = DeliveryRefusals(services.trail)
+    webhooks: Webhooks
+    principals: Principals
+    run_records: RunRecords
+    runs: Runs
+    delivery_refusals: DeliveryRefusals
 
     async def receive_delivery(self, request: Request) -> Response:
         """Check the signature before anything of the delivery is parsed, then start the run that it asks for."""
         delivery_body = await request.body()
         try:
-            webhook, secrets_in_force = await self._services.webhooks.get_webhook_with_secrets(
+            webhook, secrets_in_force = await self.webhooks.get_webhook_with_secrets(
                 request.path_params["webhook"]
             )
             signed_delivery = verify_delivery(
                 webhook.scheme, secrets_in_force, request.headers, delivery_body
             )
         except (WebhookUnknown, DeliveryRefused):
-            self._delivery_refusals.count_unsigned_delivery()
+            self.delivery_refusals.count_unsigned_delivery()
             raise
         except VaultSealBroken as error:
             log.exception("webhook_secret_does_not_open")
             raise VaultSealBroken(
                 "This webhook's secret does not open. An administrator finds why in the gateway's log."
             ) from error
-        principal = await self._services.principals.find_principal(webhook.principal_id)
+        principal = await self.principals.find_principal(webhook.principal_id)
         assert principal is not None  # noqa: S101 -- the webhook's row refers to them
         try:
             signed_delivery.require_fresh(time.time(), webhook.tolerance_seconds)
@@ -88,7 +98,7 @@ class _DeliveryEndpoint:
             # The delivery is valid. When the sender repeats it, the same idempotency key starts the run.
             raise
         except BylineError as error:
-            await self._delivery_refusals.record_signed_refusal(
+            await self.delivery_refusals.record_signed_refusal(
                 webhook, principal, signed_delivery.delivery_mark, error
             )
             raise _hide_refusal_reason(error) from error
@@ -124,14 +134,14 @@ class _DeliveryEndpoint:
 
         It is found even if the mapping has changed since and would make another call of the event.
         """
-        keyed_run = await self._services.run_records.find_by_idempotency_key(principal.id, idempotency_key)
+        keyed_run = await self.run_records.find_by_idempotency_key(principal.id, idempotency_key)
         return keyed_run.id if keyed_run is not None and keyed_run.has_begun else None
 
     async def _start_run(
         self, webhook: Webhook, principal: Principal, idempotency_key: str, delivery_document: object
     ) -> str:
         caller = Caller(principal, Actor("webhook", webhook.id, webhook.name), "webhook")
-        started_run = await self._runs.start_or_attach(
+        started_run = await self.runs.start_or_attach(
             webhook.tool_name,
             webhook.mapping.build_arguments(delivery_document),
             caller,

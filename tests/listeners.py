@@ -38,10 +38,9 @@ class Mailbox:
     refusal: str | None = None
 
     async def handle_DATA(  # noqa: N802 -- aiosmtpd's name
-        self, server: SMTP, session: Session, envelope: Envelope
+        self, _server: SMTP, _session: Session, envelope: Envelope
     ) -> str:
         """Take a mail."""
-        del server, session
         if self.refusal is not None:
             return self.refusal
         content = envelope.content

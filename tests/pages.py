@@ -10,7 +10,9 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
+from temporalio.client import Client
 
+from engine.schedules.schedules import Schedules
 from engine.services import Services, open_services
 from engine.settings import (
     DatabaseSettings,
@@ -20,18 +22,16 @@ from engine.settings import (
     Settings,
     VaultSettings,
 )
+from engine.tools.registry import Registry
 from examples.browser import Browser, Page
-from gateway.authorization_server.endpoints import build_authorization_server
-from gateway.bearer import build_token_verifier
+from gateway.authorization_server.server import build_authorization_server
+from gateway.browser.page_requests import attach_browser_sessions
 from gateway.browser.rendering import create_assets_router
-from gateway.pages.applications import build_application_pages
-from gateway.pages.authorization_requests import build_connect_pages
-from gateway.pages.console import build_console
-from gateway.pages.device_sign_in import build_device_pages
-from gateway.pages.questions import build_question_pages
+from gateway.pages.router import build_pages
 from gateway.protected_resource import build_metadata_url, create_metadata_router
+from gateway.services import GatewayServices, build_gateway_services
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from gateway.sign_in.pages import build_sign_in_pages, seed_demo_people
+from gateway.toolsets import MCP_PATH
 from tests.databases import sqlite_database
 from tests.listeners import served
 
@@ -44,6 +44,7 @@ class Byline:
 
     url: str
     services: Services
+    gateway_services: GatewayServices
 
     async def signed_in(self, browser: Browser, username: str, path: str = "/") -> Page:
         """Open a path that asks for a sign-in, and sign in."""
@@ -86,26 +87,24 @@ async def serving(
             gateway=GatewaySettings(public_url=public_url or url, demo_people=True, issuer=issuer, **gateway),
         )
         async with open_services(settings, environment or {}) as services:
-            await seed_demo_people(services)
-            async with served(_application(services), listener):
-                yield Byline(url, services)
+            gateway_services = build_gateway_services(services)
+            # No page calls Temporal before somebody makes a schedule.
+            schedules = Schedules(services, await Client.connect("127.0.0.1:1", lazy=True))
+            async with served(_application(services, gateway_services, schedules), listener):
+                yield Byline(url, services, gateway_services)
 
 
-def _application(services: Services) -> FastAPI:
+def _application(services: Services, gateway_services: GatewayServices, schedules: Schedules) -> FastAPI:
     application = FastAPI()
+    attach_browser_sessions(application, gateway_services.browser_sessions)
     for router in (
-        build_sign_in_pages,
-        build_authorization_server,
-        build_application_pages,
-        create_metadata_router,
-        build_connect_pages,
-        build_device_pages,
-        build_question_pages,
-        build_console,
+        *build_pages(services, gateway_services, Registry(()), schedules),
+        build_authorization_server(services, gateway_services.oauth_tables),
+        create_metadata_router(services.settings, services.policy),
+        create_assets_router(),
     ):
-        application.include_router(router(services))
-    application.include_router(create_assets_router())
-    tokens = build_token_verifier(services)
+        application.include_router(router)
+    tokens = gateway_services.token_verifiers[MCP_PATH]
     challenge = f'Bearer resource_metadata="{build_metadata_url(services.settings)}"'
 
     @application.get("/mcp")

@@ -27,7 +27,6 @@ from temporalio.testing import WorkflowEnvironment
 
 from engine.audit.trail import AuditEvent
 from engine.authorization.requests import AuthorizationRequest
-from engine.connections.catalogue import read_connections
 from engine.db.tables import WaiterRow
 from engine.identity.model import Actor, Identity, Principal, TriggerKind
 from engine.interceptors.client import IdentityClientInterceptor
@@ -43,6 +42,7 @@ from engine.settings import (
     TemporalSettings,
     VaultSettings,
 )
+from engine.sign_in.declarations import read_connections
 from engine.temporal import connect_temporal
 from engine.tools.registry import Registry
 from engine.waiting.delivery import deliver_wake_ups
@@ -54,6 +54,7 @@ from gateway.dev.data_directory import COMPOSE_PATH
 from gateway.dev.readiness import is_ready
 from tests.databases import sqlite_database
 from tests.sandbox import CALLBACK, ROOT, Running
+from tests.signing_in import consent_page
 
 NORTHWIND = "001D000000IRFmaIAP"
 CONTOSO = "001D000000IqhSLIAZ"
@@ -201,7 +202,7 @@ class Platform:
         """Play the round trip to the upstream's consent page, and take the answer to the services of a gateway."""
         system, session = self.systems[request.connection_name], secrets.token_urlsafe()
         account = account or principal.subject
-        address = await by.consent.begin_sign_in(request, session)
+        address = await consent_page(by, request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await browser.open(address)
             page = await page.form(
@@ -210,7 +211,7 @@ class Platform:
                 password=f"{account}-{system.system.name}",
             )
             page = await page.form(submit=button)
-        await by.consent.complete_sign_in(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
+        await by.sign_ins.finish_redirect(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
 
     async def grant(
         self, connection: str, principal: Principal, scope: str | None = None, *, account: str | None = None

@@ -16,9 +16,10 @@ from engine.services import Services
 from gateway.app import build_application
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
-from gateway.authorization_server.tokens import TokenIssuer
+from gateway.authorization_server.tables import build_authorization_server_tables
 from gateway.mcp.server import create_mcp_servers
 from gateway.protected_resource import API_PATH
+from gateway.services import build_gateway_services
 from tests.listeners import served
 from tests.platform import Platform
 
@@ -53,7 +54,7 @@ class Rest:
         client = ClientInformation(client_id="reports", client_name="Reports", redirect_uris=None)
         consent = consented(principal, client, f"{self.url}{path}")
         await ClientConsents(self.services.database).store_consent(consent)
-        issued = await TokenIssuer(self.services).issue_tokens(
+        issued = await build_authorization_server_tables(self.services).token_issuer.issue_tokens(
             principal, client, consent.scopes, consent.id, resource=consent.resource, has_refresh_token=False
         )
         return issued.access_token
@@ -88,8 +89,16 @@ async def serving(
         if policy is not None:
             services = replace(services, policy=Policy(lambda: policy, services.roles))
         registry, runs, temporal = platform.registry, platform.runs, platform.temporal
-        servers = create_mcp_servers(services, registry, runs, RunControl(services, temporal, runs), temporal)
-        app = build_application(services, registry, runs, temporal, servers)
+        gateway_services = build_gateway_services(services)
+        servers = create_mcp_servers(
+            services,
+            gateway_services.token_verifiers,
+            registry,
+            runs,
+            RunControl(services, temporal, runs),
+            temporal,
+        )
+        app = build_application(services, gateway_services, registry, runs, temporal, servers)
         async with AsyncExitStack() as open_:
             if mcp:
                 for server in servers.values():

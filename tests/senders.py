@@ -53,9 +53,8 @@ def standard(secret: str, event: str, said: Mapping[str, Any], at: int) -> Deliv
     return Delivery(headers, body.encode())
 
 
-def github(secret: str, event: str, said: Mapping[str, Any], at: int) -> Delivery:
+def github(secret: str, event: str, said: Mapping[str, Any], _at: int) -> Delivery:
     """GitHub has no library that signs; what it signs is the body, as in the example that it documents."""
-    del at
     body = json.dumps(said).encode()
     mac = hmac.new(secret.encode(), body, "sha256").hexdigest()
     headers = {

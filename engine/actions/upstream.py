@@ -32,6 +32,7 @@ from engine.oauth.dpop import attach_token, find_required_nonce
 from engine.outgoing.bodies import TRANSFER_HEADERS, read_response_body
 from engine.outgoing.client import parse_retry_after
 from engine.sign_in.idp_assertions import IdpAssertions
+from engine.sign_in.methods import find_token_place
 from engine.waiting.waiters import ParkedAction
 
 _IDEMPOTENT_METHODS = frozenset({*SAFE_HTTP_METHODS, "PUT", "DELETE"})
@@ -282,7 +283,7 @@ class Upstream:
         idempotency_key: str | None = None,
         dpop_nonce: str | None = None,
     ) -> httpx2.Response:
-        token_place = self._context.connection.token_place
+        token_place = find_token_place(self._context.connection)
         attach_token(
             http_request,
             credential.access_token,

@@ -1,10 +1,11 @@
 """Writes refused attempts to the trail, each kind at most once an hour, so that repeating one cannot fill the trail."""
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from cachetools import FIFOCache
 
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.identity.model import Actor, Principal
@@ -36,7 +37,7 @@ class RefusedAttempts:
     ) -> None:
         self._audit_trail = audit_trail
         self._monotonic_clock = monotonic_clock
-        self._attempt_counts: OrderedDict[str, _AttemptCount] = OrderedDict()
+        self._attempt_counts = FIFOCache[str, _AttemptCount](_MAX_ATTEMPT_KINDS)
 
     async def record_refusal(
         self,
@@ -64,9 +65,6 @@ class RefusedAttempts:
             else ""
         )
         self._attempt_counts[attempt_kind] = _AttemptCount(self._monotonic_clock())
-        self._attempt_counts.move_to_end(attempt_kind)
-        if len(self._attempt_counts) > _MAX_ATTEMPT_KINDS:
-            self._attempt_counts.popitem(last=False)
         audit_event = AuditEvent(
             kind="attempt.refused",
             principal=principal,

@@ -1,6 +1,5 @@
 """Personal API tokens: they act as their owner with the owner's own grants. Only a hash of each is stored."""
 
-import hashlib
 import hmac
 import re
 import secrets
@@ -18,6 +17,7 @@ from engine.db.tables import ApiTokenRow
 from engine.errors import ApiTokenInvalid, ApiTokenUnknown
 from engine.identity.model import Actor, Principal
 from engine.identity.principals import Principals
+from engine.vault.digests import digest_secret
 
 API_TOKEN_PREFIX: Final = "byline_"
 DEFAULT_LIFETIME: Final = timedelta(days=90)
@@ -101,7 +101,7 @@ class ApiTokens:
             id=secrets.token_hex(8),
             principal_id=owner.id,
             name=token_name.strip(),
-            secret_hash=_hash_secret(token_secret),
+            secret_hash=digest_secret(token_secret),
             tools=None if tool_names is None else sorted(set(tool_names)),
             created_at=utc_now(),
             expires_at=utc_now() + token_lifetime,
@@ -124,7 +124,7 @@ class ApiTokens:
             return None
         async with self._database.open_read_session() as db_session:
             token_row = await db_session.get(ApiTokenRow, token_match[1])
-        if token_row is None or not hmac.compare_digest(token_row.secret_hash, _hash_secret(token_match[2])):
+        if token_row is None or not hmac.compare_digest(token_row.secret_hash, digest_secret(token_match[2])):
             return None
         api_token = _to_api_token(token_row)
         owner = await self._principals.find_principal(api_token.principal_id)
@@ -228,8 +228,3 @@ def _to_api_token(token_row: ApiTokenRow) -> ApiToken:
         last_used_at=token_row.last_used_at,
         revoked_at=token_row.revoked_at,
     )
-
-
-# A plain hash is enough: the secret is 256 random bits, which cannot be guessed at any speed of hashing.
-def _hash_secret(token_secret: str) -> str:
-    return hashlib.sha256(token_secret.encode()).hexdigest()

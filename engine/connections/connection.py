@@ -3,44 +3,20 @@
 Its mode is `user` or `shared`. Secrets are references and never part of the declaration.
 """
 
-from collections.abc import Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PrivateAttr, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, model_validator
 
 from engine.connections.known_providers import expand_known_provider
-from engine.errors import BylineError, ConnectionMisconfigured
 from engine.settings import MAX_WAIT
 
 SHARED_HOLDER: Final = "shared"
 """The holder of every grant of the service itself."""
 
 ScopeSeparator = Literal["space", "comma"]
-SignInName = Literal[
-    "authorization_code",
-    "client_credentials",
-    "jwt_bearer",
-    "token_exchange",
-    "identity_assertion",
-    "api_key",
-    "personal_access_token",
-    "basic",
-]
-
-TYPED_KEY_METHODS: Final = frozenset({"api_key", "personal_access_token", "basic"})
-"""The sign-in methods without an authorization server: a person types a key that the upstream gave them."""
-
-IDP_ASSERTED_METHODS: Final = frozenset({"token_exchange", "identity_assertion"})
-"""The sign-in methods that need no person to act if the identity provider asserts who the person is."""
-
-_METHODS_BY_MODE: Final[Mapping[str, frozenset[str]]] = {
-    "user": TYPED_KEY_METHODS | IDP_ASSERTED_METHODS | {"authorization_code"},
-    "shared": TYPED_KEY_METHODS | {"client_credentials", "jwt_bearer"},
-}
 _DEFAULT_METHODS: Final = {"user": "authorization_code", "shared": "client_credentials"}
-_REQUIRED_FIELDS: Final = {"jwt_bearer": "assertion", "api_key": "key"}
 
 
 class TokenPlace(NamedTuple):
@@ -65,39 +41,12 @@ class SecretReference(Declaration):
     env: str | None = None
     file: Path | None = None
     vault: Literal[True] | None = None
-    _vault_result: SecretStr | BylineError | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _require_one_source(self) -> Self:
         if [self.env, self.file, self.vault].count(None) != 2:
             raise ValueError("name one of env, file and vault")
         return self
-
-    def read_secret(self, environment: Mapping[str, str]) -> str:
-        """Return the secret.
-
-        Raises ConnectionMisconfigured if there is none, or the error that kept the vault from opening it.
-        """
-        if self.vault:
-            if isinstance(self._vault_result, BylineError):
-                raise self._vault_result
-            secret_text = "" if self._vault_result is None else self._vault_result.get_secret_value()
-            remedy = "set it with `byline connections secret set`"
-        elif self.env is not None:
-            secret_text = environment.get(self.env, "")
-            remedy = f"set {self.env}"
-        else:
-            secret_text = (
-                self.file.read_text().strip() if self.file is not None and self.file.is_file() else ""
-            )
-            remedy = f"write it into {self.file}"
-        if not secret_text:
-            raise ConnectionMisconfigured(f"The client secret is not there: {remedy}.")
-        return secret_text
-
-    def set_vault_result(self, vault_result: str | BylineError | None) -> None:
-        """Set the secret from the vault, None if the vault has none, or the error that kept it from opening."""
-        self._vault_result = SecretStr(vault_result) if isinstance(vault_result, str) else vault_result
 
 
 class KeyCheck(Declaration):
@@ -184,6 +133,11 @@ class ProviderDeclaration(Declaration):
             self.authorization_endpoint is None and self.issuer is not None
         )
 
+    @property
+    def token_place(self) -> TokenPlace:
+        """The header in which requests carry the token."""
+        return BEARER_PLACE if self.token_header is None else TokenPlace(self.token_header, "")
+
 
 class McpServer(Declaration):
     """An MCP server. Its metadata names the authorization server (RFC 9728), so its URL is enough."""
@@ -194,8 +148,9 @@ class McpServer(Declaration):
 class Connection(Declaration):
     """One named way to sign in to one upstream system.
 
-    `system` is the name of the upstream in the audit trail. `sign_in` is how Byline obtains tokens, by default
-    `authorization_code` in mode `user` and `client_credentials` in mode `shared`. `client_key` is a private key, as PEM
+    `system` is the name of the upstream in the audit trail. `sign_in` names the way in which Byline obtains tokens, by
+    default `authorization_code` in mode `user` and `client_credentials` in mode `shared`; what a way needs is checked
+    where declarations are read. `client_key` is a private key, as PEM
     or JWK, with which Byline authenticates as the client (`private_key_jwt`, OpenID Connect Core 1.0 section 9).
     `idempotency_keys` says that the upstream honours the `Idempotency-Key` header, so an action of unknown outcome may
     be sent again. `scope_words` explains to people what a scope allows.
@@ -206,7 +161,7 @@ class Connection(Declaration):
     system: str
     mode: Literal["user", "shared"]
     base_url: HttpUrl
-    sign_in: SignInName = "authorization_code"
+    sign_in: str = "authorization_code"
     key: KeyDeclaration | None = None
     assertion: AssertionDeclaration | None = None
     mcp: McpServer | None = None
@@ -232,61 +187,6 @@ class Connection(Declaration):
             default_values["base_url"] = expanded_declaration["mcp"].get("url")
         return {**default_values, **expanded_declaration}
 
-    @model_validator(mode="after")
-    def _validate_sign_in(self) -> Self:
-        if self.sign_in not in _METHODS_BY_MODE[self.mode]:
-            raise ValueError(
-                f"a {self.mode} connection has no sign_in {self.sign_in}: write "
-                f"{_join_alternatives(_METHODS_BY_MODE[self.mode])}"
-            )
-        required_field = _REQUIRED_FIELDS.get(self.sign_in)
-        if required_field is not None and getattr(self, required_field) is None:
-            raise ValueError(f"sign_in {self.sign_in} needs {required_field}: write it")
-        if self.sign_in in TYPED_KEY_METHODS:
-            self._validate_typed_key()
-        else:
-            self._validate_oauth()
-        return self
-
-    def _validate_typed_key(self) -> None:
-        if self.provider != ProviderDeclaration() or self.client_id or self.mcp is not None:
-            raise ValueError(
-                f"sign_in {self.sign_in} knows no provider, no client_id and no mcp: leave them out"
-            )
-        key_declaration = self.key or KeyDeclaration()
-        is_secret_declared = key_declaration.secret is not None and (
-            key_declaration.username is not None or self.sign_in != "basic"
-        )
-        if self.mode == "shared" and not is_secret_declared:
-            raise ValueError(
-                "a shared key is not typed by anybody: write key.secret, and key.username where sign_in is basic"
-            )
-        if self.mode == "user" and (key_declaration.secret, key_declaration.username) != (None, None):
-            raise ValueError("people type their own key: leave key.secret and key.username out")
-
-    def _validate_oauth(self) -> None:
-        provider = self.provider
-        is_client_id_optional = self.mcp is not None and self.mode == "user"
-        if not self.client_id and not is_client_id_optional:
-            raise ValueError("client_id is missing: write the id that the provider knows Byline by")
-        if provider.is_discovered and provider.issuer is None and self.mcp is None:
-            raise ValueError(
-                "write authorization_endpoint and token_endpoint, or the issuer whose metadata tells them"
-            )
-        if self.sign_in == "identity_assertion" and self.mcp is not None and provider.issuer is None:
-            # Otherwise the MCP server would choose who receives the identity assertion, without a person's consent.
-            raise ValueError("write provider.issuer: to it alone the company vouches for people")
-        if provider.issuer is not None and provider.is_discovered:
-            HttpUrl(provider.issuer)
-        sign_in_pages = (provider.authorization_endpoint, provider.device_authorization_endpoint)
-        is_page_required = self.mode == "user" and self.sign_in != "token_exchange"
-        if is_page_required and sign_in_pages == (None, None) and not provider.is_discovered:
-            raise ValueError(
-                "people sign in at an authorization_endpoint: write it, or declare the connection as shared"
-            )
-        if (provider.token_endpoint_auth_method == "private_key_jwt") != (self.client_key is not None):
-            raise ValueError("client_key and the token_endpoint_auth_method private_key_jwt go together")
-
     @property
     def sign_in_host(self) -> str:
         """The host at which people sign in, as far as the declaration tells without discovery."""
@@ -297,29 +197,11 @@ class Connection(Declaration):
         return HttpUrl(str(known_url)).host or ""
 
     @property
-    def token_place(self) -> TokenPlace:
-        """The header in which requests to this upstream carry the token or key."""
-        key_declaration = self.key or KeyDeclaration()
-        match self.sign_in:
-            case "api_key":
-                return TokenPlace(key_declaration.header, key_declaration.prefix)
-            case "personal_access_token":
-                return TokenPlace(key_declaration.header, key_declaration.prefix or BEARER_PLACE.value_prefix)
-            case "basic":
-                return TokenPlace(key_declaration.header, "Basic ")
-        token_header = self.provider.token_header
-        return BEARER_PLACE if token_header is None else TokenPlace(token_header, "")
-
-    @property
-    def secret_references(self) -> tuple[SecretReference | None, ...]:
-        """The references to the client's secret and key, None if not declared. The vault holds at most one of them."""
-        return self.client_secret, self.client_key
+    def has_vault_secret(self) -> bool:
+        """Whether the secret or the key of the client lies in the vault, which holds at most one of them."""
+        references = (self.client_secret, self.client_key)
+        return any(reference is not None and reference.vault for reference in references)
 
     def resolve_holder(self, principal_id: str) -> str:
         """Return the holder of the grant that this principal's actions use: the principal, or the service itself."""
         return principal_id if self.mode == "user" else SHARED_HOLDER
-
-
-def _join_alternatives(method_names: Collection[str]) -> str:
-    *other_names, last_name = sorted(method_names)
-    return f"{', '.join(other_names)} or {last_name}"

@@ -124,8 +124,7 @@ def _open_database(settings: DatabaseSettings) -> AsyncEngine:
     return database
 
 
-def _prepare_sqlite(dbapi_connection: Any, connection_record: object) -> None:
-    del connection_record
+def _prepare_sqlite(dbapi_connection: Any, _connection_record: object) -> None:
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     for pragma in (

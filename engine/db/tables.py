@@ -14,16 +14,14 @@ class UtcDateTime(TypeDecorator[datetime]):
     impl = DateTime(timezone=True)
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         """Refuse instants without a zone."""
-        del dialect
         if value is not None and value.tzinfo is None:
             raise ValueError("an instant needs a time zone")
         return None if value is None else value.astimezone(UTC)
 
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         """Give SQLite's naive instants their zone back."""
-        del dialect
         return (
             None
             if value is None
@@ -271,7 +269,7 @@ class AuthorizationRequestRow(SQLModel, table=True):
 
 
 class DeviceSignInRow(SQLModel, table=True):
-    """The device code by which an authorization request is answered elsewhere. Owner: engine.sign_in.device_sign_ins.
+    """The device code by which a request is answered elsewhere. Owner: engine.sign_in.pending_device_codes.
 
     `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """
@@ -393,7 +391,7 @@ class WaiterRow(SQLModel, table=True):
 
 
 class AuthorizationAttemptRow(SQLModel, table=True):
-    """A round trip to a provider's consent page, by the hash of its `state`. Owner: engine.sign_in.authorization_code.
+    """A trip to a provider's consent page, by the hash of its `state`. Owner: engine.sign_in.authorization_attempts.
 
     `tool` is the tool that shall use the account, or empty where the account is for every tool.
     """

@@ -1,21 +1,22 @@
 """Stores grants with their sealed tokens. This module calls no provider."""
 
-import hashlib
 import uuid
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, update
 from sqlalchemy.exc import IntegrityError
-from sqlmodel import col, or_, select
+from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
 from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.db.database import Database, utc_now
+from engine.db.lease import Lease
 from engine.db.tables import GrantRow
 from engine.grants.revocations import Revocations, build_grant_associated_data
 from engine.oauth.tokens import UpstreamTokens
+from engine.vault.digests import digest_secret
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 
@@ -30,6 +31,7 @@ class GrantRecords:
         self._database = database
         self._vault = vault
         self._revocations = revocations
+        self.lease = Lease(database, GrantRow.refreshing_until)
 
     async def find_grant(self, grant_id: str) -> GrantRow | None:
         """Return the grant with this id, or None."""
@@ -154,33 +156,6 @@ class GrantRecords:
             return None
         return grant_row
 
-    async def acquire_lease(self, grant_row: GrantRow, lease_duration: timedelta) -> bool:
-        """Give the caller the exclusive right to renew this grant for `lease_duration`.
-
-        Returns False if another process holds the lease or has already renewed the grant.
-        """
-        free_condition = or_(
-            col(GrantRow.refreshing_until).is_(None), col(GrantRow.refreshing_until) < utc_now()
-        )
-        lease_statement = (
-            update(GrantRow)
-            .where(
-                col(GrantRow.id) == grant_row.id,
-                col(GrantRow.version) == grant_row.version,
-                *_ACTIVE_CONDITIONS,
-                free_condition,
-            )
-            .values(refreshing_until=utc_now() + lease_duration)
-        )
-        async with self._database.open_write_session() as db_session:
-            return (await db_session.exec(lease_statement)).rowcount == 1
-
-    async def release_lease(self, grant_id: str) -> None:
-        """Release the lease, so that others may renew the grant."""
-        release_statement = update(GrantRow).where(col(GrantRow.id) == grant_id).values(refreshing_until=None)
-        async with self._database.open_write_session() as db_session:
-            await db_session.exec(release_statement)
-
     async def store_renewed_tokens(self, grant_id: str, tokens: UpstreamTokens) -> GrantRow | None:
         """Store the new tokens of a grant, release the lease, and return the grant.
 
@@ -275,6 +250,11 @@ def is_active_grant(grant_row: GrantRow) -> bool:
     return grant_row.revoked_at is None and grant_row.lapsed_at is None
 
 
+def select_version(grant_row: GrantRow) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that select this grant while it is active and nobody has renewed it."""
+    return (col(GrantRow.id) == grant_row.id, col(GrantRow.version) == grant_row.version, *_ACTIVE_CONDITIONS)
+
+
 def _select_unrevoked_grants(connection: Connection, holder: str) -> SelectOfScalar[GrantRow]:
     return (
         select(GrantRow)
@@ -299,7 +279,7 @@ def _build_associated_data(grant_row: GrantRow) -> str:
 
 
 def _compute_fingerprint(tokens: UpstreamTokens) -> str:
-    return hashlib.sha256(tokens.access_token.encode()).hexdigest()[:16]
+    return digest_secret(tokens.access_token)[:16]
 
 
 def _compute_expiry(tokens: UpstreamTokens) -> datetime | None:

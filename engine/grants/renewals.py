@@ -1,22 +1,20 @@
 """Renews the tokens of grants, once per grant even if many tasks and processes ask at the same time."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.db.database import utc_now
+from engine.db.lease import FreshRow, StaleRow
 from engine.db.tables import GrantRow
-from engine.errors import BylineError, ConnectionMisconfigured, UpstreamUnavailable
-from engine.grants.grant_records import GrantRecords, is_active_grant
+from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
+from engine.grants.grant_records import GrantRecords, is_active_grant, select_version
 from engine.grants.token_source import TokenSource
 from engine.oauth.client import TokenRefused
 from engine.oauth.tokens import UpstreamTokens
 
 _RENEW_BEFORE_EXPIRY = timedelta(seconds=30)
-_LEASE_DURATION = timedelta(seconds=45)
-_LEASE_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +48,32 @@ class GrantRenewals:
         One process takes the lease and renews the grant, while the others wait. Raises ConnectionMisconfigured, or an
         UpstreamFailed such as UpstreamUnavailable if the renewal takes longer than the lease.
         """
-        deadline = utc_now() + _LEASE_DURATION
-        current_row: GrantRow | None = grant_row
-        while utc_now() < deadline:
+
+        async def read_grant() -> (
+            FreshRow[GrantRow | None] | StaleRow[UpstreamTokens | None, GrantRow | None]
+        ):
+            current_row = await self._grant_records.find_grant(grant_row.id)
             if current_row is None or not is_active_grant(current_row):
-                return await self._grant_records.find_active_grant(
-                    connection, grant_row.holder, grant_row.account
+                return FreshRow(
+                    await self._grant_records.find_active_grant(
+                        connection, grant_row.holder, grant_row.account
+                    )
                 )
             if current_row.version != grant_row.version:
-                return current_row
-            if _is_lease_free(current_row) and await self._grant_records.acquire_lease(
-                current_row, _LEASE_DURATION
-            ):
-                # Rotation has invalidated the old refresh token, so the response is stored even if the caller is gone.
-                return await asyncio.shield(self._renew_leased_grant(connection, current_row))
-            await asyncio.sleep(_LEASE_POLL_SECONDS)
-            current_row = await self._grant_records.find_grant(grant_row.id)
-        raise UpstreamUnavailable(
-            f"The tokens of connection '{connection.name}' are being renewed elsewhere and are not done yet."
-        )
+                return FreshRow(current_row)
+            return StaleRow(
+                select_version(current_row),
+                lambda: self._request_new_tokens(connection, current_row),
+                lambda new_tokens: self._store_new_tokens(current_row, new_tokens),
+                current_row.refreshing_until,
+            )
+
+        try:
+            return await self._grant_records.lease.renew_once(read_grant)
+        except TimeoutError:
+            raise UpstreamUnavailable(
+                f"The tokens of connection '{connection.name}' are being renewed elsewhere and are not done yet."
+            ) from None
 
     async def list_idle_grant_ids(
         self, connection: Connection, renewed_before: datetime, max_rows: int = 100
@@ -115,12 +120,9 @@ class GrantRenewals:
         added_row = await self._grant_records.add_shared_grant(connection, tokens, account)
         return added_row or await self._grant_records.find_active_grant(connection, SHARED_HOLDER)
 
-    async def _renew_leased_grant(self, connection: Connection, grant_row: GrantRow) -> GrantRow | None:
-        try:
-            new_tokens = await self._request_new_tokens(connection, grant_row)
-        except BylineError:
-            await self._grant_records.release_lease(grant_row.id)
-            raise
+    async def _store_new_tokens(
+        self, grant_row: GrantRow, new_tokens: UpstreamTokens | None
+    ) -> GrantRow | None:
         if new_tokens is None:
             await self._grant_records.lapse_grant(grant_row.id)
             return None
@@ -137,7 +139,3 @@ class GrantRenewals:
             raise ConnectionMisconfigured(
                 f"Connection '{connection.name}' cannot renew its tokens: {error}"
             ) from None
-
-
-def _is_lease_free(grant_row: GrantRow) -> bool:
-    return grant_row.refreshing_until is None or grant_row.refreshing_until < utc_now()

@@ -16,6 +16,7 @@ from engine.grants.token_source import TokenSource
 from engine.oauth.tokens import UpstreamTokens
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import GRANT_SEAL
 
 _FIRST_TRY_DELAY: Final = timedelta(minutes=1)
 _MIN_RETRY_DELAY: Final = timedelta(minutes=5)
@@ -124,7 +125,7 @@ def build_grant_associated_data(grant_id: str, holder: str, connection_name: str
 
     It is the same in the tables of grants and of revocations, so sealed tokens move without being opened.
     """
-    return f"grant:{grant_id}:{holder}:{connection_name}"
+    return GRANT_SEAL.format(grant_id=grant_id, holder=holder, connection=connection_name)
 
 
 def _build_associated_data(revocation_row: RevocationRow) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.identity.unverified_claims import read_unverified_claims
+from engine.identity.claims import read_unverified_claims
 
 PrincipalKind = Literal["person", "service"]
 TriggerKind = Literal["mcp", "rest", "schedule", "webhook"]

@@ -24,8 +24,10 @@ from sqlmodel import col, select
 from engine.db.database import Database, utc_now
 from engine.db.tables import SigningKeyRow
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import SIGNING_KEY_SEAL
 
 _REFRESH_INTERVAL_SECONDS = 30.0
 # The fully specified name of EdDSA over Curve25519 (RFC 9864), which deprecates the bare "EdDSA".
@@ -82,7 +84,7 @@ class SigningKeys:
         )
         return jws.serialize_compact(jws_header, jws_payload, signer.jwk, algorithms=[_ALGORITHM])
 
-    async def verify_token(self, signed_token: str, typ: str) -> dict[str, Any]:
+    async def verify_token(self, signed_token: str, typ: str) -> VerifiedClaims:
         """Return the claims of a token that a key in force signed with this `typ`; raises IdentityForged otherwise."""
         try:
             unverified_jws = jws.extract_compact(signed_token.encode())
@@ -96,7 +98,7 @@ class SigningKeys:
             raise IdentityForged("The identity's signature does not hold.") from error
         if not isinstance(claims, dict):
             raise IdentityForged("The identity holds no claims.")
-        return claims
+        return VerifiedClaims(claims)
 
     async def create_bytes_signer(self) -> Callable[[bytes], tuple[str, bytes]]:
         """Return a function that signs a message without database access.
@@ -222,7 +224,7 @@ class SigningKeys:
 
 
 def _build_associated_data(kid: str, public_key: bytes) -> str:
-    return f"signing_key:{kid}:{public_key.hex()}"
+    return SIGNING_KEY_SEAL.format(key_id=kid, public_key=public_key.hex())
 
 
 def _encode_base64url(raw_bytes: bytes) -> str:

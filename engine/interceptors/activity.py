@@ -19,6 +19,7 @@ from engine.interceptors.root_run_cache import RootRunCache
 from engine.questions.questions import AskingStep, enter_asking_step
 from engine.runs.records import RootRun
 from engine.services import Services
+from engine.validation_errors import describe_validation_error
 from engine.waiting.waiters import ParkedAction
 from engine.wire import (
     ACTION_HEADER,
@@ -174,17 +175,9 @@ def _require_encodable(activity_result: Any) -> Any:
 
 
 def _describe_error(error: Exception) -> str:
-    """Return the message of an error over invalid data.
-
-    Input values are left out of pydantic's messages, since they may come from an upstream's body.
-    """
     if not isinstance(error, ValidationError):
         return str(error)
-    problems = (
-        f"{'.'.join(map(str, error_details['loc']))}: {error_details['msg']}"
-        for error_details in error.errors(include_input=False)
-    )
-    return f"{error.title} does not fit: {'; '.join(problems)}."
+    return f"{error.title} does not fit: {describe_validation_error(error)}."
 
 
 def _read_call_chain(input: ExecuteActivityInput) -> tuple[str, ...]:  # noqa: A002

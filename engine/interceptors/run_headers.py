@@ -6,27 +6,19 @@ from typing import Any
 
 from temporalio import workflow
 from temporalio.api.common.v1 import Payload
-from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import ActivityError, ApplicationError
 
 from engine.identity.model import Identity
 from engine.interceptors.headers import encode_header, read_header_text
+from engine.interceptors.search_attributes import list_search_attributes
 from engine.wire import (
     ENROLL_ACTIVITY,
     IDENTITY_HEADER,
-    PRINCIPAL_ATTRIBUTE,
-    RUN_ATTRIBUTE,
     SCHEDULED_BY_ATTRIBUTE,
-    TOOL_ATTRIBUTE,
-    TRIGGER_ATTRIBUTE,
     UPKEEP_WORKFLOW,
 )
 
 _ATTEMPT_TIMEOUT = timedelta(seconds=30)
-_PRINCIPAL_KEY = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
-_TOOL_KEY = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
-_TRIGGER_KEY = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
-_RUN_KEY = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 
 class RunHeaders:
@@ -89,10 +81,5 @@ class RunHeaders:
         identity = self.identity
         if identity is not None:
             workflow.upsert_search_attributes(
-                [
-                    _PRINCIPAL_KEY.value_set(identity.name),
-                    _TOOL_KEY.value_set(identity.tool_name),
-                    _TRIGGER_KEY.value_set(identity.trigger),
-                    _RUN_KEY.value_set(identity.run_id),
-                ]
+                [attribute.key.value_set(attribute.value) for attribute in list_search_attributes(identity)]
             )

@@ -14,7 +14,6 @@ from temporalio import workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.common import (
     RetryPolicy,
-    SearchAttributeKey,
     SearchAttributeUpdate,
     WorkflowIDReusePolicy,
 )
@@ -42,27 +41,21 @@ from engine.errors import AnswerRequired, AuthorizationRequired, BylineError
 from engine.interceptors.headers import encode_header, read_header
 from engine.interceptors.root_run_cache import RootRunCache
 from engine.interceptors.run_headers import RunHeaders
+from engine.interceptors.search_attributes import AWAITING_KEY, PRINCIPAL_KEY, RUN_KEY
 from engine.notifications.messages import RunOutcome
 from engine.notifications.workflow import RunNotice
 from engine.runs.records import RootRun
 from engine.wire import (
     ACTION_HEADER,
-    AWAITING_ATTRIBUTE,
     CHAIN_HEADER,
     ENROLL_ACTIVITY,
     IDENTITY_HEADER,
     LOOK_AGAIN_SIGNAL,
     NOTIFY_HEADER,
     NOTIFY_WORKFLOW,
-    PRINCIPAL_ATTRIBUTE,
-    RUN_ATTRIBUTE,
     WAITER_HEADER,
     WITHDRAW_ACTIVITY,
 )
-
-_AWAITING_KEY = SearchAttributeKey.for_keyword_list(AWAITING_ATTRIBUTE)
-_PRINCIPAL_KEY = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
-_RUN_KEY = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 
 def build_workflow_interceptor(root_runs: RootRunCache) -> type[WorkflowInboundInterceptor]:
@@ -176,13 +169,13 @@ class _ParkedWaits:
             {parked_wait.attribute_value for parked_wait in self._waits_by_waiter.values()}
         )
         attribute_updates: list[SearchAttributeUpdate[Any]] = [
-            _AWAITING_KEY.value_set(attribute_values) if attribute_values else _AWAITING_KEY.value_unset()
+            AWAITING_KEY.value_set(attribute_values) if attribute_values else AWAITING_KEY.value_unset()
         ]
         identity = self._run_headers.identity
         if identity is not None and attribute_values:
             attribute_updates += [
-                _PRINCIPAL_KEY.value_set(identity.name),
-                _RUN_KEY.value_set(identity.run_id),
+                PRINCIPAL_KEY.value_set(identity.name),
+                RUN_KEY.value_set(identity.run_id),
             ]
         workflow.upsert_search_attributes(attribute_updates)
         principal_name = identity.name if identity is not None else "somebody"

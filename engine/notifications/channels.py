@@ -21,6 +21,7 @@ from engine.identity.model import Principal, TriggerKind
 from engine.settings import MAX_WAIT
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import CHANNEL_SEAL
 
 ChannelKind = Literal["email", "slack", "webhook"]
 NotificationEvent = Literal["waiting", "ended", "chat_waiting", "chat_ended"]
@@ -225,7 +226,9 @@ def _make_unknown_error(channel_id: str) -> ChannelUnknown:
 
 
 def _build_associated_data(channel_row: NotificationChannelRow) -> str:
-    return f"notification_channel:{channel_row.id}:{channel_row.principal_id}:{channel_row.kind}"
+    return CHANNEL_SEAL.format(
+        channel_id=channel_row.id, principal_id=channel_row.principal_id, kind=channel_row.kind
+    )
 
 
 def _to_channel(channel_row: NotificationChannelRow) -> NotificationChannel:

@@ -12,6 +12,7 @@ import aiosmtplib
 from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
 from engine.notifications.messages import ChannelNote
 from engine.settings import NotificationSettings
+from engine.waiting.page_paths import PageLinks
 
 _SMTP_TIMEOUT_SECONDS = 20.0
 _MAX_ADDRESS_CHARS = 254
@@ -24,9 +25,9 @@ _ADDRESS_PATTERN: Final = re.compile(
 class MailSender:
     """Sends notes through the mail server that the settings name."""
 
-    def __init__(self, settings: NotificationSettings, public_url: str) -> None:
+    def __init__(self, settings: NotificationSettings, page_links: PageLinks) -> None:
         self._settings = settings
-        self._public_url = public_url
+        self._notifications_link = page_links.build_notifications_link()
 
     def check_address(self, address: str) -> tuple[str, str]:
         """Return an address that mail can be sent to, and its label; raises AddressRefused."""
@@ -76,9 +77,9 @@ class MailSender:
         # The id is the same at every try, so that a mailbox that accepted an earlier one shows the note once.
         mail_message["Message-ID"] = f"<{note.id}@{sender_address.rpartition('@')[2]}>"
         mail_message["Auto-Submitted"] = "auto-generated"
-        mail_message["List-Unsubscribe"] = f"<{self._public_url}/notifications>"
+        mail_message["List-Unsubscribe"] = f"<{self._notifications_link}>"
         link_text = "" if note.link_url is None else f"\n{note.link_url}\n"
-        footer_text = f"You chose to be told of this: {self._public_url}/notifications"
+        footer_text = f"You chose to be told of this: {self._notifications_link}"
         mail_message.set_content(f"{note.title}.\n\n{note.body_text}\n{link_text}\n-- \n{footer_text}\n")
         return mail_message
 

@@ -9,6 +9,7 @@ from typing import Literal
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from engine.authorization.request_texts import describe_awaited_action
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
 from engine.connections.catalogue import ConnectionCatalogue
 from engine.db.database import utc_now
@@ -31,9 +32,9 @@ from engine.notifications.posts import NotePoster
 from engine.notifications.workflow import DueNote
 from engine.questions.questions import Question, Questions
 from engine.runs.records import Run, RunRecords
-from engine.waiting.page_paths import build_connect_path, build_question_path
+from engine.waiting.page_paths import PageLinks
+from engine.wire import NOTE_NAMESPACE
 
-_NOTE_NAMESPACE = uuid.UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02")
 _TEST_INTERVAL_SECONDS = 30
 
 log = structlog.get_logger()
@@ -53,7 +54,7 @@ class RunNotifier:
         principals: Principals,
         roles: Roles,
         catalogue: ConnectionCatalogue,
-        public_url: str,
+        page_links: PageLinks,
     ) -> None:
         self._notification_channels = notification_channels
         self._mail_sender = mail_sender
@@ -64,7 +65,7 @@ class RunNotifier:
         self._principals = principals
         self._roles = roles
         self._catalogue = catalogue
-        self._public_url = public_url
+        self._page_links = page_links
 
     async def add_channel(
         self,
@@ -136,7 +137,7 @@ class RunNotifier:
         occurred_at = datetime.fromtimestamp(due_note.at, UTC)
         note_id = str(
             uuid.uuid5(
-                _NOTE_NAMESPACE, f"{due_note.notice.event}:{due_note.notice.awaits or run.id}:{channel.id}"
+                NOTE_NAMESPACE, f"{due_note.notice.event}:{due_note.notice.awaits or run.id}:{channel.id}"
             )
         )
         tool_title = find_tool_title(run.tool_name)
@@ -195,17 +196,13 @@ class RunNotifier:
     ) -> tuple[Collection[str], WaitDescription]:
         connection = (await self._catalogue.list_connections()).get(authorization_request.connection_name)
         connection_title = authorization_request.connection_name if connection is None else connection.title
-        asked_action = (
-            f"choose an account at {connection_title}"
-            if authorization_request.request_kind == "choice"
-            else f"sign in to {connection_title}"
-        )
+        asked_action = describe_awaited_action(authorization_request, connection_title)
         asked_principal_ids: Collection[str] = [authorization_request.principal_id]
         principal = await self._principals.find_principal(authorization_request.principal_id)
         if principal is not None and principal.kind == "service":
             asked_principal_ids = await self._roles.list_holders(ADMINISTRATOR_ROLE)
             asked_action = f"{asked_action} for the service {principal.name}"
-        link_url = f"{self._public_url}{build_connect_path(authorization_request.id)}"
+        link_url = self._page_links.build_connect_link(authorization_request.id)
         return asked_principal_ids, WaitDescription(
             "connection", asked_action, link_url, authorization_request.expires_at
         )
@@ -216,7 +213,7 @@ class RunNotifier:
         return WaitDescription(
             wait_kind,
             asked_action,
-            f"{self._public_url}{build_question_path(question.id)}",
+            self._page_links.build_question_link(question.id),
             question.expires_at,
         )
 

@@ -11,9 +11,9 @@ from authlib.integrations.base_client import OAuthError
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 
 from engine.connections.connection import Connection
+from engine.connections.secret_reader import SecretReader
 from engine.errors import (
     AddressRefused,
-    AuthorizationRefused,
     BylineError,
     ConnectionMisconfigured,
     RequestRejected,
@@ -52,7 +52,7 @@ class OAuthClient:
     def __init__(
         self,
         connection: Connection,
-        environment: Mapping[str, str],
+        secret_reader: SecretReader,
         discovery: Discovery,
         registrations: ClientRegistrations | None = None,
     ) -> None:
@@ -63,79 +63,21 @@ class OAuthClient:
         self._discovery = discovery
         self._registrations = registrations
         self._client_secret = (
-            connection.client_secret.read_secret(environment) if connection.client_secret else None
+            secret_reader.read_secret(connection.name, connection.client_secret)
+            if connection.client_secret
+            else None
         )
         key_reference = connection.client_key
         self._client_key = (
             read_private_key(
-                key_reference.read_secret(environment), f"client_key of connection '{connection.name}'"
+                secret_reader.read_secret(connection.name, key_reference),
+                f"client_key of connection '{connection.name}'",
             )
             if key_reference
             else None
         )
 
-    async def build_authorization_url(
-        self,
-        *,
-        redirect_uri: str,
-        state: str,
-        code_verifier: str,
-        scopes: tuple[str, ...],
-        login_hint: str = "",
-        prompt: str = "",
-    ) -> str:
-        """Return the URL of the consent page, for the authorization code grant with PKCE S256 (RFC 7636).
-
-        `login_hint` and `prompt` are sent if `openid` is requested (OpenID Connect Core 1.0 section 3.1.2.1). If the
-        provider supports pushed authorization requests (RFC 9126), the URL carries only the reference to the request.
-        Raises AuthorizationRefused if the provider has no authorization endpoint.
-        """
-        endpoints = await self.find_endpoints()
-        if not endpoints.authorization_endpoint:
-            raise AuthorizationRefused(
-                f"{self._connection.title} has no page to sign in at here. Where your company vouches for you, sign "
-                "out of Byline and in again; otherwise use another device."
-            )
-        requested_scopes = tuple(dict.fromkeys((*(scopes or endpoints.scopes), *self._provider.added_scopes)))
-        scope_text = self._join_scopes(requested_scopes)
-        hint_parameters = {"login_hint": login_hint, "prompt": prompt} if "openid" in requested_scopes else {}
-        async with self._open_client(
-            endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
-        ) as authlib_client:
-            authorization_url, _ = authlib_client.create_authorization_url(
-                endpoints.authorization_endpoint,
-                state=state,
-                code_verifier=code_verifier if self._provider.pkce else None,
-                **{self._provider.scope_parameter: scope_text},
-                **_build_resource_parameter(endpoints),
-                **{
-                    parameter_name: parameter_value
-                    for parameter_name, parameter_value in hint_parameters.items()
-                    if parameter_value
-                },
-            )
-            # Merged last, since a provider may need other values for standard parameters.
-            authorization_url = httpx2.URL(str(authorization_url)).copy_merge_params(
-                self._provider.authorization_parameters
-            )
-            if endpoints.pushed_authorization_request_endpoint is None:
-                return str(authorization_url)
-            return await self._push_authorization_request(authlib_client, endpoints, authorization_url)
-
-    async def _push_authorization_request(
-        self, authlib_client: AsyncOAuth2Client, endpoints: ProviderEndpoints, authorization_url: httpx2.URL
-    ) -> str:
-        endpoint_url = endpoints.pushed_authorization_request_endpoint or ""
-        pushed_response = await self._post_form(authlib_client, endpoint_url, dict(authorization_url.params))
-        if isinstance(pushed_response.get("request_uri"), str):
-            page_parameters = {
-                "client_id": authlib_client.client_id,
-                "request_uri": pushed_response["request_uri"],
-            }
-            return str(httpx2.URL(endpoints.authorization_endpoint).copy_merge_params(page_parameters))
-        raise OAuthError(None)
-
-    async def _post_form(
+    async def post_form(
         self, authlib_client: AsyncOAuth2Client, endpoint_url: str, form_fields: dict[str, str]
     ) -> Mapping[str, Any]:
         """Post a form with client authentication to an endpoint other than the token endpoint. Returns the response."""
@@ -156,81 +98,24 @@ class OAuthClient:
             return response_body
         raise OAuthError(response_body.get("error") if isinstance(response_body, dict) else None)
 
-    async def exchange_code(
-        self,
-        *,
-        authorization_code: str,
-        redirect_uri: str,
-        code_verifier: str,
-        requested_scopes: tuple[str, ...],
-    ) -> UpstreamTokens:
-        """Exchange an authorization code for tokens."""
-        endpoints, proof_key = await self.find_endpoints(), self._generate_proof_key()
-        pkce_parameters = {"code_verifier": code_verifier} if self._provider.pkce else {}
-        async with self._open_client(endpoints, proof_key, redirect_uri=redirect_uri) as authlib_client:
-            token_response = await authlib_client.fetch_token(
-                endpoints.token_endpoint,
-                code=authorization_code,
-                **pkce_parameters,
-                **_build_resource_parameter(endpoints),
-            )
-            tokens = UpstreamTokens.from_response(
-                to_standard_response(self._provider, token_response), requested_scopes, proof_key=proof_key
-            )
-            return replace(tokens, account=find_account(self._provider, token_response))
-
     async def refresh_tokens(self, tokens: UpstreamTokens) -> UpstreamTokens:
         """Request new tokens with the refresh token."""
         endpoints, proof_key = await self.find_endpoints(), _read_proof_key(tokens)
-        async with self._open_client(endpoints, proof_key) as authlib_client:
+        async with self.open_client(endpoints, proof_key) as authlib_client:
             token_response = await authlib_client.refresh_token(
                 endpoints.token_endpoint,
                 refresh_token=tokens.refresh_token,
-                **_build_resource_parameter(endpoints),
+                **build_resource_parameter(endpoints),
             )
             standard_response = to_standard_response(self._provider, token_response)
             return UpstreamTokens.from_response(
                 standard_response, tokens.scopes, previous_tokens=tokens, proof_key=proof_key
             )
 
-    async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
-    ) -> UpstreamTokens | None:
-        """Return None: a person has to consent at the provider's page."""
-        del principal_id, scopes
-        return None
-
-    async def renew(self, principal_id: str, tokens: UpstreamTokens) -> UpstreamTokens | None:
-        """Return new tokens in place of these, or None if a person has to act."""
-        if tokens.refresh_token is not None:
-            return await self.refresh_tokens(tokens)
-        is_shared = self._connection.mode == "shared"
-        return await self.tokens_without_person(
-            principal_id, self._connection.scopes if is_shared else tokens.scopes
-        )
-
-    async def request_device_authorization(self, scopes: tuple[str, ...]) -> Mapping[str, Any]:
-        """Request a device code and return the provider's response unchanged (RFC 8628 section 3.2).
-
-        Raises AuthorizationRefused if the provider has no device authorization endpoint.
-        """
-        endpoints = await self.find_endpoints()
-        if endpoints.device_authorization_endpoint is None:
-            raise AuthorizationRefused(
-                f"{self._connection.title} is not signed in to on another device: open the link and sign in there."
-            )
-        async with self._open_client(endpoints) as authlib_client:
-            requested_scopes = tuple(dict.fromkeys((*scopes, *self._provider.added_scopes)))
-            return await self._post_form(
-                authlib_client,
-                endpoints.device_authorization_endpoint,
-                self.build_scope_parameter(requested_scopes),
-            )
-
     def build_scope_parameter(self, requested_scopes: tuple[str, ...]) -> dict[str, str]:
         """Return the request parameter for these scopes. It is empty if there are none."""
         return (
-            {self._provider.scope_parameter: self._join_scopes(requested_scopes)} if requested_scopes else {}
+            {self._provider.scope_parameter: self.join_scopes(requested_scopes)} if requested_scopes else {}
         )
 
     async def request_tokens(
@@ -238,8 +123,8 @@ class OAuthClient:
     ) -> UpstreamTokens:
         """Request tokens with a grant of any type (RFC 6749 section 4.5) and its parameters."""
         endpoints, proof_key = await self.find_endpoints(), self._generate_proof_key()
-        parameters = {**_build_resource_parameter(endpoints), **parameters}
-        async with self._open_client(endpoints, proof_key) as authlib_client:
+        parameters = {**build_resource_parameter(endpoints), **parameters}
+        async with self.open_client(endpoints, proof_key) as authlib_client:
             token_response = await authlib_client.fetch_token(
                 endpoints.token_endpoint, grant_type=grant_type, **parameters
             )
@@ -254,7 +139,7 @@ class OAuthClient:
         It is for responses that carry something other than an access token.
         """
         endpoints = await self.find_endpoints()
-        async with self._open_client(endpoints) as authlib_client:
+        async with self.open_client(endpoints) as authlib_client:
             token_response: Mapping[str, Any] = await authlib_client.fetch_token(
                 endpoints.token_endpoint, grant_type=grant_type, **parameters
             )
@@ -270,7 +155,7 @@ class OAuthClient:
             if tokens.refresh_token
             else (tokens.access_token, "access_token")
         )
-        async with self._open_client(endpoints) as authlib_client:
+        async with self.open_client(endpoints) as authlib_client:
             response = await authlib_client.revoke_token(
                 endpoints.revocation_endpoint, token=revoked_token, token_type_hint=token_type_hint
             )
@@ -286,13 +171,13 @@ class OAuthClient:
         endpoints = await self.find_endpoints()
         if endpoints.userinfo_endpoint is None or self._provider.account_from != "userinfo":
             return tokens.account
-        async with self._open_client(endpoints) as authlib_client:
+        async with self.open_client(endpoints) as authlib_client:
             request = authlib_client.build_request("GET", endpoints.userinfo_endpoint)
             attach_token(
                 request,
                 tokens.access_token,
                 _read_proof_key(tokens),
-                token_place=self._connection.token_place,
+                token_place=self._provider.token_place,
             )
             response = await authlib_client.send(request)
             claims = response.json() if response.is_success else None
@@ -303,7 +188,8 @@ class OAuthClient:
             )
         return str(find_value(claims, self._provider.account_claim) or claims.get("sub") or "")
 
-    def _join_scopes(self, scopes: tuple[str, ...]) -> str:
+    def join_scopes(self, scopes: tuple[str, ...]) -> str:
+        """Return these scopes as this provider separates them."""
         return {"space": " ", "comma": ","}[self._provider.scope_separator].join(scopes)
 
     async def find_endpoints(self) -> ProviderEndpoints:
@@ -371,9 +257,14 @@ class OAuthClient:
         return TokenRefused(self._connection.name, error_code)
 
     @asynccontextmanager
-    async def _open_client(
+    async def open_client(
         self, endpoints: ProviderEndpoints, proof_key: ProofKey | None = None, **client_options: Any
     ) -> AsyncIterator[AsyncOAuth2Client]:
+        """Open an HTTP client that authenticates as this OAuth client.
+
+        Raises TokenRefused for an error response to the block's requests, ConnectionMisconfigured if the provider must
+        not be called, and UpstreamUnavailable or RequestRejected if it does not answer as it should.
+        """
         client_identity = await self._find_client_identity(endpoints)
         try:
             async with self._create_authlib_client(
@@ -412,6 +303,6 @@ def _read_proof_key(tokens: UpstreamTokens) -> ProofKey | None:
     return ProofKey.from_jwk(tokens.proof_key) if tokens.proof_key else None
 
 
-def _build_resource_parameter(endpoints: ProviderEndpoints) -> dict[str, str]:
+def build_resource_parameter(endpoints: ProviderEndpoints) -> dict[str, str]:
     """Return the `resource` parameter, for which the tokens are requested (RFC 8707). It is empty if unknown."""
     return {} if endpoints.resource is None else {"resource": endpoints.resource}

@@ -1,19 +1,25 @@
 """Finds a provider's endpoints in its connection's declaration or in its issuer's metadata (RFC 8414)."""
 
 import json
-import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from pydantic import BaseModel, HttpUrl, ValidationError
+from cachetools import TTLCache
+from pydantic import HttpUrl
 
 from engine.connections.connection import Connection, ProviderDeclaration
 from engine.errors import AddressRefused, ConnectionMisconfigured, UpstreamUnavailable
+from engine.oauth.issuer_metadata import (
+    AuthorizationServerMetadata,
+    IssuerMismatched,
+    list_metadata_urls,
+    validate_metadata,
+)
 from engine.oauth.protected_resource import ProtectedResources
 from engine.outgoing.client import OutgoingClient
 
 _METADATA_CACHE_SECONDS: Final = 3600.0
-_OPENID_DOCUMENT, _OAUTH_DOCUMENT = "openid-configuration", "oauth-authorization-server"
+_MAX_CACHED_ISSUERS: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,30 +44,14 @@ class ProviderEndpoints:
     scopes: tuple[str, ...] = ()
 
 
-class _AuthorizationServerMetadata(BaseModel):
-    """The members of an issuer's metadata that Byline reads (RFC 8414 section 2 and its registry)."""
-
-    issuer: str
-    authorization_endpoint: HttpUrl
-    token_endpoint: HttpUrl
-    pushed_authorization_request_endpoint: HttpUrl | None = None
-    revocation_endpoint: HttpUrl | None = None
-    userinfo_endpoint: HttpUrl | None = None
-    device_authorization_endpoint: HttpUrl | None = None
-    registration_endpoint: HttpUrl | None = None
-    code_challenge_methods_supported: tuple[str, ...] | None = None
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
-    authorization_response_iss_parameter_supported: bool = False
-    client_id_metadata_document_supported: bool = False
-    scopes_supported: tuple[str, ...] = ()
-
-
 class Discovery:
     """Reads an issuer's metadata at most once an hour, with the HTTP client that calls no private network."""
 
     def __init__(self, outgoing: OutgoingClient) -> None:
         self.outgoing = outgoing
-        self._metadata_by_issuer: dict[str, tuple[float, _AuthorizationServerMetadata]] = {}
+        self._metadata_by_issuer = TTLCache[str, AuthorizationServerMetadata](
+            _MAX_CACHED_ISSUERS, _METADATA_CACHE_SECONDS
+        )
         self._protected_resources = ProtectedResources(outgoing)
 
     async def find_endpoints(self, connection: Connection) -> ProviderEndpoints:
@@ -104,18 +94,18 @@ class Discovery:
 
     async def _find_metadata(
         self, connection_name: str, issuer: str, *, is_issuer_discovered: bool = False
-    ) -> _AuthorizationServerMetadata:
-        read_at, metadata = self._metadata_by_issuer.get(issuer, (float("-inf"), None))
-        if metadata is None or time.monotonic() - read_at > _METADATA_CACHE_SECONDS:
+    ) -> AuthorizationServerMetadata:
+        metadata = self._metadata_by_issuer.get(issuer)
+        if metadata is None:
             metadata = await self._fetch_metadata(
                 connection_name, issuer, is_issuer_discovered=is_issuer_discovered
             )
-            self._metadata_by_issuer[issuer] = (time.monotonic(), metadata)
+            self._metadata_by_issuer[issuer] = metadata
         return metadata
 
     async def _fetch_metadata(
         self, connection_name: str, issuer: str, *, is_issuer_discovered: bool
-    ) -> _AuthorizationServerMetadata:
+    ) -> AuthorizationServerMetadata:
         for metadata_url in list_metadata_urls(issuer):
             try:
                 http_response = await self.outgoing.send_request(
@@ -128,7 +118,7 @@ class Discovery:
             if http_response.status_code == 200:
                 return await self._require_callable_endpoints(
                     connection_name,
-                    _validate_metadata(
+                    _read_metadata(
                         connection_name, issuer, http_response.body, is_issuer_discovered=is_issuer_discovered
                     ),
                 )
@@ -142,8 +132,8 @@ class Discovery:
         )
 
     async def _require_callable_endpoints(
-        self, connection_name: str, metadata: _AuthorizationServerMetadata
-    ) -> _AuthorizationServerMetadata:
+        self, connection_name: str, metadata: AuthorizationServerMetadata
+    ) -> AuthorizationServerMetadata:
         """Return the metadata if every address in it may be called. Raises ConnectionMisconfigured otherwise.
 
         The author of an issuer's metadata is not trusted, and must not make Byline call addresses inside its own
@@ -159,19 +149,6 @@ class Discovery:
                         f"publishes is not called: {error}"
                     ) from None
         return metadata
-
-
-def list_metadata_urls(issuer: str) -> list[str]:
-    """Return the URLs of an issuer's possible metadata (OpenID Connect Discovery 1.0 section 4, RFC 8414 section 3)."""
-    issuer_url = HttpUrl(issuer)
-    issuer_path = (issuer_url.path or "").rstrip("/")
-    origin = issuer.rstrip("/").removesuffix(issuer_path)
-    metadata_urls = [
-        f"{origin}{issuer_path}/.well-known/{_OPENID_DOCUMENT}",
-        f"{origin}/.well-known/{_OAUTH_DOCUMENT}{issuer_path}",
-        f"{origin}/.well-known/{_OPENID_DOCUMENT}{issuer_path}",
-    ]
-    return list(dict.fromkeys(metadata_urls))
 
 
 def _merge_endpoints(provider: ProviderDeclaration, discovered_members: dict[str, Any]) -> ProviderEndpoints:
@@ -195,37 +172,32 @@ def _merge_endpoints(provider: ProviderDeclaration, discovered_members: dict[str
     )
 
 
-def _is_same_origin(issuer: str, other_issuer: str) -> bool:
-    """Return whether two issuers without a path are equal apart from a trailing slash.
-
-    Libraries add that slash when they serialise a URL.
-    """
-    return issuer.rstrip("/") == other_issuer.rstrip("/") and issuer.count("/") <= 3
-
-
 def _format_url(endpoint_url: HttpUrl | None) -> str | None:
     return None if endpoint_url is None else str(endpoint_url)
 
 
-def _validate_metadata(
+def _read_metadata(
     connection_name: str, issuer: str, response_body: bytes, *, is_issuer_discovered: bool
-) -> _AuthorizationServerMetadata:
+) -> AuthorizationServerMetadata:
     try:
-        metadata = _AuthorizationServerMetadata.model_validate(json.loads(response_body))
-    except (ValidationError, ValueError, RecursionError):
+        return validate_metadata(
+            AuthorizationServerMetadata,
+            issuer,
+            json.loads(response_body),
+            is_issuer_discovered=is_issuer_discovered,
+        )
+    except IssuerMismatched:
+        raise ConnectionMisconfigured(
+            f"The issuer of connection '{connection_name}' is not '{issuer}' by its own name: write exactly that."
+        ) from None
+    except (ValueError, RecursionError):
         raise ConnectionMisconfigured(
             f"What {issuer} publishes is no metadata: declare the endpoints of connection "
             f"'{connection_name}' one by one."
         ) from None
-    # Anybody can publish metadata that names the endpoints of another issuer (RFC 8414 section 3.3).
-    if metadata.issuer != issuer and not (is_issuer_discovered and _is_same_origin(metadata.issuer, issuer)):
-        raise ConnectionMisconfigured(
-            f"The issuer of connection '{connection_name}' is not '{issuer}' by its own name: write exactly that."
-        )
-    return metadata
 
 
-def _require_pkce_support(connection: Connection, metadata: _AuthorizationServerMetadata) -> None:
+def _require_pkce_support(connection: Connection, metadata: AuthorizationServerMetadata) -> None:
     challenge_methods = metadata.code_challenge_methods_supported
     if connection.provider.pkce and challenge_methods is not None and "S256" not in challenge_methods:
         raise ConnectionMisconfigured(

@@ -2,17 +2,18 @@
 
 import json
 import re
-import time
 from dataclasses import dataclass
 from typing import Final
 
 import httpx2
+from cachetools import TTLCache
 from pydantic import BaseModel, Field, ValidationError
 
 from engine.errors import AddressRefused, ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
 from engine.outgoing.client import OutgoingClient, OutgoingResponse
 
 _METADATA_CACHE_SECONDS: Final = 3600.0
+_MAX_CACHED_RESOURCES: Final = 1_000
 _WELL_KNOWN_PATH: Final = "/.well-known/oauth-protected-resource"
 _CHALLENGE_PATTERN: Final = re.compile(r'(resource_metadata|scope)="([^"]*)"')
 _INITIALIZE_REQUEST: Final = {
@@ -62,17 +63,19 @@ class ProtectedResources:
 
     def __init__(self, outgoing: OutgoingClient) -> None:
         self._outgoing = outgoing
-        self._resources_by_url: dict[str, tuple[float, ProtectedResource]] = {}
+        self._resources_by_url = TTLCache[str, ProtectedResource](
+            _MAX_CACHED_RESOURCES, _METADATA_CACHE_SECONDS
+        )
 
     async def find_resource(self, connection_name: str, server_url: str) -> ProtectedResource:
         """Return the metadata of the server at this URL.
 
         Raises ConnectionMisconfigured if it is missing or invalid, and UpstreamUnavailable if the server fails.
         """
-        read_at, protected_resource = self._resources_by_url.get(server_url, (float("-inf"), None))
-        if protected_resource is None or time.monotonic() - read_at > _METADATA_CACHE_SECONDS:
+        protected_resource = self._resources_by_url.get(server_url)
+        if protected_resource is None:
             protected_resource = await self._fetch_resource(connection_name, server_url)
-            self._resources_by_url[server_url] = (time.monotonic(), protected_resource)
+            self._resources_by_url[server_url] = protected_resource
         return protected_resource
 
     async def _fetch_resource(self, connection_name: str, server_url: str) -> ProtectedResource:

@@ -20,7 +20,9 @@ from engine.oauth.discovery import ProviderEndpoints
 from engine.outgoing.client import OutgoingClient
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
+from engine.wire import UPSTREAM_CLIENT_SEAL
 
+CALLBACK_PATH: Final = "/oauth/callback"
 CLIENT_DOCUMENT_PATH: Final = "/oauth/client.json"
 _AUTH_METHODS: Final = ("client_secret_basic", "client_secret_post", "none")
 
@@ -54,7 +56,7 @@ class ClientRegistrations:
         self._vault = vault
         self._outgoing = outgoing
         self._public_url = public_url
-        self._redirect_uri = f"{public_url}/oauth/callback"
+        self.redirect_uri = f"{public_url}{CALLBACK_PATH}"
 
     def build_client_document(self) -> dict[str, Any]:
         """Return the client ID metadata document, which is served at the URL that is its `client_id`."""
@@ -77,7 +79,7 @@ class ClientRegistrations:
         if endpoints.registration_endpoint is None:
             raise ConnectionMisconfigured(
                 f"{issuer} registers no clients by itself: register Byline there with the redirect URI "
-                f"{self._redirect_uri}, and write client_id into connection '{connection_name}'."
+                f"{self.redirect_uri}, and write client_id into connection '{connection_name}'."
             )
         client_information = await self._register_client(
             connection_name, endpoints, endpoints.registration_endpoint
@@ -111,7 +113,7 @@ class ClientRegistrations:
             client_row = await db_session.get(UpstreamClientRow, issuer)
         if client_row is None:
             return None
-        if client_row.redirect_uri != self._redirect_uri or (
+        if client_row.redirect_uri != self.redirect_uri or (
             client_row.expires_at is not None and client_row.expires_at <= utc_now()
         ):
             await self.delete_registration(issuer)
@@ -165,7 +167,7 @@ class ClientRegistrations:
         return {
             "client_name": "Byline",
             "client_uri": self._public_url,
-            "redirect_uris": [self._redirect_uri],
+            "redirect_uris": [self.redirect_uri],
             "grant_types": ["authorization_code", "refresh_token"],
             "response_types": ["code"],
             "token_endpoint_auth_method": auth_method,
@@ -178,7 +180,7 @@ class ClientRegistrations:
         expires_at_seconds = client_information.client_secret_expires_at
         return UpstreamClientRow(
             issuer=issuer,
-            redirect_uri=self._redirect_uri,
+            redirect_uri=self.redirect_uri,
             client_id=client_information.client_id,
             sealed_registration=await self._vault.seal_secret(
                 client_information.model_dump_json().encode(), _build_associated_data(issuer)
@@ -195,4 +197,4 @@ def _to_client_identity(client_information: _ClientInformationResponse) -> Clien
 
 
 def _build_associated_data(issuer: str) -> str:
-    return f"upstream_client:{issuer}"
+    return UPSTREAM_CLIENT_SEAL.format(issuer=issuer)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import jsonpointer
 
 from engine.connections.connection import ProviderDeclaration
-from engine.identity.unverified_claims import read_unverified_claims
+from engine.identity.claims import read_unverified_claims
 
 _SEPARATOR_PATTERNS: Final = {"space": r"\s+", "comma": r"[\s,]+"}
 

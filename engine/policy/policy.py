@@ -44,6 +44,10 @@ class PolicyFile(BaseModel):
         required_roles = self.tools[offer_name].roles if offer_name in self.tools else None
         return required_roles is None or not required_roles.isdisjoint(role_names)
 
+    def select_allowed(self, offer_names: Iterable[str], role_names: Collection[str]) -> list[str]:
+        """Return those of the offers that a principal with these roles may call, in the same order."""
+        return [offer_name for offer_name in offer_names if self.may_call(offer_name, role_names)]
+
 
 class WatchedPolicyFile:
     """A policy file that is read again when it changes. The next decision in every process uses the change."""
@@ -103,7 +107,7 @@ class Policy:
         if not any(tool_name in current_rules.tools for tool_name in requested_names):
             return requested_names
         role_names = await self._roles.list_roles(principal.id)
-        return [tool_name for tool_name in requested_names if current_rules.may_call(tool_name, role_names)]
+        return current_rules.select_allowed(requested_names, role_names)
 
     async def require_permission(self, principal: Principal, tool_name: str) -> None:
         """Raise NotAllowed unless the principal may call the tool."""

@@ -1,7 +1,8 @@
 """Builds the flat JSON schema of an answer, as forms can show it. It is safe to import from workflow code.
 
 The schema is that of MCP's form elicitation: strings, numbers, booleans, and one or several of some strings, which may
-have titles (SEP-1330). Nothing is nested.
+have titles (SEP-1330). Nothing is nested. Pydantic's own schema is not used as it is, because it refers to definitions
+and has keywords that forms do not know.
 """
 
 import re

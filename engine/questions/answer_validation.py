@@ -1,4 +1,8 @@
-"""Validates an answer against the flat schema of its question."""
+"""Validates an answer against the flat schema of its question.
+
+It does not use jsonschema, because people read these messages beside a form, and because jsonschema accepts what cannot
+be stored: NaN, numbers beyond 64 bits, and text that is not Unicode.
+"""
 
 import json
 import operator

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from engine.errors import AnswerInvalid
 from engine.questions.ask_people import QuestionInput, QuestionKind, check_question_name, put_question
+from engine.validation_errors import describe_validation_error
 
 _CLIENT_TIMEOUT: Final = timedelta(minutes=5)
 _MAX_TEXT_CHARS: Final = 500_000
@@ -64,11 +65,7 @@ def validate_client_answer(question_kind: QuestionKind, answer_content: Mapping[
             return _ListRootsResult.model_validate(answer_content).model_dump(mode="json", exclude_none=True)
         sampled_text = _CreateMessageResult.model_validate(answer_content).text
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, error_details['loc']))}: {error_details['msg']}"
-            for error_details in error.errors(include_url=False, include_input=False)
-        )
-        raise AnswerInvalid(f"The answer does not fit: {problems}.") from None
+        raise AnswerInvalid(f"The answer does not fit: {describe_validation_error(error)}.") from None
     if not sampled_text or len(sampled_text) > _MAX_TEXT_CHARS or "\0" in sampled_text:
         raise AnswerInvalid("The answer holds no text, or too much of it.")
     return {"text": sampled_text}

@@ -24,6 +24,7 @@ from engine.errors import (
     QuestionExpired,
 )
 from engine.questions.answer_schemas import build_flat_schema
+from engine.validation_errors import describe_validation_error
 from engine.wire import ASK_ACTIVITY
 
 T = TypeVar("T")
@@ -95,10 +96,7 @@ async def ask(
     try:
         return adapter.validate_json(json.dumps(question_answer.content))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, error_details['loc'])) or 'answer'}: {error_details['msg']}"
-            for error_details in error.errors(include_url=False, include_input=False)
-        )
+        problems = describe_validation_error(error, root_name="answer")
         raise ApplicationError(
             f"The answer does not fit {answer.__name__}: {problems}.",
             type=AnswerInvalid.code,

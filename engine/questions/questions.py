@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from sqlalchemy import ColumnElement
 from sqlmodel import col, select
@@ -34,10 +34,9 @@ from engine.questions.ask_clients import validate_client_answer
 from engine.questions.ask_people import Person, QuestionAnswer, QuestionInput, QuestionKind
 from engine.settings import MAX_WAIT
 from engine.waiting.waiters import ParkedAction, Waiter, Waiters
+from engine.wire import QUESTION_NAMESPACE
 
 QuestionState = Literal["open", "answered", "declined", "expired", "cancelled"]
-
-_QUESTION_NAMESPACE: Final = uuid.UUID("5b1f9a52-7e0c-4c35-9b0e-6a2f1d0c8e44")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class Questions:
         # The id is derived from the asking step, so that a retried or repeated attempt finds its question.
         question_id = str(
             uuid.uuid5(
-                _QUESTION_NAMESPACE,
+                QUESTION_NAMESPACE,
                 f"{asking_step.parked_action.workflow_run_id}:{asking_step.parked_action.action_key}",
             )
         )

@@ -5,10 +5,9 @@ from typing import Final, Literal
 from pydantic import BaseModel, Field
 
 from engine.runs.runs import Caller, Runs
-from engine.services import Services
-from engine.tools.readiness import ConnectionReadiness
+from engine.tools.readiness import ConnectionReadiness, ReadinessChecker
 from engine.tools.registry import Registry
-from engine.waiting.page_paths import build_tool_path
+from engine.waiting.page_paths import PageLinks
 
 _DETAIL_BY_STATE: Final = {
     "connected": "{title} is connected.",
@@ -46,16 +45,21 @@ class ToolReadiness(BaseModel):
 
 
 async def report_readiness(
-    services: Services, registry: Registry, runs: Runs, caller: Caller, tool_name: str
+    readiness_checker: ReadinessChecker,
+    page_links: PageLinks,
+    registry: Registry,
+    runs: Runs,
+    caller: Caller,
+    tool_name: str,
 ) -> ToolReadiness:
     """Report what a call of this tool by the caller would wait for. Raises ToolUnknown or NotAllowed."""
     tool = registry.find_tool(tool_name)
     await runs.require_allowed(tool_name, caller)
-    connections = await services.readiness_checker.check_connections(
+    connections = await readiness_checker.check_connections(
         caller.principal.id, tool_name, registry.needs[tool_name]
     )
     has_to_wait = not all(connection.is_ready for connection in connections)
-    connect_url = f"{services.settings.public_url}{build_tool_path(tool.name)}"
+    connect_url = page_links.build_tool_link(tool.name)
     return ToolReadiness(
         tool=tool.name,
         would_wait=has_to_wait,

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -11,8 +11,6 @@ from typing import Any, Final, TypeVar
 from sqlalchemy.exc import IntegrityError
 from temporalio.client import Client, WorkflowExecutionDescription, WorkflowFailureError
 from temporalio.common import (
-    SearchAttributeKey,
-    SearchAttributePair,
     TypedSearchAttributes,
     WorkflowIDReusePolicy,
 )
@@ -39,20 +37,16 @@ from engine.errors import (
 )
 from engine.identity.model import Actor, Identity, Principal, TriggerKind, digest_call
 from engine.interceptors.client import carry_identity
+from engine.interceptors.search_attributes import list_search_attributes
 from engine.questions.questions import Question
 from engine.runs.delivered_outcomes import DeliveredOutcomes
 from engine.runs.records import Run, UnansweredRun, build_run_row
 from engine.runs.wait_watch import WaitWatch
 from engine.services import Services
 from engine.tools.registry import CompositeTool, OfferedWorkflow, Registry
-from engine.wire import IDENTITY_TYPE, PRINCIPAL_ATTRIBUTE, RUN_ATTRIBUTE, TOOL_ATTRIBUTE, TRIGGER_ATTRIBUTE
+from engine.wire import IDENTITY_TYPE
 
 OfferType = TypeVar("OfferType", bound=OfferedWorkflow)
-
-_PRINCIPAL_SEARCH_KEY = SearchAttributeKey.for_keyword(PRINCIPAL_ATTRIBUTE)
-_TOOL_SEARCH_KEY = SearchAttributeKey.for_keyword(TOOL_ATTRIBUTE)
-_TRIGGER_SEARCH_KEY = SearchAttributeKey.for_keyword(TRIGGER_ATTRIBUTE)
-_RUN_SEARCH_KEY = SearchAttributeKey.for_keyword(RUN_ATTRIBUTE)
 
 RUN_CANCELLED: Final = "run_cancelled"
 _RETRY_WINDOW: Final = timedelta(minutes=10)
@@ -117,6 +111,10 @@ class Caller:
     def covers_tool(self, tool_name: str) -> bool:
         """Return whether the caller's token covers a tool. The policy is checked separately."""
         return self.tool_names is None or tool_name in self.tool_names
+
+    def select_covered(self, offer_names: Iterable[str]) -> list[str]:
+        """Return those of the offers that the caller's token covers, sorted by name."""
+        return sorted(offer_name for offer_name in offer_names if self.covers_tool(offer_name))
 
     def require_tool(self, tool_name: str) -> None:
         """Raise NotAllowed where the caller's token does not cover the tool."""
@@ -211,7 +209,7 @@ class Runs:
         """
         result_task = asyncio.create_task(self.wait_for_result(run_id))
         try:
-            async with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
+            with self._wait_watch.watch_run(run_id, announced_waits) as new_wait_event:
                 new_wait_task = asyncio.create_task(new_wait_event.wait())
                 try:
                     await asyncio.wait(
@@ -253,13 +251,10 @@ class Runs:
 
     async def list_allowed_offers(self, caller: Caller, offers: Mapping[str, OfferType]) -> list[OfferType]:
         """Return those of the offers that policy and token let the caller ask for, ordered by name."""
-        reachable_names = sorted(offer_name for offer_name in offers if caller.covers_tool(offer_name))
-        return [
-            offers[offer_name]
-            for offer_name in await self._services.policy.filter_allowed_tools(
-                caller.principal, reachable_names
-            )
-        ]
+        allowed_names = await self._services.policy.filter_allowed_tools(
+            caller.principal, caller.select_covered(offers)
+        )
+        return [offers[offer_name] for offer_name in allowed_names]
 
     async def describe_workflow(
         self, workflow_id: str, temporal_run_id: str | None = None
@@ -350,7 +345,7 @@ class Runs:
                     id=identity.run_id,
                     task_queue=self._services.settings.temporal.task_queue,
                     id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                    search_attributes=_build_search_attributes(identity),
+                    search_attributes=TypedSearchAttributes(list_search_attributes(identity)),
                     static_summary=f"{offer_call.offer.declaration.title}, for {identity.name}",
                 )
         except RPCError as rpc_error:
@@ -400,17 +395,6 @@ class Runs:
             raise TemporalUnreachable(
                 "The workflow engine does not answer; the run goes on. Ask for its outcome again in a moment."
             ) from error
-
-
-def _build_search_attributes(identity: Identity) -> TypedSearchAttributes:
-    return TypedSearchAttributes(
-        [
-            SearchAttributePair(_PRINCIPAL_SEARCH_KEY, identity.name),
-            SearchAttributePair(_TOOL_SEARCH_KEY, identity.tool_name),
-            SearchAttributePair(_TRIGGER_SEARCH_KEY, identity.trigger),
-            SearchAttributePair(_RUN_SEARCH_KEY, identity.run_id),
-        ]
-    )
 
 
 def _to_failed_outcome(workflow_error: WorkflowFailureError) -> Failed:

@@ -11,7 +11,6 @@ from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionSta
 
 from engine.errors import RunForgotten
 from engine.identity.model import Principal, TriggerKind
-from engine.runs.links import build_connect_link, build_question_link
 from engine.runs.records import Run
 from engine.runs.runs import Failed, Finished, Runs
 from engine.services import Services
@@ -211,7 +210,7 @@ class RunStates:
         self, awaited_ids: Collection[str], run_id: str, viewer: Principal
     ) -> dict[str, WaitingFor]:
         """Return what a run waits for, by the id of the request or question. Only whoever is asked gets a link."""
-        connections = await self._services.catalogue.list_connections()
+        connections, page_links = await self._services.catalogue.list_connections(), self._services.page_links
         wait_descriptions: dict[str, WaitingFor] = {}
         for authorization_request in await self._services.authorization_requests.list_awaited_requests(
             run_id
@@ -223,7 +222,7 @@ class RunStates:
             wait_descriptions[authorization_request.id] = WaitingFor(
                 kind="connection",
                 title=authorization_request.connection_name if connection is None else connection.title,
-                url=build_connect_link(self._services, authorization_request) if is_asked else None,
+                url=page_links.build_connect_link(authorization_request.id) if is_asked else None,
                 expires_at=authorization_request.expires_at,
             )
         for question in await self._services.questions.list_awaited_questions(run_id):
@@ -236,7 +235,7 @@ class RunStates:
             wait_descriptions[question.id] = WaitingFor(
                 kind="question" if question.role is None else "approval",
                 title=question.message,
-                url=build_question_link(self._services, question) if is_asked else None,
+                url=page_links.build_question_link(question.id) if is_asked else None,
                 expires_at=question.expires_at,
                 role=question.role,
             )

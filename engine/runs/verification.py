@@ -1,6 +1,7 @@
 """Decides whether an action may run: checks its identity's signature, its binding to the run, and the principal."""
 
 from engine.errors import IdentityForged, IdentityMisplaced, IdentityMissing, PrincipalInactive
+from engine.identity.claims import VerifiedClaims
 from engine.identity.model import Identity
 from engine.identity.signing import SigningKeys
 from engine.runs.records import RootRun, RunRecords
@@ -42,7 +43,7 @@ class IdentityVerifier:
         return identity
 
 
-def _parse_identity(token_claims: dict[str, object]) -> Identity:
+def _parse_identity(token_claims: VerifiedClaims) -> Identity:
     try:
         return Identity.from_claims(token_claims)
     except (KeyError, TypeError) as error:

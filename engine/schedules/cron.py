@@ -1,4 +1,8 @@
-"""Validates cron expressions and says what is wrong with them. Temporal computes the times."""
+"""Validates cron expressions and says what is wrong with them. Temporal computes the times.
+
+It does not use croniter or cronsim, because they accept expressions that Temporal refuses, such as `L` and `#`, and do
+not name the field that is wrong.
+"""
 
 import re
 from collections.abc import Mapping

@@ -25,11 +25,10 @@ from engine.schedules.temporal_schedules import ScheduleSpec, ScheduleStatus, Te
 from engine.schedules.timing import Period, Timing
 from engine.services import Services
 from engine.tools.registry import CompositeTool
+from engine.wire import SCHEDULE_NAMESPACE
 
 MAX_SCHEDULES: Final = 200
 """The number of schedules that one principal may own."""
-
-_SCHEDULE_ID_NAMESPACE: Final = uuid.UUID("5b1c7c7e-4d0a-4f0e-9d8e-0a3c1f6f2d57")
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +335,6 @@ def _make_schedule_id(owner: Principal, idempotency_key: str | None) -> str:
     id_suffix = (
         secrets.token_hex(16)
         if idempotency_key is None
-        else uuid.uuid5(_SCHEDULE_ID_NAMESPACE, f"{owner.id}:{idempotency_key}").hex
+        else uuid.uuid5(SCHEDULE_NAMESPACE, f"{owner.id}:{idempotency_key}").hex
     )
     return f"schedule-{id_suffix}"

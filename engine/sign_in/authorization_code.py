@@ -1,291 +1,289 @@
-"""Runs the authorization code flow: sends a browser to the provider's consent page and handles its callback.
+"""The authorization code grant (RFC 6749 section 4.1): a person consents at the provider's page.
 
-A callback counts only from the browser in which the flow began and from a person who may answer the request.
+A callback counts only if it comes from the issuer that the browser was sent to (RFC 9207).
 """
 
-import hashlib
 import secrets
-from collections.abc import Mapping
-from datetime import timedelta
+from typing import ClassVar, Final
 
-from sqlalchemy import delete
-from sqlmodel import col
-from sqlmodel.ext.asyncio.session import AsyncSession
+import httpx2
+from authlib.integrations.base_client import OAuthError
+from authlib.integrations.httpx_client import AsyncOAuth2Client
 
-from engine.audit.trail import AuditTrail
-from engine.authorization.answer_recorder import AnswerRecorder
-from engine.authorization.delegation import Delegation, acting_administrator
-from engine.authorization.refusals import build_mismatch_error, build_refusal_event
-from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.connections.catalogue import ConnectionCatalogue
-from engine.connections.connection import Connection
-from engine.db.database import Database, utc_now
-from engine.db.tables import AuthorizationAttemptRow
 from engine.errors import (
+    AddressRefused,
     AuthorizationExpired,
     AuthorizationRefused,
+    BylineError,
     ConnectionMisconfigured,
+    RequestRejected,
+    UpstreamFailed,
 )
-from engine.grants.grants import Grants
-from engine.identity.model import Principal
-from engine.identity.principals import Principals
-from engine.oauth.client import TokenRefused
+from engine.oauth.client import TokenRefused, build_resource_parameter
 from engine.oauth.discovery import ProviderEndpoints
-from engine.sign_in.methods import SignInMethods
-from engine.vault.resealing import SealedColumn
-from engine.vault.vault import Vault
+from engine.oauth.tokens import UpstreamTokens
+from engine.sign_in.method import (
+    CheckResult,
+    SignInAnswer,
+    SignInDeclined,
+    SignInRecords,
+    SignInResult,
+    SignInStart,
+)
+from engine.sign_in.oauth_sign_in import OAuthSignIn, judge_refusal
+from engine.sign_in.steps import RedirectStep, StepKind
 
-_ATTEMPT_LIFETIME = timedelta(minutes=10)
-_ATTEMPT_RETENTION = timedelta(days=1)
+_GONE_STATUSES: Final = frozenset({404, 410})
+_REQUEST_HINT: Final = "the scopes, and that the redirect URI is registered"
 
 
-class AuthorizationCodeFlow:
-    """Begins and completes authorization code flows, and owns the table of authorization attempts."""
+class AuthorizationCodeSignIn(OAuthSignIn):
+    """Sends a browser to the provider's consent page, and exchanges the code that it brings back."""
 
-    def __init__(
-        self,
-        database: Database,
-        vault: Vault,
-        catalogue: ConnectionCatalogue,
-        grants: Grants,
-        authorization_requests: AuthorizationRequests,
-        answer_recorder: AnswerRecorder,
-        principals: Principals,
-        delegation: Delegation,
-        trail: AuditTrail,
-        sign_in_methods: SignInMethods,
-        redirect_uri: str,
-    ) -> None:
-        self._database = database
-        self._vault = vault
-        self._catalogue = catalogue
-        self._grants = grants
-        self._authorization_requests = authorization_requests
-        self._answer_recorder = answer_recorder
-        self._principals = principals
-        self._delegation = delegation
-        self._trail = trail
-        self._sign_in_methods = sign_in_methods
-        self._redirect_uri = redirect_uri
+    name: ClassVar[str] = "authorization_code"
+    modes: ClassVar[frozenset[str]] = frozenset({"user"})
+    step_kind: ClassVar[StepKind | None] = "redirect"
+    alternatives: ClassVar[tuple[str, ...]] = ("device_code",)
+    is_page_required: ClassVar[bool] = True
 
-    async def begin_sign_in(
-        self, authorization_request: AuthorizationRequest, browser_session: str, *, tool_name: str = ""
-    ) -> str:
+    async def is_offered(self) -> bool:
+        """Return whether the provider has a page for a browser."""
+        return bool((await self.find_endpoints()).authorization_endpoint)
+
+    async def begin(self, start: SignInStart, records: SignInRecords) -> RedirectStep:
         """Return the provider's authorization URL for this browser session.
 
-        A step-up asks for the scopes that are already granted and for the missing ones. `tool_name` is the tool that
-        shall use the account, and is empty if every tool shall. Raises ConnectionMisconfigured if the connection's
-        OAuth settings do not work, and records that in the audit trail.
+        A person who adds an account to those already connected is asked to sign in anew (OpenID Connect Core 1.0
+        section 3.1.2.1): otherwise the provider might send the browser back with one of those.
         """
-        try:
-            return await self._begin_sign_in(authorization_request, browser_session, tool_name)
-        except ConnectionMisconfigured as error:
-            asked_principal = await self._principals.find_principal(authorization_request.principal_id)
-            if asked_principal is not None:
-                await self._trail.append_event(
-                    build_refusal_event(asked_principal, error, authorization_request)
-                )
-            raise
-
-    async def _begin_sign_in(
-        self, authorization_request: AuthorizationRequest, browser_session: str, tool_name: str
-    ) -> str:
-        connection = await self._catalogue.get_connection(authorization_request.connection_name)
-        oauth_client = self._sign_in_methods.create_oauth_client(connection)
-        issuer = (await oauth_client.find_endpoints()).issuer or ""
-        oauth_state, code_verifier = secrets.token_urlsafe(32), secrets.token_urlsafe(48)
-        attempt_row = AuthorizationAttemptRow(
-            state_hash=_digest_text(oauth_state),
-            request_id=authorization_request.id,
-            principal_id=authorization_request.principal_id,
-            tool=tool_name,
-            session_hash=_digest_text(browser_session),
-            sealed_verifier=await self._vault.seal_secret(
-                f"{code_verifier} {issuer}".encode(), _build_associated_data(_digest_text(oauth_state))
-            ),
-            created_at=utc_now(),
-            expires_at=utc_now() + _ATTEMPT_LIFETIME,
+        code_verifier, issuer = secrets.token_urlsafe(48), (await self.find_endpoints()).issuer or ""
+        oauth_state = await records.authorization_attempts.store_attempt(
+            start.request_id,
+            start.principal_id,
+            start.browser_session,
+            start.tool_name,
+            f"{code_verifier} {issuer}",
         )
-        async with self._database.open_write_session() as db_session:
-            db_session.add(attempt_row)
-        return await oauth_client.build_authorization_url(
-            redirect_uri=self._redirect_uri,
+        authorization_url = await self.build_authorization_url(
+            redirect_uri=self._resources.redirect_uri,
             state=oauth_state,
             code_verifier=code_verifier,
-            scopes=await self._authorization_requests.collect_requested_scopes(
-                authorization_request, connection
-            ),
-            login_hint=authorization_request.account or "",
-            prompt=await self._choose_prompt(authorization_request),
+            scopes=start.scopes,
+            login_hint=start.account,
+            prompt="login" if start.is_additional_account else "",
         )
+        return RedirectStep(authorization_url)
 
-    async def complete_sign_in(
-        self, callback_parameters: Mapping[str, str], principal: Principal, browser_session: str
-    ) -> AuthorizationRequest:
-        """Handle the provider's callback: store the grant or record the denial, and enqueue the waiters' wake-ups.
+    async def finish(self, answer: SignInAnswer, records: SignInRecords) -> SignInResult | SignInDeclined:
+        """Exchange the code of a callback for tokens.
 
-        `principal` is the person signed in to this browser: whoever was asked, or an administrator who answers for a
-        service. Raises AuthorizationRefused for a callback that is malformed, replayed, late, from another issuer
-        (RFC 9207), or from another browser or person than began the flow. Raises AccountMismatched if the sign-in was
-        to another account than is asked for, and AuthorizationExpired if nobody waits any more. Refusals are recorded
-        in the audit trail.
+        Raises AuthorizationRefused for a callback from another issuer or without a code that the provider accepts, and
+        AuthorizationExpired if nobody waits any more.
         """
-        try:
-            return await self._complete_sign_in(callback_parameters, principal, browser_session)
-        except (AuthorizationRefused, ConnectionMisconfigured) as error:
-            await self._trail.append_event(build_refusal_event(principal, error))
-            raise
-
-    async def delete_expired_attempts(self) -> int:
-        """Delete attempts that expired more than a day ago, used or not, and return how many.
-
-        A callback for a deleted attempt is refused as unknown.
-        """
-        statement = delete(AuthorizationAttemptRow).where(
-            col(AuthorizationAttemptRow.expires_at) < utc_now() - _ATTEMPT_RETENTION
-        )
-        async with self._database.open_write_session() as db_session:
-            return int((await db_session.exec(statement)).rowcount)
-
-    @property
-    def sealed_column(self) -> SealedColumn:
-        """The column of this table that the vault seals."""
-        return SealedColumn(
-            "sign-ins under way",
-            AuthorizationAttemptRow,
-            "sealed_verifier",
-            lambda attempt_row: _build_associated_data(attempt_row.state_hash),
-            lambda: (
-                col(AuthorizationAttemptRow.used_at).is_(None)
-                & (col(AuthorizationAttemptRow.expires_at) > utc_now())
-            ),
-        )
-
-    async def _complete_sign_in(
-        self, callback_parameters: Mapping[str, str], principal: Principal, browser_session: str
-    ) -> AuthorizationRequest:
-        attempt_row, asked_principal, verifier_and_issuer = await self._claim_attempt(
-            callback_parameters.get("state", ""), principal, browser_session
-        )
-        code_verifier, _, initial_issuer = verifier_and_issuer.partition(" ")
-        administrator = acting_administrator(asked_principal, principal)
-        authorization_request = await self._authorization_requests.find_request(attempt_row.request_id)
-        if authorization_request is None:
+        del records
+        code_verifier, _, initial_issuer = answer.attempt_secret.partition(" ")
+        self._check_issuer(answer.fields.get("iss"), await self.find_endpoints(), initial_issuer)
+        if answer.fields.get("error") == "access_denied":
+            return SignInDeclined()
+        if "error" in answer.fields or not answer.fields.get("code"):
             raise AuthorizationRefused(
-                "This sign-in belongs to a question that is gone. Call the tool again to get a new link."
+                f"{self._connection.title} did not sign you in. Open the link again, or tell your administrator."
             )
-        connection = await self._catalogue.get_connection(authorization_request.connection_name)
-        oauth_client = self._sign_in_methods.create_oauth_client(connection)
-        _check_issuer(callback_parameters, connection, await oauth_client.find_endpoints(), initial_issuer)
-        if callback_parameters.get("error") == "access_denied":
-            await self._authorization_requests.deny_request(
-                authorization_request.id, asked_principal, administrator=administrator
-            )
-            return authorization_request
-        if "error" in callback_parameters or not callback_parameters.get("code"):
-            raise AuthorizationRefused(
-                f"{connection.title} did not sign you in. Open the link again, or tell your administrator."
-            )
-        if not authorization_request.is_open and authorization_request.state != "granted":
+        if not answer.is_awaited:
             raise AuthorizationExpired(
                 "Nobody waits for this sign-in any more. Call the tool again to get a new link."
             )
         try:
-            oauth_tokens = await oauth_client.exchange_code(
-                authorization_code=callback_parameters["code"],
-                redirect_uri=self._redirect_uri,
+            tokens = await self.exchange_code(
+                authorization_code=answer.fields["code"],
+                redirect_uri=self._resources.redirect_uri,
                 code_verifier=code_verifier,
-                requested_scopes=await self._authorization_requests.collect_requested_scopes(
-                    authorization_request, connection
-                ),
+                requested_scopes=answer.scopes,
             )
         except TokenRefused as error:
             raise AuthorizationRefused(
-                f"{connection.title} did not accept the sign-in ({error.error_code}). Open the link again."
+                f"{self._connection.title} did not accept the sign-in ({error.error_code}). Open the link again."
             ) from None
-        account = await oauth_client.find_account(oauth_tokens)
-        is_answered = await self._answer_recorder.record_grant(
-            authorization_request,
-            connection,
-            asked_principal,
-            oauth_tokens,
-            account,
-            tool_name=attempt_row.tool,
-            administrator=administrator,
-        )
-        if not is_answered:
-            raise build_mismatch_error(authorization_request, connection, account)
-        return authorization_request
+        return SignInResult(tokens, await self.find_account(tokens), answer.tool_name)
 
-    async def _choose_prompt(self, authorization_request: AuthorizationRequest) -> str:
-        """Return the OpenID Connect `prompt`: `login` if another account shall be added to those already connected.
+    async def build_authorization_url(
+        self,
+        *,
+        redirect_uri: str,
+        state: str,
+        code_verifier: str,
+        scopes: tuple[str, ...],
+        login_hint: str = "",
+        prompt: str = "",
+    ) -> str:
+        """Return the URL of the consent page, for the authorization code grant with PKCE S256 (RFC 7636).
 
-        Without it the provider might send the browser back with an account that is connected already.
+        `login_hint` and `prompt` are sent if `openid` is requested (OpenID Connect Core 1.0 section 3.1.2.1). If the
+        provider supports pushed authorization requests (RFC 9126), the URL carries only the reference to the request.
+        Raises AuthorizationRefused if the provider has no authorization endpoint.
         """
-        is_additional_account = (
-            authorization_request.account is None
-            and await self._grants.list_active_grants(
-                authorization_request.principal_id, authorization_request.connection_name
+        endpoints = await self.find_endpoints()
+        if not endpoints.authorization_endpoint:
+            raise AuthorizationRefused(
+                f"{self._connection.title} has no page to sign in at here. Where your company vouches for you, sign "
+                "out of Byline and in again; otherwise use another device."
             )
-        )
-        return "login" if is_additional_account else ""
+        requested_scopes = tuple(dict.fromkeys((*(scopes or endpoints.scopes), *self._provider.added_scopes)))
+        scope_text = self.join_scopes(requested_scopes)
+        hint_parameters = {"login_hint": login_hint, "prompt": prompt} if "openid" in requested_scopes else {}
+        async with self.open_client(
+            endpoints, redirect_uri=redirect_uri, code_challenge_method="S256"
+        ) as authlib_client:
+            authorization_url, _ = authlib_client.create_authorization_url(
+                endpoints.authorization_endpoint,
+                state=state,
+                code_verifier=code_verifier if self._provider.pkce else None,
+                **{self._provider.scope_parameter: scope_text},
+                **build_resource_parameter(endpoints),
+                **{
+                    parameter_name: parameter_value
+                    for parameter_name, parameter_value in hint_parameters.items()
+                    if parameter_value
+                },
+            )
+            # Merged last, since a provider may need other values for standard parameters.
+            authorization_url = httpx2.URL(str(authorization_url)).copy_merge_params(
+                self._provider.authorization_parameters
+            )
+            if endpoints.pushed_authorization_request_endpoint is None:
+                return str(authorization_url)
+            return await self._push_authorization_request(authlib_client, endpoints, authorization_url)
 
-    async def _claim_attempt(
-        self, oauth_state: str, principal: Principal, browser_session: str
-    ) -> tuple[AuthorizationAttemptRow, Principal, str]:
-        state_hash = _digest_text(oauth_state)
-        async with self._database.open_write_session() as db_session:
-            attempt_row = await _find_unused_attempt(db_session, state_hash)
-            if attempt_row is None:
-                raise AuthorizationRefused(
-                    "This sign-in is not known, is too old or was used already. Open the link again."
+    async def exchange_code(
+        self,
+        *,
+        authorization_code: str,
+        redirect_uri: str,
+        code_verifier: str,
+        requested_scopes: tuple[str, ...],
+    ) -> UpstreamTokens:
+        """Exchange an authorization code for tokens (RFC 6749 section 4.1.3). Raises TokenRefused."""
+        pkce_parameters = {"code_verifier": code_verifier} if self._provider.pkce else {}
+        return await self.request_tokens(
+            "authorization_code",
+            requested_scopes,
+            code=authorization_code,
+            redirect_uri=redirect_uri,
+            **pkce_parameters,
+        )
+
+    async def run_checks(self) -> list[CheckResult]:
+        """Check the secret, the endpoints, the consent page, and whether the provider knows the client."""
+        check_results = await self.check_endpoints()
+        if check_results[-1].state == "wrong":
+            return check_results
+        return [
+            *check_results,
+            await self._check_consent_page(),
+            await self._check_client_by_invalid_code(),
+            CheckResult("redirect URI", "ok", f"register {self._resources.redirect_uri} with the provider"),
+        ]
+
+    async def _check_consent_page(self) -> CheckResult:
+        checked_part = "consent page"
+        try:
+            consent_page_url = await self.build_authorization_url(
+                redirect_uri=self._resources.redirect_uri,
+                state=secrets.token_urlsafe(32),
+                code_verifier=secrets.token_urlsafe(48),
+                scopes=self._connection.scopes,
+            )
+            page_status = (
+                await self._resources.outgoing.send_request(
+                    "GET", consent_page_url, headers={"Accept": "text/html"}
                 )
-            asked_principal = await self._delegation.find_asked_principal(attempt_row.principal_id, principal)
-            if asked_principal is None or attempt_row.session_hash != _digest_text(browser_session):
-                raise AuthorizationRefused("This sign-in was begun by somebody else or in another browser.")
-            attempt_row.used_at = utc_now()
-            db_session.add(attempt_row)
-        unsealed_verifier = await self._vault.open_secret(
-            attempt_row.sealed_verifier, _build_associated_data(state_hash)
+            ).status_code
+        except TokenRefused as error:
+            return _judge_pushed_request(checked_part, error)
+        except AddressRefused as error:
+            return CheckResult(checked_part, "unclear", str(error))
+        except RequestRejected:
+            return CheckResult(checked_part, "ok", "it answers")
+        except BylineError as error:
+            return CheckResult(checked_part, "wrong", str(error))
+        return _judge_page_status(checked_part, page_status)
+
+    async def _check_client_by_invalid_code(self) -> CheckResult:
+        """Check the client with an authorization code that nobody issued.
+
+        A token endpoint that knows the client refuses the code (`invalid_grant`) and not the client.
+        """
+        checked_part = "client"
+        try:
+            await self.exchange_code(
+                authorization_code=secrets.token_urlsafe(24),
+                redirect_uri=self._resources.redirect_uri,
+                code_verifier=secrets.token_urlsafe(48),
+                requested_scopes=(),
+            )
+        except TokenRefused as error:
+            if error.error_code == "invalid_grant":
+                return CheckResult(
+                    checked_part, "ok", "the token endpoint knows it, and refuses a code that nobody issued"
+                )
+            return judge_refusal(checked_part, error)
+        except (UpstreamFailed, ConnectionMisconfigured) as error:
+            return CheckResult(checked_part, "wrong", f"{error} Check token_endpoint.")
+        return CheckResult(
+            checked_part, "wrong", "the token endpoint gives tokens for a code that nobody issued"
         )
-        return attempt_row, asked_principal, unsealed_verifier.decode()
+
+    async def _push_authorization_request(
+        self, authlib_client: AsyncOAuth2Client, endpoints: ProviderEndpoints, authorization_url: httpx2.URL
+    ) -> str:
+        endpoint_url = endpoints.pushed_authorization_request_endpoint or ""
+        pushed_response = await self.post_form(authlib_client, endpoint_url, dict(authorization_url.params))
+        if isinstance(pushed_response.get("request_uri"), str):
+            page_parameters = {
+                "client_id": authlib_client.client_id,
+                "request_uri": pushed_response["request_uri"],
+            }
+            return str(httpx2.URL(endpoints.authorization_endpoint).copy_merge_params(page_parameters))
+        raise OAuthError(None)
+
+    def _check_issuer(
+        self, callback_issuer: str | None, endpoints: ProviderEndpoints, initial_issuer: str
+    ) -> None:
+        """Raise AuthorizationRefused unless the callback comes from the issuer that the browser was sent to."""
+        connection, expected_issuer = self._connection, endpoints.issuer
+        if initial_issuer not in {"", expected_issuer}:
+            # Metadata that names another issuer by now could obtain the first issuer's code (RFC 9700 section 4.4).
+            raise AuthorizationRefused(
+                f"{connection.title} names another sign-in service than it did before. Open the link again."
+            )
+        if expected_issuer is None:
+            if callback_issuer is not None:
+                # The callback may come from another provider (RFC 9207 section 2.4).
+                raise AuthorizationRefused(
+                    f"The answer names its issuer, and connection '{connection.name}' declares none: "
+                    "set `issuer` there."
+                )
+            return
+        is_missing_allowed = callback_issuer is None and not endpoints.is_iss_required
+        if callback_issuer != expected_issuer and not is_missing_allowed:
+            raise AuthorizationRefused(
+                f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
+            )
 
 
-def _check_issuer(
-    callback_parameters: Mapping[str, str],
-    connection: Connection,
-    endpoints: ProviderEndpoints,
-    initial_issuer: str,
-) -> None:
-    """Raise AuthorizationRefused unless the callback comes from the issuer that the browser was sent to."""
-    expected_issuer = endpoints.issuer
-    default_issuer = None if endpoints.is_iss_required else expected_issuer
-    if initial_issuer not in {"", expected_issuer}:
-        # Metadata that names another issuer by now could obtain the first issuer's code (RFC 9700 section 4.4).
-        raise AuthorizationRefused(
-            f"{connection.title} names another sign-in service than it did before. Open the link again."
+def _judge_page_status(checked_part: str, page_status: int) -> CheckResult:
+    if page_status in _GONE_STATUSES or page_status >= 500:
+        return CheckResult(
+            checked_part, "wrong", f"it answers {page_status}: check authorization_endpoint and client_id"
         )
-    if expected_issuer is not None and callback_parameters.get("iss", default_issuer) != expected_issuer:
-        raise AuthorizationRefused(
-            f"The answer did not come from the sign-in service of {connection.title}. Open the link again."
-        )
-    if expected_issuer is None and "iss" in callback_parameters:
-        # The callback may come from another provider (RFC 9207 section 2.4).
-        raise AuthorizationRefused(
-            f"The answer names its issuer, and connection '{connection.name}' declares none: set `issuer` there."
-        )
+    if page_status >= 400:
+        explanation = f"it answers {page_status}: check client_id, {_REQUEST_HINT}"
+        return CheckResult(checked_part, "unclear", explanation)
+    return CheckResult(checked_part, "ok", "it answers")
 
 
-async def _find_unused_attempt(db_session: AsyncSession, state_hash: str) -> AuthorizationAttemptRow | None:
-    attempt_row = await db_session.get(AuthorizationAttemptRow, state_hash, with_for_update=True)
-    if attempt_row is None or attempt_row.used_at is not None or attempt_row.expires_at <= utc_now():
-        return None
-    return attempt_row
-
-
-def _digest_text(plain_text: str) -> str:
-    return hashlib.sha256(plain_text.encode()).hexdigest()
-
-
-def _build_associated_data(state_hash: str) -> str:
-    return f"attempt:{state_hash}"
+def _judge_pushed_request(checked_part: str, error: TokenRefused) -> CheckResult:
+    if "client" in error.error_code:
+        return judge_refusal(checked_part, error)
+    explanation = f"the provider refuses the request for it ({error.error_code}): check {_REQUEST_HINT}"
+    return CheckResult(checked_part, "wrong", explanation)

@@ -1,15 +1,19 @@
 """The client credentials grant (RFC 6749 section 4.4), by which `shared` connections get the service's own tokens."""
 
-from engine.oauth.client import OAuthClient
+from typing import ClassVar
+
 from engine.oauth.tokens import UpstreamTokens
+from engine.sign_in.oauth_sign_in import OAuthSignIn
 
 
-class ClientCredentialsSignIn(OAuthClient):
+class ClientCredentialsSignIn(OAuthSignIn):
     """Signs the service in with its client credentials. No person takes part."""
 
+    name: ClassVar[str] = "client_credentials"
+    modes: ClassVar[frozenset[str]] = frozenset({"shared"})
+
     async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
+        self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""
-        del principal_id
         return await self.request_tokens("client_credentials", scopes, **self.build_scope_parameter(scopes))

@@ -1,19 +1,25 @@
-"""The device authorization grant (RFC 8628): requests a code to type on another device, and polls for the tokens."""
+"""The device authorization grant (RFC 8628): the person types a code on another device, and the provider is polled.
 
-import json
+The provider is polled only while somebody looks at the sign-in. No background task polls it.
+"""
+
 import time
-from dataclasses import asdict, dataclass
-from typing import Final, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Final
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, ValidationError
 
-from engine.errors import AuthorizationRefused
-from engine.oauth.client import OAuthClient
-from engine.oauth.tokens import UpstreamTokens
+from engine.errors import AuthorizationExpired, AuthorizationRefused, UpstreamUnavailable
+from engine.oauth.client import TokenRefused
+from engine.sign_in.method import SignInAnswer, SignInDeclined, SignInRecords, SignInResult, SignInStart
+from engine.sign_in.oauth_sign_in import OAuthSignIn
+from engine.sign_in.pending_device_codes import DeviceCode, PendingDeviceCode
+from engine.sign_in.steps import CodeStep, StepKind
 
-DEVICE_CODE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:device_code"
+_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 _MAX_LIFETIME_SECONDS: Final = 3600
 _DEFAULT_INTERVAL_SECONDS: Final = 5
+_EXPIRED_TEXT: Final = "The code ran out before anybody confirmed it. Get a new one."
 
 
 class _DeviceAuthorizationResponse(BaseModel):
@@ -29,63 +35,122 @@ class _DeviceAuthorizationResponse(BaseModel):
     interval: int = Field(default=_DEFAULT_INTERVAL_SECONDS, ge=0, le=300)
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceCode:
-    """A device code and its user code.
+class DeviceCodeSignIn(OAuthSignIn):
+    """Signs a person in by a code. No connection declares it: it is an alternative to the provider's page."""
 
-    It is valid until `expires_at`, in seconds since the epoch. `interval` is in seconds. `repr` shows only what the
-    person sees.
-    """
+    name: ClassVar[str] = "device_code"
+    modes: ClassVar[frozenset[str]] = frozenset()
+    step_kind: ClassVar[StepKind | None] = "code"
 
-    user_code: str
-    address: str
-    address_with_code: str | None
-    device_code: str
-    interval: int
-    expires_at: float
-    scopes: tuple[str, ...]
+    async def is_offered(self) -> bool:
+        """Return whether the provider has a device authorization endpoint."""
+        return (await self.find_endpoints()).device_authorization_endpoint is not None
 
-    def __repr__(self) -> str:
-        return f"DeviceCode(user_code={self.user_code!r}, address={self.address!r})"
+    async def begin(self, start: SignInStart, records: SignInRecords) -> CodeStep:
+        """Get a new device code for a request, and replace an earlier one.
 
-    def to_json(self) -> str:
-        """Return all fields as JSON text, to be sealed."""
-        return json.dumps(asdict(self))
+        Raises AuthorizationRefused if the provider issues no code.
+        """
+        try:
+            device_code = await self._request_code(start.scopes)
+        except TokenRefused as error:
+            raise AuthorizationRefused(
+                f"{self._connection.title} gives no code that could be typed elsewhere ({error.error_code})."
+            ) from None
+        await records.pending_device_codes.store_code(start.request_id, device_code, start.tool_name)
+        return _build_step(device_code, device_code.interval)
 
-    @classmethod
-    def from_json(cls, json_text: str) -> Self:
-        """Read the fields that `to_json` wrote."""
-        fields = json.loads(json_text)
-        return cls(**{**fields, "scopes": tuple(fields["scopes"])})
+    async def finish(
+        self, answer: SignInAnswer, records: SignInRecords
+    ) -> SignInResult | SignInDeclined | CodeStep | None:
+        """Poll the provider about the code, and return the code again if nobody has confirmed it yet.
 
+        However many people look in however many processes, the provider is polled no more often than its interval
+        allows. Raises AuthorizationExpired if the code expired, and AuthorizationRefused if the provider withdrew it.
+        """
+        pending_codes = records.pending_device_codes
+        pending_code = await pending_codes.find_code(answer.request_id)
+        if pending_code is None:
+            return None
+        if pending_code.is_expired:
+            await pending_codes.delete_code(answer.request_id)
+            raise AuthorizationExpired(_EXPIRED_TEXT)
+        device_code = pending_code.device_code
+        if not await pending_codes.try_claim_poll(pending_code):
+            return _build_step(device_code, pending_code.interval_seconds)
+        try:
+            tokens = await self.request_tokens(
+                _GRANT_TYPE, device_code.scopes, device_code=device_code.device_code
+            )
+        except TokenRefused as error:
+            return await self._handle_token_error(error, pending_code, records)
+        except UpstreamUnavailable:
+            return _build_step(device_code, await pending_codes.slow_down_polling(answer.request_id))
+        account = await self.find_account(tokens)
+        await pending_codes.delete_code(answer.request_id)
+        return SignInResult(tokens, account, pending_code.tool_name)
 
-async def request_device_code(oauth_client: OAuthClient, scopes: tuple[str, ...]) -> DeviceCode:
-    """Request a new code. Raises AuthorizationRefused if the provider gives none or its response is invalid."""
-    try:
-        device_response = _DeviceAuthorizationResponse.model_validate(
-            await oauth_client.request_device_authorization(scopes)
+    async def _request_code(self, scopes: tuple[str, ...]) -> DeviceCode:
+        try:
+            device_response = _DeviceAuthorizationResponse.model_validate(
+                await self._request_device_authorization(scopes)
+            )
+        except ValidationError:
+            raise AuthorizationRefused(
+                "The sign-in service gives no code that could be typed elsewhere: sign in here instead."
+            ) from None
+        complete_uri = device_response.verification_uri_complete
+        return DeviceCode(
+            user_code=device_response.user_code,
+            address=str(device_response.verification_uri),
+            address_with_code=None if complete_uri is None else str(complete_uri),
+            device_code=device_response.device_code,
+            interval=device_response.interval,
+            expires_at=time.time() + min(device_response.expires_in, _MAX_LIFETIME_SECONDS),
+            scopes=scopes,
         )
-    except ValidationError:
+
+    async def _request_device_authorization(self, scopes: tuple[str, ...]) -> Mapping[str, Any]:
+        """Request a device code and return the provider's response unchanged (RFC 8628 section 3.2).
+
+        Raises AuthorizationRefused if the provider has no device authorization endpoint.
+        """
+        endpoints = await self.find_endpoints()
+        if endpoints.device_authorization_endpoint is None:
+            raise AuthorizationRefused(
+                f"{self._connection.title} is not signed in to on another device: open the link and sign in there."
+            )
+        async with self.open_client(endpoints) as authlib_client:
+            requested_scopes = tuple(dict.fromkeys((*scopes, *self._provider.added_scopes)))
+            return await self.post_form(
+                authlib_client,
+                endpoints.device_authorization_endpoint,
+                self.build_scope_parameter(requested_scopes),
+            )
+
+    async def _handle_token_error(
+        self, error: TokenRefused, pending_code: PendingDeviceCode, records: SignInRecords
+    ) -> SignInDeclined | CodeStep:
+        """Handle a token error response to a poll (RFC 8628 section 3.5): wait on, or end the sign-in."""
+        request_id, device_code = pending_code.request_id, pending_code.device_code
+        match error.error_code:
+            case "authorization_pending":
+                return _build_step(device_code, pending_code.interval_seconds)
+            case "slow_down":
+                slower_interval_seconds = await records.pending_device_codes.slow_down_polling(request_id)
+                return _build_step(device_code, slower_interval_seconds)
+        await records.pending_device_codes.delete_code(request_id)
+        match error.error_code:
+            case "access_denied":
+                return SignInDeclined()
+            case "expired_token":
+                raise AuthorizationExpired(_EXPIRED_TEXT) from None
         raise AuthorizationRefused(
-            "The sign-in service gives no code that could be typed elsewhere: sign in here instead."
+            f"{self._connection.title} does not take the code any more ({error.error_code}). Get a new one."
         ) from None
-    complete_uri = device_response.verification_uri_complete
-    return DeviceCode(
-        user_code=device_response.user_code,
-        address=str(device_response.verification_uri),
-        address_with_code=None if complete_uri is None else str(complete_uri),
-        device_code=device_response.device_code,
-        interval=device_response.interval,
-        expires_at=time.time() + min(device_response.expires_in, _MAX_LIFETIME_SECONDS),
-        scopes=scopes,
-    )
 
 
-async def request_device_tokens(oauth_client: OAuthClient, device_code: DeviceCode) -> UpstreamTokens:
-    """Request the tokens of a device code once.
-
-    Raises TokenRefused with `authorization_pending`, `slow_down` or a final error (RFC 8628 section 3.5).
-    """
-    return await oauth_client.request_tokens(
-        DEVICE_CODE_GRANT_TYPE, device_code.scopes, device_code=device_code.device_code
+def _build_step(device_code: DeviceCode, interval_seconds: int) -> CodeStep:
+    return CodeStep(
+        device_code.user_code, device_code.address, device_code.address_with_code, interval_seconds + 1
     )

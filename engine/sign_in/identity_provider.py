@@ -3,25 +3,25 @@
 Each assertion rests on the person's own sign-in at the issuer. This module stores no tokens.
 """
 
-import asyncio
 import time
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from engine.connections.connection import Connection
+from engine.connections.secret_reader import SecretReader
+from engine.db.lease import FreshRow, StaleRow
 from engine.errors import ConnectionMisconfigured, UpstreamUnavailable
-from engine.identity.unverified_claims import read_unverified_claims
+from engine.identity.claims import read_unverified_claims
 from engine.oauth.client import OAuthClient, TokenRefused
 from engine.oauth.discovery import Discovery
 from engine.settings import IssuerSettings
-from engine.sign_in.idp_sessions import IdpSession, IdpSessions
+from engine.sign_in.idp_sessions import IdpSession, IdpSessions, select_version
 
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"
 ID_JAG: Final = "urn:ietf:params:oauth:token-type:id-jag"
 
 _RENEW_BEFORE_SECONDS: Final = 60.0
-_LEASE_WAIT_SECONDS: Final = 30.0
-_LEASE_POLL_SECONDS: Final = 0.05
 _CLIENT_SECRET_VARIABLE: Final = "BYLINE_GATEWAY__ISSUER__CLIENT_SECRET"
 
 
@@ -43,20 +43,30 @@ class IdentityProvider:
         """
         if self._settings is None or not self._settings.vouches:
             return None
-        deadline = time.monotonic() + _LEASE_WAIT_SECONDS
-        while time.monotonic() < deadline:
+        settings = self._settings
+
+        async def read_session() -> FreshRow[str | None] | StaleRow[Mapping[str, Any] | None, str | None]:
             idp_session = await self._idp_sessions.find_session(principal_id)
             if idp_session is None:
-                return None
+                return FreshRow(None)
             if idp_session.expires_at > time.time() + _RENEW_BEFORE_SECONDS:
-                return idp_session.id_token
+                return FreshRow(idp_session.id_token)
             if idp_session.refresh_token is None:
-                return None
-            if await self._idp_sessions.acquire_lease(principal_id, idp_session.version):
-                # Rotation has invalidated the old refresh token, so the response is stored even if the caller is gone.
-                return await asyncio.shield(self._renew_id_token(self._settings, principal_id, idp_session))
-            await asyncio.sleep(_LEASE_POLL_SECONDS)
-        raise UpstreamUnavailable("A company sign-in is being renewed elsewhere and is not done yet.")
+                return FreshRow(None)
+            return StaleRow(
+                select_version(principal_id, idp_session.version),
+                lambda: self._request_renewal(settings, idp_session),
+                lambda token_response: self._store_renewal(
+                    settings, principal_id, idp_session, token_response
+                ),
+            )
+
+        try:
+            return await self._idp_sessions.lease.renew_once(read_session)
+        except TimeoutError:
+            raise UpstreamUnavailable(
+                "A company sign-in is being renewed elsewhere and is not done yet."
+            ) from None
 
     async def request_id_jag(
         self, principal_id: str, *, audience: str, resource: str | None, scopes: tuple[str, ...]
@@ -84,20 +94,28 @@ class IdentityProvider:
             raise ConnectionMisconfigured(f"{self._settings.issuer} issues no identity assertions.")
         return assertion
 
-    async def _renew_id_token(
-        self, settings: IssuerSettings, principal_id: str, idp_session: IdpSession
-    ) -> str | None:
+    async def _request_renewal(
+        self, settings: IssuerSettings, idp_session: IdpSession
+    ) -> Mapping[str, Any] | None:
+        """Request a new ID token, and return None if the issuer refuses."""
         try:
             oauth_client = await self._create_oauth_client(settings)
-            token_response = await oauth_client.request_token_response(
+            return await oauth_client.request_token_response(
                 "refresh_token", refresh_token=idp_session.refresh_token or ""
             )
         except TokenRefused:
+            return None
+
+    async def _store_renewal(
+        self,
+        settings: IssuerSettings,
+        principal_id: str,
+        idp_session: IdpSession,
+        token_response: Mapping[str, Any] | None,
+    ) -> str | None:
+        if token_response is None:
             await self._idp_sessions.delete_session(principal_id)
             return None
-        except Exception:
-            await self._idp_sessions.release_lease(principal_id)
-            raise
         id_token, previous_claims = (
             token_response.get("id_token"),
             read_unverified_claims(idp_session.id_token),
@@ -138,4 +156,4 @@ class IdentityProvider:
         ).auth_methods
         if "client_secret_basic" not in auth_methods:
             provider["token_endpoint_auth_method"] = "client_secret_post"
-        return OAuthClient(Connection.model_validate(declaration), environment, self._discovery)
+        return OAuthClient(Connection.model_validate(declaration), SecretReader(environment), self._discovery)

@@ -8,14 +8,14 @@ from collections.abc import Collection
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.authorization.answer_recorder import AnswerRecorder
 from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
-from engine.connections.connection import IDP_ASSERTED_METHODS, Connection
+from engine.connections.connection import Connection
 from engine.db.database import Database
 from engine.grants.grants import Grants
 from engine.identity.model import Principal
 from engine.identity.principals import Principals
 from engine.oauth.client import TokenRefused
 from engine.oauth.tokens import UpstreamTokens
-from engine.sign_in.methods import SignInMethods
+from engine.sign_in.methods import SignInMethods, find_method_class
 
 
 class IdpAssertions:
@@ -116,7 +116,7 @@ class IdpAssertions:
 
     async def _find_assertable_principal(self, connection: Connection, principal_id: str) -> Principal | None:
         """Return the principal if they are active and the connection signs in by assertion, else None."""
-        if connection.sign_in not in IDP_ASSERTED_METHODS:
+        if not find_method_class(connection).is_asserted_by_idp:
             return None
         principal = await self._principals.find_principal(principal_id)
         return principal if principal is not None and principal.is_active else None

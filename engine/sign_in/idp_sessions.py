@@ -5,17 +5,17 @@ It makes no request to the identity provider.
 
 import json
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from sqlalchemy import delete, update
-from sqlmodel import col, or_
+from sqlalchemy import ColumnElement, delete
+from sqlmodel import col
 
-from engine.db.database import Database, utc_now
+from engine.db.database import Database
+from engine.db.lease import Lease
 from engine.db.tables import IdpSessionRow
 from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
-
-_LEASE_DURATION = timedelta(seconds=45)
+from engine.wire import IDP_SESSION_SEAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,12 @@ class IdpSession:
 
 
 class IdpSessions:
-    """Stores, leases and deletes sign-ins at the identity provider, and owns their table."""
+    """Stores and deletes sign-ins at the identity provider, and owns their table."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = database
         self._vault = vault
+        self.lease = Lease(database, IdpSessionRow.refreshing_until)
 
     async def store_session(
         self, principal_id: str, id_token: str, refresh_token: str | None, expires_at: float
@@ -70,29 +71,6 @@ class IdpSessions:
         )
         return IdpSession(**json.loads(unsealed_session))
 
-    async def acquire_lease(self, principal_id: str, version: int) -> bool:
-        """Lease the refresh of this version to this process for 45 seconds; returns False if another process has it."""
-        is_lease_free = or_(
-            col(IdpSessionRow.refreshing_until).is_(None), col(IdpSessionRow.refreshing_until) < utc_now()
-        )
-        statement = (
-            update(IdpSessionRow)
-            .where(
-                col(IdpSessionRow.principal_id) == principal_id,
-                col(IdpSessionRow.version) == version,
-                is_lease_free,
-            )
-            .values(refreshing_until=utc_now() + _LEASE_DURATION)
-        )
-        async with self._database.open_write_session() as db_session:
-            return (await db_session.exec(statement)).rowcount == 1
-
-    async def release_lease(self, principal_id: str) -> None:
-        """Release the lease, so that another process can refresh."""
-        statement = update(IdpSessionRow).where(col(IdpSessionRow.principal_id) == principal_id)
-        async with self._database.open_write_session() as db_session:
-            await db_session.exec(statement.values(refreshing_until=None))
-
     async def delete_session(self, principal_id: str) -> None:
         """Delete a sign-in that the identity provider does not accept any more."""
         statement = delete(IdpSessionRow).where(col(IdpSessionRow.principal_id) == principal_id)
@@ -110,5 +88,10 @@ class IdpSessions:
         )
 
 
+def select_version(principal_id: str, version: int) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that select this sign-in of a person while nobody has renewed it."""
+    return col(IdpSessionRow.principal_id) == principal_id, col(IdpSessionRow.version) == version
+
+
 def _build_associated_data(principal_id: str) -> str:
-    return f"company_sign_in:{principal_id}"
+    return IDP_SESSION_SEAL.format(principal_id=principal_id)

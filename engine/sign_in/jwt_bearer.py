@@ -2,52 +2,53 @@
 
 import secrets
 import time
-from collections.abc import Mapping
-from typing import Final
+from typing import ClassVar, Final
 
 from joserfc import jwt
 
 from engine.connections.connection import AssertionDeclaration, Connection
 from engine.errors import ConnectionMisconfigured
-from engine.oauth.client import OAuthClient
 from engine.oauth.client_keys import read_private_key, select_algorithm
-from engine.oauth.discovery import Discovery
-from engine.oauth.registration import ClientRegistrations
 from engine.oauth.tokens import UpstreamTokens
+from engine.sign_in.method import SignInResources
+from engine.sign_in.oauth_sign_in import OAuthSignIn
 
 JWT_BEARER_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _LIFETIME_SECONDS: Final = 300
 
 
-class JwtBearerSignIn(OAuthClient):
+class JwtBearerSignIn(OAuthSignIn):
     """Signs the service in with the private key that its connection declares, such as that of a service account.
 
     Raises ConnectionMisconfigured if the connection declares no assertion, or if its key cannot be read.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        environment: Mapping[str, str],
-        discovery: Discovery,
-        registrations: ClientRegistrations | None = None,
-    ) -> None:
-        super().__init__(connection, environment, discovery, registrations)
+    name: ClassVar[str] = "jwt_bearer"
+    modes: ClassVar[frozenset[str]] = frozenset({"shared"})
+
+    def __init__(self, connection: Connection, resources: SignInResources) -> None:
+        super().__init__(connection, resources)
         if connection.assertion is None:
             raise ConnectionMisconfigured(
                 f"Connection '{connection.name}' has nothing to sign: write assertion."
             )
         self._assertion_declaration: AssertionDeclaration = connection.assertion
         self._signing_key = read_private_key(
-            self._assertion_declaration.key.read_secret(environment),
+            resources.secret_reader.read_secret(connection.name, self._assertion_declaration.key),
             f"assertion.key of connection '{connection.name}'",
         )
 
+    @classmethod
+    def validate_declaration(cls, connection: Connection) -> None:
+        """Raise ValueError if the declaration lacks `assertion` or what every way of OAuth needs."""
+        if connection.assertion is None:
+            raise ValueError("sign_in jwt_bearer needs assertion: write it")
+        super().validate_declaration(connection)
+
     async def tokens_without_person(
-        self, principal_id: str, scopes: tuple[str, ...]
+        self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""
-        del principal_id
         signed_assertion = self.sign_assertion((await self.find_endpoints()).token_endpoint)
         return await self.request_tokens(
             JWT_BEARER_GRANT_TYPE, scopes, assertion=signed_assertion, **self.build_scope_parameter(scopes)

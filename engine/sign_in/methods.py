@@ -1,77 +1,82 @@
-"""Creates the sign-in method that a connection declares."""
+"""The table of the ways to sign in, and what creates the way that a connection declares."""
 
 from collections.abc import Mapping
 from typing import Final
 
-from engine.connections.connection import TYPED_KEY_METHODS, Connection
-from engine.errors import AuthorizationRefused
-from engine.grants.token_source import TokenSource
-from engine.oauth.client import OAuthClient
-from engine.oauth.discovery import Discovery
-from engine.oauth.registration import ClientRegistrations
-from engine.outgoing.client import OutgoingClient
+from engine.connections.connection import Connection, TokenPlace
+from engine.errors import AuthorizationRefused, ConnectionMisconfigured
+from engine.sign_in.authorization_code import AuthorizationCodeSignIn
 from engine.sign_in.client_credentials import ClientCredentialsSignIn
+from engine.sign_in.device_code import DeviceCodeSignIn
 from engine.sign_in.identity_assertion import IdentityAssertionSignIn
-from engine.sign_in.identity_provider import IdentityProvider
-from engine.sign_in.idp_client import IdpAssertedSignIn
 from engine.sign_in.jwt_bearer import JwtBearerSignIn
+from engine.sign_in.method import PersonalSignInMethod, SignInMethod, SignInResources
+from engine.sign_in.steps import StepKind
 from engine.sign_in.token_exchange import TokenExchangeSignIn
-from engine.sign_in.typed_key import TypedKeySignIn
+from engine.sign_in.typed_keys import ApiKeySignIn, BasicSignIn, PersonalAccessTokenSignIn
 
-_OAUTH_METHODS: Final[Mapping[str, type[OAuthClient]]] = {
-    "client_credentials": ClientCredentialsSignIn,
-    "jwt_bearer": JwtBearerSignIn,
+_METHOD_CLASSES: Final[tuple[type[SignInMethod], ...]] = (
+    AuthorizationCodeSignIn,
+    DeviceCodeSignIn,
+    TokenExchangeSignIn,
+    IdentityAssertionSignIn,
+    ApiKeySignIn,
+    PersonalAccessTokenSignIn,
+    BasicSignIn,
+    ClientCredentialsSignIn,
+    JwtBearerSignIn,
+)
+SIGN_IN_METHODS: Final[Mapping[str, type[SignInMethod]]] = {
+    method_class.name: method_class for method_class in _METHOD_CLASSES
 }
-_IDP_ASSERTED_METHODS: Final[Mapping[str, type[IdpAssertedSignIn]]] = {
-    "token_exchange": TokenExchangeSignIn,
-    "identity_assertion": IdentityAssertionSignIn,
-}
+"""The ways to sign in, by the name that a connection's declaration calls them."""
+
+
+def find_method_class(connection: Connection) -> type[SignInMethod]:
+    """Return the way that this connection declares. Raises ConnectionMisconfigured if there is none of that name."""
+    method_class = SIGN_IN_METHODS.get(connection.sign_in)
+    if method_class is None:
+        raise ConnectionMisconfigured(
+            f"Connection '{connection.name}' has no sign_in {connection.sign_in}: declare it anew."
+        )
+    return method_class
+
+
+def find_token_place(connection: Connection) -> TokenPlace:
+    """Return the header in which requests to this connection's upstream carry the token or key."""
+    return find_method_class(connection).find_token_place(connection)
 
 
 class SignInMethods:
-    """Creates the sign-in methods of all connections in one process."""
+    """Creates the ways to sign in of all connections in one process."""
 
-    def __init__(
-        self,
-        environment: Mapping[str, str],
-        discovery: Discovery,
-        outgoing: OutgoingClient,
-        registrations: ClientRegistrations | None = None,
-        identity_provider: IdentityProvider | None = None,
-    ) -> None:
-        self._environment = environment
-        self._discovery = discovery
-        self._outgoing = outgoing
-        self._registrations = registrations
-        self._identity_provider = identity_provider
+    def __init__(self, resources: SignInResources) -> None:
+        self._resources = resources
 
-    def create_method(self, connection: Connection) -> TokenSource:
-        """Return the sign-in method that this connection declares."""
-        return (
-            self.create_typed_key_method(connection)
-            if connection.sign_in in TYPED_KEY_METHODS
-            else self.create_oauth_client(connection)
-        )
+    def create_method(self, connection: Connection) -> SignInMethod:
+        """Return the way that this connection declares. Raises ConnectionMisconfigured if a secret is missing."""
+        return find_method_class(connection)(connection, self._resources)
 
-    def create_oauth_client(self, connection: Connection) -> OAuthClient:
-        """Return the connection's OAuth client. Raises AuthorizationRefused if people type a key instead."""
-        if connection.sign_in in TYPED_KEY_METHODS:
-            raise AuthorizationRefused(
-                f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
-            )
-        method_class = _IDP_ASSERTED_METHODS.get(connection.sign_in)
-        if method_class is not None and self._identity_provider is not None:
-            return method_class(
-                connection, self._environment, self._discovery, self._registrations, self._identity_provider
-            )
-        return _OAUTH_METHODS.get(connection.sign_in, OAuthClient)(
-            connection, self._environment, self._discovery, self._registrations
-        )
+    def create_personal_method(self, connection: Connection, step_kind: StepKind) -> PersonalSignInMethod:
+        """Return the way in which a person signs in to this connection by such a step.
 
-    def create_typed_key_method(self, connection: Connection) -> TypedKeySignIn:
-        """Return the connection's typed key method. Raises AuthorizationRefused if people sign in at the provider."""
-        if connection.sign_in not in TYPED_KEY_METHODS:
+        Raises AuthorizationRefused if people sign in there otherwise.
+        """
+        for method_name in list_personal_methods(connection):
+            if SIGN_IN_METHODS[method_name].step_kind == step_kind:
+                sign_in_method = SIGN_IN_METHODS[method_name](connection, self._resources)
+                if isinstance(sign_in_method, PersonalSignInMethod):
+                    return sign_in_method
+        if step_kind == "form":
             raise AuthorizationRefused(
                 f"No key is typed for {connection.title}: open the link again and sign in there."
             )
-        return TypedKeySignIn(connection, self._environment, self._outgoing)
+        raise AuthorizationRefused(
+            f"Nobody is sent elsewhere to sign in to {connection.title}: open the link again and type the key."
+        )
+
+
+def list_personal_methods(connection: Connection) -> tuple[str, ...]:
+    """Return the names of the ways in which a person may sign in to this connection, the declared one first."""
+    method_class = find_method_class(connection)
+    return (connection.sign_in, *method_class.alternatives)

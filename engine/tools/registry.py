@@ -22,6 +22,7 @@ from engine.tools.offers import (
     find_offer_declaration,
 )
 from engine.tools.uri_template import UriTemplate, parse_uri_template
+from engine.validation_errors import describe_validation_error
 
 # Temporal refuses payloads above 2 MB, and children and actions copy parts of these arguments into theirs.
 _MAX_ARGUMENTS_CHARS: Final = 1_000_000
@@ -55,11 +56,8 @@ class OfferedWorkflow:
         try:
             return [self.input_type.validate_json(arguments_json, strict=True)]
         except ValidationError as error:
-            problem_texts = "; ".join(
-                f"{'.'.join(map(str, problem['loc'])) or 'arguments'}: {problem['msg']}"
-                for problem in error.errors(include_url=False, include_input=False)
-            )
-            raise ArgumentsInvalid(f"The arguments do not fit {self.name}: {problem_texts}.") from None
+            problems = describe_validation_error(error, root_name="arguments")
+            raise ArgumentsInvalid(f"The arguments do not fit {self.name}: {problems}.") from None
 
     def list_completions(self, argument_name: str, typed_text: str) -> list[str]:
         """Return the choices of an argument that start with the typed text; an empty list if it is free text.

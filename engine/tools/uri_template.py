@@ -1,4 +1,8 @@
-"""Matches URIs against URI templates of RFC 6570 level 1 and extracts the variables. It expands no template."""
+"""Matches URIs against URI templates of RFC 6570 level 1 and extracts the variables. It expands no template.
+
+It does not use the matcher of the `mcp` package, because the engine and the workflow code that imports this module load
+no protocol of the edge.
+"""
 
 import re
 from dataclasses import dataclass

@@ -97,8 +97,8 @@ class UpkeepParts:
         """Expire or delete what is over, up to a limit a firing: requests, attempts, codes, waits, notes, accounts."""
         cleanup_functions = (
             self._services.authorization_requests.expire_overdue_requests,
-            self._services.consent.delete_expired_attempts,
-            self._services.device_sign_ins.delete_expired_codes,
+            self._services.authorization_attempts.delete_expired_attempts,
+            self._services.pending_device_codes.delete_expired_codes,
             self._services.waiters.delete_expired_waiters,
             self._services.notification_channels.delete_old_claims,
             self._delete_account_choices,

@@ -20,6 +20,7 @@ from engine.db.tables import DataKeyRow
 from engine.errors import SettingsInvalid, TooSoon
 from engine.vault.key_providers import KeyProvider
 from engine.vault.sealed import KEY_BYTES
+from engine.wire import DATA_KEY_SEAL
 
 _REFRESH_INTERVAL_SECONDS: Final = 10.0
 _RETRY_DELAY_SECONDS: Final = 5.0
@@ -229,7 +230,7 @@ class DataKeys:
 
 
 def _build_associated_data(key_number: int) -> str:
-    return f"data_key:{key_number}"
+    return DATA_KEY_SEAL.format(key_number=key_number)
 
 
 def _derive_hkdf_key(root_key: bytes, purpose: str) -> bytes:

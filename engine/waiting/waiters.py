@@ -18,12 +18,11 @@ from engine.db.database import Database, utc_now
 from engine.db.tables import WaiterRow
 from engine.identity.model import Identity
 from engine.runs.records import RunRecords
+from engine.wire import WAITER_NAMESPACE
 
 # An action whose worker was down for longer asks again.
 _RETENTION: Final = timedelta(days=30)
 _MAX_DELETED_ROWS: Final = 10_000
-
-_WAITER_NAMESPACE = uuid.UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class Waiters:
         # The id is derived from the waiting action, so that a retried attempt finds its waiter and adds none.
         waiter_id = str(
             uuid.uuid5(
-                _WAITER_NAMESPACE, f"{awaited_id}:{parked_action.workflow_run_id}:{parked_action.action_key}"
+                WAITER_NAMESPACE, f"{awaited_id}:{parked_action.workflow_run_id}:{parked_action.action_key}"
             )
         )
         waiter_row = await db_session.get(WaiterRow, waiter_id)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Ty
 from pydantic_core import from_json
 
 from engine.errors import DeliveryUnfit, WebhookInvalid
+from engine.validation_errors import describe_problem
 
 _MISSING_VALUE: Final = object()
 _MAX_EVENT_ID_CHARS = 255
@@ -202,8 +203,8 @@ def _find_misfits(certain_arguments: dict[str, Any], input_type: TypeAdapter[Any
         input_type.validate_json(json.dumps(certain_arguments), strict=True)
     except ValidationError as error:
         return [
-            f"{'.'.join(map(str, validation_problem['loc']))}: {validation_problem['msg']}"
-            for validation_problem in error.errors(include_url=False, include_input=False)
-            if validation_problem["loc"] and validation_problem["loc"][0] in certain_arguments
+            describe_problem(problem)
+            for problem in error.errors(include_url=False, include_input=False)
+            if problem["loc"] and problem["loc"][0] in certain_arguments
         ]
     return []

@@ -1,10 +1,10 @@
 """Records refused deliveries: a signed one by a line in the trail, and any other only by a count in the log."""
 
 import time
-from collections import OrderedDict
 from typing import Final
 
 import structlog
+from cachetools import FIFOCache
 
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.errors import BylineError
@@ -22,7 +22,7 @@ class DeliveryRefusals:
 
     def __init__(self, audit_trail: AuditTrail) -> None:
         self._audit_trail = audit_trail
-        self._recorded_deliveries = OrderedDict[tuple[str, str], None]()
+        self._recorded_deliveries = FIFOCache[tuple[str, str], None](_MAX_REMEMBERED_DELIVERIES)
         self._unsigned_count = 0
         self._logged_at_seconds = float("-inf")
 
@@ -33,8 +33,6 @@ class DeliveryRefusals:
         if (webhook.id, delivery_mark) in self._recorded_deliveries:
             return
         self._recorded_deliveries[webhook.id, delivery_mark] = None
-        if len(self._recorded_deliveries) > _MAX_REMEMBERED_DELIVERIES:
-            self._recorded_deliveries.popitem(last=False)
         audit_event = AuditEvent(
             kind="webhook.refused",
             principal=principal,

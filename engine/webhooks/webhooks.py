@@ -20,6 +20,7 @@ from engine.vault.resealing import SealedColumn
 from engine.vault.vault import Vault
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import SignatureScheme, generate_secret, is_secret_from_sender, require_secret
+from engine.wire import WEBHOOK_SEAL
 
 DEFAULT_TOLERANCE_SECONDS: Final = 300
 MAX_WEBHOOKS_PER_PRINCIPAL: Final = 100
@@ -321,7 +322,12 @@ def _make_unknown_error() -> WebhookUnknown:
 
 def _build_associated_data(webhook_row: WebhookRow) -> str:
     # The principal and the tool are part of it: a row with another of these opens no secret, so it accepts no delivery.
-    return f"webhook:{webhook_row.id}:{webhook_row.principal_id}:{webhook_row.tool}:{webhook_row.scheme}"
+    return WEBHOOK_SEAL.format(
+        webhook_id=webhook_row.id,
+        principal_id=webhook_row.principal_id,
+        tool=webhook_row.tool,
+        scheme=webhook_row.scheme,
+    )
 
 
 def _to_stored_mapping(delivery_mapping: DeliveryMapping) -> dict[str, Any]:

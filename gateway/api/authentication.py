@@ -10,9 +10,10 @@ from mcp.server.auth.provider import TokenVerifier
 
 from engine.errors import NotAllowed
 from engine.runs.runs import Caller
-from engine.services import Services
+from engine.settings import Settings
 from gateway.api.problems import RequestRefused
-from gateway.bearer import PrincipalToken, build_token_verifier, is_token_valid
+from gateway.bearer.principal_token import PrincipalToken
+from gateway.bearer.verifiers import is_token_valid
 from gateway.protected_resource import API_PATH, build_metadata_url
 
 _BEARER_SCHEME: Final = HTTPBearer(
@@ -22,15 +23,15 @@ _BEARER_SCHEME: Final = HTTPBearer(
 )
 
 
-def build_challenge(services: Services) -> str:
+def build_challenge(settings: Settings) -> str:
     """Return the `WWW-Authenticate` of a 401, which names the resource's metadata (RFC 9728 section 5.1)."""
-    return f'Bearer resource_metadata="{build_metadata_url(services.settings, API_PATH)}"'
+    return f'Bearer resource_metadata="{build_metadata_url(settings, API_PATH)}"'
 
 
-def attach_token_verifier(api_app: FastAPI, services: Services) -> None:
-    """Give the application the token verifier that the dependencies below use."""
-    api_app.state.tokens = build_token_verifier(services, API_PATH)
-    api_app.state.challenge = build_challenge(services)
+def attach_token_verifier(api_app: FastAPI, token_verifier: TokenVerifier, bearer_challenge: str) -> None:
+    """Give the application the token verifier and the challenge that the dependencies below use."""
+    api_app.state.tokens = token_verifier
+    api_app.state.challenge = bearer_challenge
 
 
 async def _authenticate_caller(

@@ -6,20 +6,23 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from engine.authorization.answer_recorder import AnswerRecorder
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.connection import Connection
 from engine.errors import NotAllowed
 from engine.grants.accounts import AccountChoices as AccountsChosen
-from engine.grants.grants import Grant, GrantSituation
+from engine.grants.accounts import Accounts
+from engine.grants.grants import Grant, Grants, GrantSituation
 from engine.runs.runs import Caller
-from engine.services import Services
 from engine.tools.registry import Registry
+from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import RequestRefused, describe_problems
-from gateway.grants import remove_own_grant
+from gateway.grants import OwnGrantRemoval
 
 _ConnectionName = Annotated[str, Path(max_length=200)]
 _AccountQuery = Annotated[
@@ -85,94 +88,6 @@ class ConnectionShown(BaseModel):
     chosen: list[AccountChoiceShown] = Field(
         description="The accounts that the caller chose. Runs that already use an account keep it."
     )
-
-
-def build_routes(services: Services, registry: Registry) -> APIRouter:
-    """Build the router that lists and reads connections, chooses accounts, and gives up the caller's own grants."""
-    router = APIRouter(tags=["connections"])
-    connection_cursors = ListCursors(services.vault, "connections")
-
-    @router.get(
-        "/connections",
-        summary="List the connections, with your grants",
-        responses=describe_problems(400, 422),
-    )
-    async def list_connections(
-        caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
-    ) -> Page[ConnectionShown]:
-        """A token that is limited to some tools sees only the connections and accounts that these use."""
-        cursor_position = connection_cursors.open_cursor(after)
-        after_name = "" if cursor_position is None else str(cursor_position[0])
-        connections_by_name = await services.catalogue.list_connections()
-        own_connections = await _load_own_connections(services, registry, caller)
-        connection_names = sorted(
-            connection_name
-            for connection_name in connections_by_name
-            if connection_name > after_name and own_connections.token_scope.covers_connection(connection_name)
-        )[: limit + 1]
-        page_items = [
-            own_connections.to_connection_shown(connections_by_name[connection_name])
-            for connection_name in connection_names
-        ]
-        return connection_cursors.build_page(
-            page_items, [[connection_name] for connection_name in connection_names], limit
-        )
-
-    @router.get(
-        "/connections/{name}",
-        summary="Get a connection, with your grant",
-        responses=describe_problems(403, 404, 422),
-    )
-    async def get_connection(caller: ApiCaller, name: _ConnectionName) -> ConnectionShown:
-        connection = await services.catalogue.get_connection(name)
-        own_connections = await _load_own_connections(services, registry, caller)
-        own_connections.token_scope.require_connection(name)
-        return own_connections.to_connection_shown(connection)
-
-    @router.put(
-        "/connections/{name}/choice",
-        summary="Choose which of your accounts is used",
-        responses=describe_problems(403, 404, 422),
-    )
-    async def choose(
-        caller: InPersonCaller, name: _ConnectionName, account_choice: NewAccountChoice
-    ) -> ConnectionShown:
-        """The choice applies to runs that begin to use the connection from now on, until you change it."""
-        connection = await _require_user_connection(services, name)
-        tool_name = "" if account_choice.tool is None else registry.find_tool(account_choice.tool).name
-        await services.answer_recorder.choose_account(
-            connection, caller.principal, account_choice.account, tool_name=tool_name
-        )
-        return (await _load_own_connections(services, registry, caller)).to_connection_shown(connection)
-
-    @router.delete(
-        "/connections/{name}/choice",
-        summary="Remove your choice of an account",
-        status_code=HTTPStatus.NO_CONTENT,
-        responses=describe_problems(403, 404, 422),
-    )
-    async def unchoose(caller: InPersonCaller, name: _ConnectionName, tool: _ToolQuery = None) -> None:
-        """Without a choice, your only account is used. If you have several, you are asked."""
-        connection = await _require_user_connection(services, name)
-        await services.answer_recorder.forget_choice(connection, caller.principal, tool_name=tool or "")
-
-    @router.delete(
-        "/connections/{name}/grant",
-        summary="Delete your grant on a connection",
-        status_code=HTTPStatus.NO_CONTENT,
-        responses=describe_problems(403, 404, 409, 422, 502),
-    )
-    async def delete_grant(
-        caller: InPersonCaller, name: _ConnectionName, account: _AccountQuery = None
-    ) -> None:
-        """The grant is also revoked upstream. The next action that needs one asks for a sign-in again."""
-        connection = await services.catalogue.get_connection(name)
-        if not await remove_own_grant(services, connection, caller.principal, account):
-            account_phrase = "" if account is None else f" of account '{account}'"
-            detail = f"You have no grant{account_phrase} on connection '{name}'."
-            raise RequestRefused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)
-
-    return router
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,18 +164,122 @@ class _OwnConnections:
         )
 
 
-async def _load_own_connections(services: Services, registry: Registry, caller: Caller) -> _OwnConnections:
-    grants_by_connection: dict[str, list[Grant]] = {}
-    for grant in await services.grants.list_grants(caller.principal.id):
-        grants_by_connection.setdefault(grant.connection_name, []).append(grant)
-    choices_by_connection = await services.accounts.list_choices(caller.principal.id)
-    return _OwnConnections(
-        grants_by_connection, choices_by_connection, TokenScope(registry, caller.tool_names)
+def build_routes(
+    *,
+    catalogue: ConnectionCatalogue,
+    grants: Grants,
+    accounts: Accounts,
+    answer_recorder: AnswerRecorder,
+    remove_own_grant: OwnGrantRemoval,
+    registry: Registry,
+    vault: Vault,
+) -> APIRouter:
+    """Build the router that lists and reads connections, chooses accounts, and gives up the caller's own grants."""
+    router = APIRouter(tags=["connections"])
+    connection_cursors = ListCursors(vault, "connections")
+
+    async def load_own_connections(caller: ApiCaller) -> _OwnConnections:
+        return await _load_own_connections(grants, accounts, TokenScope(registry, caller.tool_names), caller)
+
+    own_connections_of_caller = Depends(load_own_connections)
+
+    @router.get(
+        "/connections",
+        summary="List the connections, with your grants",
+        responses=describe_problems(400, 422),
     )
+    async def list_connections(
+        own_connections: Annotated[_OwnConnections, own_connections_of_caller],
+        after: PageCursor = None,
+        limit: PageLimit = DEFAULT_PAGE_ITEMS,
+    ) -> Page[ConnectionShown]:
+        """A token that is limited to some tools sees only the connections and accounts that these use."""
+        cursor_position = connection_cursors.open_cursor(after)
+        after_name = "" if cursor_position is None else str(cursor_position[0])
+        connections_by_name = await catalogue.list_connections()
+        connection_names = sorted(
+            connection_name
+            for connection_name in connections_by_name
+            if connection_name > after_name and own_connections.token_scope.covers_connection(connection_name)
+        )[: limit + 1]
+        page_items = [
+            own_connections.to_connection_shown(connections_by_name[connection_name])
+            for connection_name in connection_names
+        ]
+        return connection_cursors.build_page(
+            page_items, [[connection_name] for connection_name in connection_names], limit
+        )
+
+    @router.get(
+        "/connections/{name}",
+        summary="Get a connection, with your grant",
+        responses=describe_problems(403, 404, 422),
+    )
+    async def get_connection(
+        own_connections: Annotated[_OwnConnections, own_connections_of_caller], name: _ConnectionName
+    ) -> ConnectionShown:
+        connection = await catalogue.get_connection(name)
+        own_connections.token_scope.require_connection(name)
+        return own_connections.to_connection_shown(connection)
+
+    @router.put(
+        "/connections/{name}/choice",
+        summary="Choose which of your accounts is used",
+        responses=describe_problems(403, 404, 422),
+    )
+    async def choose(
+        caller: InPersonCaller, name: _ConnectionName, account_choice: NewAccountChoice
+    ) -> ConnectionShown:
+        """The choice applies to runs that begin to use the connection from now on, until you change it."""
+        connection = await _require_user_connection(catalogue, name)
+        tool_name = "" if account_choice.tool is None else registry.find_tool(account_choice.tool).name
+        await answer_recorder.choose_account(
+            connection, caller.principal, account_choice.account, tool_name=tool_name
+        )
+        return (await load_own_connections(caller)).to_connection_shown(connection)
+
+    @router.delete(
+        "/connections/{name}/choice",
+        summary="Remove your choice of an account",
+        status_code=HTTPStatus.NO_CONTENT,
+        responses=describe_problems(403, 404, 422),
+    )
+    async def unchoose(caller: InPersonCaller, name: _ConnectionName, tool: _ToolQuery = None) -> None:
+        """Without a choice, your only account is used. If you have several, you are asked."""
+        connection = await _require_user_connection(catalogue, name)
+        await answer_recorder.forget_choice(connection, caller.principal, tool_name=tool or "")
+
+    @router.delete(
+        "/connections/{name}/grant",
+        summary="Delete your grant on a connection",
+        status_code=HTTPStatus.NO_CONTENT,
+        responses=describe_problems(403, 404, 409, 422, 502),
+    )
+    async def delete_grant(
+        caller: InPersonCaller, name: _ConnectionName, account: _AccountQuery = None
+    ) -> None:
+        """The grant is also revoked upstream. The next action that needs one asks for a sign-in again."""
+        connection = await catalogue.get_connection(name)
+        if not await remove_own_grant(connection, caller.principal, account):
+            account_phrase = "" if account is None else f" of account '{account}'"
+            detail = f"You have no grant{account_phrase} on connection '{name}'."
+            raise RequestRefused(HTTPStatus.NOT_FOUND, "grant_unknown", detail)
+
+    return router
 
 
-async def _require_user_connection(services: Services, connection_name: str) -> Connection:
-    connection = await services.catalogue.get_connection(connection_name)
+async def _load_own_connections(
+    grants: Grants, accounts: Accounts, token_scope: TokenScope, caller: Caller
+) -> _OwnConnections:
+    grants_by_connection: dict[str, list[Grant]] = {}
+    for grant in await grants.list_grants(caller.principal.id):
+        grants_by_connection.setdefault(grant.connection_name, []).append(grant)
+    choices_by_connection = await accounts.list_choices(caller.principal.id)
+    return _OwnConnections(grants_by_connection, choices_by_connection, token_scope)
+
+
+async def _require_user_connection(catalogue: ConnectionCatalogue, connection_name: str) -> Connection:
+    connection = await catalogue.get_connection(connection_name)
     if connection.mode == "shared":
         raise NotAllowed(
             f"Connection '{connection_name}' is shared: it has one account, for everybody, and nobody chooses."

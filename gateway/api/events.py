@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from http import HTTPStatus
 from typing import Annotated, Any, Final
@@ -12,14 +12,13 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Depends, Header
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
-from sqlalchemy.exc import SQLAlchemyError
 
 from engine.audit.trail import AuditTrail, TrailLine
+from engine.db.watch import Watch
 from engine.errors import TemporalUnreachable
 from engine.runs.records import Run
 from engine.runs.runs import Caller, Runs
 from engine.runs.state import Progress, RunState, RunStates
-from engine.services import Services
 from gateway.api.authentication import ApiCaller, CallerTokenRecheck, TokenRecheck
 from gateway.api.problems import RequestRefused, describe_problems
 from gateway.api.runs import RunId
@@ -50,10 +49,10 @@ class RunEvent(BaseModel):
     event: dict[str, Any]
 
 
-def build_routes(services: Services, runs: Runs, run_states: RunStates) -> APIRouter:
+def build_routes(trail: AuditTrail, runs: Runs, run_states: RunStates) -> APIRouter:
     """Build the router of `/runs/{run_id}/events`."""
     router = APIRouter(tags=["runs"])
-    trail_growth = _TrailGrowth(services.trail)
+    trail_growth = _TrailGrowth(trail)
     stream_counts = Counter[str]()
 
     # A dependency releases what a follower holds when its request ends, in whatever way it ends.
@@ -67,9 +66,9 @@ def build_routes(services: Services, runs: Runs, run_states: RunStates) -> APIRo
         stream_counts[principal_id] += 1
         run_end_task = asyncio.create_task(_wait_until_ended(runs, run.id))
         try:
-            async with trail_growth.watch_growth() as growth_event:
+            with trail_growth.watch_growth() as growth_event:
                 yield _RunEventStream(
-                    run, caller, recheck_token, services.trail, run_states, run_end_task, growth_event
+                    run, caller, recheck_token, trail, run_states, run_end_task, growth_event
                 )
         finally:
             run_end_task.cancel()
@@ -102,31 +101,21 @@ class _TrailGrowth:
 
     def __init__(self, trail: AuditTrail) -> None:
         self._trail = trail
-        self._growth_events: set[asyncio.Event] = set()
-        self._poll_task: asyncio.Task[None] | None = None
+        self._last_seen_seq = 0
+        self._watch = Watch[asyncio.Event](self._announce_growth, interval_seconds=_POLL_INTERVAL_SECONDS)
 
-    @asynccontextmanager
-    async def watch_growth(self) -> AsyncIterator[asyncio.Event]:
+    @contextmanager
+    def watch_growth(self) -> Iterator[asyncio.Event]:
         """Yield an event that is set whenever there are new lines."""
-        growth_event = asyncio.Event()
-        self._growth_events.add(growth_event)
-        if self._poll_task is None or self._poll_task.done():
-            self._poll_task = asyncio.create_task(self._poll_trail())
-        try:
+        with self._watch.include(asyncio.Event()) as growth_event:
             yield growth_event
-        finally:
-            self._growth_events.discard(growth_event)
 
-    async def _poll_trail(self) -> None:
-        last_seen_seq = 0
-        while self._growth_events:
-            with contextlib.suppress(OSError, SQLAlchemyError):
-                last_seq = await self._trail.read_newest_seq()
-                if last_seq != last_seen_seq:
-                    last_seen_seq = last_seq
-                    for growth_event in self._growth_events:
-                        growth_event.set()
-            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+    async def _announce_growth(self) -> None:
+        last_seq = await self._trail.read_newest_seq()
+        if last_seq != self._last_seen_seq:
+            self._last_seen_seq = last_seq
+            for growth_event in self._watch.watchers:
+                growth_event.set()
 
 
 class _RunEventStream:

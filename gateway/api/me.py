@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from engine.identity.model import ActorKind, PrincipalKind
-from engine.services import Services
+from engine.identity.roles import Roles
 from gateway.api.authentication import ApiCaller
 
 
@@ -35,7 +35,7 @@ class Me(BaseModel):
     tools: list[str] | None = Field(description="The tools that the token may call. Null for all.")
 
 
-def build_routes(services: Services) -> APIRouter:
+def build_routes(roles: Roles) -> APIRouter:
     """Build the router of `/me`."""
     router = APIRouter(tags=["me"])
 
@@ -51,7 +51,7 @@ def build_routes(services: Services) -> APIRouter:
                 subject=principal.subject,
             ),
             actor=ActorShown(kind=actor.kind, id=actor.id, name=actor.name),
-            roles=sorted(await services.roles.list_roles(principal.id)),
+            roles=sorted(await roles.list_roles(principal.id)),
             tools=None if caller.tool_names is None else sorted(caller.tool_names),
         )
 

@@ -7,8 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.notifications.channels import ChannelKind, NotificationChannel, NotificationEvent
-from engine.services import Services
+from engine.notifications.channels import (
+    ChannelKind,
+    NotificationChannel,
+    NotificationChannels,
+    NotificationEvent,
+)
+from engine.notifications.notifier import RunNotifier
+from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
@@ -59,10 +65,12 @@ class NewChannel(RequestBody):
     )
 
 
-def build_routes(services: Services) -> APIRouter:
+def build_routes(
+    notification_channels: NotificationChannels, notifier: RunNotifier, vault: Vault
+) -> APIRouter:
     """Build the router of `/channels` and what is below it."""
     router = APIRouter(tags=["notifications"])
-    channel_cursors = ListCursors(services.vault, "channels")
+    channel_cursors = ListCursors(vault, "channels")
 
     @router.get(
         "/channels", summary="List your channels, oldest first", responses=describe_problems(400, 422)
@@ -73,7 +81,7 @@ def build_routes(services: Services) -> APIRouter:
         page_start = channel_cursors.open_time_and_id(after)
         channels = [
             channel
-            for channel in await services.notification_channels.list_channels(caller.principal.id)
+            for channel in await notification_channels.list_channels(caller.principal.id)
             if page_start is None or _to_time_and_id(channel) > page_start
         ]
         page_channels = channels[: limit + 1]
@@ -90,7 +98,7 @@ def build_routes(services: Services) -> APIRouter:
         responses=describe_problems(403, 422),
     )
     async def add_channel(caller: InPersonCaller, new_channel: NewChannel, response: Response) -> ChannelMade:
-        channel, destination = await services.notifier.add_channel(
+        channel, destination = await notifier.add_channel(
             caller.principal, new_channel.kind, new_channel.address, new_channel.events
         )
         response.headers["Location"] = f"{API_PATH}/channels/{channel.id}"
@@ -100,9 +108,7 @@ def build_routes(services: Services) -> APIRouter:
         "/channels/{channel_id}", summary="Get one of your channels", responses=describe_problems(404, 422)
     )
     async def get_channel(caller: ApiCaller, channel_id: _ChannelId) -> ChannelShown:
-        return _to_channel_shown(
-            await services.notification_channels.get_owned_channel(channel_id, caller.principal)
-        )
+        return _to_channel_shown(await notification_channels.get_owned_channel(channel_id, caller.principal))
 
     @router.delete(
         "/channels/{channel_id}",
@@ -111,7 +117,7 @@ def build_routes(services: Services) -> APIRouter:
         responses=describe_problems(403, 404, 422),
     )
     async def remove_channel(caller: InPersonCaller, channel_id: _ChannelId) -> None:
-        await services.notification_channels.remove_channel(channel_id, caller.principal)
+        await notification_channels.remove_channel(channel_id, caller.principal)
 
     @router.post(
         "/channels/{channel_id}/test",
@@ -120,7 +126,7 @@ def build_routes(services: Services) -> APIRouter:
         responses=describe_problems(403, 404, 422, 429, 502),
     )
     async def test_channel(caller: InPersonCaller, channel_id: _ChannelId) -> None:
-        await services.notifier.send_test_note(channel_id, caller.principal)
+        await notifier.send_test_note(channel_id, caller.principal)
 
     return router
 

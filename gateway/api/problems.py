@@ -7,37 +7,12 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import BylineError
-from gateway.error_codes import to_http_status
-
-PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
-PROBLEM_TYPE_PREFIX: Final = "urn:byline:error:"
-
-
-class InvalidPart(BaseModel):
-    """A part of a request that does not match its schema."""
-
-    pointer: str = Field(description="A JSON pointer into the body, or the kind and name of a parameter.")
-    detail: str
-
-
-class Problem(BaseModel):
-    """An error (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    type: str = Field(
-        description=f"`{PROBLEM_TYPE_PREFIX}` and the error's code, which never changes its meaning."
-    )
-    title: str
-    status: int
-    detail: str = Field(description="What is wrong, and what to do about it.")
-    errors: list[InvalidPart] | None = None
+from gateway.http.problems import PROBLEM_MEDIA_TYPE, InvalidPart, answer_domain_error, build_problem_response
 
 
 class RequestRefused(Exception):
@@ -61,36 +36,6 @@ def describe_problems(*status_codes: int) -> dict[int | str, dict[str, Any]]:
         }
         for status_code in status_codes
     }
-
-
-def build_problem_response(
-    status_code: int,
-    error_code: str,
-    detail: str,
-    *,
-    headers: Mapping[str, str] | None = None,
-    invalid_parts: list[InvalidPart] | None = None,
-) -> JSONResponse:
-    """Build the response that describes a problem."""
-    problem_details = Problem(
-        type=f"{PROBLEM_TYPE_PREFIX}{error_code}",
-        title=error_code.replace("_", " ").capitalize(),
-        status=status_code,
-        detail=detail,
-        errors=invalid_parts,
-    )
-    problem_json = problem_details.model_dump(exclude_none=True)
-    return JSONResponse(
-        problem_json, status_code=status_code, headers=dict(headers or {}), media_type=PROBLEM_MEDIA_TYPE
-    )
-
-
-def answer_domain_error(request: Request, error: Exception) -> JSONResponse:
-    """Build the response to a domain error."""
-    del request
-    if not isinstance(error, BylineError):
-        raise error
-    return build_problem_response(to_http_status(error), error.code, str(error))
 
 
 async def answer_framework_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,5 +1,6 @@
 """REST routes for what runs ask the caller, or people with the caller's roles: list, read, answer, decline."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -7,10 +8,12 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
 from engine.errors import NotAllowed, QuestionUnknown
-from engine.questions.questions import Question, QuestionState
-from engine.runs.links import build_question_link
+from engine.identity.principals import Principals
+from engine.questions.questions import Question, Questions, QuestionState
+from engine.runs.records import RunRecords
 from engine.runs.runs import Caller
-from engine.services import Services
+from engine.vault.vault import Vault
+from engine.waiting.page_paths import PageLinks
 from gateway.api.authentication import ApiCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
@@ -56,10 +59,14 @@ class GivenAnswer(RequestBody):
     )
 
 
-def build_routes(services: Services) -> APIRouter:
+def build_routes(
+    questions: Questions, run_records: RunRecords, principals: Principals, page_links: PageLinks, vault: Vault
+) -> APIRouter:
     """Build the router of `/questions` and what is below it."""
     router = APIRouter(tags=["questions"])
-    routes_context = _QuestionRoutesContext(services)
+    routes_context = _QuestionRoutesContext(
+        questions, run_records, principals, page_links, ListCursors(vault, "questions")
+    )
 
     @router.get(
         "/questions",
@@ -91,7 +98,7 @@ def build_routes(services: Services) -> APIRouter:
     ) -> QuestionShown:
         await routes_context.require_answerable(caller, question_id)
         return await routes_context.to_question_shown(
-            await services.questions.answer_question(question_id, caller.principal, given_answer.answer)
+            await questions.answer_question(question_id, caller.principal, given_answer.answer)
         )
 
     @router.post(
@@ -102,27 +109,30 @@ def build_routes(services: Services) -> APIRouter:
     async def decline_question(caller: ApiCaller, question_id: _QuestionId) -> QuestionShown:
         await routes_context.require_answerable(caller, question_id)
         return await routes_context.to_question_shown(
-            await services.questions.decline_question(question_id, caller.principal)
+            await questions.decline_question(question_id, caller.principal)
         )
 
     return router
 
 
+@dataclass(frozen=True, slots=True)
 class _QuestionRoutesContext:
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._cursors = ListCursors(services.vault, "questions")
+    questions: Questions
+    run_records: RunRecords
+    principals: Principals
+    page_links: PageLinks
+    question_cursors: ListCursors
 
     async def build_page(self, caller: Caller, after: str | None, limit: int) -> Page[QuestionShown]:
-        page_start = self._cursors.open_time_and_id(after)
+        page_start = self.question_cursors.open_time_and_id(after)
         page_questions = [
             question
-            for question in await self._services.questions.list_open_questions(caller.principal)
+            for question in await self.questions.list_open_questions(caller.principal)
             if (page_start is None or _to_time_and_id(question) > page_start)
             and caller.covers_tool(await self._find_tool_name(question))
         ][: limit + 1]
         page_items = [await self.to_question_shown(question) for question in page_questions]
-        return self._cursors.build_page(
+        return self.question_cursors.build_page(
             page_items, [to_cursor_position(_to_time_and_id(question)) for question in page_questions], limit
         )
 
@@ -131,11 +141,11 @@ class _QuestionRoutesContext:
 
         Raises QuestionUnknown or NotAllowed.
         """
-        question = await self._services.questions.find_question(question_id)
+        question = await self.questions.find_question(question_id)
         if question is None or question.kind != "form":
             raise QuestionUnknown("You are asked no such question.")
         if question.principal_id != caller.principal.id:
-            await self._services.questions.require_may_answer(question, caller.principal)
+            await self.questions.require_may_answer(question, caller.principal)
         if not caller.covers_tool(await self._find_tool_name(question)):
             raise NotAllowed("This token does not reach the tool whose run asks.")
         return question
@@ -149,7 +159,7 @@ class _QuestionRoutesContext:
             )
 
     async def to_question_shown(self, question: Question) -> QuestionShown:
-        asking_principal = await self._services.principals.find_principal(question.principal_id)
+        asking_principal = await self.principals.find_principal(question.principal_id)
         return QuestionShown(
             id=question.id,
             kind="question" if question.role is None else "approval",
@@ -162,11 +172,11 @@ class _QuestionRoutesContext:
             answer_schema=dict(question.answer_schema),
             created_at=question.created_at,
             expires_at=question.expires_at,
-            url=build_question_link(self._services, question),
+            url=self.page_links.build_question_link(question.id),
         )
 
     async def _find_tool_name(self, question: Question) -> str:
-        run = await self._services.run_records.find_run(question.run_id)
+        run = await self.run_records.find_run(question.run_id)
         return "" if run is None else run.tool_name
 
 

@@ -6,13 +6,16 @@ from fastapi import APIRouter, Path
 
 from engine.runs.readiness import ToolReadiness, report_readiness
 from engine.runs.runs import Runs
-from engine.services import Services
+from engine.tools.readiness import ReadinessChecker
 from engine.tools.registry import Registry
+from engine.waiting.page_paths import PageLinks
 from gateway.api.authentication import ApiCaller
 from gateway.api.problems import describe_problems
 
 
-def build_routes(services: Services, registry: Registry, runs: Runs) -> APIRouter:
+def build_routes(
+    readiness_checker: ReadinessChecker, page_links: PageLinks, registry: Registry, runs: Runs
+) -> APIRouter:
     """Build the router of `/tools/{tool}/readiness`."""
     router = APIRouter(tags=["tools"])
 
@@ -22,6 +25,6 @@ def build_routes(services: Services, registry: Registry, runs: Runs) -> APIRoute
         responses=describe_problems(403, 404, 422),
     )
     async def get_readiness(caller: ApiCaller, tool: Annotated[str, Path(max_length=200)]) -> ToolReadiness:
-        return await report_readiness(services, registry, runs, caller, tool)
+        return await report_readiness(readiness_checker, page_links, registry, runs, caller, tool)
 
     return router

@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.api.problems import build_problem_response
+from gateway.http.problems import build_problem_response
 
 METHODS_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 _ERROR_CODE_BY_STATUS: Final = {

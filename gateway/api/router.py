@@ -1,9 +1,11 @@
 """Builds the API application: the routes of every resource, the error handlers, and the OpenAPI document."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
+from mcp.server.auth.provider import TokenVerifier
 from temporalio.client import Client
 
 from engine.runs.control import RunControl
@@ -19,24 +21,35 @@ from gateway.api import (
     notifications,
     questions,
     readiness,
-    schedules,
     sign_ins,
     tokens,
     tools,
     webhooks,
 )
 from gateway.api import runs as run_routes
+from gateway.api import schedules as schedule_routes
 from gateway.api import services as service_routes
 from gateway.api.authentication import attach_token_verifier, build_challenge
-from gateway.api.problems import Problem, describe_problems, register_error_handlers
+from gateway.api.problems import describe_problems, register_error_handlers
 from gateway.api.request_bodies import METHODS_WITH_BODY, JsonBodyMiddleware
+from gateway.grants import remove_own_grant
+from gateway.http.problems import Problem
 from gateway.protected_resource import API_PATH
+from gateway.schedule_views import ScheduleViews
 
 _API_VERSION = "1.0.0"
 
 
-def build_api(services: Services, registry: Registry, runs: Runs, temporal_client: Client) -> FastAPI:
-    """Build the application that is mounted at `/api/v1`."""
+def build_api(
+    services: Services,
+    token_verifier: TokenVerifier,
+    registry: Registry,
+    runs: Runs,
+    schedules: Schedules,
+    temporal_client: Client,
+) -> FastAPI:
+    """Build the application that is mounted at `/api/v1`. Each resource is given what it uses."""
+    vault, bearer_challenge = services.vault, build_challenge(services.settings)
     api_app = FastAPI(
         title="Byline",
         version=_API_VERSION,
@@ -49,24 +62,42 @@ def build_api(services: Services, registry: Registry, runs: Runs, temporal_clien
         responses=describe_problems(401, 500, 503),
     )
     api_app.add_middleware(JsonBodyMiddleware)
-    register_error_handlers(api_app, build_challenge(services))
-    attach_token_verifier(api_app, services)
+    register_error_handlers(api_app, bearer_challenge)
+    attach_token_verifier(api_app, token_verifier, bearer_challenge)
     run_states = RunStates(services, runs)
     run_control = RunControl(services, temporal_client, runs)
     resource_routers: tuple[APIRouter, ...] = (
         tools.build_routes(registry, runs, run_states),
-        run_routes.build_routes(services, runs, run_states, run_control),
-        events.build_routes(services, runs, run_states),
-        me.build_routes(services),
-        questions.build_routes(services),
-        connections.build_routes(services, registry),
-        sign_ins.build_routes(services, registry),
-        readiness.build_routes(services, registry, runs),
-        tokens.build_routes(services, registry),
-        service_routes.build_routes(services, registry),
-        notifications.build_routes(services),
-        webhooks.build_routes(services, registry),
-        schedules.build_routes(services, registry, Schedules(services, temporal_client)),
+        run_routes.build_routes(services.run_records, vault, runs, run_states, run_control),
+        events.build_routes(services.trail, runs, run_states),
+        me.build_routes(services.roles),
+        questions.build_routes(
+            services.questions, services.run_records, services.principals, services.page_links, vault
+        ),
+        connections.build_routes(
+            catalogue=services.catalogue,
+            grants=services.grants,
+            accounts=services.accounts,
+            answer_recorder=services.answer_recorder,
+            remove_own_grant=partial(remove_own_grant, services),
+            registry=registry,
+            vault=vault,
+        ),
+        sign_ins.build_routes(
+            services.catalogue, services.authorization_requests, services.page_links, registry
+        ),
+        readiness.build_routes(services.readiness_checker, services.page_links, registry, runs),
+        tokens.build_routes(services.api_tokens, registry, vault),
+        service_routes.build_routes(
+            services.service_principals, services.api_tokens, services.roles, registry, vault
+        ),
+        notifications.build_routes(services.notification_channels, services.notifier, vault),
+        webhooks.build_routes(
+            services.webhooks, services.policy, registry, vault, services.settings.public_url
+        ),
+        schedule_routes.build_routes(
+            schedules, ScheduleViews(services.principals, schedules), registry, vault
+        ),
     )
     for resource_router in resource_routers:
         api_app.include_router(resource_router)

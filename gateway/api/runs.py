@@ -10,9 +10,10 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from engine.identity.model import TriggerKind
 from engine.runs.control import RunControl
+from engine.runs.records import RunRecords
 from engine.runs.runs import Caller, Runs
 from engine.runs.state import ONGOING_STATUSES, RunState, RunStates, RunStatus, RunSummary
-from engine.services import Services
+from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
@@ -58,10 +59,12 @@ class Termination(RequestBody):
     reason: str = Field(min_length=1, max_length=_MAX_REASON_CHARS)
 
 
-def build_routes(services: Services, runs: Runs, run_states: RunStates, run_control: RunControl) -> APIRouter:
+def build_routes(
+    run_records: RunRecords, vault: Vault, runs: Runs, run_states: RunStates, run_control: RunControl
+) -> APIRouter:
     """Build the router of `/runs` and what is below it, except for the events."""
     router = APIRouter(tags=["runs"])
-    run_listing = _RunListing(services, run_states)
+    run_listing = _RunListing(run_records, run_states, ListCursors(vault, "runs"))
     run_responder = RunResponder(runs, run_states)
 
     @router.get("/runs", summary="List your runs, newest first", responses=describe_problems(400, 422))
@@ -149,25 +152,25 @@ class _RunFilters:
         return filtered_tools if caller.tool_names is None else filtered_tools & caller.tool_names
 
 
+@dataclass(frozen=True, slots=True)
 class _RunListing:
     """Builds pages of runs, the newest first."""
 
-    def __init__(self, services: Services, run_states: RunStates) -> None:
-        self._run_records = services.run_records
-        self._run_states = run_states
-        self._run_cursors = ListCursors(services.vault, "runs")
+    run_records: RunRecords
+    run_states: RunStates
+    run_cursors: ListCursors
 
     async def build_page(
         self, caller: Caller, run_filters: _RunFilters, page_cursor: str | None, limit: int
     ) -> Page[RunSummary]:
         """Return a page of runs. With a status filter, it may hold fewer than `limit` and still not be the last."""
-        last_place = self._run_cursors.open_time_and_id(page_cursor)
+        last_place = self.run_cursors.open_time_and_id(page_cursor)
         # Only Temporal knows the status, so runs are described until the page is full, up to a limit.
         batch_size = limit if run_filters.run_status is None else max(limit, _MIN_BATCH_RUNS)
         page_items: list[RunSummary] = []
         described_count = 0
         while True:
-            run_batch = await self._run_records.list_runs(
+            run_batch = await self.run_records.list_runs(
                 caller.principal.id,
                 tool_names=run_filters.select_tools(caller),
                 trigger=run_filters.trigger,
@@ -176,7 +179,7 @@ class _RunListing:
                 page_cursor=last_place,
                 max_rows=batch_size + 1,
             )
-            run_summaries = await self._run_states.summarize_runs(run_batch[:batch_size])
+            run_summaries = await self.run_states.summarize_runs(run_batch[:batch_size])
             has_more = len(run_batch) > batch_size
             for summary_number, run_summary in enumerate(run_summaries, 1):
                 last_place = run_summary.started_at, run_summary.id
@@ -193,7 +196,7 @@ class _RunListing:
                 or described_count >= _MAX_DESCRIBED_RUNS
             ):
                 next_cursor = (
-                    self._run_cursors.seal_position(to_cursor_position(last_place))
+                    self.run_cursors.seal_position(to_cursor_position(last_place))
                     if has_more and last_place is not None
                     else None
                 )

@@ -3,6 +3,7 @@
 No API token makes a schedule, since the schedule would outlive the token.
 """
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -14,8 +15,8 @@ from engine.runs.runs import Caller
 from engine.schedules.schedule_records import Schedule
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Period, Timing
-from engine.services import Services
 from engine.tools.registry import Registry
+from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
@@ -57,24 +58,28 @@ class ScheduleOffer(RequestBody):
     to: ScheduleText | None = Field(description="A person's id, subject or name. Null withdraws the offer.")
 
 
-def build_routes(services: Services, registry: Registry, schedules: Schedules) -> APIRouter:
+def build_routes(
+    schedules: Schedules, schedule_views: ScheduleViews, registry: Registry, vault: Vault
+) -> APIRouter:
     """Build the router of `/schedules` and what is below it."""
     router = APIRouter(tags=["schedules"])
-    routes_context = _ScheduleRoutesContext(services, registry, schedules)
+    routes_context = _ScheduleRoutesContext(
+        schedules, schedule_views, registry, ListCursors(vault, "schedules")
+    )
     _add_editing_routes(router, routes_context)
     _add_control_routes(router, routes_context)
     _add_offer_routes(router, routes_context)
     return router
 
 
+@dataclass(frozen=True, slots=True)
 class _ScheduleRoutesContext:
     """What the schedule routes share: which schedules a caller may reach, and how the API shows them."""
 
-    def __init__(self, services: Services, registry: Registry, schedules: Schedules) -> None:
-        self.registry = registry
-        self.schedules = schedules
-        self.schedule_views = ScheduleViews(services, schedules)
-        self.schedule_cursors = ListCursors(services.vault, "schedules")
+    schedules: Schedules
+    schedule_views: ScheduleViews
+    registry: Registry
+    schedule_cursors: ListCursors
 
     async def find_reachable_schedule(self, schedule_id: str, caller: Caller) -> Schedule:
         """Return a schedule that the caller may see and that their token covers. Raises ScheduleUnknown."""

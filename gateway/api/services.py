@@ -6,11 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.callers.service_principals import SERVICE_NAME_PATTERN
+from engine.callers.api_tokens import ApiTokens
+from engine.callers.service_principals import SERVICE_NAME_PATTERN, ServicePrincipals
 from engine.identity.model import Principal
-from engine.identity.roles import ADMINISTRATOR_ROLE
-from engine.services import Services
+from engine.identity.roles import ADMINISTRATOR_ROLE, Roles
 from engine.tools.registry import Registry
+from engine.vault.vault import Vault
 from gateway.api.authentication import InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import describe_problems
@@ -49,20 +50,22 @@ class ServiceShown(BaseModel):
     active: bool
 
 
-def build_routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(
+    service_principals: ServicePrincipals,
+    api_tokens: ApiTokens,
+    roles: Roles,
+    registry: Registry,
+    vault: Vault,
+) -> APIRouter:
     """Build the router of `/services`, `/services/{service}` and their tokens."""
 
     async def require_administrator(caller: InPersonCaller) -> Principal:
-        await services.roles.require_role(caller.principal, ADMINISTRATOR_ROLE)
+        await roles.require_role(caller.principal, ADMINISTRATOR_ROLE)
         return caller.principal
 
     administrator_required = Depends(require_administrator)
     router = APIRouter(tags=["services"])
-    service_cursors, token_cursors = (
-        ListCursors(services.vault, "services"),
-        ListCursors(services.vault, "service tokens"),
-    )
-    service_principals = services.service_principals
+    service_cursors, token_cursors = ListCursors(vault, "services"), ListCursors(vault, "service tokens")
 
     @router.get(
         "/services",
@@ -117,8 +120,8 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     async def list_service_tokens(
         service: _ServiceName, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[TokenShown]:
-        api_tokens = await services.api_tokens.list_tokens(await service_principals.get_service(service))
-        return build_token_page(token_cursors, api_tokens, limit, after)
+        service_tokens = await api_tokens.list_tokens(await service_principals.get_service(service))
+        return build_token_page(token_cursors, service_tokens, limit, after)
 
     @router.post(
         "/services/{service}/tokens",
@@ -134,7 +137,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     ) -> TokenMade:
         owner = await service_principals.get_service(service)
         require_known_tools(registry, new_token)
-        made_token = await services.api_tokens.create_token(
+        made_token = await api_tokens.create_token(
             owner,
             new_token.name,
             tool_names=new_token.tools,
@@ -152,7 +155,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     )
     async def get_service_token(service: _ServiceName, token_id: TokenId) -> TokenShown:
         return to_token_shown(
-            await services.api_tokens.get_token(token_id, await service_principals.get_service(service))
+            await api_tokens.get_token(token_id, await service_principals.get_service(service))
         )
 
     @router.delete(
@@ -164,7 +167,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     async def revoke_service_token(
         service: _ServiceName, token_id: TokenId, administrator: Annotated[Principal, administrator_required]
     ) -> None:
-        await services.api_tokens.revoke_token(
+        await api_tokens.revoke_token(
             token_id, await service_principals.get_service(service), administrator=administrator
         )
 

@@ -7,10 +7,11 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.authorization.requests import AuthorizationRequest, RequestState
-from engine.runs.links import build_connect_link, describe_request
-from engine.services import Services
+from engine.authorization.request_texts import describe_request
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests, RequestState
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.tools.registry import Registry
+from engine.waiting.page_paths import PageLinks
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.connections import TokenScope
 from gateway.api.problems import RequestRefused, describe_problems
@@ -39,7 +40,12 @@ class SignInList(BaseModel):
     items: list[SignIn]
 
 
-def build_routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(
+    catalogue: ConnectionCatalogue,
+    authorization_requests: AuthorizationRequests,
+    page_links: PageLinks,
+    registry: Registry,
+) -> APIRouter:
     """Build the router of `/sign-ins` and `/connections/{name}/sign-ins`."""
     router = APIRouter(tags=["connections"])
 
@@ -51,27 +57,27 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     )
     async def begin_sign_in(caller: InPersonCaller, name: _ConnectionName, response: Response) -> SignIn:
         """While the link is open, the same link is returned again."""
-        connection = await services.catalogue.get_connection(name)
-        authorization_request = await services.authorization_requests.open_request_ahead(
+        connection = await catalogue.get_connection(name)
+        authorization_request = await authorization_requests.open_request_ahead(
             caller.principal, connection, connection.scopes
         )
         response.headers["Location"] = f"{API_PATH}/sign-ins/{authorization_request.id}"
-        return _to_sign_in(services, authorization_request, connection.title)
+        return _to_sign_in(page_links, authorization_request, connection.title)
 
     @router.get("/sign-ins", summary="List the sign-ins that runs or you yourself requested")
     async def list_sign_ins(caller: ApiCaller) -> SignInList:
         connections_by_name, token_scope = (
-            await services.catalogue.list_connections(),
+            await catalogue.list_connections(),
             TokenScope(registry, caller.tool_names),
         )
         return SignInList(
             items=[
                 _to_sign_in(
-                    services,
+                    page_links,
                     authorization_request,
                     connections_by_name[authorization_request.connection_name].title,
                 )
-                for authorization_request in await services.authorization_requests.list_open_requests(
+                for authorization_request in await authorization_requests.list_open_requests(
                     caller.principal.id, should_include_unawaited=True
                 )
                 if authorization_request.connection_name in connections_by_name
@@ -85,22 +91,22 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
         responses=describe_problems(403, 404, 422),
     )
     async def get_sign_in(caller: ApiCaller, sign_in_id: _SignInId) -> SignIn:
-        authorization_request = await services.authorization_requests.find_request(sign_in_id)
+        authorization_request = await authorization_requests.find_request(sign_in_id)
         if authorization_request is None or authorization_request.principal_id != caller.principal.id:
             detail = "You are asked for no such sign-in."
             raise RequestRefused(HTTPStatus.NOT_FOUND, "sign_in_unknown", detail)
         TokenScope(registry, caller.tool_names).require_connection(authorization_request.connection_name)
         return _to_sign_in(
-            services,
+            page_links,
             authorization_request,
-            (await services.catalogue.get_connection(authorization_request.connection_name)).title,
+            (await catalogue.get_connection(authorization_request.connection_name)).title,
         )
 
     return router
 
 
 def _to_sign_in(
-    services: Services, authorization_request: AuthorizationRequest, connection_title: str
+    page_links: PageLinks, authorization_request: AuthorizationRequest, connection_title: str
 ) -> SignIn:
     has_expired = authorization_request.state == "open" and not authorization_request.is_open
     return SignIn(
@@ -111,5 +117,5 @@ def _to_sign_in(
         scopes=list(authorization_request.scopes),
         state="expired" if has_expired else authorization_request.state,
         expires_at=authorization_request.expires_at,
-        url=build_connect_link(services, authorization_request),
+        url=page_links.build_connect_link(authorization_request.id),
     )

@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.callers.api_tokens import MAX_NAME_CHARS, ApiToken, NewApiToken
+from engine.callers.api_tokens import MAX_NAME_CHARS, ApiToken, ApiTokens, NewApiToken
 from engine.errors import ApiTokenInvalid, NotAllowed
-from engine.services import Services
 from engine.tools.registry import Registry
+from engine.vault.vault import Vault
 from gateway.api.authentication import ApiCaller, InPersonCaller
 from gateway.api.cursors import DEFAULT_PAGE_ITEMS, ListCursors, Page, PageCursor, PageLimit
 from gateway.api.problems import describe_problems
@@ -71,18 +71,16 @@ class TokenMade(TokenShown):
     token: str = Field(description="The text to send as the bearer token. It is shown only once.")
 
 
-def build_routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(api_tokens: ApiTokens, registry: Registry, vault: Vault) -> APIRouter:
     """Build the router of `/tokens` and `/tokens/{token_id}`."""
     router = APIRouter(tags=["tokens"])
-    token_cursors = ListCursors(services.vault, "tokens")
+    token_cursors = ListCursors(vault, "tokens")
 
     @router.get("/tokens", summary="List your API tokens", responses=describe_problems(400, 422))
     async def list_tokens(
         caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[TokenShown]:
-        return build_token_page(
-            token_cursors, await services.api_tokens.list_tokens(caller.principal), limit, after
-        )
+        return build_token_page(token_cursors, await api_tokens.list_tokens(caller.principal), limit, after)
 
     @router.post(
         "/tokens",
@@ -92,7 +90,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
     )
     async def create_token(caller: InPersonCaller, new_token: NewToken, response: Response) -> TokenMade:
         require_known_tools(registry, new_token)
-        made_token = await services.api_tokens.create_token(
+        made_token = await api_tokens.create_token(
             caller.principal,
             new_token.name,
             tool_names=new_token.tools,
@@ -106,7 +104,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
         "/tokens/{token_id}", summary="Get one of your API tokens", responses=describe_problems(404, 422)
     )
     async def get_token(caller: ApiCaller, token_id: TokenId) -> TokenShown:
-        return to_token_shown(await services.api_tokens.get_token(token_id, caller.principal))
+        return to_token_shown(await api_tokens.get_token(token_id, caller.principal))
 
     @router.delete(
         "/tokens/{token_id}",
@@ -118,7 +116,7 @@ def build_routes(services: Services, registry: Registry) -> APIRouter:
         # A token that leaked may revoke itself, and no other.
         if not caller.is_in_person and caller.actor.id != token_id:
             raise NotAllowed("With an API token only that token itself is revoked. Sign in to revoke others.")
-        await services.api_tokens.revoke_token(token_id, caller.principal, actor=caller.actor)
+        await api_tokens.revoke_token(token_id, caller.principal, actor=caller.actor)
 
     return router
 

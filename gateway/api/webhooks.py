@@ -7,11 +7,18 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Path, Response
 from pydantic import BaseModel, Field, SecretStr
 
-from engine.services import Services
+from engine.policy.policy import Policy
 from engine.tools.registry import Registry
+from engine.vault.vault import Vault
 from engine.webhooks.mapping import DeliveryMapping
 from engine.webhooks.signatures import SignatureScheme
-from engine.webhooks.webhooks import DEFAULT_TOLERANCE_SECONDS, Webhook, WebhookUpdate, WebhookWithSecret
+from engine.webhooks.webhooks import (
+    DEFAULT_TOLERANCE_SECONDS,
+    Webhook,
+    Webhooks,
+    WebhookUpdate,
+    WebhookWithSecret,
+)
 from gateway.api.authentication import InPersonCaller
 from gateway.api.cursors import (
     DEFAULT_PAGE_ITEMS,
@@ -112,10 +119,10 @@ class WebhookMade(WebhookShown):
 class _WebhookRoutesContext:
     """What the webhook routes share."""
 
-    def __init__(self, services: Services, registry: Registry) -> None:
-        self.webhooks = services.webhooks
+    def __init__(self, webhooks: Webhooks, registry: Registry, *, public_url: str) -> None:
+        self.webhooks = webhooks
         self._registry = registry
-        self._public_url = services.settings.public_url
+        self._public_url = public_url
 
     def require_fitting_mapping(self, mapping: DeliveryMapping, tool_name: str) -> None:
         tool = self._registry.find_tool(tool_name)
@@ -142,18 +149,20 @@ class _WebhookRoutesContext:
         )
 
 
-def build_routes(services: Services, registry: Registry) -> APIRouter:
+def build_routes(
+    webhooks: Webhooks, policy: Policy, registry: Registry, vault: Vault, public_url: str
+) -> APIRouter:
     """Build the router of `/webhooks`, `/webhooks/{webhook_id}` and its secret."""
     router = APIRouter(tags=["webhooks"])
-    routes_context = _WebhookRoutesContext(services, registry)
-    _add_making_routes(router, routes_context, services)
+    routes_context = _WebhookRoutesContext(webhooks, registry, public_url=public_url)
+    _add_making_routes(router, routes_context, policy, ListCursors(vault, "webhooks"))
     _add_changing_routes(router, routes_context)
     return router
 
 
-def _add_making_routes(router: APIRouter, routes_context: _WebhookRoutesContext, services: Services) -> None:
-    webhook_cursors = ListCursors(services.vault, "webhooks")
-
+def _add_making_routes(
+    router: APIRouter, routes_context: _WebhookRoutesContext, policy: Policy, webhook_cursors: ListCursors
+) -> None:
     @router.get(
         "/webhooks",
         summary="List the webhooks that act as you, and as services if you are an administrator, newest first",
@@ -183,7 +192,7 @@ def _add_making_routes(router: APIRouter, routes_context: _WebhookRoutesContext,
             caller.principal, new_webhook.principal_id
         )
         routes_context.require_fitting_mapping(new_webhook.mapping, new_webhook.tool)
-        await services.policy.require_permission(principal, new_webhook.tool)
+        await policy.require_permission(principal, new_webhook.tool)
         made_webhook = await routes_context.webhooks.create_webhook(
             caller.principal,
             principal,

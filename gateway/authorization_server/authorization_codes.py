@@ -4,7 +4,6 @@ Anybody can send a consent request. It is therefore sealed into the address of t
 until a person who is signed in answers it. A code can be used once, and is stored by its hash.
 """
 
-import hashlib
 import json
 import secrets
 import uuid
@@ -18,10 +17,11 @@ from sqlalchemy import delete, update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import OAuthCodeRow
 from engine.errors import VaultSealBroken
-from engine.services import Services
+from engine.vault.digests import digest_secret
+from engine.vault.vault import Vault
 
 _ANSWER_PERIOD = timedelta(minutes=15)
 _CODE_LIFETIME = timedelta(seconds=60)
@@ -58,9 +58,9 @@ class AuthorizationCodeRecord:
 class AuthorizationCodes:
     """Owner of the table of answers and codes."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._vault = services.vault
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
 
     async def seal_request(self, client_id: str, parameters: AuthorizationParams) -> str:
         """Seal a client's request into text that fits into a URL path."""
@@ -95,7 +95,7 @@ class AuthorizationCodes:
         """Store a yes and return its code; None where the request was answered meanwhile."""
         authorization_code = secrets.token_urlsafe(32)
         code_row = _build_answer_row(consent_request, utc_now() + _CODE_LIFETIME)
-        code_row.code_hash, code_row.principal_id = _hash_code(authorization_code), principal_id
+        code_row.code_hash, code_row.principal_id = digest_secret(authorization_code), principal_id
         return authorization_code if await self._store_answer(code_row) else None
 
     async def record_refusal(self, consent_request: ConsentRequest) -> bool:
@@ -118,7 +118,9 @@ class AuthorizationCodes:
     async def find_code(self, authorization_code: str) -> AuthorizationCodeRecord | None:
         """Return the record of this code, or None."""
         async with self._database.open_read_session() as db_session:
-            statement = select(OAuthCodeRow).where(OAuthCodeRow.code_hash == _hash_code(authorization_code))
+            statement = select(OAuthCodeRow).where(
+                OAuthCodeRow.code_hash == digest_secret(authorization_code)
+            )
             code_row = (await db_session.exec(statement)).one_or_none()
         if code_row is None or code_row.principal_id is None:
             return None
@@ -151,7 +153,3 @@ def _build_answer_row(consent_request: ConsentRequest, expires_at: datetime) -> 
         parameters=consent_request.parameters.model_dump(mode="json"),
         expires_at=expires_at,
     )
-
-
-def _hash_code(authorization_code: str) -> str:
-    return hashlib.sha256(authorization_code.encode()).hexdigest()

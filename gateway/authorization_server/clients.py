@@ -1,5 +1,6 @@
 """The OAuth clients of the authorization server, registered by an administrator or by themselves (RFC 7591)."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final, Literal
 
@@ -10,13 +11,11 @@ from sqlalchemy import delete, func, update
 from sqlmodel import col, select
 from typing_extensions import override
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import OAuthClientRow
 from engine.errors import TooSoon
-from engine.services import Services
 from gateway.authorization_server import redirect_uris
 from gateway.authorization_server.registered_clients import RegisteredClients, TrustedBackend, read_backend
-from gateway.protected_resource import list_all_scopes
 
 _NEVER_USED_RETENTION: Final = timedelta(days=1)
 _LAST_USE_RETENTION: Final = timedelta(days=90)
@@ -65,11 +64,18 @@ class ClientInformation(OAuthClientInformationFull):
 class OAuthClients:
     """The registered clients. Each may ask for every scope that exists today."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._registered_clients = RegisteredClients(services)
-        self._scope_text = " ".join(list_all_scopes(services))
-        self._max_registrations_per_hour = services.settings.gateway.registrations_per_hour
+    def __init__(
+        self,
+        database: Database,
+        registered_clients: RegisteredClients,
+        *,
+        scope_names: Sequence[str],
+        max_registrations_per_hour: int,
+    ) -> None:
+        self._database = database
+        self._registered_clients = registered_clients
+        self._scope_text = " ".join(scope_names)
+        self._max_registrations_per_hour = max_registrations_per_hour
 
     async def find_client(self, client_id: str) -> ClientInformation | None:
         """The registered client with this id."""

@@ -7,49 +7,48 @@ same machine could receive the client's code (RFC 8252 section 8.6).
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
-from fastapi import Request
 from fastapi.responses import Response
 from mcp.server.auth.provider import construct_redirect_uri
 
+from engine.audit.trail import AuditTrail
 from engine.db.database import utc_now
 from engine.errors import BylineError
 from engine.identity.model import Principal
-from engine.services import Services
+from engine.policy.policy import Policy
 from gateway.authorization_server import redirect_uris
 from gateway.authorization_server.authorization_codes import AuthorizationCodes, ConsentRequest
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
-from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.browser.page_requests import OwnForm, PageInterruption, SignedInSession
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page
+from gateway.browser.sessions import BrowserSession
 from gateway.error_codes import to_http_status
-from gateway.protected_resource import API_PATH, build_resource_identifier
-from gateway.sign_in.pages import redirect_to_sign_in
+from gateway.protected_resource import API_PATH
 
 
 class ConsentPage:
     """Shows a consent request to the person who is signed in, and sends their answer to the client."""
 
     def __init__(
-        self, services: Services, find_client: Callable[[str], Awaitable[ClientInformation | None]]
+        self,
+        find_client: Callable[[str], Awaitable[ClientInformation | None]],
+        authorization_codes: AuthorizationCodes,
+        client_consents: ClientConsents,
+        audit_trail: AuditTrail,
+        policy: Policy,
+        *,
+        issuer_url: str,
     ) -> None:
-        self._browser_sessions = BrowserSessions(services)
-        self._authorization_codes = AuthorizationCodes(services)
-        self._client_consents = ClientConsents(services.database)
-        self._audit_trail = services.trail
-        self._tool_policy = services.policy
         self._find_client = find_client
-        self._issuer_url = services.settings.public_url
-        self._api_resource = build_resource_identifier(services.settings, API_PATH)
+        self._authorization_codes = authorization_codes
+        self._client_consents = client_consents
+        self._audit_trail = audit_trail
+        self._tool_policy = policy
+        self._issuer_url = issuer_url
 
-    async def show_request(self, request: Request, question: str) -> Response:
+    async def show_request(self, browser_session: SignedInSession, question: str) -> Response:
         """GET /authorize/{question}: show the request, or answer it at once where the person consented before."""
-        browser_session = await self._browser_sessions.find_session(request)
-        if browser_session is None:
-            return redirect_to_sign_in(request.url.path)
-        opened_request = await self._open_request(browser_session, question)
-        if isinstance(opened_request, Response):
-            return opened_request
-        consent_request, oauth_client = opened_request
+        consent_request, oauth_client = await self._open_request(browser_session, question)
         client_consent = _build_consent(browser_session.principal, consent_request, oauth_client)
         if oauth_client.is_sole_receiver_at(
             consent_request.parameters.redirect_uri
@@ -57,18 +56,12 @@ class ConsentPage:
             return await self._allow_client(consent_request, client_consent) or _render_closed_request(
                 browser_session
             )
-        return self._render_page(browser_session, browser_session.principal, consent_request, oauth_client)
+        return self._render_page(browser_session, consent_request, oauth_client)
 
-    async def answer_request(self, request: Request, question: str) -> Response:
+    async def answer_request(self, submission: OwnForm, question: str) -> Response:
         """POST /authorize/{question}."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(request.url.path)
         browser_session, principal = submission.browser_session, submission.browser_session.principal
-        opened_request = await self._open_request(browser_session, question)
-        if isinstance(opened_request, Response):
-            return opened_request
-        consent_request, oauth_client = opened_request
+        consent_request, oauth_client = await self._open_request(browser_session, question)
         if submission.form_fields.get("decision") == "allow":
             client_consent = _build_consent(principal, consent_request, oauth_client)
             redirect_response = await self._allow_client(consent_request, client_consent)
@@ -99,7 +92,6 @@ class ConsentPage:
     def _render_page(
         self,
         browser_session: BrowserSession,
-        principal: Principal,
         consent_request: ConsentRequest,
         oauth_client: ClientInformation,
     ) -> Response:
@@ -112,7 +104,7 @@ class ConsentPage:
             "consent.html",
             page_title=f"Let {oauth_client.display_name} act for you?",
             browser_session=browser_session,
-            principal=principal,
+            principal=browser_session.principal,
             client=oauth_client.display_name,
             known_by=oauth_client.known_by,
             described_at=urlsplit(oauth_client.client_id).netloc,
@@ -120,28 +112,30 @@ class ConsentPage:
             is_this_computer=redirect_uris.is_loopback_uri(redirect_uri),
             proves_nothing=not oauth_client.is_sole_receiver_at(redirect_uri),
             beyond=[(scope_name, tool_names) for scope_name, tool_names in tools_by_scope if tool_names],
-            reaches_api=consent_request.parameters.resource == self._api_resource,
+            reaches_api=consent_request.parameters.resource == f"{self._issuer_url}{API_PATH}",
             may_leave_site=True,
         )
 
     async def _open_request(
         self, browser_session: BrowserSession, sealed_request: str
-    ) -> tuple[ConsentRequest, ClientInformation] | Response:
+    ) -> tuple[ConsentRequest, ClientInformation]:
+        """Return an unanswered request and its client; raises PageInterruption with a page that says why not."""
         consent_request = await self._authorization_codes.open_request(sealed_request)
         try:
             oauth_client = (
                 None if consent_request is None else await self._find_client(consent_request.client_id)
             )
         except BylineError as error:
-            page_title = "This application cannot continue"
-            return render_notice(
-                page_title, str(error), status_code=to_http_status(error), browser_session=browser_session
+            notice_page = render_notice(
+                "This application cannot continue",
+                str(error),
+                status_code=to_http_status(error),
+                browser_session=browser_session,
             )
-        return (
-            _render_closed_request(browser_session)
-            if consent_request is None or oauth_client is None
-            else (consent_request, oauth_client)
-        )
+            raise PageInterruption(notice_page) from error
+        if consent_request is None or oauth_client is None:
+            raise PageInterruption(_render_closed_request(browser_session))
+        return consent_request, oauth_client
 
     def _redirect_to_client(self, consent_request: ConsentRequest, **response_params: str) -> Response:
         authorization_params = consent_request.parameters

@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, parse_qsl, unquote, urlencode, urlsplit
 
@@ -18,9 +18,9 @@ from mcp.server.auth.settings import ClientRegistrationOptions
 from pydantic import AnyUrl
 from starlette.types import Message
 
+from engine.audit.attempts import RefusedAttempts
 from engine.errors import AddressRefused, BylineError, ClientRefused, TooSoon, UpstreamUnavailable
 from engine.identity.model import Actor
-from engine.services import Services
 from gateway.authorization_server.consent_page import ConsentPage
 from gateway.authorization_server.identity_assertions import ID_JAG_PROFILE
 from gateway.authorization_server.provider import CONSENT_PATH, AuthorizationServerProvider
@@ -30,52 +30,41 @@ from gateway.authorization_server.token_exchange import TokenExchangeEndpoint, i
 from gateway.browser.rendering import render_notice
 from gateway.error_codes import to_http_status
 from gateway.http.cross_origin import create_cross_origin_route
-from gateway.protected_resource import list_all_scopes
 
 _CLIENT_AUTH_METHODS = ["none", "client_secret_basic", "client_secret_post"]
 _NO_STORE_HEADERS = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 
 
-def build_authorization_server(services: Services) -> APIRouter:
-    """Return the routes of the key set and token exchange, and of all endpoints without an external issuer."""
-    oauth_router = APIRouter(include_in_schema=False)
-
-    async def show_key_set(request: Request) -> Response:
-        del request
-        return JSONResponse(await services.signing_keys.build_jwks())
-
-    oauth_router.routes.append(create_cross_origin_route("/.well-known/jwks.json", "GET", show_key_set))
-    token_exchange = TokenExchangeEndpoint(services)
-    if services.settings.gateway.issuer is None:
-        AuthorizationServerEndpoints(services, token_exchange).add_routes(oauth_router)
-    else:
-        oauth_router.routes.append(
-            create_cross_origin_route("/token", "POST", _build_exchange_endpoint(token_exchange))
-        )
-    return oauth_router
-
-
 class AuthorizationServerEndpoints:
     """OAuth 2.1 endpoints: client registration or documents, PKCE, resource indicators and `iss` (RFC 9207)."""
 
-    def __init__(self, services: Services, token_exchange: TokenExchangeEndpoint) -> None:
-        provider = AuthorizationServerProvider(services)
+    def __init__(
+        self,
+        provider: AuthorizationServerProvider,
+        consent_page: ConsentPage,
+        token_exchange: TokenExchangeEndpoint,
+        attempts: RefusedAttempts,
+        *,
+        issuer_url: str,
+        scope_names: Sequence[str],
+        is_registration_open: bool,
+        has_assertion_issuers: bool,
+    ) -> None:
         client_authenticator = ClientAuthenticator(provider)
-        gateway_settings = services.settings.gateway
         self._provider = provider
+        self._consent_page = consent_page
         self._token_exchange = token_exchange
-        self._issuer_url = services.settings.public_url
+        self._attempts = attempts
+        self._issuer_url = issuer_url
+        self._scope_names = scope_names
         self._authorization_handler = AuthorizationHandler(provider)
-        self._has_assertion_issuers = bool(gateway_settings.assertion_issuers)
+        self._has_assertion_issuers = has_assertion_issuers
         self._token_handler = TokenHandler(
             provider, client_authenticator, identity_assertion_enabled=self._has_assertion_issuers
         )
         self._revocation_handler = RevocationHandler(provider, client_authenticator)
-        self._is_registration_open = gateway_settings.open_registration
+        self._is_registration_open = is_registration_open
         self._registration_handler = RegistrationHandler(provider, ClientRegistrationOptions(enabled=True))
-        self._consent_page = ConsentPage(services, provider.get_client)
-        self._scope_names = list_all_scopes(services)
-        self._attempts = services.attempts
 
     def add_routes(self, oauth_router: APIRouter) -> None:
         """Add every endpoint to the router.
@@ -101,9 +90,8 @@ class AuthorizationServerEndpoints:
         if self._is_registration_open:
             oauth_router.routes.append(create_cross_origin_route("/register", "POST", self.register_client))
 
-    async def show_metadata(self, request: Request) -> Response:
+    async def show_metadata(self, _request: Request) -> Response:
         """Return the authorization server metadata (RFC 8414)."""
-        del request
         metadata_document: dict[str, Any] = {
             "issuer": self._issuer_url,
             "authorization_endpoint": f"{self._issuer_url}/authorize",
@@ -233,7 +221,7 @@ class AuthorizationServerEndpoints:
         return None
 
 
-def _build_exchange_endpoint(
+def build_exchange_endpoint(
     token_exchange: TokenExchangeEndpoint,
 ) -> Callable[[Request], Awaitable[Response]]:
     """Return the token endpoint for an external issuer: it serves only the token exchange of back ends."""

@@ -8,9 +8,9 @@ registered, only from an issuer in the settings, and only once.
 import hashlib
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from mcp.server.auth.provider import IdentityAssertionParams, TokenError
 from mcp.shared.auth import OAuthToken
@@ -18,10 +18,14 @@ from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col
 
-from engine.db.database import utc_now
+from engine.audit.trail import AuditTrail
+from engine.db.database import Database, utc_now
 from engine.db.tables import UsedAssertionRow
 from engine.errors import IdentityForged
-from engine.services import Services
+from engine.identity.claims import VerifiedClaims
+from engine.identity.principals import Principals
+from engine.policy.policy import Policy
+from engine.settings import Settings
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsent, ClientConsents
 from gateway.authorization_server.registered_clients import JWT_BEARER_GRANT_TYPE
@@ -40,18 +44,28 @@ _MAX_ASSERTION_LIFE_SECONDS: Final = 3600
 class IdentityAssertions:
     """Exchanges identity assertions for access tokens. Owner of the table of used assertions."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._trusted_issuers = [
-            IssuerKeys(issuer_settings, services.outgoing)
-            for issuer_settings in services.settings.gateway.assertion_issuers
-        ]
-        self._token_issuer = TokenIssuer(services)
-        self._client_consents = ClientConsents(services.database)
-        self._access_token_life = timedelta(seconds=services.settings.gateway.access_token_life)
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        principals: Principals,
+        policy: Policy,
+        audit_trail: AuditTrail,
+        client_consents: ClientConsents,
+        token_issuer: TokenIssuer,
+        trusted_issuers: Sequence[IssuerKeys],
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._principals = principals
+        self._policy = policy
+        self._audit_trail = audit_trail
+        self._client_consents = client_consents
+        self._token_issuer = token_issuer
+        self._trusted_issuers = trusted_issuers
+        self._access_token_life = settings.gateway.access_token_life
         self._resource_identifiers = [
-            build_resource_identifier(services.settings, mcp_path)
-            for mcp_path in list_mcp_paths(services.settings)
+            build_resource_identifier(settings, mcp_path) for mcp_path in list_mcp_paths(settings)
         ]
 
     async def exchange_assertion(
@@ -72,7 +86,7 @@ class IdentityAssertions:
         resource_url = self._resolve_resource(claims, assertion_params.resource)
         granted_scopes = self._resolve_scopes(claims, assertion_params.scopes)
         await self._record_use(issuer_url, claims)
-        principal = await self._services.principals.resolve_principal(
+        principal = await self._principals.resolve_principal(
             issuer_url, claims["sub"], read_display_name(claims)
         )
         if not principal.is_active or principal.kind != "person":
@@ -90,7 +104,7 @@ class IdentityAssertions:
         )
         await self._client_consents.store_consent(client_consent)
         circumstances = f", by the word of {issuer_url}"
-        await self._services.trail.append_event(
+        await self._audit_trail.append_event(
             client_consent.to_audit_event("client.asserted", principal, circumstances)
         )
         return await self._token_issuer.issue_tokens(
@@ -102,12 +116,12 @@ class IdentityAssertions:
             has_refresh_token=False,
         )
 
-    async def _verify_assertion(self, assertion: str) -> tuple[str, Mapping[str, Any]]:
+    async def _verify_assertion(self, assertion: str) -> tuple[str, VerifiedClaims]:
         """Verify an assertion (ID-JAG section 4.3) and return its issuer and claims; raises TokenError."""
         for trusted_issuer in self._trusted_issuers:
             try:
                 verified_token = await trusted_issuer.verify_token(
-                    assertion, audience=self._services.settings.public_url
+                    assertion, audience=self._settings.public_url
                 )
             except IdentityForged:
                 continue
@@ -128,7 +142,7 @@ class IdentityAssertions:
             "is trusted here, and good for an hour at most.",
         )
 
-    def _resolve_resource(self, claims: Mapping[str, Any], requested_resource: str | None) -> str:
+    def _resolve_resource(self, claims: VerifiedClaims, requested_resource: str | None) -> str:
         resource_claim = claims.get("resource")
         claimed_resources = {
             str(resource_url).removesuffix("/")
@@ -154,7 +168,7 @@ class IdentityAssertions:
         return target_resources[0]
 
     def _resolve_scopes(
-        self, claims: Mapping[str, Any], requested_scopes: Sequence[str] | None
+        self, claims: VerifiedClaims, requested_scopes: Sequence[str] | None
     ) -> Sequence[str]:
         """Return the scopes of the token; raises TokenError where the request exceeds what the assertion allows.
 
@@ -162,8 +176,8 @@ class IdentityAssertions:
         scopes that every token needs.
         """
         initial_scopes, known_scopes = (
-            list_required_scopes(self._services.settings),
-            list_all_scopes(self._services),
+            list_required_scopes(self._settings),
+            list_all_scopes(self._settings, self._policy),
         )
         scope_claim = claims.get("scope")
         allowed_scopes = [
@@ -179,7 +193,7 @@ class IdentityAssertions:
             )
         return list(dict.fromkeys(granted_scopes))
 
-    async def _record_use(self, issuer_url: str, claims: Mapping[str, Any]) -> None:
+    async def _record_use(self, issuer_url: str, claims: VerifiedClaims) -> None:
         expires_at = datetime.fromtimestamp(claims["exp"], UTC)
         assertion_row = UsedAssertionRow(
             id_hash=hashlib.sha256(f"{issuer_url}\n{claims['jti']}".encode()).hexdigest(),
@@ -188,7 +202,7 @@ class IdentityAssertions:
         # Kept five minutes longer than the assertion is valid, since clocks differ.
         expired_condition = col(UsedAssertionRow.expires_at) < utc_now() - timedelta(minutes=5)
         try:
-            async with self._services.database.open_write_session() as db_session:
+            async with self._database.open_write_session() as db_session:
                 await db_session.exec(delete(UsedAssertionRow).where(expired_condition))
                 db_session.add(assertion_row)
         except IntegrityError:

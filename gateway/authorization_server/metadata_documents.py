@@ -9,7 +9,7 @@ import json
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -17,11 +17,9 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AnyUrl, BaseModel, ValidationError
 
 from engine.errors import AddressRefused, ClientRefused, RequestRejected, UpstreamUnavailable
-from engine.outgoing.client import OutgoingResponse
-from engine.services import Services
+from engine.outgoing.client import OutgoingClient, OutgoingResponse
 from gateway.authorization_server import redirect_uris
 from gateway.authorization_server.clients import ClientInformation
-from gateway.protected_resource import list_all_scopes
 
 _MAX_DOCUMENT_BYTES: Final = 16 * 1024
 _FETCH_TIMEOUT_SECONDS: Final = 5.0
@@ -58,10 +56,16 @@ class _CachedClient:
 class MetadataDocuments:
     """Finds clients by their documents, each cached as its cache headers say, from a minute to a day."""
 
-    def __init__(self, services: Services, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        outgoing: OutgoingClient,
+        scope_names: Sequence[str],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
-        self._outgoing = services.outgoing
-        self._scope_text = " ".join(list_all_scopes(services))
+        self._outgoing = outgoing
+        self._scope_text = " ".join(scope_names)
         self._cached_clients: OrderedDict[str, _CachedClient] = OrderedDict()
         self._fetch_slots = asyncio.Semaphore(_MAX_CONCURRENT_FETCHES)
         self._current_minute = 0
@@ -88,9 +92,6 @@ class MetadataDocuments:
         self._cached_clients[document_url] = _CachedClient(
             oauth_client, self._clock() + _read_cache_seconds(http_response)
         )
-        self._cached_clients.move_to_end(document_url)
-        while len(self._cached_clients) > _MAX_CACHED_CLIENTS:
-            self._cached_clients.popitem(last=False)
         return oauth_client
 
     async def _fetch_document(self, document_url: str) -> OutgoingResponse:

@@ -1,5 +1,7 @@
 """The provider behind the `mcp` package's OAuth handlers. They check the protocol, and it decides and stores."""
 
+from collections.abc import Sequence
+
 from mcp.server.auth.provider import (
     AccessToken,
     AuthorizationCode,
@@ -13,15 +15,15 @@ from mcp.server.auth.provider import (
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from typing_extensions import override
 
+from engine.audit.trail import AuditTrail
 from engine.identity.model import Principal
-from engine.services import Services
-from gateway.authorization_server.authorization_codes import AuthorizationCodeRecord, AuthorizationCodes
-from gateway.authorization_server.clients import ClientInformation, OAuthClients
-from gateway.authorization_server.consents import ClientConsents
+from engine.identity.principals import Principals
+from gateway.authorization_server.authorization_codes import AuthorizationCodeRecord
+from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.identity_assertions import IdentityAssertions
 from gateway.authorization_server.metadata_documents import MetadataDocuments, is_document_url
-from gateway.authorization_server.tokens import RefreshTokenRecord, TokenIssuer
-from gateway.protected_resource import list_required_scopes, list_resource_identifiers
+from gateway.authorization_server.tables import AuthorizationServerTables
+from gateway.authorization_server.tokens import RefreshTokenRecord
 from gateway.sign_in.pages import MAX_PATH_CHARS
 
 CONSENT_PATH = "/authorize/"
@@ -50,17 +52,27 @@ class AuthorizationServerProvider(
 ):
     """Byline's implementation of the authorization server provider."""
 
-    def __init__(self, services: Services) -> None:
-        self._oauth_clients = OAuthClients(services)
-        self._metadata_documents = MetadataDocuments(services)
-        self._authorization_codes = AuthorizationCodes(services)
-        self._client_consents = ClientConsents(services.database)
-        self._identity_assertions = IdentityAssertions(services)
-        self._token_issuer = TokenIssuer(services)
-        self._principals = services.principals
-        self._audit_trail = services.trail
-        self._resource_identifiers = list_resource_identifiers(services.settings)
-        self._first_scopes = list(list_required_scopes(services.settings))
+    def __init__(
+        self,
+        *,
+        oauth_tables: AuthorizationServerTables,
+        metadata_documents: MetadataDocuments,
+        identity_assertions: IdentityAssertions,
+        principals: Principals,
+        audit_trail: AuditTrail,
+        resource_identifiers: Sequence[str],
+        first_scopes: Sequence[str],
+    ) -> None:
+        self._oauth_clients = oauth_tables.oauth_clients
+        self._authorization_codes = oauth_tables.authorization_codes
+        self._client_consents = oauth_tables.client_consents
+        self._token_issuer = oauth_tables.token_issuer
+        self._metadata_documents = metadata_documents
+        self._identity_assertions = identity_assertions
+        self._principals = principals
+        self._audit_trail = audit_trail
+        self._resource_identifiers = resource_identifiers
+        self._first_scopes = list(first_scopes)
 
     @override
     async def get_client(self, client_id: str) -> ClientInformation | None:

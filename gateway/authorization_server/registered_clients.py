@@ -13,11 +13,11 @@ from pydantic import AnyUrl, BaseModel, ConfigDict
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import OAuthClientRow
 from engine.errors import SettingsInvalid
-from engine.services import Services
 from engine.vault.resealing import SealedColumn
+from engine.vault.vault import Vault
 from gateway.authorization_server import redirect_uris
 
 TOKEN_EXCHANGE_GRANT_TYPE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -65,9 +65,9 @@ class _SealedSecretColumn(SealedColumn):
 class RegisteredClients:
     """Owner of the table of registered clients."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._vault = services.vault
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = database
+        self._vault = vault
 
     async def add_client(
         self, client_name: str, redirect_uris: Sequence[str], *, is_confidential: bool, may_assert: bool

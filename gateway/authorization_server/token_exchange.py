@@ -17,16 +17,18 @@ from fastapi.responses import JSONResponse, Response
 from joserfc.errors import ClaimError
 from joserfc.jwt import JWTClaimsRegistry
 
-from engine.audit.trail import AuditEvent
+from engine.audit.trail import AuditEvent, AuditTrail
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.identity.model import Actor, Principal
-from engine.services import Services
+from engine.identity.principals import Principals
+from engine.identity.signing import SigningKeys
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import ACT_CLAIM
 from gateway.authorization_server.clients import ClientInformation, OAuthClients
 from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE_GRANT_TYPE
 from gateway.authorization_server.tokens import TokenIssuer
-from gateway.protected_resource import MCP_SCOPE, list_all_scopes, list_resource_identifiers
+from gateway.protected_resource import MCP_SCOPE
 from gateway.sign_in.issuer_client import read_display_name
 from gateway.sign_in.issuer_keys import IssuerKeys, VerifiedToken
 
@@ -59,19 +61,24 @@ class _ExchangeSubject:
 class TokenExchangeEndpoint:
     """Answers requests with the grant type of RFC 8693."""
 
-    def __init__(self, services: Services) -> None:
-        self._signing_keys = services.signing_keys
-        self._audit_trail = services.trail
-        self._oauth_clients = OAuthClients(services)
-        self._issuer_url = services.settings.public_url
-        self._resource_identifiers = list_resource_identifiers(services.settings)
-        self._known_scopes = frozenset({MCP_SCOPE, *list_all_scopes(services)})
-        issuer_settings = services.settings.gateway.issuer
-        self._subject_tokens = (
-            _OwnSubjectTokens(services, self._resource_identifiers)
-            if issuer_settings is None
-            else _ExternalSubjectTokens(services, IssuerKeys(issuer_settings, services.outgoing))
-        )
+    def __init__(
+        self,
+        signing_keys: SigningKeys,
+        audit_trail: AuditTrail,
+        oauth_clients: OAuthClients,
+        subject_tokens: "OwnSubjectTokens | ExternalSubjectTokens",
+        *,
+        issuer_url: str,
+        resource_identifiers: Sequence[str],
+        scope_names: Sequence[str],
+    ) -> None:
+        self._signing_keys = signing_keys
+        self._audit_trail = audit_trail
+        self._oauth_clients = oauth_clients
+        self._subject_tokens = subject_tokens
+        self._issuer_url = issuer_url
+        self._resource_identifiers = resource_identifiers
+        self._known_scopes = frozenset({MCP_SCOPE, *scope_names})
 
     async def answer_request(self, request: Request, form_fields: Mapping[str, str]) -> Response:
         """Return the token response, or the error response of RFC 8693 section 2.2.2."""
@@ -197,14 +204,21 @@ class TokenExchangeEndpoint:
         return _ExchangeSubject(principal, int(claims["exp"]), requested_scopes)
 
 
-class _OwnSubjectTokens:
+class OwnSubjectTokens:
     """Verifies access tokens that the built-in server issued to people, for one of its resources."""
 
-    def __init__(self, services: Services, resource_identifiers: tuple[str, ...]) -> None:
-        self._signing_keys = services.signing_keys
-        self._token_issuer = TokenIssuer(services)
+    def __init__(
+        self,
+        signing_keys: SigningKeys,
+        token_issuer: TokenIssuer,
+        *,
+        issuer_url: str,
+        resource_identifiers: Sequence[str],
+    ) -> None:
+        self._signing_keys = signing_keys
+        self._token_issuer = token_issuer
         self._claims_registry = JWTClaimsRegistry(
-            iss={"essential": True, "value": services.settings.public_url},
+            iss={"essential": True, "value": issuer_url},
             aud={"essential": True, "values": list(resource_identifiers)},
             sub={"essential": True},
             exp={"essential": True},
@@ -212,10 +226,9 @@ class _OwnSubjectTokens:
         )
 
     async def verify_claims(
-        self, subject_token: str, subject_token_type: str, backend_client: ClientInformation
-    ) -> Mapping[str, Any]:
+        self, subject_token: str, subject_token_type: str, _backend_client: ClientInformation
+    ) -> VerifiedClaims:
         """Return the claims of a token; raises _ExchangeRefused where it is not valid."""
-        del backend_client
         if subject_token_type == _ID_TOKEN_TYPE_URI:
             raise _ExchangeRefused("invalid_request", "No ID tokens are issued here: bring an access token.")
         try:
@@ -225,26 +238,26 @@ class _OwnSubjectTokens:
             raise _build_invalid_token_error() from None
         return claims
 
-    def may_grant_scopes(self, scope_names: Sequence[str], claims: Mapping[str, Any]) -> bool:
+    def may_grant_scopes(self, scope_names: Sequence[str], claims: VerifiedClaims) -> bool:
         """Whether the person consented to these scopes."""
         return set(scope_names) <= set(str(claims.get("scope")).split())
 
-    async def find_principal(self, claims: Mapping[str, Any]) -> Principal | None:
+    async def find_principal(self, claims: VerifiedClaims) -> Principal | None:
         """Return the principal of the token, or None where its consent ended."""
         token_holder = await self._token_issuer.find_holder(claims)
         return None if token_holder is None else token_holder[0]
 
 
-class _ExternalSubjectTokens:
+class ExternalSubjectTokens:
     """Verifies tokens that the external issuer issued to the back end, by the audiences registered for it."""
 
-    def __init__(self, services: Services, issuer_keys: IssuerKeys) -> None:
-        self._principals = services.principals
+    def __init__(self, principals: Principals, issuer_keys: IssuerKeys) -> None:
+        self._principals = principals
         self._issuer_keys = issuer_keys
 
     async def verify_claims(
         self, subject_token: str, subject_token_type: str, backend_client: ClientInformation
-    ) -> Mapping[str, Any]:
+    ) -> VerifiedClaims:
         """Return the claims of a token.
 
         Raises _ExchangeRefused where it is not valid, and UpstreamUnavailable where the issuer's keys cannot be read.
@@ -262,12 +275,11 @@ class _ExternalSubjectTokens:
                 return verified_token.claims
         raise _build_invalid_token_error()
 
-    def may_grant_scopes(self, scope_names: Sequence[str], claims: Mapping[str, Any]) -> bool:
+    def may_grant_scopes(self, _scope_names: Sequence[str], _claims: VerifiedClaims) -> bool:
         """Always true: an ID token has no scopes, and an administrator trusts the back end."""
-        del scope_names, claims
         return True
 
-    async def find_principal(self, claims: Mapping[str, Any]) -> Principal | None:
+    async def find_principal(self, claims: VerifiedClaims) -> Principal | None:
         """Return the principal of the token, which is created when it is first seen."""
         return await self._principals.resolve_principal(
             claims["iss"], claims["sub"], read_display_name(claims)

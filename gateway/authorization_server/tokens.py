@@ -4,23 +4,24 @@ The tokens of one consent are a family and end with it. This includes access tok
 consent is looked up whenever they are used.
 """
 
-import hashlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from mcp.shared.auth import OAuthClientInformationFull, OAuthToken
 from sqlalchemy import delete, update
 from sqlmodel import col
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import RefreshTokenRow
 from engine.errors import IdentityForged
+from engine.identity.claims import VerifiedClaims
 from engine.identity.model import Principal
-from engine.services import Services
+from engine.identity.principals import Principals
+from engine.identity.signing import SigningKeys
+from engine.vault.digests import digest_secret
 from engine.wire import ACCESS_TOKEN_TYPE
 from gateway.authorization_server.claims import CLIENT_NAME_CLAIM, FAMILY_CLAIM, derive_subject
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsent, ClientConsents
@@ -43,13 +44,22 @@ class RefreshTokenRecord:
 class TokenIssuer:
     """Owner of the table of refresh tokens."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._client_consents = ClientConsents(services.database)
-        self._signing_keys = services.signing_keys
-        self._principals = services.principals
-        self._issuer_url = services.settings.public_url
-        self._access_token_life_seconds = services.settings.gateway.access_token_life
+    def __init__(
+        self,
+        database: Database,
+        client_consents: ClientConsents,
+        signing_keys: SigningKeys,
+        principals: Principals,
+        *,
+        issuer_url: str,
+        access_token_life_seconds: int,
+    ) -> None:
+        self._database = database
+        self._client_consents = client_consents
+        self._signing_keys = signing_keys
+        self._principals = principals
+        self._issuer_url = issuer_url
+        self._access_token_life_seconds = access_token_life_seconds
 
     async def issue_tokens(
         self,
@@ -86,7 +96,7 @@ class TokenIssuer:
     async def find_refresh_token(self, refresh_token: str) -> RefreshTokenRecord | None:
         """Return the stored refresh token, or None."""
         async with self._database.open_read_session() as db_session:
-            token_row = await db_session.get(RefreshTokenRow, _hash_token(refresh_token))
+            token_row = await db_session.get(RefreshTokenRow, digest_secret(refresh_token))
         if token_row is None:
             return None
         return RefreshTokenRecord(
@@ -114,7 +124,7 @@ class TokenIssuer:
         async with self._database.open_write_session() as db_session:
             return (await db_session.exec(statement)).first() is not None
 
-    async def find_holder(self, claims: Mapping[str, Any]) -> tuple[Principal, ClientConsent] | None:
+    async def find_holder(self, claims: VerifiedClaims) -> tuple[Principal, ClientConsent] | None:
         """Return principal and consent of an access token of this server, or None where the consent ended."""
         client_consent = await self._client_consents.find_consent(str(claims.get(FAMILY_CLAIM)))
         if client_consent is None or client_consent.client_id != claims["client_id"]:
@@ -137,7 +147,7 @@ class TokenIssuer:
     ) -> str:
         refresh_token = secrets.token_urlsafe(32)
         token_row = RefreshTokenRow(
-            token_hash=_hash_token(refresh_token),
+            token_hash=digest_secret(refresh_token),
             family=token_family,
             client_id=client_id,
             principal_id=principal_id,
@@ -149,7 +159,3 @@ class TokenIssuer:
             await db_session.exec(delete(RefreshTokenRow).where(col(RefreshTokenRow.expires_at) < utc_now()))
             db_session.add(token_row)
         return refresh_token
-
-
-def _hash_token(refresh_token: str) -> str:
-    return hashlib.sha256(refresh_token.encode()).hexdigest()

@@ -1,13 +1,16 @@
 """Render pages from templates: one layout, escaped, without scripts, and with headers that forbid framing."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from engine.errors import BylineError
 from gateway.browser.sessions import BrowserSession
+from gateway.error_codes import to_http_status
 
 _BROWSER_FOLDER = Path(__file__).parent
 _TEMPLATE_ENVIRONMENT = Environment(
@@ -27,24 +30,46 @@ _SECURITY_HEADERS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class PageProblem:
+    """Why a page is rendered again: the words for its person, and the HTTP status of the response."""
+
+    text: str
+    status_code: int
+
+    @classmethod
+    def from_error(cls, error: BylineError) -> Self:
+        """Return the problem that an error is for the person whose form led to it."""
+        return cls(str(error), to_http_status(error))
+
+
 def render_page(
     template_name: str,
     *,
     page_title: str,
     browser_session: BrowserSession | None = None,
+    page_problem: PageProblem | None = None,
     status_code: int = 200,
     may_leave_site: bool = False,
     **template_values: Any,
 ) -> HTMLResponse:
-    """Render a page from a template. `may_leave_site` says that submitting its form can redirect to another site."""
+    """Render a page from a template, with a problem and its status where there is one.
+
+    `may_leave_site` says that submitting its form can redirect to another site.
+    """
     # Browsers apply form-action to every redirect that follows a submission. Where a provider or a client
     # redirects next is unknown, so a page whose form may leave this site has no form-action.
     content_security_policy = (
         _CONTENT_SECURITY_POLICY if may_leave_site else f"{_CONTENT_SECURITY_POLICY}; form-action 'self'"
     )
-    page_html = _TEMPLATE_ENVIRONMENT.get_template(template_name).render(
-        title=page_title, session=browser_session, **template_values
-    )
+    if page_problem is not None:
+        status_code = page_problem.status_code
+    common_values = {
+        "title": page_title,
+        "session": browser_session,
+        "problem": None if page_problem is None else page_problem.text,
+    }
+    page_html = _TEMPLATE_ENVIRONMENT.get_template(template_name).render(common_values | template_values)
     return HTMLResponse(
         page_html, status_code, {**_SECURITY_HEADERS, "Content-Security-Policy": content_security_policy}
     )

@@ -1,6 +1,5 @@
 """Sessions of signed-in browsers: a random cookie, of which only the hash is stored, and a CSRF token for forms."""
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +10,11 @@ from fastapi.responses import Response
 from sqlalchemy import delete
 from sqlmodel import col, select
 
-from engine.db.database import utc_now
+from engine.db.database import Database, utc_now
 from engine.db.tables import BrowserSessionRow
 from engine.identity.model import Principal
-from engine.services import Services
+from engine.identity.principals import Principals
+from engine.vault.digests import digest_secret
 from gateway.browser.cookies import BrowserCookie
 from gateway.browser.forms import read_form_fields
 from gateway.browser.visits import BrowserVisit
@@ -49,13 +49,13 @@ class FormSubmission:
 class BrowserSessions:
     """Begins, finds and ends browser sessions. Owns their table."""
 
-    def __init__(self, services: Services) -> None:
-        self._database = services.database
-        self._principals = services.principals
-        self._session_lifetime = timedelta(seconds=services.settings.gateway.session_life)
-        self._session_cookie = BrowserCookie(
-            "byline", is_secure=services.settings.public_url.startswith("https://")
-        )
+    def __init__(
+        self, database: Database, principals: Principals, *, session_lifetime: timedelta, is_secure: bool
+    ) -> None:
+        self._database = database
+        self._principals = principals
+        self._session_lifetime = session_lifetime
+        self._session_cookie = BrowserCookie("byline", is_secure=is_secure)
 
     async def find_session(self, request: Request) -> BrowserSession | None:
         """Return this browser's session, or None where there is none, it expired or its principal is deactivated."""
@@ -63,7 +63,7 @@ class BrowserSessions:
         if not cookie_value:
             return None
         async with self._database.open_read_session() as db_session:
-            session_row = await db_session.get(BrowserSessionRow, _hash_cookie(cookie_value))
+            session_row = await db_session.get(BrowserSessionRow, digest_secret(cookie_value))
         if session_row is None or session_row.expires_at <= utc_now():
             return None
         principal = await self._principals.find_principal(session_row.principal_id)
@@ -94,14 +94,14 @@ class BrowserSessions:
         """Begin a session and end the browser's earlier one, so that no session id survives a sign-in."""
         cookie_value = secrets.token_urlsafe(32)
         session_row = BrowserSessionRow(
-            id_hash=_hash_cookie(cookie_value),
+            id_hash=digest_secret(cookie_value),
             principal_id=principal.id,
             csrf_token=secrets.token_urlsafe(32),
             visit=visit.id,
             created_at=utc_now(),
             expires_at=utc_now() + self._session_lifetime,
         )
-        earlier_hash = _hash_cookie(self._session_cookie.read_value(request))
+        earlier_hash = digest_secret(self._session_cookie.read_value(request))
         deletion_condition = (col(BrowserSessionRow.id_hash) == earlier_hash) | (
             col(BrowserSessionRow.expires_at) <= utc_now()
         )
@@ -127,10 +127,6 @@ class BrowserSessions:
     def delete_session_cookie(self, response: Response) -> Response:
         """Delete the session's cookie in a response."""
         return self._session_cookie.delete_value(response)
-
-
-def _hash_cookie(cookie_value: str) -> str:
-    return hashlib.sha256(cookie_value.encode()).hexdigest()
 
 
 def _to_browser_session(session_row: BrowserSessionRow, principal: Principal) -> BrowserSession:

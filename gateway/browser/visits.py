@@ -1,6 +1,5 @@
 """State of browsers that are signing in. It is sealed in a cookie and not stored on the server."""
 
-import hashlib
 import json
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -14,11 +13,12 @@ from fastapi.responses import Response
 
 from engine.db.database import utc_now
 from engine.errors import VaultSealBroken
-from engine.services import Services
+from engine.vault.digests import digest_secret
+from engine.vault.vault import Vault
+from engine.wire import VISIT_SEAL
 from gateway.browser.cookies import BrowserCookie
 
 _VISIT_LIFETIME: Final = timedelta(minutes=30)
-_SEAL_CONTEXT: Final = "browser visit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +31,21 @@ class BrowserVisit:
     @property
     def id(self) -> str:
         """An identifier that does not reveal the CSRF token: its SHA-256 hash, in hexadecimal."""
-        return hashlib.sha256(self.csrf_token.encode()).hexdigest()
+        return digest_secret(self.csrf_token)
 
 
 class BrowserVisits:
     """Reads and sets the cookies of visits."""
 
-    def __init__(self, services: Services) -> None:
-        self._vault = services.vault
-        self._visit_cookie = BrowserCookie(
-            "byline-visit", is_secure=services.settings.public_url.startswith("https://")
-        )
+    def __init__(self, vault: Vault, *, is_secure: bool) -> None:
+        self._vault = vault
+        self._visit_cookie = BrowserCookie("byline-visit", is_secure=is_secure)
 
     async def find_visit(self, request: Request) -> BrowserVisit | None:
         """Return this browser's visit, or None where it has none, it expired or its cookie cannot be unsealed."""
         try:
             sealed_visit = urlsafe_b64decode(self._visit_cookie.read_value(request))
-            visit_document = json.loads(await self._vault.open_secret(sealed_visit, _SEAL_CONTEXT))
+            visit_document = json.loads(await self._vault.open_secret(sealed_visit, VISIT_SEAL))
         except (ValueError, VaultSealBroken):
             return None
         return (
@@ -67,7 +65,7 @@ class BrowserVisits:
             "data": visit.sign_in_data,
             "until": (utc_now() + _VISIT_LIFETIME).timestamp(),
         }
-        sealed_visit = await self._vault.seal_secret(json.dumps(visit_document).encode(), _SEAL_CONTEXT)
+        sealed_visit = await self._vault.seal_secret(json.dumps(visit_document).encode(), VISIT_SEAL)
         return self._visit_cookie.store_value(
             response,
             urlsafe_b64encode(sealed_visit).decode(),

@@ -1,4 +1,8 @@
-"""Finds a gateway's sign-in service by its metadata (RFC 9728, RFC 8414), and refuses metadata that does not fit."""
+"""Finds a gateway's sign-in service by its metadata (RFC 9728, RFC 8414), and refuses metadata that does not fit.
+
+It reads with the models and checks of the MCP SDK, not with those of `engine.oauth`: the command line knows a gateway
+as any MCP client does, and loads nothing of the engine that it can do without.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

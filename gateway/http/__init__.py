@@ -1,1 +1,1 @@
-"""HTTP protections for all endpoints: limits on body size, slow clients, and cross-origin routes."""
+"""HTTP for all entry points: body size limits, slow clients, cross-origin routes, and problem documents."""

@@ -54,7 +54,7 @@ class BodyLimitMiddleware:
     @property
     def arrival_seconds(self) -> float:
         """The maximum time from the first read of a body until all of it has arrived, in seconds."""
-        return self._limit_settings.arrival
+        return self._limit_settings.arrival.total_seconds()
 
 
 class _LimitedBody:

@@ -10,8 +10,8 @@ from engine.errors import ArgumentsInvalid, IdentityMissing
 from engine.runs.runs import Caller
 from engine.settings import Settings
 from engine.tools.registry import Registry
-from gateway.bearer import PrincipalToken
-from gateway.mcp.methods.search import CALL_TOOL_NAME
+from gateway.bearer.principal_token import PrincipalToken
+from gateway.mcp.own_tools import CALL_TOOL_NAME
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, read_toolsets
 
 

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
-from engine.services import Services
+from engine.audit.trail import AuditTrail
 from gateway.authorization_server.consents import ClientConsent, ClientConsents
-from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSessions
-from gateway.sign_in.pages import redirect_to_sign_in
+from gateway.browser.page_requests import OwnForm, SignedInSession
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page
 
 _APPLICATIONS_PATH: Final = "/applications"
 
@@ -31,43 +30,39 @@ class ClientApplication:
     until: datetime
 
 
-def build_application_pages(services: Services) -> APIRouter:
-    """GET and POST /applications."""
-    page_router = APIRouter(include_in_schema=False)
-    page_handlers = ApplicationPages(services)
-    page_router.add_api_route(_APPLICATIONS_PATH, page_handlers.show_applications, methods=["GET"])
-    page_router.add_api_route(_APPLICATIONS_PATH, page_handlers.withdraw_application, methods=["POST"])
-    return page_router
-
-
 class ApplicationPages:
-    """Shows a person's consents by application, and withdraws them."""
+    """Shows a person's consents by application, and withdraws them.
 
-    def __init__(self, services: Services) -> None:
-        self._browser_sessions = BrowserSessions(services)
-        self._client_consents = ClientConsents(services.database)
-        self._audit_trail = services.trail
-        self._issuer_settings = services.settings.gateway.issuer
+    `external_issuer` is the issuer that signs people in, where it is not the gateway itself.
+    """
 
-    async def show_applications(self, request: Request) -> Response:
+    def __init__(
+        self, client_consents: ClientConsents, audit_trail: AuditTrail, external_issuer: str | None
+    ) -> None:
+        self._client_consents = client_consents
+        self._audit_trail = audit_trail
+        self._external_issuer = external_issuer
+
+    def build_router(self) -> APIRouter:
+        """GET and POST /applications."""
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route(_APPLICATIONS_PATH, self.show_applications, methods=["GET"])
+        page_router.add_api_route(_APPLICATIONS_PATH, self.withdraw_application, methods=["POST"])
+        return page_router
+
+    async def show_applications(self, browser_session: SignedInSession) -> Response:
         """GET /applications."""
-        browser_session = await self._browser_sessions.find_session(request)
-        if browser_session is None:
-            return redirect_to_sign_in(_APPLICATIONS_PATH)
         client_consents = await self._client_consents.list_consents(browser_session.principal.id)
         return render_page(
             "applications.html",
             page_title="Applications",
             browser_session=browser_session,
             applications=_group_by_client(client_consents),
-            issuer=None if self._issuer_settings is None else self._issuer_settings.issuer,
+            issuer=self._external_issuer,
         )
 
-    async def withdraw_application(self, request: Request) -> Response:
+    async def withdraw_application(self, submission: OwnForm) -> Response:
         """POST /applications: end all consents of one client for this person, and so all of its tokens."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(_APPLICATIONS_PATH)
         browser_session, principal = submission.browser_session, submission.browser_session.principal
         client_id = submission.form_fields.get("client_id", "")
         ended_consents = [

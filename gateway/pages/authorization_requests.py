@@ -1,13 +1,16 @@
 """The page behind the link of an authorization request, and the redirect URI at which the browser comes back."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
-from engine.authorization.delegation import acting_administrator
-from engine.authorization.requests import AuthorizationRequest
-from engine.connections.connection import IDP_ASSERTED_METHODS, TYPED_KEY_METHODS, Connection, KeyDeclaration
+from engine.authorization.answer_recorder import AnswerRecorder
+from engine.authorization.delegation import Delegation, acting_administrator
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.connections.catalogue import ConnectionCatalogue
+from engine.connections.connection import Connection
 from engine.errors import (
     AccountMismatched,
     AccountUnknown,
@@ -16,73 +19,97 @@ from engine.errors import (
     ConnectionUnknown,
     KeyRefused,
 )
-from engine.oauth.registration import CLIENT_DOCUMENT_PATH
+from engine.grants.accounts import Accounts
+from engine.grants.grants import Grants
+from engine.identity.principals import Principals
+from engine.oauth.registration import CALLBACK_PATH, CLIENT_DOCUMENT_PATH, ClientRegistrations
 from engine.services import Services
+from engine.sign_in.sign_ins import SignIns
+from engine.sign_in.steps import CodeStep, RedirectStep, StepKind
 from engine.waiting.page_paths import build_connect_path, build_tool_path
-from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.pages.answerable_requests import (
-    CALL_AGAIN_TEXT,
-    load_answerable_request,
-    open_request,
-    render_not_connected,
-)
+from gateway.browser.page_requests import OwnForm, PossibleSession, SignedInSession
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page
+from gateway.browser.sessions import BrowserSession
+from gateway.pages.answerable_requests import CALL_AGAIN_TEXT, AnswerableRequests, render_not_connected
 
 
-def build_connect_pages(services: Services) -> APIRouter:
+def build_connect_pages(services: Services, answerable_requests: AnswerableRequests) -> APIRouter:
     """Return the routes of the request page, of every connection's redirect URI and of Byline's client document."""
     page_router = APIRouter(include_in_schema=False)
-    connect_page, callback_page = ConnectPage(services), OAuthCallback(services)
+    connect_page = ConnectPage(
+        answerable_requests=answerable_requests,
+        accounts=services.accounts,
+        answer_recorder=services.answer_recorder,
+        authorization_requests=services.authorization_requests,
+        catalogue=services.catalogue,
+        delegation=services.delegation,
+        grants=services.grants,
+        principals=services.principals,
+        registrations=services.registrations,
+        sign_ins=services.sign_ins,
+    )
+    callback_page = OAuthCallback(services.sign_ins)
     page_router.add_api_route("/connect/{request_id}", connect_page.show_request, methods=["GET"])
     page_router.add_api_route("/connect/{request_id}", connect_page.answer_request, methods=["POST"])
     page_router.add_api_route(CLIENT_DOCUMENT_PATH, connect_page.show_client_document, methods=["GET"])
-    page_router.add_api_route("/oauth/callback", callback_page.receive_callback, methods=["GET"])
+    page_router.add_api_route(CALLBACK_PATH, callback_page.receive_callback, methods=["GET"])
     return page_router
 
 
 class ConnectPage:
     """Shows an authorization request to the person who was asked, and takes their yes or no."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._browser_sessions = BrowserSessions(services)
+    def __init__(
+        self,
+        *,
+        answerable_requests: AnswerableRequests,
+        accounts: Accounts,
+        answer_recorder: AnswerRecorder,
+        authorization_requests: AuthorizationRequests,
+        catalogue: ConnectionCatalogue,
+        delegation: Delegation,
+        grants: Grants,
+        principals: Principals,
+        registrations: ClientRegistrations,
+        sign_ins: SignIns,
+    ) -> None:
+        self._answerable_requests = answerable_requests
+        self._accounts = accounts
+        self._answer_recorder = answer_recorder
+        self._authorization_requests = authorization_requests
+        self._catalogue = catalogue
+        self._delegation = delegation
+        self._grants = grants
+        self._principals = principals
+        self._registrations = registrations
+        self._sign_ins = sign_ins
 
     async def show_client_document(self) -> Response:
         """GET /oauth/client.json: Byline's client document, which authorization servers read at its client_id."""
         return JSONResponse(
-            self._services.registrations.build_client_document(), headers={"Cache-Control": "max-age=3600"}
+            self._registrations.build_client_document(), headers={"Cache-Control": "max-age=3600"}
         )
 
-    async def show_request(self, request: Request, request_id: str) -> Response:
+    async def show_request(self, browser_session: SignedInSession, request_id: str) -> Response:
         """GET /connect/{request_id}."""
-        opened_request = await open_request(self._services, request, request_id)
-        if isinstance(opened_request, Response):
-            return opened_request
-        browser_session, authorization_request = opened_request
+        authorization_request = await self._answerable_requests.require_request(browser_session, request_id)
         try:
-            connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+            connection = await self._catalogue.get_connection(authorization_request.connection_name)
         except ConnectionUnknown as error:
             return render_notice(
                 "This connection is gone", str(error), status_code=410, browser_session=browser_session
             )
         if authorization_request.is_open:
             return await self._render_request(browser_session, authorization_request, connection)
-        other_requests = await self._services.authorization_requests.list_open_requests(
-            browser_session.principal.id
-        )
+        other_requests = await self._authorization_requests.list_open_requests(browser_session.principal.id)
         return await self._render_closed_request(
             browser_session, authorization_request, connection, other_requests
         )
 
-    async def answer_request(self, request: Request, request_id: str) -> Response:
+    async def answer_request(self, request: Request, submission: OwnForm, request_id: str) -> Response:
         """POST /connect/{request_id}."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(request.url.path)
         browser_session = submission.browser_session
-        authorization_request = await load_answerable_request(self._services, browser_session, request_id)
-        if isinstance(authorization_request, Response):
-            return authorization_request
+        authorization_request = await self._answerable_requests.require_request(browser_session, request_id)
         answer_handlers = {
             "continue": self._begin_consent,
             "device": self._begin_device_sign_in,
@@ -108,17 +135,7 @@ class ConnectPage:
         authorization_request: AuthorizationRequest,
         form_fields: Mapping[str, str],
     ) -> Response | None:
-        tool_name = _read_chosen_tool(authorization_request, form_fields)
-        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
-        if await self._services.idp_assertions.answer_request(
-            authorization_request, connection, tool_name=tool_name
-        ):
-            return None
-        return redirect_see_other(
-            await self._services.consent.begin_sign_in(
-                authorization_request, browser_session.id, tool_name=tool_name
-            )
-        )
+        return await self._begin_step(browser_session, authorization_request, form_fields, "redirect")
 
     async def _begin_device_sign_in(
         self,
@@ -126,11 +143,28 @@ class ConnectPage:
         authorization_request: AuthorizationRequest,
         form_fields: Mapping[str, str],
     ) -> Response | None:
-        del browser_session
-        await self._services.device_sign_ins.begin_sign_in(
-            authorization_request, tool_name=_read_chosen_tool(authorization_request, form_fields)
+        return await self._begin_step(browser_session, authorization_request, form_fields, "code")
+
+    async def _begin_step(
+        self,
+        browser_session: BrowserSession,
+        authorization_request: AuthorizationRequest,
+        form_fields: Mapping[str, str],
+        step_kind: StepKind,
+    ) -> Response | None:
+        """Begin a sign-in; returns where its step takes the browser, or None where there is none to take."""
+        sign_in_step = await self._sign_ins.begin_sign_in(
+            authorization_request,
+            step_kind,
+            browser_session=browser_session.id,
+            tool_name=_read_chosen_tool(authorization_request, form_fields),
         )
-        return redirect_see_other(f"{build_connect_path(authorization_request.id)}/device")
+        match sign_in_step:
+            case RedirectStep():
+                return redirect_see_other(sign_in_step.url)
+            case CodeStep():
+                return redirect_see_other(f"{build_connect_path(authorization_request.id)}/device")
+        return None
 
     async def _deny_request(
         self,
@@ -139,11 +173,11 @@ class ConnectPage:
         form_fields: Mapping[str, str],
     ) -> Response | None:
         del form_fields
-        holder = await self._services.delegation.find_asked_principal(
+        holder = await self._delegation.find_asked_principal(
             authorization_request.principal_id, browser_session.principal
         )
         if holder is not None:
-            await self._services.authorization_requests.deny_request(
+            await self._authorization_requests.deny_request(
                 authorization_request.id,
                 holder,
                 administrator=acting_administrator(holder, browser_session.principal),
@@ -157,18 +191,13 @@ class ConnectPage:
         form_fields: Mapping[str, str],
     ) -> Response | None:
         """Take a typed key; returns the page with the problem where the key is not accepted."""
-        typed_secret, username = form_fields.get("secret", ""), form_fields.get("username", "")
         tool_name = _read_chosen_tool(authorization_request, form_fields)
         try:
-            await self._services.typed_keys.submit_key(
-                authorization_request,
-                browser_session.principal,
-                typed_secret=typed_secret,
-                username=username,
-                tool_name=tool_name,
+            await self._sign_ins.finish_form(
+                authorization_request, browser_session.principal, form_fields, tool_name=tool_name
             )
         except (KeyRefused, AccountMismatched) as error:
-            connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+            connection = await self._catalogue.get_connection(authorization_request.connection_name)
             return await self._render_request(
                 browser_session, authorization_request, connection, problem_text=str(error)
             )
@@ -184,13 +213,11 @@ class ConnectPage:
     ) -> Response | None:
         """Use an account that is connected already; returns the page with the problem where there is none."""
         connection, answerer = (
-            await self._services.catalogue.get_connection(authorization_request.connection_name),
+            await self._catalogue.get_connection(authorization_request.connection_name),
             browser_session.principal,
         )
-        holder = await self._services.delegation.find_asked_principal(
-            authorization_request.principal_id, answerer
-        )
-        usable_grants = await self._services.grants.list_active_grants(
+        holder = await self._delegation.find_asked_principal(authorization_request.principal_id, answerer)
+        usable_grants = await self._grants.list_active_grants(
             authorization_request.principal_id, authorization_request.connection_name
         )
         chosen_grant = next(
@@ -206,7 +233,7 @@ class ConnectPage:
             _read_chosen_tool(authorization_request, form_fields),
         )
         try:
-            await self._services.answer_recorder.answer_choice(
+            await self._answer_recorder.answer_choice(
                 authorization_request,
                 connection,
                 holder,
@@ -227,20 +254,22 @@ class ConnectPage:
         connection: Connection,
         problem_text: str | None = None,
     ) -> Response:
-        holder = await self._services.principals.find_principal(authorization_request.principal_id)
-        is_key_typed = connection.sign_in in TYPED_KEY_METHODS
-        has_page, has_device_code = (
-            (False, False) if is_key_typed else await self._find_sign_in_pages(connection)
+        holder = await self._principals.find_principal(authorization_request.principal_id)
+        offered_steps = await self._sign_ins.list_offered_steps(connection)
+        form_step = (
+            await self._sign_ins.begin_sign_in(authorization_request, "form")
+            if "form" in offered_steps
+            else None
         )
         template_name, page_title = "connect.html", f"Connect {connection.title}?"
-        choice_context: dict[str, object] = {}
+        choice_context: dict[str, Any] = {}
         if authorization_request.request_kind == "choice":
             template_name, page_title = "choose_account.html", f"Which account at {connection.title}?"
-            chosen_accounts = (
-                await self._services.accounts.list_choices(authorization_request.principal_id)
-            ).get(connection.name, {})
+            chosen_accounts = (await self._accounts.list_choices(authorization_request.principal_id)).get(
+                connection.name, {}
+            )
             chosen_account = chosen_accounts.get(authorization_request.about, chosen_accounts.get(""))
-            usable_grants = await self._services.grants.list_active_grants(
+            usable_grants = await self._grants.list_active_grants(
                 authorization_request.principal_id, authorization_request.connection_name
             )
             choice_context = {
@@ -255,25 +284,15 @@ class ConnectPage:
             **choice_context,
             asked=authorization_request,
             connection=connection,
-            tools=await self._services.authorization_requests.list_waiting_tools(authorization_request.id),
+            tools=await self._authorization_requests.list_waiting_tools(authorization_request.id),
             service=holder.name if holder is not None and holder.kind == "service" else None,
-            key=(connection.key or KeyDeclaration()) if is_key_typed else None,
-            has_page=has_page,
-            has_code=has_device_code,
+            form=form_step,
+            has_page="redirect" in offered_steps,
+            has_code="code" in offered_steps,
             problem=problem_text,
             status_code=200 if problem_text is None else 422,
-            may_leave_site=not is_key_typed,
+            may_leave_site=form_step is None,
         )
-
-    async def _find_sign_in_pages(self, connection: Connection) -> tuple[bool, bool]:
-        """Whether the provider has a page for this browser, and whether it has one for a device code."""
-        try:
-            endpoints = await self._services.sign_ins.create_oauth_client(connection).find_endpoints()
-        except BylineError:
-            # The person sees what is wrong when they continue.
-            return True, False
-        has_page = bool(endpoints.authorization_endpoint) or connection.sign_in in IDP_ASSERTED_METHODS
-        return has_page, endpoints.device_authorization_endpoint is not None
 
     async def _render_closed_request(
         self,
@@ -282,9 +301,7 @@ class ConnectPage:
         connection: Connection,
         other_requests: list[AuthorizationRequest],
     ) -> Response:
-        has_been_awaited = await self._services.authorization_requests.has_had_waiters(
-            authorization_request.id
-        )
+        has_been_awaited = await self._authorization_requests.has_had_waiters(authorization_request.id)
         page_title, page_text = _describe_end(
             authorization_request, connection.title, has_been_awaited=has_been_awaited
         )
@@ -298,7 +315,7 @@ class ConnectPage:
             page_title=page_title,
             text=page_text,
             link=page_link,
-            waiting=await list_waiting_links(self._services, other_requests),
+            waiting=await list_waiting_links(self._catalogue, other_requests),
             browser_session=browser_session,
             status_code=200 if authorization_request.state in {"granted", "denied"} else 410,
         )
@@ -307,11 +324,10 @@ class ConnectPage:
 class OAuthCallback:
     """The redirect URI to which providers send the browser back."""
 
-    def __init__(self, services: Services) -> None:
-        self._consent_flow = services.consent
-        self._browser_sessions = BrowserSessions(services)
+    def __init__(self, sign_ins: SignIns) -> None:
+        self._sign_ins = sign_ins
 
-    async def receive_callback(self, request: Request) -> Response:
+    async def receive_callback(self, request: Request, browser_session: PossibleSession) -> Response:
         """GET /oauth/callback."""
         query_params = dict(request.query_params)
         has_no_repeats = len(query_params) == len(request.query_params.multi_items())
@@ -325,7 +341,6 @@ class OAuthCallback:
                 f"over. {CALL_AGAIN_TEXT}"
             )
             return render_notice("This answer cannot be read", notice_text, status_code=400)
-        browser_session = await self._browser_sessions.find_session(request)
         if browser_session is None:
             notice_text = (
                 "You are not signed in to Byline in this browser. Sign in, and then open your link again."
@@ -334,7 +349,7 @@ class OAuthCallback:
                 "Who is this?", notice_text, status_code=403, next_link=("/sign-in", "Sign in")
             )
         try:
-            authorization_request = await self._consent_flow.complete_sign_in(
+            authorization_request = await self._sign_ins.finish_redirect(
                 query_params, browser_session.principal, browser_session.id
             )
         except BylineError as error:
@@ -378,10 +393,10 @@ def _read_chosen_tool(authorization_request: AuthorizationRequest, form_fields: 
 
 
 async def list_waiting_links(
-    services: Services, open_requests: list[AuthorizationRequest]
+    catalogue: ConnectionCatalogue, open_requests: list[AuthorizationRequest]
 ) -> list[tuple[str, str]]:
     """Return the address and title of each open request."""
-    connections = await services.catalogue.list_connections()
+    connections = await catalogue.list_connections()
     return [
         (
             build_connect_path(authorization_request.id),

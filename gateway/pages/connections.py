@@ -3,28 +3,33 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends
 from fastapi.responses import Response
 
+from engine.audit.trail import AuditTrail
+from engine.authorization.answer_recorder import AnswerRecorder
+from engine.authorization.requests import AuthorizationRequests
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.connection import Connection
 from engine.errors import AccountUnknown, BylineError
-from engine.grants.grants import Grant
+from engine.grants.accounts import Accounts
+from engine.grants.grants import Grant, Grants
 from engine.identity.model import Principal
-from engine.services import Services
+from engine.policy.policy import Policy
 from engine.tools.registry import CompositeTool, Registry
 from engine.waiting.page_paths import build_connect_path, build_tool_path
-from gateway.browser.rendering import redirect_see_other, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.error_codes import to_http_status
-from gateway.grants import remove_own_grant
+from gateway.browser.page_requests import SignedInSession, require_form
+from gateway.browser.rendering import PageProblem, redirect_see_other, render_page
+from gateway.browser.sessions import BrowserSession, FormSubmission
+from gateway.grants import OwnGrantRemoval
 from gateway.pages.authorization_requests import list_waiting_links
-from gateway.sign_in.pages import redirect_to_sign_in
 
 _CONNECTIONS_PATH: Final = "/connections"
 _ALL_TOOLS_FIELD: Final = "for_all"
 _TOOL_FIELD_PREFIX: Final = "for_tool:"
+_ConnectionsForm = Annotated[FormSubmission, Depends(require_form(_CONNECTIONS_PATH))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,55 +60,49 @@ class ConnectionView:
     choices_for_tools: list[AccountChoice]
 
 
-def build_connection_pages(services: Services, registry: Registry) -> APIRouter:
-    """GET /connections, and POST /connections/{name}."""
-    page_router = APIRouter(include_in_schema=False)
-    page_handlers = ConnectionPages(services, registry)
-    page_router.add_api_route(_CONNECTIONS_PATH, page_handlers.show_connections, methods=["GET"])
-    page_router.add_api_route(
-        f"{_CONNECTIONS_PATH}/{{name}}", page_handlers.change_connection, methods=["POST"]
-    )
-    return page_router
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionPages:
     """Shows a person's own grants, and does what they decide."""
 
-    def __init__(self, services: Services, registry: Registry) -> None:
-        self._services = services
-        self._tool_registry = registry
-        self._browser_sessions = BrowserSessions(services)
+    catalogue: ConnectionCatalogue
+    grants: Grants
+    accounts: Accounts
+    authorization_requests: AuthorizationRequests
+    answer_recorder: AnswerRecorder
+    policy: Policy
+    audit_trail: AuditTrail
+    tool_registry: Registry
+    remove_own_grant: OwnGrantRemoval
 
-    async def show_connections(self, request: Request) -> Response:
+    def build_router(self) -> APIRouter:
+        """GET /connections, and POST /connections/{name}."""
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route(_CONNECTIONS_PATH, self.show_connections, methods=["GET"])
+        page_router.add_api_route(f"{_CONNECTIONS_PATH}/{{name}}", self.change_connection, methods=["POST"])
+        return page_router
+
+    async def show_connections(self, browser_session: SignedInSession) -> Response:
         """GET /connections."""
-        browser_session = await self._browser_sessions.find_session(request)
-        if browser_session is None:
-            return redirect_to_sign_in(_CONNECTIONS_PATH)
-        return await self._render_page(browser_session, browser_session.principal)
+        return await self._render_page(browser_session)
 
-    async def change_connection(self, request: Request, name: str) -> Response:
+    async def change_connection(self, submission: _ConnectionsForm, name: str) -> Response:
         """POST /connections/{name}."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(_CONNECTIONS_PATH)
         browser_session, principal = submission.browser_session, submission.browser_session.principal
         try:
             next_path = await self._apply_decision(name, principal, submission.form_fields)
         except BylineError as error:
-            return await self._render_page(
-                browser_session, principal, problem_text=str(error), status_code=to_http_status(error)
-            )
+            return await self._render_page(browser_session, PageProblem.from_error(error))
         return redirect_see_other(next_path)
 
     async def _apply_decision(
         self, connection_name: str, principal: Principal, form_fields: Mapping[str, str]
     ) -> str:
         """Do what the pressed button says; returns the path to go to."""
-        connection = await self._services.catalogue.get_connection(connection_name)
-        grants_by_id = {grant.id: grant for grant in await self._services.grants.list_grants(principal.id)}
+        connection = await self.catalogue.get_connection(connection_name)
+        grants_by_id = {grant.id: grant for grant in await self.grants.list_grants(principal.id)}
         match form_fields.get("decision"):
             case "another":
-                authorization_request = await self._services.authorization_requests.open_request_ahead(
+                authorization_request = await self.authorization_requests.open_request_ahead(
                     principal, connection, connection.scopes
                 )
                 return build_connect_path(authorization_request.id)
@@ -113,7 +112,7 @@ class ConnectionPages:
                 # A grant that is gone already is no error: the page shows that it is gone.
                 grant = grants_by_id.get(form_fields.get("grant", ""))
                 if grant is not None and grant.connection_name == connection_name:
-                    await remove_own_grant(self._services, connection, principal, grant.account)
+                    await self.remove_own_grant(connection, principal, grant.account)
         return _CONNECTIONS_PATH
 
     async def _choose_accounts(
@@ -123,43 +122,37 @@ class ConnectionPages:
         form_fields: Mapping[str, str],
         grants_by_id: Mapping[str, Grant],
     ) -> None:
-        chosen_accounts = (await self._services.accounts.list_choices(principal.id)).get(connection.name, {})
-        answer_recorder = self._services.answer_recorder
+        chosen_accounts = (await self.accounts.list_choices(principal.id)).get(connection.name, {})
         for field_name, field_value in form_fields.items():
             if field_name != _ALL_TOOLS_FIELD and not field_name.startswith(_TOOL_FIELD_PREFIX):
                 continue
             tool_name = (
                 ""
                 if field_name == _ALL_TOOLS_FIELD
-                else self._tool_registry.find_tool(field_name.removeprefix(_TOOL_FIELD_PREFIX)).name
+                else self.tool_registry.find_tool(field_name.removeprefix(_TOOL_FIELD_PREFIX)).name
             )
             grant = grants_by_id.get(field_value)
             if field_value == "" and tool_name in chosen_accounts:
-                await answer_recorder.forget_choice(connection, principal, tool_name=tool_name)
+                await self.answer_recorder.forget_choice(connection, principal, tool_name=tool_name)
             elif grant is not None and chosen_accounts.get(tool_name) != grant.account:
-                await answer_recorder.choose_account(
+                await self.answer_recorder.choose_account(
                     connection, principal, grant.account, tool_name=tool_name
                 )
             elif field_value not in {"", "keep"} and grant is None:
                 raise AccountUnknown("The account that you chose is not connected any more. Choose another.")
 
     async def _render_page(
-        self,
-        browser_session: BrowserSession,
-        principal: Principal,
-        *,
-        problem_text: str | None = None,
-        status_code: int = 200,
+        self, browser_session: BrowserSession, page_problem: PageProblem | None = None
     ) -> Response:
-        open_requests = await self._services.authorization_requests.list_open_requests(principal.id)
+        principal = browser_session.principal
+        open_requests = await self.authorization_requests.list_open_requests(principal.id)
         callable_tools = await self._list_tools(principal)
         return render_page(
             "connections.html",
             page_title="My connections",
             browser_session=browser_session,
-            status_code=status_code,
-            problem=problem_text,
-            waiting=await list_waiting_links(self._services, open_requests),
+            page_problem=page_problem,
+            waiting=await list_waiting_links(self.catalogue, open_requests),
             connections=await self._build_views(principal.id, callable_tools),
             tools=[(build_tool_path(tool.name), tool.declaration.title) for tool in callable_tools],
         )
@@ -167,23 +160,23 @@ class ConnectionPages:
     async def _list_tools(self, principal: Principal) -> list[CompositeTool]:
         """Return the tools that this person may call and that need a connection."""
         tool_names = sorted(
-            tool_name for tool_name in self._tool_registry.tools if self._tool_registry.needs[tool_name]
+            tool_name for tool_name in self.tool_registry.tools if self.tool_registry.needs[tool_name]
         )
-        allowed_names = await self._services.policy.filter_allowed_tools(principal, tool_names)
-        allowed_tools = [self._tool_registry.tools[tool_name] for tool_name in allowed_names]
+        allowed_names = await self.policy.filter_allowed_tools(principal, tool_names)
+        allowed_tools = [self.tool_registry.tools[tool_name] for tool_name in allowed_names]
         return sorted(allowed_tools, key=lambda tool: tool.declaration.title.casefold())
 
     async def _build_views(
         self, principal_id: str, callable_tools: list[CompositeTool]
     ) -> list[ConnectionView]:
-        known_connections = await self._services.catalogue.list_connections()
+        known_connections = await self.catalogue.list_connections()
         accounts_by_connection: dict[str, list[AccountView]] = {}
-        for grant in await self._services.grants.list_grants(principal_id):
+        for grant in await self.grants.list_grants(principal_id):
             if grant.connection_name in known_connections:
                 accounts_by_connection.setdefault(grant.connection_name, []).append(
                     await self._build_account(principal_id, grant)
                 )
-        chosen_by_connection = await self._services.accounts.list_choices(principal_id)
+        chosen_by_connection = await self.accounts.list_choices(principal_id)
         connection_views = [
             self._build_view(
                 known_connections[connection_name],
@@ -198,11 +191,9 @@ class ConnectionPages:
         )
 
     async def _build_account(self, principal_id: str, grant: Grant) -> AccountView:
-        last_use = await self._services.trail.find_last_use(
-            principal_id, grant.id, granted_at=grant.created_at
-        )
+        last_use = await self.audit_trail.find_last_use(principal_id, grant.id, granted_at=grant.created_at)
         tool_title = (
-            None if last_use is None else self._tool_registry.find_title(last_use.event.get("tool") or "")
+            None if last_use is None else self.tool_registry.find_title(last_use.event.get("tool") or "")
         )
         return AccountView(grant, None if last_use is None else last_use.time, tool_title)
 
@@ -218,7 +209,7 @@ class ConnectionPages:
         using_tools = [
             tool
             for tool in callable_tools
-            if self._tool_registry.may_use_connection(tool.name, connection.name)
+            if self.tool_registry.may_use_connection(tool.name, connection.name)
         ]
         tool_choices = [
             AccountChoice(

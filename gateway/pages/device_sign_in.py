@@ -1,36 +1,38 @@
 """The page with the code that a person types on another device. It reloads itself and runs no script."""
 
-from fastapi import APIRouter, Request
+from dataclasses import dataclass
+
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from engine.authorization.requests import AuthorizationRequest
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.errors import AccountMismatched, AuthorizationExpired, AuthorizationRefused, BylineError
-from engine.services import Services
+from engine.sign_in.sign_ins import SignIns
 from engine.waiting.page_paths import build_connect_path
+from gateway.browser.page_requests import SignedInSession
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page
 from gateway.browser.sessions import BrowserSession
-from gateway.pages.answerable_requests import open_request, render_not_connected
+from gateway.pages.answerable_requests import AnswerableRequests, render_not_connected
 
 
-def build_device_pages(services: Services) -> APIRouter:
-    """GET /connect/{request_id}/device."""
-    page_router = APIRouter(include_in_schema=False)
-    page_router.add_api_route("/connect/{request_id}/device", DevicePage(services).show_code, methods=["GET"])
-    return page_router
-
-
+@dataclass(frozen=True, slots=True)
 class DevicePage:
     """Shows the code and where to type it, until the sign-in is complete."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    answerable_requests: AnswerableRequests
+    catalogue: ConnectionCatalogue
+    sign_ins: SignIns
 
-    async def show_code(self, request: Request, request_id: str) -> Response:
+    def build_router(self) -> APIRouter:
         """GET /connect/{request_id}/device."""
-        opened_request = await open_request(self._services, request, request_id)
-        if isinstance(opened_request, Response):
-            return opened_request
-        browser_session, authorization_request = opened_request
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route("/connect/{request_id}/device", self.show_code, methods=["GET"])
+        return page_router
+
+    async def show_code(self, browser_session: SignedInSession, request_id: str) -> Response:
+        """GET /connect/{request_id}/device."""
+        authorization_request = await self.answerable_requests.require_request(browser_session, request_id)
         try:
             return await self._render_page(browser_session, authorization_request)
         except AccountMismatched as error:
@@ -50,11 +52,9 @@ class DevicePage:
     async def _render_page(
         self, browser_session: BrowserSession, authorization_request: AuthorizationRequest
     ) -> Response:
-        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
-        device_wait = await self._services.device_sign_ins.poll_sign_in(
-            authorization_request, browser_session.principal
-        )
-        if device_wait is None:
+        connection = await self.catalogue.get_connection(authorization_request.connection_name)
+        code_step = await self.sign_ins.poll_code(authorization_request, browser_session.principal)
+        if code_step is None:
             return redirect_see_other(build_connect_path(authorization_request.id))
         page_title = f"Connect {connection.title} on another device"
         page_response = render_page(
@@ -63,8 +63,8 @@ class DevicePage:
             browser_session=browser_session,
             asked=authorization_request,
             connection=connection,
-            code=device_wait.device_code,
+            code=code_step,
         )
         # A header reloads the page, since the page may hold no script.
-        page_response.headers["Refresh"] = str(device_wait.poll_again_seconds)
+        page_response.headers["Refresh"] = str(code_step.poll_again_seconds)
         return page_response

@@ -1,20 +1,21 @@
 """The page of one question: a form built from its answer schema, shown only to those whom it asks."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from engine.errors import AnswerInvalid, NotAllowed, QuestionClosed
-from engine.identity.model import Principal
+from engine.identity.principals import Principals
 from engine.questions.answer_schemas import list_choices
-from engine.questions.questions import Question
-from engine.services import Services
+from engine.questions.questions import Question, Questions
+from engine.runs.records import RunRecords
 from engine.waiting.page_paths import build_question_path
-from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSession, BrowserSessions
-from gateway.sign_in.pages import redirect_to_sign_in
+from gateway.browser.page_requests import OwnForm, PageInterruption, SignedInSession
+from gateway.browser.rendering import PageProblem, redirect_see_other, render_notice, render_page
+from gateway.browser.sessions import BrowserSession
 
 _FIELD_PREFIX = "answer."
 _INPUT_TYPES = {"email": "email", "uri": "url", "date": "date"}
@@ -26,44 +27,31 @@ _STATE_NOTICES = {
 }
 
 
-def build_question_pages(services: Services) -> APIRouter:
-    """GET and POST /questions/{question_id}."""
-    page_router = APIRouter(include_in_schema=False)
-    page_handlers = QuestionPage(services)
-    page_router.add_api_route("/questions/{question_id}", page_handlers.show_question, methods=["GET"])
-    page_router.add_api_route("/questions/{question_id}", page_handlers.answer_question, methods=["POST"])
-    return page_router
-
-
+@dataclass(frozen=True, slots=True)
 class QuestionPage:
     """Shows a question to those whom it asks, and takes their answer."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._questions = services.questions
-        self._browser_sessions = BrowserSessions(services)
+    questions: Questions
+    run_records: RunRecords
+    principals: Principals
 
-    async def show_question(self, request: Request, question_id: str) -> Response:
+    def build_router(self) -> APIRouter:
+        """GET and POST /questions/{question_id}."""
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route("/questions/{question_id}", self.show_question, methods=["GET"])
+        page_router.add_api_route("/questions/{question_id}", self.answer_question, methods=["POST"])
+        return page_router
+
+    async def show_question(self, browser_session: SignedInSession, question_id: str) -> Response:
         """GET /questions/{question_id}."""
-        browser_session = await self._browser_sessions.find_session(request)
-        if browser_session is None:
-            return redirect_to_sign_in(request.url.path)
-        found_question = await self._find_question(browser_session, browser_session.principal, question_id)
-        return (
-            found_question
-            if isinstance(found_question, Response)
-            else await self._render_question(browser_session, found_question)
+        return await self._render_question(
+            browser_session, await self._require_question(browser_session, question_id)
         )
 
-    async def answer_question(self, request: Request, question_id: str) -> Response:
+    async def answer_question(self, request: Request, submission: OwnForm, question_id: str) -> Response:
         """POST /questions/{question_id}."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(request.url.path)
         browser_session, principal = submission.browser_session, submission.browser_session.principal
-        found_question = await self._find_question(browser_session, principal, question_id)
-        if isinstance(found_question, Response):
-            return found_question
+        question = await self._require_question(browser_session, question_id)
         entered_values = {
             field_name.removeprefix(_FIELD_PREFIX): field_value
             for field_name, field_value in submission.form_fields.items()
@@ -71,33 +59,32 @@ class QuestionPage:
         }
         try:
             if submission.form_fields.get("decision") == "answer":
-                answer_content = _build_content(found_question.answer_schema, entered_values)
-                await self._questions.answer_question(found_question.id, principal, answer_content)
+                answer_content = _build_content(question.answer_schema, entered_values)
+                await self.questions.answer_question(question.id, principal, answer_content)
             else:
-                await self._questions.decline_question(found_question.id, principal)
+                await self.questions.decline_question(question.id, principal)
         except AnswerInvalid as error:
             return await self._render_question(
-                browser_session, found_question, entered_values, problem_text=str(error), status_code=422
+                browser_session, question, entered_values, PageProblem.from_error(error)
             )
         except NotAllowed:
-            return _render_wrong_person(browser_session, principal, found_question)
+            return _render_wrong_person(browser_session, question)
         except QuestionClosed:
             pass  # The page that follows says how the question ended.
         return redirect_see_other(request.url.path)
 
-    async def _find_question(
-        self, browser_session: BrowserSession, principal: Principal, question_id: str
-    ) -> Question | Response:
-        question = await self._questions.find_question(question_id) if question_id.isprintable() else None
+    async def _require_question(self, browser_session: BrowserSession, question_id: str) -> Question:
+        """Return the question where this person may answer it; raises PageInterruption with the page that says no."""
+        question = await self.questions.find_question(question_id) if question_id.isprintable() else None
         if question is None or question.kind != "form":
             notice_text = "This link is not known here. Call the tool again to get a new one."
-            return render_notice(
-                "Unknown link", notice_text, status_code=404, browser_session=browser_session
+            raise PageInterruption(
+                render_notice("Unknown link", notice_text, status_code=404, browser_session=browser_session)
             )
         try:
-            await self._questions.require_may_answer(question, principal)
+            await self.questions.require_may_answer(question, browser_session.principal)
         except NotAllowed:
-            return _render_wrong_person(browser_session, principal, question)
+            raise PageInterruption(_render_wrong_person(browser_session, question)) from None
         return question
 
     async def _render_question(
@@ -105,17 +92,15 @@ class QuestionPage:
         browser_session: BrowserSession,
         question: Question,
         entered_values: Mapping[str, str] | None = None,
-        *,
-        problem_text: str = "",
-        status_code: int = 200,
+        page_problem: PageProblem | None = None,
     ) -> Response:
         if not question.is_open:
             notice_title, notice_text, notice_status = _STATE_NOTICES[question.state]
             return render_notice(
                 notice_title, notice_text, status_code=notice_status, browser_session=browser_session
             )
-        tool_names = await self._services.run_records.list_tools([question.run_id])
-        asking_principal = await self._services.principals.find_principal(question.principal_id)
+        tool_names = await self.run_records.list_tools([question.run_id])
+        asking_principal = await self.principals.find_principal(question.principal_id)
         return render_page(
             "question.html",
             page_title="Do you approve?" if question.role is not None else "A tool asks you",
@@ -124,8 +109,7 @@ class QuestionPage:
             asker=None if asking_principal is None else asking_principal.name,
             tools=tool_names,
             fields=_build_fields(question.answer_schema, entered_values),
-            problem=problem_text,
-            status_code=status_code,
+            page_problem=page_problem,
         )
 
 
@@ -134,9 +118,7 @@ def list_question_links(open_questions: list[Question]) -> list[tuple[str, str]]
     return [(build_question_path(question.id), question.message) for question in open_questions]
 
 
-def _render_wrong_person(
-    browser_session: BrowserSession, principal: Principal, question: Question
-) -> Response:
+def _render_wrong_person(browser_session: BrowserSession, question: Question) -> Response:
     receiver_text = (
         "another person" if question.role is None else f"somebody else with the role {question.role}"
     )
@@ -144,7 +126,7 @@ def _render_wrong_person(
         "wrong_person.html",
         page_title="This link was made for somebody else",
         browser_session=browser_session,
-        principal=principal,
+        principal=browser_session.principal,
         meant_for=receiver_text,
         next=build_question_path(question.id),
         status_code=403,

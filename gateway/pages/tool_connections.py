@@ -1,21 +1,25 @@
 """The page on which a person connects what a tool needs before they call it, one button each. It calls no tool."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
+from engine.authorization.answer_recorder import AnswerRecorder
+from engine.authorization.requests import AuthorizationRequests
 from engine.errors import AuthorizationRefused, BylineError, ConnectionUnknown
 from engine.identity.model import Principal
-from engine.services import Services
-from engine.tools.readiness import ConnectionReadiness
+from engine.policy.policy import Policy
+from engine.sign_in.sign_ins import SignIns
+from engine.tools.readiness import ConnectionReadiness, ReadinessChecker
 from engine.tools.registry import CompositeTool, Registry
 from engine.waiting.page_paths import build_connect_path, build_tool_path
-from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSession, BrowserSessions
+from gateway.browser.page_requests import OwnForm, SignedInSession
+from gateway.browser.rendering import redirect_see_other, render_notice, render_page
+from gateway.browser.sessions import BrowserSession
 from gateway.error_codes import to_http_status
-from gateway.sign_in.pages import redirect_to_sign_in
 
 _STATE_TEXTS: Final = {
     "connected": "connected",
@@ -26,39 +30,34 @@ _STATE_TEXTS: Final = {
 }
 
 
-def build_tool_connection_pages(services: Services, registry: Registry) -> APIRouter:
-    """GET and POST /connect/tools/{tool}."""
-    page_router = APIRouter(include_in_schema=False)
-    page_handlers = ToolConnectionPages(services, registry)
-    page_router.add_api_route("/connect/tools/{name}", page_handlers.show_connections, methods=["GET"])
-    page_router.add_api_route("/connect/tools/{name}", page_handlers.connect_account, methods=["POST"])
-    return page_router
-
-
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ToolConnectionPages:
     """Shows the state of each connection of a tool, and begins the sign-in that is missing."""
 
-    def __init__(self, services: Services, registry: Registry) -> None:
-        self._services = services
-        self._tool_registry = registry
-        self._browser_sessions = BrowserSessions(services)
+    readiness_checker: ReadinessChecker
+    authorization_requests: AuthorizationRequests
+    answer_recorder: AnswerRecorder
+    sign_ins: SignIns
+    policy: Policy
+    tool_registry: Registry
 
-    async def show_connections(self, request: Request, name: str) -> Response:
+    def build_router(self) -> APIRouter:
+        """GET and POST /connect/tools/{tool}."""
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route("/connect/tools/{name}", self.show_connections, methods=["GET"])
+        page_router.add_api_route("/connect/tools/{name}", self.connect_account, methods=["POST"])
+        return page_router
+
+    async def show_connections(self, browser_session: SignedInSession, name: str) -> Response:
         """GET /connect/tools/{name}."""
-        browser_session = await self._browser_sessions.find_session(request)
-        if browser_session is None:
-            return redirect_to_sign_in(request.url.path)
         try:
             tool, connection_needs = await self._load_readiness(browser_session.principal, name)
         except BylineError as error:
             return _render_refusal(browser_session, error)
         return self._render_page(browser_session, tool, connection_needs)
 
-    async def connect_account(self, request: Request, name: str) -> Response:
+    async def connect_account(self, submission: OwnForm, name: str) -> Response:
         """POST /connect/tools/{name}: connect what is missing, or use an account that is there."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form(request.url.path)
         browser_session, principal, form_fields = (
             submission.browser_session,
             submission.browser_session.principal,
@@ -86,12 +85,10 @@ class ToolConnectionPages:
     async def _load_readiness(
         self, principal: Principal, tool_name: str
     ) -> tuple[CompositeTool, list[ConnectionReadiness]]:
-        tool = self._tool_registry.find_tool(tool_name)
-        await self._services.policy.require_permission(principal, tool_name)
-        connection_needs = self._tool_registry.needs[tool_name]
-        return tool, await self._services.readiness_checker.check_connections(
-            principal.id, tool_name, connection_needs
-        )
+        tool = self.tool_registry.find_tool(tool_name)
+        await self.policy.require_permission(principal, tool_name)
+        connection_needs = self.tool_registry.needs[tool_name]
+        return tool, await self.readiness_checker.check_connections(principal.id, tool_name, connection_needs)
 
     async def _apply_decision(
         self,
@@ -114,27 +111,26 @@ class ToolConnectionPages:
             )
             if account_name is not None:
                 chosen_tool_name = tool.name if form_fields.get("reach") == "tool" else ""
-                await self._services.answer_recorder.choose_account(
+                await self.answer_recorder.choose_account(
                     connection, principal, account_name, tool_name=chosen_tool_name
                 )
             return tool_page_path
         if connection_need.state == "connected":
             return tool_page_path
         account_name = connection_need.account if connection_need.state == "too_narrow" else None
-        authorization_request = await self._services.authorization_requests.open_request_ahead(
+        authorization_request = await self.authorization_requests.open_request_ahead(
             principal,
             connection,
             connection_need.missing_scopes,
             account=account_name,
             tool_name=tool.name,
         )
-        if connection.sign_in != "authorization_code":
-            return build_connect_path(authorization_request.id)
         try:
-            return await self._services.consent.begin_sign_in(authorization_request, browser_session.id)
+            redirect_step = await self.sign_ins.begin_redirect(authorization_request, browser_session.id)
         except AuthorizationRefused:
             # The page of the authorization request offers another device.
-            return build_connect_path(authorization_request.id)
+            redirect_step = None
+        return build_connect_path(authorization_request.id) if redirect_step is None else redirect_step.url
 
     def _render_page(
         self,

@@ -16,9 +16,11 @@ from engine.errors import (
     RequestRejected,
     UpstreamUnavailable,
 )
+from engine.identity.claims import VerifiedClaims
+from engine.oauth.issuer_metadata import OpenIdMetadata
 from engine.outgoing.client import OutgoingClient, OutgoingTransport
 from engine.settings import IssuerSettings
-from gateway.sign_in.issuer_keys import IssuerKeys, IssuerMetadata
+from gateway.sign_in.issuer_keys import IssuerKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ class IssuerClient:
         )
         extra_params = {"prompt": "login"} if should_prompt else {}
         authorization_url, _ = self._build_client(issuer_metadata, redirect_uri).create_authorization_url(
-            issuer_metadata.authorization_endpoint,
+            str(issuer_metadata.authorization_endpoint),
             state=sign_in_attempt.state,
             nonce=sign_in_attempt.nonce,
             code_verifier=sign_in_attempt.code_verifier,
@@ -100,7 +102,7 @@ class IssuerClient:
 
     async def _exchange_code(
         self,
-        issuer_metadata: IssuerMetadata,
+        issuer_metadata: OpenIdMetadata,
         authorization_code: str,
         sign_in_attempt: SignInAttempt,
         redirect_uri: str,
@@ -108,7 +110,7 @@ class IssuerClient:
         try:
             async with self._build_client(issuer_metadata, redirect_uri) as oauth_client:
                 token_response: Mapping[str, Any] = await oauth_client.fetch_token(
-                    issuer_metadata.token_endpoint,
+                    str(issuer_metadata.token_endpoint),
                     code=authorization_code,
                     code_verifier=sign_in_attempt.code_verifier,
                 )
@@ -126,7 +128,7 @@ class IssuerClient:
 
     async def _verify_id_token(
         self, token_response: Mapping[str, Any], expected_nonce: str
-    ) -> Mapping[str, Any]:
+    ) -> VerifiedClaims:
         try:
             id_token = await self._issuer_keys.verify_token(
                 str(token_response.get("id_token")), audience=self.issuer_settings.client_id
@@ -142,12 +144,12 @@ class IssuerClient:
         return id_claims
 
     async def _read_userinfo(
-        self, issuer_metadata: IssuerMetadata, token_response: Mapping[str, Any], id_claims: Mapping[str, Any]
+        self, issuer_metadata: OpenIdMetadata, token_response: Mapping[str, Any], id_claims: VerifiedClaims
     ) -> Mapping[str, Any]:
         if issuer_metadata.userinfo_endpoint is None or id_claims.get("name"):
             return {}
         userinfo_claims = await self._issuer_keys.read_json(
-            issuer_metadata.userinfo_endpoint, str(token_response["access_token"])
+            str(issuer_metadata.userinfo_endpoint), str(token_response["access_token"])
         )
         return (
             userinfo_claims
@@ -155,7 +157,7 @@ class IssuerClient:
             else {}
         )
 
-    def _build_client(self, issuer_metadata: IssuerMetadata, redirect_uri: str) -> AsyncOAuth2Client:
+    def _build_client(self, issuer_metadata: OpenIdMetadata, redirect_uri: str) -> AsyncOAuth2Client:
         client_secret = self.issuer_settings.client_secret
         has_basic_auth = "client_secret_basic" in issuer_metadata.token_endpoint_auth_methods_supported
         secret_auth_method = "client_secret_basic" if has_basic_auth else "client_secret_post"

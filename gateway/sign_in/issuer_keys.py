@@ -11,7 +11,7 @@ from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 from joserfc.jwt import JWTClaimsRegistry
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from engine.errors import (
     AddressRefused,
@@ -19,6 +19,13 @@ from engine.errors import (
     RequestRejected,
     SettingsInvalid,
     UpstreamUnavailable,
+)
+from engine.identity.claims import VerifiedClaims
+from engine.oauth.issuer_metadata import (
+    IssuerMismatched,
+    OpenIdMetadata,
+    build_openid_url,
+    validate_metadata,
 )
 from engine.outgoing.client import OutgoingClient
 from engine.settings import AssertionIssuerSettings, IssuerSettings
@@ -42,24 +49,12 @@ _KEY_CACHE_SECONDS = 3600.0
 _KEY_RETRY_SECONDS = 10.0
 
 
-class IssuerMetadata(BaseModel):
-    """The fields that Byline reads of OpenID Connect Discovery 1.0, section 3."""
-
-    issuer: str
-    authorization_endpoint: str
-    token_endpoint: str
-    jwks_uri: str
-    userinfo_endpoint: str | None = None
-    token_endpoint_auth_methods_supported: tuple[str, ...] = ("client_secret_basic",)
-    authorization_response_iss_parameter_supported: bool = False
-
-
 @dataclass(frozen=True, slots=True)
 class VerifiedToken:
     """The header and claims of a token whose signature, issuer, audience and times were verified."""
 
     header: Mapping[str, Any]
-    claims: Mapping[str, Any]
+    claims: VerifiedClaims
 
 
 class IssuerKeys:
@@ -75,7 +70,7 @@ class IssuerKeys:
             f"BYLINE_GATEWAY__{'ISSUER__ISSUER' if is_sign_in_issuer else 'ASSERTION_ISSUERS'}"
         )
         self._outgoing = outgoing
-        self._issuer_metadata: IssuerMetadata | None = None
+        self._issuer_metadata: OpenIdMetadata | None = None
         self._key_set: KeySet | None = None
         self._keys_read_at = float("-inf")
         self._read_lock = asyncio.Lock()
@@ -99,23 +94,23 @@ class IssuerKeys:
             ).validate(decoded_token.claims)
         except (JoseError, ValueError) as error:
             raise IdentityForged(f"The token of {self.issuer_url} does not hold.") from error
-        return VerifiedToken(decoded_token.header, decoded_token.claims)
+        return VerifiedToken(decoded_token.header, VerifiedClaims(decoded_token.claims))
 
-    async def read_metadata(self) -> IssuerMetadata:
+    async def read_metadata(self) -> OpenIdMetadata:
         """Return the issuer's metadata, read once. Its `issuer` must equal the one in settings exactly."""
         if self._issuer_metadata is None:
-            metadata_url = f"{self.issuer_url.rstrip('/')}/.well-known/openid-configuration"
+            metadata_url = build_openid_url(self.issuer_url)
+            document = await self.read_json(metadata_url)
             try:
-                issuer_metadata = IssuerMetadata.model_validate(await self.read_json(metadata_url))
+                self._issuer_metadata = validate_metadata(OpenIdMetadata, self.issuer_url, document)
+            except IssuerMismatched as error:
+                raise SettingsInvalid(
+                    f"The issuer calls itself {error.issuer}: set {self._setting_name} to exactly that."
+                ) from None
             except ValidationError as error:
                 raise SettingsInvalid(
                     f"{metadata_url} is not OpenID Connect metadata. Check {self._setting_name}."
                 ) from error
-            if issuer_metadata.issuer != self.issuer_url:
-                raise SettingsInvalid(
-                    f"The issuer calls itself {issuer_metadata.issuer}: set {self._setting_name} to exactly that."
-                )
-            self._issuer_metadata = issuer_metadata
         return self._issuer_metadata
 
     async def read_json(self, document_url: str, access_token: str | None = None) -> Any:
@@ -166,7 +161,7 @@ class IssuerKeys:
         return key_age_seconds > (_KEY_CACHE_SECONDS if is_known_key else _KEY_RETRY_SECONDS)
 
     async def _read_keys(self) -> KeySet:
-        key_document = await self.read_json(self._jwks_uri or (await self.read_metadata()).jwks_uri)
+        key_document = await self.read_json(self._jwks_uri or str((await self.read_metadata()).jwks_uri))
         try:
             return KeySet.import_key_set(key_document)
         except (JoseError, ValueError, KeyError, TypeError) as error:

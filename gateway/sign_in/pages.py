@@ -3,19 +3,21 @@
 import re
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Final
+from typing import Annotated, Final
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Request
-from fastapi.responses import RedirectResponse, Response
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
 
+from engine.audit.attempts import RefusedAttempts
 from engine.errors import AuthorizationRefused, BylineError
 from engine.identity.model import Principal
-from engine.services import Services
-from engine.settings import IssuerSettings
+from engine.identity.principals import Principals
+from engine.sign_in.idp_sessions import IdpSessions
 from gateway.browser.forms import read_form_fields
+from gateway.browser.page_requests import PossibleSession, redirect_to_sign_in, require_form
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page, render_stale_form
-from gateway.browser.sessions import BrowserSessions
+from gateway.browser.sessions import BrowserSessions, FormSubmission
 from gateway.browser.visits import BrowserVisit, BrowserVisits
 from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.sign_in.issuer_client import IssuerClient, SignInAttempt
@@ -28,43 +30,23 @@ MAX_PATH_CHARS: Final = 4000
 _OWN_PATH_PATTERN = re.compile(r"/(?!/)[!-\[\]-~]*")
 # During an external sign-in the path is kept in a cookie, of which a browser accepts 4096 bytes.
 _MAX_COOKIE_PATH_CHARS: Final = 1000
-
-
-def build_sign_in_pages(services: Services) -> APIRouter:
-    """Return the routes to sign in and out, for the way to sign in that settings choose."""
-    page_router = APIRouter(include_in_schema=False)
-    issuer_settings = services.settings.gateway.issuer
-    if issuer_settings is None:
-        built_in_sign_in = BuiltInSignIn(services)
-        page_router.add_api_route("/sign-in", built_in_sign_in.show_form, methods=["GET"])
-        page_router.add_api_route("/sign-in", built_in_sign_in.check_password, methods=["POST"])
-    else:
-        external_sign_in = ExternalSignIn(services, issuer_settings)
-        page_router.add_api_route("/sign-in", external_sign_in.redirect_to_issuer, methods=["GET"])
-        page_router.add_api_route(_CALLBACK_PATH, external_sign_in.handle_callback, methods=["GET"])
-    page_router.add_api_route("/sign-out", SignOutPage(services).sign_out, methods=["POST"])
-    return page_router
-
-
-async def seed_demo_people(services: Services) -> None:
-    """Add the demo people, where settings ask for them and no external issuer signs people in."""
-    if services.settings.gateway.demo_people and services.settings.gateway.issuer is None:
-        await BuiltInPeople(services.database).add_demo_people()
-
-
-def redirect_to_sign_in(next_path: str) -> RedirectResponse:
-    """Redirect the browser to the sign-in page, from which it goes on to `next_path`."""
-    return redirect_see_other(f"/sign-in?{urlencode({'next': next_path})}")
+_SignOutForm = Annotated[FormSubmission, Depends(require_form("/"))]
 
 
 class SignInArrival:
     """The steps that both ways to sign in share."""
 
-    def __init__(self, services: Services) -> None:
-        self._principals = services.principals
-        self._browser_sessions = BrowserSessions(services)
-        self._browser_visits = BrowserVisits(services)
-        self._attempts = services.attempts
+    def __init__(
+        self,
+        principals: Principals,
+        browser_sessions: BrowserSessions,
+        browser_visits: BrowserVisits,
+        attempts: RefusedAttempts,
+    ) -> None:
+        self._principals = principals
+        self._browser_sessions = browser_sessions
+        self._browser_visits = browser_visits
+        self._attempts = attempts
 
     async def read_next_path(self, request: Request) -> str:
         """Return the path to go to after signing in. A link that would lead to another site is recorded."""
@@ -117,17 +99,30 @@ class SignInArrival:
 class BuiltInSignIn:
     """The page that asks for username and password."""
 
-    def __init__(self, services: Services) -> None:
-        self._sign_in_arrival = SignInArrival(services)
-        self._built_in_people = BuiltInPeople(services.database)
-        self._browser_sessions = BrowserSessions(services)
-        self._browser_visits = BrowserVisits(services)
-        self._issuer_url = services.settings.public_url
+    def __init__(
+        self,
+        sign_in_arrival: SignInArrival,
+        built_in_people: BuiltInPeople,
+        browser_visits: BrowserVisits,
+        *,
+        issuer_url: str,
+    ) -> None:
+        self._sign_in_arrival = sign_in_arrival
+        self._built_in_people = built_in_people
+        self._browser_visits = browser_visits
+        self._issuer_url = issuer_url
 
-    async def show_form(self, request: Request) -> Response:
+    def build_router(self) -> APIRouter:
+        """GET and POST /sign-in."""
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route("/sign-in", self.show_form, methods=["GET"])
+        page_router.add_api_route("/sign-in", self.check_password, methods=["POST"])
+        return page_router
+
+    async def show_form(self, request: Request, browser_session: PossibleSession) -> Response:
         """GET /sign-in."""
         next_path = await self._sign_in_arrival.read_next_path(request)
-        if await self._browser_sessions.find_session(request) is not None:
+        if browser_session is not None:
             return redirect_see_other(next_path)
         browser_visit = await self._sign_in_arrival.find_visit(request) or self._browser_visits.create_visit()
         return await self._browser_visits.store_visit(_render_form(browser_visit, next_path), browser_visit)
@@ -156,19 +151,34 @@ class BuiltInSignIn:
 class ExternalSignIn:
     """Sends the browser to the page of an OpenID Connect issuer, and handles its return."""
 
-    def __init__(self, services: Services, issuer_settings: IssuerSettings) -> None:
-        self._sign_in_arrival = SignInArrival(services)
-        self._browser_sessions = BrowserSessions(services)
-        self._browser_visits = BrowserVisits(services)
-        self._issuer_client = IssuerClient(issuer_settings, services.outgoing)
-        self._principals = services.principals
-        self._idp_sessions = services.idp_sessions
-        self._redirect_uri = f"{services.settings.public_url}{_CALLBACK_PATH}"
+    def __init__(
+        self,
+        sign_in_arrival: SignInArrival,
+        issuer_client: IssuerClient,
+        browser_visits: BrowserVisits,
+        principals: Principals,
+        idp_sessions: IdpSessions,
+        *,
+        public_url: str,
+    ) -> None:
+        self._sign_in_arrival = sign_in_arrival
+        self._issuer_client = issuer_client
+        self._browser_visits = browser_visits
+        self._principals = principals
+        self._idp_sessions = idp_sessions
+        self._redirect_uri = f"{public_url}{_CALLBACK_PATH}"
 
-    async def redirect_to_issuer(self, request: Request) -> Response:
+    def build_router(self) -> APIRouter:
+        """GET /sign-in and GET /sign-in/callback."""
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route("/sign-in", self.redirect_to_issuer, methods=["GET"])
+        page_router.add_api_route(_CALLBACK_PATH, self.handle_callback, methods=["GET"])
+        return page_router
+
+    async def redirect_to_issuer(self, request: Request, browser_session: PossibleSession) -> Response:
         """GET /sign-in."""
         next_path = await self._sign_in_arrival.read_next_path(request)
-        if await self._browser_sessions.find_session(request) is not None:
+        if browser_session is not None:
             return redirect_see_other(next_path)
         try:
             authorization_url, sign_in_attempt = await self._issuer_client.begin_sign_in(
@@ -233,14 +243,17 @@ class ExternalSignIn:
 class SignOutPage:
     """Ends a browser session."""
 
-    def __init__(self, services: Services) -> None:
-        self._browser_sessions = BrowserSessions(services)
+    def __init__(self, browser_sessions: BrowserSessions) -> None:
+        self._browser_sessions = browser_sessions
 
-    async def sign_out(self, request: Request) -> Response:
+    def build_router(self) -> APIRouter:
         """POST /sign-out."""
-        submission = await self._browser_sessions.read_submission(request)
-        if submission is None:
-            return render_stale_form("/")
+        page_router = APIRouter(include_in_schema=False)
+        page_router.add_api_route("/sign-out", self.sign_out, methods=["POST"])
+        return page_router
+
+    async def sign_out(self, submission: _SignOutForm) -> Response:
+        """POST /sign-out."""
         await self._browser_sessions.end_session(submission.browser_session)
         # A link and no redirect, since this page's form-action would block a redirect to an external issuer.
         query_string = urlencode(

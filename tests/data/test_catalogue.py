@@ -1,6 +1,7 @@
 import pytest
 from sqlmodel import select
 
+from engine.connections.secret_reader import SecretReader
 from engine.db.tables import ClientSecretRow, ConnectionRow
 from engine.errors import ConnectionMisconfigured, ConnectionUnknown, SettingsInvalid, VaultSealBroken
 from engine.services import Services
@@ -42,7 +43,7 @@ async def test_a_connection_that_nobody_declared_is_told_with_where_to_declare_i
 async def secret_of(services: Services, name: str) -> str:
     reference = (await services.catalogue.get_connection(name)).client_secret
     assert reference is not None
-    return reference.read_secret({})
+    return SecretReader({}, services.client_secrets).read_secret(name, reference)
 
 
 async def test_a_client_secret_lies_in_the_vault_from_a_command_on_until_another(

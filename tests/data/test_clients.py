@@ -16,9 +16,10 @@ from engine.errors import TooSoon
 from engine.identity.model import Principal
 from engine.services import Services
 from engine.settings import DatabaseSettings
-from gateway.authorization_server.clients import ClientInformation, OAuthClients
+from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import UNUSED_CONSENT_LIFE, ClientConsents
 from gateway.authorization_server.registered_clients import RegisteredClients
+from gateway.authorization_server.tables import build_authorization_server_tables
 from tests.data.commands import Commands
 from tests.rest import consented
 
@@ -31,10 +32,10 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
     callback = "https://portal.example/callback"
     printed = await commands.answer("clients", "add", "Portal", "--redirect-uri", callback, "--secret")
     client_id, secret = printed.split()[1], printed.split()[3]
-    registered = RegisteredClients(services)
+    registered = RegisteredClients(services.database, services.vault)
     await registered.add_client("Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False)
     await registered.add_client("Assistant", [], is_confidential=True, may_assert=True)
-    client = await OAuthClients(services).find_client(client_id)
+    client = await build_authorization_server_tables(services).oauth_clients.find_client(client_id)
     assert client is not None
     consent = consented(alice, client, RESOURCE)
     await ClientConsents(services.database).store_consent(consent)
@@ -61,7 +62,8 @@ async def test_a_client_is_registered_and_forgotten_from_a_shell_with_all_that_i
 async def test_a_client_that_an_administrator_registered_is_not_forgotten_with_those_that_came_by_themselves(
     services: Services,
 ) -> None:
-    clients, registered = OAuthClients(services), RegisteredClients(services)
+    oauth_tables = build_authorization_server_tables(services)
+    clients, registered = oauth_tables.oauth_clients, oauth_tables.registered_clients
     client_id, _ = await registered.add_client(
         "Desktop", ["http://127.0.0.1/cb"], is_confidential=False, may_assert=False
     )

@@ -7,8 +7,7 @@ from engine.identity.model import Principal
 from engine.oauth.discovery import ProviderEndpoints
 from engine.oauth.registration import _ClientInformationResponse
 from engine.services import Services
-from engine.sign_in.device_code import DeviceCode
-from engine.sign_in.device_sign_ins import _build_associated_data
+from engine.sign_in.pending_device_codes import DeviceCode, _build_associated_data
 from engine.vault.resealing import reseal_column
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
@@ -74,37 +73,17 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     request = await services.authorization_requests.find_request(request_id)
     assert request is not None
     kept = await services.idp_sessions.find_session(alice.id)
-    wait = await services.device_sign_ins.poll_sign_in(request, alice)
+    wait = await services.sign_ins.poll_code(request, alice)
     assert kept is not None
     assert wait is not None
-    assert (kept.id_token, wait.device_code.user_code) == ("planted-id-token", "WDJB-MJHT")
+    assert (kept.id_token, wait.user_code) == ("planted-id-token", "WDJB-MJHT")
     assert (await registrations.find_identity("billing", AT_ISSUER)).client_id == "byline"
-    owners = (services.device_sign_ins, registrations, services.idp_sessions)
+    owners = (services.pending_device_codes, registrations, services.idp_sessions)
     again = [
         await reseal_column(services.database, services.vault, each.sealed_column, lambda *_: None)
         for each in owners
     ]
     assert again == [0, 0, 0]
-
-
-async def test_a_company_sign_in_is_renewed_by_one_process_at_a_time(
-    services: Services, other: Services, alice: Principal
-) -> None:
-    await services.idp_sessions.store_session(alice.id, "id-token", "refresh-token", time.time() - 1)
-    kept = await services.idp_sessions.find_session(alice.id)
-    assert kept is not None
-
-    turns = [
-        await process.idp_sessions.acquire_lease(alice.id, kept.version) for process in (services, other)
-    ]
-    await services.idp_sessions.release_lease(alice.id)
-    again = await other.idp_sessions.acquire_lease(alice.id, kept.version)
-    await other.idp_sessions.store_session(alice.id, "newer", "refresh-token", time.time() + 600)
-    late = await services.idp_sessions.acquire_lease(alice.id, kept.version)
-
-    assert (turns, again, late) == ([True, False], True, False)
-    await services.idp_sessions.delete_session(alice.id)
-    assert await other.idp_sessions.find_session(alice.id) is None
 
 
 async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_otherwise(

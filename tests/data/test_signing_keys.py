@@ -90,7 +90,7 @@ async def test_real_processes_that_start_at_once_on_a_new_database_and_keyring_v
         "    print(flush=True)\n"
         "    sys.stdin.readline()\n"
         "    async with open_services(Settings(), {}) as services:\n"
-        "        print(await services.keys.sign({}, 'test'))\n"
+        "        print(await services.signing_keys.sign_claims({}, 'test'))\n"
         "asyncio.run(main())\n"
     )
     environment = {"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING_FILE": str(keyring_file)}

@@ -22,11 +22,12 @@ from engine.settings import VaultSettings
 from engine.vault.keyring import Keyring
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
-from gateway.authorization_server.clients import OAuthClients
+from gateway.authorization_server.tables import build_authorization_server_tables
 from tests.data.commands import Commands, CommandsHere
 from tests.data.conftest import Opener
 from tests.data.samples import connection, identity_of, tokens
 from tests.foreign.process import free_port
+from tests.signing_in import consent_page
 
 NAMES = tuple(f"system-{number}" for number in range(4))
 CLIENT = OAuthClientInformationFull(
@@ -41,7 +42,7 @@ async def fill(services: Services, principal: Principal) -> dict[str, str]:
         for name, granted in issued.items():
             await services.grants.store_grant(session, connection(name), principal.id, granted, "alice")
     await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
-    await OAuthClients(services).register_client(CLIENT)
+    await build_authorization_server_tables(services).oauth_clients.register_client(CLIENT)
     return {name: granted.access_token for name, granted in issued.items()}
 
 
@@ -69,7 +70,7 @@ async def begun(services: Services, principal: Principal) -> tuple[Authorization
     assert required is not None
     request = await services.authorization_requests.find_request(required.request_id)
     assert request is not None
-    address = await services.consent.begin_sign_in(request, "browser")
+    address = await consent_page(services, request, "browser")
     return request, parse_qs(urlsplit(address).query)["state"][0]
 
 
@@ -168,7 +169,7 @@ async def test_the_older_keys_go_once_nothing_needs_them(
     assert await fresh.data_keys.find_key("1") is None
     assert await read(fresh, alice) == granted
     assert await fresh.signing_keys.verify_token(signed, IDENTITY_TYPE)
-    client = await OAuthClients(fresh).find_client("chat")
+    client = await build_authorization_server_tables(fresh).oauth_clients.find_client("chat")
     assert client is not None
     assert client.client_secret == "of-the-client"
     assert "there was only one" in await commands.answer("vault", "retire")
@@ -198,16 +199,16 @@ async def test_a_sign_in_that_is_under_way_survives_a_rotation_and_the_end_of_th
 
     # The code is taken to the provider, which is where this test has nothing more to show.
     with pytest.raises(UpstreamUnavailable):
-        await fresh.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
+        await fresh.sign_ins.finish_redirect({"state": state, "code": "c"}, alice, "browser")
     with pytest.raises(AuthorizationRefused, match="used already"):
-        await fresh.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
+        await fresh.sign_ins.finish_redirect({"state": state, "code": "c"}, alice, "browser")
 
 
 async def test_a_verifier_moved_to_another_sign_in_does_not_open(
     services: Services, alice: Principal
 ) -> None:
     request, _ = await begun(services, alice)
-    address = await services.consent.begin_sign_in(request, "browser")
+    address = await consent_page(services, request, "browser")
     state = parse_qs(urlsplit(address).query)["state"][0]
     async with services.database.open_write_session() as session:
         one, two = (await session.exec(select(AuthorizationAttemptRow))).all()
@@ -215,11 +216,11 @@ async def test_a_verifier_moved_to_another_sign_in_does_not_open(
         session.add_all([one, two])
 
     with pytest.raises(VaultSealBroken):
-        await services.consent.complete_sign_in({"state": state, "code": "c"}, alice, "browser")
+        await services.sign_ins.finish_redirect({"state": state, "code": "c"}, alice, "browser")
 
 
 async def test_the_secret_of_a_client_lies_sealed(services: Services) -> None:
-    await OAuthClients(services).register_client(CLIENT)
+    await build_authorization_server_tables(services).oauth_clients.register_client(CLIENT)
     async with services.database.open_read_session() as session:
         row = (await session.exec(select(OAuthClientRow))).one()
 

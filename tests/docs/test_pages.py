@@ -8,9 +8,9 @@ import pytest
 import yaml
 from _pytest.mark import ParameterSet
 
-from engine.connections.connection import Connection
 from engine.interpolation import interpolate_variables
 from engine.policy.policy import PolicyFile
+from engine.sign_in.declarations import CONNECTIONS_ADAPTER
 from gateway.toolsets import ToolsetsFile
 from tests.docs.command_line import parse
 from tests.docs.markdown import PAGES, ROOT, Block, anchors, blocks, links, prose
@@ -76,8 +76,9 @@ def test_a_file_that_is_shown_declares_connections_toolsets_or_a_policy(block: B
     if "connections" not in document:
         (ToolsetsFile if "toolsets" in document else PolicyFile).model_validate(document)
         return
-    for name, body in document["connections"].items():
-        Connection.model_validate({"name": name, **body})
+    CONNECTIONS_ADAPTER.validate_python(
+        {name: {"name": name, **body} for name, body in document["connections"].items()}
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -121,6 +122,5 @@ def test_every_page_can_be_reached_from_the_readme(path: Path) -> None:
 class _AnyVariable(dict[str, str]):
     """An environment in which everything is set to an address."""
 
-    def get(self, key: str, default: Any = None) -> Any:
-        del default
+    def get(self, key: str, _default: Any = None) -> Any:
         return f"https://{key.lower().replace('_', '-')}.example.com"

@@ -114,7 +114,7 @@ def test_every_wire_name_is_told() -> None:
     told = table(REFERENCE / "wire-names.md", "constant")
 
     assert {name: code(cells[0])[0] for name, cells in told.items()} == {
-        name: value for name, value in vars(wire).items() if name.isupper()
+        name: str(value) for name, value in vars(wire).items() if name.isupper()
     }
 
 

@@ -130,9 +130,8 @@ async def test_fastmcp_asks_for_the_sign_in_and_gets_the_outcome(world: World) -
     alice, record = await world.newcomer("alice"), world.record()
 
     async def shown(
-        message: str, response_type: type[Any] | None, params: ElicitRequestParams, context: Any
+        _message: str, _response_type: type[Any] | None, params: ElicitRequestParams, _context: Any
     ) -> ElicitResult:
-        del message, response_type, context
         assert isinstance(params, ElicitRequestURLParams)
         await world.consent(alice, params.url, "alice")
         return ElicitResult(action="accept")

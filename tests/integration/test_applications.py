@@ -11,7 +11,6 @@ from sqlmodel import col
 from engine.db.database import utc_now
 from engine.db.tables import ClientConsentRow
 from examples.browser import Browser, Page
-from gateway.authorization_server.registered_clients import RegisteredClients
 from tests.integration.test_authorization_server import Application, answer, register
 from tests.pages import Byline, serving
 
@@ -220,7 +219,7 @@ async def test_a_token_of_another_client_or_person_is_not_made_good_by_a_consent
     issued = await tokens(client, await client.code(redirect_uri=SCHEME), redirect_uri=SCHEME)
     (bob,) = await byline.services.principals.find_by_name("Bob Baker")
     claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
-    backend, _ = await RegisteredClients(byline.services).add_backend("Portal", ())
+    backend, _ = await byline.gateway_services.oauth_tables.registered_clients.add_backend("Portal", ())
 
     for changed in (
         {"client_id": "another"},

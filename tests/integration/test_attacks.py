@@ -24,17 +24,18 @@ from engine.errors import (
     UpstreamUnavailable,
 )
 from engine.identity.model import Principal
-from engine.oauth.client import OAuthClient
-from engine.oauth.discovery import Discovery
 from engine.oauth.tokens import UpstreamTokens
 from engine.runs.control import RunControl
 from engine.runs.runs import Failed, Finished, Outcome
 from engine.settings import IssuerSettings
+from engine.sign_in.authorization_code import AuthorizationCodeSignIn
 from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
+from gateway.services import build_gateway_services
 from tests.foreign.process import free_port
 from tests.hostile import Hostile, answer, hostile
 from tests.platform import CONTOSO, NORTHWIND, Platform, until
+from tests.signing_in import resources
 
 ACCOUNT = b'{"Id": "1", "Name": "Northwind"}'
 
@@ -256,12 +257,12 @@ async def test_a_wait_of_somebody_else_is_not_ended_by_naming_it(platform: Platf
         )
 
 
-async def provided(platform: Platform, provider: Hostile) -> OAuthClient:
+async def provided(platform: Platform, provider: Hostile) -> AuthorizationCodeSignIn:
     """Byline as the client of a hostile sign-in service."""
     crm = await platform.services.catalogue.get_connection("crm")
     endpoints = {"token_endpoint": HttpUrl(provider.url), "userinfo_endpoint": HttpUrl(provider.url)}
     connection = crm.model_copy(update={"provider": crm.provider.model_copy(update=endpoints)})
-    return OAuthClient(connection, platform.environment, Discovery(platform.services.outgoing))
+    return AuthorizationCodeSignIn(connection, resources(platform.services.outgoing, platform.environment))
 
 
 @pytest.mark.parametrize(
@@ -338,8 +339,11 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
     control = RunControl(services, idle.temporal, idle.runs)
-    servers = create_mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
-    app = build_application(services, idle.registry, idle.runs, idle.temporal, servers)
+    own = build_gateway_services(services)
+    servers = create_mcp_servers(
+        services, own.token_verifiers, idle.registry, idle.runs, control, idle.temporal
+    )
+    app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with AsyncExitStack() as open_:
         for server in servers.values():

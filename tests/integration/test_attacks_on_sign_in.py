@@ -20,6 +20,7 @@ from tests.data.samples import identity_of
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import free_port
 from tests.pages import serving
+from tests.signing_in import consent_page
 
 PORT = free_port()
 CALLBACK = f"http://127.0.0.1:{PORT}/oauth/callback"
@@ -62,7 +63,7 @@ class Stage:
     async def answer(self, name: str, principal: Principal, account: str) -> dict[str, str]:
         """What the provider sends this person's browser back with, on their way in as `account`."""
         request = await self.asked(name, principal)
-        address = await self.services.consent.begin_sign_in(request, f"session of {principal.subject}")
+        address = await consent_page(self.services, request, f"session of {principal.subject}")
         async with Browser(stop_at=CALLBACK) as browser:
             page = await self.providers[name].let_in(await browser.open(address), account)
         return dict(parse_qsl(urlsplit(page.url).query))
@@ -71,7 +72,7 @@ class Stage:
         """Why the answer is refused, which is in the trail; nobody has a grant of it."""
         before = await self._refusals()
         with pytest.raises(AuthorizationRefused) as refused:
-            await self.services.consent.complete_sign_in(
+            await self.services.sign_ins.finish_redirect(
                 parameters, principal, session or f"session of {principal.subject}"
             )
         assert len(await self._refusals()) == len(before) + 1
@@ -79,9 +80,10 @@ class Stage:
             assert await self.services.grants.list_grants(person.id) == []
         return str(refused.value)
 
-    async def _refusals(self) -> list[int]:
+    async def _refusals(self) -> list[str | None]:
+        """The connections at which somebody was refused, as far as they are known, the latest last."""
         return [
-            line.seq
+            line.event.get("connection")
             for line in await self.services.trail.find_lines()
             if line.kind == "authorization.refused"
         ]
@@ -122,6 +124,7 @@ async def test_a_code_that_was_swapped_for_anothers_is_worth_nothing(stage: Stag
     assert "did not accept the sign-in (invalid_grant)" in await stage.refused(
         {**hers, "code": his["code"]}, stage.alice
     )
+    assert await stage._refusals() == ["honest"]
     assert "used already" in await stage.refused(hers, stage.alice)
 
 

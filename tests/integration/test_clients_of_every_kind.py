@@ -23,7 +23,7 @@ from engine.settings import OutgoingSettings
 from examples.browser import Browser
 from examples.chat import Memory
 from gateway.authorization_server.metadata_documents import MetadataDocuments
-from gateway.authorization_server.registered_clients import RegisteredClients
+from gateway.protected_resource import MCP_SCOPE
 from tests.integration.test_authorization_server import REDIRECT_URI, Application, answer, register
 from tests.listeners import Receiver, receiver
 from tests.pages import Byline, serving
@@ -172,7 +172,7 @@ async def test_an_address_that_describes_no_client_is_told_in_words(
 async def test_a_host_is_not_overrun_by_asking_for_clients_that_it_does_not_describe(
     byline: Byline, site: Site
 ) -> None:
-    documents = MetadataDocuments(byline.services)
+    documents = MetadataDocuments(byline.services.outgoing, [MCP_SCOPE])
     # Two minutes may meet in this, and each has its own hundred.
     told = await asyncio.gather(
         *(documents.find_client(site.address) for _ in range(202)), return_exceptions=True
@@ -188,7 +188,7 @@ async def test_a_document_that_was_good_stays_so_while_its_host_is_silent_and_no
     byline: Byline, site: Site
 ) -> None:
     seconds = 0.0
-    documents = MetadataDocuments(byline.services, clock=lambda: seconds)
+    documents = MetadataDocuments(byline.services.outgoing, [MCP_SCOPE], clock=lambda: seconds)
     site.receiving.answers.extend(
         [
             site.describes("max-age=120"),
@@ -301,7 +301,7 @@ async def test_clients_do_not_register_where_settings_say_so(closed: Byline) -> 
 
 
 async def test_an_administrators_client_is_named_as_such_and_needs_its_secret(closed: Byline) -> None:
-    clients = RegisteredClients(closed.services)
+    clients = closed.gateway_services.oauth_tables.registered_clients
     open_id, none = await clients.add_client(
         "Desktop", ["http://127.0.0.1/callback"], is_confidential=False, may_assert=False
     )
@@ -346,7 +346,7 @@ async def test_a_client_that_makes_no_sense_is_not_registered(
     closed: Byline, uris: list[str], options: dict[str, bool], told: str
 ) -> None:
     with pytest.raises(SettingsInvalid, match=told):
-        await RegisteredClients(closed.services).add_client(
+        await closed.gateway_services.oauth_tables.registered_clients.add_client(
             "Odd", uris, is_confidential=False, may_assert=options.get("asserts", False)
         )
 

@@ -1,5 +1,6 @@
 import secrets
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import yaml
 from engine.connections.connection import Connection
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
-from engine.sign_in.connection_check import ConnectionCheck
+from engine.sign_in.connection_check import check_connection
+from engine.sign_in.methods import SignInMethods
 from tests.data.commands import Commands
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.foreign.process import free_port
 from tests.hostile import answer, hostile
+from tests.signing_in import REDIRECT_URI as CALLBACK
+from tests.signing_in import checked, resources
 
-CALLBACK = "https://byline.example.com/oauth/callback"
 HERE = OutgoingSettings(allow_http=True, allow_private=True)
 SECRET = secrets.token_urlsafe(24)
 CLIENTS = [
@@ -56,7 +59,7 @@ async def tried(outgoing: OutgoingClient, declared: dict[str, Any], secret: str 
     """What came of each part of a trial."""
     connection = Connection.model_validate({"name": "tried", **declared})
     environment = {"SECRET": secret} if secret else {}
-    found = await ConnectionCheck(connection, environment, outgoing, CALLBACK).run_checks()
+    found = await checked(connection, environment, outgoing)
     return {each.checked_part: (each.state, each.explanation) for each in found}
 
 
@@ -162,10 +165,13 @@ async def test_a_redirect_uri_that_is_not_registered_is_told(
     provider: OidcProvider, outgoing: OutgoingClient
 ) -> None:
     connection = Connection.model_validate({"name": "tried", **declaration(provider.issuer)})
-    elsewhere = ConnectionCheck(
-        connection, {"SECRET": SECRET}, outgoing, "https://elsewhere.example.com/callback"
+    elsewhere = replace(
+        resources(outgoing, {"SECRET": SECRET}), redirect_uri="https://elsewhere.example.com/callback"
     )
-    found = {each.checked_part: each for each in await elsewhere.run_checks()}
+    found = {
+        each.checked_part: each
+        for each in await check_connection(connection, SignInMethods(elsewhere), outgoing)
+    }
 
     assert found["consent page"].state == "wrong"
     assert "that the redirect URI is registered" in found["consent page"].explanation

@@ -220,13 +220,13 @@ async def test_the_provider_is_asked_no_more_often_than_it_wants_by_however_many
         server.answers = [code, slower, answer(b"", status=503), pending]
         request = await stage.asked(at(server.url))
         await (await stage.question(request)).form(submit="Use another device")
-        devices = stage.byline.services.device_sign_ins
-        impatient = await asyncio.gather(*(devices.poll_sign_in(request, stage.alice) for _ in range(10)))
+        devices = stage.byline.services.sign_ins
+        impatient = await asyncio.gather(*(devices.poll_code(request, stage.alice) for _ in range(10)))
         asked_early = len(server.heard)
         await stage.look(request)
         slowed = await stage.row()
         page = await stage.look(request)
-        many = await asyncio.gather(*(devices.poll_sign_in(request, stage.alice) for _ in range(10)))
+        many = await asyncio.gather(*(devices.poll_code(request, stage.alice) for _ in range(10)))
 
     assert asked_early == 1
     assert {wait.poll_again_seconds for wait in impatient if wait is not None} == {61}
@@ -261,6 +261,13 @@ async def test_a_code_that_is_good_no_more_is_told_and_the_question_stays_open(
     assert "<script>" not in told.text
     assert (await stage.now(request.id)).is_open
     assert await stage.row() is None
+    refusals = [
+        (line.event["request_id"], line.event["error"])
+        for line in await stage.byline.services.trail.find_lines()
+        if line.kind == "authorization.refused"
+    ]
+    withdrawn = [] if error == "expired_token" else [(request.id, "authorization_refused")]
+    assert refusals == withdrawn
 
 
 @pytest.mark.parametrize(
@@ -278,7 +285,7 @@ async def test_an_answer_without_a_code_is_told_as_one(stage: Stage, change: dic
         server.answers = [answer(json.dumps({**CODE, **change}).encode(), JSON)]
         request = await stage.asked(at(server.url))
         with pytest.raises(AuthorizationRefused, match="gives no code"):
-            await stage.byline.services.device_sign_ins.begin_sign_in(request)
+            await stage.byline.services.sign_ins.begin_sign_in(request, "code")
 
     assert await stage.row() is None
 
@@ -287,17 +294,17 @@ async def test_a_code_runs_out_by_the_clock_and_answers_nobody_else(stage: Stage
     async with hostile() as server:
         server.answers = [answer(json.dumps({**CODE, "interval": 60}).encode(), JSON)]
         request = await stage.asked(at(server.url))
-        devices = stage.byline.services.device_sign_ins
-        await devices.begin_sign_in(request)
+        devices = stage.byline.services.sign_ins
+        await devices.begin_sign_in(request, "code")
         async with Browser() as his:
             await stage.byline.signed_in(his, "bob")
             carried = await his.open(f"{stage.byline.url}/connect/{request.id}/device")
         (bob,) = await stage.byline.services.principals.find_by_name("Bob Baker")
-        nothing = await devices.poll_sign_in(request, bob)
+        nothing = await devices.poll_code(request, bob)
         async with stage.byline.services.database.open_write_session() as session:
             await session.exec(update(DeviceSignInRow).values(expires_at=utc_now()))
         with pytest.raises(AuthorizationExpired, match="Get a new one"):
-            await devices.poll_sign_in(request, stage.alice)
+            await devices.poll_code(request, stage.alice)
 
     assert (carried.status, nothing) == (403, None)
     assert "WDJB" not in carried.text

@@ -16,8 +16,8 @@ from mcp.client.auth.extensions.identity_assertion import IdentityAssertionOAuth
 from engine.settings import AssertionIssuerSettings
 from examples.browser import Browser
 from examples.chat import Memory
-from gateway.authorization_server.registered_clients import RegisteredClients
-from gateway.bearer import build_token_verifier
+from gateway.services import build_gateway_services
+from gateway.toolsets import MCP_PATH
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.pages import Byline, serving
 
@@ -119,7 +119,7 @@ async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
         trusted = AssertionIssuerSettings(issuer=provider.issuer)
         policy = "tools: {refund: {scope: billing}}"
         async with serving(folder, assertion_issuers=(trusted,), policy=policy) as byline:
-            client_id, secret = await RegisteredClients(byline.services).add_client(
+            client_id, secret = await byline.gateway_services.oauth_tables.registered_clients.add_client(
                 "Assistant", [], is_confidential=True, may_assert=True
             )
             assert secret is not None
@@ -174,12 +174,18 @@ async def test_an_asserted_token_is_its_persons_to_see_and_makes_nothing_that_la
     issued = (await enterprise.bring(enterprise.signed(), scope="mcp")).json()
     more = (await enterprise.bring(enterprise.signed())).json()
     bounded = (await enterprise.bring(enterprise.signed(scope=None))).json()
-    token = await build_token_verifier(services).verify_token(issued["access_token"])
-    elsewhere = await build_token_verifier(services, "/api/v1").verify_token(issued["access_token"])
+    token = (
+        await build_gateway_services(services).token_verifiers[MCP_PATH].verify_token(issued["access_token"])
+    )
+    elsewhere = (
+        await build_gateway_services(services).token_verifiers["/api/v1"].verify_token(issued["access_token"])
+    )
     assert token is not None
     alice = token.principal
     await services.principals.set_active(alice.id, is_active=False)
-    stopped = await build_token_verifier(services).verify_token(issued["access_token"])
+    stopped = (
+        await build_gateway_services(services).token_verifiers[MCP_PATH].verify_token(issued["access_token"])
+    )
     brought = await enterprise.bring(enterprise.signed())
     await services.principals.set_active(alice.id, is_active=True)
 
@@ -243,7 +249,7 @@ async def test_a_request_asks_for_no_more_than_its_assertion_says(enterprise: En
 
 
 async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None:
-    clients = RegisteredClients(enterprise.byline.services)
+    clients = enterprise.byline.gateway_services.oauth_tables.registered_clients
     portal_id, portal_secret = await clients.add_client(
         "Portal", ["https://portal.example/"], is_confidential=True, may_assert=False
     )
@@ -271,7 +277,7 @@ async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None
 
 
 async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterprise) -> None:
-    clients = RegisteredClients(enterprise.byline.services)
+    clients = enterprise.byline.gateway_services.oauth_tables.registered_clients
     client_id, secret = await clients.add_client("Other assistant", [], is_confidential=True, may_assert=True)
     client = (client_id, str(secret))
     issued = await enterprise.bring(enterprise.signed(client_id=client_id), client)

@@ -119,8 +119,7 @@ async def test_an_identity_of_a_run_that_was_never_registered_opens_nothing(plat
     await refused(platform, identity.run_id, IdentityMisplaced)
 
 
-async def by_another_key(platform: Platform, identity: Identity) -> str:
-    del platform
+async def by_another_key(_platform: Platform, identity: Identity) -> str:
     return forged(identity, "0123456789abcdef")
 
 

@@ -2,6 +2,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
 from pathlib import Path
 
 import boto3
@@ -69,7 +70,7 @@ def at_transit(
             approle=approle,
             kubernetes=kubernetes,
         ),
-        data_key_life=life,
+        data_key_life=timedelta(seconds=life),
     )
 
 

@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 
 import httpx2
 import pytest
@@ -11,6 +12,7 @@ from engine.runs.control import RunControl
 from engine.telemetry import configure_logging
 from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
+from gateway.services import build_gateway_services
 from gateway.toolsets import MCP_PATH
 from tests.e2e.rounds import answer
 from tests.gateways import ByHand
@@ -26,12 +28,15 @@ def logging_as_a_gateway_does() -> Iterator[None]:
 
 
 async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
-    limits = idle.settings.gateway.limits.model_copy(update={"session_idle": 0.2})
+    limits = idle.settings.gateway.limits.model_copy(update={"session_idle": timedelta(seconds=0.2)})
     gateway = idle.settings.gateway.model_copy(update={"limits": limits})
     services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
     control = RunControl(services, idle.temporal, idle.runs)
-    servers = create_mcp_servers(services, idle.registry, idle.runs, control, idle.temporal)
-    app = build_application(services, idle.registry, idle.runs, idle.temporal, servers)
+    own = build_gateway_services(services)
+    servers = create_mcp_servers(
+        services, own.token_verifiers, idle.registry, idle.runs, control, idle.temporal
+    )
+    app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
     secret = (await services.api_tokens.create_token(idle.alice, "by hand")).token_text
     manager = servers[MCP_PATH].session_manager
     transport = httpx2.ASGITransport(app)

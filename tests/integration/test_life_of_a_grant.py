@@ -28,6 +28,7 @@ from engine.runs.runs import Failed, Finished
 from engine.upkeep.schedule import ensure_upkeep_schedule, make_upkeep_id
 from tests.data.commands import Commands
 from tests.platform import DISPUTE, NORTHWIND, Platform, until, variables
+from tests.signing_in import consent_page
 from tests.tools import pausing
 
 WIDTH = 100
@@ -308,7 +309,7 @@ async def test_a_grant_that_its_provider_ended_meanwhile_is_ended_here_by_upkeep
 async def test_what_is_over_is_put_away_by_the_clock(kept: Platform) -> None:
     run = await kept.start("read_once", {"account_id": NORTHWIND}, kept.alice)
     (request,) = await kept.parked(run)
-    await kept.services.consent.begin_sign_in(request, "browser")
+    await consent_page(kept.services, request, "browser")
     await kept.services.notification_channels.claim_notes(["a note"], "somebody")
     async with kept.services.database.open_write_session() as session:
         session.add(

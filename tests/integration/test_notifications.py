@@ -38,6 +38,7 @@ from engine.questions.ask_people import QuestionInput
 from engine.questions.questions import AskingStep
 from engine.runs.runs import Caller, Failed, Finished
 from engine.settings import NotificationSettings, OutgoingSettings
+from engine.waiting.page_paths import PageLinks
 from engine.waiting.waiters import ParkedAction
 from examples.browser import Browser
 from gateway.sign_in.built_in_people import BuiltInPeople
@@ -106,10 +107,10 @@ class Town:
 
 def notifying(idle: Platform, mail: NotificationSettings, outgoing: OutgoingClient) -> RunNotifier:
     """What tells people by this mail server, and calls what this allows."""
-    services, url = idle.services, idle.settings.public_url
+    services = idle.services
     return RunNotifier(
         services.notification_channels,
-        MailSender(mail, url),
+        MailSender(mail, services.page_links),
         NotePoster(outgoing),
         services.authorization_requests,
         services.questions,
@@ -117,7 +118,7 @@ def notifying(idle: Platform, mail: NotificationSettings, outgoing: OutgoingClie
         services.principals,
         services.roles,
         services.catalogue,
-        url,
+        services.page_links,
     )
 
 
@@ -604,7 +605,7 @@ async def test_no_mail_leaves_in_the_clear_where_settings_ask_for_tls() -> None:
     settings = NotificationSettings(smtp_host="127.0.0.1", smtp_port=port, sender="byline@byline.example")
     async with mail_server(port) as mailbox:
         with pytest.raises(UpstreamUnavailable):
-            await MailSender(settings, "https://byline.example").send_note(
+            await MailSender(settings, PageLinks("https://byline.example")).send_note(
                 messages.compose_test_note("1", utc_now()), "alice@example.com"
             )
 

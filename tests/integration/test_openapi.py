@@ -12,8 +12,11 @@ from openapi_pydantic import OpenAPI
 
 from engine.identity.roles import ADMINISTRATOR_ROLE
 from engine.runs.runs import Runs
+from engine.schedules.schedules import Schedules
 from engine.tools.registry import Registry
 from gateway.api.router import build_api
+from gateway.protected_resource import API_PATH
+from gateway.services import build_gateway_services
 from tests.docs.markdown import ROOT, table
 from tests.platform import NORTHWIND, Platform
 from tests.rest import serving
@@ -52,7 +55,14 @@ async def test_the_document_is_openapi_3_1_and_every_reference_in_it_leads_somew
 
 
 async def test_every_operation_is_told_in_the_reference(idle: Platform) -> None:
-    document = build_api(idle.services, idle.registry, idle.runs, idle.temporal).openapi()
+    document = build_api(
+        idle.services,
+        build_gateway_services(idle.services).token_verifiers[API_PATH],
+        idle.registry,
+        idle.runs,
+        Schedules(idle.services, idle.temporal),
+        idle.temporal,
+    ).openapi()
     own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle.registry.tools}
     offered = {
         f"{method.upper()} {own.get(path, path)}"

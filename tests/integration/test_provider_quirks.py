@@ -12,14 +12,16 @@ import pytest
 from engine.connections.connection import Connection
 from engine.connections.known_providers import load_known_provider
 from engine.errors import AuthorizationRefused
-from engine.oauth.client import OAuthClient, TokenRefused
+from engine.oauth.client import TokenRefused
 from engine.oauth.discovery import Discovery
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
+from engine.sign_in.authorization_code import AuthorizationCodeSignIn
 from examples.browser import Browser
 from tests.platform import NORTHWIND, Platform
 from tests.sandbox import CALLBACK as OF_THE_PLATFORM
+from tests.signing_in import consent_page, resources
 
 CALLBACK = "https://byline.example.com/oauth/callback"
 ASKED = ("read", "write")
@@ -65,7 +67,7 @@ async def discovery() -> AsyncIterator[Discovery]:
         yield Discovery(outgoing)
 
 
-def client(provider: Provider, discovery: Discovery, **declared: object) -> OAuthClient:
+def client(provider: Provider, discovery: Discovery, **declared: object) -> AuthorizationCodeSignIn:
     endpoints = {
         "authorization_endpoint": f"{provider.url}/authorize",
         "token_endpoint": f"{provider.url}/token",
@@ -82,7 +84,9 @@ def client(provider: Provider, discovery: Discovery, **declared: object) -> OAut
             "provider": {**endpoints, **declared},
         }
     )
-    return OAuthClient(connection, {"SECRET": "of byline"}, discovery)
+    return AuthorizationCodeSignIn(
+        connection, resources(discovery.outgoing, {"SECRET": "of byline"}, discovery=discovery)
+    )
 
 
 def like(name: str) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def like(name: str) -> dict[str, Any]:
     return {key: value for key, value in known.items() if not key.endswith("_endpoint")}
 
 
-async def asked(client: OAuthClient) -> dict[str, list[str]]:
+async def asked(client: AuthorizationCodeSignIn) -> dict[str, list[str]]:
     """The words that a browser carries to the consent page."""
     address = await client.build_authorization_url(
         redirect_uri=CALLBACK, state="s", code_verifier="v" * 43, scopes=ASKED
@@ -99,7 +103,7 @@ async def asked(client: OAuthClient) -> dict[str, list[str]]:
     return parse_qs(urlsplit(address).query)
 
 
-async def exchanged(client: OAuthClient) -> UpstreamTokens:
+async def exchanged(client: AuthorizationCodeSignIn) -> UpstreamTokens:
     return await client.exchange_code(
         authorization_code="c", redirect_uri=CALLBACK, code_verifier="v" * 43, requested_scopes=ASKED
     )
@@ -280,19 +284,21 @@ async def test_an_answer_that_leaves_out_its_issuer_is_taken_only_where_that_is_
     run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
     (request,) = await platform.parked(run)
     crm = await platform.services.catalogue.get_connection("crm")
-    consent, system = platform.services.consent, platform.systems["crm"]
+    services, system = platform.services, platform.systems["crm"]
 
     async def answered(iss: str | None, *, required: bool) -> None:
         provider = crm.provider.model_copy(update={"iss_required": required})
         await platform.redeclare("crm", provider=provider)
         session = secrets.token_urlsafe()
         async with Browser(stop_at=OF_THE_PLATFORM) as browser:
-            page = await browser.open(await consent.begin_sign_in(request, session))
+            page = await browser.open(await consent_page(services, request, session))
             account = system.account(platform.alice.subject)
             page = await page.form(submit="Sign in", username=account, password="alice-crm")
             page = await page.form(submit="Allow")
         words = {key: value for key, value in parse_qsl(urlsplit(page.url).query) if key != "iss"}
-        await consent.complete_sign_in({**words, **({"iss": iss} if iss else {})}, platform.alice, session)
+        await services.sign_ins.finish_redirect(
+            {**words, **({"iss": iss} if iss else {})}, platform.alice, session
+        )
 
     for iss, required in ((None, True), ("https://evil.example", False)):
         with pytest.raises(AuthorizationRefused, match="did not come from"):

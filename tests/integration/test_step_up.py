@@ -10,7 +10,7 @@ from examples.chat import Person, chat
 from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsents
-from gateway.authorization_server.tokens import TokenIssuer
+from gateway.authorization_server.tables import build_authorization_server_tables
 from gateway.protected_resource import API_PATH, list_required_scopes
 from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, list_mcp_paths
@@ -48,7 +48,7 @@ async def token(rest: Rest, *scopes: str, path: str = MCP_PATH) -> str:
     client = ClientInformation(client_id="reports", redirect_uris=None)
     consent = replace(consented(ann, client, f"{rest.url}{path}"), scopes=scopes)
     await ClientConsents(rest.services.database).store_consent(consent)
-    issued = await TokenIssuer(rest.services).issue_tokens(
+    issued = await build_authorization_server_tables(rest.services).token_issuer.issue_tokens(
         ann, client, scopes, consent.id, resource=consent.resource, has_refresh_token=False
     )
     return issued.access_token

@@ -18,7 +18,7 @@ from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsents
 from gateway.authorization_server.registered_clients import TOKEN_EXCHANGE_GRANT_TYPE, RegisteredClients
-from gateway.bearer import PrincipalToken, build_token_verifier
+from gateway.bearer.principal_token import PrincipalToken
 from gateway.protected_resource import API_PATH
 from gateway.toolsets import MCP_PATH
 from tests.foreign.oidc_provider import Client as ClientThere
@@ -63,7 +63,7 @@ class Portal:
 
     async def seen(self, token: str, path: str = API_PATH) -> PrincipalToken | None:
         """What a resource makes of a token."""
-        return await build_token_verifier(self.byline.services, path).verify_token(token)
+        return await self.byline.gateway_services.token_verifiers[path].verify_token(token)
 
     async def trail(self) -> list[dict[str, Any]]:
         lines = await self.byline.services.trail.find_lines()
@@ -86,7 +86,9 @@ async def exchange(
 @pytest.fixture
 async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
     async with serving(tmp_path) as byline:
-        client_id, secret = await RegisteredClients(byline.services).add_backend("Portal", ())
+        client_id, secret = await byline.gateway_services.oauth_tables.registered_clients.add_backend(
+            "Portal", ()
+        )
         alice = await byline.services.principals.resolve_principal(
             byline.url, "alice's subject", "Alice Liddell"
         )
@@ -167,7 +169,7 @@ async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
 async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> None:
     api_token = await portal.byline.services.api_tokens.create_token(portal.alice, "reports")
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    other = await RegisteredClients(portal.byline.services).add_backend("Unrelated", ())
+    other = await portal.byline.gateway_services.oauth_tables.registered_clients.add_backend("Unrelated", ())
     service = await portal.byline.services.service_principals.add_service("nightly")
     header, body, signature = (await portal.signed()).split(".")
 
@@ -199,7 +201,7 @@ async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> No
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
     issued = (await portal.exchange(await portal.signed())).json()["access_token"]
-    await RegisteredClients(portal.byline.services).remove_client(portal.id)
+    await portal.byline.gateway_services.oauth_tables.registered_clients.remove_client(portal.id)
 
     assert await portal.seen(issued) is None
     response = await portal.exchange(await portal.signed())
@@ -248,7 +250,8 @@ async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens
     assert {(each.status_code, each.json()["error"]) for each in wrong} == {(401, "invalid_client")}
     assert all(each.headers["WWW-Authenticate"].startswith("Basic") for each in wrong)
     assert [
-        client.client_name for client in await RegisteredClients(portal.byline.services).list_clients()
+        client.client_name
+        for client in await portal.byline.gateway_services.oauth_tables.registered_clients.list_clients()
     ] == ["Portal"]
 
 
@@ -270,7 +273,10 @@ async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: P
 
     assert (
         await reseal_column(
-            services.database, services.vault, RegisteredClients(services).sealed_column, lambda *_: None
+            services.database,
+            services.vault,
+            RegisteredClients(services.database, services.vault).sealed_column,
+            lambda *_: None,
         )
         == 1
     )
@@ -315,7 +321,9 @@ async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
             client_secret=SecretStr("byline-secret"),
         )
         async with serving(tmp_path, port=port, issuer=issuer) as byline:
-            client = await RegisteredClients(byline.services).add_backend("Portal", ["portal", "portal-api"])
+            client = await byline.gateway_services.oauth_tables.registered_clients.add_backend(
+                "Portal", ["portal", "portal-api"]
+            )
             yield Foreign(byline, provider, client)
 
 
@@ -327,7 +335,7 @@ async def test_with_an_external_issuer_a_back_end_brings_what_was_issued_to_it(f
     assert alice is not None
     for response in (by_id_token, by_access_token):
         assert response.status_code == 200, response.text
-        token = await build_token_verifier(foreign.byline.services, API_PATH).verify_token(
+        token = await foreign.byline.gateway_services.token_verifiers[API_PATH].verify_token(
             response.json()["access_token"]
         )
         assert token is not None
@@ -342,7 +350,9 @@ async def test_with_an_external_issuer_nothing_is_taken_that_was_issued_for_some
     foreign: Foreign,
 ) -> None:
     gateway = f"{foreign.byline.url}/mcp"
-    unrelated = await RegisteredClients(foreign.byline.services).add_backend("Unrelated", ["unrelated"])
+    unrelated = await foreign.byline.gateway_services.oauth_tables.registered_clients.add_backend(
+        "Unrelated", ["unrelated"]
+    )
     refused = [
         await foreign.exchange(foreign.signed(aud="another client")),
         await foreign.exchange(foreign.signed(aud=gateway), ACCESS_TOKEN),
@@ -376,4 +386,4 @@ async def test_with_an_external_issuer_the_token_endpoint_serves_back_ends_alone
 
     assert (other.status_code, other.json()["error"]) == (400, "unsupported_grant_type")
     assert registration.status_code == 404
-    assert await build_token_verifier(foreign.byline.services).verify_token(without_act) is None
+    assert await foreign.byline.gateway_services.token_verifiers[MCP_PATH].verify_token(without_act) is None

@@ -14,11 +14,12 @@ from engine.connections.connection import Connection
 from engine.db.tables import GrantRow
 from engine.errors import AuthorizationExpired, AuthorizationRefused, ConnectionMisconfigured, KeyRefused
 from engine.identity.model import Principal
+from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.runs.runs import Finished
 from engine.settings import OutgoingSettings
-from engine.sign_in.connection_check import ConnectionCheck
-from engine.sign_in.typed_key import TypedKeySignIn
+from engine.sign_in.methods import SignInMethods, find_token_place
+from engine.sign_in.typed_keys import TypedKeySignIn
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
@@ -28,6 +29,7 @@ from tests.foreign.oidc_provider import oidc_provider
 from tests.listeners import receiver
 from tests.pages import Byline, serving
 from tests.platform import CONTOSO, NORTHWIND, Platform
+from tests.signing_in import checked, resources
 
 READ = {"account_id": NORTHWIND}
 WHO = "/services/oauth2/userinfo"
@@ -51,8 +53,17 @@ def keyed(url: str, sign_in: str, **key: Any) -> Connection:
     )
 
 
+async def typed_in(
+    connection: Connection, outgoing: OutgoingClient, secret: str, username: str = ""
+) -> UpstreamTokens:
+    """What comes of a key that somebody types, without a request that it answers."""
+    way = SignInMethods(resources(outgoing, {})).create_method(connection)
+    assert isinstance(way, TypedKeySignIn)
+    return await way.accept_typed_key(secret, username, ("api",))
+
+
 async def typed(platform: Platform, request: AuthorizationRequest, secret: str) -> None:
-    await platform.services.typed_keys.submit_key(request, platform.alice, typed_secret=secret)
+    await platform.services.sign_ins.finish_form(request, platform.alice, {"secret": secret})
 
 
 async def test_a_run_waits_for_the_key_that_its_person_types_and_acts_with_it(platform: Platform) -> None:
@@ -107,8 +118,8 @@ async def test_a_key_of_another_account_that_is_typed_for_one_tool_is_used_by_th
     run = await platform.start("read_once", {"account_id": CONTOSO}, platform.alice)
     (request,) = await platform.parked(run)
     key = await crm.access_token("bob", "api")
-    await platform.services.typed_keys.submit_key(
-        request, platform.alice, typed_secret=key, tool_name="read_once"
+    await platform.services.sign_ins.finish_form(
+        request, platform.alice, {"secret": key}, tool_name="read_once"
     )
 
     assert request.request_kind == "choice"
@@ -199,7 +210,7 @@ async def test_a_key_may_be_declined_and_is_taken_from_nobody_else(byline: Bylin
         request = await byline.services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None
         with pytest.raises(AuthorizationRefused, match="not asked for it"):
-            await byline.services.typed_keys.submit_key(request, bob, typed_secret="of bob")
+            await byline.services.sign_ins.finish_form(request, bob, {"secret": "of bob"})
         elsewhere = await (await browser.open(link)).browser._client.post(
             link, data={"csrf_token": await form_token(browser, link), "decision": "continue"}
         )
@@ -231,10 +242,10 @@ async def test_a_shared_key_is_the_administrators_and_is_carried_where_it_belong
     basic = keyed("https://crm.example.com", "basic", username="robot", secret={"env": "KEY"})
     credential = await byline.services.grants.find_credential(basic, "anybody")
 
-    assert no_spaces.token_place == ("X-Api-Key", "Token ")
+    assert find_token_place(no_spaces) == ("X-Api-Key", "Token ")
     assert credential is not None
     assert (credential.account, credential.scopes) == ("robot (shared)", ("api",))
-    assert basic.token_place == ("Authorization", "Basic ")
+    assert find_token_place(basic) == ("Authorization", "Basic ")
 
 
 @pytest.fixture(scope="module")
@@ -247,11 +258,10 @@ def kinto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kinto]:
 async def test_a_username_and_a_password_are_what_a_system_of_others_knows_a_person_by(kinto: Kinto) -> None:
     connection = keyed(kinto.url, "basic", check={"path": "/", "account": "/user/id"})
     async with OutgoingClient(HERE) as outgoing:
-        way = TypedKeySignIn(connection, {}, outgoing)
-        hers = await way.accept_typed_key("of älice", "alice", ("api",))
-        his = await way.accept_typed_key("of bob", "bob", ("api",))
+        hers = await typed_in(connection, outgoing, "of älice", "alice")
+        his = await typed_in(connection, outgoing, "of bob", "bob")
         with pytest.raises(KeyRefused, match="no colon"):
-            await way.accept_typed_key("of alice", "al:ice", ())
+            await typed_in(connection, outgoing, "of alice", "al:ice")
 
     assert hers.account.startswith("basicauth:")
     assert his.account.startswith("basicauth:")
@@ -263,7 +273,7 @@ async def test_what_can_be_no_key_is_not_sent_to_find_out(secret: str) -> None:
     async with receiver() as crm, OutgoingClient(HERE) as outgoing:
         connection = keyed(f"http://127.0.0.1:{crm.port}", "api_key", check={"path": "/me"})
         with pytest.raises(KeyRefused) as refused:
-            await TypedKeySignIn(connection, {}, outgoing).accept_typed_key(secret, "", ())
+            await typed_in(connection, outgoing, secret)
 
     assert crm.posts == []
     assert not secret or secret not in str(refused.value)
@@ -273,7 +283,7 @@ async def test_a_check_goes_nowhere_inside_the_network() -> None:
     async with OutgoingClient(OutgoingSettings()) as outgoing:
         connection = keyed("https://169.254.169.254", "api_key", check={"path": "/latest/meta-data"})
         with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
-            await TypedKeySignIn(connection, {}, outgoing).accept_typed_key("key", "", ())
+            await typed_in(connection, outgoing, "key")
 
 
 async def test_a_trial_says_whether_keys_are_told_apart_and_whether_the_services_own_is_good() -> None:
@@ -291,9 +301,7 @@ async def test_a_trial_says_whether_keys_are_told_apart_and_whether_the_services
         unchecked = keyed(url, "api_key")
 
         async def tried(connection: Connection, environment: dict[str, str]) -> list[tuple[str, str]]:
-            found = await ConnectionCheck(
-                connection, environment, outgoing, "https://byline.example/oauth/callback"
-            ).run_checks()
+            found = await checked(connection, environment, outgoing)
             return [(each.checked_part, each.state) for each in found if each.checked_part != "upstream"]
 
         told = [await tried(people, {}) for _ in range(3)]

@@ -35,6 +35,7 @@ from tests.listeners import receiver, served
 from tests.pages import PASSWORDS, serving
 from tests.platform import NORTHWIND, Platform
 from tests.sandbox import CALLBACK
+from tests.signing_in import consent_page
 
 HERE = OutgoingSettings(allow_http=True, allow_private=True)
 NOTE = {"tool": "add_note", "arguments": {"text": "pays \u2028 on time"}}
@@ -70,11 +71,11 @@ async def consented(
 ) -> str:
     """Let this person in at the provider as Alice's account; the address that the browser was sent to."""
     session = secrets.token_urlsafe()
-    address = await platform.services.consent.begin_sign_in(request, session)
+    address = await consent_page(platform.services, request, session)
     async with Browser(stop_at=CALLBACK) as browser:
         page = await provider.let_in(await browser.open(address), person)
     answer = dict(parse_qsl(urlsplit(page.url).query))
-    await platform.services.consent.complete_sign_in(answer, platform.alice, session)
+    await platform.services.sign_ins.finish_redirect(answer, platform.alice, session)
     return address
 
 
@@ -308,13 +309,13 @@ async def test_byline_is_an_upstream_of_byline_and_knows_who_calls(platform: Pla
         )
         (request,) = await platform.parked(run)
         session = secrets.token_urlsafe()
-        address = await platform.services.consent.begin_sign_in(request, session)
+        address = await consent_page(platform.services, request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await browser.open(address)
             page = await page.form(submit="Sign in", username="bob", password=PASSWORDS["bob"])
             page = await page.form(submit="Allow")
         answer = dict(parse_qsl(urlsplit(page.url).query))
-        await platform.services.consent.complete_sign_in(answer, platform.alice, session)
+        await platform.services.sign_ins.finish_redirect(answer, platform.alice, session)
         outcome = await platform.outcome(run)
 
     asked = parse_qs(urlsplit(address).query)
@@ -436,7 +437,7 @@ async def test_a_person_whom_such_a_server_would_have_led_astray_is_named_in_the
         connection = await services.catalogue.get_connection("notes")
         asked = await services.authorization_requests.open_request_ahead(idle.alice, connection, ())
         with pytest.raises(ConnectionMisconfigured, match="redirect, which is not followed"):
-            await services.consent.begin_sign_in(asked, "session")
+            await consent_page(services, asked, "session")
 
     (refused,) = await idle.trail("authorization.refused")
     assert (refused["principal"]["id"], refused["request_id"]) == (idle.alice.id, asked.id)
@@ -462,7 +463,7 @@ async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_co
         (request,) = await platform.parked(run)
         session = secrets.token_urlsafe()
         server.answers = sequence(origin, (honest, 200))
-        address = await platform.services.consent.begin_sign_in(request, session)
+        address = await consent_page(platform.services, request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await provider.let_in(await browser.open(address), "alice")
         answer = dict(parse_qsl(urlsplit(page.url).query))
@@ -470,7 +471,7 @@ async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_co
         server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
         async with open_services(platform.settings, platform.environment) as another_gateway:
             with pytest.raises(AuthorizationRefused, match="another sign-in service"):
-                await another_gateway.consent.complete_sign_in(answer, platform.alice, session)
+                await another_gateway.sign_ins.finish_redirect(answer, platform.alice, session)
 
     assert not [post for post in server.posts[before:] if answer["code"].encode() in post.body]
     (refused,) = await platform.trail("authorization.refused")
@@ -512,10 +513,10 @@ async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path:
             assert required is not None
             request = await services.authorization_requests.find_request(required.request_id)
             assert request is not None
-            address = await services.consent.begin_sign_in(request, "session")
+            address = await consent_page(services, request, "session")
             async with Browser(stop_at=f"{origin}/oauth/callback") as browser:
                 page = await provider.let_in(await browser.open(address), "alice")
-            await services.consent.complete_sign_in(
+            await services.sign_ins.finish_redirect(
                 dict(parse_qsl(urlsplit(page.url).query)), alice, "session"
             )
             granted = await services.grants.list_grants(alice.id)

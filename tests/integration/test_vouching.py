@@ -14,8 +14,8 @@ from pydantic import HttpUrl, SecretStr
 from starlette.responses import JSONResponse
 
 from engine.connections.connection import Connection
+from engine.identity.claims import read_unverified_claims
 from engine.identity.model import Principal
-from engine.identity.unverified_claims import read_unverified_claims
 from engine.oauth.discovery import Discovery
 from engine.outgoing.addresses import resolve_host
 from engine.outgoing.client import OutgoingClient
@@ -33,6 +33,7 @@ from tests.foreign.process import free_port
 from tests.listeners import receiver
 from tests.pages import Byline, serving
 from tests.platform import NORTHWIND, Platform
+from tests.signing_in import resources
 
 ELSEWHERE = "http://127.0.0.1:1/callback"
 SECRET = secrets.token_urlsafe(24)
@@ -286,7 +287,7 @@ async def test_what_is_given_up_while_the_company_is_asked_stays_given_up(
             services.authorization_requests,
             services.answer_recorder,
             services.trail,
-            SignInMethods({"SECRET": SECRET}, Discovery(outgoing), outgoing, None, company),
+            SignInMethods(resources(outgoing, {"SECRET": SECRET}, company)),
         )
         vouched = await vouching.obtain_asserted_grant(connection, alice.id, ("openid", "profile", "email"))
 
@@ -378,9 +379,7 @@ async def test_a_run_goes_on_unasked_with_what_its_persons_company_vouched_for(
 ) -> None:
     services, at_company = idle.services, await issuers.signed_in("alice")
     company = IdentityProvider(issuers.settings(), Discovery(services.outgoing), services.idp_sessions)
-    sign_ins = SignInMethods(
-        {"SECRET": SECRET}, Discovery(services.outgoing), services.outgoing, None, company
-    )
+    sign_ins = SignInMethods(resources(services.outgoing, {"SECRET": SECRET}, company))
     vouching = IdpAssertions(
         services.database,
         services.principals,

@@ -12,16 +12,19 @@ from joserfc.jwk import ECKey, RSAKey
 
 from engine.connections.connection import SHARED_HOLDER, Connection
 from engine.errors import ConnectionMisconfigured, RequestRejected, UpstreamUnavailable
-from engine.oauth.client import OAuthClient, TokenRefused
-from engine.oauth.discovery import Discovery, _AuthorizationServerMetadata
+from engine.oauth.client import TokenRefused
+from engine.oauth.discovery import Discovery
 from engine.oauth.dpop import ProofKey, attach_token
+from engine.oauth.issuer_metadata import AuthorizationServerMetadata
 from engine.oauth.tokens import UpstreamTokens
 from engine.outgoing.client import OutgoingClient
 from engine.settings import OutgoingSettings
+from engine.sign_in.authorization_code import AuthorizationCodeSignIn
 from engine.sign_in.jwt_bearer import JwtBearerSignIn
 from examples.browser import Browser
 from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
 from tests.hostile import answer, hostile
+from tests.signing_in import resources
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 CALLBACK = "http://127.0.0.1:1/oauth/callback"
@@ -98,8 +101,15 @@ def declared(client: str, issuer: str, **provider: object) -> Connection:
     )
 
 
+def consenting(connection: Connection, discovery: Discovery) -> AuthorizationCodeSignIn:
+    """The way in which people consent at this connection's provider."""
+    return AuthorizationCodeSignIn(
+        connection, resources(discovery.outgoing, ENVIRONMENT, discovery=discovery)
+    )
+
+
 async def consented(
-    client: OAuthClient, provider: OidcProvider, connection: Connection
+    client: AuthorizationCodeSignIn, provider: OidcProvider, connection: Connection
 ) -> tuple[str, UpstreamTokens]:
     """The address that the browser was sent to, and the tokens that came of Alice's consent there."""
     state, verifier = secrets.token_urlsafe(), secrets.token_urlsafe(48)
@@ -120,7 +130,7 @@ async def test_a_person_signs_in_at_a_provider_of_which_only_the_issuer_is_decla
     provider: OidcProvider, discovery: Discovery, name: str
 ) -> None:
     connection = declared(name, provider.issuer)
-    client = OAuthClient(connection, ENVIRONMENT, discovery)
+    client = consenting(connection, discovery)
 
     _, tokens = await consented(client, provider, connection)
     account = await client.find_account(tokens)
@@ -137,7 +147,11 @@ async def test_a_request_that_is_pushed_beforehand_leaves_nothing_in_the_address
 ) -> None:
     connection = declared("pushing", provider.issuer)
 
-    address, _ = await consented(OAuthClient(connection, ENVIRONMENT, discovery), provider, connection)
+    address, _ = await consented(
+        consenting(connection, discovery),
+        provider,
+        connection,
+    )
 
     query = parse_qs(urlsplit(address).query)
     assert set(query) == {"client_id", "request_uri"}
@@ -148,13 +162,16 @@ async def test_who_connects_another_account_is_not_led_back_to_the_one_that_the_
     provider: OidcProvider, discovery: Discovery
 ) -> None:
     connection = declared("basic", provider.issuer)
-    client = OAuthClient(connection, ENVIRONMENT, discovery)
+    client = consenting(connection, discovery)
     asked = {"redirect_uri": CALLBACK, "code_verifier": secrets.token_urlsafe(48), "state": "s"}
     usual = await client.build_authorization_url(**asked, scopes=connection.scopes)
     another = await client.build_authorization_url(**asked, scopes=connection.scopes, prompt="login")
     endpoints = {f"{name}_endpoint": f"{provider.issuer}/{name}" for name in ("authorization", "token")}
     # Where all is declared nothing is pushed, so that the address tells.
-    plain = OAuthClient(declared("basic", provider.issuer, **endpoints), ENVIRONMENT, discovery)
+    plain = AuthorizationCodeSignIn(
+        declared("basic", provider.issuer, **endpoints),
+        resources(discovery.outgoing, ENVIRONMENT, discovery=discovery),
+    )
     certain = await plain.build_authorization_url(**asked, scopes=connection.scopes, login_hint="alice")
     no_openid = await plain.build_authorization_url(**asked, scopes=("profile",), prompt="login")
 
@@ -214,7 +231,7 @@ async def test_tokens_that_are_bound_to_a_key_are_worth_nothing_without_it(
     provider: OidcProvider, discovery: Discovery
 ) -> None:
     connection = declared("public", provider.issuer, dpop=True)
-    client = OAuthClient(connection, ENVIRONMENT, discovery)
+    client = consenting(connection, discovery)
 
     _, tokens = await consented(client, provider, connection)
     renewed = await client.refresh_tokens(tokens)
@@ -242,7 +259,7 @@ async def test_a_provider_that_was_to_bind_tokens_and_does_not_connects_nothing(
         ]
         endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
         connection = declared("basic", server.url, dpop=True, **endpoints)
-        client = OAuthClient(connection, ENVIRONMENT, discovery)
+        client = consenting(connection, discovery)
 
         with pytest.raises(UpstreamUnavailable):
             await client.exchange_code(
@@ -258,7 +275,7 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
         ]
         endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
         connection = declared("basic", server.url, dpop=True, **endpoints)
-        client = OAuthClient(connection, ENVIRONMENT, discovery)
+        client = consenting(connection, discovery)
 
         tokens = await client.exchange_code(
             authorization_code="c", redirect_uri=CALLBACK, code_verifier="v", requested_scopes=()
@@ -272,9 +289,8 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
     assert [json.loads(each).get("nonce") for each in claims] == [None, "of-today"]
 
 
-async def resolved(host: str, port: int) -> list[str]:
+async def resolved(host: str, _port: int) -> list[str]:
     """A resolver by which one host lies inside the network, and every other outside."""
-    del port
     if host == "inside.example":
         return ["10.0.0.8"]
     return ["93.184.215.14"] if host.endswith(".example") else [host]
@@ -294,7 +310,7 @@ async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> 
     async with OutgoingClient(OutgoingSettings(), resolver=resolved) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match=r"token_endpoint .* is not called"):
             await Discovery(outgoing)._require_callable_endpoints(
-                "basic", _AuthorizationServerMetadata.model_validate(published)
+                "basic", AuthorizationServerMetadata.model_validate(published)
             )
 
 
@@ -318,7 +334,7 @@ async def test_no_endpoint_that_is_declared_leads_into_the_network(path: str) ->
         connection = declared("basic", "https://issuer.example", **endpoints)
         closed, tokens = OutgoingSettings(allow_http=True), UpstreamTokens("a", "r", None, ())
         async with OutgoingClient(closed) as outgoing:
-            client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
+            client = AuthorizationCodeSignIn(connection, resources(outgoing, ENVIRONMENT))
             asking: dict[str, Callable[[], Awaitable[object]]] = {
                 "exchange": lambda: client.exchange_code(
                     authorization_code="c", redirect_uri=CALLBACK, code_verifier="v", requested_scopes=()
@@ -342,7 +358,7 @@ async def test_a_sign_in_service_of_ones_own_network_is_called_where_settings_na
         )
         named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
         async with OutgoingClient(named) as outgoing:
-            client = OAuthClient(connection, ENVIRONMENT, Discovery(outgoing))
+            client = AuthorizationCodeSignIn(connection, resources(outgoing, ENVIRONMENT))
             tokens = await client.request_tokens("client_credentials", ())
 
     assert tokens.access_token == "a"
@@ -357,9 +373,7 @@ async def test_a_token_endpoint_that_sends_on_to_another_address_is_not_followed
             "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": server.url}
         )
         with pytest.raises(RequestRejected, match="redirect, which is not followed"):
-            await OAuthClient(connection, ENVIRONMENT, discovery).refresh_tokens(
-                UpstreamTokens("a", "r", None, ())
-            )
+            await consenting(connection, discovery).refresh_tokens(UpstreamTokens("a", "r", None, ()))
 
     assert elsewhere.heard == []
 
@@ -394,7 +408,7 @@ def service_account(at: str, key: str = "RSA", **assertion: Any) -> Connection:
 
 
 async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, discovery: Discovery) -> None:
-    way = JwtBearerSignIn(service_account(provider.issuer), ENVIRONMENT, discovery)
+    way = JwtBearerSignIn(service_account(provider.issuer), resources(discovery.outgoing, ENVIRONMENT))
 
     tokens = await way.tokens_without_person(SHARED_HOLDER, ())
     assert tokens is not None
@@ -412,7 +426,9 @@ async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, dis
 async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
     provider: OidcProvider, discovery: Discovery, assertion: dict[str, str]
 ) -> None:
-    way = JwtBearerSignIn(service_account(provider.issuer, **assertion), ENVIRONMENT, discovery)
+    way = JwtBearerSignIn(
+        service_account(provider.issuer, **assertion), resources(discovery.outgoing, ENVIRONMENT)
+    )
 
     with pytest.raises(TokenRefused, match="invalid_grant"):
         await way.tokens_without_person(SHARED_HOLDER, ())
@@ -422,7 +438,7 @@ def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> 
     declared_here = service_account(
         "https://issuer.example", subject="someone@acme.example", claims={"scope": "read"}
     )
-    way = JwtBearerSignIn(declared_here, ENVIRONMENT, discovery)
+    way = JwtBearerSignIn(declared_here, resources(discovery.outgoing, ENVIRONMENT))
 
     said = jws.extract_compact(way.sign_assertion("https://issuer.example/token").encode())
 

@@ -3,9 +3,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from engine.connections.catalogue import read_connections
 from engine.connections.connection import Connection, SecretReference
+from engine.connections.secret_reader import SecretReader
 from engine.errors import ConnectionMisconfigured
+from engine.sign_in.declarations import read_connections
 
 ROOT = Path(__file__).parents[2]
 ADDRESSES = {f"{name}_URL": f"https://{name.lower()}.example" for name in ("CRM", "BILLING", "SUPPORT")}
@@ -41,18 +42,20 @@ def test_a_secret_is_read_from_where_the_declaration_says(tmp_path: Path) -> Non
     file.write_text("of-the-file\n")
 
     assert (
-        SecretReference(env="CRM_SECRET").read_secret({"CRM_SECRET": "of-the-environment"})
+        SecretReader({"CRM_SECRET": "of-the-environment"}).read_secret(
+            "crm", SecretReference(env="CRM_SECRET")
+        )
         == "of-the-environment"
     )
-    assert SecretReference(file=file).read_secret({}) == "of-the-file"
+    assert SecretReader({}).read_secret("crm", SecretReference(file=file)) == "of-the-file"
 
 
 @pytest.mark.parametrize("empty", [{}, {"CRM_SECRET": ""}])
 def test_a_secret_that_is_not_there_is_told_by_its_place(empty: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConnectionMisconfigured, match="set CRM_SECRET"):
-        SecretReference(env="CRM_SECRET").read_secret(empty)
+        SecretReader(empty).read_secret("crm", SecretReference(env="CRM_SECRET"))
     with pytest.raises(ConnectionMisconfigured, match=f"write it into {tmp_path / 'nowhere'}"):
-        SecretReference(file=tmp_path / "nowhere").read_secret(empty)
+        SecretReader(empty).read_secret("crm", SecretReference(file=tmp_path / "nowhere"))
 
 
 def test_a_secret_has_one_place() -> None:

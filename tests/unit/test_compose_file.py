@@ -54,7 +54,7 @@ def test_temporal_registers_the_search_attributes_that_the_engine_writes() -> No
     assert sorted(registered) == sorted(
         value
         for name, value in vars(wire).items()
-        if name.endswith("_ATTRIBUTE") and value.startswith("Byline")
+        if name.endswith("_ATTRIBUTE") and str(value).startswith("Byline")
     )
 
 

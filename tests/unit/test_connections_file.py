@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.connections.catalogue import read_connections
 from engine.errors import SettingsInvalid
+from engine.sign_in.declarations import read_connections
 
 WHOLE = """
 connections:

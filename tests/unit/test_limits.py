@@ -1,5 +1,6 @@
 import asyncio
 import resource
+from datetime import timedelta
 
 import pytest
 from starlette.exceptions import HTTPException
@@ -9,7 +10,7 @@ from engine.settings import LimitSettings
 from gateway.http.body_limits import BodyLimitMiddleware
 from gateway.server import raise_open_file_limit
 
-LIMITS = LimitSettings(body=1_000_000, arrival=5.0)
+LIMITS = LimitSettings(body=1_000_000, arrival=timedelta(seconds=5))
 POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 
 
@@ -21,9 +22,8 @@ async def test_large_bodies_share_the_room_that_there_is_and_small_ones_need_non
     under_way = 0
     enough = asyncio.Event()
 
-    async def reader(scope: Scope, receive: Receive, send: Send) -> None:
+    async def reader(_scope: Scope, receive: Receive, _send: Send) -> None:
         nonlocal under_way
-        del scope, send
         await receive()
         under_way += 1
         await enough.wait()
@@ -56,8 +56,7 @@ async def test_what_comes_after_a_body_may_take_its_time() -> None:
     gone = asyncio.Event()
     heard: list[str] = []
 
-    async def listener(scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, send
+    async def listener(_scope: Scope, receive: Receive, _send: Send) -> None:
         heard.extend([(await receive())["type"], (await receive())["type"]])
 
     messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
@@ -68,7 +67,7 @@ async def test_what_comes_after_a_body_may_take_its_time() -> None:
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    limited = BodyLimitMiddleware(listener, LIMITS.model_copy(update={"arrival": 0.01}))
+    limited = BodyLimitMiddleware(listener, LIMITS.model_copy(update={"arrival": timedelta(seconds=0.01)}))
     asyncio.get_running_loop().call_later(0.1, gone.set)
     await limited(dict(POST), receive, unheard)
 
@@ -77,8 +76,7 @@ async def test_what_comes_after_a_body_may_take_its_time() -> None:
 
 @pytest.mark.parametrize("declared", [b"1000001", b"9" * 18])
 async def test_a_body_that_says_it_is_too_large_is_not_begun(declared: bytes) -> None:
-    async def reader(scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, send
+    async def reader(_scope: Scope, receive: Receive, _send: Send) -> None:
         await receive()
 
     async def never() -> Message:

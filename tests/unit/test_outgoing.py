@@ -27,8 +27,7 @@ def says(*answers: str) -> tuple[HostResolver, list[str]]:
     """A resolver whose name servers belong to somebody else: the first answer is the first address, and so on."""
     asked: list[str] = []
 
-    async def answer(host: str, port: int) -> list[str]:
-        del port
+    async def answer(host: str, _port: int) -> list[str]:
         asked.append(host)
         return [answers[min(len(asked), len(answers)) - 1]]
 
@@ -106,8 +105,7 @@ async def test_this_machine_is_refused_however_it_is_spelled(host: str) -> None:
 
 
 async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> None:
-    async def both(host: str, port: int) -> list[str]:
-        del host, port
+    async def both(_host: str, _port: int) -> list[str]:
         return ["93.184.216.34", "127.0.0.1"]
 
     async with OutgoingClient(HTTP, resolver=both) as outgoing:
@@ -174,8 +172,7 @@ async def test_a_connection_that_was_checked_is_kept_open_for_its_host_alone() -
 
 @pytest.mark.enable_socket
 async def test_an_address_that_does_not_answer_is_passed_over() -> None:
-    async def two(host: str, port: int) -> list[str]:
-        del host, port
+    async def two(_host: str, _port: int) -> list[str]:
         return ["127.0.0.2", "127.0.0.1"]
 
     async with receiver() as receiving, OutgoingClient(OPEN, resolver=two) as outgoing:

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engine.connections.catalogue import read_connections
 from engine.connections.connection import Connection
 from engine.connections.known_providers import KnownProvider, list_known_providers, load_known_provider
 from engine.errors import SettingsInvalid
 from engine.oauth.token_response import find_account
+from engine.sign_in.declarations import CONNECTIONS_ADAPTER, read_connections
 
 PROVIDERS = {name: load_known_provider(name) for name in list_known_providers()}
 WITH_VARIABLES = {name: each for name, each in PROVIDERS.items() if each.variables}
@@ -29,7 +29,10 @@ def examples(known: KnownProvider) -> dict[str, str]:
 
 def declared(provider: dict[str, Any], **more: object) -> Connection:
     body = {"name": "c", "title": "C", "system": "c", "mode": "user", "client_id": "byline"}
-    return Connection.model_validate({**body, "provider": provider, **more})
+    (declared_connection,) = CONNECTIONS_ADAPTER.validate_python(
+        {"odd": {**body, "provider": provider, **more}}
+    ).values()
+    return declared_connection
 
 
 def addresses(base_url: object, provider: dict[str, Any]) -> list[str]:

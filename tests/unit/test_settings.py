@@ -63,6 +63,25 @@ def test_every_setting_is_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.wait_limit == timedelta(days=3)
 
 
+@pytest.mark.parametrize(("text", "seconds"), [("3600", 3600), ("0.5", 0.5), ("PT20S", 20), ("P1D", 86_400)])
+def test_a_duration_is_written_as_seconds_or_as_iso_8601(
+    text: str, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (
+        "GATEWAY__ACCESS_TOKEN_LIFE",
+        "GATEWAY__ANSWER_WITHIN",
+        "TEMPORAL__STICKY_TIMEOUT",
+        "WAIT_LIMIT",
+    ):
+        monkeypatch.setenv(f"BYLINE_{name}", text)
+    settings = Settings()
+
+    assert settings.gateway.access_token_life == timedelta(seconds=seconds)
+    assert settings.gateway.answer_within == timedelta(seconds=seconds)
+    assert settings.temporal.sticky_timeout == timedelta(seconds=seconds)
+    assert settings.wait_limit == timedelta(seconds=seconds)
+
+
 def test_a_part_of_a_group_leaves_the_rest_of_it_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BYLINE_GATEWAY__PORT", "9000")
 

@@ -159,6 +159,18 @@ def test_the_release_has_one_number() -> None:
             "Inside the MCP package",
         ),
         ("gateway/mcp/methods/planted.py", "import gateway.mcp.transport.asgi", "Inside the MCP package"),
+        ("gateway/mcp/transport/planted.py", "import gateway.mcp.methods.tasks", "Inside the MCP package"),
+        ("gateway/mcp/endpoints.py", "import gateway.mcp.methods.search", "Inside the MCP package"),
+        (
+            "gateway/mcp/transport/planted.py",
+            "import gateway.api.problems",
+            "Inside the gateway, every module has its layer",
+        ),
+        (
+            "gateway/pages/planted.py",
+            "import engine.services",
+            "A page or route is passed the services that it uses",
+        ),
         ("gateway/planted.py", "import activities", "No request reaches an upstream"),
         ("gateway/planted.py", "import workflows", "No request reaches an upstream"),
         ("workflows/planted.py", "import engine.settings", "import only the SDK from the engine"),

@@ -1,4 +1,5 @@
 from datetime import UTC, datetime
+from uuid import UUID
 
 from engine import errors, sdk, wire
 from engine.audit.trail import AuditEvent, compute_chained_hash
@@ -47,6 +48,21 @@ def test_every_name_that_outlives_a_release_is_what_it_was() -> None:
         "IDENTITY_TYPE": "byline-identity+jws",
         "ACCESS_TOKEN_TYPE": "at+jwt",
         "ENTRY_POINT_GROUP": "byline.modules",
+        "SCHEDULE_NAMESPACE": UUID("5b1c7c7e-4d0a-4f0e-9d8e-0a3c1f6f2d57"),
+        "WAITER_NAMESPACE": UUID("0d6f4c1e-3a52-4a8e-9c55-0f3f6f2f6b11"),
+        "NOTE_NAMESPACE": UUID("f0a4c1f6-2f0b-4a57-8d9c-6a7f3f1f7e02"),
+        "QUESTION_NAMESPACE": UUID("5b1f9a52-7e0c-4c35-9b0e-6a2f1d0c8e44"),
+        "GRANT_SEAL": "grant:{grant_id}:{holder}:{connection}",
+        "CLIENT_SECRET_SEAL": "client_secret:{connection}",
+        "UPSTREAM_CLIENT_SEAL": "upstream_client:{issuer}",
+        "ATTEMPT_SEAL": "attempt:{state_hash}",
+        "DEVICE_SEAL": "device:{request_id}",
+        "IDP_SESSION_SEAL": "company_sign_in:{principal_id}",
+        "CHANNEL_SEAL": "notification_channel:{channel_id}:{principal_id}:{kind}",
+        "WEBHOOK_SEAL": "webhook:{webhook_id}:{principal_id}:{tool}:{scheme}",
+        "SIGNING_KEY_SEAL": "signing_key:{key_id}:{public_key}",
+        "DATA_KEY_SEAL": "data_key:{key_number}",
+        "VISIT_SEAL": "browser visit",
     }
 
 

@@ -41,7 +41,7 @@ def add_client(
     async def register_client() -> tuple[str, str | None]:
         async with open_command_services() as services:
             _require_built_in_sign_in(services)
-            return await RegisteredClients(services).add_client(
+            return await RegisteredClients(services.database, services.vault).add_client(
                 client_name,
                 redirect_uri or (),
                 is_confidential=is_confidential,
@@ -77,7 +77,9 @@ def add_backend(
                 raise SettingsInvalid(
                     "--audience is for tokens of an external issuer, and BYLINE_GATEWAY__ISSUER__ISSUER names none."
                 )
-            return await RegisteredClients(services).add_backend(backend_name, audience or ())
+            return await RegisteredClients(services.database, services.vault).add_backend(
+                backend_name, audience or ()
+            )
 
     _print_credentials(*uvloop.run(register_backend()))
 
@@ -88,7 +90,7 @@ def list_clients() -> None:
 
     async def find_clients() -> list[RegisteredClient]:
         async with open_command_services() as services:
-            return await RegisteredClients(services).list_clients()
+            return await RegisteredClients(services.database, services.vault).list_clients()
 
     client_rows = [
         (registered_client.client_id, registered_client.client_name, *_describe_client(registered_client))
@@ -105,7 +107,7 @@ def remove_client(
 
     async def remove_registration() -> bool:
         async with open_command_services() as services:
-            is_removed = await RegisteredClients(services).remove_client(client_id)
+            is_removed = await RegisteredClients(services.database, services.vault).remove_client(client_id)
             if is_removed:
                 await ClientConsents(services.database).end_client_consents(client_id)
             return is_removed

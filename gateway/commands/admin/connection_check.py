@@ -2,11 +2,12 @@
 
 import uvloop
 
-from engine.connections.catalogue import read_connections
 from engine.connections.connection import Connection
 from engine.errors import ConnectionUnknown
 from engine.services import Services
-from engine.sign_in.connection_check import CheckResult, ConnectionCheck
+from engine.sign_in import connection_check
+from engine.sign_in.declarations import read_connections
+from engine.sign_in.method import CheckResult
 from gateway.terminal.columns import print_columns
 from gateway.terminal.services_context import open_command_services
 
@@ -17,12 +18,10 @@ def check_connection(connection_name: str) -> bool:
     async def run_checks() -> list[CheckResult]:
         async with open_command_services() as services:
             connection = await find_declared_connection(services, connection_name)
-            redirect_uri = f"{services.settings.public_url}/oauth/callback"
-            await services.catalogue.attach_vault_secrets([connection])
-            connection_check = ConnectionCheck(
-                connection, services.environment, services.outgoing, redirect_uri, services.registrations
+            await services.catalogue.open_vault_secrets([connection])
+            return await connection_check.check_connection(
+                connection, services.sign_in_methods, services.outgoing
             )
-            return await connection_check.run_checks()
 
     check_results = uvloop.run(run_checks())
     print_columns(

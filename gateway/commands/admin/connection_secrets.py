@@ -29,10 +29,7 @@ def store_client_secret(connection_name: str) -> None:
             await services.client_secrets.store_secret(
                 connection_name, client_secret, lambda db_session: record_event(db_session, audit_event)
             )
-            return any(
-                secret_reference is not None and secret_reference.vault
-                for secret_reference in connection.secret_references
-            )
+            return connection.has_vault_secret
 
     is_secret_used = uvloop.run(seal_secret())
     typer.echo(f"The secret of {connection_name} is in the vault; every process uses it within five seconds.")

@@ -83,13 +83,13 @@ async def _reseal_secrets(services: Services) -> int:
         services.client_secrets,
         services.grants,
         services.revocations,
-        services.consent,
-        services.device_sign_ins,
+        services.authorization_attempts,
+        services.pending_device_codes,
         services.registrations,
         services.idp_sessions,
         services.notification_channels,
         services.webhooks,
-        RegisteredClients(services),
+        RegisteredClients(services.database, services.vault),
     )
 
     def report_progress(table_name: str, done_rows: int, total_rows: int) -> None:

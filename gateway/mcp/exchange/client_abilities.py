@@ -2,7 +2,6 @@
 
 from typing import Any, Final, Literal
 
-from mcp.server.context import ServerRequestContext
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     MISSING_REQUIRED_CLIENT_CAPABILITY,
@@ -14,7 +13,8 @@ from mcp_types import (
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
-RequestContext = ServerRequestContext[Any, Any]
+from gateway.mcp.mcp_request import RequestContext
+
 ClientAbility = Literal["form", "url", "sampling", "roots"]
 
 TASKS_EXTENSION: Final = "io.modelcontextprotocol/tasks"

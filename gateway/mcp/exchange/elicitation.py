@@ -18,19 +18,20 @@ from mcp_types import (
     ListRootsResult,
 )
 
-from engine.authorization.requests import AuthorizationRequest
+from engine.authorization.request_texts import describe_request
+from engine.authorization.requests import AuthorizationRequest, AuthorizationRequests
+from engine.connections.catalogue import ConnectionCatalogue
 from engine.errors import AnswerInvalid, QuestionClosed
 from engine.identity.model import Principal
-from engine.questions.questions import Question
-from engine.runs.links import build_connect_link, build_question_link, describe_request
+from engine.questions.questions import Question, Questions
 from engine.runs.runs import PendingWaits
-from engine.services import Services
+from engine.waiting.page_paths import PageLinks
 from gateway.mcp.exchange.client_abilities import (
     ClientAbility,
-    RequestContext,
     is_modern_client,
     list_client_abilities,
 )
+from gateway.mcp.mcp_request import RequestContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +57,34 @@ class AcceptedAnswers:
 class ElicitationBuilder:
     """Builds input requests for what the caller has to answer themselves. Approvals by others are left out."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        catalogue: ConnectionCatalogue,
+        authorization_requests: AuthorizationRequests,
+        questions: Questions,
+        page_links: PageLinks,
+    ) -> None:
+        self._catalogue = catalogue
+        self._authorization_requests = authorization_requests
+        self._questions = questions
+        self._page_links = page_links
 
     async def build_input_requests(
-        self, awaiting: PendingWaits, context: RequestContext
+        self, pending_waits: PendingWaits, context: RequestContext
     ) -> dict[str, ClientInputRequest]:
         """Build the input requests that the client is able to show, by their keys."""
-        client_abilities, input_requests = list_client_abilities(context), dict[str, ClientInputRequest]()
+        client_abilities = list_client_abilities(context)
+        input_requests: dict[str, ClientInputRequest] = {}
         if "url" in client_abilities:
-            for authorization_request in awaiting.requests:
-                message, connect_url = (
-                    await self.describe_sign_in(authorization_request),
-                    build_connect_link(self._services, authorization_request),
-                )
+            for authorization_request in pending_waits.requests:
+                message = await self.describe_sign_in(authorization_request)
+                connect_url = self._page_links.build_connect_link(authorization_request.id)
                 input_requests[authorization_request.id] = ClientInputRequest(
                     authorization_request.id,
                     _build_link_elicitation(context, authorization_request.id, message, connect_url),
                     "url",
                 )
-        for question in awaiting.questions:
+        for question in pending_waits.questions:
             ability = _choose_ability(question, client_abilities)
             if ability is not None:
                 input_requests[question.key] = ClientInputRequest(
@@ -95,17 +104,18 @@ class ElicitationBuilder:
         A wait is dropped from the announced ones where its answer is invalid, or where there is none and only the
         client can give it. The client is then asked again.
         """
-        remaining_waits, may_continue = dict[str, str](), True
+        remaining_waits: dict[str, str] = {}
+        may_continue = True
         for request_key, wait_id in announced_waits.items():
             input_response = input_responses.get(request_key)
-            question = await self._services.questions.find_question(wait_id)
+            question = await self._questions.find_question(wait_id)
             # Cancel only postpones: nothing is denied, and the run continues to wait.
             may_continue = may_continue and not (
                 isinstance(input_response, ElicitResult) and input_response.action == "cancel"
             )
             if question is None:
                 if isinstance(input_response, ElicitResult) and input_response.action == "decline":
-                    await self._services.authorization_requests.deny_request(wait_id, principal)
+                    await self._authorization_requests.deny_request(wait_id, principal)
                 remaining_waits[request_key] = wait_id
             elif await self._settle_question(question, input_response, principal, context):
                 remaining_waits[request_key] = wait_id
@@ -113,7 +123,7 @@ class ElicitationBuilder:
 
     async def describe_sign_in(self, authorization_request: AuthorizationRequest) -> str:
         """Describe what the person has to do for an authorization request."""
-        connection = await self._services.catalogue.get_connection(authorization_request.connection_name)
+        connection = await self._catalogue.get_connection(authorization_request.connection_name)
         return f"{describe_request(authorization_request, connection.title)} so that this can go on in your name."
 
     async def _settle_question(
@@ -125,7 +135,7 @@ class ElicitationBuilder:
         with suppress(QuestionClosed):
             match input_response:
                 case ElicitResult(action="decline"):
-                    await self._services.questions.decline_question(question.id, principal)
+                    await self._questions.decline_question(question.id, principal)
                 case ElicitResult(action="cancel"):
                     return True
                 case ElicitResult(action="accept") if ability == "form":
@@ -141,7 +151,7 @@ class ElicitationBuilder:
         self, question: Question, principal: Principal, answer_content: Mapping[str, Any]
     ) -> bool:
         try:
-            await self._services.questions.answer_question(question.id, principal, answer_content)
+            await self._questions.answer_question(question.id, principal, answer_content)
         except AnswerInvalid:
             return False
         return True
@@ -157,7 +167,7 @@ class ElicitationBuilder:
                 )
                 return ElicitRequest(params=form_params)
             case "url":
-                question_url = build_question_link(self._services, question)
+                question_url = self._page_links.build_question_link(question.id)
                 return _build_link_elicitation(context, question.id, question.message, question_url)
             case "sampling":
                 return CreateMessageRequest(

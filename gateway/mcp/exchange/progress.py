@@ -4,17 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final, get_args
+from typing import Any, Final
 
-from mcp_types import (
-    LOG_LEVEL_META_KEY,
-    EmptyResult,
-    LoggingLevel,
-    LoggingMessageNotification,
-    LoggingMessageNotificationParams,
-    SetLevelRequestParams,
-)
-from pydantic import BaseModel, ValidationError
+from mcp_types import LoggingLevel, LoggingMessageNotification, LoggingMessageNotificationParams
+from pydantic import ValidationError
 from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
@@ -22,53 +15,38 @@ from temporalio.client import Client
 from temporalio.service import RPCError
 
 from engine.errors import AnswerRequired, AuthorizationRequired
-from engine.runs.runs import Caller
+from engine.identity.model import Principal
 from engine.runs.state import Progress
 from engine.wire import NOTIFY_WORKFLOW, PROGRESS_MEMO
-from gateway.mcp.exchange.client_abilities import RequestContext, get_session_state, is_modern_client
+from gateway.mcp.exchange.log_levels import find_log_levels
+from gateway.mcp.exchange.progress_cursor import ProgressCursor
+from gateway.mcp.mcp_request import RequestContext
 
-_ALL_LOG_LEVELS: Final[tuple[LoggingLevel, ...]] = get_args(LoggingLevel)
-_LOG_LEVEL_KEY: Final = "byline_log_level"
 _INTERNAL_NAME_PREFIX: Final = "byline."
 _LAST_STEPS_TIMEOUT_SECONDS: Final = 2.0
 _MAX_FOLLOWED_WORKFLOWS: Final = 50
-_MIN_INCREMENT: Final = 1e-6
 
 
-class ProgressCursor(BaseModel):
-    """How far a run's progress has been reported to a client, over all requests of the same call.
+@asynccontextmanager
+async def report_progress(
+    temporal_client: Client,
+    context: RequestContext,
+    principal: Principal,
+    run_id: str,
+    progress_cursor: ProgressCursor,
+) -> AsyncIterator["ProgressReporter"]:
+    """Report to the client every step after the cursor while the block runs, and move the cursor forward.
 
-    `at` is the time of the last reported step, in seconds since the epoch. `number` is the last reported progress
-    number, if any. `counts` says whether that number was a count of steps.
+    Steps are progress notifications where the request has a progress token. Otherwise they are log messages, if
+    the client asked for these: progress that the tool reports at level info, its other steps at level debug.
     """
-
-    at: float = 0.0
-    number: float | None = None
-    counts: bool = False
-
-
-class ProgressReporters:
-    """Opens progress reporters, which follow the histories of a run's workflows for clients that want progress."""
-
-    def __init__(self, temporal_client: Client) -> None:
-        self._temporal_client = temporal_client
-
-    @asynccontextmanager
-    async def report_progress(
-        self, context: RequestContext, caller: Caller, run_id: str, progress_cursor: ProgressCursor
-    ) -> AsyncIterator["ProgressReporter"]:
-        """Report to the client every step after the cursor while the block runs, and move the cursor forward.
-
-        Steps are progress notifications where the request has a progress token. Otherwise they are log messages, if
-        the client asked for these: progress that the tool reports at level info, its other steps at level debug.
-        """
-        progress_reporter = ProgressReporter(self._temporal_client, context, caller, progress_cursor)
-        if progress_reporter.is_wanted:
-            progress_reporter.follow_workflow(run_id)
-        try:
-            yield progress_reporter
-        finally:
-            progress_reporter.stop_following()
+    progress_reporter = ProgressReporter(temporal_client, context, principal, progress_cursor)
+    if progress_reporter.is_wanted:
+        progress_reporter.follow_workflow(run_id)
+    try:
+        yield progress_reporter
+    finally:
+        progress_reporter.stop_following()
 
 
 class ProgressReporter:
@@ -78,17 +56,17 @@ class ProgressReporter:
         self,
         temporal_client: Client,
         context: RequestContext,
-        caller: Caller,
+        principal: Principal,
         progress_cursor: ProgressCursor,
     ) -> None:
         self._temporal_client = temporal_client
         self._context = context
-        self._caller = caller
+        self._principal = principal
         self._has_progress_token = bool(context.meta and context.meta.get("progress_token") is not None)
-        self._log_levels = _find_log_levels(context)
+        self._log_levels = find_log_levels(context)
         self._following_tasks: dict[str, asyncio.Task[None]] = {}
         self._progress_cursor = progress_cursor
-        self._since_epoch_seconds = progress_cursor.at
+        self._since_epoch_seconds = progress_cursor.last_step_epoch_seconds
 
     @property
     def is_wanted(self) -> bool:
@@ -131,7 +109,9 @@ class ProgressReporter:
         event_epoch_seconds = history_event.event_time.ToNanoseconds() / 1e9
         if event_epoch_seconds <= self._since_epoch_seconds:
             return
-        self._progress_cursor.at = max(self._progress_cursor.at, event_epoch_seconds)
+        self._progress_cursor.last_step_epoch_seconds = max(
+            self._progress_cursor.last_step_epoch_seconds, event_epoch_seconds
+        )
         if history_event.HasField("workflow_properties_modified_event_attributes"):
             memo_fields = history_event.workflow_properties_modified_event_attributes.upserted_memo.fields
             if PROGRESS_MEMO in memo_fields:
@@ -160,7 +140,7 @@ class ProgressReporter:
         failure_info = failure.application_failure_info
         if failure_info.type == AuthorizationRequired.code and failure_info.details.payloads:
             failure_details = await self._decode_payload(failure_info.details.payloads[0])
-            return f"Waiting for {self._caller.principal.name} to consent on {failure_details['connection']}"
+            return f"Waiting for {self._principal.name} to consent on {failure_details['connection']}"
         if failure_info.type == AnswerRequired.code:
             return failure.message
         return None
@@ -180,7 +160,7 @@ class ProgressReporter:
         mcp_session = self._context.session
         if self._has_progress_token:
             await mcp_session.report_progress(
-                self._compute_next_number(progress.done), progress.of, progress.message
+                self._progress_cursor.advance_number(progress.done), progress.of, progress.message
             )
         elif log_level in self._log_levels:
             notification_params = LoggingMessageNotificationParams(
@@ -189,46 +169,3 @@ class ProgressReporter:
             await mcp_session.send_notification(
                 LoggingMessageNotification(params=notification_params), self._context.request_id
             )
-
-    def _compute_next_number(self, reported_number: float | None) -> float:
-        """Return a progress number that is larger than the last, as MCP requires.
-
-        It is the number that the tool reports, and for a step in between slightly more than the last. Before the tool
-        reports any number, steps are counted.
-        """
-        progress_cursor = self._progress_cursor
-        if progress_cursor.number is None:
-            progress_cursor.number, progress_cursor.counts = (
-                (1.0, True) if reported_number is None else (reported_number, False)
-            )
-        elif reported_number is not None and (
-            reported_number > progress_cursor.number or progress_cursor.counts
-        ):
-            progress_cursor.number, progress_cursor.counts = (
-                max(reported_number, progress_cursor.number + _MIN_INCREMENT),
-                False,
-            )
-        else:
-            progress_cursor.number += 1.0 if progress_cursor.counts else _MIN_INCREMENT
-        return progress_cursor.number
-
-
-async def set_log_level(context: RequestContext, request_params: SetLevelRequestParams) -> EmptyResult:
-    """Handle logging/setLevel: set the lowest level of log messages for this session, which gets none before."""
-    get_session_state(context)[_LOG_LEVEL_KEY] = request_params.level
-    return EmptyResult()
-
-
-def _find_log_levels(context: RequestContext) -> frozenset[LoggingLevel]:
-    """List the log levels that the client asked for: with its request in modern versions, else for its session."""
-    request_or_session_state = (
-        (context.meta or {}) if is_modern_client(context) else get_session_state(context)
-    )
-    lowest_level = request_or_session_state.get(
-        LOG_LEVEL_META_KEY if is_modern_client(context) else _LOG_LEVEL_KEY
-    )
-    return (
-        frozenset(_ALL_LOG_LEVELS[_ALL_LOG_LEVELS.index(lowest_level) :])
-        if lowest_level in _ALL_LOG_LEVELS
-        else frozenset()
-    )

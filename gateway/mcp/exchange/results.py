@@ -1,19 +1,16 @@
 """Build the tool results that a model reads: a value, a failure, or what to tell the user and to call next."""
 
 import json
-from typing import Any, Final
+from typing import Any
 
 from mcp_types import CallToolResult, TextContent
 
-from engine.runs.links import build_connect_link, build_question_link
 from engine.runs.runs import PendingWaits
-from engine.services import Services
 from engine.tools.registry import CompositeTool
-from engine.waiting.page_paths import build_tool_path
+from engine.waiting.page_paths import PageLinks
 from engine.wire import OUTCOME_META
 from gateway.mcp.exchange.elicitation import ElicitationBuilder
-
-COLLECT_TOOL_NAME: Final = "byline_collect"
+from gateway.mcp.own_tools import COLLECT_TOOL_NAME
 
 
 def to_success_result(tool: CompositeTool, result_value: Any) -> CallToolResult:
@@ -59,16 +56,16 @@ def _to_error_result(result_text: str, meta_outcome: dict[str, Any]) -> CallTool
 class PendingResults:
     """Describes runs that wait for people, for clients that cannot ask the people themselves."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
-        self._elicitation_builder = ElicitationBuilder(services)
+    def __init__(self, elicitation_builder: ElicitationBuilder, page_links: PageLinks) -> None:
+        self._elicitation_builder = elicitation_builder
+        self._page_links = page_links
 
     async def build_result(self, run_id: str, pending_waits: PendingWaits, tool_name: str) -> CallToolResult:
         """Build the result for a waiting run of a tool: what the model shows its user, and what it calls next."""
         links = await self._build_links(pending_waits)
         text_lines = [*await self.describe_waits(pending_waits)]
         text_lines[0] = f"NOT FINISHED: {text_lines[0]}"
-        connect_all_url = f"{self._services.settings.public_url}{build_tool_path(tool_name)}"
+        connect_all_url = self._page_links.build_tool_link(tool_name)
         if pending_waits.requests:
             text_lines.append(
                 f"Whatever else this tool may need can be connected as well, at {connect_all_url}"
@@ -113,12 +110,12 @@ class PendingResults:
         connect_links = [
             {
                 "question": await self._elicitation_builder.describe_sign_in(authorization_request),
-                "url": build_connect_link(self._services, authorization_request),
+                "url": self._page_links.build_connect_link(authorization_request.id),
             }
             for authorization_request in pending_waits.requests
         ]
         return connect_links + [
-            {"question": question.message, "url": build_question_link(self._services, question)}
+            {"question": question.message, "url": self._page_links.build_question_link(question.id)}
             for question in _list_own_questions(pending_waits)
         ]
 

@@ -7,8 +7,7 @@ from mcp_types import CompleteRequestParams, CompleteResult, Completion, PromptR
 from engine.errors import BylineError, ResourceUnknown
 from engine.runs.runs import Runs
 from engine.tools.registry import OfferedWorkflow, Registry
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.client_abilities import RequestContext
+from gateway.mcp.mcp_request import McpRequest
 from gateway.mcp.methods.offer_fetching import to_mcp_error
 
 # The protocol's limit.
@@ -22,17 +21,13 @@ class CompletionHandler:
         self._registry = registry
         self._runs = runs
 
-    async def complete_argument(
-        self, context: RequestContext, request_params: CompleteRequestParams, endpoint: McpEndpoint
-    ) -> CompleteResult:
+    async def complete_argument(self, request: McpRequest[CompleteRequestParams]) -> CompleteResult:
         """List the values that an argument can have; empty where it is free text."""
-        del context
+        argument = request.params.argument
         try:
-            offer = self._find_referenced_offer(request_params)
-            await self._runs.require_allowed(offer.name, endpoint.identify_caller())
-            possible_values = offer.list_completions(
-                request_params.argument.name, request_params.argument.value
-            )
+            offer = self._find_referenced_offer(request.params)
+            await self._runs.require_allowed(offer.name, request.caller)
+            possible_values = offer.list_completions(argument.name, argument.value)
         except BylineError as error:
             raise to_mcp_error(error) from error
         completion = Completion(

@@ -1,9 +1,8 @@
 """Notify clients of changed lists and resources. It polls the database, so changes by any process are found."""
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,6 +10,8 @@ from typing import Final
 
 import anyio
 from mcp.server.auth.middleware.auth_context import get_access_token
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.session import ServerSession
 from mcp.server.subscriptions import (
     SUBSCRIPTION_ID_META_KEY,
     ListenHandler,
@@ -31,19 +32,18 @@ from mcp_types import (
     SubscriptionsListenResult,
     UnsubscribeRequestParams,
 )
-from sqlalchemy.exc import SQLAlchemyError
 
+from engine.db.watch import Watch
 from engine.errors import BylineError, ResourceUnknown
-from engine.policy.policy import PolicyFile
+from engine.identity.roles import Roles
+from engine.policy.policy import Policy, PolicyFile
 from engine.runs.runs import Caller, Runs
-from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.bearer import build_token_verifier
-from gateway.bearer import wait_until_invalid as refused_token
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.client_abilities import RequestContext, get_session_state
+from engine.tools.resource_changes import ResourceChanges
+from gateway.bearer.verifiers import wait_until_invalid
+from gateway.mcp.exchange.client_abilities import get_session_state
+from gateway.mcp.mcp_request import McpRequest, RequestContext
 from gateway.mcp.methods.offer_fetching import to_mcp_error
-from gateway.toolsets import list_mcp_paths
 
 _POLL_INTERVAL_SECONDS: Final = 0.25
 _MAX_WATCHED_RESOURCES: Final = 1_000
@@ -59,7 +59,7 @@ AccessRights = tuple[PolicyFile, frozenset[str]]
 class _ChangeListener:
     caller: Caller
     access_rights: AccessRights
-    listed_names: Mapping[type, tuple[str, ...]]
+    listed_names: Mapping[type, list[str]]
     watched_uris: set[str]
     send_event: EventSender = field(default=lambda _: None)
 
@@ -73,35 +73,41 @@ class ChangeNotifier:
     Each poll costs one query for all listeners and one more for all watched resources. Without listeners there is none.
     """
 
-    def __init__(self, services: Services, registry: Registry, runs: Runs) -> None:
-        self._services = services
+    def __init__(
+        self,
+        registry: Registry,
+        runs: Runs,
+        policy: Policy,
+        roles: Roles,
+        resource_changes: ResourceChanges,
+        token_verifiers: Mapping[str, TokenVerifier],
+    ) -> None:
         self._registry = registry
         self._runs = runs
-        self._token_verifiers = {
-            url_path: build_token_verifier(services, url_path)
-            for url_path in list_mcp_paths(services.settings)
+        self._policy = policy
+        self._roles = roles
+        self._resource_changes = resource_changes
+        self._token_verifiers = token_verifiers
+        self._offers: Mapping[type, Collection[str]] = {
+            ToolsListChanged: registry.tools,
+            PromptsListChanged: registry.prompts,
+            ResourcesListChanged: registry.resources,
         }
-        self._offered_names: dict[type, tuple[str, ...]] = {
-            ToolsListChanged: tuple(sorted(registry.tools)),
-            PromptsListChanged: tuple(sorted(registry.prompts)),
-            ResourcesListChanged: tuple(sorted(registry.resources)),
-        }
-        self._listeners: set[_ChangeListener] = set()
-        self._polling_task: asyncio.Task[None] | None = None
+        self._watch = Watch[_ChangeListener](self._send_changes, interval_seconds=_POLL_INTERVAL_SECONDS)
         self._change_times: Mapping[str, datetime] = {}
         self._listen_handler = ListenHandler(self)
 
     async def open_listen_stream(
-        self, context: RequestContext, request_params: SubscriptionsListenRequestParams, endpoint: McpEndpoint
+        self, request: McpRequest[SubscriptionsListenRequestParams]
     ) -> SubscriptionsListenResult:
         """Handle subscriptions/listen: a stream that ends when the token of its request expires or is revoked."""
-        watched_uris = set(request_params.notifications.resource_subscriptions or ())
+        watched_uris = set(request.params.notifications.resource_subscriptions or ())
         if len(watched_uris) > _MAX_WATCHED_RESOURCES:
             raise MCPError(
                 INVALID_PARAMS, f"One stream watches {_MAX_WATCHED_RESOURCES:,} resources at most."
             )
         # The current state is read before the client hears that it is subscribed, so that no later change is missed.
-        _current_listener.set(await self._create_listener(endpoint.identify_caller(), watched_uris))
+        _current_listener.set(await self._create_listener(request.caller, watched_uris))
         access_token = get_access_token()
         remaining_seconds = (
             None
@@ -111,71 +117,50 @@ class ChangeNotifier:
         with anyio.move_on_after(remaining_seconds) as stream_scope:
 
             async def end_when_token_invalid() -> None:
-                await refused_token(
-                    self._token_verifiers[endpoint.url_path],
+                await wait_until_invalid(
+                    self._token_verifiers[request.endpoint.url_path],
                     "" if access_token is None else access_token.token,
                 )
                 stream_scope.cancel()
 
             ending_task = asyncio.create_task(end_when_token_invalid())
             try:
-                return await self._listen_handler(context, request_params)
+                return await self._listen_handler(request.context, request.params)
             finally:
                 ending_task.cancel()
-        return SubscriptionsListenResult(meta={SUBSCRIPTION_ID_META_KEY: context.request_id})
+        return SubscriptionsListenResult(meta={SUBSCRIPTION_ID_META_KEY: request.context.request_id})
 
-    async def handle_initialized(
-        self, context: RequestContext, request_params: NotificationParams | None, endpoint: McpEndpoint
-    ) -> None:
+    async def handle_initialized(self, request: McpRequest[NotificationParams | None]) -> None:
         """Handle notifications/initialized: from now on the legacy session is notified on the stream it keeps open."""
-        del request_params
-        mcp_session, sending_tasks = context.session, set[asyncio.Task[None]]()
-        list_senders = {
-            ToolsListChanged: mcp_session.send_tool_list_changed,
-            PromptsListChanged: mcp_session.send_prompt_list_changed,
-            ResourcesListChanged: mcp_session.send_resource_list_changed,
-        }
-
-        def send_event(server_event: ServerEvent) -> None:
-            if isinstance(server_event, ResourceUpdated):
-                sending_task = asyncio.create_task(mcp_session.send_resource_updated(server_event.uri))
-            else:
-                sending_task = asyncio.create_task(list_senders[type(server_event)]())
-            sending_tasks.add(sending_task)
-            sending_task.add_done_callback(sending_tasks.discard)
-
         # Stored at once, for requests that arrive before the database has answered.
-        listener_task = asyncio.create_task(self._create_listener(endpoint.identify_caller(), set()))
-        get_session_state(context)[_LISTENER_KEY] = listener_task
+        listener_task = asyncio.create_task(self._create_listener(request.caller, set()))
+        get_session_state(request.context)[_LISTENER_KEY] = listener_task
         listener = await listener_task
+        mcp_session = request.context.session
+        remove_listener = self._add_listener(listener, _create_session_sender(mcp_session))
         # The SDK has no public way to run something at the end of a session.
-        mcp_session._connection.exit_stack.callback(self._add_listener(listener, send_event))  # noqa: SLF001
+        mcp_session._connection.exit_stack.callback(remove_listener)  # noqa: SLF001
 
-    async def subscribe_resource(
-        self, context: RequestContext, request_params: SubscribeRequestParams, endpoint: McpEndpoint
-    ) -> EmptyResult:
+    async def subscribe_resource(self, request: McpRequest[SubscribeRequestParams]) -> EmptyResult:
         """Handle resources/subscribe: notify the session of changes of one resource from now on."""
-        listener = await _find_session_listener(context)
+        listener, resource_uri = await _find_session_listener(request.context), request.params.uri
         try:
-            resource, _ = self._registry.find_resource(request_params.uri)
-            await self._runs.require_allowed(resource.name, endpoint.identify_caller())
+            resource, _ = self._registry.find_resource(resource_uri)
+            await self._runs.require_allowed(resource.name, request.caller)
         except BylineError as error:
-            raise to_mcp_error(error, uri=request_params.uri) from error
+            raise to_mcp_error(error, uri=resource_uri) from error
         if len(listener.watched_uris) >= _MAX_WATCHED_RESOURCES:
             raise MCPError(
                 INVALID_PARAMS, f"One session watches {_MAX_WATCHED_RESOURCES:,} resources at most."
             )
         if not self._has_watched_resources():
             self._change_times = await self._read_recent_changes()
-        listener.watched_uris.add(request_params.uri)
+        listener.watched_uris.add(resource_uri)
         return EmptyResult()
 
-    async def unsubscribe_resource(
-        self, context: RequestContext, request_params: UnsubscribeRequestParams, endpoint: McpEndpoint
-    ) -> EmptyResult:
+    async def unsubscribe_resource(self, request: McpRequest[UnsubscribeRequestParams]) -> EmptyResult:
         """Handle resources/unsubscribe: stop notifying the session of changes of this resource."""
-        del endpoint
-        (await _find_session_listener(context)).watched_uris.discard(request_params.uri)
+        (await _find_session_listener(request.context)).watched_uris.discard(request.params.uri)
         return EmptyResult()
 
     async def publish(self, event: ServerEvent) -> None:
@@ -189,8 +174,8 @@ class ChangeNotifier:
         if watched_uris and not self._has_watched_resources():
             self._change_times = await self._read_recent_changes()
         access_rights = (
-            self._services.policy.rules_in_force,
-            await self._services.roles.list_roles(caller.principal.id),
+            self._policy.rules_in_force,
+            await self._roles.list_roles(caller.principal.id),
         )
         return _ChangeListener(
             caller, access_rights, self._list_allowed_names(caller, access_rights), watched_uris
@@ -198,25 +183,20 @@ class ChangeNotifier:
 
     def _add_listener(self, listener: _ChangeListener, send_event: EventSender) -> Callable[[], None]:
         listener.send_event = send_event
-        self._listeners.add(listener)
-        if self._polling_task is None or self._polling_task.done():
-            self._polling_task = asyncio.create_task(self._poll_changes())
-        return lambda: self._listeners.discard(listener)
+        self._watch.add(listener)
+        return lambda: self._watch.remove(listener)
 
-    async def _poll_changes(self) -> None:
-        while self._listeners:
-            with contextlib.suppress(OSError, SQLAlchemyError):
-                await self._compare_lists()
-                if self._has_watched_resources():
-                    await self._compare_resources()
-            await asyncio.sleep(_POLL_INTERVAL_SECONDS)
+    async def _send_changes(self) -> None:
+        await self._compare_lists()
+        if self._has_watched_resources():
+            await self._compare_resources()
 
     async def _compare_lists(self) -> None:
-        listeners = list(self._listeners)
-        roles_by_principal = await self._services.roles.list_roles_by_principal(
+        listeners = list(self._watch.watchers)
+        roles_by_principal = await self._roles.list_roles_by_principal(
             {change_listener.caller.principal.id for change_listener in listeners}
         )
-        policy_rules = self._services.policy.rules_in_force
+        policy_rules = self._policy.rules_in_force
         for listener in listeners:
             access_rights = policy_rules, roles_by_principal[listener.caller.principal.id]
             if listener.access_rights == access_rights:
@@ -226,7 +206,7 @@ class ChangeNotifier:
                 self._list_allowed_names(listener.caller, access_rights),
             )
             listener.access_rights, listener.listed_names = access_rights, listed_names
-            for event_type in self._offered_names:
+            for event_type in self._offers:
                 if earlier_names[event_type] != listed_names[event_type]:
                     listener.send_event(event_type())
 
@@ -235,20 +215,16 @@ class ChangeNotifier:
         changed_uris = {
             uri for uri, changed_at in self._change_times.items() if earlier_times.get(uri) != changed_at
         }
-        for listener in list(self._listeners):
+        for listener in list(self._watch.watchers):
             for uri in changed_uris & listener.watched_uris:
                 if self._may_read(listener, uri):
                     listener.send_event(ResourceUpdated(uri))
 
-    def _list_allowed_names(self, caller: Caller, access_rights: AccessRights) -> dict[type, tuple[str, ...]]:
+    def _list_allowed_names(self, caller: Caller, access_rights: AccessRights) -> dict[type, list[str]]:
         policy_rules, principal_roles = access_rights
         return {
-            event_type: tuple(
-                offer_name
-                for offer_name in offered_names
-                if caller.covers_tool(offer_name) and policy_rules.may_call(offer_name, principal_roles)
-            )
-            for event_type, offered_names in self._offered_names.items()
+            event_type: policy_rules.select_allowed(caller.select_covered(offered_names), principal_roles)
+            for event_type, offered_names in self._offers.items()
         }
 
     def _may_read(self, listener: _ChangeListener, uri: str) -> bool:
@@ -259,10 +235,30 @@ class ChangeNotifier:
         return resource.name in listener.listed_names[ResourcesListChanged]
 
     def _has_watched_resources(self) -> bool:
-        return any(listener.watched_uris for listener in self._listeners)
+        return any(listener.watched_uris for listener in self._watch.watchers)
 
     async def _read_recent_changes(self) -> Mapping[str, datetime]:
-        return await self._services.resource_changes.list_changes_since(datetime.now(UTC) - _CHANGE_WINDOW)
+        return await self._resource_changes.list_changes_since(datetime.now(UTC) - _CHANGE_WINDOW)
+
+
+def _create_session_sender(mcp_session: ServerSession) -> EventSender:
+    """Create the function that sends an event to a legacy client, on the stream that its session keeps open."""
+    sending_tasks: set[asyncio.Task[None]] = set()
+    list_senders = {
+        ToolsListChanged: mcp_session.send_tool_list_changed,
+        PromptsListChanged: mcp_session.send_prompt_list_changed,
+        ResourcesListChanged: mcp_session.send_resource_list_changed,
+    }
+
+    def send_event(server_event: ServerEvent) -> None:
+        if isinstance(server_event, ResourceUpdated):
+            sending_task = asyncio.create_task(mcp_session.send_resource_updated(server_event.uri))
+        else:
+            sending_task = asyncio.create_task(list_senders[type(server_event)]())
+        sending_tasks.add(sending_task)
+        sending_task.add_done_callback(sending_tasks.discard)
+
+    return send_event
 
 
 async def _find_session_listener(context: RequestContext) -> _ChangeListener:

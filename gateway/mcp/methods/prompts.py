@@ -15,8 +15,7 @@ from mcp_types import Prompt as ListedPrompt
 from engine.errors import BylineError
 from engine.runs.runs import Runs
 from engine.tools.registry import OfferedPrompt, Registry
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.client_abilities import RequestContext
+from gateway.mcp.mcp_request import McpRequest
 from gateway.mcp.methods.offer_fetching import OfferFetcher, to_mcp_error
 from gateway.mcp.methods.tool_list import refuse_cursor
 
@@ -29,23 +28,20 @@ class PromptHandler:
         self._runs = runs
         self._offer_fetcher = offer_fetcher
 
-    async def list_prompts(
-        self, context: RequestContext, request_params: PaginatedRequestParams | None, endpoint: McpEndpoint
-    ) -> ListPromptsResult:
+    async def list_prompts(self, request: McpRequest[PaginatedRequestParams | None]) -> ListPromptsResult:
         """List the prompts that the caller may get at this endpoint, sorted by name."""
-        del context
-        refuse_cursor(request_params)
-        prompts = await self._runs.list_allowed_offers(endpoint.identify_caller(), self._registry.prompts)
+        refuse_cursor(request.params)
+        prompts = await self._runs.list_allowed_offers(request.caller, self._registry.prompts)
         return ListPromptsResult(prompts=[_to_listed_prompt(prompt) for prompt in prompts])
 
     async def get_prompt(
-        self, context: RequestContext, request_params: GetPromptRequestParams, endpoint: McpEndpoint
+        self, request: McpRequest[GetPromptRequestParams]
     ) -> GetPromptResult | InputRequiredResult:
         """Return the messages of a prompt, or the input requests of its run; raises MCPError."""
         try:
-            prompt = self._registry.find_prompt(request_params.name)
+            prompt = self._registry.find_prompt(request.params.name)
             prompt_value: Any = await self._offer_fetcher.fetch_value(
-                context, request_params, endpoint.identify_caller(), prompt, request_params.arguments or {}
+                request, prompt, request.params.arguments or {}
             )
         except BylineError as error:
             raise to_mcp_error(error) from error

@@ -1,4 +1,4 @@
-"""The tools `byline_search` and `byline_call` of the endpoint where tools are searched for instead of listed."""
+"""The search of `byline_search`, at the endpoint where tools are searched for instead of listed."""
 
 import re
 from collections import Counter
@@ -6,45 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mcp_types import Tool as ListedTool
-from mcp_types import ToolAnnotations
 
 from engine.errors import ArgumentsInvalid
+from gateway.mcp.own_tools import MAX_FOUND_TOOLS, SEARCH_TOOL_NAME
 
-SEARCH_TOOL_NAME: Final = "byline_search"
-CALL_TOOL_NAME: Final = "byline_call"
-_MAX_FOUND_TOOLS: Final = 10
 _WORD_PATTERN: Final = re.compile(r"[^\W_]+")
-
-SEARCH_TOOL: Final = ListedTool(
-    name=SEARCH_TOOL_NAME,
-    title="Search for tools",
-    description=f"Finds up to {_MAX_FOUND_TOOLS} tools that do what the query says, with their input schemas.",
-    input_schema={
-        "type": "object",
-        "properties": {"query": {"type": "string", "description": "What you want to do, in a few words."}},
-        "required": ["query"],
-        "additionalProperties": False,
-    },
-    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
-)
-CALL_TOOL: Final = ListedTool(
-    name=CALL_TOOL_NAME,
-    title="Call a tool",
-    description=f"Calls a tool that {SEARCH_TOOL_NAME} found.",
-    input_schema={
-        "type": "object",
-        "properties": {
-            "name": {"type": "string", "description": "The name of the tool."},
-            "arguments": {
-                "type": "object",
-                "description": "Its arguments, as its input schema asks for them.",
-            },
-        },
-        "required": ["name"],
-        "additionalProperties": False,
-    },
-    annotations=ToolAnnotations(read_only_hint=False, destructive_hint=True, open_world_hint=True),
-)
 
 
 def search_tools(arguments: Mapping[str, Any], tools: Sequence[ListedTool]) -> list[ListedTool]:
@@ -63,7 +29,7 @@ def search_tools(arguments: Mapping[str, Any], tools: Sequence[ListedTool]) -> l
         (scored_tool for scored_tool in scored_tools if scored_tool[0]),
         key=lambda scored_tool: (-scored_tool[0], scored_tool[1].name),
     )
-    return [tool for _, tool in best_matches[:_MAX_FOUND_TOOLS]]
+    return [tool for _, tool in best_matches[:MAX_FOUND_TOOLS]]
 
 
 def _score_tool(tool: ListedTool, query_words: Counter[str]) -> int:

@@ -20,16 +20,16 @@ from temporalio.client import WorkflowExecutionDescription
 
 from engine.errors import BylineError, RunEnded, RunForgotten
 from engine.runs.control import RunControl
-from engine.runs.records import Run
-from engine.runs.runs import RUN_CANCELLED, Caller, Finished, Runs
+from engine.runs.records import Run, RunRecords
+from engine.runs.runs import RUN_CANCELLED, Finished, Runs
 from engine.runs.state import to_run_status
-from engine.services import Services
 from engine.tools.registry import Registry
+from engine.waiting.waiters import Waiters
 from gateway.error_codes import find_mcp_code, to_mcp_code
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.client_abilities import RequestContext, is_modern_client, require_tasks_extension
-from gateway.mcp.exchange.elicitation import ElicitationBuilder
+from gateway.mcp.exchange.client_abilities import is_modern_client, require_tasks_extension
+from gateway.mcp.exchange.exchange_opener import ExchangeOpener
 from gateway.mcp.exchange.results import PendingResults, to_failure_result, to_success_result
+from gateway.mcp.mcp_request import McpRequest
 
 _POLL_INTERVAL_MS: Final = 1000
 _INPUT_RESPONSES_ADAPTER: Final[TypeAdapter[InputResponses]] = TypeAdapter(InputResponses)
@@ -53,118 +53,113 @@ class TaskUpdateParams(TaskParams):
 class TaskHandler:
     """The handlers of tasks/get, tasks/update and tasks/cancel, and the answer to a call that becomes a task."""
 
-    def __init__(self, services: Services, registry: Registry, runs: Runs, run_control: RunControl) -> None:
-        self._services = services
+    def __init__(
+        self,
+        registry: Registry,
+        runs: Runs,
+        run_control: RunControl,
+        run_records: RunRecords,
+        waiters: Waiters,
+        exchange_opener: ExchangeOpener,
+        pending_results: PendingResults,
+    ) -> None:
         self._registry = registry
         self._runs = runs
         self._run_control = run_control
-        self._elicitation_builder = ElicitationBuilder(services)
-        self._pending_results = PendingResults(services)
+        self._run_records = run_records
+        self._waiters = waiters
+        self._exchange_opener = exchange_opener
+        self._pending_results = pending_results
 
-    async def create_task(self, run_id: str, announced_waits: Collection[str] = ()) -> dict[str, Any]:
+    async def create_task(self, run_id: str, announced_ids: Collection[str] = ()) -> dict[str, Any]:
         """Build the CreateTaskResult for a run, which was started before and does not depend on any gateway.
 
         Its task does not ask again for the waits that the call announced.
         """
-        if announced_waits:
-            await self._services.waiters.record_announced(run_id, announced_waits)
-        run = await self._services.run_records.find_run(run_id)
+        if announced_ids:
+            await self._waiters.record_announced(run_id, announced_ids)
+        run = await self._run_records.find_run(run_id)
         assert run is not None  # noqa: S101 -- it was registered before it began
         return {"resultType": "task", **_build_task(run, "working", run.started_at)}
 
-    async def get_task(
-        self, context: RequestContext, request_params: TaskParams, endpoint: McpEndpoint
-    ) -> dict[str, Any]:
+    async def get_task(self, request: McpRequest[TaskParams]) -> dict[str, Any]:
         """Return the task's status with its open input requests or, once the run has ended, with its result."""
-        run, _ = await self._require_own_task(context, request_params, endpoint)
+        run = await self._require_own_task(request)
         run_description = await self._runs.describe_workflow(run.id)
         if run_description is None:
             raise MCPError(INVALID_PARAMS, f"Task '{run.id}' is not kept any more.")
         if to_run_status(run_description) == "running":
-            return await self._describe_running(context, run)
+            return await self._describe_running(request, run)
         return await self._describe_ended(run, run_description)
 
-    async def update_task(
-        self, context: RequestContext, request_params: TaskUpdateParams, endpoint: McpEndpoint
-    ) -> EmptyResult:
+    async def update_task(self, request: McpRequest[TaskUpdateParams]) -> EmptyResult:
         """Record the client's answers to some or all of the open input requests."""
-        run, caller = await self._require_own_task(context, request_params, endpoint)
-        input_requests = await self._elicitation_builder.build_input_requests(
-            await self._runs.read_pending_waits(run.id), context
-        )
-        announced_waits = {
+        run = await self._require_own_task(request)
+        exchange = self._exchange_opener.open_for_task(request, run.id)
+        input_requests = await exchange.build_input_requests(await self._runs.read_pending_waits(run.id))
+        answered_waits = {
             request_key: client_request.wait_id
             for request_key, client_request in input_requests.items()
-            if request_key in request_params.input_responses
+            if request_key in request.params.input_responses
         }
         try:
             input_responses = _INPUT_RESPONSES_ADAPTER.validate_python(
-                {request_key: request_params.input_responses[request_key] for request_key in announced_waits}
+                {request_key: request.params.input_responses[request_key] for request_key in answered_waits}
             )
         except ValidationError as error:
             raise MCPError(
                 INVALID_PARAMS, "An input response has not the shape that its request asks for."
             ) from error
-        accepted_answers = await self._elicitation_builder.record_answers(
-            announced_waits, input_responses, caller.principal, context
-        )
-        await self._services.waiters.record_announced(run.id, accepted_answers.announced_waits.values())
+        accepted_answers = await exchange.record_answers(answered_waits, input_responses)
+        await self._waiters.record_announced(run.id, accepted_answers.announced_waits.values())
         return EmptyResult()
 
-    async def cancel_task(
-        self, context: RequestContext, request_params: TaskParams, endpoint: McpEndpoint
-    ) -> EmptyResult:
+    async def cancel_task(self, request: McpRequest[TaskParams]) -> EmptyResult:
         """Cancel the run. A run that already ended stays as it is."""
-        run, caller = await self._require_own_task(context, request_params, endpoint)
+        run = await self._require_own_task(request)
         with suppress(RunEnded, RunForgotten):
-            await self._run_control.cancel_run(run, caller, "The client cancelled the task.")
+            await self._run_control.cancel_run(run, request.caller, "The client cancelled the task.")
         return EmptyResult()
 
-    async def _require_own_task(
-        self, context: RequestContext, request_params: TaskParams, endpoint: McpEndpoint
-    ) -> tuple[Run, Caller]:
+    async def _require_own_task(self, request: McpRequest[TaskParams]) -> Run:
+        context, task_id = request.context, request.params.task_id
         if not is_modern_client(context):
             raise MCPError(METHOD_NOT_FOUND, "Method not found", context.method)
         require_tasks_extension(context)
         header_task_id = None if context.request is None else context.request.headers.get(_MCP_NAME_HEADER)
-        if header_task_id is not None and header_task_id != request_params.task_id:
+        if header_task_id is not None and header_task_id != task_id:
             raise MCPError(HEADER_MISMATCH, "Mcp-Name does not match the taskId in the body.")
-        caller, unknown_task_message = (
-            endpoint.identify_caller(),
-            f"You have no task '{request_params.task_id}'.",
-        )
+        unknown_task_message = f"You have no task '{task_id}'."
+        caller = request.caller
         try:
-            run = await self._runs.require_own_run(request_params.task_id, caller)
+            run = await self._runs.require_own_run(task_id, caller)
         except BylineError as error:
             raise MCPError(to_mcp_code(error) or INVALID_PARAMS, unknown_task_message) from error
         if run.tool_name not in self._registry.tools:
             # Prompts and resources are runs as well, but not tasks.
             raise MCPError(INVALID_PARAMS, unknown_task_message)
-        return run, caller
+        return run
 
-    async def _describe_running(self, context: RequestContext, run: Run) -> dict[str, Any]:
+    async def _describe_running(self, request: McpRequest[TaskParams], run: Run) -> dict[str, Any]:
         pending_waits = await self._runs.read_pending_waits(run.id)
-        waiting_since = (await self._services.waiters.list_awaited_by_run([run.id])).get(run.id, {})
+        waiting_since = (await self._waiters.list_awaited_by_run([run.id])).get(run.id, {})
         updated_at = max([run.started_at, *waiting_since.values()])
-        announced_ids = (
-            await self._services.waiters.list_announced(run.id) if pending_waits.ids else set[str]()
-        )
+        if not pending_waits.ids:
+            return _build_task(run, "working", updated_at)
+        announced_ids = await self._waiters.list_announced(run.id)
+        exchange = self._exchange_opener.open_for_task(request, run.id)
         input_requests = {
             request_key: client_request.input_request.model_dump(
                 by_alias=True, mode="json", exclude_none=True
             )
-            for request_key, client_request in (
-                await self._elicitation_builder.build_input_requests(pending_waits, context)
-            ).items()
+            for request_key, client_request in (await exchange.build_input_requests(pending_waits)).items()
             if client_request.wait_id not in announced_ids
         }
         if input_requests:
             return {**_build_task(run, "input_required", updated_at), "inputRequests": input_requests}
-        if pending_waits.ids:
-            # It waits for what this client cannot ask or has asked already, so the message says what to tell the user.
-            message = "\n".join(await self._pending_results.describe_waits(pending_waits))
-            return {**_build_task(run, "working", updated_at), "statusMessage": message}
-        return _build_task(run, "working", updated_at)
+        # It waits for what this client cannot ask or has asked already, so the message says what to tell the user.
+        message = "\n".join(await self._pending_results.describe_waits(pending_waits))
+        return {**_build_task(run, "working", updated_at), "statusMessage": message}
 
     async def _describe_ended(
         self, run: Run, run_description: WorkflowExecutionDescription

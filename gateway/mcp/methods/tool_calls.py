@@ -12,30 +12,27 @@ from mcp_types import CallToolRequestParams, CallToolResult, InputRequiredResult
 from engine.errors import ArgumentsInvalid, BylineError
 from engine.runs.control import RunControl
 from engine.runs.runs import Caller, Failed, Finished, Outcome, PendingWaits, Running, Runs
-from engine.services import Services
 from engine.tools.registry import CompositeTool, Registry
 from gateway.error_codes import find_mcp_code, to_mcp_code
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.call_exchange import CallExchange, HoldTime, RequestState
+from gateway.mcp import own_tools
+from gateway.mcp.exchange.call_exchange import CallExchange, HoldTime
 from gateway.mcp.exchange.client_abilities import (
-    RequestContext,
-    has_client_left,
     has_tasks_extension,
-    is_modern_client,
     require_capability,
     require_tasks_extension,
 )
+from gateway.mcp.exchange.exchange_opener import ExchangeOpener
 from gateway.mcp.exchange.results import (
-    COLLECT_TOOL_NAME,
     PendingResults,
     to_failure_result,
     to_json_result,
     to_running_result,
     to_success_result,
 )
-from gateway.mcp.methods.search import SEARCH_TOOL_NAME, search_tools
+from gateway.mcp.mcp_request import McpRequest, RequestContext
+from gateway.mcp.methods.search import search_tools
 from gateway.mcp.methods.tasks import TaskHandler
-from gateway.mcp.methods.tool_check import CHECK_TOOL_NAME, ToolCheckHandler
+from gateway.mcp.methods.tool_check import ToolCheckHandler
 from gateway.mcp.methods.tool_list import ToolListHandler
 
 # A client with the tasks extension gets a task as soon as a call takes longer than this.
@@ -47,72 +44,74 @@ class ToolCallHandler:
 
     def __init__(
         self,
-        services: Services,
         registry: Registry,
         runs: Runs,
         run_control: RunControl,
-        call_exchange: CallExchange,
+        exchange_opener: ExchangeOpener,
+        pending_results: PendingResults,
         task_handler: TaskHandler,
         tool_list_handler: ToolListHandler,
+        tool_check_handler: ToolCheckHandler,
     ) -> None:
         self._registry = registry
         self._runs = runs
         self._run_control = run_control
-        self._call_exchange = call_exchange
+        self._exchange_opener = exchange_opener
+        self._pending_results = pending_results
         self._task_handler = task_handler
         self._tool_list_handler = tool_list_handler
-        self._pending_results = PendingResults(services)
-        self._tool_check_handler = ToolCheckHandler(services, registry, runs)
+        self._tool_check_handler = tool_check_handler
 
-    async def handle_call(
-        self, context: RequestContext, request_params: CallToolRequestParams, endpoint: McpEndpoint
-    ) -> HandlerResult:
+    async def handle_call(self, request: McpRequest[CallToolRequestParams]) -> HandlerResult:
         """Answer one request. A failure of the tool itself is a result with `isError`, which the model reads."""
         try:
-            caller = endpoint.identify_caller()
-            tool_name, arguments = endpoint.resolve_call(request_params.name, request_params.arguments or {})
-            if endpoint.has_search and tool_name == SEARCH_TOOL_NAME:
-                return await self._search_tools(caller, arguments)
-            if tool_name == CHECK_TOOL_NAME:
-                return await self._tool_check_handler.check_tool(caller, arguments)
-            if tool_name == COLLECT_TOOL_NAME:
-                return await self._collect_outcome(context, request_params, caller, arguments)
-            return await self._call_tool(
-                context, request_params, caller, self._registry.find_tool(tool_name), arguments
-            )
+            return await self._dispatch_call(request)
         except BylineError as error:
             error_code = to_mcp_code(error)
             if error_code is not None:
                 raise MCPError(error_code, str(error)) from error
             return to_failure_result(error.code, str(error))
 
+    async def _dispatch_call(self, request: McpRequest[CallToolRequestParams]) -> HandlerResult:
+        """Call one of the gateway's own tools, or the composite tool of the name."""
+        caller, endpoint = request.caller, request.endpoint
+        tool_name, arguments = endpoint.resolve_call(request.params.name, request.params.arguments or {})
+        match tool_name:
+            case own_tools.SEARCH_TOOL_NAME if endpoint.has_search:
+                return await self._search_tools(caller, arguments)
+            case own_tools.CHECK_TOOL_NAME:
+                return await self._tool_check_handler.check_tool(caller, arguments)
+            case own_tools.COLLECT_TOOL_NAME:
+                return await self._collect_outcome(request, arguments)
+            case _:
+                return await self._call_tool(request, self._registry.find_tool(tool_name), arguments)
+
     async def _call_tool(
-        self,
-        context: RequestContext,
-        request_params: CallToolRequestParams,
-        caller: Caller,
-        tool: CompositeTool,
-        arguments: Mapping[str, Any],
+        self, request: McpRequest[CallToolRequestParams], tool: CompositeTool, arguments: Mapping[str, Any]
     ) -> HandlerResult:
-        declaration = tool.declaration
-        for capability in declaration.required_capabilities:
-            require_capability(context, capability)
-        if declaration.task_support == "required":
-            require_tasks_extension(context)
-        request_state = await self._call_exchange.enter_run(context, request_params, caller, tool, arguments)
-        may_become_task = has_tasks_extension(context) and declaration.task_support != "forbidden"
-        hold_time = self._call_exchange.choose_hold_time(context)
-        if may_become_task:
-            if declaration.is_long:
-                return await self._task_handler.create_task(request_state.run)
-            hold_time = _TASK_HOLD_TIME
-        outcome = await self._follow_run(context, request_params, caller, request_state, hold_time, tool)
-        is_task_required = declaration.task_support == "required" and not isinstance(
-            outcome, InputRequiredResult
-        )
-        if may_become_task and (is_task_required or isinstance(outcome, PendingWaits | Running)):
-            return await self._task_handler.create_task(request_state.run, request_state.told.values())
-        return await self._build_answer(context, outcome, request_state.run, tool)
+        _require_client_features(request.context, tool)
+        exchange = await self._exchange_opener.start_or_attach(request, tool, arguments)
+        if not has_tasks_extension(request.context) or tool.declaration.task_support == "forbidden":
+            return await self._build_answer(exchange, await self._follow_run(exchange, tool), tool)
+        if tool.declaration.is_long:
+            return await self._task_handler.create_task(exchange.run_id)
+        outcome = await self._follow_run(exchange, tool, _TASK_HOLD_TIME)
+        if _becomes_task(outcome, tool):
+            return await self._task_handler.create_task(exchange.run_id, exchange.announced_ids)
+        return await self._build_answer(exchange, outcome, tool)
+
+    async def _collect_outcome(
+        self, request: McpRequest[CallToolRequestParams], arguments: Mapping[str, Any]
+    ) -> HandlerResult:
+        run_id = arguments.get("run_id")
+        if not isinstance(run_id, str) or not run_id.isprintable() or len(arguments) != 1:
+            raise ArgumentsInvalid(
+                f"{own_tools.COLLECT_TOOL_NAME} takes one argument, run_id: the id that an earlier call gave."
+            )
+        run = await self._runs.require_own_run(run_id, request.caller)
+        exchange = await self._exchange_opener.attach(request, run_id)
+        tool = self._registry.find_tool(run.tool_name)
+        return await self._build_answer(exchange, await self._follow_run(exchange, tool), tool)
 
     async def _search_tools(self, caller: Caller, arguments: Mapping[str, Any]) -> CallToolResult:
         matching_tools = search_tools(arguments, await self._tool_list_handler.list_callable_tools(caller))
@@ -123,76 +122,52 @@ class ToolCallHandler:
             ]
         )
 
-    async def _collect_outcome(
-        self,
-        context: RequestContext,
-        request_params: CallToolRequestParams,
-        caller: Caller,
-        arguments: Mapping[str, Any],
-    ) -> HandlerResult:
-        run_id = arguments.get("run_id")
-        if not isinstance(run_id, str) or not run_id.isprintable() or len(arguments) != 1:
-            raise ArgumentsInvalid(
-                f"{COLLECT_TOOL_NAME} takes one argument, run_id: the id that an earlier call gave."
-            )
-        run = await self._runs.require_own_run(run_id, caller)
-        request_state = await self._call_exchange.resume_state(
-            request_params, caller
-        ) or await self._call_exchange.create_announced_state(run_id)
-        hold_time = self._call_exchange.choose_hold_time(context)
-        tool = self._registry.find_tool(run.tool_name)
-        outcome = await self._follow_run(context, request_params, caller, request_state, hold_time, tool)
-        return await self._build_answer(context, outcome, run_id, tool)
-
     async def _follow_run(
-        self,
-        context: RequestContext,
-        request_params: CallToolRequestParams,
-        caller: Caller,
-        request_state: RequestState,
-        hold_time: HoldTime,
-        tool: CompositeTool,
+        self, exchange: CallExchange, tool: CompositeTool, hold_time: HoldTime | None = None
     ) -> Outcome | InputRequiredResult:
         try:
-            return await self._call_exchange.follow_run(
-                context, caller, request_state, request_params.input_responses, hold_time
-            )
+            return await exchange.follow_run(hold_time)
         except asyncio.CancelledError:
             if tool.declaration.on_cancel == "cancel":
                 with anyio.CancelScope(shield=True):
-                    if await _has_client_cancelled(context):
-                        run = await self._runs.require_own_run(request_state.run, caller)
-                        await self._run_control.cancel_run(run, caller, "The client cancelled the call.")
+                    await self._cancel_with_client(exchange)
             raise
 
+    async def _cancel_with_client(self, exchange: CallExchange) -> None:
+        """Cancel the run where its client has cancelled the call."""
+        if await exchange.has_client_cancelled():
+            run = await self._runs.require_own_run(exchange.run_id, exchange.caller)
+            await self._run_control.cancel_run(run, exchange.caller, "The client cancelled the call.")
+
     async def _build_answer(
-        self,
-        context: RequestContext,
-        outcome: Outcome | InputRequiredResult,
-        run_id: str,
-        tool: CompositeTool,
+        self, exchange: CallExchange, outcome: Outcome | InputRequiredResult, tool: CompositeTool
     ) -> CallToolResult | InputRequiredResult:
+        await exchange.note_delivery(outcome)
         match outcome:
             case Finished(result_value):
-                await self._call_exchange.note_outcome_delivered(context, run_id)
                 return to_success_result(tool, result_value)
             case Failed(error_code, error_message):
-                await self._call_exchange.note_outcome_delivered(context, run_id)
                 if (json_rpc_code := find_mcp_code(error_code)) is not None:
                     raise MCPError(json_rpc_code, error_message)
                 return to_failure_result(error_code, error_message)
             case PendingWaits():
-                return await self._pending_results.build_result(run_id, outcome, tool.name)
+                return await self._pending_results.build_result(exchange.run_id, outcome, tool.name)
             case Running():
-                return to_running_result(run_id)
-            case _:
+                return to_running_result(exchange.run_id)
+            case InputRequiredResult():
                 return outcome
 
 
-async def _has_client_cancelled(context: RequestContext) -> bool:
-    """Return whether the client ended the request, and not the gateway by stopping, which leaves runs alone."""
-    if is_modern_client(context):
-        # A modern client cancels by closing the stream of the response.
-        return await has_client_left(context)
-    # The SDK has no public way for a handler to see that the client cancelled its request.
-    return bool(context.session._request_outbound.cancel_requested.is_set())  # noqa: SLF001
+def _require_client_features(context: RequestContext, tool: CompositeTool) -> None:
+    """Require the capabilities and the extension without which the tool cannot be called; raises MCPError."""
+    for capability in tool.declaration.required_capabilities:
+        require_capability(context, capability)
+    if tool.declaration.task_support == "required":
+        require_tasks_extension(context)
+
+
+def _becomes_task(outcome: Outcome | InputRequiredResult, tool: CompositeTool) -> bool:
+    """Return whether a call is answered with a task: where it has to, or its run has not ended and asks nothing."""
+    if isinstance(outcome, InputRequiredResult):
+        return False
+    return tool.declaration.task_support == "required" or isinstance(outcome, PendingWaits | Running)

@@ -1,34 +1,13 @@
 """Handle tools/list: the tools that policy and token allow a principal to call, sorted, with their metadata."""
 
-from typing import Final
-
 from mcp.shared.exceptions import MCPError
 from mcp_types import INVALID_PARAMS, Icon, ListToolsResult, PaginatedRequestParams, ToolAnnotations
 from mcp_types import Tool as ListedTool
 
 from engine.runs.runs import Caller, Runs
 from engine.tools.registry import CompositeTool
-from gateway.mcp.endpoints import McpEndpoint
-from gateway.mcp.exchange.client_abilities import RequestContext
-from gateway.mcp.exchange.results import COLLECT_TOOL_NAME
-from gateway.mcp.methods.search import CALL_TOOL, SEARCH_TOOL
-from gateway.mcp.methods.tool_check import CHECK_TOOL
-
-COLLECT_TOOL: Final = ListedTool(
-    name=COLLECT_TOOL_NAME,
-    title="Collect the outcome of a run",
-    description="Tells what became of a run that an earlier call started and that was not finished then.",
-    input_schema={
-        "type": "object",
-        "properties": {"run_id": {"type": "string", "description": "The run id that an earlier call gave."}},
-        "required": ["run_id"],
-        "additionalProperties": False,
-    },
-    annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
-)
-_OWN_INPUT_SCHEMAS: Final = {
-    tool.name: tool.input_schema for tool in (COLLECT_TOOL, CHECK_TOOL, SEARCH_TOOL, CALL_TOOL)
-}
+from gateway.mcp.mcp_request import McpRequest
+from gateway.mcp.own_tools import CALL_TOOL, CHECK_TOOL, COLLECT_TOOL, SEARCH_TOOL
 
 
 class ToolListHandler:
@@ -37,15 +16,13 @@ class ToolListHandler:
     def __init__(self, runs: Runs) -> None:
         self._runs = runs
 
-    async def list_tools(
-        self, context: RequestContext, request_params: PaginatedRequestParams | None, endpoint: McpEndpoint
-    ) -> ListToolsResult:
+    async def list_tools(self, request: McpRequest[PaginatedRequestParams | None]) -> ListToolsResult:
         """List the tools that the caller may call at this endpoint, sorted by name, and the gateway's own tools."""
-        del context
-        refuse_cursor(request_params)
-        caller = endpoint.identify_caller()
+        refuse_cursor(request.params)
         listed_tools = (
-            [SEARCH_TOOL, CALL_TOOL] if endpoint.has_search else await self.list_callable_tools(caller)
+            [SEARCH_TOOL, CALL_TOOL]
+            if request.endpoint.has_search
+            else await self.list_callable_tools(request.caller)
         )
         return ListToolsResult(tools=[*listed_tools, CHECK_TOOL, COLLECT_TOOL])
 
@@ -58,11 +35,6 @@ def refuse_cursor(request_params: PaginatedRequestParams | None) -> None:
     """Refuse a cursor, since each list has one page only; raises MCPError."""
     if request_params is not None and request_params.cursor is not None:
         raise MCPError(INVALID_PARAMS, "There is no such page: leave the cursor out.")
-
-
-def find_own_input_schema(tool_name: str) -> dict[str, object] | None:
-    """Return the input schema of one of the gateway's own tools, or None for another name."""
-    return _OWN_INPUT_SCHEMAS.get(tool_name)
 
 
 def _to_listed_tool(tool: CompositeTool) -> ListedTool:

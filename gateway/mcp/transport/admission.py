@@ -18,7 +18,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.settings import LimitSettings
-from gateway.bearer import PrincipalToken, wait_until_invalid
+from gateway.bearer.principal_token import PrincipalToken
+from gateway.bearer.verifiers import wait_until_invalid
+from gateway.mcp.transport.admitted_request import AdmittedRequest, attach_admitted_request
 from gateway.mcp.transport.legacy_sessions import LegacySessions
 from gateway.mcp.transport.messages import MessageRefused, read_message
 
@@ -71,48 +73,54 @@ class AdmissionMiddleware:
             await self._app(scope, receive, send)
             return
         personal_token = user.access_token
+        serve_request = self._serve_message if scope["method"] == "POST" else self._serve_stream
         try:
             with self._caller_limits.count_request(personal_token.principal.id):
-                await self._admit_request(scope, receive, send, personal_token)
+                _require_single_headers(Headers(scope=scope))
+                await serve_request(scope, receive, send, personal_token)
         except MessageRefused as error:
             await _build_refusal_response(error)(scope, receive, send)
 
-    async def _admit_request(
+    async def _serve_message(
         self, scope: Scope, receive: Receive, send: Send, personal_token: PrincipalToken
     ) -> None:
-        principal_id = personal_token.principal.id
-        headers = Headers(scope=scope)
-        _require_single_headers(headers)
-        if scope["method"] != "POST":
-            # No event is stored for redelivery, and the SDK sends no response at all to a request with Last-Event-ID.
-            remaining_headers = [
-                header_pair
-                for header_pair in scope["headers"]
-                if header_pair[0] != LAST_EVENT_ID_HEADER.encode()
-            ]
-            token_invalid_task = asyncio.create_task(
-                wait_until_invalid(self._token_verifier, personal_token.token)
-            )
-            try:
-                await self._caller_limits.legacy_sessions.serve_request(
-                    self._app,
-                    {**scope, "headers": remaining_headers},
-                    _receive_until(token_invalid_task, receive),
-                    send,
-                    principal_id,
-                )
-            finally:
-                token_invalid_task.cancel()
-            return
+        """Serve a POST. Its body is read and parsed here, and given on as it came."""
         request_body = await _read_body(receive)
-        message = read_message(request_body, headers.get(MCP_PROTOCOL_VERSION_HEADER))
+        message = read_message(request_body, Headers(scope=scope).get(MCP_PROTOCOL_VERSION_HEADER))
         unread_messages: list[Message] = [{"type": "http.request", "body": request_body, "more_body": False}]
 
         async def replay_body() -> Message:
             return unread_messages.pop() if unread_messages else await receive()
 
+        await self._serve_admitted(scope, replay_body, send, AdmittedRequest(personal_token, message))
+
+    async def _serve_stream(
+        self, scope: Scope, receive: Receive, send: Send, personal_token: PrincipalToken
+    ) -> None:
+        """Serve any other method, such as the GET of a session's stream, which ends when its token does."""
+        # No event is stored for redelivery, and the SDK sends no response at all to a request with Last-Event-ID.
+        remaining_headers = [
+            header_pair for header_pair in scope["headers"] if header_pair[0] != LAST_EVENT_ID_HEADER.encode()
+        ]
+        token_invalid_task = asyncio.create_task(
+            wait_until_invalid(self._token_verifier, personal_token.token)
+        )
+        try:
+            await self._serve_admitted(
+                {**scope, "headers": remaining_headers},
+                _receive_until(token_invalid_task, receive),
+                send,
+                AdmittedRequest(personal_token, message=None),
+            )
+        finally:
+            token_invalid_task.cancel()
+
+    async def _serve_admitted(
+        self, scope: Scope, receive: Receive, send: Send, admitted_request: AdmittedRequest
+    ) -> None:
+        admitted_scope = attach_admitted_request(scope, admitted_request)
         await self._caller_limits.legacy_sessions.serve_request(
-            self._app, scope, replay_body, send, principal_id, message
+            self._app, admitted_scope, receive, send, admitted_request
         )
 
 
@@ -124,7 +132,7 @@ def _require_single_headers(headers: Headers) -> None:
 
 
 def _receive_until(ending_task: asyncio.Task[None], receive: Receive) -> Receive:
-    """Wrap `receive` so that it returns `http.disconnect` once the task `ended` is done."""
+    """Wrap `receive` so that it returns `http.disconnect` once the task is done."""
 
     async def receive_or_disconnect() -> Message:
         receive_task = asyncio.ensure_future(receive())

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.lowlevel import Server
 from mcp.server.transport_security import TransportSecuritySettings
@@ -18,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from engine.errors import BylineError
 from engine.services import Services
 from engine.tools.registry import Registry
-from gateway.api.problems import answer_domain_error
-from gateway.bearer import build_token_verifier
+from gateway.bearer.verifiers import TokenVerifiers
+from gateway.http.problems import answer_domain_error
 from gateway.mcp.transport.admission import AdmissionMiddleware, CallerLimits
 from gateway.mcp.transport.step_up import StepUpMiddleware
 from gateway.protected_resource import MCP_SCOPE, build_resource_identifier
@@ -31,6 +32,7 @@ HttpErrorHandler = Callable[[Request, Exception], Awaitable[Response]]
 def create_mcp_app(
     mcp_servers: Mapping[str, Server[Any]],
     services: Services,
+    token_verifiers: TokenVerifiers,
     registry: Registry,
     on_http_error: HttpErrorHandler,
 ) -> ASGIApp:
@@ -40,7 +42,9 @@ def create_mcp_app(
     """
     caller_limits = CallerLimits(services.settings.gateway.limits)
     apps_by_path = {
-        url_path: _create_endpoint_app(url_path, mcp_server, services, registry, caller_limits)
+        url_path: _create_endpoint_app(
+            url_path, mcp_server, services, token_verifiers[url_path], registry, caller_limits
+        )
         for url_path, mcp_server in mcp_servers.items()
     }
     for endpoint_app in apps_by_path.values():
@@ -56,17 +60,17 @@ def _create_endpoint_app(
     url_path: str,
     mcp_server: Server[Any],
     services: Services,
+    token_verifier: TokenVerifier,
     registry: Registry,
     caller_limits: CallerLimits,
 ) -> Starlette:
     settings = services.settings
     limit_settings, issuer_settings = settings.gateway.limits, settings.gateway.issuer
-    token_verifier = build_token_verifier(services, url_path)
     # The gateway's own metadata routes come before those that the SDK adds here.
     endpoint_app = mcp_server.streamable_http_app(
         streamable_http_path=url_path,
         max_request_body_size=limit_settings.body,
-        session_idle_timeout=limit_settings.session_idle,
+        session_idle_timeout=limit_settings.session_idle.total_seconds(),
         max_sessions=None,
         token_verifier=token_verifier,
         auth=AuthSettings(
@@ -85,7 +89,15 @@ def _create_endpoint_app(
     endpoint_app.user_middleware.append(
         Middleware(AdmissionMiddleware, caller_limits=caller_limits, token_verifier=token_verifier)
     )
-    endpoint_app.user_middleware.append(Middleware(StepUpMiddleware, services=services, registry=registry))
+    endpoint_app.user_middleware.append(
+        Middleware(
+            StepUpMiddleware,
+            registry=registry,
+            run_records=services.run_records,
+            policy=services.policy,
+            settings=settings,
+        )
+    )
     # Outside bearer authentication, which raises BylineError when the issuer does not answer.
     endpoint_app.add_middleware(ExceptionMiddleware, handlers={BylineError: answer_domain_error})
     return endpoint_app

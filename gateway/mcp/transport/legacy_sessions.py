@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
 from engine.settings import LimitSettings
+from gateway.mcp.transport.admitted_request import AdmittedRequest, attach_admitted_request
 from gateway.mcp.transport.messages import JsonRpcMessage, MessageRefused
 
 _LEGACY_VERSIONS: Final = {None, *HANDSHAKE_PROTOCOL_VERSIONS}
@@ -51,25 +52,29 @@ class LegacySessions:
         scope: Scope,
         receive: Receive,
         send: Send,
-        principal_id: str,
-        message: JsonRpcMessage | None = None,
+        admitted_request: AdmittedRequest,
     ) -> None:
-        """Serve a principal's request, which may open, use or end a session. Raises MessageRefused."""
+        """Serve an admitted request, which may open, use or end a session. Raises MessageRefused."""
         headers = Headers(scope=scope)
         session_id = headers.get(MCP_SESSION_ID_HEADER)
         if headers.get(MCP_PROTOCOL_VERSION_HEADER) not in _LEGACY_VERSIONS:
             await endpoint_app(scope, receive, send)
         elif session_id is None:
-            await self._open_session(endpoint_app, scope, receive, send, principal_id)
+            await self._open_session(endpoint_app, scope, receive, send, admitted_request)
         else:
-            with self._use_session(session_id, principal_id):
-                async with self._wait_for_turn(session_id, message):
+            with self._use_session(session_id, admitted_request.principal_id):
+                async with self._wait_for_turn(session_id, admitted_request.message):
                     response_session_id = await _serve_and_find_session(endpoint_app, scope, receive, send)
             if response_session_id is not None and scope["method"] == "DELETE":
                 self._open_sessions.pop(session_id, None)
 
     async def _open_session(
-        self, endpoint_app: ASGIApp, scope: Scope, receive: Receive, send: Send, principal_id: str
+        self,
+        endpoint_app: ASGIApp,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        admitted_request: AdmittedRequest,
     ) -> None:
         new_session_id = await _serve_and_find_session(endpoint_app, scope, receive, send)
         if new_session_id is None:
@@ -78,7 +83,11 @@ class LegacySessions:
             (MCP_SESSION_ID_HEADER.encode(), new_session_id.encode()),
             (b"host", Headers(scope=scope)["host"].encode()),
         ]
-        deletion_scope = {**scope, "method": "DELETE", "headers": deletion_headers}
+        deletion_scope = attach_admitted_request(
+            {**scope, "method": "DELETE", "headers": deletion_headers},
+            AdmittedRequest(admitted_request.token, message=None),
+        )
+        principal_id = admitted_request.principal_id
         self._open_sessions[new_session_id] = _LegacySession(principal_id, endpoint_app, deletion_scope)
         own_session_ids = [
             session_id
@@ -109,11 +118,11 @@ class LegacySessions:
         async def receive() -> Event:
             return dict(_EMPTY_BODY_EVENT)
 
-        async def send(event: Event) -> None:
-            del event
+        async def ignore_response(_event: Event) -> None:
+            return
 
         legacy_session = self._open_sessions.pop(session_id)
-        await legacy_session.endpoint_app(legacy_session.deletion_scope, receive, send)
+        await legacy_session.endpoint_app(legacy_session.deletion_scope, receive, ignore_response)
 
     @contextmanager
     def _use_session(self, session_id: str, principal_id: str) -> Iterator[None]:

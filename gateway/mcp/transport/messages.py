@@ -1,26 +1,30 @@
-"""Parse request bodies as JSON-RPC 2.0 messages, and refuse JSON that parsers read differently."""
+"""Read JSON-RPC 2.0 messages, and refuse JSON that parsers read differently. A body is parsed once, here."""
 
 import json
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from mcp_types import HEADER_MISMATCH, INVALID_REQUEST, PARSE_ERROR, PROTOCOL_VERSION_META_KEY
-from pydantic_core import from_json
 
 MAX_JSON_VALUES: Final = 100_000
 """The maximum number of JSON values in a body. Each takes far more memory than it has characters."""
+MAX_JSON_DEPTH: Final = 200
+"""The maximum number of objects and arrays around a value. The SDK's parser for older protocols takes no more."""
 _MAX_NUMBER_DIGITS: Final = 308
+_SURROGATE_ESCAPE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
 class JsonRpcMessage:
-    """A request, by its id and method; a notification, without an id; or a response, without a method."""
+    """A request, with id and method; a notification, without an id; or a response, without a method."""
 
     id: str | int | None
     method: str | None
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_request(self) -> bool:
@@ -56,7 +60,7 @@ def read_message(request_body: bytes, header_version: str | None) -> JsonRpcMess
             "The body is no JSON-RPC object. Send one message at a time: MCP has no batches."
         )
     message = _to_message(document)
-    body_version = _find_protocol_version(document) if message.is_request else None
+    body_version = _find_protocol_version(message.params) if message.is_request else None
     # Where the header names an older protocol or none, the SDK would not check this.
     if body_version is not None and body_version != header_version:
         raise MessageRefused(
@@ -69,15 +73,16 @@ def read_message(request_body: bytes, header_version: str | None) -> JsonRpcMess
 
 def _parse_body(request_body: bytes) -> object:
     try:
-        # The first parser refuses deep nesting, lone surrogates and all but UTF-8. The second refuses ambiguous JSON.
-        from_json(request_body, allow_inf_nan=False)
-        document = json.loads(
-            request_body, object_pairs_hook=_build_object, parse_float=_parse_float, parse_int=_parse_integer
-        )
+        document = _STRICT_DECODER.decode(request_body.decode())
     except ValueError as error:
         raise MessageRefused(f"The body is not JSON: {error}.", PARSE_ERROR) from error
-    if len(request_body) > MAX_JSON_VALUES and _count_values(document) > MAX_JSON_VALUES:
-        raise MessageRefused(f"The body holds more than {MAX_JSON_VALUES:,} values.")
+    except RecursionError as error:
+        raise _refuse_depth() from error
+    # A small body holds few values, and few brackets nest in few levels.
+    if len(request_body) > MAX_JSON_VALUES or _count_brackets(request_body) > MAX_JSON_DEPTH:
+        _require_bounded(document)
+    if _SURROGATE_ESCAPE.search(request_body):
+        _require_whole_surrogates(document)
     return document
 
 
@@ -103,16 +108,54 @@ def _parse_integer(digits: str) -> int:
     return int(digits)
 
 
-def _count_values(document: object) -> int:
-    value_count, unseen_values = 0, [document]
-    while unseen_values and value_count <= MAX_JSON_VALUES:
-        json_value = unseen_values.pop()
-        value_count += 1
-        if isinstance(json_value, dict):
-            unseen_values += json_value.values()
-        elif isinstance(json_value, list):
-            unseen_values += json_value
-    return value_count
+def _refuse_constant(constant_name: str) -> NoReturn:
+    raise ValueError(f"{constant_name} is no JSON number")
+
+
+# Python's own decoder takes what RFC 8259 leaves open, and these functions refuse it.
+_STRICT_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_build_object,
+    parse_float=_parse_float,
+    parse_int=_parse_integer,
+    parse_constant=_refuse_constant,
+)
+
+
+def _count_brackets(request_body: bytes) -> int:
+    """Return how many objects and arrays a body may open, which is at least how deep it nests them."""
+    return request_body.count(b"[") + request_body.count(b"{")
+
+
+def _require_bounded(document: object) -> None:
+    """Raise MessageRefused where a document nests too deeply or holds too many values."""
+    value_count, depth, values_at_depth = 0, 0, [document]
+    while values_at_depth:
+        value_count += len(values_at_depth)
+        if value_count > MAX_JSON_VALUES:
+            raise MessageRefused(f"The body holds more than {MAX_JSON_VALUES:,} values.")
+        containers = [json_value for json_value in values_at_depth if isinstance(json_value, dict | list)]
+        if containers and depth >= MAX_JSON_DEPTH:
+            raise _refuse_depth()
+        depth += 1
+        values_at_depth = [
+            inner_value
+            for container in containers
+            for inner_value in (container.values() if isinstance(container, dict) else container)
+        ]
+
+
+def _refuse_depth() -> MessageRefused:
+    return MessageRefused(f"The body is not JSON: it nests more than {MAX_JSON_DEPTH} levels.", PARSE_ERROR)
+
+
+def _require_whole_surrogates(document: object) -> None:
+    """Raise MessageRefused where a string holds half a surrogate pair, which UTF-8 has no bytes for."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise MessageRefused(
+            "The body is not JSON: a string holds half a surrogate pair.", PARSE_ERROR
+        ) from error
 
 
 def _to_message(document: Mapping[str, Any]) -> JsonRpcMessage:
@@ -130,17 +173,18 @@ def _to_message(document: Mapping[str, Any]) -> JsonRpcMessage:
             )
         if not isinstance(document.get("result", document.get("error")), dict):
             raise MessageRefused("A result is an object, and so is an error.")
-        return JsonRpcMessage(request_id, None)
+        return JsonRpcMessage(request_id, method=None)
     method = document["method"]
     if not isinstance(method, str):
         raise MessageRefused("A message's method is a string.", request_id=request_id)
-    if not isinstance(document.get("params", {}), dict):
+    params = document.get("params", {})
+    if not isinstance(params, dict):
         raise MessageRefused("A message's params are an object.", request_id=request_id)
-    return JsonRpcMessage(request_id, method)
+    return JsonRpcMessage(request_id, method, params)
 
 
-def _find_protocol_version(document: Mapping[str, Any]) -> str | None:
+def _find_protocol_version(params: Mapping[str, Any]) -> str | None:
     """Return the protocol version in the `_meta` of a message of the modern protocol, or None."""
-    request_meta = document.get("params", {}).get("_meta")
+    request_meta = params.get("_meta")
     protocol_version = request_meta.get(PROTOCOL_VERSION_META_KEY) if isinstance(request_meta, dict) else None
     return protocol_version if isinstance(protocol_version, str) else None

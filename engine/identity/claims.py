@@ -1,8 +1,11 @@
-"""Reads the claims of a JWT without verifying it. Unverified claims may select an issuer, but prove nothing."""
+"""The claims of a JWT (RFC 7519). Unverified claims may select an issuer, but prove nothing."""
 
 import json
 from base64 import urlsafe_b64decode
-from typing import Any
+from typing import Any, NewType
+
+VerifiedClaims = NewType("VerifiedClaims", dict[str, Any])
+"""Claims that a key of their issuer signed. Only what verified the signature makes them of a dict."""
 
 
 def read_unverified_claims(jwt_text: str) -> dict[str, Any]:

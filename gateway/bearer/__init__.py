@@ -1,0 +1,1 @@
+"""Verifies the bearer tokens of every resource, whoever issued them."""
