@@ -23,7 +23,7 @@
     ├── DeliveryRefused
     │   └── DeliveryStale
     ├── DeliveryUnfit
-    ├── ToolUnknown · PromptUnknown · ResourceUnknown · ArgumentsInvalid · NotAllowed · KeyReused
+    ├── ToolUnknown · PromptUnknown · ResourceUnknown · ArgumentsInvalid · NotAllowed · KeyReused · ReadOnlyViolated
     ├── ApiTokenUnknown · ApiTokenInvalid · ServiceUnknown · NameTaken
     ├── ScheduleUnknown · SchedulePaused · TimingInvalid
     ├── RunUnknown · RunForgotten · RunEnded · RunUnfinished
@@ -471,6 +471,12 @@ class NotAllowed(BylineError):
     """The caller's role, or the scope of their token, does not reach this far; the message says what would."""
 
     code = "not_allowed"
+
+
+class ReadOnlyViolated(BylineError):
+    """Something that is declared to read only would have changed something upstream; nothing was sent."""
+
+    code = "read_only_violated"
 
 
 class KeyReused(BylineError):

@@ -57,14 +57,15 @@ log = structlog.get_logger()
 class BylineInterceptor(Interceptor):
     """The interceptor of a worker: it propagates identity, guards activities and parks waits."""
 
-    def __init__(self, services: Services, temporal_client: Client) -> None:
+    def __init__(self, services: Services, temporal_client: Client, registry: Registry) -> None:
         self._services = services
         self._temporal_client = temporal_client
+        self._registry = registry
         self._roots = RootRunCache()
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
         """Return the guard of activities."""
-        return ActivityGuard(next, self._services, self._roots, self._temporal_client)
+        return ActivityGuard(next, self._services, self._registry, self._roots, self._temporal_client)
 
     def workflow_interceptor_class(
         self,
@@ -92,7 +93,7 @@ def build_worker(
             _build_notify_activity(services, registry),
             _build_upkeep_activity(services, temporal_client),
         ],
-        interceptors=[BylineInterceptor(services, temporal_client)],
+        interceptors=[BylineInterceptor(services, temporal_client, registry)],
         workflow_runner=_build_workflow_runner(settings),
         deployment_config=_build_deployment_config(settings.temporal),
         workflow_failure_exception_types=_FAILURE_EXCEPTIONS,

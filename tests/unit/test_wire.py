@@ -131,6 +131,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "question_expired",
         "question_unknown",
         "rate_limited",
+        "read_only_violated",
         "record_not_found",
         "request_rejected",
         "resource_unknown",
