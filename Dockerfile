@@ -5,6 +5,7 @@ COPY requirements.lock .
 RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
 
 COPY pyproject.toml README.md LICENSE ./
+COPY byline byline
 COPY engine engine
 COPY activities activities
 COPY workflows workflows

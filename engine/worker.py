@@ -49,7 +49,7 @@ from engine.wire import (
 
 # Data errors fail a run for good. Other exceptions suspend it until the next deployment, as Temporal does by default.
 _FAILURE_EXCEPTIONS = (BylineError, *DATA_ERRORS)
-_PASSTHROUGH_MODULES = ("engine", "pydantic", "pydantic_core", "httpx2", "structlog")
+_PASSTHROUGH_MODULES = ("byline", "engine", "pydantic", "pydantic_core", "httpx2", "structlog")
 
 log = structlog.get_logger()
 

@@ -6,16 +6,14 @@ from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from activities.http import HttpAnswer, HttpRequest, http_action
-from activities.mcp import ToolAnswer, ToolCall, mcp_action
-from engine.sdk import tool
+from byline import HttpAnswer, HttpRequest, ToolAnswer, ToolCall, http_action, mcp_action, tool
 
 _STEP = timedelta(seconds=30)
 _ONCE = RetryPolicy(maximum_attempts=1)
 
 call_notes = mcp_action("notes.call", connection="notes")
-look_at_notes = mcp_action("notes.look", connection="notes", reads_only=True)
 send_to_crm = http_action("crm.send", connection="crm", scopes=("api",))
+look_at_notes = mcp_action("notes.look", connection="notes", reads_only=True)
 
 
 class Words(BaseModel):
