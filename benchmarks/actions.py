@@ -1,6 +1,6 @@
 """The action of the benchmarks, which writes to their upstream."""
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 
 @action("bench.write", connection="bench", scopes=("write",))

@@ -6,7 +6,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 from benchmarks.actions import write
-from engine.sdk import tool
+from byline import tool
 
 _ATTEMPT = timedelta(seconds=30)
 

@@ -444,6 +444,12 @@ class NotAllowed(BylineError):
     code = "not_allowed"
 
 
+class ReadOnlyViolated(BylineError):
+    """A tool or an action that only reads would have changed something upstream; nothing was sent."""
+
+    code = "read_only_violated"
+
+
 class KeyReused(BylineError):
     """The idempotency key was used before, for a call with another tool or other arguments."""
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 
 class Record(BaseModel):

@@ -5,7 +5,7 @@ from datetime import timedelta
 from pydantic import BaseModel, Field
 from temporalio import workflow
 
-from engine.sdk import tool
+from byline import tool
 from kinto_notes.activities import Record, change_record, read_record
 
 _STEP = timedelta(seconds=30)

@@ -1,6 +1,6 @@
 """Actions on the support system, in the shapes of Zendesk's Ticketing API."""
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 from pydantic import BaseModel, Field
 
 
