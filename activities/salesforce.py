@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 _OBJECTS_PATH = "/services/data/v63.0/sobjects"
 

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 
 class Invoice(BaseModel):

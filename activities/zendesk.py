@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 TicketStatus = Literal["new", "open", "pending", "hold", "solved"]
 

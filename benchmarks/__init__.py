@@ -1,1 +1,1 @@
-"""Byline measured beside raw Temporal; it measures, and changes nothing."""
+"""Benchmarks that compare Byline with raw Temporal."""

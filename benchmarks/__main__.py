@@ -21,7 +21,7 @@ _DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
 class Suite(StrEnum):
-    """What can be measured by itself."""
+    """A suite of measurements."""
 
     CALL = "call"
     CALLERS = "callers"
@@ -44,10 +44,10 @@ _MEASURES: dict[Suite, Callable[[], Awaitable[Section]]] = {
 
 
 def main(
-    only: Annotated[list[Suite] | None, typer.Option(help="Run this suite; may be given again.")] = None,
-    record: Annotated[bool, typer.Option(help="Put the figures into docs/benchmarks.md.")] = False,  # noqa: FBT002
+    only: Annotated[list[Suite] | None, typer.Option(help="run only this suite; may be repeated")] = None,
+    record: Annotated[bool, typer.Option(help="write the figures to docs/benchmarks.md")] = False,  # noqa: FBT002
 ) -> None:
-    """Measure Byline beside raw Temporal."""
+    """Compare Byline with raw Temporal."""
     uvloop.run(_run(only or list(Suite), record=record))
 
 
@@ -62,7 +62,7 @@ async def _run(suites: list[Suite], *, record: bool) -> None:
 
 
 def _put(suite: Suite, figures: str) -> None:
-    """Replace what stands between the marks of this suite."""
+    """Replace the figures between this suite's markers in the document."""
     begin, end = f"<!-- figures of {suite} -->", f"<!-- end of {suite} -->"
     text, put = re.subn(
         f"{begin}.*{end}",

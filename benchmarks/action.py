@@ -1,4 +1,4 @@
-"""What identity check, vault and audit add to an action: the same write by Byline's action and by a plain activity."""
+"""Measures what Byline adds to an action: the same write by Byline's action and by a plain activity."""
 
 import os
 import uuid
@@ -21,7 +21,7 @@ _PROCESSES = ("worker", "server", "upstream")
 
 
 async def measure() -> Section:
-    """Runs of many writes in a row, in turns; a write takes from its arrival upstream to the next one's."""
+    """Alternate runs of many writes. The time of a write is that from its arrival upstream to the next arrival."""
     async with AsyncExitStack() as opened:
         arms = await opened.enter_async_context(fresh())
         await arms.byline()

@@ -1,6 +1,6 @@
-"""Byline's side of the measured write: an action on the upstream that stands for every other."""
+"""The action of the benchmarks, which writes to their upstream."""
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 
 @action("bench.write", connection="bench", scopes=("write",))

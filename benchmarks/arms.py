@@ -1,4 +1,4 @@
-"""The processes under measurement: one fresh Temporal server with the stack's own settings, and what runs on it."""
+"""Starts the measured processes: a new Temporal server with the stack's settings, its workers and its gateways."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ _AS_BYLINE = Options()
 
 
 class Program:
-    """One process, which says `ready` when it is and dies with this one."""
+    """One process. It prints `ready` once it is ready, and it ends with this process."""
 
     def __init__(self, process: asyncio.subprocess.Process, told: str) -> None:
         self._process = process
@@ -61,7 +61,7 @@ class Program:
         raise RuntimeError(f"{arguments} ended before it was ready")
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it, and wait until it is gone."""
+        """Signal the process to end, and wait until it has ended."""
         if self._process.returncode is None:
             self._process.send_signal(number)
         await self._process.wait()
@@ -69,7 +69,7 @@ class Program:
 
 @dataclass
 class Arms:
-    """A Temporal server with nothing in its history, the upstream, and the workers and gateways started beside them."""
+    """A Temporal server without history, the upstream, and the workers and gateways that run with them."""
 
     stack: EmbeddedStack
     temporal: Client
@@ -78,7 +78,7 @@ class Arms:
     _programs: AsyncExitStack
 
     async def byline(self) -> None:
-        """Start Byline's worker and gateway as the stack does."""
+        """Start Byline's worker and gateway in the same way as the stack."""
         for service in ("migrate", "worker", "gateway"):
             await self.stack.start_service(service)
             await self.stack.wait_until_ready(service)
@@ -90,13 +90,13 @@ class Arms:
         return await self.program("benchmarks.plain_worker", *arguments, options.model_dump_json())
 
     async def program(self, module: str, *arguments: str) -> Program:
-        """Start a module of this package, to be stopped with the others."""
+        """Start a module of this package, which is stopped with the others."""
         started = await Program.start("-m", module, *arguments)
         self._programs.push_async_callback(started.stop)
         return started
 
     async def second_gateway(self, program: str) -> tuple[str, Program]:
-        """Start a gateway beside the stack's own by a Python program; returns its origin too."""
+        """Start a gateway in addition to the stack's own by a Python program, and return its origin and the program."""
         with socket.create_server((LOOPBACK_HOST, 0)) as probe:
             port = probe.getsockname()[1]
         url = f"http://{LOOPBACK_HOST}:{port}"
@@ -111,11 +111,11 @@ class Arms:
         return url, started
 
     def pids(self, *services: str) -> dict[str, int]:
-        """The stack's processes by name."""
+        """Return the process ids of services of the stack, by name."""
         return {service: self.stack.find_pid(service) for service in services}
 
     async def arrivals(self, name: str, count: int = 1) -> list[float]:
-        """When the upstream was written to under this name, once it was so often; seconds of the monotonic clock."""
+        """Wait for `count` writes under this name, and return when they arrived, in seconds of the monotonic clock."""
         answer = await self.upstream.get(f"/arrivals/{name}", params={"count": count})
         times: list[float] = answer.raise_for_status().json()
         return times
@@ -125,7 +125,7 @@ class Arms:
 async def fresh(
     file: Path = COMPOSE_PATH, *, settings: Mapping[str, str] = MappingProxyType({})
 ) -> AsyncIterator[Arms]:
-    """A fresh server and the upstream, with settings of its own; all that is started on them ends with the block."""
+    """Start a new server and the upstream with these settings. All that is started on them ends with the block."""
     async with AsyncExitStack() as opened:
         data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
         upstream = await Program.start("-m", "benchmarks.upstream")
@@ -154,4 +154,4 @@ async def fresh(
 
 
 def _quiet(_progress: str) -> None:
-    """Say nothing of the stack's progress."""
+    """Ignore the stack's progress reports."""

@@ -1,4 +1,4 @@
-"""A server of the `mcp` package with one trivial tool and nothing behind it: what the protocol alone costs.
+"""A server of the `mcp` package with one trivial tool. It shows what the protocol alone costs.
 
 python -m benchmarks.bare_mcp
 """

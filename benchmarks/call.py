@@ -1,4 +1,4 @@
-"""tools/call of a tool that does nothing, all of it, beside start and result of the same workflow on raw Temporal."""
+"""Measures a tools/call of a tool that does nothing, and start and result of the same workflow on raw Temporal."""
 
 import os
 import uuid
@@ -18,7 +18,7 @@ _PROCESSES = ("client", "gateway", "worker", "server")
 
 
 async def measure() -> Section:
-    """One server, five arms in turns."""
+    """Measure five arms in turns on one server."""
     async with AsyncExitStack() as opened:
         arms = await opened.enter_async_context(fresh())
         await arms.byline()

@@ -1,4 +1,4 @@
-"""tools/call by 1, 10 and 50 callers at once, in both eras, beside a bare server of the same SDK and raw Temporal."""
+"""Measures tools/call by 1, 10 and 50 concurrent callers in both protocol eras, a bare MCP server and raw Temporal."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ class _Arm:
     seconds: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_AT_ONCE, 0.0))
 
     async def call(self, at_once: int) -> None:
-        """Make so many calls, each caller one after the other."""
+        """Make this many calls. Each caller makes one call after the other."""
         left = iter(range(_CALLS))
         samples = self.samples[at_once]
 
@@ -45,7 +45,7 @@ class _Arm:
 
 
 async def measure() -> Section:
-    """One server; every arm takes its turn at every number of callers."""
+    """Measure every arm in turns on one server, for every number of callers."""
     async with AsyncExitStack() as opened:
         arms = await opened.enter_async_context(fresh())
         await arms.byline()
@@ -54,7 +54,7 @@ async def measure() -> Section:
         people = await opened.enter_async_context(people_of(arms.stack))
         http = await opened.enter_async_context(connections())
         url, bare_url, most = arms.stack.mcp_url, f"http://127.0.0.1:{bare.told}/mcp", max(_AT_ONCE)
-        # The same call of the same person while it runs is one run, so that each caller is somebody else.
+        # Concurrent equal calls of one person attach to one run, so each caller is a different person.
         tokens = [(await people.new()).token for _ in range(most)]
         rows = [
             _Arm("raw Temporal: start and result", [raw_noop(arms, "plain")] * most),

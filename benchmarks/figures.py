@@ -1,4 +1,4 @@
-"""Samples, and the Markdown tables that they become."""
+"""Collects samples and formats them as Markdown tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,11 +14,11 @@ class Samples:
         return len(self._seconds)
 
     def add(self, *seconds: float) -> None:
-        """Keep what was measured."""
+        """Add measured durations."""
         self._seconds.extend(seconds)
 
     def percentile(self, share: float) -> float:
-        """The nearest-rank percentile, in milliseconds."""
+        """Return the nearest-rank percentile, in milliseconds."""
         ordered = sorted(self._seconds)
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
 
@@ -29,19 +29,19 @@ class Samples:
 
     @property
     def p95(self) -> float:
-        """What 19 of 20 stay under, in milliseconds."""
+        """The 95th percentile, in milliseconds."""
         return self.percentile(0.95)
 
 
 @dataclass
 class Section:
-    """What one suite found: tables and sentences, in order, under a title."""
+    """The figures of one suite: tables and sentences in their order, under a title."""
 
     title: str
     parts: list[str] = field(default_factory=list)
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Add a table whose first column is words and whose others are figures."""
+        """Add a table whose first column contains words and whose other columns contain figures."""
         lines = [columns, ["---", *(["---:"] * (len(columns) - 1))], *rows]
         self.parts.append("\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines))
 
@@ -50,12 +50,12 @@ class Section:
         self.parts.append(sentence)
 
     def markdown(self) -> str:
-        """What stands under the title."""
+        """Return the tables and sentences as Markdown, without the title."""
         return "\n\n".join(self.parts)
 
 
 def goal(value: float, limit: float, text: str) -> str:
-    """A figure held against its goal."""
+    """Return a sentence that says whether a figure meets its goal."""
     return f"{text} (goal: at most {limit:g}): {'met' if value <= limit else 'missed'}."
 
 

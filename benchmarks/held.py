@@ -1,4 +1,4 @@
-"""A thousand callers whose runs wait: what each holds, what is left afterwards, and what a second thousand adds."""
+"""Measures the memory for a thousand callers whose runs wait, after they left, and for a second thousand."""
 
 import asyncio
 import uuid
@@ -25,13 +25,17 @@ _LONG = {
     "BYLINE_GATEWAY__LIMITS__SESSIONS": "5000",
 }
 
-_MOMENTS = ("connection held", "the same runs, connections closed", "as many callers more, connection held")
+_MOMENTS = (
+    "connection held",
+    "the same runs, connections closed",
+    "as many additional callers, connection held",
+)
 
 Found = Mapping[str, Mapping[str, float]]
 
 
 async def measure() -> Section:
-    """Each era on a fresh server of its own."""
+    """Measure each protocol era on a new server."""
     section = Section(f"{_CALLERS:,} callers whose runs wait for a sign-in")
     eras = {"2026-07-28": await _era(legacy=False), "2025-11-25": await _era(legacy=True)}
     section.table(

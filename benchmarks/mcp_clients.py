@@ -1,4 +1,4 @@
-"""MCP clients: the `mcp` package's own, and ones of either era that send only what the protocol asks."""
+"""MCP clients: that of the `mcp` package, and lean ones of both eras that send only what the protocol requires."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from mcp_types import CLIENT_CAPABILITIES_META_KEY, CLIENT_INFO_META_KEY, PROTOC
 from engine.wire import OUTCOME_META
 
 Call = Callable[[str, dict[str, Any]], Awaitable[dict[str, Any]]]
-"""Calls a tool by name with arguments, and returns its value, or what there is to know while there is none."""
+"""Calls a tool by name with arguments, and returns its value, or the status while there is none."""
 
 _PROTOCOL = "2026-07-28"
 _LEGACY_PROTOCOL = "2025-11-25"
@@ -31,14 +31,14 @@ _PATIENCE = 120.0
 
 @asynccontextmanager
 async def connections() -> AsyncIterator[httpx2.AsyncClient]:
-    """Kept connections for any number of lean clients."""
+    """Open an HTTP client whose connections any number of lean clients share."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
     async with httpx2.AsyncClient(timeout=_PATIENCE, trust_env=False, limits=limits) as http:
         yield http
 
 
 def lean(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
-    """A client of protocol 2026-07-28 in one POST a call."""
+    """Return a client of protocol 2026-07-28, which sends one POST for each call."""
     numbers = count(1)
     headers = {
         **_authorization(token),
@@ -57,7 +57,7 @@ def lean(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
 
 
 async def session(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
-    """A client of protocol 2025-11-25 in a session of its own."""
+    """Open a client of protocol 2025-11-25 with a session of its own."""
     numbers, headers = count(2), await _opened(http, url, token, {})
 
     async def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -72,7 +72,7 @@ async def session(http: httpx2.AsyncClient, url: str, token: str | None = None) 
 async def waiting(
     http: httpx2.AsyncClient, url: str, token: str, tool: str, arguments: dict[str, Any], *, legacy: bool
 ) -> AsyncIterator[None]:
-    """A call whose person is about to sign in: the client has shown the link, and its connection is held."""
+    """Hold a call open that waits for a sign-in. The client has shown the link, and its connection stays open."""
     async with AsyncExitStack() as opened:
         hold = _hold_session if legacy else _hold_round
         await hold(opened, http, url, token, tool, arguments)
@@ -140,7 +140,7 @@ async def _hold(
 async def _opened(
     http: httpx2.AsyncClient, url: str, token: str | None, capabilities: dict[str, Any]
 ) -> dict[str, str]:
-    """The headers of a session that was opened just now."""
+    """Open a session and return its headers."""
     headers = {**_authorization(token), **_ACCEPT}
     about = {
         "protocolVersion": _LEGACY_PROTOCOL,
@@ -159,7 +159,7 @@ async def _opened(
 
 @asynccontextmanager
 async def packaged(url: str, token: str | None = None) -> AsyncIterator[Call]:
-    """The client that comes with the `mcp` package."""
+    """Open the client of the `mcp` package."""
     http = httpx2.AsyncClient(headers=_authorization(token), timeout=_PATIENCE, trust_env=False)
     async with http, Client(streamable_http_client(url, http_client=http)) as client:
 
@@ -175,13 +175,13 @@ def _request(method: str, params: dict[str, Any], number: int) -> dict[str, Any]
 
 
 def _found(result: dict[str, Any]) -> dict[str, Any]:
-    """What a call gave: the value, or what there is to know while there is none."""
+    """Return the value of a call, or its status while there is none."""
     found: dict[str, Any] = result.get("structuredContent") or result["_meta"][OUTCOME_META]
     return found
 
 
 def _message(answer: httpx2.Response) -> Any:
-    """The answer, which comes as an event of a stream where the call took long."""
+    """Return the response, which is an event of a stream if the call took long."""
     if answer.headers["content-type"].startswith("text/event-stream"):
         return json.loads(answer.text.rpartition("data: ")[2])
     return answer.json()

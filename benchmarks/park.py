@@ -1,4 +1,4 @@
-"""A thousand parked runs: what each holds in memory, and how long all take to finish once people have consented."""
+"""Measures a thousand parked runs: the memory of each, and the time until all have finished after the consents."""
 
 import asyncio
 import time
@@ -23,7 +23,7 @@ _GOAL = 1.2
 
 @dataclass
 class Found:
-    """One arm's figures: kilobytes for a run by process, seconds until all are parked, answered, and done."""
+    """The figures of one arm: KiB for a run by process, and seconds until all are parked, answered and done."""
 
     held: Mapping[str, float]
     parking: float
@@ -32,7 +32,7 @@ class Found:
 
 
 async def measure() -> Section:
-    """Each arm on a fresh server of its own."""
+    """Measure each arm on a new server."""
     raw = await _raw()
     byline, one_principal = await _byline()
     return _section(raw, byline, one_principal)
@@ -114,7 +114,7 @@ async def _park(
 
 
 async def _one_consent_each(waiters: Waiters, waiting: list[Waiting]) -> None:
-    """Every person consents once, however many of their runs wait."""
+    """Let every person consent once, for all of their waiting runs."""
     await each({waiter.link: waiter for waiter in waiting}.values(), waiters.consent, at_once=_AT_ONCE)
 
 
@@ -163,14 +163,16 @@ def _section(raw: Found, byline: Found, one_principal: Found) -> Section:
     )
     ratio = (byline.held["worker"] + byline.held["gateway"]) / raw.held["worker"]
     section.say(
-        goal(ratio, _GOAL, f"Worker and gateway hold {ratio:.2f} × what a raw worker holds for a parked run")
+        goal(
+            ratio, _GOAL, f"For a parked run, worker and gateway use {ratio:.2f} × the memory of a raw worker"
+        )
     )
     drain = one_principal.draining / raw.draining
     section.say(
-        goal(drain, _GOAL, f"One consent's {_RUNS:,} runs are done in {drain:.2f} × raw Temporal's time")
+        goal(drain, _GOAL, f"The {_RUNS:,} runs of one consent are done in {drain:.2f} × raw Temporal's time")
     )
     section.say(
-        f"{_RUNS:,} consents are as many callbacks, code exchanges and grants, which raw Temporal has not; "
-        f"once the last one is answered, all is done in {byline.draining - byline.answering:.1f} s."
+        f"Raw Temporal has nothing like the callbacks, code exchanges and grants of {_RUNS:,} consents; "
+        f"after the last callback is answered, all runs are done in {byline.draining - byline.answering:.1f} s."
     )
     return section

@@ -1,4 +1,4 @@
-"""The people of the benchmarks: they hold real access tokens and browser sessions, and consent at the real callback."""
+"""The people of the benchmarks. They have real access tokens and browser sessions, and consent by the real callback."""
 
 import time
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ _CHAT = ClientInformation(client_id="bench", redirect_uris=None)
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody signed in, in a chat client and in a browser."""
+    """A person who is signed in, in a chat client and in a browser."""
 
     principal: Principal
     token: str
@@ -36,14 +36,14 @@ class Person:
 
 @dataclass(frozen=True)
 class Answered:
-    """A callback: when the browser sent it and when it was answered, on the monotonic clock."""
+    """When the browser sent a callback and when it was answered, in seconds of the monotonic clock."""
 
     sent: float
     answered: float
 
 
 class People:
-    """Makes people, and answers for them."""
+    """Creates people, and consents for them."""
 
     def __init__(self, services: Services, http: httpx2.AsyncClient) -> None:
         self._services = services
@@ -54,7 +54,7 @@ class People:
         self._numbers = count(1)
 
     async def new(self) -> Person:
-        """Somebody who never consented to anything."""
+        """Create a person without consents."""
         name = f"person-{next(self._numbers)}"
         issuer = self._services.settings.public_url
         principal = await self._services.principals.resolve_principal(issuer, name, name)
@@ -82,7 +82,7 @@ class People:
         return issued.access_token
 
     async def consent(self, person: Person, link: str) -> Answered:
-        """Say yes to the request behind a link: the upstream sends the browser straight back to the callback."""
+        """Consent to the request of a link. The upstream redirects the browser to the callback at once."""
         request = await self._services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None, "the gateway handed out a link to nothing"
         step = await self._services.sign_ins.begin_redirect(request, person.browser.browser_session.id)
@@ -101,7 +101,7 @@ class People:
 
 @asynccontextmanager
 async def people_of(stack: EmbeddedStack, gateway_url: str | None = None) -> AsyncIterator[People]:
-    """The people of a stack, who go to its gateway, or to another one with the same database."""
+    """Open the people of a stack, who use its gateway, or another one with the same database."""
     has = stack.services["gateway"].environment
     settings = Settings(
         database=DatabaseSettings(url=has["BYLINE_DATABASE__URL"]),

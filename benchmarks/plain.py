@@ -1,4 +1,4 @@
-"""The raw side: workflows that know nothing of Byline; what the same work costs on Temporal alone."""
+"""The raw workflows, which do the same work on Temporal without Byline."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,14 +49,14 @@ class PlainWrites:
 
 @workflow.defn(name="plain_parked")
 class PlainParked:
-    """Wait to be woken, then write."""
+    """Wait for the signal, then write."""
 
     def __init__(self) -> None:
         self._woken = False
 
     @workflow.run
     async def run(self, work: Work) -> Done:
-        """Wait for the signal; with no writes to make, that is all."""
+        """Wait for the signal, and then write as often as `work` says."""
         await workflow.wait_condition(lambda: self._woken)
         for _ in range(work.writes):
             await workflow.execute_activity(WRITE, work.name, start_to_close_timeout=_ATTEMPT)

@@ -1,4 +1,4 @@
-"""The raw side's worker process: temporalio as its manual shows it; options choose what the settings suite varies.
+"""The worker process of the raw workflows. Its options choose what the suite of settings varies.
 
 python -m benchmarks.plain_worker ADDRESS NAMESPACE QUEUE UPSTREAM_URL OPTIONS
 """
@@ -28,7 +28,7 @@ from benchmarks.plain import WRITE, PlainNoop, PlainParked, PlainWrites
 
 
 class Options(BaseModel):
-    """What a raw worker can be told; the defaults are what Byline's worker runs with."""
+    """The options of a raw worker. The defaults are those of Byline's worker."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -40,7 +40,7 @@ class Options(BaseModel):
 
 
 async def run(address: str, namespace: str, queue: str, upstream_url: str, options: Options) -> None:
-    """Work until SIGTERM, and say when ready."""
+    """Run the worker until SIGTERM, and print `ready` once it polls."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     temporal = await Client.connect(address, namespace=namespace, data_converter=pydantic_data_converter)

@@ -1,4 +1,4 @@
-"""The settings that matter, each measured against what else it could be; what is varied is one thing at a time."""
+"""Measures the settings that matter, each against its alternatives, one at a time."""
 
 import time
 import uuid
@@ -25,9 +25,9 @@ _STEPS = 3
 _GATEWAY_ON_ASYNCIO = """
 import asyncio, os
 from engine.settings import Settings
-from gateway.server import serve
+from gateway.server import serve_gateway
 print("ready", flush=True)
-asyncio.run(serve(Settings(), os.environ))
+asyncio.run(serve_gateway(Settings(), os.environ))
 """
 _DYNAMIC_CONFIG = "--dynamic-config-value"
 _COLUMNS = (
@@ -48,7 +48,7 @@ _VARIANTS = {
 
 
 async def measure() -> Section:
-    """Dynamic configuration, worker, gateway, sticky timeout."""
+    """Measure dynamic configuration, worker, gateway and sticky timeout."""
     section = Section("The settings")
     for part in (_dynamic_config, _worker, _gateway, _sticky_timeout):
         await part(section)
@@ -82,7 +82,7 @@ async def _worker(section: Section) -> None:
 
 
 async def _compare(section: Section, rows: list[tuple[str, Arms, str, int]]) -> None:
-    """Raw workers, each on its queue, at nothing and at some steps."""
+    """Compare raw workers on their own queues, by a no-op and by some steps."""
     noops = [Arm(name, raw_noop(arms, queue), {"worker": pid}) for name, arms, queue, pid in rows]
     steps = [Arm(name, _steps(arms, queue), {"worker": pid}) for name, arms, queue, pid in rows]
     await take_turns([*noops, *steps], rounds=_ROUNDS, block=_BLOCK, warm_up=5)
@@ -112,7 +112,7 @@ def _steps(arms: Arms, queue: str) -> Callable[[], Awaitable[object]]:
 
 
 async def _gateway(section: Section) -> None:
-    """The gateway on both event loops: two gateways of one stack, in turns."""
+    """Compare the gateway on both event loops, by two gateways of one stack in turns."""
     async with AsyncExitStack() as opened:
         arms = await opened.enter_async_context(fresh())
         await arms.byline()
@@ -134,7 +134,7 @@ async def _gateway(section: Section) -> None:
 
 
 async def _sticky_timeout(section: Section) -> None:
-    """A run parked on a worker that is killed: how long after its signal another worker completes it."""
+    """Measure how long after its signal another worker completes a run that was parked on a killed worker."""
     rows = []
     async with fresh() as arms:
         for name, options in (

@@ -1,4 +1,4 @@
-"""Byline's side: composite tools written as a builder would, the twins of the raw workflows."""
+"""The composite tools of the benchmarks, which do the same as the raw workflows."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,7 +6,7 @@ from datetime import timedelta
 from temporalio import workflow
 
 from benchmarks.actions import write
-from engine.sdk import tool
+from byline import tool
 
 _ATTEMPT = timedelta(seconds=30)
 

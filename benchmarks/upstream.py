@@ -1,4 +1,4 @@
-"""The upstream of both sides, a process of its own: it notes when each write arrives, and consents to everything.
+"""The upstream of the benchmarks. It records when each write arrives, and consents to every request.
 
 python -m benchmarks.upstream
 """
@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 
 class Arrivals:
-    """When each name was written, by the machine's one monotonic clock."""
+    """Records when each name was written, by the machine's monotonic clock."""
 
     def __init__(self) -> None:
         self._times: defaultdict[str, list[float]] = defaultdict(list)
@@ -32,7 +32,7 @@ class Arrivals:
         return Response(status_code=204)
 
     async def tell(self, request: Request) -> Response:
-        """GET /arrivals/{name}?count=n: when they came, as soon as so many have."""
+        """GET /arrivals/{name}?count=n: when the writes arrived, once there are n."""
         name, count = request.path_params["name"], int(request.query_params["count"])
         async with self._came:
             await self._came.wait_for(lambda: len(self._times[name]) >= count)

@@ -1,4 +1,4 @@
-"""From a consent's callback to the upstream request of the run that waited for it, also after the worker was killed."""
+"""Measures the time from a consent's callback to the run's upstream request, also after the worker was killed."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ class Waiting:
 
 
 class Waiters:
-    """Parks runs on Byline, each for a person of its own, and wakes them."""
+    """Parks runs on Byline, each of a different person, and wakes them."""
 
     def __init__(self, arms: Arms, people: People, http_url: str) -> None:
         self._arms = arms
@@ -38,7 +38,7 @@ class Waiters:
         self._url = http_url
 
     async def park(self, person: Person | None = None) -> Waiting:
-        """A run that has told its caller that it waits."""
+        """Start a run, and return once it has told its caller that it waits."""
         person = person or await self._people.new()
         name = str(uuid.uuid4())
         async with connections() as http:
@@ -46,11 +46,11 @@ class Waiters:
         return Waiting(name, person, asked["links"][0]["url"])
 
     async def consent(self, waiting: Waiting) -> Answered:
-        """The person says yes."""
+        """Consent as the person."""
         return await self._people.consent(waiting.person, waiting.link)
 
     async def wake(self, waiting: Waiting) -> tuple[Answered, float]:
-        """The callback, and when the upstream was written to."""
+        """Consent, and return the callback and when the upstream was written to."""
         answered = await self.consent(waiting)
         (acted,) = await self._arms.arrivals(waiting.name)
         return answered, acted
@@ -65,7 +65,7 @@ class _Waking:
 
 
 async def measure() -> Section:
-    """One server; a parked run of each kind is woken in every round."""
+    """Wake a parked run of each kind in every round, on one server."""
     found = _Waking()
     async with AsyncExitStack() as opened:
         arms = await opened.enter_async_context(fresh())
@@ -100,7 +100,7 @@ async def _round(arms: Arms, waiters: Waiters, found: _Waking) -> None:
 
 
 async def parked(arms: Arms, workflow_id: str) -> None:
-    """Return once a raw run has done its first task and has none under way."""
+    """Return once a raw run has completed its first workflow task and has none in progress."""
     run = arms.temporal.get_workflow_handle(workflow_id)
     while True:
         described = (await run.describe()).raw_description
@@ -112,7 +112,7 @@ async def parked(arms: Arms, workflow_id: str) -> None:
 
 
 async def _after_sigkill(arms: Arms, waiters: Waiters) -> float:
-    """The slowest of some runs that parked on a worker which was killed, once another one works in its place."""
+    """Return the seconds of the slowest of some runs whose worker was killed, after another worker has started."""
     waiting = [await waiters.park() for _ in range(_RUNS_OF_THE_DEAD)]
     await arms.stack.kill_service("worker")
     await arms.stack.start_service("worker")
@@ -122,7 +122,7 @@ async def _after_sigkill(arms: Arms, waiters: Waiters) -> float:
 
 
 async def _restarted(arms: Arms, waiters: Waiters) -> float:
-    """A consent that is answered just after the only worker was killed, which the stack starts again by itself."""
+    """Return the seconds after a consent just after the only worker was killed, which the stack restarts."""
     waiting = await waiters.park()
     os.kill(arms.stack.find_pid("worker"), SIGKILL)
     answered, acted = await waiters.wake(waiting)
@@ -152,17 +152,17 @@ def _section(found: _Waking, after_kill: float, restarted: float) -> Section:
         ],
     )
     ratio = found.from_answer.p95 / reference.p95
-    section.say(goal(ratio, _GOAL, f"A consent's run acts within {ratio:.2f} × raw Temporal's p95"))
+    section.say(goal(ratio, _GOAL, f"The run acts within {ratio:.2f} × raw Temporal's p95 after the consent"))
     section.say(
         goal(
             after_kill,
             _GOAL_AFTER_SIGKILL,
-            f"After its worker was killed and another one works, the slowest of {_RUNS_OF_THE_DEAD} runs acts "
+            f"After their worker was killed and another one started, the slowest of {_RUNS_OF_THE_DEAD} runs acts "
             f"{after_kill:.2f} s after its callback",
         )
     )
     section.say(
-        f"Where the only worker is killed just before the callback and started again by the stack, {restarted:.2f} s, "
-        "most of them the start of a Python process."
+        "If the only worker is killed just before the callback and the stack restarts it, the run acts after "
+        f"{restarted:.2f} s, most of them the start of a Python process."
     )
     return section

@@ -26,13 +26,13 @@ class BylineError(Exception):
 
 
 class SettingsInvalid(BylineError):
-    """A setting is missing or makes no sense; the message names it and says what to write."""
+    """A setting is missing or not valid; the message names it and says what to write."""
 
     code = "settings_invalid"
 
 
 class IdentityRefused(BylineError):
-    """An action came without a name that this process could verify."""
+    """An action came without an identity that this process could verify."""
 
     code = "identity_refused"
 
@@ -65,13 +65,13 @@ class PrincipalInactive(IdentityRefused):
 
 
 class FiringRefused(IdentityRefused):
-    """What a schedule began in Temporal is not what is on record: unknown, paused, altered, or begun twice."""
+    """A firing does not match its stored schedule, which is unknown, paused or altered, or it started twice."""
 
     code = "firing_refused"
 
 
 class PersonRequired(BylineError):
-    """A person has to act before the action can go on; the run parks until they did."""
+    """A person has to act before the action can continue; the run parks until then."""
 
     code = "person_required"
 
@@ -102,7 +102,7 @@ class PersonRequired(BylineError):
 
 
 class AuthorizationRequired(PersonRequired):
-    """A person has to consent before the action can go on."""
+    """A person has to consent before the action can continue."""
 
     code = "authorization_required"
 
@@ -166,13 +166,13 @@ class AnswerRequired(PersonRequired):
 
 
 class AuthorizationEnded(BylineError):
-    """The wait for a person is over without a grant."""
+    """The wait for a person ended without a grant."""
 
     code = "authorization_ended"
 
 
 class AuthorizationDenied(AuthorizationEnded):
-    """The person said no."""
+    """The person declined to consent."""
 
     code = "authorization_denied"
 
@@ -190,19 +190,19 @@ class AuthorizationCancelled(AuthorizationEnded):
 
 
 class AuthorizationRefused(BylineError):
-    """A sign-in at an upstream was refused by Byline: wrong person, stale or altered callback, failed exchange."""
+    """Byline refused a sign-in at an upstream: wrong person, stale or altered callback, or failed code exchange."""
 
     code = "authorization_refused"
 
 
 class KeyRefused(AuthorizationRefused):
-    """A key that a person typed cannot be one, or the upstream does not take it."""
+    """A key that a person typed has the wrong form, or the upstream does not accept it."""
 
     code = "key_refused"
 
 
 class AccountMismatched(AuthorizationRefused):
-    """Somebody signed in to another account than the one that is waited for; it is connected beside it."""
+    """Somebody signed in to another account than the requested one; that account is connected too."""
 
     code = "account_mismatched"
 
@@ -213,13 +213,13 @@ class AccountMismatched(AuthorizationRefused):
 
 
 class QuestionEnded(BylineError):
-    """The wait for a person is over without an answer."""
+    """The wait for a person ended without an answer."""
 
     code = "question_ended"
 
 
 class QuestionDeclined(QuestionEnded):
-    """The person would not answer."""
+    """The person declined to answer."""
 
     code = "question_declined"
 
@@ -237,7 +237,7 @@ class QuestionCancelled(QuestionEnded):
 
 
 class ApprovalDenied(QuestionEnded):
-    """Somebody who may approve said no."""
+    """Somebody who may approve declined."""
 
     code = "approval_denied"
 
@@ -249,19 +249,19 @@ class ApprovalExpired(QuestionEnded):
 
 
 class QuestionUnknown(BylineError):
-    """No question with this id is put to this person."""
+    """No question with this id is asked of this person."""
 
     code = "question_unknown"
 
 
 class QuestionClosed(BylineError):
-    """The question cannot be answered any more; the message says why."""
+    """The question can no longer be answered; the message says why."""
 
     code = "question_closed"
 
 
 class AnswerInvalid(BylineError):
-    """The answer does not fit what was asked for; the message names each field."""
+    """The answer does not match the question's schema; the message names each field."""
 
     code = "answer_invalid"
 
@@ -273,7 +273,7 @@ class ConnectionUnknown(BylineError):
 
 
 class ConnectionMisconfigured(BylineError):
-    """The connection cannot work as it is declared; an administrator has to mend it."""
+    """The connection cannot work as it is declared; an administrator has to correct it."""
 
     code = "connection_misconfigured"
 
@@ -306,19 +306,19 @@ class UpstreamFailed(BylineError):
 
 
 class PermissionDenied(UpstreamFailed):
-    """The upstream's own permissions forbid this to this account (403)."""
+    """The upstream does not permit this to the account (403)."""
 
     code = "permission_denied"
 
 
 class RecordNotFound(UpstreamFailed):
-    """The upstream has no such record, or hides it from this account (404, 410)."""
+    """The upstream has no such record, or hides it from the account (404, 410)."""
 
     code = "record_not_found"
 
 
 class RequestRejected(UpstreamFailed):
-    """The upstream calls the request wrong (any other 4xx, or a redirect)."""
+    """The upstream rejected the request (any other 4xx, or a redirect)."""
 
     code = "request_rejected"
 
@@ -331,7 +331,7 @@ class UpstreamUnavailable(UpstreamFailed):
 
 
 class RateLimited(UpstreamFailed):
-    """The upstream asks for patience (429); `retry_after` in seconds where it says how much."""
+    """The upstream limits the rate of requests (429); `retry_after` is in seconds, if it says how long to wait."""
 
     code = "rate_limited"
     is_retryable = True
@@ -342,32 +342,32 @@ class RateLimited(UpstreamFailed):
 
 
 class OutcomeUnknown(UpstreamFailed):
-    """The request left and no answer came, so it may or may not have taken effect; not retried unless idempotent."""
+    """No response came to a request, which may have taken effect; it is retried only if it is idempotent."""
 
     code = "outcome_unknown"
 
 
 class VaultSealBroken(BylineError):
-    """A stored secret does not open: its key is not there any more, or the row was altered or moved."""
+    """A stored secret does not open: its key no longer exists, or its row was altered or moved."""
 
     code = "vault_seal_broken"
 
 
 class KeyServiceUnavailable(BylineError):
-    """The service that keeps the master key does not answer or refuses; what is sealed stays, and opens afterwards."""
+    """The service that holds the master key does not answer, or refuses; no sealed secret is lost."""
 
     code = "key_service_unavailable"
     is_retryable = True
 
 
 class AddressRefused(BylineError):
-    """An address that somebody gave is not one that Byline calls; the message says why."""
+    """Byline does not call this address; the message says why."""
 
     code = "address_refused"
 
 
 class ClientRefused(BylineError):
-    """The document at a client's address does not describe a client that can be served; the message says why."""
+    """The metadata document of a client does not describe a client that Byline accepts; the message says why."""
 
     code = "client_refused"
 
@@ -379,7 +379,7 @@ class ChannelUnknown(BylineError):
 
 
 class TooSoon(BylineError):
-    """What was done a moment ago may be done again only a little later; the message says when."""
+    """The same was done a moment ago; the message says when it may be done again."""
 
     code = "too_soon"
 
@@ -391,25 +391,25 @@ class WebhookUnknown(BylineError):
 
 
 class WebhookInvalid(BylineError):
-    """A webhook cannot be as it was declared; the message says what does not fit."""
+    """The webhook's declaration is not valid; the message says what is wrong."""
 
     code = "webhook_invalid"
 
 
 class DeliveryRefused(BylineError):
-    """Nobody who has the webhook's secret signed this delivery."""
+    """The delivery is not signed with the webhook's secret."""
 
     code = "delivery_refused"
 
 
 class DeliveryStale(DeliveryRefused):
-    """The delivery was signed too long ago, or for a time that is yet to come."""
+    """The delivery was signed too long ago, or for a time in the future."""
 
     code = "delivery_stale"
 
 
 class DeliveryUnfit(BylineError):
-    """A signed delivery does not hold what the webhook's mapping or its tool needs."""
+    """A signed delivery does not contain what the webhook's mapping or its tool needs."""
 
     code = "delivery_unfit"
 
@@ -433,15 +433,21 @@ class ResourceUnknown(BylineError):
 
 
 class ArgumentsInvalid(BylineError):
-    """The arguments do not fit the tool's input schema."""
+    """The arguments do not match the tool's input schema."""
 
     code = "arguments_invalid"
 
 
 class NotAllowed(BylineError):
-    """The caller's role, or the scope of their token, does not reach this far; the message says what would."""
+    """The caller's roles or the scopes of their token do not permit this; the message says what would."""
 
     code = "not_allowed"
+
+
+class ReadOnlyViolated(BylineError):
+    """A tool or an action that only reads would have changed something upstream; nothing was sent."""
+
+    code = "read_only_violated"
 
 
 class KeyReused(BylineError):
@@ -457,7 +463,7 @@ class ApiTokenUnknown(BylineError):
 
 
 class ApiTokenInvalid(BylineError):
-    """An API token cannot be as it was asked for; the message says what does not fit."""
+    """The requested API token is not valid; the message says what is wrong."""
 
     code = "api_token_invalid"
 
@@ -469,7 +475,7 @@ class ServiceUnknown(BylineError):
 
 
 class NameTaken(BylineError):
-    """The name is another's already, or cannot be a name here."""
+    """The name is already in use, or is not valid."""
 
     code = "name_taken"
 
@@ -487,7 +493,7 @@ class SchedulePaused(BylineError):
 
 
 class TimingInvalid(BylineError):
-    """The times at which a schedule should fire make no sense; the message says which."""
+    """The times of the schedule are not valid; the message says which."""
 
     code = "timing_invalid"
 
@@ -499,19 +505,19 @@ class RunUnknown(BylineError):
 
 
 class RunForgotten(BylineError):
-    """The workflow engine does not keep this run any more; what it did is in the trail."""
+    """Temporal no longer keeps this run; the audit trail contains what it did."""
 
     code = "run_forgotten"
 
 
 class RunEnded(BylineError):
-    """The run ended already, so there is nothing to stop."""
+    """The run has already ended."""
 
     code = "run_ended"
 
 
 class RunUnfinished(BylineError):
-    """The run goes on; only one that ended can be tried again."""
+    """The run has not ended; only an ended run can be retried."""
 
     code = "run_unfinished"
 

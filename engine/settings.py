@@ -274,7 +274,7 @@ class Settings(BaseSettings):
     gateway: GatewaySettings = GatewaySettings()
     notifications: NotificationSettings = NotificationSettings()
     outgoing: OutgoingSettings = OutgoingSettings()
-    modules: tuple[str, ...] = ("workflows", "activities")
+    modules: tuple[str, ...] = ()
     connections_file: Path | None = None
     policy_file: Path | None = None
     toolsets_file: Path | None = None

@@ -48,7 +48,7 @@ from engine.wire import (
 
 # Data errors fail a run for good. Other exceptions suspend it until the next deployment, as Temporal does by default.
 _FAILURE_EXCEPTIONS = (BylineError, *DATA_ERRORS)
-_PASSTHROUGH_MODULES = ("engine", "pydantic", "pydantic_core", "httpx2", "structlog")
+_PASSTHROUGH_MODULES = ("byline", "engine", "pydantic", "pydantic_core", "httpx2", "structlog")
 
 log = structlog.get_logger()
 
@@ -56,14 +56,15 @@ log = structlog.get_logger()
 class BylineInterceptor(Interceptor):
     """The interceptor of a worker: it propagates identity, guards activities and parks waits."""
 
-    def __init__(self, services: Services, temporal_client: Client) -> None:
+    def __init__(self, services: Services, temporal_client: Client, registry: Registry) -> None:
         self._services = services
         self._temporal_client = temporal_client
+        self._registry = registry
         self._roots = RootRunCache()
 
     def intercept_activity(self, next: ActivityInboundInterceptor) -> ActivityInboundInterceptor:  # noqa: A002
         """Return the guard of activities."""
-        return ActivityGuard(next, self._services, self._roots, self._temporal_client)
+        return ActivityGuard(next, self._services, self._registry, self._roots, self._temporal_client)
 
     def workflow_interceptor_class(
         self,
@@ -90,7 +91,7 @@ def build_worker(
             _build_notify_activity(services, registry),
             _build_upkeep_activity(services, temporal_client),
         ],
-        interceptors=[BylineInterceptor(services, temporal_client)],
+        interceptors=[BylineInterceptor(services, temporal_client, registry)],
         workflow_runner=_build_workflow_runner(settings),
         deployment_config=_build_deployment_config(settings.temporal),
         workflow_failure_exception_types=_FAILURE_EXCEPTIONS,

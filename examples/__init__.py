@@ -1,1 +1,1 @@
-"""The demo and its sandbox upstreams: what a newcomer runs first, and no part of the product."""
+"""The demo and its sandbox upstreams. They are not part of the product."""

@@ -1,4 +1,4 @@
-"""A person with a browser, played over HTTP: opens pages, follows redirects, sends forms; runs no scripts."""
+"""Simulates a person's browser over HTTP: it opens pages, follows redirects and sends forms. It runs no scripts."""
 
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
@@ -13,10 +13,10 @@ MAX_REDIRECTS = 20
 
 
 class Browser:
-    """One person's browser with its own cookies; `stop_at` is an address it is not to open but to report."""
+    """One person's browser, with its own cookies. It does not open addresses that begin with `stop_at`."""
 
     def __init__(self, stop_at: str | None = None) -> None:
-        # A browser opens a new connection where a server went away; without kept ones this does so too.
+        # Like a browser, this has to open a new connection if a server was restarted, so it keeps no connection.
         limits = httpx2.Limits(max_keepalive_connections=0)
         self._client = httpx2.AsyncClient(headers={"Accept": "text/html"}, timeout=30, limits=limits)
         self._stop_at = stop_at
@@ -30,11 +30,11 @@ class Browser:
         await self._client.aclose()
 
     async def open(self, url: str) -> "Page":
-        """Go to an address, and on to wherever it leads."""
+        """Open an address and follow its redirects."""
         return await self._go(self._client.build_request("GET", url))
 
     async def submit(self, form: "Form", fields: dict[str, str], came_from: str) -> "Page":
-        """Send a form as the browser would."""
+        """Send a form as a browser does."""
         if form.method == "get":
             return await self._go(self._client.build_request("GET", form.action, params=fields))
         page = urlsplit(came_from)
@@ -55,7 +55,7 @@ class Browser:
 
 @dataclass(frozen=True)
 class Page:
-    """What the browser shows."""
+    """The page that the browser shows."""
 
     browser: Browser
     url: str
@@ -63,7 +63,7 @@ class Page:
     text: str
 
     async def form(self, *, submit: str, **fields: str) -> "Page":
-        """Fill in the form that has a button with this label, and press it."""
+        """Fill in the form that has a button with this label, and press it. Raises LookupError if there is none."""
         reader = _FormReader(self.url)
         reader.feed(self.text)
         forms = [form for form in reader.forms if submit in form.buttons]
@@ -79,7 +79,7 @@ class Page:
 
 @dataclass
 class Form:
-    """A form on a page: its fields as they stand, and what each of its buttons adds when pressed."""
+    """A form on a page: the values of its fields, and what each of its buttons adds when it is pressed."""
 
     action: str
     method: str

@@ -1,4 +1,4 @@
-"""A person in a chat client, played over the wire: signs in to Byline as stock MCP clients do, and is shown links."""
+"""Simulates a person with a chat client: it signs in to Byline with the `mcp` package's client and receives links."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,32 +23,32 @@ _REDIRECT = "http://127.0.0.1:9/back-to-the-client"
 
 
 class Memory(TokenStorage):
-    """A client's tokens for as long as it runs."""
+    """Stores a client's tokens in memory."""
 
     def __init__(self) -> None:
         self.tokens: OAuthToken | None = None
         self.client: OAuthClientInformationFull | None = None
 
     async def get_tokens(self) -> OAuthToken | None:
-        """The tokens, once there are any."""
+        """Return the tokens, or None before the sign-in."""
         return self.tokens
 
     async def set_tokens(self, tokens: OAuthToken) -> None:
-        """Keep new tokens."""
+        """Store new tokens."""
         self.tokens = tokens
 
     async def get_client_info(self) -> OAuthClientInformationFull | None:
-        """The registration, once there is one."""
+        """Return the registration, or None before there is one."""
         return self.client
 
     async def set_client_info(self, client_info: OAuthClientInformationFull) -> None:
-        """Keep the registration."""
+        """Store the registration."""
         self.client = client_info
 
 
 @dataclass
 class Person:
-    """Somebody with a browser, an account at Byline, and an account at each upstream, by the host and port of it."""
+    """A person with a browser, an account at Byline, and an account at each upstream, by its host and port."""
 
     username: str
     password: str
@@ -62,20 +62,20 @@ class Person:
     enters: dict[str, str | int | float | bool | list[str] | None] = field(default_factory=dict)
 
     async def sign_in(self, url: str) -> str:
-        """Let a chat client in: sign in at Byline, agree, and return the address that leads back to the client."""
+        """Sign in at Byline, consent to the chat client, and return the address that redirects to the client."""
         page = await self.open(url)
         page = await page.form(submit="Allow")
         return page.url
 
     async def open(self, url: str) -> Page:
-        """Open one of Byline's pages, and sign in where that is asked for."""
+        """Open one of Byline's pages, and sign in if it asks for that."""
         page = await self.browser.open(url)
         if "/sign-in" in page.url:
             return await page.form(submit="Sign in", username=self.username, password=self.password)
         return page
 
     async def connect(self, link: str) -> Page:
-        """Open a link that the chat client showed and consent at the upstream; returns the page it ends on."""
+        """Open a link that the chat client showed, consent at the upstream, and return the last page."""
         page = await self.open(link)
         page = await page.form(submit="Continue")
         username, password = self.upstream_accounts[urlsplit(page.url).netloc]
@@ -85,7 +85,7 @@ class Person:
 
 
 def signing_in(person: Person, url: str) -> OAuthClientProvider:
-    """Sign a client of this person in at a resource, by OAuth discovery, registration and PKCE, once it is refused."""
+    """Return the OAuth provider that signs this person's client in at a resource after a 401."""
 
     async def redirect(address: str) -> None:
         query = parse_qs(urlsplit(await person.sign_in(address)).query)
@@ -95,7 +95,7 @@ def signing_in(person: Person, url: str) -> OAuthClientProvider:
             )
         )
 
-    # One for each time that the client asks: at first, and when a tool needs another scope.
+    # The client signs in at the start, and again if a tool needs another scope.
     answers: asyncio.Queue[AuthorizationCodeResult] = asyncio.Queue()
 
     metadata = OAuthClientMetadata(
@@ -120,11 +120,11 @@ async def chat(
     transport: httpx2.AsyncBaseTransport | None = None,
     hears: MessageHandlerFnT | None = None,
 ) -> AsyncIterator[Client]:
-    """An MCP client of this person, signed in.
+    """Open an MCP client that is signed in as this person.
 
-    A link that it is asked to open goes to `person.links`; the client goes on with `person.decision` once
-    `person.has_signed_in` is set. A form that it is asked to show goes to `person.forms` and is filled in at once with
-    what the person `enters`. What the server notifies of goes to `hears`.
+    A link that it is asked to open goes to `person.links`, and the client answers with `person.decision` once
+    `person.has_signed_in` is set. A form that it is asked to show goes to `person.forms` and is answered at once with
+    `person.enters`. Notifications of the server go to `hears`.
     """
 
     async def elicit(_context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:

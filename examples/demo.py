@@ -1,4 +1,4 @@
-"""The whole story on this machine: two people, three systems, three crashes, and the answer to "who changed this?"."""
+"""The demo, on this machine: two people, three systems, three crashes, and the answer to "who changed this?"."""
 
 import asyncio
 import contextlib
@@ -36,14 +36,14 @@ _BEGAN = time.monotonic()
 
 
 def say(text: str = "") -> None:
-    """Tell what happens, with the seconds since the beginning."""
+    """Print a text, with the seconds since the start of the demo."""
     for line in text.splitlines() or [""]:
         sys.stdout.write(f"{time.monotonic() - _BEGAN:6.1f}s  {line}\n" if line else "\n")
     sys.stdout.flush()
 
 
 def person(username: str, stack: EmbeddedStack) -> Person:
-    """One of the demo people, with their accounts in the sandbox."""
+    """Return one of the demo people, with their accounts in the sandbox."""
     password = next(known.password for known in DEMO_PEOPLE if known.username == username)
     accounts = {
         urlsplit(f"//127.0.0.1:{stack.variables[f'{system.upper()}_PORT']}").netloc: (
@@ -56,7 +56,7 @@ def person(username: str, stack: EmbeddedStack) -> Person:
 
 
 async def crash(stack: EmbeddedStack) -> None:
-    """End worker, gateway and Temporal server as a power cut would, and start them again."""
+    """Kill worker, gateway and Temporal server with SIGKILL, and start them again."""
     for name in ("worker", "gateway", "temporal"):
         say(f"kill -9 {name} (process {stack.find_pid(name)})")
         await stack.kill_service(name)
@@ -67,7 +67,7 @@ async def crash(stack: EmbeddedStack) -> None:
 
 
 async def call(who: Person, stack: EmbeddedStack, *, crashes: bool) -> CallToolResult:
-    """Call the tool in this person's name, and answer what it asks of them."""
+    """Call the tool in this person's name, and complete the sign-ins that it asks for."""
     async with chat(who, stack.mcp_url) as client:
         listed = await client.list_tools()
         say(
@@ -101,11 +101,11 @@ async def _link(who: Person, calling: "asyncio.Task[CallToolResult]") -> str:
 
 
 class StoryWentWrong(Exception):
-    """What happened is not what Byline promises."""
+    """The demo did not end as Byline promises."""
 
 
 async def ask_who_changed(stack: EmbeddedStack) -> str:
-    """Put the question to the trail, through the command that auditors use."""
+    """Return what `byline audit` and `byline audit verify` print about the ticket. Raises StoryWentWrong."""
     command = (
         sys.executable,
         "-m",
@@ -129,23 +129,23 @@ async def ask_who_changed(stack: EmbeddedStack) -> str:
     )
     proved, _ = await proof.communicate()
     if asked.returncode or proof.returncode or not answer.strip():
-        raise StoryWentWrong(f"the trail did not answer: {answer.decode()} {proved.decode()}")
+        raise StoryWentWrong(f"the audit trail has no valid answer: {answer.decode()} {proved.decode()}")
     return f"{answer.decode()}{proved.decode()}"
 
 
 async def story(stack: EmbeddedStack) -> None:
-    """Play it from beginning to end."""
-    say("starting Temporal server, worker, gateway and three upstream systems, each its own process")
+    """Play the whole demo. Raises StoryWentWrong if a result is not the expected one."""
+    say("starting Temporal server, worker, gateway and three upstream systems, each as a process of its own")
     await stack.start_all_services()
     say()
     alice, bob = person("alice", stack), person("bob", stack)
     result = await call(alice, stack, crashes=True)
-    say(f"the run went on where it stood and finished: {_text(result)}")
+    say(f"the run continued where it had stopped and finished: {_text(result)}")
     if result.is_error or result.structured_content["ticket_status"] != "pending":
         raise StoryWentWrong("Alice's dispute was not resolved")
     say()
     result = await call(bob, stack, crashes=False)
-    say(f"the CRM's own refusal, told as Bob's: {_text(result)}")
+    say(f"the CRM refuses bob's request: {_text(result)}")
     if not result.is_error or not _text(result).startswith("permission_denied"):
         raise StoryWentWrong("Bob was not refused")
     say()
@@ -158,7 +158,7 @@ def _text(result: CallToolResult) -> str:
 
 
 async def main() -> None:
-    """Play the story on a data directory of its own, and leave nothing behind."""
+    """Play the demo on a temporary data directory, which is deleted afterwards."""
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -167,14 +167,14 @@ async def main() -> None:
         async with EmbeddedStack(Path(directory), environment=os.environ, report_progress=say) as stack:
             await story(stack)
         say()
-        say("everything is stopped; `make run` starts the same stack and stays")
+        say("everything is stopped; `make run` starts the same stack and keeps it running")
 
 
 if __name__ == "__main__":
     try:
         asyncio.run(main())
     except (StoryWentWrong, BylineError) as error:
-        sys.exit(f"the story went wrong: {error}")
+        sys.exit(f"the demo failed: {error}")
     except (asyncio.CancelledError, KeyboardInterrupt):
         with contextlib.suppress(BrokenPipeError):
             say("stopped")

@@ -111,13 +111,13 @@ def _add_admin_commands(root_app: typer.Typer) -> None:
         new.new,
     )
     group_helps = {
-        "audit": "Ask the trail, or prove it.",
-        "keys": "The keys that sign identities, tokens and the trail.",
-        "vault": "The master keys that seal every secret.",
-        "people": "The people of the built-in sign-in, and everybody who has acted.",
-        "services": "Machines that call in their own name.",
-        "clients": "MCP clients and back ends that an administrator registers.",
-        "grants": "What people granted, and its removal.",
+        "audit": "Show lines of the audit trail, or verify it.",
+        "keys": "Manage the keys that sign identities, tokens and the audit trail.",
+        "vault": "Manage the keys that seal every secret.",
+        "people": "Manage who may act, and the people of the built-in sign-in.",
+        "services": "Manage services: machines that call tools in their own name.",
+        "clients": "Register and remove MCP clients and trusted back ends.",
+        "grants": "List and remove what people granted.",
     }
     for command in single_commands:
         root_app.command(rich_help_panel=_ADMIN_COMMANDS_PANEL)(command)

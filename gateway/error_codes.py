@@ -49,6 +49,7 @@ CODES_BY_ERROR: Final[dict[type[errors.BylineError], ErrorCodes]] = {
     errors.ResourceUnknown: ErrorCodes(404, INVALID_PARAMS),
     errors.ArgumentsInvalid: ErrorCodes(422),
     errors.NotAllowed: ErrorCodes(403),
+    errors.ReadOnlyViolated: ErrorCodes(500),
     errors.KeyReused: ErrorCodes(422),
     errors.ApiTokenUnknown: ErrorCodes(404),
     errors.ApiTokenInvalid: ErrorCodes(422),

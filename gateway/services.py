@@ -12,7 +12,7 @@ from gateway.sign_in.built_in_people import BuiltInPeople
 
 @dataclass(frozen=True, slots=True)
 class GatewayServices:
-    """What the gateway's doors share beyond the services of every process."""
+    """The services that the gateway's entry points share beyond those of every process."""
 
     browser_sessions: BrowserSessions
     browser_visits: BrowserVisits

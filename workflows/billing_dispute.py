@@ -3,7 +3,7 @@
 import asyncio
 from datetime import timedelta
 
-from engine.sdk import tool
+from byline import tool
 from pydantic import BaseModel, Field
 from temporalio import workflow
 

@@ -29,7 +29,8 @@ def action(
 
     `name` is the activity's wire name and must never change while runs that use it are open. `scopes` are the scopes
     that the action requires. A grant that lacks one of them is widened before the action starts. `reads_only` says that
-    the action changes nothing upstream. A tool with `read_only` may only use actions with `reads_only`.
+    the action changes nothing upstream: its requests that may change something are refused. Tools with `read_only`,
+    prompts and resources may only use actions with `reads_only`.
     """
 
     def declare_action(activity_function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 import httpx2
 
 from engine.actions.definition import ActionDefinition
-from engine.audit.trail import SAFE_HTTP_METHODS, AuditEvent, AuditTrail, UpstreamVerdict
+from engine.audit.trail import SAFE_HTTP_METHODS, AuditEvent, AuditEventKind, AuditTrail, UpstreamVerdict
 from engine.authorization.requests import AuthorizationRequests
 from engine.connections.connection import Connection
 from engine.errors import (
@@ -21,6 +21,7 @@ from engine.errors import (
     OutcomeUnknown,
     PermissionDenied,
     RateLimited,
+    ReadOnlyViolated,
     RecordNotFound,
     RequestRejected,
     UpstreamFailed,
@@ -121,7 +122,7 @@ class Upstream:
         method (RFC 9110 section 9.2.2) and from whether the connection supports idempotency keys. `changes` says
         whether the request may change anything, by default from the method as well (section 9.2.1). A request that
         changes nothing is idempotent and has no idempotency key. A response with an `expected` status is returned and
-        raises nothing.
+        raises nothing. An action that `reads_only` sends no request that may change something: ReadOnlyViolated.
         """
         connection = self._context.connection
         if changes is None:
@@ -133,6 +134,8 @@ class Upstream:
                 "The name of the record that this action touches holds characters that cannot be shown."
             )
         request_url = _join_url(self.address, path)
+        if changes:
+            await self._require_may_change(method, request_url, record)
         idempotency_key = self._make_idempotency_key() if changes else None
         if not idempotent:
             await self._refuse_to_repeat(idempotency_key)
@@ -169,18 +172,27 @@ class Upstream:
         )
 
     async def tell(
-        self, method: str, path: str, *, json: object = None, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        changes: bool | None = None,
+        json: object = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         """Send a request on which nothing depends: one attempt, limited to seconds, that raises nothing.
 
-        It asks nobody to sign in. The audit trail records the result.
+        It asks nobody to sign in. The audit trail records the result. `changes` is as for `request`.
         """
         with suppress(BylineError):
             credential = await self._find_credential()
             if credential is None:
                 return
+            request_url = _join_url(self.address, path)
+            if method not in SAFE_HTTP_METHODS if changes is None else changes:
+                await self._require_may_change(method, request_url)
             http_request = self._http_client.build_request(
-                method, _join_url(self.address, path), json=json, headers=headers, timeout=_TELL_TIMEOUT
+                method, request_url, json=json, headers=headers, timeout=_TELL_TIMEOUT
             )
             await self._send_audited(http_request, credential, is_idempotent=True)
 
@@ -217,6 +229,26 @@ class Upstream:
                     refused_grant_id=stored_credential.grant_id,
                 )
         return self._credential
+
+    async def _require_may_change(
+        self, method: str, request_url: str, record_name: str | None = None
+    ) -> None:
+        """Raise ReadOnlyViolated, with a line in the trail, if the action is declared to read only."""
+        action_definition = self._context.definition
+        if not action_definition.reads_only:
+            return
+        error = ReadOnlyViolated(
+            f"Action '{action_definition.name}' says reads_only=True, and its {method} may change something, so it was "
+            "not sent: say changes=False of a request that changes nothing, or leave reads_only out."
+        )
+        await self._trail.append_event(
+            replace(
+                self._build_action_event("action.refused", method, httpx2.URL(request_url), record_name),
+                error=error.code,
+                message=str(error),
+            )
+        )
+        raise error
 
     async def _find_credential(self) -> Credential | None:
         """Return the stored credential, whether or not its scopes suffice; None if there is none."""
@@ -377,9 +409,21 @@ class Upstream:
         record_name: str | None,
         idempotency_key: str | None,
     ) -> AuditEvent:
+        return replace(
+            self._build_action_event("action.intended", http_request.method, http_request.url, record_name),
+            idempotency_key=idempotency_key,
+            grant_id=credential.grant_id,
+            fingerprint=credential.fingerprint,
+            account=credential.account,
+            scopes=credential.scopes,
+        )
+
+    def _build_action_event(
+        self, event_kind: AuditEventKind, method: str, request_url: httpx2.URL, record_name: str | None
+    ) -> AuditEvent:
         context = self._context
         return AuditEvent(
-            kind="action.intended",
+            kind=event_kind,
             identity=context.identity,
             run_id=context.run_id,
             chain=context.chain,
@@ -388,14 +432,9 @@ class Upstream:
             connection=context.connection.name,
             mode=context.connection.mode,
             system=context.connection.system,
-            method=http_request.method,
-            resource=http_request.url.raw_path.partition(b"?")[0].decode(),
+            method=method,
+            resource=request_url.raw_path.partition(b"?")[0].decode(),
             record_id=record_name,
-            idempotency_key=idempotency_key,
-            grant_id=credential.grant_id,
-            fingerprint=credential.fingerprint,
-            account=credential.account,
-            scopes=credential.scopes,
         )
 
     def _make_idempotency_key(self) -> str:

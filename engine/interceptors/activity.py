@@ -1,7 +1,7 @@
 """Guards every activity: verifies its identity before it runs, and turns its errors into Temporal failures."""
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from temporalio import activity
@@ -13,13 +13,21 @@ from engine.actions.current_upstream import enter_action
 from engine.actions.definition import find_action_definition
 from engine.actions.upstream import ActionContext, Upstream
 from engine.audit.trail import AuditEvent
-from engine.errors import DATA_ERRORS, BylineError, IdentityRefused, PersonRequired, RateLimited
+from engine.errors import (
+    DATA_ERRORS,
+    BylineError,
+    IdentityRefused,
+    PersonRequired,
+    RateLimited,
+    ReadOnlyViolated,
+)
 from engine.identity.model import Identity
 from engine.interceptors.headers import read_header, read_header_text
 from engine.interceptors.root_run_cache import RootRunCache
 from engine.questions.questions import AskingStep, enter_asking_step
 from engine.runs.records import RootRun
 from engine.services import Services
+from engine.tools.registry import Registry
 from engine.validation_errors import describe_validation_error
 from engine.waiting.waiters import ParkedAction
 from engine.wire import (
@@ -44,11 +52,13 @@ class ActivityGuard(ActivityInboundInterceptor):
         self,
         next_interceptor: ActivityInboundInterceptor,
         services: Services,
+        registry: Registry,
         root_runs: RootRunCache,
         temporal_client: Client,
     ) -> None:
         super().__init__(next_interceptor)
         self._services = services
+        self._registry = registry
         self._root_runs = root_runs
         self._temporal_client = temporal_client
 
@@ -123,6 +133,8 @@ class ActivityGuard(ActivityInboundInterceptor):
             )
         if action_definition is None:
             return
+        if self._registry.is_read_only(identity.tool_name) and not action_definition.reads_only:
+            await self._refuse_writing_action(input, identity, root_run)
         if isinstance(waiter_header, dict):
             await services.authorization_requests.check_wait_outcome(
                 str(waiter_header.get("id")),
@@ -149,6 +161,31 @@ class ActivityGuard(ActivityInboundInterceptor):
         )
         await action_upstream.credential()
         enter_action(action_upstream)
+
+    async def _refuse_writing_action(
+        self,
+        input: ExecuteActivityInput,  # noqa: A002
+        identity: Identity,
+        root_run: RootRun,
+    ) -> NoReturn:
+        activity_info = activity.info()
+        error = ReadOnlyViolated(
+            f"'{identity.tool_name}' only reads, and its action '{activity_info.activity_type}' may write, so it did "
+            "not run: say reads_only=True of an action that only reads, or offer a tool without read_only."
+        )
+        await self._services.trail.append_event(
+            AuditEvent(
+                kind="action.refused",
+                identity=identity,
+                run_id=root_run.workflow_id,
+                chain=_read_call_chain(input),
+                action=activity_info.activity_type,
+                attempt=activity_info.attempt,
+                error=error.code,
+                message=str(error),
+            )
+        )
+        raise error
 
 
 def to_temporal_failure(error: BylineError) -> ApplicationError:

@@ -26,8 +26,8 @@ class ConnectionState(BaseModel):
     title: str
     mode: Literal["user", "shared"]
     state: Literal["connected", "missing", "lapsed", "too_narrow", "choice_needed"]
-    account: str | None = Field(description="The account that would be used, as far as there is one.")
-    lacking: list[str] = Field(description="The scopes that a sign-in would ask for.")
+    account: str | None = Field(description="The account that would be used, if there is one.")
+    lacking: list[str] = Field(description="The scopes that a sign-in would request.")
     detail: str
 
 
@@ -36,12 +36,12 @@ class ToolReadiness(BaseModel):
 
     tool: str
     would_wait: bool = Field(
-        description="A branch of the tool that is never taken counts as well. What an upstream has revoked without "
-        "telling is not known before it is asked."
+        description="Branches of the tool that are not taken count as well. A grant that the upstream revoked "
+        "without notice still counts as usable."
     )
     connections: list[ConnectionState]
     url: str | None = Field(
-        description="Where the caller connects all of it, with nothing to wait for afterwards."
+        description="The page on which the caller connects everything, so that a call then waits for nothing."
     )
 
 

@@ -55,10 +55,10 @@ class WaitingFor(BaseModel):
     kind: Literal["connection", "question", "approval", "client"]
     title: str
     url: str | None = Field(
-        description="Where it is answered; only told to those whom it asks. A client's answer has no page."
+        description="The page on which it is answered, for those who are asked. An answer of a client has none."
     )
     expires_at: datetime
-    role: str | None = Field(default=None, description="Whoever has this role is asked.")
+    role: str | None = Field(default=None, description="The role whose holders are asked.")
 
 
 class Step(BaseModel):
@@ -73,7 +73,7 @@ class Step(BaseModel):
 
 
 class RunError(BaseModel):
-    """Why a run ended without a result."""
+    """The error that ended a run without a result."""
 
     code: str
     message: str
@@ -85,23 +85,23 @@ class RunSummary(BaseModel):
     id: str
     tool: str
     status: RunStatus = Field(
-        description="`unknown` where the workflow engine does not keep the run any more, or never started it."
+        description="`unknown` if Temporal no longer keeps the run, or never started it."
     )
     started_at: datetime
     ended_at: datetime | None
     trigger: TriggerKind
-    actor: str = Field(description="What started it for its principal.")
+    actor: str = Field(description="The name of the actor that started it for its principal.")
     retry_of: str | None = Field(description="The run that this one repeats.")
 
 
 class RunState(RunSummary):
     """One run with its outcome, and what each of its steps does or waits for."""
 
-    result: Any = Field(description="What the tool returned, once the run completed.")
+    result: Any = Field(description="The result of the tool, once the run has completed.")
     error: RunError | None
     progress: Progress | None
-    steps: list[Step] = Field(description="The root workflow; empty where the run is not kept.")
-    truncated: bool = Field(description=f"Whether there are more steps than the {_MAX_STEPS} that are shown.")
+    steps: list[Step] = Field(description="The root workflow. Empty if Temporal no longer keeps the run.")
+    truncated: bool = Field(description=f"Whether there are more than the {_MAX_STEPS} steps that are shown.")
 
 
 @dataclass(slots=True)

@@ -130,18 +130,23 @@ class Timing(_FrozenModel):
     skip: Annotated[tuple[Calendar, ...], Field(max_length=20)] = ()
     time_zone: TimeZoneName = "UTC"
     jitter_seconds: int = Field(
-        default=0, ge=0, le=_YEAR_SECONDS, description="Each firing is late by a random time up to this."
+        default=0, ge=0, le=_YEAR_SECONDS, description="Each firing is delayed by a random time up to this."
     )
     starts_at: UtcInstant | None = None
     ends_at: UtcInstant | None = None
     overlap: OverlapName = Field(
         default="skip",
-        description="What to do at a time when an earlier firing still runs, or waits for somebody.",
+        description="What to do if an earlier firing still runs, or waits for somebody.",
     )
     catch_up_seconds: int = Field(
-        default=3600, ge=10, le=_YEAR_SECONDS, description="How late a firing may be after Temporal was down."
+        default=3600,
+        ge=10,
+        le=_YEAR_SECONDS,
+        description="How late a firing may still start after Temporal was down.",
     )
-    pause_on_failure: bool = Field(default=False, description="Pause once a firing fails.")
+    pause_on_failure: bool = Field(
+        default=False, description="Whether the schedule pauses if a firing fails."
+    )
 
     @model_validator(mode="after")
     def _check_times(self) -> "Timing":
@@ -178,7 +183,9 @@ class Period(_FrozenModel):
 
     starts_at: UtcInstant
     ends_at: UtcInstant
-    overlap: OverlapName | None = Field(default=None, description="In place of the schedule's own policy.")
+    overlap: OverlapName | None = Field(
+        default=None, description="The overlap policy to use instead of the schedule's own."
+    )
 
     def find_problem(self, current_time: datetime) -> str | None:
         """Return what is wrong with the period at this moment, or None."""

@@ -1,8 +1,12 @@
-"""Finds the actions that an offer may start, and so its connections, by reading its byte code without running it."""
+"""Finds the actions that an offer may start, and so its connections, by reading its byte code without running it.
+
+What it finds is a hint for pages and for errors at the start of a process: it reads the code of one package alone. What
+an action may do is decided where it runs (`engine/interceptors/activity.py`).
+"""
 
 import dis
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import CodeType, ModuleType
@@ -22,10 +26,17 @@ class ConnectionNeed:
 
 
 def find_connection_needs(
-    workflow_class: type, workflows: Mapping[str, type], activities: Mapping[str, Callable[..., Any]]
+    workflow_class: type,
+    workflows: Mapping[str, type],
+    activities: Mapping[str, Callable[..., Any]],
+    *,
+    declared_names: Iterable[str] = (),
 ) -> tuple[ConnectionNeed, ...]:
-    """Return the connections that a workflow and its children may use, by name, even in branches that never run."""
-    scopes_by_connection: dict[str, set[str]] = {}
+    """Return the connections that a workflow and its children may use, by name, even in branches that never run.
+
+    `declared_names` are those that its declaration names; the others are found in its code.
+    """
+    scopes_by_connection: dict[str, set[str]] = {connection_name: set() for connection_name in declared_names}
     for action_definition in find_actions(workflow_class, workflows, activities):
         scopes_by_connection.setdefault(action_definition.connection_name, set()).update(
             action_definition.scopes

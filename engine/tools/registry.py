@@ -3,7 +3,7 @@
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -114,12 +114,17 @@ class Registry:
             for _, module_member in inspect.getmembers(module):
                 self._add_definition(module_member)
         self.needs: dict[str, tuple[ConnectionNeed, ...]] = {
-            offer_name: find_connection_needs(self.workflows[offer_name], self.workflows, self.activities)
-            for offer_name in (*self.tools, *self.prompts, *self.resources)
+            offer.name: find_connection_needs(
+                self.workflows[offer.name],
+                self.workflows,
+                self.activities,
+                declared_names=offer.declaration.connection_names,
+            )
+            for offer in self._iterate_offers()
         }
         self._resources_by_precedence = _sort_by_precedence(self.resources)
-        for tool in self.tools.values():
-            self._check_annotations(tool)
+        for offer in self._iterate_offers():
+            self._check_reads_only(offer)
 
     def find_tool(self, tool_name: str) -> CompositeTool:
         """Return the tool of this name; raises ToolUnknown."""
@@ -132,6 +137,12 @@ class Registry:
         return any(
             connection_need.connection_name == connection_name
             for connection_need in self.needs.get(offer_name, ())
+        )
+
+    def is_read_only(self, offer_name: str) -> bool:
+        """Return whether runs of this offer may change nothing upstream; False for a name that is not offered here."""
+        return any(
+            offer.declaration.is_read_only for offer in self._iterate_offers() if offer.name == offer_name
         )
 
     def find_prompt(self, prompt_name: str) -> OfferedPrompt:
@@ -186,16 +197,28 @@ class Registry:
             case None:
                 pass
 
-    def _check_annotations(self, tool: CompositeTool) -> None:
-        if not tool.declaration.is_read_only:
+    def _iterate_offers(self) -> Iterator[OfferedWorkflow]:
+        yield from self.tools.values()
+        yield from self.prompts.values()
+        yield from self.resources.values()
+
+    def _check_reads_only(self, offer: OfferedWorkflow) -> None:
+        if not offer.declaration.is_read_only:
             return
-        for action_definition in find_actions(self.workflows[tool.name], self.workflows, self.activities):
-            if not action_definition.reads_only:
+        for action_definition in find_actions(self.workflows[offer.name], self.workflows, self.activities):
+            if action_definition.reads_only:
+                continue
+            if offer.name in self.tools:
                 raise SettingsInvalid(
-                    f"Tool '{tool.name}' says read_only=True and uses the action "
+                    f"Tool '{offer.name}' says read_only=True and uses the action "
                     f"'{action_definition.name}', which may write: "
                     "say reads_only=True of the action where it only reads, or leave read_only out."
                 )
+            raise SettingsInvalid(
+                f"'{offer.name}' is a prompt or a resource, which only read, and uses the action "
+                f"'{action_definition.name}', which may write: "
+                "say reads_only=True of the action where it only reads, or offer a tool instead."
+            )
 
 
 def _sort_by_precedence(resources: Mapping[str, OfferedResource]) -> list[OfferedResource]:

@@ -59,7 +59,7 @@ class FromBody(_DeclaredModel):
 class FromBodyOrDefault(FromBody):
     """An argument that is read from the body where the body has a value there."""
 
-    default: StorableJson = Field(description="What to take where the body has nothing there.")
+    default: StorableJson = Field(description="The value to use if the body has none there.")
 
 
 class Constant(_DeclaredModel):
@@ -75,17 +75,17 @@ class Condition(_DeclaredModel):
     """What the body of a delivery has to hold; any other delivery is accepted and ignored."""
 
     pointer: JsonPointerText
-    equals: list[StorableJson] = Field(min_length=1, description="The value there is one of these.")
+    equals: list[StorableJson] = Field(min_length=1, description="The values that are accepted there.")
 
 
 class DeliveryMapping(_DeclaredModel):
     """How a delivery becomes a call of a tool."""
 
-    arguments: dict[str, ArgumentSource] = Field(description="Where each argument of the tool comes from.")
-    conditions: list[Condition] = Field(default=[], description="All of these have to hold.")
+    arguments: dict[str, ArgumentSource] = Field(description="The source of each argument of the tool.")
+    conditions: list[Condition] = Field(default=[], description="The conditions, all of which have to hold.")
     event_id: JsonPointerText | None = Field(
         default=None,
-        description="Where the body names the event, if not where the scheme's senders do: an event is served once.",
+        description="Where the body has the event's id, if the scheme does not say. Each event starts one run.",
     )
 
     def require_tool_fit(self, input_schema: Mapping[str, Any], input_type: TypeAdapter[Any] | None) -> None:

@@ -1,4 +1,4 @@
-"""Starts one sandbox system (`python -m examples.sandbox crm …`); refuses to start without a secret."""
+"""Starts one sandbox system: `python -m examples.sandbox crm …`. It does not start without a client secret."""
 
 import argparse
 import os
@@ -23,8 +23,10 @@ def main() -> None:
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--public-url", help="the issuer, where it is reached by another address")
-    parser.add_argument("--database", type=Path, required=True, help="SQLite file, made on the first start")
+    parser.add_argument("--public-url", help="the issuer, if it is reached by another address")
+    parser.add_argument(
+        "--database", type=Path, required=True, help="SQLite file, created on the first start"
+    )
     parser.add_argument("--client-id", default="byline")
     parser.add_argument(
         "--client-secret-env", required=True, metavar="NAME", help="environment variable holding the secret"

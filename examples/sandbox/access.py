@@ -1,4 +1,4 @@
-"""Who calls a system's API, and what they may do there; makes no exception for anyone."""
+"""Authenticates the callers of a system's API and checks their permissions."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from examples.sandbox.system import Refused, Sandbox, sandbox_of
 
 @dataclass(frozen=True)
 class Caller:
-    """The account behind an access token, and the system it came to."""
+    """The account of an access token, and the system that received it."""
 
     person: Person
     sandbox: Sandbox
 
     @property
     def database(self) -> Database:
-        """The system's data."""
+        """The system's database."""
         return self.sandbox.database
 
     def may(self, action: str, target: str) -> bool:
-        """Tell whether this account may do that to the object."""
+        """Return whether this account may perform the action on the object."""
         return self.sandbox.people.may(self.person, action, target)
 
     def require(self, action: str, target: str) -> None:
-        """Refuse unless this account may do that to the object."""
+        """Raise Refused unless this account may perform the action on the object."""
         if not self.may(action, target):
             message = f"{self.person.username} may not {action} {target}"
             raise Refused(403, self.sandbox.system.error(403, message))
 
 
 def caller_with(*scopes: str) -> Callable[[Request], Awaitable[Caller]]:
-    """Make the dependency that admits a good access token with one of the scopes, or with any."""
+    """Return the dependency that requires a valid access token with one of the scopes, or with any scope."""
 
     async def caller(request: Request) -> Caller:
         sandbox = sandbox_of(request)

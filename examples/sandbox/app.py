@@ -1,4 +1,4 @@
-"""Puts one system together as a web application; which system it is makes no difference here."""
+"""Builds the web application of one system."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from examples.sandbox.system import Refused, Sandbox
 
 
 def create_app(sandbox: Sandbox) -> FastAPI:
-    """Serve a running system: its API, its OAuth server, and its control room."""
+    """Build the application of a running system: its API, its OAuth server, and its routes for faults."""
     system = sandbox.system
     troubles = faults.Troubles(system, sandbox.database)
 

@@ -1,4 +1,4 @@
-"""The authorization endpoint: the browser's side of OAuth, where a person signs in, allows or denies.
+"""The authorization endpoint, with the pages on which a person signs in and allows or denies access.
 
 A request whose client or redirect URI is wrong never redirects (RFC 6749, 4.1.2.1).
 """
@@ -17,7 +17,7 @@ from examples.sandbox.system import OAuthPaths, Sandbox, sandbox_of
 
 
 class NotAQuestion(Exception):
-    """The authorization request is wrong; `response` tells the client or, where that is unsafe, the person."""
+    """The authorization request is invalid. `response` informs the client or, if that is unsafe, the person."""
 
     def __init__(self, response: Response) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class NotAQuestion(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """A well-formed authorization request."""
+    """A valid authorization request."""
 
     redirect_uri: str
     state: str | None
@@ -35,7 +35,7 @@ class Question:
 
 
 class Pressed(BaseModel):
-    """A form of one of the pages, as sent."""
+    """A form of one of the pages, as it was sent."""
 
     decision: Literal["sign-in", "allow", "deny", "switch"]
     form_token: str = ""
@@ -44,7 +44,7 @@ class Pressed(BaseModel):
 
 
 async def read_question(request: Request) -> Question:
-    """Take the question out of a request's address."""
+    """Read the authorization request from the query. Raises NotAQuestion."""
     sandbox = sandbox_of(request)
     sent = request.query_params
     if len(sent.multi_items()) != len(sent):
@@ -71,7 +71,7 @@ async def read_question(request: Request) -> Question:
 
 
 def authorize_routes(paths: OAuthPaths) -> APIRouter:
-    """Put the endpoint at the system's own path."""
+    """Build the router with the endpoint at the system's path."""
     router = APIRouter()
     router.add_api_route(paths.authorize, ask, methods=["GET"])
     router.add_api_route(paths.authorize, answer, methods=["POST"])
@@ -79,7 +79,7 @@ def authorize_routes(paths: OAuthPaths) -> APIRouter:
 
 
 async def ask(request: Request, question: Annotated[Question, Depends(read_question)]) -> Response:
-    """Show the sign-in page, or the consent page to someone who is signed in."""
+    """Show the sign-in page, or the consent page if the person is signed in."""
     sandbox = sandbox_of(request)
     session = _session(request, sandbox) or sandbox.sessions.start(None)
     return _with_cookie(_current_page(sandbox, session, question), sandbox, session)
@@ -149,7 +149,7 @@ def _redirect(sandbox: Sandbox, question: Question, **outcome: str) -> RedirectR
 
 
 def _cookie(sandbox: Sandbox) -> str:
-    # Cookies do not tell ports apart, and the sandbox systems share a host.
+    # Cookies ignore the port, and the sandbox systems share a host.
     return f"{sandbox.system.name}_session"
 
 

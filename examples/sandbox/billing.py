@@ -1,4 +1,4 @@
-"""Billing, in the shapes of Stripe's API: customers, invoices and charges, and refunds that move no money."""
+"""Billing, in the form of Stripe's API: customers, invoices, charges and refunds."""
 
 import hashlib
 import json
@@ -29,25 +29,25 @@ Writer = Annotated[Caller, Depends(caller_with("read_write"))]
 
 @router.get("/customers/{customer_id}")
 async def read_customer(customer_id: str, caller: Reader) -> Document:
-    """Give one customer."""
+    """Return one customer."""
     return _object(caller, "customer", customer_id)
 
 
 @router.get("/invoices/{invoice_id}")
 async def read_invoice(invoice_id: str, caller: Reader) -> Document:
-    """Give one invoice."""
+    """Return one invoice."""
     return _object(caller, "invoice", invoice_id)
 
 
 @router.get("/charges/{charge_id}")
 async def read_charge(charge_id: str, caller: Reader) -> Document:
-    """Give one charge."""
+    """Return one charge."""
     return _object(caller, "charge", charge_id)
 
 
 @router.get("/refunds/{refund_id}")
 async def read_refund(refund_id: str, caller: Reader) -> Document:
-    """Give one refund."""
+    """Return one refund."""
     return _object(caller, "refund", refund_id)
 
 

@@ -1,4 +1,4 @@
-"""The CRM, in the shapes of Salesforce's REST API: accounts to read, query and change; creates nothing."""
+"""The CRM, in the form of Salesforce's REST API: it reads, queries and changes accounts."""
 
 import re
 import time
@@ -53,7 +53,7 @@ ApiCaller = Annotated[Caller, Depends(caller_with("api"))]
 
 @router.get("/sobjects/Account/describe")
 async def describe(_caller: ApiCaller) -> Document:
-    """Tell which fields an account has."""
+    """Describe the fields of an account."""
     fields = [
         {"name": name, "label": name.removesuffix("__c"), "type": kind, "updateable": updateable}
         for name, kind, updateable in FIELDS
@@ -63,7 +63,7 @@ async def describe(_caller: ApiCaller) -> Document:
 
 @router.get("/sobjects/Account/{account_id}")
 async def read_account(account_id: str, caller: ApiCaller, fields: str | None = None) -> Document:
-    """Give one account, whole or only the fields named."""
+    """Return one account, with all fields or only the named ones."""
     account = _account(caller, "read", account_id)
     return _present(account, [name.strip() for name in fields.split(",")] if fields else list(account))
 
@@ -72,7 +72,7 @@ async def read_account(account_id: str, caller: ApiCaller, fields: str | None = 
 async def change_account(
     account_id: str, changes: Annotated[dict[str, str | None], Body()], caller: ApiCaller
 ) -> Response:
-    """Change fields of one account, and note by whom."""
+    """Change fields of one account, and store who changed it."""
     account = _account(caller, "write", account_id)
     for name in changes:
         _require_field(name)
@@ -85,7 +85,7 @@ async def change_account(
 
 @router.get("/query")
 async def query(caller: ApiCaller, q: str = "") -> Document:
-    """Answer a SOQL query on accounts; what the caller may not read is not there for them."""
+    """Answer a SOQL query on accounts, without the records that the caller may not read."""
     parsed = QUERY.fullmatch(q)
     if parsed is None:
         raise _refusal(400, "MALFORMED_QUERY", "Expected: SELECT fields FROM Account WHERE field = 'value'")
@@ -134,7 +134,7 @@ def _error(status: int, message: str) -> list[Document]:
 
 
 def _token_response(response: Document, issuer: str, sub: str) -> Document:
-    # Salesforce does not say when its access tokens end: a client finds out by a 401.
+    # Salesforce does not say when its access tokens expire. A client learns it from a 401.
     del response["expires_in"]
     identity = f"{issuer}/id/{ORGANISATION}/{sub}"
     return response | {"instance_url": issuer, "id": identity, "issued_at": str(int(time.time() * 1000))}

@@ -1,4 +1,4 @@
-"""What a system remembers of its requests, and the troubles it can be told to have; touches no data."""
+"""Records the requests to a system, and makes requests fail on demand. It changes no data."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,9 +16,9 @@ Kind = Literal["api", "token", "revoke", "userinfo"]
 
 
 class Fault(BaseModel):
-    """A trouble for the next requests: a status instead of the answer, a delay, or both.
+    """A fault of the next requests: a status instead of the response, a delay, or both.
 
-    With `work_is_done` the request takes effect first and only its answer is lost.
+    With `work_is_done`, the request takes effect and only its response is lost.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,7 +32,7 @@ class Fault(BaseModel):
 
 
 class Troubles:
-    """The faults still to come, first in first out, and the record of what came in."""
+    """The queue of faults, and the record of the requests that were received."""
 
     def __init__(self, system: System, database: Database) -> None:
         self._system = system
@@ -45,7 +45,7 @@ class Troubles:
         self.faults: list[Fault] = []
 
     async def around(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        """Record a request when it comes and when it is answered, and let it meet a fault."""
+        """Record a request when it arrives and when it is answered, and apply the next fault to it."""
         kind = self._kind(request.url.path)
         if kind is None:
             return await call_next(request)
@@ -101,26 +101,26 @@ router = APIRouter(prefix="/_sandbox")
 
 
 def troubles_of(request: Request) -> Troubles:
-    """Give the troubles of the system that a request came to."""
+    """Return the faults of the system that received a request."""
     troubles: Troubles = request.app.state.troubles
     return troubles
 
 
 @router.get("/requests")
 async def requests(request: Request, kind: Kind = "api") -> Document:
-    """List what came in, oldest first; a request without a status has not been answered."""
+    """List the requests, oldest first. A request without a status has not been answered."""
     rows = sandbox_of(request).database.all("SELECT * FROM requests WHERE kind = ? ORDER BY id", kind)
     return {"requests": [dict(row) for row in rows]}
 
 
 @router.post("/faults", status_code=201)
 async def add_fault(fault: Fault, troubles: Annotated[Troubles, Depends(troubles_of)]) -> Fault:
-    """Have a trouble from now on."""
+    """Add a fault to the queue."""
     troubles.faults.append(fault)
     return fault
 
 
 @router.delete("/faults", status_code=204)
 async def clear_faults(troubles: Annotated[Troubles, Depends(troubles_of)]) -> None:
-    """Be well again."""
+    """Remove all faults."""
     troubles.faults.clear()

@@ -1,4 +1,4 @@
-"""The OAuth endpoints that the client calls: metadata, token, revocation, userinfo; no browser comes here."""
+"""The OAuth endpoints that the client calls: metadata, token, revocation and userinfo."""
 
 import base64
 import binascii
@@ -29,7 +29,7 @@ class OAuthError(Exception):
 
 
 def oauth_routes(paths: OAuthPaths) -> APIRouter:
-    """Put the endpoints at the system's own paths."""
+    """Build the router with the endpoints at the system's paths."""
     router = APIRouter()
     router.add_api_route("/.well-known/oauth-authorization-server", metadata, methods=["GET"])
     router.add_api_route(paths.tokens, token, methods=["POST"])
@@ -61,7 +61,7 @@ async def metadata(request: Request) -> Document:
 
 
 async def token(request: Request) -> JSONResponse:
-    """Give tokens for a code, a refresh token, or the client itself."""
+    """Issue tokens for a code, a refresh token, or the client's own credentials."""
     sandbox = sandbox_of(request)
     try:
         form = await _form(request)
@@ -73,7 +73,7 @@ async def token(request: Request) -> JSONResponse:
 
 
 async def revoke(request: Request) -> Response:
-    """End a token; a token nobody knows is as good as ended (RFC 7009, 2.2)."""
+    """Revoke a token. An unknown token is no error (RFC 7009, 2.2)."""
     sandbox = sandbox_of(request)
     try:
         form = await _form(request)
@@ -85,14 +85,14 @@ async def revoke(request: Request) -> Response:
 
 
 async def userinfo(caller: Annotated[Caller, Depends(caller_with())]) -> Document:
-    """Name the account behind the token."""
+    """Return the account of the token."""
     person = caller.person
     return {"sub": person.sub, "preferred_username": person.username, "name": person.name}
 
 
 def _grant(form: dict[str, str], sandbox: Sandbox) -> Document:
     system = sandbox.system
-    # What is asked for now; a refresh may ask for less than the consent, which stays whole.
+    # A refresh may request fewer scopes than the consent, which stays as it is.
     scopes = tuple(form.get("scope", "").split())
     try:
         consent = _consent(form, scopes, sandbox)

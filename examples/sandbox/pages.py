@@ -1,4 +1,4 @@
-"""The three pages a person sees at a system: sign in, consent, and an error; plain forms without scripts."""
+"""The three pages of a system: sign-in, consent and error. They are forms without scripts."""
 
 from collections.abc import Mapping
 from html import escape
@@ -22,7 +22,7 @@ button { font: inherit; padding: .4rem 1.2rem; margin: 1.5rem .5rem 0 0; }
 
 
 def sign_in(system: str, session: Session, problem: str | None = None) -> HTMLResponse:
-    """Ask who is there."""
+    """Build the sign-in page."""
     notice = f'<p role="alert">{escape(problem)}</p>' if problem else ""
     form = f"""{notice}<form method="post">
 <input type="hidden" name="form_token" value="{session.form_token}">
@@ -38,7 +38,7 @@ def sign_in(system: str, session: Session, problem: str | None = None) -> HTMLRe
 def consent(
     system: str, session: Session, person: Person, client: str, scopes: Mapping[str, str]
 ) -> HTMLResponse:
-    """Ask whether the client may have these scopes, told with what each means."""
+    """Build the page that asks for consent to these scopes, each with its meaning."""
     wanted = "".join(
         f"<li>{escape(meaning)} (<code>{escape(scope)}</code>)</li>" for scope, meaning in scopes.items()
     )
@@ -55,7 +55,7 @@ def consent(
 
 
 def error(system: str, message: str) -> HTMLResponse:
-    """Say why the person can't be sent back to where they came from."""
+    """Build the page that says why the person cannot be sent back to the client."""
     return _page(f"{system} cannot continue", f'<p role="alert">{escape(message)}</p>', status=400)
 
 

@@ -1,4 +1,4 @@
-"""Who has an account in a system, how they prove it, and what each may do; permissions are rows, not code."""
+"""The accounts of a system, their passwords and their permissions, which are rows in the database."""
 
 import sqlite3
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _hasher = PasswordHasher()
 
 @dataclass(frozen=True)
 class NewPerson:
-    """An account to seed; one without a password is a service account, to which nobody signs in."""
+    """An account to seed. An account without a password is a service account, to which nobody signs in."""
 
     sub: str
     username: str
@@ -24,7 +24,7 @@ class NewPerson:
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody with an account in this system."""
+    """A person with an account in this system."""
 
     sub: str
     username: str
@@ -38,7 +38,7 @@ class People:
         self._database = database
 
     def add(self, new: NewPerson) -> None:
-        """Open an account with its permissions: each action with the objects (GLOB patterns) it covers."""
+        """Add an account with its permissions: for each action, the objects that it covers as GLOB patterns."""
         self._database.run(
             "INSERT INTO people VALUES (?, ?, ?, ?)",
             new.sub,
@@ -56,7 +56,7 @@ class People:
         return _person(row) if row else None
 
     def sign_in(self, username: str, password: str) -> Person | None:
-        """Give the person whose password this is."""
+        """Return the person with this username and password, or None."""
         row = self._database.one(
             "SELECT * FROM people WHERE username = ? AND password_hash IS NOT NULL", username
         )
@@ -69,7 +69,7 @@ class People:
         return _person(row)
 
     def may(self, person: Person, action: str, target: str) -> bool:
-        """Tell whether a permission of this person covers the object."""
+        """Return whether a permission of this person covers the object."""
         sql = "SELECT 1 FROM permissions WHERE sub = ? AND action = ? AND ? GLOB object"
         return self._database.one(sql, person.sub, action, target) is not None
 

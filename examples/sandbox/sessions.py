@@ -13,18 +13,18 @@ LIFETIME_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Session:
-    """One browser's visit, signed in as `sub` or not yet."""
+    """The session of one browser, signed in as `sub` or not yet."""
 
     secret: str
     sub: str | None
 
     @property
     def form_token(self) -> str:
-        """What each form of this session carries (against cross-site request forgery)."""
+        """The token in each form of this session, against cross-site request forgery."""
         return hashlib.sha256(f"form:{self.secret}".encode()).hexdigest()
 
     def sent(self, form_token: str) -> bool:
-        """Tell whether a form came from a page of this session."""
+        """Return whether a form came from a page of this session."""
         return hmac.compare_digest(self.form_token, form_token)
 
 
@@ -35,7 +35,7 @@ class Sessions:
         self._database = database
 
     def start(self, sub: str | None) -> Session:
-        """Begin a session under a fresh secret, so that signing in never keeps a secret known before it."""
+        """Start a session with a new secret, so that nobody can know it before the sign-in."""
         session = Session(secrets.token_urlsafe(32), sub)
         self._database.run("DELETE FROM sessions WHERE expires_at < ?", time.time())
         self._database.run(
@@ -47,7 +47,7 @@ class Sessions:
         return session
 
     def find(self, secret: str | None) -> Session | None:
-        """Give the session of a cookie, while it lasts."""
+        """Return the session of a cookie, or None if it has ended."""
         if secret is None:
             return None
         row = self._database.one(
@@ -56,7 +56,7 @@ class Sessions:
         return Session(secret, row["sub"]) if row else None
 
     def end(self, session: Session) -> None:
-        """Forget a session."""
+        """End a session."""
         self._database.run("DELETE FROM sessions WHERE hash = ?", _hash(session.secret))
 
 

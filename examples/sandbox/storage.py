@@ -1,6 +1,6 @@
-"""A system's own SQLite file and the documents it keeps there; knows no rule of any system.
+"""A system's SQLite file, and the documents in it.
 
-There is one connection and no await between reading and writing, so the event loop is the lock.
+There is one connection, and no await between reading and writing, so requests cannot interleave.
 """
 
 import json
@@ -47,12 +47,12 @@ class Database:
         self._connection.executescript("PRAGMA foreign_keys=ON; PRAGMA busy_timeout=5000;" + TABLES)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._connection.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Keep all of what happens inside, or nothing."""
+        """Commit everything in the block, or nothing if it raises."""
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -62,34 +62,34 @@ class Database:
         self._connection.execute("COMMIT")
 
     def run(self, sql: str, *values: Value) -> int:
-        """Change rows and tell how many."""
+        """Change rows and return how many were changed."""
         return self._connection.execute(sql, values).rowcount
 
     def insert(self, sql: str, *values: Value) -> int:
-        """Add one row and tell its number."""
+        """Insert one row and return its number."""
         return self._connection.execute(sql, values).lastrowid or 0
 
     def one(self, sql: str, *values: Value) -> sqlite3.Row | None:
-        """Give the first row, if there is one."""
+        """Return the first row, or None."""
         row: sqlite3.Row | None = self._connection.execute(sql, values).fetchone()
         return row
 
     def all(self, sql: str, *values: Value) -> list[sqlite3.Row]:
-        """Give every row."""
+        """Return every row."""
         return self._connection.execute(sql, values).fetchall()
 
     def document(self, kind: str, key: str) -> Document | None:
-        """Give one document."""
+        """Return one document, or None."""
         row = self.one("SELECT body FROM documents WHERE kind = ? AND id = ?", kind, key)
         return self._read(row) if row else None
 
     def documents(self, kind: str) -> list[Document]:
-        """Give every document of a kind, oldest first."""
+        """Return every document of a kind, oldest first."""
         rows = self.all("SELECT body FROM documents WHERE kind = ? ORDER BY rowid", kind)
         return [self._read(row) for row in rows]
 
     def keep(self, kind: str, key: str, document: Document) -> None:
-        """Store a document in place of an earlier one, which keeps its place in the order."""
+        """Store a document. If it replaces an earlier one, it takes its place in the order."""
         self.run(
             "INSERT INTO documents VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET body = excluded.body",
             kind,

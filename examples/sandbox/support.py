@@ -1,4 +1,4 @@
-"""Support, in the shapes of Zendesk's Ticketing API: tickets to read and change, each change audited."""
+"""Support, in the form of Zendesk's Ticketing API: it reads and changes tickets, and audits each change."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ class Comment(BaseModel):
 
 
 class TicketChange(BaseModel):
-    """What a PUT may change; as at Zendesk, what is unknown or null is passed over."""
+    """The fields that a PUT may change. As at Zendesk, unknown fields and nulls are ignored."""
 
     subject: str | None = None
     status: Literal["new", "open", "pending", "hold", "solved", "closed"] | None = None
@@ -43,13 +43,13 @@ class TicketChange(BaseModel):
 
 @router.get("/users/me.json")
 async def me(request: Request, caller: Annotated[Caller, Depends(caller_with())]) -> Document:
-    """Tell whose access token this is."""
+    """Return the account of the access token."""
     return {"user": _user(request, caller.person)}
 
 
 @router.get("/users/{user_id}.json")
 async def read_user(request: Request, user_id: int, caller: Reader) -> Document:
-    """Tell who is behind an id in a ticket or an audit."""
+    """Return the person with this id, as tickets and audits refer to them."""
     person = caller.sandbox.people.get(str(user_id))
     if person is None:
         raise _not_found()
@@ -58,7 +58,7 @@ async def read_user(request: Request, user_id: int, caller: Reader) -> Document:
 
 @router.get("/tickets/{ticket_id}.json")
 async def read_ticket(request: Request, ticket_id: int, caller: Reader) -> Document:
-    """Give one ticket."""
+    """Return one ticket."""
     return {"ticket": _present(request, _ticket(caller, "read", ticket_id))}
 
 
@@ -66,7 +66,7 @@ async def read_ticket(request: Request, ticket_id: int, caller: Reader) -> Docum
 async def change_ticket(
     request: Request, ticket_id: int, ticket: Annotated[TicketChange, Body(embed=True)], caller: Writer
 ) -> Document:
-    """Change a ticket, comment on it, and keep an audit of who did so."""
+    """Change a ticket, add a comment to it, and store an audit of who did so."""
     before = _ticket(caller, "write", ticket_id)
     if before["status"] == "closed":
         details = {"status": [{"description": "Status: closed prevents ticket update"}]}
@@ -90,7 +90,7 @@ async def change_ticket(
 
 @router.get("/tickets/{ticket_id}/comments.json")
 async def list_comments(ticket_id: int, caller: Reader) -> Document:
-    """List what was said on a ticket, oldest first."""
+    """List the comments of a ticket, oldest first."""
     comments = [
         {
             "id": event["id"],
@@ -132,7 +132,7 @@ def _audits(caller: Caller, ticket_id: int) -> list[Document]:
 
 def _audit(caller: Caller, ticket_id: int, events: list[Document]) -> Document:
     last = max(audit["id"] for audit in caller.database.documents("audits"))
-    # Audits and their events share one sequence of ids, with room for the events between two audits.
+    # Audits and their events share one sequence of ids, so ids are left free for the events between two audits.
     audit = _seed_audit(last + 100, ticket_id, int(caller.person.sub), _now(), events)
     caller.database.keep("audits", str(audit["id"]), audit)
     return audit

@@ -1,4 +1,4 @@
-"""What a sandbox system is: as declared, and as running with a database; holds no rule of any one system."""
+"""A sandbox system, as it is declared, and as it runs with a database."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from examples.sandbox.tokens import Tokens
 
 
 class Refused(Exception):
-    """The answer is no: a status, a body in the system's own words, and headers."""
+    """The request is refused, with a status, a body in the system's own format, and headers."""
 
     def __init__(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(status, body)
@@ -24,7 +24,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class OAuthPaths:
-    """Where a system keeps its OAuth endpoints."""
+    """The paths of a system's OAuth endpoints."""
 
     authorize: str
     tokens: str
@@ -34,11 +34,11 @@ class OAuthPaths:
 
 @dataclass(frozen=True)
 class System:
-    """A system as its maker declares it.
+    """A system as it is declared.
 
-    `error` words a refusal the way the real system does. `token_response` turns RFC 6749's token response,
-    given the issuer and the account, into what the real system sends. Where there is a `refresh_scope`, only
-    who consents to it gets a refresh token. `invalid_status` meets a body whose values are wrong.
+    `error` formats a refusal as the real system does. `token_response` converts a token response of RFC 6749, with
+    the issuer and the account, to the real system's form. If there is a `refresh_scope`, a refresh token requires
+    consent to it. `invalid_status` is the status for a body with invalid values.
     """
 
     name: str
@@ -91,5 +91,5 @@ class Sandbox:
 
 
 def sandbox_of(request: Request) -> Sandbox:
-    """Give the running system that a request came to."""
+    """Return the running system that received a request."""
     return cast("Sandbox", request.app.state.sandbox)

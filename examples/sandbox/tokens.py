@@ -1,6 +1,6 @@
-"""Codes, access tokens and refresh tokens of one system: issued, spent once, rotated, and revoked by family.
+"""Codes, access tokens and refresh tokens of one system: issues, redeems, rotates and revokes them.
 
-A family is all that came from one consent; using anything of it twice ends all of it (RFC 9700, 4.14).
+A family is every token of one consent. If its code or a refresh token is used twice, all are revoked (RFC 9700, 4.14).
 """
 
 import base64
@@ -17,16 +17,16 @@ CODE_SECONDS = 60
 
 
 class InvalidGrant(Exception):
-    """The code or refresh token is unknown, spent, expired, or another request's."""
+    """The code or refresh token is unknown, used, expired, or from another request."""
 
 
 class ScopeExceeded(Exception):
-    """A refresh asked for more than was consented to."""
+    """A refresh requested more scopes than the consent has."""
 
 
 @dataclass(frozen=True)
 class Consent:
-    """What a person allowed: the account, the scopes, and the family of tokens that grows from it."""
+    """What a person consented to: the account, the scopes, and the family of their tokens."""
 
     family: str
     sub: str
@@ -41,7 +41,7 @@ class Tokens:
         self._access_token_seconds = access_token_seconds
 
     def issue_code(self, sub: str, scopes: tuple[str, ...], redirect_uri: str, challenge: str) -> str:
-        """Make the authorization code of a new consent."""
+        """Issue the authorization code of a new consent."""
         code = secrets.token_urlsafe(32)
         self._database.run(
             "INSERT INTO codes VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
@@ -56,7 +56,7 @@ class Tokens:
         return code
 
     def redeem_code(self, code: str, redirect_uri: str, verifier: str) -> Consent:
-        """Take a code once, from the request that it was made for (RFC 6749, 4.1.3; RFC 7636, 4.6)."""
+        """Redeem a code, once and only for its own request (RFC 6749, 4.1.3; RFC 7636, 4.6). Raises InvalidGrant."""
         row = self._database.one("SELECT * FROM codes WHERE hash = ?", _hash(code))
         if row is None:
             raise InvalidGrant
@@ -75,7 +75,7 @@ class Tokens:
         return _consent(row)
 
     def rotate(self, refresh_token: str, scopes: tuple[str, ...]) -> Consent:
-        """Spend a refresh token, for the scopes asked or, when none are, for all that were consented to."""
+        """Use up a refresh token, for the requested scopes or, if there are none, for all scopes of the consent."""
         sql = "SELECT * FROM tokens WHERE kind = 'refresh' AND hash = ?"
         row = self._database.one(sql, _hash(refresh_token))
         if row is None:
@@ -90,7 +90,7 @@ class Tokens:
         return consent
 
     def issue(self, consent: Consent, scopes: tuple[str, ...] = (), *, refreshable: bool) -> Document:
-        """Make a token response (RFC 6749, 5.1); the refresh token keeps the whole consent."""
+        """Return a token response (RFC 6749, 5.1). Its refresh token has all scopes of the consent."""
         granted = scopes or consent.scopes
         response: Document = {
             "access_token": self._store("access", consent, granted, time.time() + self._access_token_seconds),
@@ -103,7 +103,7 @@ class Tokens:
         return response
 
     def holder(self, access_token: str) -> Consent | None:
-        """Tell whose access token this is, while it is good."""
+        """Return the consent of an access token, or None if it is not valid."""
         row = self._database.one(
             "SELECT * FROM tokens WHERE kind = 'access' AND hash = ? AND NOT spent AND expires_at > ?",
             _hash(access_token),
@@ -112,7 +112,7 @@ class Tokens:
         return _consent(row) if row else None
 
     def revoke(self, token: str) -> None:
-        """End an access token alone, or with a refresh token its whole family (RFC 7009, 2.1)."""
+        """Revoke an access token alone, or the whole family of a refresh token (RFC 7009, 2.1)."""
         row = self._database.one("SELECT * FROM tokens WHERE hash = ?", _hash(token))
         if row is None:
             return

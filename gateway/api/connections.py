@@ -27,64 +27,66 @@ from gateway.api.problems import RequestRefused, describe_problems
 _ConnectionName = Annotated[str, Path(max_length=200)]
 _AccountQuery = Annotated[
     str | None,
-    Query(max_length=1000, description="Which account, where you have several on the connection."),
+    Query(max_length=1000, description="The account, if you have several on the connection."),
 ]
 _ToolQuery = Annotated[
     str | None,
-    Query(max_length=200, description="A tool; without it, every tool that has no account of its own."),
+    Query(max_length=200, description="A tool. If omitted, every tool for which no other account is chosen."),
 ]
 
 
 class GrantShown(BaseModel):
-    """What the caller consented to."""
+    """A grant of the caller on the connection."""
 
-    account: str = Field(description="The upstream's own name for the account; empty where it has none.")
+    account: str = Field(description="The upstream's own name for the account. Empty if it has none.")
     scopes: list[str]
     since: datetime
     lapsed: bool = Field(
-        description="Whether the upstream took it back, so that it has to be signed in to again."
+        description="Whether the upstream no longer accepts the grant, so that the caller has to sign in again."
     )
 
 
 class AccountChoiceShown(BaseModel):
-    """Which account is used."""
+    """An account that the caller chose."""
 
-    tool: str | None = Field(description="By this tool; null where by every tool that has none of its own.")
+    tool: str | None = Field(
+        description="The tool that uses it. Null for every tool for which no other account is chosen."
+    )
     account: str
 
 
 class NewAccountChoice(BaseModel):
-    """Which account to use from now on."""
+    """The account to use from now on."""
 
     model_config = ConfigDict(extra="forbid")
 
-    account: str = Field(max_length=1000, description="One that you have connected.")
+    account: str = Field(max_length=1000, description="An account that you have connected.")
     tool: str | None = Field(
         default=None,
         max_length=200,
-        description="For this tool; without it, for every tool that has none of its own.",
+        description="The tool to choose for. If omitted, every tool for which no other account is chosen.",
     )
 
 
 class ConnectionShown(BaseModel):
-    """One way to sign in to one upstream system."""
+    """A way to sign in to one upstream system."""
 
     name: str
     title: str
     system: str
     mode: Literal["user", "shared"] = Field(
-        description="`user`: each person's own account. `shared`: one account of the service, for everybody."
+        description="`user`: each person's own account. `shared`: one account for everybody."
     )
-    scopes: list[str] = Field(description="What is asked for when somebody signs in.")
+    scopes: list[str] = Field(description="The scopes that a sign-in requests.")
     grant: GrantShown | None = Field(
-        description="The caller's own that tools without an account of their own use; null where there is none, where "
-        "it has to be chosen, and where the connection is shared."
+        description="The caller's grant that tools use if no account is chosen for them. Null if there is none, if the "
+        "caller has to choose one, or if the connection is shared."
     )
     accounts: list[GrantShown] = Field(
-        description="All of the caller's own; for a token that is limited to tools, those that these use."
+        description="All grants of the caller. For a token that is limited to some tools, those that these use."
     )
     chosen: list[AccountChoiceShown] = Field(
-        description="What the caller chose; runs that have begun to use an account keep it."
+        description="The accounts that the caller chose. Runs that already use an account keep it."
     )
 
 
@@ -182,14 +184,16 @@ def build_routes(
     own_connections_of_caller = Depends(load_own_connections)
 
     @router.get(
-        "/connections", summary="List connections, with your grants", responses=describe_problems(400, 422)
+        "/connections",
+        summary="List the connections, with your grants",
+        responses=describe_problems(400, 422),
     )
     async def list_connections(
         own_connections: Annotated[_OwnConnections, own_connections_of_caller],
         after: PageCursor = None,
         limit: PageLimit = DEFAULT_PAGE_ITEMS,
     ) -> Page[ConnectionShown]:
-        """A token that is limited to some tools sees what these use, and the accounts that they use there."""
+        """A token that is limited to some tools sees only the connections and accounts that these use."""
         cursor_position = connection_cursors.open_cursor(after)
         after_name = "" if cursor_position is None else str(cursor_position[0])
         connections_by_name = await catalogue.list_connections()
@@ -226,7 +230,7 @@ def build_routes(
     async def choose(
         caller: InPersonCaller, name: _ConnectionName, account_choice: NewAccountChoice
     ) -> ConnectionShown:
-        """It holds until you change it, for runs that begin to use the connection from now on."""
+        """The choice applies to runs that begin to use the connection from now on, until you change it."""
         connection = await _require_user_connection(catalogue, name)
         tool_name = "" if account_choice.tool is None else registry.find_tool(account_choice.tool).name
         await answer_recorder.choose_account(
@@ -236,25 +240,25 @@ def build_routes(
 
     @router.delete(
         "/connections/{name}/choice",
-        summary="Take back what you chose",
+        summary="Remove your choice of an account",
         status_code=HTTPStatus.NO_CONTENT,
         responses=describe_problems(403, 404, 422),
     )
     async def unchoose(caller: InPersonCaller, name: _ConnectionName, tool: _ToolQuery = None) -> None:
-        """Without a choice your only account is used, and of several you are asked which."""
+        """Without a choice, your only account is used. If you have several, you are asked."""
         connection = await _require_user_connection(catalogue, name)
         await answer_recorder.forget_choice(connection, caller.principal, tool_name=tool or "")
 
     @router.delete(
         "/connections/{name}/grant",
-        summary="Give up your grant on a connection",
+        summary="Delete your grant on a connection",
         status_code=HTTPStatus.NO_CONTENT,
         responses=describe_problems(403, 404, 409, 422, 502),
     )
     async def delete_grant(
         caller: InPersonCaller, name: _ConnectionName, account: _AccountQuery = None
     ) -> None:
-        """It is forgotten here and revoked upstream; the next action that needs it asks again."""
+        """The grant is also revoked upstream. The next action that needs one asks for a sign-in again."""
         connection = await catalogue.get_connection(name)
         if not await grant_removal.remove_own_grant(connection, caller.principal, account):
             account_phrase = "" if account is None else f" of account '{account}'"

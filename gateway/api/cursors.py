@@ -26,10 +26,10 @@ TimeAndId = tuple[datetime, str]
 _MAC_BYTES: Final = 16
 
 DEFAULT_PAGE_ITEMS: Final = 20
-PageLimit = Annotated[int, Query(ge=1, le=200, description="The most items on a page.")]
+PageLimit = Annotated[int, Query(ge=1, le=200, description="The maximum number of items on a page.")]
 PageCursor = Annotated[
     str | None,
-    Query(max_length=1000, description="`next_cursor` of the page before; leave it out for the first."),
+    Query(max_length=1000, description="`next_cursor` of the previous page. Omit it for the first page."),
 ]
 
 
@@ -37,7 +37,9 @@ class Page(BaseModel, Generic[PageItem]):
     """A page of items, with the cursor of the page after it."""
 
     items: list[PageItem]
-    next_cursor: str | None = Field(description="Send it as `after` for the next page; null on the last one.")
+    next_cursor: str | None = Field(
+        description="Send it as `after` to get the next page. Null on the last page."
+    )
 
 
 class ListCursors:

@@ -42,7 +42,9 @@ def build_stale_error() -> RequestRefused:
 async def _read_if_match(
     if_match: Annotated[
         str | None,
-        Header(description="The ETag of what you read and now change. A change without it is refused."),
+        Header(
+            description="The ETag of the version that you read and want to change. A change without it is refused."
+        ),
     ] = None,
 ) -> Precondition:
     if if_match is None:

@@ -36,7 +36,7 @@ LastEventId = Annotated[
     Header(
         alias="Last-Event-ID",
         pattern=r"^[0-9]{1,18}$",
-        description="The `id` of the last event that was seen: the stream goes on after it.",
+        description="The `id` of the last event that you received. The stream continues after it.",
     ),
 ]
 
@@ -87,7 +87,7 @@ def build_routes(trail: AuditTrail, runs: Runs) -> APIRouter:
         event_stream: Annotated[_RunEventStream, Depends(open_event_stream)],
         last_event_id: LastEventId = None,
     ) -> AsyncIterator[ServerSentEvent]:
-        """Lines of the audit trail by their kind, `progress`, and at last `ended` with the state of the run.
+        """The events are lines of the audit trail, `progress`, and at last `ended` with the state of the run.
 
         A stream also ends, without an `ended` event, once the caller's token is no longer valid.
         """

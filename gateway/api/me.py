@@ -9,7 +9,7 @@ from gateway.api.authentication import ApiCaller
 
 
 class PrincipalShown(BaseModel):
-    """On whose behalf the caller acts."""
+    """The principal on whose behalf the caller acts."""
 
     id: str
     kind: PrincipalKind
@@ -19,7 +19,7 @@ class PrincipalShown(BaseModel):
 
 
 class ActorShown(BaseModel):
-    """What acts for the principal."""
+    """The actor that acts for the principal."""
 
     kind: ActorKind
     id: str
@@ -27,19 +27,19 @@ class ActorShown(BaseModel):
 
 
 class Me(BaseModel):
-    """The caller."""
+    """The caller of this request."""
 
     principal: PrincipalShown
     actor: ActorShown
     roles: list[str]
-    tools: list[str] | None = Field(description="The tools that the token is good for; null where for all.")
+    tools: list[str] | None = Field(description="The tools that the token may call. Null for all.")
 
 
 def build_routes(roles: Roles) -> APIRouter:
     """Build the router of `/me`."""
     router = APIRouter(tags=["me"])
 
-    @router.get("/me", summary="Get who you are here")
+    @router.get("/me", summary="Get your principal, your actor and your roles")
     async def get_me(caller: ApiCaller) -> Me:
         principal, actor = caller.principal, caller.actor
         return Me(

@@ -33,35 +33,35 @@ _ChannelId = Annotated[str, Path(max_length=100, pattern=r"^[\x21-\x7e]+$")]
 
 
 class ChannelShown(BaseModel):
-    """One place where the caller is told."""
+    """A channel on which the caller is notified."""
 
     id: str
     kind: ChannelKind
-    label: str = Field(description="Enough of the address to know it again.")
+    label: str = Field(description="A part of the address, by which you recognize it.")
     events: list[NotificationEvent]
     created_at: datetime
 
 
 class ChannelMade(ChannelShown):
-    """A new channel, and what is never shown again."""
+    """A new channel, with its signing key, which is shown only here."""
 
     secret: str | None = Field(
-        description="The key that signs what a webhook is sent (Standard Webhooks); null for other kinds."
+        description="The key that signs the notes to a webhook (Standard Webhooks). Null for other kinds."
     )
 
 
 class NewChannel(RequestBody):
-    """A channel to add."""
+    """The channel to add."""
 
     kind: ChannelKind
     address: str = Field(
         max_length=2000,
-        description="An email address, or the URL of a Slack-compatible incoming webhook or of one's own receiver.",
+        description="An email address, or the URL of a Slack-compatible webhook or of your own receiver.",
     )
     events: list[NotificationEvent] = Field(
         default=["waiting", "ended"],
         max_length=10,
-        description="What to tell. The events named `chat_…` are of runs that a chat client began.",
+        description="The events to notify of. Those named `chat_…` concern runs that a chat client started.",
     )
 
 
@@ -93,7 +93,7 @@ def build_routes(
 
     @router.post(
         "/channels",
-        summary="Add a channel; a webhook's secret is in this answer alone",
+        summary="Add a channel; only this response shows a webhook's secret",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 422),
     )
@@ -121,7 +121,7 @@ def build_routes(
 
     @router.post(
         "/channels/{channel_id}/test",
-        summary="Send a note there now, and say whether it was taken",
+        summary="Send a note to a channel now, and return whether it was accepted",
         status_code=HTTPStatus.NO_CONTENT,
         responses=describe_problems(403, 404, 422, 429, 502),
     )

@@ -31,11 +31,11 @@ _QuestionId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 
 
 class QuestionShown(BaseModel):
-    """What a run asks."""
+    """A question or approval that a run asks for."""
 
     id: str
     kind: Literal["question", "approval"] = Field(
-        description="A question is put to the run's own principal, an approval to anybody else with `role`."
+        description="The run's own principal answers a question. Anybody else with `role` answers an approval."
     )
     message: str
     role: str | None
@@ -44,18 +44,18 @@ class QuestionShown(BaseModel):
     asked_for: str = Field(description="The name of the principal whose run asks.")
     state: QuestionState
     answer_schema: dict[str, Any] = Field(
-        description="What an answer looks like: a flat JSON schema. An approval takes an answer without fields."
+        description="The flat JSON Schema of an answer. The answer to an approval has no fields."
     )
     created_at: datetime
     expires_at: datetime
-    url: str = Field(description="The page where it can be answered as well.")
+    url: str = Field(description="The page on which it can also be answered.")
 
 
 class GivenAnswer(RequestBody):
-    """An answer."""
+    """The answer to a question."""
 
     answer: dict[str, str | int | float | bool | list[str] | None] = Field(
-        max_length=200, description="The fields that `answer_schema` describes; empty for an approval."
+        max_length=200, description="The fields that `answer_schema` describes. Empty for an approval."
     )
 
 
@@ -68,7 +68,11 @@ def build_routes(
         questions, run_records, principals, page_links, ListCursors(vault, "questions")
     )
 
-    @router.get("/questions", summary="List what you are asked", responses=describe_problems(400, 422))
+    @router.get(
+        "/questions",
+        summary="List the open questions and approvals that you may answer",
+        responses=describe_problems(400, 422),
+    )
     async def list_questions(
         caller: ApiCaller, after: PageCursor = None, limit: PageLimit = DEFAULT_PAGE_ITEMS
     ) -> Page[QuestionShown]:
@@ -76,7 +80,7 @@ def build_routes(
 
     @router.get(
         "/questions/{question_id}",
-        summary="Get what you are asked",
+        summary="Get a question or an approval",
         responses=describe_problems(403, 404, 422),
     )
     async def get_question(caller: ApiCaller, question_id: _QuestionId) -> QuestionShown:
@@ -86,7 +90,7 @@ def build_routes(
 
     @router.post(
         "/questions/{question_id}/answer",
-        summary="Answer a question, or approve",
+        summary="Answer a question, or approve a request",
         responses=describe_problems(403, 404, 409, 422),
     )
     async def answer_question(
@@ -99,7 +103,7 @@ def build_routes(
 
     @router.post(
         "/questions/{question_id}/decline",
-        summary="Decline to answer or to approve",
+        summary="Decline a question or a request for approval",
         responses=describe_problems(403, 404, 409, 422),
     )
     async def decline_question(caller: ApiCaller, question_id: _QuestionId) -> QuestionShown:

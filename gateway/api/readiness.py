@@ -21,7 +21,7 @@ def build_routes(
 
     @router.get(
         "/tools/{tool}/readiness",
-        summary="Say whether a call of a tool would wait for you to sign in",
+        summary="Check whether a call of a tool would wait for you to sign in",
         responses=describe_problems(403, 404, 422),
     )
     async def get_readiness(caller: ApiCaller, tool: Annotated[str, Path(max_length=200)]) -> ToolReadiness:

@@ -49,7 +49,7 @@ def build_api(
     api_app = FastAPI(
         title="Byline",
         version=_API_VERSION,
-        description="Composite tools, run in your own name: start, follow and steer them.",
+        description="Start composite tools in your own name, and follow and control their runs.",
         servers=[{"url": f"{services.settings.public_url}{API_PATH}"}],
         root_path_in_servers=False,
         docs_url=None,

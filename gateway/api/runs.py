@@ -48,13 +48,13 @@ Instant = Annotated[AwareDatetime, BeforeValidator(_parse_instant)]
 
 
 class Cancellation(RequestBody):
-    """Why a run is cancelled."""
+    """The reason for a cancellation."""
 
     reason: str | None = Field(default=None, max_length=_MAX_REASON_CHARS)
 
 
 class Termination(RequestBody):
-    """Why a run is terminated."""
+    """The reason for a termination."""
 
     reason: str = Field(min_length=1, max_length=_MAX_REASON_CHARS)
 
@@ -71,8 +71,12 @@ def build_routes(run_records: RunRecords, vault: Vault, runs: Runs) -> APIRouter
         tool: Annotated[str | None, Query(max_length=200, pattern=r"^[\x21-\x7e]*$")] = None,
         trigger: TriggerKind | None = None,
         status: RunStatus | None = None,
-        since: Annotated[Instant | None, Query(description="Started at this instant or later.")] = None,
-        until: Annotated[Instant | None, Query(description="Started before this instant.")] = None,
+        since: Annotated[
+            Instant | None, Query(description="Only runs that started at this time or later.")
+        ] = None,
+        until: Annotated[
+            Instant | None, Query(description="Only runs that started before this time.")
+        ] = None,
         after: PageCursor = None,
         limit: PageLimit = DEFAULT_PAGE_ITEMS,
     ) -> Page[RunSummary]:
@@ -89,7 +93,7 @@ def build_routes(run_records: RunRecords, vault: Vault, runs: Runs) -> APIRouter
 
     @router.post(
         "/runs/{run_id}/cancel",
-        summary="Ask one of your runs to end",
+        summary="Cancel one of your runs",
         status_code=HTTPStatus.ACCEPTED,
         responses=describe_problems(404, 409, 410, 422),
     )
@@ -100,7 +104,7 @@ def build_routes(run_records: RunRecords, vault: Vault, runs: Runs) -> APIRouter
 
     @router.post(
         "/runs/{run_id}/terminate",
-        summary="End anybody's run at once (administrators)",
+        summary="Terminate any person's run at once (administrators)",
         responses=describe_problems(403, 404, 409, 410, 422),
     )
     async def terminate_run(caller: ApiCaller, run_id: RunId, why: Termination) -> RunState:
@@ -109,7 +113,7 @@ def build_routes(run_records: RunRecords, vault: Vault, runs: Runs) -> APIRouter
 
     @router.post(
         "/runs/{run_id}/retry",
-        summary="Start a run that ended once more, as a new run with the same arguments",
+        summary="Start an ended run again, as a new run with the same arguments",
         responses={**STARTED_RESPONSES, **describe_problems(403, 404, 409, 410, 422)},
     )
     async def retry_run(

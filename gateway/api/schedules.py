@@ -38,24 +38,24 @@ ScheduleText = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\
 
 
 class SchedulePlan(RequestBody):
-    """What a schedule is to do."""
+    """The plan of a schedule: its tool, its arguments and its timing."""
 
     name: ScheduleText
     tool: str = Field(max_length=64)
-    arguments: dict[str, Any] = Field(default={}, description="What the tool is called with at each firing.")
+    arguments: dict[str, Any] = Field(default={}, description="The arguments of the tool at each firing.")
     timing: Timing
 
 
 class Reason(RequestBody):
-    """Why a schedule is paused."""
+    """The reason for a pause."""
 
     reason: ScheduleText | None = None
 
 
 class ScheduleOffer(RequestBody):
-    """To whom a schedule is offered."""
+    """The person to whom a schedule is offered."""
 
-    to: ScheduleText | None = Field(description="Somebody's id, subject or name; null takes an offer back.")
+    to: ScheduleText | None = Field(description="A person's id, subject or name. Null withdraws the offer.")
 
 
 def build_routes(
@@ -131,7 +131,7 @@ def _add_editing_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 
     @router.post(
         "/schedules",
-        summary="Make a schedule, which acts as you",
+        summary="Create a schedule, which acts as you",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 404, 422),
     )
@@ -157,7 +157,7 @@ def _add_editing_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 
     @router.put(
         "/schedules/{schedule_id}",
-        summary="Change what a schedule of yours does, and when",
+        summary="Change the plan of one of your schedules",
         responses=describe_problems(403, 404, 412, 422, 428),
     )
     async def change_schedule(
@@ -179,7 +179,7 @@ def _add_editing_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 
     @router.delete(
         "/schedules/{schedule_id}",
-        summary="Delete a schedule; runs that it began go on",
+        summary="Delete a schedule; runs that it started continue",
         status_code=HTTPStatus.NO_CONTENT,
         responses=describe_problems(404, 412, 422, 428),
     )
@@ -196,7 +196,7 @@ def _add_editing_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 def _add_control_routes(router: APIRouter, routes_context: _ScheduleRoutesContext) -> None:
     @router.post(
         "/schedules/{schedule_id}/pause",
-        summary="Fire no more for now",
+        summary="Pause a schedule",
         responses=describe_problems(404, 422),
     )
     async def pause_schedule(
@@ -211,7 +211,7 @@ def _add_control_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 
     @router.post(
         "/schedules/{schedule_id}/resume",
-        summary="Go by the clock again",
+        summary="Resume a schedule",
         responses=describe_problems(403, 404, 422),
     )
     async def resume_schedule(
@@ -226,7 +226,7 @@ def _add_control_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 
     @router.post(
         "/schedules/{schedule_id}/trigger",
-        summary="Fire now, as the overlap policy allows",
+        summary="Fire a schedule now, as far as its overlap policy allows",
         status_code=HTTPStatus.ACCEPTED,
         responses=describe_problems(403, 404, 409, 422),
     )
@@ -239,7 +239,7 @@ def _add_control_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 
     @router.post(
         "/schedules/{schedule_id}/backfill",
-        summary="Make up for the firings of a time that is past",
+        summary="Fire a schedule for each of its times in a past period",
         status_code=HTTPStatus.ACCEPTED,
         responses=describe_problems(403, 404, 409, 422),
     )
@@ -254,7 +254,7 @@ def _add_control_routes(router: APIRouter, routes_context: _ScheduleRoutesContex
 def _add_offer_routes(router: APIRouter, routes_context: _ScheduleRoutesContext) -> None:
     @router.post(
         "/schedules/{schedule_id}/offer",
-        summary="Offer a schedule to somebody, whose it is once they accept",
+        summary="Offer a schedule to somebody, who owns it once they accept",
         responses=describe_problems(403, 404, 422),
     )
     async def offer_schedule(
@@ -268,7 +268,7 @@ def _add_offer_routes(router: APIRouter, routes_context: _ScheduleRoutesContext)
 
     @router.post(
         "/schedules/{schedule_id}/accept",
-        summary="Take over a schedule that was offered to you, as you read it",
+        summary="Accept a schedule that was offered to you, in the version that you read",
         responses=describe_problems(403, 404, 412, 422, 428),
     )
     async def accept_schedule(
@@ -286,7 +286,7 @@ def _add_offer_routes(router: APIRouter, routes_context: _ScheduleRoutesContext)
 
     @router.post(
         "/schedules/{schedule_id}/decline",
-        summary="Leave a schedule that was offered to you to its owner",
+        summary="Decline a schedule that was offered to you",
         status_code=HTTPStatus.NO_CONTENT,
         responses=describe_problems(404, 422),
     )

@@ -36,15 +36,16 @@ _ServiceName = Annotated[
 
 
 class NewService(RequestBody):
-    """The service to make known."""
+    """The service to add."""
 
     name: str = Field(
-        pattern=SERVICE_NAME_PATTERN, description="What it is called in addresses, commands and the trail."
+        pattern=SERVICE_NAME_PATTERN,
+        description="The service's name in addresses, commands and the audit trail.",
     )
 
 
 class ServiceShown(BaseModel):
-    """A machine that calls in its own name."""
+    """A service: a machine that calls tools in its own name."""
 
     id: str
     name: str
@@ -95,7 +96,7 @@ def build_routes(
 
     @router.post(
         "/services",
-        summary="Make a service known",
+        summary="Add a service",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 409, 422),
     )
@@ -131,7 +132,7 @@ def build_routes(
 
     @router.post(
         "/services/{service}/tokens",
-        summary="Make an API token that acts as a service",
+        summary="Create an API token that acts as a service",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 404, 422),
     )

@@ -22,12 +22,12 @@ _SignInId = Annotated[str, Path(pattern=r"^[0-9a-f-]{36}$")]
 
 
 class SignIn(BaseModel):
-    """A sign-in at one connection that the caller is asked for, on a page that opens for them."""
+    """A sign-in on one connection that the caller is asked for, on a page that opens only for them."""
 
     id: str
     connection: str
     title: str
-    account: str | None = Field(description="The account that is asked for; null where any will do.")
+    account: str | None = Field(description="The account to sign in to. Null for any account.")
     scopes: list[str]
     state: RequestState
     expires_at: datetime
@@ -35,7 +35,7 @@ class SignIn(BaseModel):
 
 
 class SignInList(BaseModel):
-    """Every sign-in that the caller can still answer, oldest first."""
+    """Every sign-in that the caller can still complete, oldest first."""
 
     items: list[SignIn]
 
@@ -51,12 +51,12 @@ def build_routes(
 
     @router.post(
         "/connections/{name}/sign-ins",
-        summary="Ask for a link to connect an account, the first or another",
+        summary="Get a link to connect an account, the first or another",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 404, 422),
     )
     async def begin_sign_in(caller: InPersonCaller, name: _ConnectionName, response: Response) -> SignIn:
-        """While the link is open, the same one is given again."""
+        """While the link is open, the same link is returned again."""
         connection = await catalogue.get_connection(name)
         authorization_request = await authorization_requests.open_request_ahead(
             caller.principal, connection, connection.scopes
@@ -64,7 +64,7 @@ def build_routes(
         response.headers["Location"] = f"{API_PATH}/sign-ins/{authorization_request.id}"
         return _to_sign_in(page_links, authorization_request, connection.title)
 
-    @router.get("/sign-ins", summary="List the sign-ins that you are asked for or have asked for yourself")
+    @router.get("/sign-ins", summary="List the sign-ins that runs or you yourself requested")
     async def list_sign_ins(caller: ApiCaller) -> SignInList:
         connections_by_name, token_scope = (
             await catalogue.list_connections(),
@@ -87,7 +87,7 @@ def build_routes(
 
     @router.get(
         "/sign-ins/{sign_in_id}",
-        summary="Get a sign-in, and whether it is answered",
+        summary="Get a sign-in and its state",
         responses=describe_problems(403, 404, 422),
     )
     async def get_sign_in(caller: ApiCaller, sign_in_id: _SignInId) -> SignIn:

@@ -29,17 +29,19 @@ _ONE_DAY = timedelta(days=1)
 
 
 class NewToken(RequestBody):
-    """The token to make."""
+    """The token to create."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_CHARS, description="What you know it again by.")
+    name: str = Field(
+        min_length=1, max_length=MAX_NAME_CHARS, description="A name by which you recognize the token."
+    )
     tools: list[Annotated[str, Field(max_length=200)]] | None = Field(
         default=None,
         min_length=1,
         max_length=1000,
-        description="The tools it is good for; leave it out for every tool that its owner may call.",
+        description="The tools that it may call. Omit it for every tool that its owner may call.",
     )
     expires_in_days: int | None = Field(
-        default=None, ge=1, le=36500, description="How long it lives; 90 days where nothing is said."
+        default=None, ge=1, le=36500, description="How many days it is valid. The default is 90."
     )
 
     @property
@@ -55,18 +57,18 @@ class TokenShown(BaseModel):
     name: str
     state: Literal["active", "expired", "revoked"]
     tools: list[str] | None = Field(
-        description="The tools it is good for; null for all that its owner may call."
+        description="The tools that it may call. Null for every tool that its owner may call."
     )
     created_at: datetime
     expires_at: datetime
-    last_used_at: datetime | None = Field(description="To the minute.")
+    last_used_at: datetime | None = Field(description="The last use, to the minute.")
     revoked_at: datetime | None
 
 
 class TokenMade(TokenShown):
-    """A token just made."""
+    """A new token, with its secret."""
 
-    token: str = Field(description="What to send as the bearer token. It is shown this once.")
+    token: str = Field(description="The text to send as the bearer token. It is shown only once.")
 
 
 def build_routes(api_tokens: ApiTokens, registry: Registry, vault: Vault) -> APIRouter:
@@ -82,7 +84,7 @@ def build_routes(api_tokens: ApiTokens, registry: Registry, vault: Vault) -> API
 
     @router.post(
         "/tokens",
-        summary="Make an API token that acts as you",
+        summary="Create an API token that acts as you",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 422),
     )

@@ -29,7 +29,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x20-\x7e]+$",
-        description="With the same key, the same call is made once, however often it is sent.",
+        description="Calls with the same key and the same arguments start one run, even if they are repeated.",
     ),
 ]
 Prefer = Annotated[
@@ -41,24 +41,28 @@ Prefer = Annotated[
 
 
 class ConnectionUsed(BaseModel):
-    """A connection that some step of a tool may use."""
+    """A connection that a step of the tool may use."""
 
     name: str
-    scopes: list[str] = Field(description="The scopes that its actions declare besides the connection's own.")
+    scopes: list[str] = Field(
+        description="The scopes that its actions declare in addition to the connection's own."
+    )
 
 
 class ToolDescription(BaseModel):
-    """A tool as builders declared it, and as its code shows."""
+    """A tool, as its declaration and its code describe it."""
 
     name: str
     title: str
     description: str
-    input_schema: dict[str, Any] = Field(description="JSON Schema of its arguments.")
-    output_schema: dict[str, Any] | None = Field(description="JSON Schema of its result.")
+    input_schema: dict[str, Any] = Field(description="The JSON Schema of its arguments.")
+    output_schema: dict[str, Any] | None = Field(description="The JSON Schema of its result.")
     read_only: bool
     destructive: bool
     idempotent: bool
-    connections: list[ConnectionUsed] = Field(description="What it may ask you to sign in to.")
+    connections: list[ConnectionUsed] = Field(
+        description="The connections that it may ask you to sign in to."
+    )
 
 
 class ToolList(BaseModel):
@@ -107,7 +111,7 @@ class RunResponder:
     async def answer_started_run(
         self, started_run: StartedRun, caller: Caller, wait_preference: str | None, response: Response
     ) -> RunState:
-        """Wait as the client prefers, and return the run's state: 200 where it ended, 202 where it goes on."""
+        """Wait as the client prefers, and return the run's state: 200 if it ended, 202 if it continues."""
         wait_seconds = read_wait_seconds(wait_preference)
         if wait_seconds is not None:
             response.headers["Preference-Applied"] = f"wait={wait_seconds}"
@@ -140,15 +144,15 @@ STARTED_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
         "description": "The run ended within the time that the client preferred to wait.",
         "headers": {
-            "Location": {"description": "The run.", "schema": {"type": "string"}},
+            "Location": {"description": "The address of the run.", "schema": {"type": "string"}},
             "Preference-Applied": {"schema": {"type": "string"}},
         },
     },
     202: {
-        "description": "The run goes on, or waits for somebody.",
+        "description": "The run continues, or waits for somebody.",
         "model": RunState,
         "headers": {
-            "Location": {"description": "The run.", "schema": {"type": "string"}},
+            "Location": {"description": "The address of the run.", "schema": {"type": "string"}},
             "Preference-Applied": {"schema": {"type": "string"}},
         },
     },

@@ -42,41 +42,42 @@ WebhookName = Annotated[
         min_length=1,
         max_length=100,
         pattern=r"^[^\x00-\x1f\x7f]+$",
-        description="Told as the actor of its runs.",
+        description="The name of the actor of its runs.",
     ),
 ]
 ToleranceSeconds = Annotated[
-    int, Field(ge=10, le=3600, description="How far from now a delivery's signed time may be, in seconds.")
+    int,
+    Field(ge=10, le=3600, description="How far the signed time of a delivery may be from now, in seconds."),
 ]
 SenderSecret = Annotated[
-    SecretStr | None, Field(description="The secret to check signatures with, where the sender gives it.")
+    SecretStr | None, Field(description="The secret to verify signatures with, if the sender sets it.")
 ]
 WebhookId = Annotated[str, Path(max_length=100)]
 
 
 class NewWebhook(RequestBody):
-    """What a webhook is to be."""
+    """The webhook to create."""
 
     name: WebhookName
     tool: str = Field(max_length=64)
-    scheme: SignatureScheme = Field(description="How the sender signs.")
+    scheme: SignatureScheme = Field(description="The scheme by which the sender signs.")
     mapping: DeliveryMapping
     tolerance_seconds: ToleranceSeconds = DEFAULT_TOLERANCE_SECONDS
     principal_id: str | None = Field(
         default=None,
         pattern=r"^[A-Za-z0-9-]{1,100}$",
-        description="Who it acts as: you, unless an administrator names a service.",
+        description="The principal that it acts as. If omitted, you. An administrator may name a service.",
     )
     secret: SenderSecret = None
 
 
 class WebhookChanges(RequestBody):
-    """What to change. A field that is left out stays as it is."""
+    """The changes to a webhook. A field that is omitted stays as it is."""
 
     name: WebhookName | None = None
     mapping: DeliveryMapping | None = None
     tolerance_seconds: ToleranceSeconds | None = None
-    active: bool | None = Field(default=None, description="False refuses every delivery.")
+    active: bool | None = Field(default=None, description="If false, every delivery is refused.")
 
 
 class NewSecret(RequestBody):
@@ -84,7 +85,10 @@ class NewSecret(RequestBody):
 
     secret: SenderSecret = None
     overlap_seconds: int = Field(
-        default=24 * 3600, ge=0, le=_MAX_OVERLAP_SECONDS, description="0 where the old one got known."
+        default=24 * 3600,
+        ge=0,
+        le=_MAX_OVERLAP_SECONDS,
+        description="How many seconds the previous secret stays valid. Send 0 if it leaked.",
     )
 
 
@@ -92,23 +96,23 @@ class WebhookShown(BaseModel):
     """A webhook, without its secret."""
 
     id: str
-    url: str = Field(description="Where the sender delivers to.")
+    url: str = Field(description="The address to which the sender delivers.")
     name: str
     tool: str
     scheme: SignatureScheme
     mapping: DeliveryMapping
     tolerance_seconds: int
-    principal_id: str = Field(description="Who its runs act as.")
+    principal_id: str = Field(description="The principal that its runs act as.")
     active: bool
     created_at: datetime
     updated_at: datetime
 
 
 class WebhookMade(WebhookShown):
-    """A webhook with the secret that was made for it."""
+    """A webhook, with the secret that was created for it."""
 
     secret: str | None = Field(
-        description="For the sender, shown this once; null where the sender has given it, or is still to."
+        description="The secret for the sender, shown only once. Null if the sender sets the secret."
     )
 
 
@@ -177,7 +181,7 @@ def _add_making_routes(
 
     @router.post(
         "/webhooks",
-        summary="Make a webhook",
+        summary="Create a webhook",
         status_code=HTTPStatus.CREATED,
         responses=describe_problems(403, 404, 422),
     )
@@ -205,7 +209,7 @@ def _add_making_routes(
 
     @router.get(
         "/webhooks/{webhook_id}",
-        summary="Get a webhook, with the ETag that a change takes",
+        summary="Get a webhook, with the ETag that a change requires",
         responses=describe_problems(403, 404, 422),
     )
     async def get_webhook(caller: InPersonCaller, webhook_id: WebhookId, response: Response) -> WebhookShown:
@@ -217,7 +221,7 @@ def _add_making_routes(
 def _add_changing_routes(router: APIRouter, routes_context: _WebhookRoutesContext) -> None:
     @router.patch(
         "/webhooks/{webhook_id}",
-        summary="Change a webhook; who it acts as, its tool and its scheme stay",
+        summary="Change a webhook, except its principal, its tool and its scheme",
         responses=describe_problems(403, 404, 412, 422, 428),
     )
     async def change_webhook(
@@ -247,7 +251,7 @@ def _add_changing_routes(router: APIRouter, routes_context: _WebhookRoutesContex
 
     @router.post(
         "/webhooks/{webhook_id}/secret",
-        summary="Give a webhook a new secret: the one you send, or one that is made",
+        summary="Give a webhook a new secret, which you send or Byline creates",
         responses=describe_problems(403, 404, 412, 422, 428),
     )
     async def rotate_webhook_secret(
@@ -270,7 +274,7 @@ def _add_changing_routes(router: APIRouter, routes_context: _WebhookRoutesContex
 
     @router.delete(
         "/webhooks/{webhook_id}",
-        summary="Delete a webhook; its runs go on",
+        summary="Delete a webhook; its runs continue",
         status_code=HTTPStatus.NO_CONTENT,
         responses=describe_problems(403, 404, 412, 422, 428),
     )

@@ -1,6 +1,6 @@
 """Clients whose id is the URL of a document that describes them (OAuth Client ID Metadata Document).
 
-The document is fetched as any URL of a stranger: never from a private network, and without following redirect_uris. An
+The document is fetched like any untrusted URL: never from a private network, and without following redirect_uris. An
 invalid document is not cached: nothing of it is used, and it is fetched again at the next request.
 """
 

@@ -12,7 +12,10 @@ from typing import IO
 
 from engine.errors import SettingsInvalid
 
-COMPOSE_PATH = Path(__file__).parent.parent.parent / "temporal-dev.yml"
+_COMPOSE_NAME = "temporal-dev.yml"
+_PACKAGED_COMPOSE_PATH = Path(__file__).parent / "demo" / "stack" / _COMPOSE_NAME
+_CHECKOUT_COMPOSE_PATH = Path(__file__).parent.parent.parent / _COMPOSE_NAME
+COMPOSE_PATH = _PACKAGED_COMPOSE_PATH if _PACKAGED_COMPOSE_PATH.exists() else _CHECKOUT_COMPOSE_PATH
 DEFAULT_DATA_PATH = Path(".byline")
 LOOPBACK_HOST = "127.0.0.1"
 _NON_EPHEMERAL_PORTS = range(20_000, 32_000)

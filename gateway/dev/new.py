@@ -21,9 +21,9 @@ _RESERVED_NAMES = frozenset({"byline", "tests"})
 
 def new(
     name: Annotated[str, typer.Argument(help="the package's name: lower-case words joined by hyphens")],
-    directory: Annotated[Path, typer.Option(help="The folder to make it in.")] = Path(),
+    directory: Annotated[Path, typer.Option(help="the folder in which the package is created")] = Path(),
 ) -> None:
-    """Make a package with a tool, its test and its README."""
+    """Create a package with a tool, its test and its README."""
     package_folder, python_path = make_package(name, directory), shlex.quote(sys.executable)
     typer.echo(
         f"""Made {package_folder}. Next, install it beside Byline and test it:

@@ -89,7 +89,11 @@ class EmbeddedStack:
 
     def build_environment(self, service_name: str) -> dict[str, str]:
         """Return the whole environment that a service runs with."""
-        return {**self._base_environment, **self.services[service_name].environment, "PYTHONUNBUFFERED": "1"}
+        return {
+            **_resolve_files(self._base_environment),
+            **self.services[service_name].environment,
+            "PYTHONUNBUFFERED": "1",
+        }
 
     def locate_log(self, service_name: str) -> Path:
         """Return the file that a service's output goes to."""
@@ -104,7 +108,9 @@ class EmbeddedStack:
         self._data_directory.claim_directory()
         try:
             self.variables = choose_variables(
-                self._compose_file.variable_defaults, self._base_environment, self._data_directory
+                self._compose_file.variable_defaults,
+                _resolve_files(self._base_environment),
+                self._data_directory,
             )
             self.services = self._compose_file.build_services(self.variables)
         except BaseException:
@@ -286,6 +292,16 @@ class EmbeddedStack:
                 *log_lines[-15:],
             ]
         )
+
+
+def _resolve_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """Make the files that settings name absolute, as services run in the folder of the Compose file."""
+    return {
+        variable_name: str(Path(value).absolute())
+        if value and variable_name.startswith("BYLINE_") and variable_name.endswith("_FILE")
+        else value
+        for variable_name, value in environment.items()
+    }
 
 
 def _localize_command(argv: Argv) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""HTTP for all doors: limits on body size, slow clients, cross-origin routes, and problem documents for errors."""
+"""HTTP for all entry points: body size limits, slow clients, cross-origin routes, and problem documents."""

@@ -1,4 +1,4 @@
-"""Describes an error with problem details (RFC 9457), alike at every door that answers with them."""
+"""Describes an error with problem details (RFC 9457), in the same way at every entry point that answers with them."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -15,16 +15,14 @@ PROBLEM_TYPE_PREFIX: Final = "urn:byline:error:"
 
 
 class InvalidPart(BaseModel):
-    """One part of a request that does not fit its schema."""
+    """A part of a request that does not match its schema."""
 
-    pointer: str = Field(
-        description="Where: a JSON pointer into the body, or the kind and name of a parameter."
-    )
+    pointer: str = Field(description="A JSON pointer into the body, or the kind and name of a parameter.")
     detail: str
 
 
 class Problem(BaseModel):
-    """What went wrong (RFC 9457)."""
+    """An error (RFC 9457)."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -33,7 +31,7 @@ class Problem(BaseModel):
     )
     title: str
     status: int
-    detail: str = Field(description="What happened and what to do about it.")
+    detail: str = Field(description="What is wrong, and what to do about it.")
     errors: list[InvalidPart] | None = None
 
 

@@ -1,1 +1,1 @@
-"""The MCP door: lists what each caller may use, starts a run for each call and reports it as its client can show it."""
+"""The MCP endpoints. They list what a caller may use, start runs, and report them in the client's protocol version."""

@@ -45,7 +45,7 @@ _SIGNING_ALGORITHMS = (
 )
 _LEEWAY_SECONDS = 30
 _KEY_CACHE_SECONDS = 3600.0
-# A stranger can invent key ids, so the keys are read again for an unknown one only this often.
+# Anybody can send an invented key id, so an unknown one makes Byline read the keys again only this often.
 _KEY_RETRY_SECONDS = 10.0
 
 

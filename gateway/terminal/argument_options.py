@@ -16,7 +16,9 @@ from gateway.client.parse_arguments import parse_arguments
 ArgumentOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--arg", help="an argument as name=value; again for each item of a list", metavar="NAME=VALUE"
+        "--arg",
+        help="an argument as name=value; may be repeated, also for each item of a list",
+        metavar="NAME=VALUE",
     ),
 ]
 ArgumentsFileOption = Annotated[

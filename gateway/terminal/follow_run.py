@@ -23,14 +23,12 @@ WAITING_EXIT_CODE: Final = 3
 # Branches of a run begin to wait within moments of each other. After this pause, all of their links are known.
 _QUIET_PERIOD_SECONDS = 0.6
 
-OpenLinksOption = Annotated[
-    bool, typer.Option("--open/--no-open", help="open each link in a browser as well")
-]
+OpenLinksOption = Annotated[bool, typer.Option("--open/--no-open", help="also open each link in a browser")]
 WaitOption = Annotated[
     bool | None,
     typer.Option(
         "--wait/--no-wait",
-        help="stay while somebody has to act, or exit with 3 then, which is what --json does",
+        help="wait while somebody has to act, or exit with 3 in that case; --json implies --no-wait",
         show_default=False,
     ),
 ]

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from engine import errors, sdk, wire
+import byline
+from engine import errors, wire
 from engine.actions.upstream import Upstream
 from engine.audit.trail import AuditEvent, AuditEventKind, UpstreamVerdict
 from engine.connections.connection import (
@@ -79,7 +80,7 @@ def test_every_option_of_the_audit_command_is_told_as_it_tells_itself() -> None:
 
 
 def test_the_sdk_is_told_whole() -> None:
-    assert set(table(REFERENCE / "sdk.md", "name")) == set(sdk.__all__)
+    assert set(table(REFERENCE / "sdk.md", "name")) == set(byline.__all__)
 
 
 def test_every_method_and_parameter_of_an_upstream_is_told() -> None:
@@ -138,7 +139,7 @@ def test_every_error_is_told_as_every_edge_tells_it() -> None:
 
 def test_every_end_of_a_run_that_is_no_error_of_ours_is_told() -> None:
     page = (REFERENCE / "errors.md").read_text().split("## How a run can end besides\n")[1]
-    ends = re.findall(r'"(run_[a-z_]+)"', (ROOT / "engine/runs/runs.py").read_text())
+    ends = re.findall(r'"(run_[a-z_]+)"', (ROOT / "engine/runs/outcome.py").read_text())
 
     assert set(ends) == set(re.findall(r"^\| `(run_\w+)` \|", page, re.MULTILINE))
 

@@ -1,13 +1,25 @@
 """The running Byline that the end-to-end tests share; each test brings its own people and records."""
 
 import inspect
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from tests.e2e.world import World, running_world
+from tests.e2e.world import World, output, running_world
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Byline as it is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder))
+    await output(build, {**os.environ})
+    (built,) = folder.glob("byline-*.whl")
+    return built
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

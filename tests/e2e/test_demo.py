@@ -13,7 +13,7 @@ STORY = (
     "kill -9 worker",
     "kill -9 gateway",
     "kill -9 temporal",
-    "the run went on where it stood and finished",
+    "the run continued where it had stopped and finished",
     "permission_denied: Acme CRM does not permit this to bob.baker@acme-crm.example (Bob Baker).",
     "Who changed ticket 35436?",
     "Alice Liddell",

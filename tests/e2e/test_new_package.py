@@ -26,10 +26,7 @@ class Builder:
 
 
 @pytest.fixture
-async def builder(tmp_path: Path) -> Builder:
-    build = ("-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path))
-    await output((sys.executable, *build), {**os.environ})
-    (wheel,) = tmp_path.glob("byline-*.whl")
+async def builder(tmp_path: Path, wheel: Path) -> Builder:
     site, folder = tmp_path / "site", tmp_path / "home"
     folder.mkdir()
     environment = {

@@ -8,6 +8,7 @@ import re
 import secrets
 import subprocess
 import sys
+import sysconfig
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -237,3 +238,27 @@ def _declared(tap: str) -> str:
 def _through(text: str, origin: str, tap: str) -> str:
     asked_by_byline = r"(base_url|token_endpoint|revocation_endpoint|userinfo_endpoint): "
     return re.sub(asked_by_byline + re.escape(origin), rf"\1: {tap}", text)
+
+
+async def empty_environment(folder: Path, wheel: Path, *packages: Path) -> Path:
+    """An environment without the repository, with Byline's wheel, what it depends on and packages; its programs."""
+    await output((sys.executable, "-m", "venv", "--without-pip", str(folder)), {**os.environ})
+    programs = folder / "bin"
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(programs / "python"),
+        "install",
+        "--quiet",
+        "--no-index",
+    )
+    await output([*pip, "--no-deps", str(wheel)], {**os.environ})
+    (site,) = folder.glob("lib/python*/site-packages")
+    # What lies in a folder that is named here is found, and what is installed in it to be edited is not.
+    (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    (programs / "temporal").symlink_to(Path(sys.executable).parent / "temporal")
+    for package in packages:
+        await output([*pip, "--no-deps", "--no-build-isolation", str(package)], {**os.environ})
+    return programs

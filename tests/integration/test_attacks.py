@@ -334,7 +334,7 @@ async def test_what_a_database_refuses_is_told_without_what_it_was_given(idle: P
 
 @asynccontextmanager
 async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.AsyncClient]:
-    """Somebody at the door of a gateway with these settings."""
+    """A client of a gateway with these settings."""
     settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
     services = replace(idle.services, settings=settings)
     own = build_gateway_services(services)

@@ -248,6 +248,34 @@ async def test_an_answer_stands_however_its_session_ends(platform: Platform) -> 
     assert session == [("2025-06-18", "session-1")] * 3
 
 
+async def test_an_action_that_only_reads_sends_the_calls_that_only_read_and_ends_their_sessions(
+    platform: Platform,
+) -> None:
+    answer = said({"content": [{"type": "text", "text": "kept"}]})
+    begun = [agreed("2025-06-18"), Response(status_code=202)]
+    answers = [Response(status_code=400), *begun, answer, Response(status_code=204)]
+    async with receiver([*answers, *begun, Response(status_code=204)]) as server:
+        await connected(platform, server.port)
+        outcomes = [
+            await platform.outcome(
+                await platform.start(
+                    "look_at_notes_server", {**NOTE, "read_only": reads_only}, platform.alice
+                )
+            )
+            for reads_only in (True, False)
+        ]
+
+    read, refused = outcomes
+    assert isinstance(read, Finished)
+    assert isinstance(refused, Failed)
+    assert refused.code == "read_only_violated"
+    bodies = [json.loads(post.body or b"{}").get("method") for post in server.posts]
+    assert bodies == [
+        *("server/discover", "initialize", "notifications/initialized", "tools/call", None),
+        *("initialize", "notifications/initialized", None),
+    ]
+
+
 @pytest.mark.parametrize(
     "answer",
     [

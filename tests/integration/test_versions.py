@@ -128,7 +128,7 @@ async def _is_whole(platform: Platform, run_id: str, *, chain: int) -> None:
 async def _replayed(platform: Platform, history: WorkflowHistory, version: ModuleType) -> None:
     replayer = Replayer(
         workflows=[version.IntroduceAccount, version.PhraseIntroduction],
-        interceptors=[BylineInterceptor(platform.services, platform.temporal)],
+        interceptors=[BylineInterceptor(platform.services, platform.temporal, platform.registry)],
         data_converter=pydantic_data_converter,
         workflow_runner=UnsandboxedWorkflowRunner(),
     )

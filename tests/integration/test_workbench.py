@@ -5,8 +5,8 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from byline.testing import Failed, Finished, PendingWaits, Running, Workbench, workbench
 from engine.errors import ArgumentsInvalid
-from gateway.testing import Failed, Finished, PendingWaits, Running, Workbench, workbench
 from tests.platform import CONNECTIONS, NORTHWIND, until
 
 CLOCK = """

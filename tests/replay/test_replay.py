@@ -53,7 +53,7 @@ async def interceptor(tmp_path: Path) -> AsyncIterator[BylineInterceptor]:
     )
     nowhere = await Client.connect("127.0.0.1:1", lazy=True)
     async with open_services(settings, {}) as services:
-        yield BylineInterceptor(services, nowhere)
+        yield BylineInterceptor(services, nowhere, REGISTRY)
 
 
 async def replay(path: Path, *interceptors: Interceptor, workflows: Mapping[str, type] = WORKFLOWS) -> None:

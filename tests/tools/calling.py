@@ -6,15 +6,14 @@ from pydantic import BaseModel
 from temporalio import workflow
 from temporalio.common import RetryPolicy
 
-from activities.http import HttpAnswer, HttpRequest, http_action
-from activities.mcp import ToolAnswer, ToolCall, mcp_action
-from engine.sdk import tool
+from byline import HttpAnswer, HttpRequest, ToolAnswer, ToolCall, http_action, mcp_action, tool
 
 _STEP = timedelta(seconds=30)
 _ONCE = RetryPolicy(maximum_attempts=1)
 
 call_notes = mcp_action("notes.call", connection="notes")
 send_to_crm = http_action("crm.send", connection="crm", scopes=("api",))
+look_at_notes = mcp_action("notes.look", connection="notes", reads_only=True)
 
 
 class Words(BaseModel):
@@ -44,6 +43,19 @@ class CallNotesServer:
         """Call it."""
         return await workflow.execute_activity(
             call_notes, call, start_to_close_timeout=_STEP, retry_policy=_ONCE
+        )
+
+
+@tool(title="Look at what the notes server has", read_only=True)
+@workflow.defn(name="look_at_notes_server")
+class LookAtNotesServer:
+    """Calls it, if the call only reads."""
+
+    @workflow.run
+    async def run(self, call: ToolCall) -> ToolAnswer:
+        """Call it."""
+        return await workflow.execute_activity(
+            look_at_notes, call, start_to_close_timeout=_STEP, retry_policy=_ONCE
         )
 
 

@@ -36,6 +36,12 @@ class Renamed(BaseModel):
     subject: str
 
 
+async def rename(comment: Comment) -> Renamed:
+    """Rename a ticket, as a step of any workflow."""
+    subject = await workflow.execute_activity(rename_ticket, comment, start_to_close_timeout=_STEP)
+    return Renamed(subject=subject)
+
+
 @tool(title="Comment on a ticket")
 @workflow.defn(name="comment_on_ticket")
 class CommentOnTicket:
@@ -56,5 +62,4 @@ class RenameTicket:
     @workflow.run
     async def run(self, comment: Comment) -> Renamed:
         """Write it."""
-        subject = await workflow.execute_activity(rename_ticket, comment, start_to_close_timeout=_STEP)
-        return Renamed(subject=subject)
+        return await rename(comment)

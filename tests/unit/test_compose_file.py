@@ -13,6 +13,7 @@ from engine.errors import SettingsInvalid
 from engine.settings import Settings
 from gateway.dev.compose import ComposeFile
 from gateway.dev.data_directory import COMPOSE_PATH, DataDirectory, choose_variables
+from gateway.dev.stack import EmbeddedStack
 
 SERVICES = {"temporal", "migrate", "worker", "gateway", "crm", "billing", "support"}
 
@@ -95,6 +96,25 @@ def test_a_port_that_was_set_is_kept(tmp_path: Path) -> None:
         ]
         == "9"
     )
+
+
+@pytest.mark.enable_socket
+async def test_a_file_that_a_setting_names_lies_where_the_stack_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environment = {
+        "BYLINE_CONNECTIONS_FILE": "mine.yml",
+        "BYLINE_POLICY_FILE": "/etc/policy.yml",
+        "A_FILE": "a",
+        "BYLINE_TOOLSETS_FILE": "",
+    }
+    async with EmbeddedStack(tmp_path / "data", environment=environment) as stack:
+        given = stack.build_environment("worker")
+
+    assert given["BYLINE_CONNECTIONS_FILE"] == str(tmp_path / "mine.yml")
+    kept = ("BYLINE_POLICY_FILE", "A_FILE", "BYLINE_TOOLSETS_FILE")
+    assert [given[name] for name in kept] == ["/etc/policy.yml", "a", ""]
 
 
 def test_secrets_are_random_kept_and_for_the_owner_only(tmp_path: Path) -> None:

@@ -58,6 +58,21 @@ def test_needs_are_found_through_helpers_tables_children_and_literal_names_thoug
     assert found == (ConnectionNeed("billing", ()), ConnectionNeed("crm", ("read", "write")))
 
 
+def test_declared_connections_are_needed_beside_those_that_are_found() -> None:
+    found = find_connection_needs(
+        NeedyWorkflow,
+        {"needs_child": ChildWorkflow},
+        {"needs_bill": bill},
+        declared_names=("crm", "unused"),
+    )
+
+    assert found == (
+        ConnectionNeed("billing", ()),
+        ConnectionNeed("crm", ("read", "write")),
+        ConnectionNeed("unused", ()),
+    )
+
+
 def test_the_billing_dispute_needs_its_three_systems() -> None:
     registry = Registry(("workflows", "activities"))
     needs = registry.needs["resolve_billing_dispute"]

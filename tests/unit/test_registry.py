@@ -316,6 +316,14 @@ class DishonestWorkflow:
         await workflow.execute_activity(close_ticket, 1)
 
 
+@resource(uri="tickets://closed", title="x")
+@workflow.defn(name="closes_as_it_is_read")
+class DishonestResource:
+    @workflow.run
+    async def run(self) -> Document:
+        return Document(str(await workflow.execute_activity(close_ticket, 1)))
+
+
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return registry(
@@ -381,6 +389,18 @@ def test_a_tool_that_says_it_only_reads_uses_actions_that_do(monkeypatch: pytest
     assert set(registry(monkeypatch, LookingWorkflow, look_at_ticket).tools) == {"only_looks"}
     with pytest.raises(SettingsInvalid, match=r"'says_it_only_looks' .* 'zendesk\.close_ticket'"):
         registry(monkeypatch, DishonestWorkflow, look_at_ticket, close_ticket)
+
+
+def test_a_prompt_and_a_resource_use_actions_that_only_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsInvalid, match=r"'closes_as_it_is_read' .* 'zendesk\.close_ticket'"):
+        registry(monkeypatch, DishonestResource, close_ticket)
+
+
+def test_what_only_reads_is_known_by_name(everything: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("reply", "account", "answer_ticket", "not_offered_here")
+
+    assert [everything.is_read_only(name) for name in names] == [True, True, False, False]
+    assert registry(monkeypatch, LookingWorkflow, look_at_ticket).is_read_only("only_looks")
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def test_without_any_setting_everything_lies_here_and_nothing_is_open_to_others(
     assert settings.gateway.host == "127.0.0.1"
     assert settings.public_url == "http://127.0.0.1:8080"
     assert not settings.gateway.demo_people
+    assert settings.modules == ()
 
 
 def test_every_setting_is_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,11 @@
+import subprocess
+import sys
 from datetime import UTC, datetime
 from uuid import UUID
 
+import byline
 from engine import errors, sdk, wire
+from engine.actions.upstream import Upstream
 from engine.audit.trail import AuditEvent, compute_chained_hash
 from engine.errors import BylineError
 from engine.identity.model import Actor, Identity, Principal, digest_call
@@ -96,7 +100,28 @@ def test_what_builders_import_is_what_it_was() -> None:
         ),
         "upstream",
     ]
-    assert all(hasattr(sdk, name) for name in sdk.__all__)
+    assert sorted(byline.__all__) == sorted(
+        [
+            *sdk.__all__,
+            *("HttpAnswer", "HttpRequest", "ToolAnswer", "ToolCall", "Upstream", "http_action", "mcp_action"),
+        ]
+    )
+    for module in (byline, sdk):
+        assert all(hasattr(module, name) for name in module.__all__)
+    assert byline.Upstream is Upstream
+
+
+def test_what_builders_import_loads_nothing_that_a_workflow_may_not() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import byline, sys; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+
+    assert "byline.mcp" in loaded
+    assert not {"httpx2", "sqlalchemy", "cryptography", "engine.actions.upstream"} & set(loaded)
+    assert not hasattr(byline, "downstream")
 
 
 def test_every_error_code_is_what_it_was() -> None:
@@ -147,6 +172,7 @@ def test_every_error_code_is_what_it_was() -> None:
         "question_expired",
         "question_unknown",
         "rate_limited",
+        "read_only_violated",
         "record_not_found",
         "request_rejected",
         "resource_unknown",

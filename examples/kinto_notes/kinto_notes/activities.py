@@ -4,11 +4,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 
 
 class Record(BaseModel):
-    """A record, named `bucket/collection/id`, and what is in it."""
+    """A record with its name, `bucket/collection/id`, and its data."""
 
     name: str
     data: dict[str, Any]
@@ -23,7 +23,7 @@ async def read_record(name: str) -> Record:
 
 @action("kinto.change_record", connection="kinto")
 async def change_record(changes: Record) -> Record:
-    """Set these fields of a record and leave its others; doing so twice changes nothing more."""
+    """Set these fields of a record and leave its others unchanged. A second call changes nothing more."""
     answer = await upstream().request(
         "PATCH",
         _path(changes.name),

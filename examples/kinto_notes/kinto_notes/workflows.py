@@ -5,17 +5,17 @@ from datetime import timedelta
 from pydantic import BaseModel, Field
 from temporalio import workflow
 
-from engine.sdk import tool
+from byline import tool
 from kinto_notes.activities import Record, change_record, read_record
 
 _STEP = timedelta(seconds=30)
 
 
 class Annotation(BaseModel):
-    """What to note, and where."""
+    """A note, and the record to add it to."""
 
     record: str = Field(description="The record, as bucket/collection/id.", pattern=r"^[\w-]+/[\w-]+/[\w-]+$")
-    note: str = Field(description="What to say of it.", min_length=1)
+    note: str = Field(description="The text of the note.", min_length=1)
 
 
 class Annotated(BaseModel):
@@ -32,7 +32,7 @@ class AnnotateRecordWorkflow:
 
     @workflow.run
     async def run(self, annotation: Annotation) -> Annotated:
-        """Read the notes that are there, and write them back with one more."""
+        """Read the record's notes, and write them back with the new one."""
         found = await workflow.execute_activity(read_record, annotation.record, start_to_close_timeout=_STEP)
         notes = [*found.data.get("notes", []), annotation.note]
         changes = Record(name=annotation.record, data={"notes": notes})

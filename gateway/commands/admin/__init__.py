@@ -1,1 +1,1 @@
-"""Commands that run Byline or administer it, where its database and its keys are."""
+"""Commands that run or administer Byline, on a machine that has its database and its keys."""

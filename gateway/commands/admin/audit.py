@@ -21,16 +21,18 @@ app = typer.Typer(invoke_without_command=True)
 @app.callback()
 def show_trail(
     command_context: typer.Context,
-    record: Annotated[str | None, typer.Option(help="system:kind/id, such as zendesk:ticket/35436")] = None,
+    record: Annotated[
+        str | None, typer.Option(help="a record as system:kind/id, such as zendesk:ticket/35436")
+    ] = None,
     principal: Annotated[str | None, typer.Option(help="a person's name, subject or id")] = None,
     run: Annotated[str | None, typer.Option(help="a run's id")] = None,
-    since: Annotated[datetime | None, typer.Option(help="from this instant on (UTC)")] = None,
-    until: Annotated[datetime | None, typer.Option(help="before this instant (UTC)")] = None,
-    should_skip_reads: Annotated[bool, typer.Option("--writes", help="leave out what only read")] = False,  # noqa: FBT002
-    should_print_json: Annotated[bool, typer.Option("--json", help="one JSON document a line")] = False,  # noqa: FBT002
-    limit: Annotated[int, typer.Option(help="at most this many lines of the trail, the newest")] = 1000,
+    since: Annotated[datetime | None, typer.Option(help="only lines from this time on (UTC)")] = None,
+    until: Annotated[datetime | None, typer.Option(help="only lines before this time (UTC)")] = None,
+    should_skip_reads: Annotated[bool, typer.Option("--writes", help="omit actions that only read")] = False,  # noqa: FBT002
+    should_print_json: Annotated[bool, typer.Option("--json", help="one JSON document per line")] = False,  # noqa: FBT002
+    limit: Annotated[int, typer.Option(help="print at most this many lines, the newest")] = 1000,
 ) -> None:
-    """Answer by record, by person, by run and by time."""
+    """Show the lines of the audit trail that match all options."""
     if command_context.invoked_subcommand is not None:
         return
     trail_lines = uvloop.run(
@@ -58,10 +60,13 @@ def show_trail(
 @app.command()
 def verify(
     noted: Annotated[
-        str | None, typer.Option(help="seq:hash of a head written down earlier, to find a cut-off end")
+        str | None,
+        typer.Option(
+            help="a head that an earlier verification printed, as seq:hash; detects that lines after it were removed"
+        ),
     ] = None,
 ) -> None:
-    """Prove that no line was edited, deleted, inserted or reordered; exits with 1 where one was."""
+    """Verify that no line was edited, deleted, inserted or reordered; exits with 1 if one was."""
     proof = uvloop.run(_verify_against_head(noted))
     for problem in proof.problems:
         typer.echo(problem, err=True)

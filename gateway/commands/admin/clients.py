@@ -16,26 +16,28 @@ from gateway.terminal.shell_user import read_shell_user
 
 app = typer.Typer(no_args_is_help=True)
 
-SecretOption = Annotated[bool, typer.Option("--secret", help="give it a secret, for a program on a server")]
+SecretOption = Annotated[
+    bool, typer.Option("--secret", help="create a client secret, for a client that runs on a server")
+]
 AssertionsOption = Annotated[
     bool,
     typer.Option(
-        "--assertions", help="let it bring assertions of your identity provider; goes with --secret"
+        "--assertions", help="accept assertions of your identity provider from it; requires --secret"
     ),
 ]
 
 
 @app.command("add")
 def add_client(
-    name: Annotated[str, typer.Argument(help="what people and the trail read")],
+    name: Annotated[str, typer.Argument(help="the name that people and the audit trail see")],
     redirect_uri: Annotated[
         list[str] | None,
-        typer.Option(help="where its people are sent back to; on a loopback address, at any port"),
+        typer.Option(help="a redirect URI of the client; the port of a loopback address is ignored"),
     ] = None,
     is_confidential: SecretOption = False,  # noqa: FBT002
     may_bring_assertions: AssertionsOption = False,  # noqa: FBT002
 ) -> None:
-    """Register an MCP client, so that it needs no registration of its own."""
+    """Register an MCP client, which then does not have to register itself."""
     client_name = _check_name(name)
 
     async def register_client() -> tuple[str, str | None]:
@@ -58,13 +60,13 @@ def add_client(
 
 @app.command("add-backend")
 def add_backend(
-    name: Annotated[str, typer.Argument(help="what the trail calls it")],
+    name: Annotated[str, typer.Argument(help="its name in the audit trail")],
     audience: Annotated[
         list[str] | None,
         typer.Option(help="an audience of the external issuer's tokens that this back end may exchange"),
     ] = None,
 ) -> None:
-    """Register a trusted back end, which may exchange its users' tokens; its secret is printed this once."""
+    """Register a trusted back end, which may exchange its users' tokens; its secret is printed only once."""
     backend_name = _check_name(name)
 
     async def register_backend() -> tuple[str, str]:
@@ -87,7 +89,7 @@ def add_backend(
 
 @app.command("list")
 def list_clients() -> None:
-    """Show what administrators registered: id, name, kind, and where it sends people or whose tokens it brings."""
+    """List the registered clients and back ends: id, name, kind, and redirect URIs or audiences."""
 
     async def find_clients() -> list[RegisteredClient]:
         async with open_command_services() as services:
@@ -102,9 +104,9 @@ def list_clients() -> None:
 
 @app.command("remove")
 def remove_client(
-    client_id: Annotated[str, typer.Argument(help="as `byline clients list` shows it")],
+    client_id: Annotated[str, typer.Argument(help="the id that `byline clients list` shows")],
 ) -> None:
-    """Forget a client or back end; every token that it got is refused from now on."""
+    """Remove a client or back end; all of its tokens are refused from now on."""
 
     async def remove_registration() -> bool:
         async with open_command_services() as services:

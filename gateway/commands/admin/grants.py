@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True)
 def list_grants(
     name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")],
 ) -> None:
-    """Show what somebody granted: connection, upstream account and scopes, never a token."""
+    """List a person's grants: connection, upstream account and scopes, never a token."""
 
     async def find_grants() -> list[Grant]:
         async with open_command_services() as services:
@@ -41,9 +41,9 @@ def list_grants(
 def forget_grant(
     name: Annotated[str, typer.Argument(help="a person's name, subject or id, or `shared`")],
     connection: str,
-    account: Annotated[str | None, typer.Option(help="the account, where there are several")] = None,
+    account: Annotated[str | None, typer.Option(help="the account, if there are several")] = None,
 ) -> None:
-    """Forget a grant and revoke it upstream; the next action that needs it asks again."""
+    """Delete a grant and revoke it upstream; the next action that needs it asks for a sign-in again."""
 
     async def end_grant() -> str | None:
         async with open_command_services() as services:

@@ -16,7 +16,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("list")
 def list_keys() -> None:
-    """Show the keys, newest first: the first one in force signs, all in force verify."""
+    """List the keys, newest first: the first key in force signs, and all keys in force verify."""
 
     async def find_signing_keys() -> list[SigningKey]:
         async with open_command_services() as services:
@@ -33,7 +33,7 @@ def list_keys() -> None:
 
 @app.command("rotate")
 def rotate_key() -> None:
-    """Sign with a new key from now on; earlier ones go on verifying."""
+    """Create a key that signs from now on; earlier keys still verify."""
 
     async def make_signing_key() -> str:
         async with open_command_services() as services:
@@ -44,9 +44,9 @@ def rotate_key() -> None:
 
 @app.command("retire")
 def retire_key(
-    kid: Annotated[str, typer.Argument(help="the id of a key that does not sign any more")],
+    kid: Annotated[str, typer.Argument(help="the id of a key that no longer signs")],
 ) -> None:
-    """Refuse what this key signed, also in runs that are parked; every process does so within 30 seconds."""
+    """Retire a key: within 30 seconds, every process refuses what it signed, also in waiting runs."""
 
     async def refuse_signing_key() -> bool:
         async with open_command_services() as services:

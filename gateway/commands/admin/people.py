@@ -41,7 +41,7 @@ def add_person(
 
 @app.command("list")
 def list_people() -> None:
-    """Show everybody who has acted: id, name, kind, whether they may act, and their roles."""
+    """List everybody who has acted: id, name, kind, whether they may act, and their roles."""
 
     async def find_people() -> tuple[list[Principal], dict[str, list[str]]]:
         async with open_command_services() as services:
@@ -63,7 +63,7 @@ def list_people() -> None:
 
 @app.command("deactivate")
 def deactivate_person(name: PersonNameArgument) -> None:
-    """Stop somebody: their next action is refused, also in runs that wait, and what they granted is revoked."""
+    """Deactivate a person: their next action is refused, also in waiting runs, and their grants are revoked."""
 
     async def stop_person() -> Deactivation:
         async with open_command_services() as services:
@@ -78,7 +78,7 @@ def deactivate_person(name: PersonNameArgument) -> None:
 
 @app.command("activate")
 def activate_person(name: PersonNameArgument) -> None:
-    """Let somebody act again."""
+    """Let a deactivated person act again."""
 
     async def let_person_act() -> None:
         async with open_command_services() as services:
@@ -91,7 +91,7 @@ def activate_person(name: PersonNameArgument) -> None:
 
 @app.command("give-role")
 def assign_role(name: PersonNameArgument, role: RoleArgument) -> None:
-    """Give somebody a role; what it allows is the policy file's to say."""
+    """Give a person a role; the policy file says what it allows."""
 
     async def record_role() -> bool:
         async with open_command_services() as services:
@@ -104,7 +104,7 @@ def assign_role(name: PersonNameArgument, role: RoleArgument) -> None:
 
 @app.command("take-role")
 def withdraw_role(name: PersonNameArgument, role: RoleArgument) -> None:
-    """Take a role from somebody; what it allowed is refused from now on."""
+    """Take a role from a person; what it allowed is refused from now on."""
 
     async def delete_role() -> bool:
         async with open_command_services() as services:

@@ -24,31 +24,31 @@ _SIGN_INS_LABEL = "byline.sign-ins"
 
 def dev(
     data: Annotated[
-        Path, typer.Option(help="Where the stack keeps its databases, secrets and logs.")
+        Path, typer.Option(help="the folder for the stack's databases, secrets and logs")
     ] = DEFAULT_DATA_PATH,
-    file: Annotated[Path, typer.Option(help="The Compose file that says what the stack is.")] = COMPOSE_PATH,
+    file: Annotated[Path, typer.Option(help="the Compose file that describes the stack")] = COMPOSE_PATH,
 ) -> None:
-    """Start the whole stack on this machine and stay until Ctrl-C."""
+    """Run the whole stack on this machine until Ctrl-C."""
     with contextlib.suppress(asyncio.CancelledError):
         _run_coroutine(_run_stack(data, file))
 
 
 def gateway() -> None:
-    """Serve MCP, the sign-in pages and the console."""
+    """Run the gateway, which serves MCP, the REST API and the pages."""
     from gateway.server import serve_gateway
 
     _run_coroutine(serve_gateway(_load_settings(), os.environ))
 
 
 def worker() -> None:
-    """Run workflows and actions."""
+    """Run a worker, which executes workflows and actions."""
     from engine.worker import run_worker
 
     _run_coroutine(run_worker(_load_settings(), os.environ))
 
 
 def migrate() -> None:
-    """Bring the application database to this release's schema."""
+    """Upgrade the application database to this release's schema."""
     from engine.db.migrate import upgrade_schema
 
     upgrade_schema(Settings().database.url)
@@ -57,14 +57,14 @@ def migrate() -> None:
 def ready(
     url: Annotated[str, typer.Argument(help="http://host:port/path or temporal://host:port/namespace/queue")],
 ) -> None:
-    """Exit with 0 if a part of the stack is ready and with 1 if not."""
+    """Exit with 0 if a part of the stack is ready, and with 1 if not."""
     from gateway.dev.readiness import is_ready
 
     raise typer.Exit(0 if _run_coroutine(is_ready(url)) else 1)
 
 
 def version() -> None:
-    """Print the release."""
+    """Print the version."""
     typer.echo(installed_version("byline"))
 
 

@@ -22,7 +22,7 @@ ServiceNameArgument = Annotated[str, typer.Argument(help="a service's name or id
 def create_service(
     name: Annotated[str, typer.Argument(help="lower-case letters, digits and hyphens")],
 ) -> None:
-    """Make a service known; it can do nothing until it has a token and, where tools need them, grants."""
+    """Add a service; before it can act it needs a token and, for tools that use connections, grants."""
 
     async def store_service() -> Principal:
         async with open_command_services() as services:
@@ -37,7 +37,7 @@ def create_service(
 
 @app.command("list")
 def list_services() -> None:
-    """Show the services: id, name, and whether they may act."""
+    """List the services: id, name, and whether they may act."""
 
     async def find_services() -> list[Principal]:
         async with open_command_services() as services:
@@ -57,13 +57,13 @@ def list_services() -> None:
 @app.command("add-token")
 def add_service_token(
     name: ServiceNameArgument,
-    label: Annotated[str, typer.Argument(help="what you know the token again by")],
+    label: Annotated[str, typer.Argument(help="a label by which you recognize the token")],
     tool: Annotated[
-        list[str] | None, typer.Option(help="a tool it is good for; all, where none is named")
+        list[str] | None, typer.Option(help="a tool that it may call; may be repeated; by default all")
     ] = None,
-    days: Annotated[int | None, typer.Option(help="how long it lives; 90 where nothing is said")] = None,
+    days: Annotated[int | None, typer.Option(help="how many days it is valid; by default 90")] = None,
 ) -> None:
-    """Make an API token that acts as a service; it is printed this once."""
+    """Create an API token that acts as a service; it is printed only once."""
 
     async def create_token() -> NewApiToken:
         async with open_command_services() as services:
@@ -84,7 +84,7 @@ def add_service_token(
 
 @app.command("tokens")
 def list_service_tokens(name: ServiceNameArgument) -> None:
-    """Show the API tokens of a service, newest first, without their secrets."""
+    """List the API tokens of a service, newest first, without their secrets."""
 
     async def find_tokens() -> list[ApiToken]:
         async with open_command_services() as services:
@@ -109,9 +109,9 @@ def list_service_tokens(name: ServiceNameArgument) -> None:
 @app.command("revoke-token")
 def revoke_service_token(
     name: ServiceNameArgument,
-    token_id: Annotated[str, typer.Argument(help="as `byline services tokens` shows it")],
+    token_id: Annotated[str, typer.Argument(help="the id that `byline services tokens` shows")],
 ) -> None:
-    """Refuse an API token of a service from now on."""
+    """Revoke an API token of a service at once."""
 
     async def revoke_token() -> None:
         async with open_command_services() as services:

@@ -22,7 +22,7 @@ app = typer.Typer(no_args_is_help=True)
 
 @app.command("rotate")
 def rotate_vault() -> None:
-    """Make new keys and seal every secret anew, while everything runs; if interrupted, `reseal` goes on."""
+    """Create new keys and reseal every secret while Byline runs; after an interruption, run `reseal`."""
 
     async def rotate_keys() -> tuple[str, int]:
         async with _open_vault_services() as services:
@@ -36,7 +36,7 @@ def rotate_vault() -> None:
 
 @app.command("rewrap")
 def rewrap_vault() -> None:
-    """Wrap the data keys with the newest master key: after it was rotated where it lies, or for another provider."""
+    """Wrap the data keys with the newest master key, after the key service rotated it or the provider changed."""
 
     async def rewrap_keys() -> None:
         async with open_command_services() as services:
@@ -48,7 +48,7 @@ def rewrap_vault() -> None:
 
 @app.command("retire")
 def retire_vault() -> None:
-    """Drop all keys but the newest, once no secret needs them."""
+    """Delete all keys except the newest, once no secret needs them."""
 
     async def retire_keys() -> list[str]:
         async with _open_vault_services() as services:
@@ -59,7 +59,7 @@ def retire_vault() -> None:
 
 @app.command("reseal")
 def reseal_vault() -> None:
-    """Seal every secret with the newest data key: after a rotation that was interrupted."""
+    """Reseal every secret with the newest data key, after an interrupted rotation."""
 
     async def finish_resealing() -> int:
         async with _open_vault_services() as services:

@@ -1,1 +1,1 @@
-"""Commands that talk to a gateway, as whoever signed in."""
+"""Commands that call a gateway as the person who signed in."""

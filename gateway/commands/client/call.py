@@ -20,10 +20,11 @@ def call_tool(
     wait_preference: WaitOption = None,
     should_open_links: OpenLinksOption = False,
     idempotency_key: Annotated[
-        str | None, typer.Option(help="call_tool once, however often this is repeated with the same key")
+        str | None,
+        typer.Option(help="call the tool only once, even if this command is repeated with the same key"),
     ] = None,
 ) -> None:
-    """Call a tool, show what it does and asks, and print what it returns."""
+    """Call a tool, show its progress and its questions, and print its result."""
     with open_gateway() as gateway_client:
         tool_arguments = read_arguments(gateway_client, tool, argument_pairs or [], args_json)
         # Without a key, a call that is sent again after a lost answer would start a second run.

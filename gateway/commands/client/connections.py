@@ -13,8 +13,8 @@ from gateway.terminal.columns import print_columns
 from gateway.terminal.follow_run import WAITING_EXIT_CODE, OpenLinksOption, WaitOption
 from gateway.terminal.safe_text import escape_text
 
-app = typer.Typer(help="Your accounts at other systems, which tools use.", no_args_is_help=True)
-secret_app = typer.Typer(help="The secrets of connections' clients in the vault.", no_args_is_help=True)
+app = typer.Typer(help="Manage your accounts at other systems, which tools use.", no_args_is_help=True)
+secret_app = typer.Typer(help="Manage the client secrets of connections in the vault.", no_args_is_help=True)
 app.add_typer(secret_app, name="secret")
 
 ConnectionNameArgument = Annotated[str, typer.Argument(help="a connection's name")]
@@ -24,7 +24,7 @@ _POLL_INTERVAL_SECONDS: Final = 2.0
 
 @app.command("list")
 def list_connections(*, should_print_json: JsonOption = False) -> None:
-    """List every connection, with what you granted on it."""
+    """List every connection, with the accounts that you connected."""
     with open_gateway() as gateway_client:
         connection_items = gateway_client.list_items("connections")
     if should_print_json:
@@ -49,7 +49,7 @@ def add(
     wait_preference: WaitOption = None,
     should_open_links: OpenLinksOption = False,
 ) -> None:
-    """Connect an account, the first or another, on a page that opens for you alone."""
+    """Connect an account, the first or another, on a page that opens only for you."""
     should_wait = not should_print_json if wait_preference is None else wait_preference
     with open_gateway() as gateway_client:
         sign_in_document = gateway_client.post_document("connections", name, "sign-ins")
@@ -82,12 +82,12 @@ def add(
 def use(
     name: ConnectionNameArgument,
     account: Annotated[
-        str | None, typer.Argument(help="the account to use; without it, what you chose is taken back")
+        str | None, typer.Argument(help="the account to use; if omitted, your choice is removed")
     ] = None,
     *,
-    tool: Annotated[str | None, typer.Option(help="choose for this tool alone")] = None,
+    tool: Annotated[str | None, typer.Option(help="choose for this tool only")] = None,
 ) -> None:
-    """Choose which of your accounts tools use on a connection; runs that have begun to use one keep it."""
+    """Choose which of your accounts tools use on a connection; runs that already use one keep it."""
     tool_description = "every tool that has no account of its own" if tool is None else escape_text(tool)
     with open_gateway() as gateway_client:
         if account is None:
@@ -108,9 +108,9 @@ def use(
 def remove(
     name: ConnectionNameArgument,
     *,
-    account: Annotated[str | None, typer.Option(help="which one, where you have several")] = None,
+    account: Annotated[str | None, typer.Option(help="the account, if you have several")] = None,
 ) -> None:
-    """Give up your grant: it is forgotten here and revoked there; the next tool that needs it asks again."""
+    """Delete your grant and revoke it upstream; the next tool that needs it asks for a sign-in again."""
     with open_gateway() as gateway_client:
         gateway_client.delete_resource("connections", name, "grant", account=account)
     typer.echo(f"Your grant on {escape_text(name)} is gone.")
@@ -118,7 +118,7 @@ def remove(
 
 @app.command("test")
 def test_connection(name: ConnectionNameArgument) -> None:
-    """Try a connection's sign-in against its provider and say what is wrong (administrators, where Byline runs)."""
+    """Check a connection's sign-in with its provider and report what is wrong (administrators, where Byline runs)."""
     from gateway.commands.admin.connection_check import check_connection
 
     if not check_connection(name):
@@ -127,7 +127,7 @@ def test_connection(name: ConnectionNameArgument) -> None:
 
 @secret_app.command("set")
 def set_secret(name: ConnectionNameArgument) -> None:
-    """Seal the secret of a connection's client, read from standard input (administrators, where Byline runs)."""
+    """Store a connection's client secret, read from standard input (administrators, where Byline runs)."""
     from gateway.commands.admin.connection_secrets import store_client_secret
 
     store_client_secret(name)
@@ -135,7 +135,7 @@ def set_secret(name: ConnectionNameArgument) -> None:
 
 @secret_app.command("remove")
 def remove_secret(name: ConnectionNameArgument) -> None:
-    """Take the secret of a connection's client out of the vault (administrators, where Byline runs)."""
+    """Remove a connection's client secret from the vault (administrators, where Byline runs)."""
     from gateway.commands.admin.connection_secrets import remove_client_secret
 
     remove_client_secret(name)

@@ -17,11 +17,11 @@ from gateway.terminal.safe_text import escape_text
 
 def log_in(
     url: Annotated[
-        str | None, typer.Argument(help="the gateway's address; later commands use it too")
+        str | None, typer.Argument(help="the address of the gateway, which later commands use too")
     ] = None,
     *,
     should_open_browser: Annotated[
-        bool, typer.Option("--open/--no-open", help="open a browser, or only print the link")
+        bool, typer.Option("--open/--no-open", help="open the link in a browser, or only print it")
     ] = True,
 ) -> None:
     """Sign in with a browser, so that other commands act in your name."""
@@ -46,7 +46,7 @@ def log_in(
 
 
 def log_out() -> None:
-    """End the sign-in of this computer, here and at the sign-in service."""
+    """Sign out on this computer, and revoke its tokens at the sign-in service."""
     gateway_url = resolve_gateway_url(ClientSettings())
     credentials_file = CredentialsFile(gateway_url)
     with credentials_file.lock_file():
@@ -62,7 +62,7 @@ def log_out() -> None:
 
 
 def show_identity(*, should_print_json: JsonOption = False) -> None:
-    """Show as whom commands act, and at which gateway."""
+    """Show who commands act as, and which gateway they call."""
     with open_gateway() as gateway_client:
         identity_item = gateway_client.get_document("me")
     if should_print_json:

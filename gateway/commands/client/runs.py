@@ -17,20 +17,20 @@ from gateway.terminal.follow_run import (
 )
 from gateway.terminal.safe_text import escape_text
 
-app = typer.Typer(help="Your runs: what they do, and steering them.", no_args_is_help=True)
+app = typer.Typer(help="Show your runs and control them.", no_args_is_help=True)
 
 RunIdArgument = Annotated[str, typer.Argument(help="a run's id")]
 
 
 @app.command("list")
 def list_runs(
-    tool: Annotated[str | None, typer.Option(help="runs of this tool alone")] = None,
-    status: Annotated[str | None, typer.Option(help="runs in this state alone, such as waiting")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="at most so many, the newest")] = 20,
+    tool: Annotated[str | None, typer.Option(help="only runs of this tool")] = None,
+    status: Annotated[str | None, typer.Option(help="only runs with this status, such as waiting")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="list at most this many, the newest")] = 20,
     *,
     should_print_json: JsonOption = False,
 ) -> None:
-    """List your runs, the newest first."""
+    """List your runs, newest first."""
     with open_gateway() as gateway_client:
         run_items = gateway_client.list_items("runs", max_items=limit, tool=tool, status=status)
     if should_print_json:
@@ -53,7 +53,7 @@ def list_runs(
 
 @app.command()
 def show(run: RunIdArgument, *, should_print_json: JsonOption = False) -> None:
-    """Show what a run does or waits for, and what it returned."""
+    """Show the steps of a run, what it waits for, and its result."""
     with open_gateway() as gateway_client:
         run_item = gateway_client.get_document("runs", run)
     if should_print_json:
@@ -88,7 +88,7 @@ def follow(
     wait_preference: WaitOption = None,
     should_open_links: OpenLinksOption = False,
 ) -> None:
-    """Stay with a run until it has ended, and print what it returns."""
+    """Follow a run until it ends, and print its result."""
     with open_gateway() as gateway_client:
         attend_run(
             gateway_client,
@@ -103,10 +103,10 @@ def follow(
 def cancel(
     run: RunIdArgument,
     *,
-    reason: Annotated[str | None, typer.Option(help="why, for the audit trail")] = None,
+    reason: Annotated[str | None, typer.Option(help="the reason, for the audit trail")] = None,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Ask a run to stop; it may tidy up first."""
+    """Cancel a run, which may clean up first."""
     request_body = {} if reason is None else {"reason": reason}
     _control_run(
         run, "cancel", request_body, f"Run {run} is asked to stop.", should_print_json=should_print_json
@@ -117,10 +117,10 @@ def cancel(
 def terminate(
     run: RunIdArgument,
     *,
-    reason: Annotated[str, typer.Option(help="why, for the audit trail")],
+    reason: Annotated[str, typer.Option(help="the reason, for the audit trail")],
     should_print_json: JsonOption = False,
 ) -> None:
-    """End anybody's run at once, without another step of it (administrators)."""
+    """Terminate any person's run at once, without cleanup (administrators)."""
     _control_run(
         run, "terminate", {"reason": reason}, f"Run {run} is ended.", should_print_json=should_print_json
     )
@@ -128,7 +128,7 @@ def terminate(
 
 @app.command()
 def retry(run: RunIdArgument, *, should_print_json: JsonOption = False) -> None:
-    """Begin a run again from the start, as a new run that names the old one."""
+    """Start an ended run again from the beginning, as a new run that refers to the old one."""
     with open_gateway() as gateway_client:
         run_item = gateway_client.post_document("runs", run, "retry", idempotency_key=str(uuid.uuid4()))
     if should_print_json:

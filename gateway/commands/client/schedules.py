@@ -20,13 +20,13 @@ from gateway.terminal.argument_options import (
 from gateway.terminal.columns import print_columns
 from gateway.terminal.safe_text import escape_text
 
-app = typer.Typer(help="Tools called by the clock, in your name.", no_args_is_help=True)
+app = typer.Typer(help="Manage schedules, which call tools in your name at set times.", no_args_is_help=True)
 
 ScheduleIdArgument = Annotated[str, typer.Argument(metavar="SCHEDULE", help="a schedule's id")]
 OverlapOption = Annotated[
     str | None,
     typer.Option(
-        help="what to do while an earlier firing still runs: skip, buffer_one, buffer_all, cancel_other,"
+        help="what to do if an earlier firing still runs: skip, buffer_one, buffer_all, cancel_other,"
         " terminate_other or allow_all"
     ),
 ]
@@ -35,7 +35,7 @@ _SECONDS_PER_UNIT = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 @app.command("list")
 def list_schedules(*, should_print_json: JsonOption = False) -> None:
-    """List the schedules that are yours, or that somebody offers you."""
+    """List your schedules, and those that somebody offers you."""
     with open_gateway() as gateway_client:
         schedule_items = gateway_client.list_items("schedules")
     if should_print_json:
@@ -57,7 +57,7 @@ def list_schedules(*, should_print_json: JsonOption = False) -> None:
 
 @app.command()
 def show(schedule: ScheduleIdArgument, *, should_print_json: JsonOption = False) -> None:
-    """Show when a schedule fires, with what, and what came of it."""
+    """Show a schedule's timing, its arguments and its latest firings."""
     with open_gateway() as gateway_client:
         schedule_item = gateway_client.get_document("schedules", schedule)
     print_json(schedule_item) if should_print_json else _print_schedule(schedule_item)
@@ -65,36 +65,41 @@ def show(schedule: ScheduleIdArgument, *, should_print_json: JsonOption = False)
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="what to call it")],
+    name: Annotated[str, typer.Argument(help="a name for the schedule")],
     tool: ToolNameArgument,
     argument_pairs: ArgumentOption = None,
     args_json: ArgumentsFileOption = None,
     cron: Annotated[
-        list[str] | None, typer.Option(help="when, such as '30 7 * * MON-FRI'; may be repeated")
+        list[str] | None, typer.Option(help="a cron expression, such as '30 7 * * MON-FRI'; may be repeated")
     ] = None,
-    every: Annotated[list[str] | None, typer.Option(help="how often, such as 90s, 30m, 2h or 1d")] = None,
+    every: Annotated[
+        list[str] | None, typer.Option(help="an interval, such as 90s, 30m, 2h or 1d; may be repeated")
+    ] = None,
     time_zone: Annotated[
-        str | None, typer.Option(help="whose clock, such as Europe/Berlin; otherwise UTC")
+        str | None,
+        typer.Option(help="the time zone of the cron expressions, such as Europe/Berlin; by default UTC"),
     ] = None,
-    jitter: Annotated[str | None, typer.Option(help="be late by a random time up to this")] = None,
-    catch_up: Annotated[str | None, typer.Option(help="how late a firing may be after an outage")] = None,
-    starts_at: Annotated[datetime | None, typer.Option(help="not before this instant (UTC)")] = None,
-    ends_at: Annotated[datetime | None, typer.Option(help="not after this instant (UTC)")] = None,
+    jitter: Annotated[str | None, typer.Option(help="delay each firing by a random time up to this")] = None,
+    catch_up: Annotated[
+        str | None, typer.Option(help="how late a firing may still start after an outage")
+    ] = None,
+    starts_at: Annotated[datetime | None, typer.Option(help="fire from this time on (UTC)")] = None,
+    ends_at: Annotated[datetime | None, typer.Option(help="fire until this time (UTC)")] = None,
     overlap: OverlapOption = None,
     *,
     should_pause_on_failure: Annotated[
-        bool, typer.Option("--pause-on-failure", help="pause once a firing fails")
+        bool, typer.Option("--pause-on-failure", help="pause the schedule if a firing fails")
     ] = False,
     timing: Annotated[
         Path | None,
         typer.Option(
             allow_dash=True,
-            help="a file with the timing in JSON, as the API takes it; other options go over it",
+            help="a JSON file with the timing as in the REST API; other options override its values",
         ),
     ] = None,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Make a schedule that calls a tool in your name."""
+    """Create a schedule that calls a tool in your name."""
     timing_options = {
         "cron": cron,
         "intervals": [{"every_seconds": _parse_seconds(interval_text)} for interval_text in every or []]
@@ -130,10 +135,10 @@ def create(
 def pause(
     schedule: ScheduleIdArgument,
     *,
-    reason: Annotated[str | None, typer.Option(help="why, for whoever looks at it")] = None,
+    reason: Annotated[str | None, typer.Option(help="the reason, which the schedule then shows")] = None,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Let a schedule fire no more for now."""
+    """Pause a schedule, which does not fire until it is resumed."""
     _control_schedule(
         schedule,
         "pause",
@@ -145,7 +150,7 @@ def pause(
 
 @app.command()
 def resume(schedule: ScheduleIdArgument, *, should_print_json: JsonOption = False) -> None:
-    """Let a schedule go by the clock again."""
+    """Resume a paused schedule."""
     _control_schedule(
         schedule, "resume", None, "goes by the clock again", should_print_json=should_print_json
     )
@@ -153,20 +158,20 @@ def resume(schedule: ScheduleIdArgument, *, should_print_json: JsonOption = Fals
 
 @app.command()
 def trigger(schedule: ScheduleIdArgument, *, should_print_json: JsonOption = False) -> None:
-    """Fire a schedule now, as its overlap policy allows."""
+    """Fire a schedule now, as far as its overlap policy allows."""
     _control_schedule(schedule, "trigger", None, "fires now", should_print_json=should_print_json)
 
 
 @app.command()
 def backfill(
     schedule: ScheduleIdArgument,
-    starts_at: Annotated[datetime, typer.Option(help="from this instant on (UTC)")],
-    ends_at: Annotated[datetime, typer.Option(help="until this instant (UTC)")],
+    starts_at: Annotated[datetime, typer.Option(help="the start of the period (UTC)")],
+    ends_at: Annotated[datetime, typer.Option(help="the end of the period (UTC)")],
     overlap: OverlapOption = None,
     *,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Make up for the firings of a time that is past."""
+    """Fire a schedule for each of its times in a past period."""
     request_body = {
         "starts_at": _to_utc_text(starts_at),
         "ends_at": _to_utc_text(ends_at),
@@ -179,7 +184,7 @@ def backfill(
 
 @app.command()
 def delete(schedule: ScheduleIdArgument) -> None:
-    """Delete a schedule; runs that it began go on."""
+    """Delete a schedule; runs that it started continue."""
     with open_gateway() as gateway_client:
         _, etag = gateway_client.read_with_etag("schedules", schedule)
         gateway_client.change_if_unchanged("DELETE", "schedules", schedule, etag=etag)
@@ -190,12 +195,12 @@ def delete(schedule: ScheduleIdArgument) -> None:
 def offer(
     schedule: ScheduleIdArgument,
     to: Annotated[
-        str | None, typer.Option(help="somebody's name, subject or id; none takes the offer back")
+        str | None, typer.Option(help="a person's name, subject or id; if omitted, the offer is withdrawn")
     ] = None,
     *,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Offer a schedule to somebody, whose it is once they accept."""
+    """Offer a schedule to somebody, who owns it once they accept."""
     success_message = "is offered to nobody any more" if to is None else f"is offered to {to}"
     _control_schedule(schedule, "offer", {"to": to}, success_message, should_print_json=should_print_json)
 
@@ -204,10 +209,12 @@ def offer(
 def accept(
     schedule: ScheduleIdArgument,
     *,
-    is_confirmed: Annotated[bool, typer.Option("--yes", help="do not ask whether that is meant")] = False,
+    is_confirmed: Annotated[
+        bool, typer.Option("--yes", help="accept without asking for confirmation")
+    ] = False,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Take over a schedule that was offered to you: it acts as you from then on."""
+    """Accept a schedule that was offered to you, which then acts as you."""
     with open_gateway() as gateway_client:
         offered_schedule, etag = gateway_client.read_with_etag("schedules", schedule)
         if not is_confirmed:
@@ -221,7 +228,7 @@ def accept(
 
 @app.command()
 def decline(schedule: ScheduleIdArgument) -> None:
-    """Leave a schedule that was offered to you to its owner."""
+    """Decline a schedule that was offered to you, which stays with its owner."""
     with open_gateway() as gateway_client:
         gateway_client.post_document("schedules", schedule, "decline")
     typer.echo(f"Schedule {escape_text(schedule)} stays with its owner.")

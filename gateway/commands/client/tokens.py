@@ -10,7 +10,7 @@ from gateway.terminal.api_client import JsonOption, open_gateway, print_json
 from gateway.terminal.columns import print_columns
 from gateway.terminal.safe_text import escape_text
 
-app = typer.Typer(help="API tokens that act as you, for machines.", no_args_is_help=True)
+app = typer.Typer(help="Manage API tokens, with which machines act as you.", no_args_is_help=True)
 
 
 @app.command("list")
@@ -38,19 +38,19 @@ def list_tokens(*, should_print_json: JsonOption = False) -> None:
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="what you know it again by")],
+    name: Annotated[str, typer.Argument(help="a name by which you recognize it")],
     tool: Annotated[
         list[str] | None,
         typer.Option(
-            help="a tool that it is good for; may be repeated; otherwise all",
+            help="a tool that it may call; may be repeated; by default all",
             autocompletion=complete_tool_names,
         ),
     ] = None,
-    days: Annotated[int | None, typer.Option(min=1, help="how many days it lives; otherwise 90")] = None,
+    days: Annotated[int | None, typer.Option(min=1, help="how many days it is valid; by default 90")] = None,
     *,
     should_print_json: JsonOption = False,
 ) -> None:
-    """Make an API token that acts as you, and print it this once."""
+    """Create an API token that acts as you; it is printed only once."""
     token_fields = {"name": name, "tools": tool or None, "expires_in_days": days}
     with open_gateway() as gateway_client:
         new_token = gateway_client.post_document(
@@ -71,7 +71,7 @@ def create(
 
 @app.command()
 def revoke(token: Annotated[str, typer.Argument(help="a token's id")]) -> None:
-    """End an API token at once."""
+    """Revoke an API token at once."""
     with open_gateway() as gateway_client:
         gateway_client.delete_resource("tokens", token)
     typer.echo(f"Token {escape_text(token)} is revoked.")

@@ -1,4 +1,4 @@
-"""`byline tools`: lists the tools, and shows what one of them takes."""
+"""`byline tools`: lists the tools, and shows the description and arguments of one."""
 
 from typing import Annotated, Any
 
@@ -44,14 +44,14 @@ app = typer.Typer(cls=_ToolCommandGroup, invoke_without_command=True)
 
 @app.callback()
 def show_tools(command_context: typer.Context, *, should_print_json: JsonOption = False) -> None:
-    """List the tools that you may call, or show what one of them takes."""
+    """List the tools that you may call, or show one of them."""
     if command_context.invoked_subcommand is None:
         list_tools(should_print_json=should_print_json)
 
 
 @app.command("list")
 def list_tools(*, should_print_json: JsonOption = False) -> None:
-    """List the tools that you may call; `list` may be left out."""
+    """List the tools that you may call; `list` may be omitted."""
     with open_gateway() as gateway_client:
         tool_items = gateway_client.list_items("tools")
     if should_print_json:
@@ -66,7 +66,7 @@ def list_tools(*, should_print_json: JsonOption = False) -> None:
 
 @app.command("show")
 def show_tool(name: ToolNameArgument, *, should_print_json: JsonOption = False) -> None:
-    """Show what a tool takes; `show` may be left out."""
+    """Show a tool's description and arguments; `show` may be omitted."""
     with open_gateway() as gateway_client:
         tool_item = gateway_client.get_document("tools", name)
     if should_print_json:
@@ -77,7 +77,7 @@ def show_tool(name: ToolNameArgument, *, should_print_json: JsonOption = False) 
 
 @app.command("check")
 def check_tool(name: ToolNameArgument, *, should_print_json: JsonOption = False) -> None:
-    """Say whether a call of a tool would wait for you to sign in, and where; exits with 3 if so, and starts nothing."""
+    """Check, without a call, whether a tool would wait for you to sign in, and where; exits with 3 if so."""
     with open_gateway() as gateway_client:
         readiness_item = gateway_client.get_document("tools", name, "readiness")
     if should_print_json:

@@ -1,1 +1,1 @@
-"""What happens to an HTTP request at the MCP door before its method is known."""
+"""Handles an HTTP request to an MCP endpoint until its method is known."""

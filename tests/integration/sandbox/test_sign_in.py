@@ -1,4 +1,4 @@
-"""The sandbox systems' sign-in and control room, on real processes."""
+"""The sandbox systems' sign-in and their routes for faults, on real processes."""
 
 import secrets
 import subprocess
@@ -231,7 +231,7 @@ def test_a_system_without_a_client_secret_does_not_start(tmp_path: Path) -> None
     assert "set the environment variable SANDBOX_NO_SUCH_SECRET" in ended.stderr
 
 
-# The control room
+# The routes for faults
 
 
 async def test_a_system_has_the_troubles_it_is_told_to_have(the_crm: Running) -> None:

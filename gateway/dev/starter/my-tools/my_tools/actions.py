@@ -1,18 +1,18 @@
 """Actions on the support system, in the shapes of Zendesk's Ticketing API."""
 
-from engine.sdk import action, upstream
+from byline import action, upstream
 from pydantic import BaseModel, Field
 
 
 class TicketNote(BaseModel):
-    """What to note, on which ticket."""
+    """A note, and the ticket to add it to."""
 
     ticket_id: int = Field(description="The number of the ticket.", gt=0)
-    text: str = Field(description="What colleagues should know.", min_length=1)
+    text: str = Field(description="The text of the note.", min_length=1)
 
 
 class NotedTicket(BaseModel):
-    """The ticket that carries the note now."""
+    """The ticket with the note."""
 
     ticket_id: int
     status: str
@@ -26,7 +26,7 @@ class NotedTicket(BaseModel):
 async def add_note(ticket_note: TicketNote) -> NotedTicket:
     """Add a comment that customers do not see.
 
-    A second request would add a second comment. So a request whose answer is lost is
+    A second request would add a second comment. So a request that got no response is
     not sent again, and its outcome is reported as unknown.
     """
     response = await upstream().request(

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from engine.sdk import tool
+from byline import tool
 from temporalio import workflow
 
 from my_tools.actions import NotedTicket, TicketNote, add_note

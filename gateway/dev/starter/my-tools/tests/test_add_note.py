@@ -4,7 +4,7 @@ import asyncio
 import json
 from pathlib import Path
 
-from gateway.testing import Failed, Finished, Outcome, workbench
+from byline.testing import Failed, Finished, Outcome, workbench
 from httpx2 import Request, Response
 
 CONNECTIONS = Path(__file__).parents[1] / "connections.yml"

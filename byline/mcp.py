@@ -25,7 +25,7 @@ _ERROR_CODE_LIMIT: Final = 100_000
 
 
 class ToolCall(BaseModel):
-    """A tool of the server and its arguments; `read_only` says that calling it twice is harmless."""
+    """A tool of the server and its arguments; `read_only` says that it changes nothing."""
 
     tool: str = Field(pattern="^[!-~]+$")
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -41,16 +41,17 @@ class ToolAnswer(BaseModel):
 
 
 def mcp_action(
-    name: str, *, connection: str, scopes: tuple[str, ...] = ()
+    name: str, *, connection: str, scopes: tuple[str, ...] = (), reads_only: bool = False
 ) -> Callable[[ToolCall], Awaitable[ToolAnswer]]:
     """Make an action that calls any one tool of the MCP server of a connection; `name` is its wire name.
 
-    The protocol version of the server is determined before a process's first call, and again after it has changed.
+    With `reads_only`, only a ToolCall with `read_only` is sent. The protocol version of the server is determined before
+    a process's first call, and again after it has changed.
     """
     # Whether each server that was called supports sessions, by its address.
     session_support: dict[str, bool] = {}
 
-    @action(name, connection=connection, scopes=scopes)
+    @action(name, connection=connection, scopes=scopes, reads_only=reads_only)
     async def call_tool(tool_call: ToolCall) -> ToolAnswer:
         """Call the tool."""
         server_address = upstream().address
@@ -133,7 +134,11 @@ async def _initialize_session() -> dict[str, str] | None:
         session_headers["Mcp-Session-Id"] = response.headers["Mcp-Session-Id"]
     initialized_notification = {"jsonrpc": "2.0", "method": "notifications/initialized"}
     await upstream().tell(
-        "POST", "", json=initialized_notification, headers={**_ACCEPT_HEADER, **session_headers}
+        "POST",
+        "",
+        changes=False,
+        json=initialized_notification,
+        headers={**_ACCEPT_HEADER, **session_headers},
     )
     return session_headers
 
@@ -146,7 +151,7 @@ async def _call_in_session(tool_call: ToolCall, session_headers: Mapping[str, st
         )
     finally:
         if "Mcp-Session-Id" in session_headers:
-            await upstream().tell("DELETE", "", headers=session_headers)
+            await upstream().tell("DELETE", "", changes=False, headers=session_headers)
 
 
 async def _call_without_session(tool_call: ToolCall) -> ToolAnswer:
@@ -170,7 +175,7 @@ async def _send_tool_call(
         "POST",
         "",
         record=f"tool/{tool_call.tool}",
-        idempotent=tool_call.read_only or None,
+        changes=not tool_call.read_only,
         json=_build_rpc_message("tools/call", call_params),
         headers={**_ACCEPT_HEADER, **request_headers},
     )

@@ -32,14 +32,14 @@ class HttpAnswer(BaseModel):
 
 
 def http_action(
-    name: str, *, connection: str, scopes: tuple[str, ...] = ()
+    name: str, *, connection: str, scopes: tuple[str, ...] = (), reads_only: bool = False
 ) -> Callable[[HttpRequest], Awaitable[HttpAnswer]]:
     """Make an action that sends any one request on a connection; `name` is its wire name.
 
-    Like every action, it fails if the response is outside 2xx.
+    Like every action, it fails if the response is outside 2xx. With `reads_only`, only a GET is sent.
     """
 
-    @action(name, connection=connection, scopes=scopes)
+    @action(name, connection=connection, scopes=scopes, reads_only=reads_only)
     async def send_request(http_request: HttpRequest) -> HttpAnswer:
         """Send the request."""
         response = await upstream().request(
