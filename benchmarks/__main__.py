@@ -15,7 +15,7 @@ import uvloop
 
 from benchmarks import action, call, callers, held, park, settings, wake
 from benchmarks.figures import Section
-from benchmarks.machine import described
+from benchmarks.machine import describe_machine
 
 _DOCUMENT = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -53,24 +53,24 @@ def main(
 
 async def _run(suites: list[Suite], *, record: bool) -> None:
     for suite in suites:
-        where = f"Measured on {described()}."
+        where = f"Measured on {describe_machine()}."
         section = await _MEASURES[suite]()
         section.say(where)
         print(f"## {section.title}\n\n{section.markdown()}\n", flush=True)
         if record:
-            await asyncio.to_thread(_put, suite, section.markdown())
+            await asyncio.to_thread(_write_section, suite, section.markdown())
 
 
-def _put(suite: Suite, figures: str) -> None:
+def _write_section(suite: Suite, figures: str) -> None:
     """Replace the figures between this suite's markers in the document."""
     begin, end = f"<!-- figures of {suite} -->", f"<!-- end of {suite} -->"
-    text, put = re.subn(
+    text, lines_written = re.subn(
         f"{begin}.*{end}",
         lambda _: f"{begin}\n\n{figures}\n\n{end}",
         _DOCUMENT.read_text(encoding="utf-8"),
         flags=re.DOTALL,
     )
-    assert put == 1, f"{_DOCUMENT} has no place for the figures of {suite}"
+    assert lines_written == 1, f"{_DOCUMENT} has no place for the figures of {suite}"
     _DOCUMENT.write_text(text, encoding="utf-8")
 
 

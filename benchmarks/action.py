@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from itertools import count, pairwise
 
-from benchmarks.arms import Arms, fresh
+from benchmarks.arms import Arms, fresh_arms
 from benchmarks.figures import Samples, Section, goal
 from benchmarks.interleaving import Arm, take_turns
 from benchmarks.mcp_clients import Call, connections, lean
-from benchmarks.people import people_of
+from benchmarks.people import open_people
 from benchmarks.plain import Work
 
 _ROUNDS = 25
@@ -22,26 +22,26 @@ _PROCESSES = ("worker", "server", "upstream")
 
 async def measure() -> Section:
     """Alternate runs of many writes. The time of a write is that from its arrival upstream to the next arrival."""
-    async with AsyncExitStack() as opened:
-        arms = await opened.enter_async_context(fresh())
+    async with AsyncExitStack() as exit_stack:
+        arms = await exit_stack.enter_async_context(fresh_arms())
         await arms.byline()
         plain = await arms.plain_worker()
-        people = await opened.enter_async_context(people_of(arms.stack))
-        http = await opened.enter_async_context(connections())
-        person = await people.new()
+        people = await exit_stack.enter_async_context(open_people(arms.stack))
+        http = await exit_stack.enter_async_context(connections())
+        person = await people.add_person()
         call = lean(http, arms.stack.mcp_url, person.token)
-        asked = await call("writes", {"name": "first", "writes": 1})
-        await people.consent(person, asked["links"][0]["url"])
+        run_result = await call("writes", {"name": "first", "writes": 1})
+        await people.consent(person, run_result["links"][0]["url"])
         await arms.arrivals("first")
-        shared = {
+        shared_arguments = {
             "server": arms.stack.find_pid("temporal"),
             "upstream": arms.upstream_pid,
             "client": os.getpid(),
         }
         byline, raw = Samples(), Samples()
         rows = [
-            Arm("plain activity", _raw_run(arms, raw), {**shared, "worker": plain.pid}),
-            Arm("Byline's action", _run(arms, call, byline), {**shared, **arms.pids("worker")}),
+            Arm("plain activity", _raw_run(arms, raw), {**shared_arguments, "worker": plain.pid}),
+            Arm("Byline's action", _run(arms, call, byline), {**shared_arguments, **arms.pids("worker")}),
         ]
         await take_turns(rows, rounds=_ROUNDS, block=_BLOCK, warm_up=1)
     return _section(rows, [raw, byline])
@@ -91,6 +91,12 @@ def _section(rows: list[Arm], periods: list[Samples]) -> Section:
             for arm, samples in zip(rows, periods, strict=True)
         ],
     )
-    added = byline.p50 - raw.p50
-    section.say(goal(added, _GOAL_MS, f"Identity, vault and audit add {added:.2f} ms to an action's p50"))
+    added_seconds = byline.p50 - raw.p50
+    section.say(
+        goal(
+            added_seconds,
+            _GOAL_MS,
+            f"Identity, vault and audit add {added_seconds:.2f} ms to an action's p50",
+        )
+    )
     return section

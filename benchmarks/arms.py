@@ -23,7 +23,7 @@ from gateway.dev.readiness import is_ready
 from gateway.dev.stack import EmbeddedStack
 
 _ROOT = Path(__file__).parent.parent
-_PATIENCE = httpx2.Timeout(300.0)
+_TIMEOUT = httpx2.Timeout(300.0)
 _ASK_EVERY = 0.1
 _START_WITHIN = 60.0
 _AS_BYLINE = Options()
@@ -32,10 +32,10 @@ _AS_BYLINE = Options()
 class Program:
     """One process. It prints `ready` once it is ready, and it ends with this process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, told: str) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, ready_line: str) -> None:
         self._process = process
         self.pid = process.pid
-        self.told = told
+        self.ready_line = ready_line
 
     @classmethod
     async def start(cls, *arguments: str, environment: Mapping[str, str] = os.environ) -> "Program":
@@ -91,9 +91,9 @@ class Arms:
 
     async def program(self, module: str, *arguments: str) -> Program:
         """Start a module of this package, which is stopped with the others."""
-        started = await Program.start("-m", module, *arguments)
-        self._programs.push_async_callback(started.stop)
-        return started
+        program = await Program.start("-m", module, *arguments)
+        self._programs.push_async_callback(program.stop)
+        return program
 
     async def second_gateway(self, program: str) -> tuple[str, Program]:
         """Start a gateway in addition to the stack's own by a Python program, and return its origin and the program."""
@@ -101,14 +101,14 @@ class Arms:
             port = probe.getsockname()[1]
         url = f"http://{LOOPBACK_HOST}:{port}"
         own = {"BYLINE_GATEWAY__PORT": str(port), "BYLINE_GATEWAY__PUBLIC_URL": url}
-        started = await Program.start(
+        started_program = await Program.start(
             "-c", program, environment=self.stack.build_environment("gateway") | own
         )
-        self._programs.push_async_callback(started.stop)
+        self._programs.push_async_callback(started_program.stop)
         async with asyncio.timeout(_START_WITHIN):
             while not await is_ready(f"{url}/healthz"):  # noqa: ASYNC110 - another process sets no event of this one
                 await asyncio.sleep(_ASK_EVERY)
-        return url, started
+        return url, started_program
 
     def pids(self, *services: str) -> dict[str, int]:
         """Return the process ids of services of the stack, by name."""
@@ -122,15 +122,15 @@ class Arms:
 
 
 @asynccontextmanager
-async def fresh(
+async def fresh_arms(
     file: Path = COMPOSE_PATH, *, settings: Mapping[str, str] = MappingProxyType({})
 ) -> AsyncIterator[Arms]:
     """Start a new server and the upstream with these settings. All that is started on them ends with the block."""
-    async with AsyncExitStack() as opened:
-        data = opened.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
+    async with AsyncExitStack() as exit_stack:
+        data = exit_stack.enter_context(tempfile.TemporaryDirectory(prefix="byline-bench-"))
         upstream = await Program.start("-m", "benchmarks.upstream")
-        opened.push_async_callback(upstream.stop)
-        url = f"http://{LOOPBACK_HOST}:{upstream.told}"
+        exit_stack.push_async_callback(upstream.stop)
+        url = f"http://{LOOPBACK_HOST}:{upstream.ready_line}"
         environment = {
             **os.environ,
             "BYLINE_MODULES": '["benchmarks.tools", "benchmarks.actions"]',
@@ -140,16 +140,16 @@ async def fresh(
             **settings,
         }
         stack = EmbeddedStack(Path(data), environment=environment, compose_path=file, report_progress=_quiet)
-        await opened.enter_async_context(stack)
+        await exit_stack.enter_async_context(stack)
         await stack.start_service("temporal")
         await stack.wait_until_ready("temporal")
         temporal = await Client.connect(
             stack.temporal_address, namespace="byline", data_converter=pydantic_data_converter
         )
         limits = httpx2.Limits(max_connections=1100)
-        client = httpx2.AsyncClient(base_url=url, timeout=_PATIENCE, limits=limits, trust_env=False)
-        http = await opened.enter_async_context(client)
-        programs = await opened.enter_async_context(AsyncExitStack())
+        client = httpx2.AsyncClient(base_url=url, timeout=_TIMEOUT, limits=limits, trust_env=False)
+        http = await exit_stack.enter_async_context(client)
+        programs = await exit_stack.enter_async_context(AsyncExitStack())
         yield Arms(stack, temporal, http, upstream.pid, programs)
 
 

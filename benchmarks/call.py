@@ -5,11 +5,11 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from benchmarks.arms import Arms, fresh
+from benchmarks.arms import Arms, fresh_arms
 from benchmarks.figures import Section, goal
 from benchmarks.interleaving import Arm, take_turns
-from benchmarks.mcp_clients import Call, connections, lean, packaged
-from benchmarks.people import people_of
+from benchmarks.mcp_clients import Call, connections, lean, open_packaged_client
+from benchmarks.people import open_people
 
 _ROUNDS = 25
 _BLOCK = 8
@@ -19,15 +19,15 @@ _PROCESSES = ("client", "gateway", "worker", "server")
 
 async def measure() -> Section:
     """Measure five arms in turns on one server."""
-    async with AsyncExitStack() as opened:
-        arms = await opened.enter_async_context(fresh())
+    async with AsyncExitStack() as exit_stack:
+        arms = await exit_stack.enter_async_context(fresh_arms())
         await arms.byline()
         plain = await arms.plain_worker()
         bare = await arms.program("benchmarks.bare_mcp")
-        people = await opened.enter_async_context(people_of(arms.stack))
-        token = (await people.new()).token
-        http = await opened.enter_async_context(connections())
-        byline_url, bare_url = arms.stack.mcp_url, f"http://127.0.0.1:{bare.told}/mcp"
+        people = await exit_stack.enter_async_context(open_people(arms.stack))
+        token = (await people.add_person()).token
+        http = await exit_stack.enter_async_context(connections())
+        byline_url, bare_url = arms.stack.mcp_url, f"http://127.0.0.1:{bare.ready_line}/mcp"
         client, server = {"client": os.getpid()}, {"server": arms.stack.find_pid("temporal")}
         byline = {**client, **server, **arms.pids("gateway", "worker")}
         rows = [
@@ -39,7 +39,7 @@ async def measure() -> Section:
             Arm("Byline: tools/call", noop(lean(http, byline_url, token)), byline),
             Arm(
                 "Byline: tools/call, the `mcp` package's client",
-                noop(await opened.enter_async_context(packaged(byline_url, token))),
+                noop(await exit_stack.enter_async_context(open_packaged_client(byline_url, token))),
                 byline,
             ),
             Arm(
@@ -49,7 +49,7 @@ async def measure() -> Section:
             ),
             Arm(
                 "the same, the `mcp` package's client",
-                noop(await opened.enter_async_context(packaged(bare_url))),
+                noop(await exit_stack.enter_async_context(open_packaged_client(bare_url))),
                 {**client, "gateway": bare.pid},
             ),
         ]

@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
-from benchmarks.arms import fresh
+from benchmarks.arms import fresh_arms
 from benchmarks.call import noop, raw_noop
 from benchmarks.figures import Samples, Section
 from benchmarks.mcp_clients import connections, lean, session
-from benchmarks.people import people_of
+from benchmarks.people import open_people
 
 _AT_ONCE = (1, 10, 50)
 _CALLS = 100
@@ -20,10 +20,12 @@ Work = Callable[[], Awaitable[object]]
 
 
 @dataclass
-class _Arm:
+class _ParallelArm:
     name: str
     callers: Sequence[Work]
-    samples: dict[int, Samples] = field(default_factory=lambda: {each: Samples() for each in _AT_ONCE})
+    samples: dict[int, Samples] = field(
+        default_factory=lambda: {call_count: Samples() for call_count in _AT_ONCE}
+    )
     seconds: dict[int, float] = field(default_factory=lambda: dict.fromkeys(_AT_ONCE, 0.0))
 
     async def call(self, at_once: int) -> None:
@@ -46,22 +48,24 @@ class _Arm:
 
 async def measure() -> Section:
     """Measure every arm in turns on one server, for every number of callers."""
-    async with AsyncExitStack() as opened:
-        arms = await opened.enter_async_context(fresh())
+    async with AsyncExitStack() as exit_stack:
+        arms = await exit_stack.enter_async_context(fresh_arms())
         await arms.byline()
         await arms.plain_worker()
         bare = await arms.program("benchmarks.bare_mcp")
-        people = await opened.enter_async_context(people_of(arms.stack))
-        http = await opened.enter_async_context(connections())
-        url, bare_url, most = arms.stack.mcp_url, f"http://127.0.0.1:{bare.told}/mcp", max(_AT_ONCE)
+        people = await exit_stack.enter_async_context(open_people(arms.stack))
+        http = await exit_stack.enter_async_context(connections())
+        url, bare_url, most = arms.stack.mcp_url, f"http://127.0.0.1:{bare.ready_line}/mcp", max(_AT_ONCE)
         # Concurrent equal calls of one person attach to one run, so each caller is a different person.
-        tokens = [(await people.new()).token for _ in range(most)]
+        tokens = [(await people.add_person()).token for _ in range(most)]
         rows = [
-            _Arm("raw Temporal: start and result", [raw_noop(arms, "plain")] * most),
-            _Arm("Byline, 2026-07-28", [noop(lean(http, url, token)) for token in tokens]),
-            _Arm("Byline, 2025-11-25", [noop(await session(http, url, token)) for token in tokens]),
-            _Arm("bare MCP server, 2026-07-28", [noop(lean(http, bare_url)) for _ in tokens]),
-            _Arm("bare MCP server, 2025-11-25", [noop(await session(http, bare_url)) for _ in tokens]),
+            _ParallelArm("raw Temporal: start and result", [raw_noop(arms, "plain")] * most),
+            _ParallelArm("Byline, 2026-07-28", [noop(lean(http, url, token)) for token in tokens]),
+            _ParallelArm("Byline, 2025-11-25", [noop(await session(http, url, token)) for token in tokens]),
+            _ParallelArm("bare MCP server, 2026-07-28", [noop(lean(http, bare_url)) for _ in tokens]),
+            _ParallelArm(
+                "bare MCP server, 2025-11-25", [noop(await session(http, bare_url)) for _ in tokens]
+            ),
         ]
         for arm in rows:
             for work in arm.callers:
@@ -73,7 +77,7 @@ async def measure() -> Section:
     return _section(rows)
 
 
-def _section(rows: Sequence[_Arm]) -> Section:
+def _section(rows: Sequence[_ParallelArm]) -> Section:
     section = Section("Callers at once")
     for at_once in _AT_ONCE:
         raw = rows[0]

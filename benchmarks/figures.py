@@ -19,8 +19,8 @@ class Samples:
 
     def percentile(self, share: float) -> float:
         """Return the nearest-rank percentile, in milliseconds."""
-        ordered = sorted(self._seconds)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] * 1000
+        sorted_seconds = sorted(self._seconds)
+        return sorted_seconds[min(len(sorted_seconds) - 1, int(share * len(sorted_seconds)))] * 1000
 
     @property
     def p50(self) -> float:

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 
 import httpx2
 
-from benchmarks.arms import Arms, fresh
+from benchmarks.arms import Arms, fresh_arms
 from benchmarks.figures import Section
-from benchmarks.interleaving import each
+from benchmarks.interleaving import run_for_each
 from benchmarks.machine import resident_kilobytes
 from benchmarks.mcp_clients import connections, waiting
-from benchmarks.people import People, people_of
+from benchmarks.people import BenchmarkPeople, open_people
 
 _CALLERS = 1000
 _WARM_UP = 50
@@ -31,7 +31,7 @@ _MOMENTS = (
     "as many additional callers, connection held",
 )
 
-Found = Mapping[str, Mapping[str, float]]
+MemoryFigures = Mapping[str, Mapping[str, float]]
 
 
 async def measure() -> Section:
@@ -41,42 +41,48 @@ async def measure() -> Section:
     section.table(
         ["", *(f"{process} KB each" for process in _PROCESSES)],
         [
-            [f"{era}: {what}", *(found[process] for process in _PROCESSES)]
+            [f"{era}: {what}", *(figures[process] for process in _PROCESSES)]
             for era, moments in eras.items()
-            for what, found in moments.items()
+            for what, figures in moments.items()
         ],
     )
     return section
 
 
-async def _era(*, legacy: bool) -> Found:
-    async with AsyncExitStack() as opened:
-        arms = await opened.enter_async_context(fresh(settings=_LONG))
+async def _era(*, legacy: bool) -> MemoryFigures:
+    async with AsyncExitStack() as arms_stack:
+        arms = await arms_stack.enter_async_context(fresh_arms(settings=_LONG))
         await arms.byline()
-        people = await opened.enter_async_context(people_of(arms.stack))
-        http = await opened.enter_async_context(connections())
+        people = await arms_stack.enter_async_context(open_people(arms.stack))
+        http = await arms_stack.enter_async_context(connections())
         async with AsyncExitStack() as warm:
             await _wait(warm, arms, people, http, _WARM_UP, legacy=legacy)
         before = _memory(arms)
-        found = []
+        eras = []
         for _ in range(2):
-            async with AsyncExitStack() as held:
-                await _wait(held, arms, people, http, _CALLERS, legacy=legacy)
-                found.append(_more(before, _memory(arms)))
+            async with AsyncExitStack() as exit_stack:
+                await _wait(exit_stack, arms, people, http, _CALLERS, legacy=legacy)
+                eras.append(_more(before, _memory(arms)))
             await asyncio.sleep(_SETTLED_AFTER_SECONDS)
-            found.append(_more(before, _memory(arms)))
-        return dict(zip(_MOMENTS, found, strict=False))
+            eras.append(_more(before, _memory(arms)))
+        return dict(zip(_MOMENTS, eras, strict=False))
 
 
 async def _wait(
-    held: AsyncExitStack, arms: Arms, people: People, http: httpx2.AsyncClient, callers: int, *, legacy: bool
+    exit_stack: AsyncExitStack,
+    arms: Arms,
+    people: BenchmarkPeople,
+    http: httpx2.AsyncClient,
+    callers: int,
+    *,
+    legacy: bool,
 ) -> None:
     async def wait(token: str) -> None:
         arguments = {"name": str(uuid.uuid4()), "writes": 1}
         call = waiting(http, arms.stack.mcp_url, token, "writes", arguments, legacy=legacy)
-        await held.enter_async_context(call)
+        await exit_stack.enter_async_context(call)
 
-    await each([(await people.new()).token for _ in range(callers)], wait, at_once=_AT_ONCE)
+    await run_for_each([(await people.add_person()).token for _ in range(callers)], wait, at_once=_AT_ONCE)
 
 
 def _memory(arms: Arms) -> dict[str, int]:

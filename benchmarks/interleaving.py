@@ -45,7 +45,7 @@ async def take_turns(arms: Iterable[Arm], *, rounds: int, block: int, warm_up: i
                     arm.samples.add(time.perf_counter() - began)
 
 
-async def each(items: Iterable[T], work: Callable[[T], Awaitable[object]], *, at_once: int) -> None:
+async def run_for_each(items: Iterable[T], work: Callable[[T], Awaitable[object]], *, at_once: int) -> None:
     """Do the work for every item, with a limit on concurrent ones."""
     left = iter(items)
 

@@ -27,22 +27,22 @@ class CpuMeter:
 
     def __init__(self, pids: Mapping[str, int]) -> None:
         self._pids = pids
-        self._begun: dict[str, float] = {}
-        self._used = dict.fromkeys(pids, 0.0)
+        self._start_seconds: dict[str, float] = {}
+        self._used_seconds = dict.fromkeys(pids, 0.0)
 
     def __enter__(self) -> None:
-        self._begun = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
+        self._start_seconds = {name: cpu_seconds(pid) for name, pid in self._pids.items()}
 
-    def __exit__(self, *raised: object) -> None:
+    def __exit__(self, *exc_info: object) -> None:
         for name, pid in self._pids.items():
-            self._used[name] += cpu_seconds(pid) - self._begun[name]
+            self._used_seconds[name] += cpu_seconds(pid) - self._start_seconds[name]
 
     def milliseconds_each(self, count: int) -> dict[str, float]:
         """Return the mean for one of `count` pieces of work, by process."""
-        return {name: used / count * 1000 for name, used in self._used.items()}
+        return {name: used_seconds / count * 1000 for name, used_seconds in self._used_seconds.items()}
 
 
-def described() -> str:
+def describe_machine() -> str:
     """Describe cores, memory, load, versions and revision."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     versions = ", ".join(f"{package} {version(package)}" for package in _PACKAGES)
@@ -55,5 +55,5 @@ def described() -> str:
 
 def _revision() -> str:
     git = ["git", "describe", "--always", "--dirty"]
-    found = subprocess.run(git, check=False, capture_output=True, text=True, cwd=Path(__file__).parent)
-    return found.stdout.strip() or "unknown"
+    completed = subprocess.run(git, check=False, capture_output=True, text=True, cwd=Path(__file__).parent)
+    return completed.stdout.strip() or "unknown"

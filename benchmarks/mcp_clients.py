@@ -26,14 +26,14 @@ _META = {
     CLIENT_INFO_META_KEY: {"name": "bench", "version": "0"},
     CLIENT_CAPABILITIES_META_KEY: {},
 }
-_PATIENCE = 120.0
+_TIMEOUT_SECONDS = 120.0
 
 
 @asynccontextmanager
 async def connections() -> AsyncIterator[httpx2.AsyncClient]:
     """Open an HTTP client whose connections any number of lean clients share."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx2.AsyncClient(timeout=_PATIENCE, trust_env=False, limits=limits) as http:
+    async with httpx2.AsyncClient(timeout=_TIMEOUT_SECONDS, trust_env=False, limits=limits) as http:
         yield http
 
 
@@ -51,19 +51,19 @@ def lean(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
         params = {"name": tool, "arguments": arguments, "_meta": _META}
         body = _request("tools/call", params, next(numbers))
         answer = await http.post(url, headers={**headers, "Mcp-Name": tool}, json=body)
-        return _found(_message(answer.raise_for_status())["result"])
+        return _read_outcome(_message(answer.raise_for_status())["result"])
 
     return call
 
 
 async def session(http: httpx2.AsyncClient, url: str, token: str | None = None) -> Call:
     """Open a client of protocol 2025-11-25 with a session of its own."""
-    numbers, headers = count(2), await _opened(http, url, token, {})
+    numbers, headers = count(2), await _open_session(http, url, token, {})
 
     async def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
         body = _request("tools/call", {"name": tool, "arguments": arguments}, next(numbers))
         answer = await http.post(url, headers=headers, json=body)
-        return _found(_message(answer.raise_for_status())["result"])
+        return _read_outcome(_message(answer.raise_for_status())["result"])
 
     return call
 
@@ -73,14 +73,14 @@ async def waiting(
     http: httpx2.AsyncClient, url: str, token: str, tool: str, arguments: dict[str, Any], *, legacy: bool
 ) -> AsyncIterator[None]:
     """Hold a call open that waits for a sign-in. The client has shown the link, and its connection stays open."""
-    async with AsyncExitStack() as opened:
+    async with AsyncExitStack() as exit_stack:
         hold = _hold_session if legacy else _hold_round
-        await hold(opened, http, url, token, tool, arguments)
+        await hold(exit_stack, http, url, token, tool, arguments)
         yield
 
 
 async def _hold_round(
-    opened: AsyncExitStack,
+    exit_stack: AsyncExitStack,
     http: httpx2.AsyncClient,
     url: str,
     token: str,
@@ -96,36 +96,40 @@ async def _hold_round(
     }
     meta = {**_META, CLIENT_CAPABILITIES_META_KEY: _ASKS_BY_LINK}
     params = {"name": tool, "arguments": arguments, "_meta": meta}
-    asked = await http.post(url, headers=headers, json=_request("tools/call", params, 1))
-    result = _message(asked.raise_for_status())["result"]
+    round_result = await http.post(url, headers=headers, json=_request("tools/call", params, 1))
+    result = _message(round_result.raise_for_status())["result"]
     answers = {key: {"action": "accept"} for key in result["inputRequests"]}
     params |= {"requestState": result["requestState"], "inputResponses": answers}
-    await _hold(opened, http, url, headers, _request("tools/call", params, 2))
+    await _hold(exit_stack, http, url, headers, _request("tools/call", params, 2))
 
 
 async def _hold_session(
-    opened: AsyncExitStack,
+    exit_stack: AsyncExitStack,
     http: httpx2.AsyncClient,
     url: str,
     token: str,
     tool: str,
     arguments: dict[str, Any],
 ) -> None:
-    headers = await _opened(http, url, token, _ASKS_BY_LINK)
+    headers = await _open_session(http, url, token, _ASKS_BY_LINK)
     stream = http.stream(
         "POST", url, headers=headers, json=_request("tools/call", {"name": tool, "arguments": arguments}, 2)
     )
-    answer = (await opened.enter_async_context(stream)).raise_for_status()
+    answer = (await exit_stack.enter_async_context(stream)).raise_for_status()
     async for line in answer.aiter_lines():
         message = json.loads(line.removeprefix("data: ")) if line.startswith("data: {") else {}
         if message.get("method") == "elicitation/create":
-            accepted = {"jsonrpc": "2.0", "id": message["id"], "result": {"action": "accept"}}
-            (await http.post(url, headers=headers, json=accepted)).raise_for_status()
+            acceptance = {"jsonrpc": "2.0", "id": message["id"], "result": {"action": "accept"}}
+            (await http.post(url, headers=headers, json=acceptance)).raise_for_status()
             return
 
 
 async def _hold(
-    opened: AsyncExitStack, http: httpx2.AsyncClient, url: str, headers: dict[str, str], body: dict[str, Any]
+    exit_stack: AsyncExitStack,
+    http: httpx2.AsyncClient,
+    url: str,
+    headers: dict[str, str],
+    body: dict[str, Any],
 ) -> None:
     holding = asyncio.create_task(http.post(url, headers=headers, json=body))
 
@@ -134,10 +138,10 @@ async def _hold(
         with suppress(asyncio.CancelledError):
             await holding
 
-    opened.push_async_callback(let_go)
+    exit_stack.push_async_callback(let_go)
 
 
-async def _opened(
+async def _open_session(
     http: httpx2.AsyncClient, url: str, token: str | None, capabilities: dict[str, Any]
 ) -> dict[str, str]:
     """Open a session and return its headers."""
@@ -152,20 +156,20 @@ async def _opened(
         "Mcp-Session-Id": answer.raise_for_status().headers["mcp-session-id"],
         "MCP-Protocol-Version": _LEGACY_PROTOCOL,
     }
-    begun = {"jsonrpc": "2.0", "method": "notifications/initialized"}
-    (await http.post(url, headers=headers, json=begun)).raise_for_status()
+    initialized_notification = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    (await http.post(url, headers=headers, json=initialized_notification)).raise_for_status()
     return headers
 
 
 @asynccontextmanager
-async def packaged(url: str, token: str | None = None) -> AsyncIterator[Call]:
+async def open_packaged_client(url: str, token: str | None = None) -> AsyncIterator[Call]:
     """Open the client of the `mcp` package."""
-    http = httpx2.AsyncClient(headers=_authorization(token), timeout=_PATIENCE, trust_env=False)
+    http = httpx2.AsyncClient(headers=_authorization(token), timeout=_TIMEOUT_SECONDS, trust_env=False)
     async with http, Client(streamable_http_client(url, http_client=http)) as client:
 
         async def call(tool: str, arguments: dict[str, Any]) -> dict[str, Any]:
-            found: dict[str, Any] = (await client.call_tool(tool, arguments)).structured_content or {}
-            return found
+            outcome: dict[str, Any] = (await client.call_tool(tool, arguments)).structured_content or {}
+            return outcome
 
         yield call
 
@@ -174,10 +178,10 @@ def _request(method: str, params: dict[str, Any], number: int) -> dict[str, Any]
     return {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
 
 
-def _found(result: dict[str, Any]) -> dict[str, Any]:
+def _read_outcome(result: dict[str, Any]) -> dict[str, Any]:
     """Return the value of a call, or its status while there is none."""
-    found: dict[str, Any] = result.get("structuredContent") or result["_meta"][OUTCOME_META]
-    return found
+    outcome: dict[str, Any] = result.get("structuredContent") or result["_meta"][OUTCOME_META]
+    return outcome
 
 
 def _message(answer: httpx2.Response) -> Any:

@@ -26,7 +26,7 @@ _CHAT = ClientInformation(client_id="bench", redirect_uris=None)
 
 
 @dataclass(frozen=True)
-class Person:
+class BenchmarkPerson:
     """A person who is signed in, in a chat client and in a browser."""
 
     principal: Principal
@@ -35,14 +35,14 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ConsentTimes:
     """When the browser sent a callback and when it was answered, in seconds of the monotonic clock."""
 
-    sent: float
-    answered: float
+    sent_at: float
+    answered_at: float
 
 
-class People:
+class BenchmarkPeople:
     """Creates people, and consents for them."""
 
     def __init__(self, services: Services, http: httpx2.AsyncClient) -> None:
@@ -53,7 +53,7 @@ class People:
         self._oauth_tables = gateway_services.oauth_tables
         self._numbers = count(1)
 
-    async def new(self) -> Person:
+    async def add_person(self) -> BenchmarkPerson:
         """Create a person without consents."""
         name = f"person-{next(self._numbers)}"
         issuer = self._services.settings.public_url
@@ -61,9 +61,9 @@ class People:
         browser = await self._sessions.begin_session(
             Request({"type": "http", "headers": []}), principal, self._visits.create_visit()
         )
-        return Person(principal, await self._token(principal), browser)
+        return BenchmarkPerson(principal, await self._issue_token(principal), browser)
 
-    async def _token(self, principal: Principal) -> str:
+    async def _issue_token(self, principal: Principal) -> str:
         resource = build_resource_identifier(self._services.settings)
         consent = ClientConsent(
             id=f"bench-{principal.id}",
@@ -76,31 +76,31 @@ class People:
             expires_at=utc_now() + UNUSED_CONSENT_LIFE,
         )
         await self._oauth_tables.client_consents.store_consent(consent)
-        issued = await self._oauth_tables.token_issuer.issue_tokens(
+        issued_tokens = await self._oauth_tables.token_issuer.issue_tokens(
             principal, _CHAT, consent.scopes, consent.id, resource=resource, has_refresh_token=False
         )
-        return issued.access_token
+        return issued_tokens.access_token
 
-    async def consent(self, person: Person, link: str) -> Answered:
+    async def consent(self, person: BenchmarkPerson, link: str) -> ConsentTimes:
         """Consent to the request of a link. The upstream redirects the browser to the callback at once."""
         request = await self._services.authorization_requests.find_request(link.rpartition("/")[2])
         assert request is not None, "the gateway handed out a link to nothing"
         step = await self._services.sign_ins.begin_redirect(request, person.browser.browser_session.id)
         assert step is not None, "the upstream has no page"
         state = parse_qs(urlsplit(step.url).query)["state"][0]
-        sent = time.monotonic()
+        sent_at = time.monotonic()
         answer = await self._http.get(
             f"{self._services.settings.public_url}/oauth/callback",
             params={"state": state, "code": "bench"},
             headers={"Cookie": f"byline={person.browser.cookie_value}"},
         )
-        answered = time.monotonic()
+        answered_at = time.monotonic()
         assert answer.status_code == 303, f"the callback was refused: {answer.status_code} {answer.text}"
-        return Answered(sent, answered)
+        return ConsentTimes(sent_at, answered_at)
 
 
 @asynccontextmanager
-async def people_of(stack: EmbeddedStack, gateway_url: str | None = None) -> AsyncIterator[People]:
+async def open_people(stack: EmbeddedStack, gateway_url: str | None = None) -> AsyncIterator[BenchmarkPeople]:
     """Open the people of a stack, who use its gateway, or another one with the same database."""
     has = stack.services["gateway"].environment
     settings = Settings(
@@ -112,4 +112,4 @@ async def people_of(stack: EmbeddedStack, gateway_url: str | None = None) -> Asy
         open_services(settings, stack.build_environment("gateway")) as services,
         httpx2.AsyncClient(timeout=60.0, trust_env=False) as http,
     ):
-        yield People(services, http)
+        yield BenchmarkPeople(services, http)

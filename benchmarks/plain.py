@@ -19,7 +19,7 @@ class Work:
 
 
 @dataclass
-class Done:
+class WorkResult:
     """How many were made."""
 
     writes: int
@@ -30,9 +30,9 @@ class PlainNoop:
     """Do nothing."""
 
     @workflow.run
-    async def run(self) -> Done:
+    async def run(self) -> WorkResult:
         """Return at once."""
-        return Done(0)
+        return WorkResult(0)
 
 
 @workflow.defn(name="plain_writes")
@@ -40,11 +40,11 @@ class PlainWrites:
     """Write to the upstream."""
 
     @workflow.run
-    async def run(self, work: Work) -> Done:
+    async def run(self, work: Work) -> WorkResult:
         """Write one after the other."""
         for _ in range(work.writes):
             await workflow.execute_activity(WRITE, work.name, start_to_close_timeout=_ATTEMPT)
-        return Done(work.writes)
+        return WorkResult(work.writes)
 
 
 @workflow.defn(name="plain_parked")
@@ -52,17 +52,17 @@ class PlainParked:
     """Wait for the signal, then write."""
 
     def __init__(self) -> None:
-        self._woken = False
+        self._is_woken = False
 
     @workflow.run
-    async def run(self, work: Work) -> Done:
+    async def run(self, work: Work) -> WorkResult:
         """Wait for the signal, and then write as often as `work` says."""
-        await workflow.wait_condition(lambda: self._woken)
+        await workflow.wait_condition(lambda: self._is_woken)
         for _ in range(work.writes):
             await workflow.execute_activity(WRITE, work.name, start_to_close_timeout=_ATTEMPT)
-        return Done(work.writes)
+        return WorkResult(work.writes)
 
     @workflow.signal
     def wake(self) -> None:
         """End the wait."""
-        self._woken = True
+        self._is_woken = True

@@ -75,7 +75,7 @@ def _pollers(options: Options) -> PollerBehavior:
 
 
 if __name__ == "__main__":
-    to, within, on, writing_to, options_given = sys.argv[1:]
-    chosen = Options.model_validate_json(options_given)
-    work = run(to, within, on, writing_to, chosen)
-    uvloop.run(work) if chosen.uvloop else asyncio.run(work)
+    to, within, on, writing_to, options_json = sys.argv[1:]
+    options = Options.model_validate_json(options_json)
+    work = run(to, within, on, writing_to, options)
+    uvloop.run(work) if options.uvloop else asyncio.run(work)

@@ -8,15 +8,15 @@ from pathlib import Path
 from signal import SIGKILL
 from tempfile import TemporaryDirectory
 
-from benchmarks.arms import Arms, fresh
+from benchmarks.arms import Arms, fresh_arms
 from benchmarks.call import noop, raw_noop
 from benchmarks.figures import Section
 from benchmarks.interleaving import Arm, take_turns
 from benchmarks.mcp_clients import connections, lean
-from benchmarks.people import people_of
+from benchmarks.people import open_people
 from benchmarks.plain import PlainParked, Work
 from benchmarks.plain_worker import Options
-from benchmarks.wake import parked
+from benchmarks.wake import wait_until_parked
 from gateway.dev.data_directory import COMPOSE_PATH
 
 _ROUNDS = 12
@@ -56,8 +56,8 @@ async def measure() -> Section:
 
 
 async def _dynamic_config(section: Section) -> None:
-    async with AsyncExitStack() as opened:
-        folder = Path(opened.enter_context(TemporaryDirectory()))
+    async with AsyncExitStack() as exit_stack:
+        folder = Path(exit_stack.enter_context(TemporaryDirectory()))
         bare = folder / COMPOSE_PATH.name
         lines = COMPOSE_PATH.read_text().splitlines(keepends=True)
         bare.write_text("".join(line for line in lines if _DYNAMIC_CONFIG not in line))
@@ -66,14 +66,14 @@ async def _dynamic_config(section: Section) -> None:
             ("dynamic config as in the stack's file", COMPOSE_PATH),
             ("Temporal's defaults", bare),
         ):
-            arms = await opened.enter_async_context(fresh(file))
+            arms = await exit_stack.enter_async_context(fresh_arms(file))
             worker = await arms.plain_worker()
             rows.append((name, arms, "plain", worker.pid))
         await _compare(section, rows)
 
 
 async def _worker(section: Section) -> None:
-    async with fresh() as arms:
+    async with fresh_arms() as arms:
         rows = []
         for number, (name, options) in enumerate(_VARIANTS.items()):
             worker = await arms.plain_worker(f"plain-{number}", options)
@@ -113,18 +113,18 @@ def _steps(arms: Arms, queue: str) -> Callable[[], Awaitable[object]]:
 
 async def _gateway(section: Section) -> None:
     """Compare the gateway on both event loops, by two gateways of one stack in turns."""
-    async with AsyncExitStack() as opened:
-        arms = await opened.enter_async_context(fresh())
+    async with AsyncExitStack() as exit_stack:
+        arms = await exit_stack.enter_async_context(fresh_arms())
         await arms.byline()
-        http = await opened.enter_async_context(connections())
+        http = await exit_stack.enter_async_context(connections())
         url, program = await arms.second_gateway(_GATEWAY_ON_ASYNCIO)
         rows = []
         for name, origin, pid in (
             ("the gateway on uvloop", arms.stack.gateway_url, arms.stack.find_pid("gateway")),
             ("the gateway on asyncio's own loop", url, program.pid),
         ):
-            people = await opened.enter_async_context(people_of(arms.stack, origin))
-            call = lean(http, f"{origin}/mcp", (await people.new()).token)
+            people = await exit_stack.enter_async_context(open_people(arms.stack, origin))
+            call = lean(http, f"{origin}/mcp", (await people.add_person()).token)
             rows.append(Arm(name, noop(call), {"gateway": pid}))
         await take_turns(rows, rounds=_ROUNDS, block=_BLOCK)
     section.table(
@@ -136,7 +136,7 @@ async def _gateway(section: Section) -> None:
 async def _sticky_timeout(section: Section) -> None:
     """Measure how long after its signal another worker completes a run that was parked on a killed worker."""
     rows = []
-    async with fresh() as arms:
+    async with fresh_arms() as arms:
         for name, options in (
             ("sticky timeout 1 s, as Byline runs", Options(sticky_timeout=1.0)),
             ("sticky timeout 10 s, Temporal's default", Options(sticky_timeout=10.0)),
@@ -146,7 +146,7 @@ async def _sticky_timeout(section: Section) -> None:
             run = await arms.temporal.start_workflow(
                 PlainParked.run, Work("sticky", 0), id=run_id, task_queue=queue
             )
-            await parked(arms, run_id)
+            await wait_until_parked(arms, run_id)
             await worker.stop(SIGKILL)
             await arms.plain_worker(queue, options)
             began = time.monotonic()

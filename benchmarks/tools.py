@@ -20,7 +20,7 @@ class Work:
 
 
 @dataclass
-class Done:
+class WorkResult:
     """How many were made."""
 
     writes: int
@@ -32,9 +32,9 @@ class Noop:
     """Do nothing."""
 
     @workflow.run
-    async def run(self) -> Done:
+    async def run(self) -> WorkResult:
         """Return at once."""
-        return Done(0)
+        return WorkResult(0)
 
 
 @tool(title="Write to the upstream", destructive=False)
@@ -43,8 +43,8 @@ class Writes:
     """Write to the upstream in the name of the person who asks."""
 
     @workflow.run
-    async def run(self, work: Work) -> Done:
+    async def run(self, work: Work) -> WorkResult:
         """Write one after the other."""
         for _ in range(work.writes):
             await workflow.execute_activity(write, work.name, start_to_close_timeout=_ATTEMPT)
-        return Done(work.writes)
+        return WorkResult(work.writes)

@@ -22,20 +22,20 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._times: defaultdict[str, list[float]] = defaultdict(list)
-        self._came = asyncio.Condition()
+        self._arrival = asyncio.Condition()
 
     async def note(self, request: Request) -> Response:
         """POST /things/{name}."""
         self._times[request.path_params["name"]].append(time.monotonic())
-        async with self._came:
-            self._came.notify_all()
+        async with self._arrival:
+            self._arrival.notify_all()
         return Response(status_code=204)
 
     async def tell(self, request: Request) -> Response:
         """GET /arrivals/{name}?count=n: when the writes arrived, once there are n."""
         name, count = request.path_params["name"], int(request.query_params["count"])
-        async with self._came:
-            await self._came.wait_for(lambda: len(self._times[name]) >= count)
+        async with self._arrival:
+            await self._arrival.wait_for(lambda: len(self._times[name]) >= count)
         return JSONResponse(self._times[name])
 
 

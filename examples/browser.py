@@ -68,13 +68,13 @@ class Page:
         reader.feed(self.text)
         forms = [form for form in reader.forms if submit in form.buttons]
         if not forms:
-            seen = [label for form in reader.forms for label in form.buttons]
-            raise LookupError(f"No button {submit!r} on {self.url} ({self.status}), only {seen}")
+            labels = [label for form in reader.forms for label in form.buttons]
+            raise LookupError(f"No button {submit!r} on {self.url} ({self.status}), only {labels}")
         unknown = set(fields) - set(forms[0].fields)
         if unknown:
             raise LookupError(f"No field {unknown} in the form on {self.url}, only {set(forms[0].fields)}")
-        pressed = forms[0].buttons[submit]
-        return await self.browser.submit(forms[0], forms[0].fields | fields | pressed, self.url)
+        button_fields = forms[0].buttons[submit]
+        return await self.browser.submit(forms[0], forms[0].fields | fields | button_fields, self.url)
 
 
 @dataclass
@@ -112,8 +112,8 @@ class _FormReader(HTMLParser):
             adds = {has["name"]: has.get("value", "")} if "name" in has else {}
             self.forms[-1].buttons[has.get("value", "Submit")] = adds
         elif tag in ("input", "textarea", "select") and "name" in has:
-            unchecked = has.get("type") in ("checkbox", "radio") and "checked" not in has
-            if not unchecked:
+            is_unchecked = has.get("type") in ("checkbox", "radio") and "checked" not in has
+            if not is_unchecked:
                 self.forms[-1].fields[has["name"]] = has.get("value", "")
 
     @override

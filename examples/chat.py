@@ -22,7 +22,7 @@ from examples.browser import Browser, Page
 _REDIRECT = "http://127.0.0.1:9/back-to-the-client"
 
 
-class Memory(TokenStorage):
+class MemoryTokenStorage(TokenStorage):
     """Stores a client's tokens in memory."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Person:
     browser: Browser = field(default_factory=lambda: Browser(stop_at=_REDIRECT))
     links: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     has_signed_in: asyncio.Event = field(default_factory=asyncio.Event)
-    tokens: Memory = field(default_factory=Memory)
+    tokens: MemoryTokenStorage = field(default_factory=MemoryTokenStorage)
     decision: Literal["accept", "decline", "cancel"] = "accept"
     forms: "asyncio.Queue[ElicitRequestFormParams]" = field(default_factory=asyncio.Queue)
     enters: dict[str, str | int | float | bool | list[str] | None] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Person:
         return await page.form(submit="Allow")
 
 
-def signing_in(person: Person, url: str) -> OAuthClientProvider:
+def build_oauth_provider(person: Person, url: str) -> OAuthClientProvider:
     """Return the OAuth provider that signs this person's client in at a resource after a 401."""
 
     async def redirect(address: str) -> None:
@@ -111,7 +111,7 @@ def signing_in(person: Person, url: str) -> OAuthClientProvider:
 
 
 @asynccontextmanager
-async def chat(
+async def open_chat(
     person: Person,
     url: str,
     *,
@@ -140,7 +140,7 @@ async def chat(
     options["message_handler"] = hears
     sending = transport or httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
     async with (
-        httpx2.AsyncClient(auth=signing_in(person, url), timeout=120, transport=sending) as http,
+        httpx2.AsyncClient(auth=build_oauth_provider(person, url), timeout=120, transport=sending) as http,
         Client(streamable_http_client(url, http_client=http), mode=mode, **options) as client,
     ):
         yield client

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from mcp_types import CallToolResult, TextContent
 
 from engine.errors import BylineError
-from examples.chat import Person, chat
+from examples.chat import Person, open_chat
 from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 
@@ -42,9 +42,9 @@ def say(text: str = "") -> None:
     sys.stdout.flush()
 
 
-def person(username: str, stack: EmbeddedStack) -> Person:
+def find_person(username: str, stack: EmbeddedStack) -> Person:
     """Return one of the demo people, with their accounts in the sandbox."""
-    password = next(known.password for known in DEMO_PEOPLE if known.username == username)
+    password = next(demo_person.password for demo_person in DEMO_PEOPLE if demo_person.username == username)
     accounts = {
         urlsplit(f"//127.0.0.1:{stack.variables[f'{system.upper()}_PORT']}").netloc: (
             account,
@@ -66,16 +66,16 @@ async def crash(stack: EmbeddedStack) -> None:
         say(f"{name} is back (process {stack.find_pid(name)})")
 
 
-async def call(who: Person, stack: EmbeddedStack, *, crashes: bool) -> CallToolResult:
+async def call_tool(who: Person, stack: EmbeddedStack, *, crashes: bool) -> CallToolResult:
     """Call the tool in this person's name, and complete the sign-ins that it asks for."""
-    async with chat(who, stack.mcp_url) as client:
-        listed = await client.list_tools()
+    async with open_chat(who, stack.mcp_url) as client:
+        listing = await client.list_tools()
         say(
-            f"{who.username}'s chat client signed in and sees: {', '.join(tool.name for tool in listed.tools)}"
+            f"{who.username}'s chat client signed in and sees: {', '.join(tool.name for tool in listing.tools)}"
         )
         say(f"{who.username} calls resolve_billing_dispute {_ARGUMENTS}")
         calling = asyncio.create_task(client.call_tool("resolve_billing_dispute", _ARGUMENTS))
-        links = [await _link(who, calling) for _ in range(3)]
+        links = [await _next_link(who, calling) for _ in range(3)]
         say(f"the run waits; {who.username} is asked for three sign-ins at once:")
         say("\n".join(f"  {link}" for link in links))
         if crashes:
@@ -85,22 +85,22 @@ async def call(who: Person, stack: EmbeddedStack, *, crashes: bool) -> CallToolR
         for link in links:
             page = await who.connect(link)
             if page.status != HTTPStatus.OK:
-                raise StoryWentWrong(f"the sign-in ended on a page with status {page.status}: {page.text}")
+                raise DemoFailed(f"the sign-in ended on a page with status {page.status}: {page.text}")
             say(f"{who.username} opens {urlsplit(link).path}, signs in upstream and consents")
         who.has_signed_in.set()
         return await calling
 
 
-async def _link(who: Person, calling: "asyncio.Task[CallToolResult]") -> str:
+async def _next_link(who: Person, calling: "asyncio.Task[CallToolResult]") -> str:
     waiting = asyncio.create_task(who.links.get())
     await asyncio.wait({waiting, calling}, return_when=asyncio.FIRST_COMPLETED)
     if waiting.done():
         return waiting.result()
     waiting.cancel()
-    raise StoryWentWrong(f"the tool answered before it asked for all sign-ins: {_text(calling.result())}")
+    raise DemoFailed(f"the tool answered before it asked for all sign-ins: {_text(calling.result())}")
 
 
-class StoryWentWrong(Exception):
+class DemoFailed(Exception):
     """The demo did not end as Byline promises."""
 
 
@@ -116,8 +116,8 @@ async def ask_who_changed(stack: EmbeddedStack) -> str:
         "--writes",
     )
     environment = stack.build_environment("gateway")
-    asked = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
-    answer, _ = await asked.communicate()
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    answer, _ = await process.communicate()
     proof = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -127,27 +127,27 @@ async def ask_who_changed(stack: EmbeddedStack) -> str:
         env=environment,
         stdout=asyncio.subprocess.PIPE,
     )
-    proved, _ = await proof.communicate()
-    if asked.returncode or proof.returncode or not answer.strip():
-        raise StoryWentWrong(f"the audit trail has no valid answer: {answer.decode()} {proved.decode()}")
-    return f"{answer.decode()}{proved.decode()}"
+    proof_output, _ = await proof.communicate()
+    if process.returncode or proof.returncode or not answer.strip():
+        raise DemoFailed(f"the audit trail has no valid answer: {answer.decode()} {proof_output.decode()}")
+    return f"{answer.decode()}{proof_output.decode()}"
 
 
-async def story(stack: EmbeddedStack) -> None:
+async def play_story(stack: EmbeddedStack) -> None:
     """Play the whole demo. Raises StoryWentWrong if a result is not the expected one."""
     say("starting Temporal server, worker, gateway and three upstream systems, each as a process of its own")
     await stack.start_all_services()
     say()
-    alice, bob = person("alice", stack), person("bob", stack)
-    result = await call(alice, stack, crashes=True)
+    alice, bob = find_person("alice", stack), find_person("bob", stack)
+    result = await call_tool(alice, stack, crashes=True)
     say(f"the run continued where it had stopped and finished: {_text(result)}")
     if result.is_error or result.structured_content["ticket_status"] != "pending":
-        raise StoryWentWrong("Alice's dispute was not resolved")
+        raise DemoFailed("Alice's dispute was not resolved")
     say()
-    result = await call(bob, stack, crashes=False)
+    result = await call_tool(bob, stack, crashes=False)
     say(f"the CRM refuses bob's request: {_text(result)}")
     if not result.is_error or not _text(result).startswith("permission_denied"):
-        raise StoryWentWrong("Bob was not refused")
+        raise DemoFailed("Bob was not refused")
     say()
     say(f"Who changed ticket {TICKET}?")
     say(await ask_who_changed(stack))
@@ -165,7 +165,7 @@ async def main() -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     with tempfile.TemporaryDirectory(prefix="byline-demo-") as directory:
         async with EmbeddedStack(Path(directory), environment=os.environ, report_progress=say) as stack:
-            await story(stack)
+            await play_story(stack)
         say()
         say("everything is stopped; `make run` starts the same stack and keeps it running")
 
@@ -173,7 +173,7 @@ async def main() -> None:
 if __name__ == "__main__":
     try:
         asyncio.run(main())
-    except (StoryWentWrong, BylineError) as error:
+    except (DemoFailed, BylineError) as error:
         sys.exit(f"the demo failed: {error}")
     except (asyncio.CancelledError, KeyboardInterrupt):
         with contextlib.suppress(BrokenPipeError):

@@ -1,10 +1,14 @@
-"""What goes for all tests: the certificate authorities of this machine are read once, not for each of their clients."""
+"""What all tests share: generated examples may take any time, and certificate authorities are read once."""
 
 from collections.abc import Iterator
 from functools import cache
 
 import httpcore2
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any speed")
 
 
 @pytest.fixture(scope="session", autouse=True)

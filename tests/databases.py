@@ -19,13 +19,13 @@ async def sqlite_database(folder: Path, *, demo_people: bool = False) -> str:
     """The address of the SQLite database in a folder, which is made with the schema, and with people, where none is."""
     file = folder / "byline.db"
     if not file.exists():
-        file.write_bytes(await asyncio.to_thread(_made, demo_people=demo_people))
+        file.write_bytes(await asyncio.to_thread(_migrate_file, demo_people=demo_people))
     return _address(file)
 
 
 async def postgres_database(server: Postgres) -> str:
     """The address of a server's one database with the schema, emptied: one test after the other has it to itself."""
-    address, ours = server.url(_SHARED), f"datname = '{_SHARED}'"
+    address, ours = server.build_url(_SHARED), f"datname = '{_SHARED}'"
     await server.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {ours}")
     if await server.execute(f"SELECT FROM pg_database WHERE {ours}") == "SELECT 0":
         await server.execute(f"CREATE DATABASE {_SHARED}")
@@ -37,7 +37,7 @@ async def postgres_database(server: Postgres) -> str:
 
 
 @cache
-def _made(*, demo_people: bool) -> bytes:
+def _migrate_file(*, demo_people: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "byline.db"
         upgrade_schema(_address(file))

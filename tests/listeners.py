@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 @dataclass(frozen=True)
-class Delivery:
+class ReceivedMail:
     """One mail: whom it is for, and what it says."""
 
     to: list[str]
@@ -34,7 +34,7 @@ class Delivery:
 class Mailbox:
     """All mails that a server took, and what it answers instead of taking one."""
 
-    mails: list[Delivery] = field(default_factory=list)
+    mails: list[ReceivedMail] = field(default_factory=list)
     refusal: str | None = None
 
     async def handle_DATA(  # noqa: N802 -- aiosmtpd's name
@@ -47,12 +47,12 @@ class Mailbox:
         assert isinstance(content, bytes)
         message = message_from_bytes(content, policy=policy.default)
         assert isinstance(message, EmailMessage)
-        self.mails.append(Delivery([str(each) for each in envelope.rcpt_tos], message))
+        self.mails.append(ReceivedMail([str(recipient) for recipient in envelope.rcpt_tos], message))
         return "250 taken"
 
 
 @asynccontextmanager
-async def mail_server(port: int) -> AsyncIterator[Mailbox]:
+async def run_mail_server(port: int) -> AsyncIterator[Mailbox]:
     """A real SMTP server at a port of 127.0.0.1."""
     mailbox = Mailbox()
     loop = asyncio.get_running_loop()
@@ -64,7 +64,7 @@ async def mail_server(port: int) -> AsyncIterator[Mailbox]:
 
 
 @dataclass(frozen=True)
-class Post:
+class ReceivedRequest:
     """One request: where to, with which headers, and its body."""
 
     path: str
@@ -77,34 +77,34 @@ class Receiver:
     """All requests to an HTTP server, and what it answers to the next ones; to all others 200."""
 
     port: int
-    posts: list[Post] = field(default_factory=list)
+    posts: list[ReceivedRequest] = field(default_factory=list)
     answers: list[Response] = field(default_factory=list)
 
-    def to(self, path: str) -> list[Post]:
+    def list_requests_to(self, path: str) -> list[ReceivedRequest]:
         """The requests to a path."""
         return [post for post in self.posts if post.path == path]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take a request."""
         request = Request(scope, receive)
-        self.posts.append(Post(request.url.path, dict(request.headers), await request.body()))
+        self.posts.append(ReceivedRequest(request.url.path, dict(request.headers), await request.body()))
         answer = self.answers.pop(0) if self.answers else Response("ok")
         await answer(scope, receive, send)
 
 
 @asynccontextmanager
-async def receiver(
+async def run_receiver(
     answers: Iterable[Response] = (), *, tls: SSLContext | None = None
 ) -> AsyncIterator[Receiver]:
     """A real HTTP server at a free port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         receiving = Receiver(listener.getsockname()[1], answers=list(answers))
-        async with served(receiving, listener, tls=tls):
+        async with serve_application(receiving, listener, tls=tls):
             yield receiving
 
 
 @asynccontextmanager
-async def served(
+async def serve_application(
     app: ASGIApp, listener: socket.socket, *, tls: SSLContext | None = None
 ) -> AsyncIterator[None]:
     """An ASGI application behind a real HTTP server at a socket."""

@@ -33,36 +33,36 @@ from gateway.services import GatewayServices, build_gateway_services
 from gateway.sign_in.demo_people import DEMO_PEOPLE
 from gateway.toolsets import MCP_PATH
 from tests.databases import sqlite_database
-from tests.listeners import served
+from tests.listeners import serve_application
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
 
 
 @dataclass(frozen=True)
-class Byline:
+class PageServer:
     """A running gateway's pages."""
 
     url: str
     services: Services
     gateway_services: GatewayServices
 
-    async def signed_in(self, browser: Browser, username: str, path: str = "/") -> Page:
+    async def sign_in(self, browser: Browser, username: str, path: str = "/") -> Page:
         """Open a path that asks for a sign-in, and sign in."""
         page = await browser.open(f"{self.url}/sign-in?next={path}")
         return await page.form(submit="Sign in", username=username, password=PASSWORDS[username])
 
-    async def trail(self, kind: str) -> list[dict[str, Any]]:
+    async def list_trail_events(self, kind: str) -> list[dict[str, Any]]:
         """The lines of a kind."""
         return [line.event for line in await self.services.trail.find_lines() if line.kind == kind]
 
-    async def whoami(self, access_token: str) -> httpx2.Response:
+    async def fetch_whoami(self, access_token: str) -> httpx2.Response:
         """What `/mcp` makes of a bearer token."""
         async with httpx2.AsyncClient() as client:
             return await client.get(f"{self.url}/mcp", headers={"Authorization": f"Bearer {access_token}"})
 
 
 @asynccontextmanager
-async def serving(
+async def serve_pages(
     folder: Path,
     *,
     port: int = 0,
@@ -72,7 +72,7 @@ async def serving(
     outgoing: OutgoingSettings | None = None,
     policy: str = "",
     **gateway: Any,
-) -> AsyncIterator[Byline]:
+) -> AsyncIterator[PageServer]:
     """Hold the pages up at a port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -90,11 +90,13 @@ async def serving(
             gateway_services = build_gateway_services(services)
             # No page calls Temporal before somebody makes a schedule.
             schedules = Schedules(services, await Client.connect("127.0.0.1:1", lazy=True))
-            async with served(_application(services, gateway_services, schedules), listener):
-                yield Byline(url, services, gateway_services)
+            async with serve_application(_build_application(services, gateway_services, schedules), listener):
+                yield PageServer(url, services, gateway_services)
 
 
-def _application(services: Services, gateway_services: GatewayServices, schedules: Schedules) -> FastAPI:
+def _build_application(
+    services: Services, gateway_services: GatewayServices, schedules: Schedules
+) -> FastAPI:
     application = FastAPI()
     attach_browser_sessions(application, gateway_services.browser_sessions)
     for router in (

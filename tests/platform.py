@@ -55,7 +55,7 @@ from gateway.dev.compose import ComposeFile
 from gateway.dev.data_directory import COMPOSE_PATH
 from gateway.dev.readiness import is_ready
 from tests.databases import sqlite_database
-from tests.sandbox import CALLBACK, ROOT, Running
+from tests.sandbox import CALLBACK, ROOT, SandboxProcess
 from tests.signing_in import consent_page
 
 NORTHWIND = "001D000000IRFmaIAP"
@@ -74,11 +74,13 @@ async def temporal_server() -> AsyncIterator[str]:
     """The address of a Temporal server with search attributes and dynamic configuration as in the Compose file."""
     compose = ComposeFile(COMPOSE_PATH)
     command = compose.build_services(compose.variable_defaults)["temporal"].command
-    chosen = [flag for flag in command if flag.startswith(("--search-attribute=", "--dynamic-config-value="))]
+    server_flags = [
+        flag for flag in command if flag.startswith(("--search-attribute=", "--dynamic-config-value="))
+    ]
     environment = await WorkflowEnvironment.start_local(
         namespace=NAMESPACE,
         dev_server_existing_path=str(Path(sys.executable).parent / "temporal"),
-        dev_server_extra_args=chosen,
+        dev_server_extra_args=server_flags,
         dev_server_startup_timeout=timedelta(seconds=DEADLINE),
     )
     async with environment:
@@ -95,13 +97,13 @@ class Platform:
     temporal: Client
     registry: Registry
     runs: Runs
-    systems: Mapping[str, Running]
+    systems: Mapping[str, SandboxProcess]
     alice: Principal
     bob: Principal
-    opened: datetime
+    opened_at: datetime
 
     @asynccontextmanager
-    async def working(self, task_queue: str | None = None, **services: Any) -> AsyncIterator[None]:
+    async def run_worker(self, task_queue: str | None = None, **services: Any) -> AsyncIterator[None]:
         """Have a worker in this process; `services` take the place of the platform's own."""
         queue = task_queue or self.settings.temporal.task_queue
         # The sandbox costs more than all the rest; replays and the workers of their own processes run in it.
@@ -112,13 +114,13 @@ class Platform:
             yield
 
     @asynccontextmanager
-    async def delivering(self) -> AsyncIterator[None]:
+    async def run_wake_up_delivery(self) -> AsyncIterator[None]:
         """Deliver wake-ups, as a gateway does."""
         async with deliver_wake_ups(self.services.waiters, self.temporal):
             yield
 
     @asynccontextmanager
-    async def worker_process(
+    async def run_worker_process(
         self, task_queue: str | None = None, **environment: str
     ) -> AsyncIterator[asyncio.subprocess.Process]:
         """Have a worker in a process of its own, once it polls; `environment` says what is different about it."""
@@ -129,72 +131,72 @@ class Platform:
             cwd=ROOT,
             env={**os.environ, **self.environment, **variables(self.settings, queue), **environment},
         )
-        polled = f"temporal://{self.settings.temporal.address}/{NAMESPACE}/{queue}"
+        worker_address = f"temporal://{self.settings.temporal.address}/{NAMESPACE}/{queue}"
         if build := environment.get("BYLINE_TEMPORAL__BUILD_ID"):
-            polled += f"?build_id={build}"
+            worker_address += f"?build_id={build}"
 
         async def polls() -> bool:
             assert process.returncode is None, "the worker ended instead of starting"
-            return await is_ready(polled, polled_since=since)
+            return await is_ready(worker_address, polled_since=since)
 
         try:
-            await until(polls)
+            await wait_until(polls)
             yield process
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
 
-    async def start(self, tool: str, arguments: Mapping[str, Any], principal: Principal) -> str:
+    async def start_run(self, tool: str, arguments: Mapping[str, Any], principal: Principal) -> str:
         """Call a tool as somebody, and give the run's id."""
         return (
             await self.runs.starter.start_or_attach(tool, arguments, Caller(principal, CHAT, "mcp"))
         ).run_id
 
-    async def outcome(self, run_id: str) -> Outcome:
+    async def wait_for_outcome(self, run_id: str) -> Outcome:
         """How a run ends, whatever it waits for on the way."""
-        told: set[str] = set()
+        announced_waits: set[str] = set()
         async with asyncio.timeout(DEADLINE):
             while True:
                 outcome = await self.runs.outcomes.wait_for_outcome(
-                    run_id, timeout_seconds=DEADLINE, announced_waits=told
+                    run_id, timeout_seconds=DEADLINE, announced_waits=announced_waits
                 )
                 if not isinstance(outcome, PendingWaits):
                     return outcome
-                told |= set(outcome.ids)
+                announced_waits |= set(outcome.ids)
 
-    async def asked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
+    async def wait_for_requests(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
         """What the run asks its principal, once it has asked this many questions."""
 
         async def has_asked() -> bool:
             return len(await self.services.authorization_requests.list_awaited_requests(run_id)) == questions
 
-        await until(has_asked)
+        await wait_until(has_asked)
         return await self.services.authorization_requests.list_awaited_requests(run_id)
 
-    async def parked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
+    async def wait_until_parked(self, run_id: str, questions: int = 1) -> list[AuthorizationRequest]:
         """As `asked`, once the root workflow itself has also begun to wait."""
-        requests = await self.asked(run_id, questions)
+        requests = await self.wait_for_requests(run_id, questions)
 
         async def waits() -> bool:
-            return await self.awaiting(run_id) is not None
+            return await self.read_awaited_connections(run_id) is not None
 
-        await until(waits)
+        await wait_until(waits)
         return requests
 
-    async def awaiting(self, workflow_id: str) -> list[str] | None:
+    async def read_awaited_connections(self, workflow_id: str) -> list[str] | None:
         """The connections that a workflow says it waits for."""
         description = await self.temporal.get_workflow_handle(workflow_id).describe()
-        found = description.search_attributes.get("BylineAwaiting")
-        return None if not found else [str(connection) for connection in found]
+        awaited_connections = description.search_attributes.get("BylineAwaiting")
+        return None if not awaited_connections else [str(connection) for connection in awaited_connections]
 
     async def consent(
         self, request: AuthorizationRequest, principal: Principal, *, account: str | None = None
     ) -> None:
         """Let the principal answer with yes at the upstream's own sign-in page, with the account of this person."""
-        await self.answer(request, principal, "Allow", by=self.services, account=account)
+        await self.answer_sign_in(request, principal, "Allow", by=self.services, account=account)
 
-    async def answer(
+    async def answer_sign_in(
         self,
         request: AuthorizationRequest,
         principal: Principal,
@@ -211,32 +213,36 @@ class Platform:
             page = await browser.open(address)
             page = await page.form(
                 submit="Sign in",
-                username=system.account(account),
+                username=system.find_account(account),
                 password=f"{account}-{system.system.name}",
             )
             page = await page.form(submit=button)
         await by.sign_ins.finish_redirect(dict(parse_qsl(urlsplit(page.url).query)), principal, session)
 
-    async def grant(
+    async def give_grant(
         self, connection: str, principal: Principal, scope: str | None = None, *, account: str | None = None
     ) -> UpstreamTokens:
         """Give a principal a grant before anything asks for it, with tokens that the upstream issued."""
-        declared = await self.services.catalogue.get_connection(connection)
-        asked, system = scope or " ".join(declared.scopes), self.systems[connection]
+        declaration = await self.services.catalogue.get_connection(connection)
+        scope_text, system = scope or " ".join(declaration.scopes), self.systems[connection]
         account = account or principal.subject
-        tokens = UpstreamTokens.from_response(await system.tokens(account, asked), tuple(asked.split()))
+        tokens = UpstreamTokens.from_response(
+            await system.fetch_tokens(account, scope_text), tuple(scope_text.split())
+        )
         async with self.services.database.open_write_session() as session:
             await self.services.grants.store_grant(
-                session, declared, principal.id, tokens, system.account(account)
+                session, declaration, principal.id, tokens, system.find_account(account)
             )
         return tokens
 
     async def redeclare(self, connection: str, **changes: object) -> None:
         """Declare a connection otherwise."""
-        declared = await self.services.catalogue.get_connection(connection)
-        await self.services.catalogue.store_connections([declared.model_copy(update=changes)])
+        declaration = await self.services.catalogue.get_connection(connection)
+        await self.services.catalogue.store_connections([declaration.model_copy(update=changes)])
 
-    def identity(self, principal: Principal, root: str, tool: str, trigger: TriggerKind = "mcp") -> Identity:
+    def build_identity(
+        self, principal: Principal, root: str, tool: str, trigger: TriggerKind = "mcp"
+    ) -> Identity:
         """The identity of a run that no gateway started."""
         return Identity(
             principal_id=principal.id,
@@ -250,14 +256,14 @@ class Platform:
             call_digest=secrets.token_hex(8),
         )
 
-    async def signed(self, identity: Identity) -> str:
+    async def sign_identity(self, identity: Identity) -> str:
         """The signed header of an identity."""
         return await self.services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
 
     async def register(self, identity: Identity) -> None:
         """Register the run of an identity, as the gateway does when it starts one."""
-        called = AuditEvent(kind="tool.called", identity=identity, run_id=identity.run_id)
-        await self.services.trail.append_event(called, build_run_row(identity))
+        called_event = AuditEvent(kind="tool.called", identity=identity, run_id=identity.run_id)
+        await self.services.trail.append_event(called_event, build_run_row(identity))
 
     async def start_past_the_gateway(
         self, workflow: str, argument: object, *, run_id: str, headers: Mapping[str, Payload]
@@ -277,41 +283,43 @@ class Platform:
             )
         )
 
-    async def history(self, workflow_id: str) -> list[HistoryEvent]:
+    async def fetch_history(self, workflow_id: str) -> list[HistoryEvent]:
         """Everything that happened to a workflow."""
         history = await self.temporal.get_workflow_handle(workflow_id).fetch_history()
         return list(history.events)
 
-    async def count(self, workflow_id: str, kind: EventType.ValueType) -> int:
+    async def count_events(self, workflow_id: str, kind: EventType.ValueType) -> int:
         """How often something happened to a workflow."""
-        return sum(event.event_type == kind for event in await self.history(workflow_id))
+        return sum(event.event_type == kind for event in await self.fetch_history(workflow_id))
 
-    async def headers(self, workflow_id: str) -> dict[str, Payload]:
+    async def fetch_headers(self, workflow_id: str) -> dict[str, Payload]:
         """The headers that a workflow was started with, as anybody can read them in its history."""
-        started = (await self.history(workflow_id))[0].workflow_execution_started_event_attributes
-        return dict(started.header.fields)
+        started_attributes = (await self.fetch_history(workflow_id))[
+            0
+        ].workflow_execution_started_event_attributes
+        return dict(started_attributes.header.fields)
 
-    async def waiters(self, run_id: str) -> list[WaiterRow]:
+    async def list_waiters(self, run_id: str) -> list[WaiterRow]:
         """Every wait of a run, as stored."""
         async with self.services.database.open_read_session() as session:
             return list((await session.exec(select(WaiterRow).where(WaiterRow.run_id == run_id))).all())
 
-    async def trail(self, kind: str, run_id: str | None = None) -> list[dict[str, Any]]:
+    async def list_trail_events(self, kind: str, run_id: str | None = None) -> list[dict[str, Any]]:
         """The events of a kind, of one run or of all."""
         lines = await self.services.trail.find_lines(run_id=run_id, limit=10_000)
         return [line.event for line in lines if line.kind == kind]
 
-    def requests(self, system: str, kind: str = "api") -> list[dict[str, Any]]:
+    def list_requests(self, system: str, kind: str = "api") -> list[dict[str, Any]]:
         """What a system was asked since this platform was opened."""
-        seen = self.systems[system].requests(kind)
-        return [request for request in seen if datetime.fromisoformat(request["time"]) > self.opened]
+        requests = self.systems[system].list_requests(kind)
+        return [request for request in requests if datetime.fromisoformat(request["time"]) > self.opened_at]
 
 
 @asynccontextmanager
 async def open_platform(
     folder: Path,
     temporal_address: str,
-    systems: Mapping[str, Running],
+    systems: Mapping[str, SandboxProcess],
     vault: VaultSettings | None = None,
 ) -> AsyncIterator[Platform]:
     """A platform with the sandbox's connections declared and two people known; nothing works or delivers yet."""
@@ -343,11 +351,11 @@ async def open_platform(
             systems=systems,
             alice=await services.principals.resolve_principal(issuer, "alice", "Alice Liddell"),
             bob=await services.principals.resolve_principal(issuer, "bob", "Bob Baker"),
-            opened=datetime.now(UTC),
+            opened_at=datetime.now(UTC),
         )
 
 
-async def until(holds: Callable[[], Any], seconds: float = DEADLINE) -> None:
+async def wait_until(holds: Callable[[], Any], seconds: float = DEADLINE) -> None:
     """Wait for something to become true, with a deadline."""
     async with asyncio.timeout(seconds):
         while not await holds():
@@ -369,7 +377,7 @@ def variables(settings: Settings, task_queue: str) -> dict[str, str]:
 
 
 @asynccontextmanager
-async def severed(platform: Platform) -> AsyncIterator[Client]:
+async def connect_severed_client(platform: Platform) -> AsyncIterator[Client]:
     """A client whose connection to Temporal broke after it was made."""
     host, _, port = platform.settings.temporal.address.rpartition(":")
     pipes: list[asyncio.StreamWriter] = []

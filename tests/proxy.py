@@ -27,7 +27,7 @@ class Proxy:
     sticky: bool = False
     only: int | None = None
     """The place of the one gateway that is taken now, whatever else would be."""
-    served: Counter[int] = field(default_factory=Counter)
+    served_counts: Counter[int] = field(default_factory=Counter)
     """How many requests the gateway at each place has answered."""
     under_way: int = 0
     """How many requests were passed on and not answered to their end."""
@@ -60,30 +60,32 @@ class Proxy:
     ) -> None:
         there = f"http://127.0.0.1:{self.gateways[place]}{request.url.path}"
         query = f"?{request.url.query}" if request.url.query else ""
-        asked = http.build_request(
-            request.method, there + query, headers=_kept(request.scope["headers"]), content=body
+        forwarded_request = http.build_request(
+            request.method, there + query, headers=_drop_hop_headers(request.scope["headers"]), content=body
         )
-        gone = asyncio.create_task(_gone(request))
-        answering = asyncio.create_task(self._answer(http, asked, place, send))
+        disconnect_task = asyncio.create_task(_wait_for_disconnect(request))
+        answering = asyncio.create_task(self._answer(http, forwarded_request, place, send))
         self.under_way += 1
         try:
-            await asyncio.wait({gone, answering}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({disconnect_task, answering}, return_when=asyncio.FIRST_COMPLETED)
             if answering.done():
                 answering.result()
         finally:
             self.under_way -= 1
-            for task in (gone, answering):
+            for task in (disconnect_task, answering):
                 task.cancel()
-            await asyncio.gather(gone, answering, return_exceptions=True)
+            await asyncio.gather(disconnect_task, answering, return_exceptions=True)
 
-    async def _answer(self, http: httpx2.AsyncClient, asked: httpx2.Request, place: int, send: Send) -> None:
+    async def _answer(
+        self, http: httpx2.AsyncClient, forwarded_request: httpx2.Request, place: int, send: Send
+    ) -> None:
         has_begun = False
         try:
-            answer = await http.send(asked, stream=True)
-            self.served[place] += 1
+            answer = await http.send(forwarded_request, stream=True)
+            self.served_counts[place] += 1
             if _SESSION in answer.headers:
                 self._sessions[answer.headers[_SESSION]] = place
-            headers = _kept(answer.headers.raw)
+            headers = _drop_hop_headers(answer.headers.raw)
             await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
             has_begun = True
             async for chunk in answer.aiter_raw():
@@ -96,11 +98,11 @@ class Proxy:
             await Response("The gateway is gone.", 502)({"type": "http"}, _nothing, send)
 
 
-def _kept(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _drop_hop_headers(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, value in headers if name.lower() not in _HOP_BY_HOP]
 
 
-async def _gone(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
@@ -110,7 +112,7 @@ async def _nothing() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def proxied(proxy: Proxy, port: int) -> AsyncIterator[None]:
+async def run_proxy(proxy: Proxy, port: int) -> AsyncIterator[None]:
     """Have the proxy listen at this port of 127.0.0.1."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         config = uvicorn.Config(proxy, log_level="critical", lifespan="off", timeout_graceful_shutdown=1)

@@ -19,11 +19,11 @@ from gateway.authorization_server.tables import build_authorization_server_table
 from gateway.mcp.server import create_mcp_servers
 from gateway.protected_resource import API_PATH
 from gateway.services import build_gateway_services
-from tests.listeners import served
+from tests.listeners import serve_application
 from tests.platform import Platform
 
 
-def consented(principal: Principal, client: ClientInformation, resource: str) -> ClientConsent:
+def build_consent(principal: Principal, client: ClientInformation, resource: str) -> ClientConsent:
     """What a person's yes to a client is, once they gave it."""
     return ClientConsent(
         id=secrets.token_hex(8),
@@ -38,51 +38,51 @@ def consented(principal: Principal, client: ClientInformation, resource: str) ->
 
 
 @dataclass(frozen=True)
-class Rest:
+class ApiServer:
     """A running gateway."""
 
     url: str
     services: Services
 
-    async def person(self, subject: str, name: str) -> Principal:
+    async def add_person(self, subject: str, name: str) -> Principal:
         """Somebody whom the built-in sign-in knows."""
         return await self.services.principals.resolve_principal(self.url, subject, name)
 
-    async def token(self, principal: Principal, path: str = API_PATH) -> str:
+    async def issue_token(self, principal: Principal, path: str = API_PATH) -> str:
         """An access token of the built-in authorization server, for a client that the person consented to."""
         client = ClientInformation(client_id="reports", client_name="Reports", redirect_uris=None)
-        consent = consented(principal, client, f"{self.url}{path}")
+        consent = build_consent(principal, client, f"{self.url}{path}")
         await ClientConsents(self.services.database).store_consent(consent)
-        issued = await build_authorization_server_tables(self.services).token_issuer.issue_tokens(
+        issued_tokens = await build_authorization_server_tables(self.services).token_issuer.issue_tokens(
             principal, client, consent.scopes, consent.id, resource=consent.resource, has_refresh_token=False
         )
-        return issued.access_token
+        return issued_tokens.access_token
 
     @asynccontextmanager
-    async def calling_as(self, principal: Principal) -> AsyncIterator[httpx2.AsyncClient]:
+    async def open_client(self, principal: Principal) -> AsyncIterator[httpx2.AsyncClient]:
         """A client whose paths begin after `/api/v1`."""
-        headers = {"Authorization": f"Bearer {await self.token(principal)}"}
+        headers = {"Authorization": f"Bearer {await self.issue_token(principal)}"}
         base = f"{self.url}{API_PATH}"
         async with httpx2.AsyncClient(base_url=base, headers=headers, timeout=90) as client:
             yield client
 
 
 @asynccontextmanager
-async def serving(
+async def serve_api(
     platform: Platform,
     *,
     mcp: bool = False,
     port: int = 0,
     policy: PolicyFile | None = None,
-    **changed: object,
-) -> AsyncIterator[Rest]:
+    **gateway_settings: object,
+) -> AsyncIterator[ApiServer]:
     """Serve the platform's gateway at a port of 127.0.0.1; with `mcp`, which a fixture can't close, also at `/mcp`.
 
     What is `changed` are settings of the gateway.
     """
     with socket.create_server(("127.0.0.1", port)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        gateway = platform.settings.gateway.model_copy(update={"public_url": url, **changed})
+        gateway = platform.settings.gateway.model_copy(update={"public_url": url, **gateway_settings})
         settings = platform.settings.model_copy(update={"gateway": gateway})
         services = replace(platform.services, settings=settings)
         if policy is not None:
@@ -101,5 +101,5 @@ async def serving(
             if mcp:
                 for server in servers.values():
                     await open_.enter_async_context(server.session_manager.run())
-            await open_.enter_async_context(served(app, listener))
-            yield Rest(url, services)
+            await open_.enter_async_context(serve_application(app, listener))
+            yield ApiServer(url, services)

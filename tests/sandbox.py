@@ -25,7 +25,7 @@ SYSTEMS = {system.name: system for system in (crm.SYSTEM, billing.SYSTEM, suppor
 
 
 @dataclass
-class Running:
+class SandboxProcess:
     """One system in its own process."""
 
     system: System
@@ -33,12 +33,14 @@ class Running:
     secret: str
     process: subprocess.Popen[bytes]
 
-    def account(self, person: str) -> str:
+    def find_account(self, person: str) -> str:
         """Give the account name that alice or bob has here."""
         password = f"{person}-{self.system.name}"
         return next(seed.username for seed in self.system.people if seed.password == password)
 
-    def client(self, scope: str | None = None, method: str = "client_secret_basic") -> AsyncOAuth2Client:
+    def build_client(
+        self, scope: str | None = None, method: str = "client_secret_basic"
+    ) -> AsyncOAuth2Client:
         """Give Authlib's client, registered here."""
         return AsyncOAuth2Client(
             "byline",
@@ -49,7 +51,9 @@ class Running:
             token_endpoint_auth_method=method,
         )
 
-    async def ask(self, browser: Browser, person: str, client: AsyncOAuth2Client) -> tuple[Page, str]:
+    async def open_consent_page(
+        self, browser: Browser, person: str, client: AsyncOAuth2Client
+    ) -> tuple[Page, str]:
         """Send a person to this system, sign in, and give the consent page with the code verifier."""
         verifier = secrets.token_urlsafe(48)
         address, _ = client.create_authorization_url(
@@ -57,18 +61,20 @@ class Running:
         )
         page = await browser.open(address)
         page = await page.form(
-            submit="Sign in", username=self.account(person), password=f"{person}-{self.system.name}"
+            submit="Sign in", username=self.find_account(person), password=f"{person}-{self.system.name}"
         )
         return page, verifier
 
-    async def tokens(self, person: str, scope: str | None = None) -> dict[str, Any]:
+    async def fetch_tokens(self, person: str, scope: str | None = None) -> dict[str, Any]:
         """Play the whole code flow and give the token response."""
-        async with Browser(stop_at=CALLBACK) as browser, self.client(scope) as client:
-            page, verifier = await self.ask(browser, person, client)
+        async with Browser(stop_at=CALLBACK) as browser, self.build_client(scope) as client:
+            page, verifier = await self.open_consent_page(browser, person, client)
             page = await page.form(submit="Allow")
-            return await self.exchange(client, page.url, verifier)
+            return await self.exchange_code(client, page.url, verifier)
 
-    async def exchange(self, client: AsyncOAuth2Client, redirected_to: str, verifier: str) -> dict[str, Any]:
+    async def exchange_code(
+        self, client: AsyncOAuth2Client, redirected_to: str, verifier: str
+    ) -> dict[str, Any]:
         """Swap the code in a redirect for tokens."""
         response: dict[str, Any] = await client.fetch_token(
             self.url + self.system.oauth.tokens,
@@ -78,28 +84,28 @@ class Running:
         )
         return response
 
-    async def access_token(self, person: str, scope: str | None = None) -> str:
+    async def fetch_access_token(self, person: str, scope: str | None = None) -> str:
         """Give a person's access token."""
-        return str((await self.tokens(person, scope))["access_token"])
+        return str((await self.fetch_tokens(person, scope))["access_token"])
 
-    def get(self, path: str, token: str | None = None) -> httpx2.Response:
+    def get_path(self, path: str, token: str | None = None) -> httpx2.Response:
         """Ask by plain HTTP."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx2.get(self.url + path, headers=headers)
 
-    def fault(self, **fault: object) -> None:
+    def add_fault(self, **fault: object) -> None:
         """Tell the system to have a trouble."""
         httpx2.post(self.url + "/_sandbox/faults", json=fault).raise_for_status()
 
-    def requests(self, kind: str = "api") -> list[dict[str, Any]]:
+    def list_requests(self, kind: str = "api") -> list[dict[str, Any]]:
         """Give what the system says it was asked."""
         response = httpx2.get(self.url + "/_sandbox/requests", params={"kind": kind})
-        seen: list[dict[str, Any]] = response.raise_for_status().json()["requests"]
-        return seen
+        requests: list[dict[str, Any]] = response.raise_for_status().json()["requests"]
+        return requests
 
 
 @contextmanager
-def running(name: str, database: Path, *flags: str) -> Iterator[Running]:
+def run_sandbox_system(name: str, database: Path, *flags: str) -> Iterator[SandboxProcess]:
     """Start a system, and stop it at the end."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -108,16 +114,16 @@ def running(name: str, database: Path, *flags: str) -> Iterator[Running]:
     command = [sys.executable, "-m", "examples.sandbox", name, "--port", port, "--database", str(database)]
     command += ["--redirect-uri", CALLBACK, "--client-secret-env", "SANDBOX_CLIENT_SECRET", *flags]
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"SANDBOX_CLIENT_SECRET": secret})
-    system = Running(SYSTEMS[name], f"http://127.0.0.1:{port}", secret, process)
+    system = SandboxProcess(SYSTEMS[name], f"http://127.0.0.1:{port}", secret, process)
     try:
-        until(lambda: _is_up(system))
+        wait_until(lambda: _is_up(system))
         yield system
     finally:
         process.terminate()
         process.wait(10)
 
 
-def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
     """Wait for something to become true, with a deadline."""
     deadline = time.monotonic() + seconds
     while not holds():
@@ -125,7 +131,7 @@ def until(holds: Callable[[], bool], seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-def _is_up(system: Running) -> bool:
+def _is_up(system: SandboxProcess) -> bool:
     assert system.process.poll() is None, "the system ended instead of starting"
     try:
         return httpx2.get(system.url + "/healthz").status_code == 200

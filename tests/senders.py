@@ -26,57 +26,59 @@ HELLO_SIGNED = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8
 
 
 @dataclass(frozen=True)
-class Delivery:
+class SignedDelivery:
     """What a sender puts on the wire."""
 
     headers: Mapping[str, str]
     body: bytes
 
 
-def stripe(secret: str, event: str, said: Mapping[str, Any], at: int) -> Delivery:
-    body = json.dumps({"id": event, "object": "event", **said})
-    header = WebhookSignature.generate_signature_header(body, secret, at)
-    return Delivery({"stripe-signature": header}, body.encode())
+def sign_as_stripe(secret: str, event: str, body_fields: Mapping[str, Any], signed_at: int) -> SignedDelivery:
+    body = json.dumps({"id": event, "object": "event", **body_fields})
+    header = WebhookSignature.generate_signature_header(body, secret, signed_at)
+    return SignedDelivery({"stripe-signature": header}, body.encode())
 
 
-def slack(secret: str, event: str, said: Mapping[str, Any], at: int) -> Delivery:
-    body = json.dumps({"type": "event_callback", "event_id": event, **said}).encode()
-    signature = SignatureVerifier(secret).generate_signature(timestamp=str(at), body=body)
+def sign_as_slack(secret: str, event: str, body_fields: Mapping[str, Any], signed_at: int) -> SignedDelivery:
+    body = json.dumps({"type": "event_callback", "event_id": event, **body_fields}).encode()
+    signature = SignatureVerifier(secret).generate_signature(timestamp=str(signed_at), body=body)
     assert signature is not None
-    return Delivery({"x-slack-request-timestamp": str(at), "x-slack-signature": signature}, body)
+    return SignedDelivery({"x-slack-request-timestamp": str(signed_at), "x-slack-signature": signature}, body)
 
 
-def standard(secret: str, event: str, said: Mapping[str, Any], at: int) -> Delivery:
-    body = json.dumps(said)
-    signature = StandardWebhook(secret).sign(event, datetime.fromtimestamp(at, UTC), body)
-    headers = {"webhook-id": event, "webhook-timestamp": str(at), "webhook-signature": signature}
-    return Delivery(headers, body.encode())
+def sign_as_standard(
+    secret: str, event: str, body_fields: Mapping[str, Any], signed_at: int
+) -> SignedDelivery:
+    body = json.dumps(body_fields)
+    signature = StandardWebhook(secret).sign(event, datetime.fromtimestamp(signed_at, UTC), body)
+    headers = {"webhook-id": event, "webhook-timestamp": str(signed_at), "webhook-signature": signature}
+    return SignedDelivery(headers, body.encode())
 
 
-def github(secret: str, event: str, said: Mapping[str, Any], _at: int) -> Delivery:
+def sign_as_github(secret: str, event: str, body_fields: Mapping[str, Any], _at: int) -> SignedDelivery:
     """GitHub has no library that signs; what it signs is the body, as in the example that it documents."""
-    body = json.dumps(said).encode()
+    body = json.dumps(body_fields).encode()
     mac = hmac.new(secret.encode(), body, "sha256").hexdigest()
     headers = {
         "x-hub-signature-256": f"sha256={mac}",
         "x-github-delivery": event,
         "x-github-event": "issues",
     }
-    return Delivery(headers, body)
+    return SignedDelivery(headers, body)
 
 
-Sign = Callable[[str, str, Mapping[str, Any], int], Delivery]
+Sign = Callable[[str, str, Mapping[str, Any], int], SignedDelivery]
 SENDERS: Mapping[SignatureScheme, tuple[str, Sign]] = {
-    "stripe": (STRIPE, stripe),
-    "github": (GITHUB, github),
-    "slack": (SLACK, slack),
-    "standard": (STANDARD, standard),
+    "stripe": (STRIPE, sign_as_stripe),
+    "github": (GITHUB, sign_as_github),
+    "slack": (SLACK, sign_as_slack),
+    "standard": (STANDARD, sign_as_standard),
 }
 
 
-def now() -> int:
+def now_seconds() -> int:
     return int(time.time())
 
 
-def an_event() -> str:
+def new_event_id() -> str:
     return f"evt_{secrets.token_hex(8)}"

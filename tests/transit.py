@@ -16,7 +16,7 @@ ROLE_ID = "role-of-byline"
 SECRET_ID = "secret-id-of-byline"
 
 
-class Transit:
+class TransitServer:
     """One engine with one key of type aes256-gcm96; it counts what it is asked, and may be stopped and started.
 
     A login gets a token for `lease` seconds: by role id and secret id, or by the role `byline` and what `jwts` holds.
@@ -24,11 +24,11 @@ class Transit:
 
     def __init__(self, port: int) -> None:
         self.address = f"http://127.0.0.1:{port}"
-        self.asked: list[str] = []
+        self.request_paths: list[str] = []
         self.lease = 3600.0
         self.jwts: set[str] = set()
         self.permits = True
-        self.refused = 0
+        self.refusal_count = 0
         self.versions = [secrets.token_bytes(32)]
         self.min_decryption_version = 1
         self._tokens = {TOKEN: float("inf")}
@@ -75,9 +75,9 @@ class Transit:
     def answer(self, path: str, token: str | None, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """What the engine says to one request."""
         operation = path.removeprefix("/v1/transit/").split("/")
-        self.asked.append(operation[0])
+        self.request_paths.append(operation[0])
         if not self.permits or time.monotonic() >= self._tokens.get(token or "", 0.0):
-            self.refused += 1
+            self.refusal_count += 1
             return 403, {"errors": ["1 error occurred:\n\t* permission denied\n\n"]}
         bound_to = b64decode(body.get("associated_data", ""))
         match operation:
@@ -89,18 +89,18 @@ class Transit:
                 return 200, {"data": {}}
             case ["encrypt", "byline"]:
                 nonce = secrets.token_bytes(12)
-                sealed = nonce + AESGCM(self.versions[-1]).encrypt(
+                sealed_bytes = nonce + AESGCM(self.versions[-1]).encrypt(
                     nonce, b64decode(body["plaintext"]), bound_to
                 )
-                text = f"vault:v{len(self.versions)}:{b64encode(sealed).decode()}"
+                text = f"vault:v{len(self.versions)}:{b64encode(sealed_bytes).decode()}"
                 return 200, {"data": {"ciphertext": text, "key_version": len(self.versions)}}
             case ["decrypt", "byline"]:
-                return self._decrypted(body["ciphertext"], bound_to)
+                return self._decrypt(body["ciphertext"], bound_to)
         return 400, {"errors": ["encryption key not found"]}
 
     def log_in(self, path: str, body: dict[str, str]) -> tuple[int, dict[str, Any]]:
         """What the method at a mount says to one login."""
-        self.asked.append("login")
+        self.request_paths.append("login")
         match path:
             case "/v1/auth/approle/login" if (body["role_id"], body["secret_id"]) == (ROLE_ID, SECRET_ID):
                 pass
@@ -116,13 +116,15 @@ class Transit:
             "auth": {"client_token": token, "lease_duration": self.lease, "renewable": True},
         }
 
-    def _decrypted(self, ciphertext: str, bound_to: bytes) -> tuple[int, dict[str, Any]]:
+    def _decrypt(self, ciphertext: str, bound_to: bytes) -> tuple[int, dict[str, Any]]:
         _, version, text = ciphertext.split(":")
         if int(version[1:]) < self.min_decryption_version:
             return 400, {"errors": ["ciphertext or signature version is disallowed by policy (too old)"]}
-        sealed = b64decode(text)
+        sealed_bytes = b64decode(text)
         try:
-            plain = AESGCM(self.versions[int(version[1:]) - 1]).decrypt(sealed[:12], sealed[12:], bound_to)
+            plain = AESGCM(self.versions[int(version[1:]) - 1]).decrypt(
+                sealed_bytes[:12], sealed_bytes[12:], bound_to
+            )
         except InvalidTag:
             return 400, {"errors": ["cipher: message authentication failed"]}
         return 200, {"data": {"plaintext": b64encode(plain).decode()}}

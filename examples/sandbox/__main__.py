@@ -8,7 +8,7 @@ import uvicorn
 
 from examples.sandbox import billing, crm, support
 from examples.sandbox.app import create_app
-from examples.sandbox.people import People
+from examples.sandbox.people import SandboxPeople
 from examples.sandbox.sessions import Sessions
 from examples.sandbox.storage import Database
 from examples.sandbox.system import Client, Sandbox
@@ -33,26 +33,26 @@ def main() -> None:
     )
     parser.add_argument("--redirect-uri", action="append", required=True, help="may be given more than once")
     parser.add_argument("--access-token-seconds", type=int, default=3600)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
 
-    secret = os.environ.get(given.client_secret_env)
+    secret = os.environ.get(arguments.client_secret_env)
     if not secret:
-        parser.error(f"set the environment variable {given.client_secret_env} to the client's secret")
-    database = Database(given.database)
+        parser.error(f"set the environment variable {arguments.client_secret_env} to the client's secret")
+    database = Database(arguments.database)
     sandbox = Sandbox(
-        system=SYSTEMS[given.system],
-        issuer=given.public_url or f"http://{given.host}:{given.port}",
-        client=Client(given.client_id, secret, tuple(given.redirect_uri)),
+        system=SYSTEMS[arguments.system],
+        issuer=arguments.public_url or f"http://{arguments.host}:{arguments.port}",
+        client=Client(arguments.client_id, secret, tuple(arguments.redirect_uri)),
         database=database,
-        people=People(database),
+        people=SandboxPeople(database),
         sessions=Sessions(database),
-        tokens=Tokens(database, given.access_token_seconds),
+        tokens=Tokens(database, arguments.access_token_seconds),
     )
     sandbox.seed()
     uvicorn.run(
         create_app(sandbox),
-        host=given.host,
-        port=given.port,
+        host=arguments.host,
+        port=arguments.port,
         log_level="warning",
         timeout_graceful_shutdown=1,
     )

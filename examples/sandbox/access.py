@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from examples.sandbox.people import Person
+from examples.sandbox.people import SandboxPerson
 from examples.sandbox.storage import Database
-from examples.sandbox.system import Refused, Sandbox, sandbox_of
+from examples.sandbox.system import RequestRefused, Sandbox, sandbox_of
 
 
 @dataclass(frozen=True)
 class Caller:
     """The account of an access token, and the system that received it."""
 
-    person: Person
+    person: SandboxPerson
     sandbox: Sandbox
 
     @property
@@ -30,7 +30,7 @@ class Caller:
         """Raise Refused unless this account may perform the action on the object."""
         if not self.may(action, target):
             message = f"{self.person.username} may not {action} {target}"
-            raise Refused(403, self.sandbox.system.error(403, message))
+            raise RequestRefused(403, self.sandbox.system.error(403, message))
 
 
 def caller_with(*scopes: str) -> Callable[[Request], Awaitable[Caller]]:
@@ -44,12 +44,12 @@ def caller_with(*scopes: str) -> Callable[[Request], Awaitable[Caller]]:
         if consent is None or person is None:
             challenge = 'Bearer error="invalid_token"' if kind else "Bearer"
             body = sandbox.system.error(401, "Session expired or invalid")
-            raise Refused(401, body, {"WWW-Authenticate": challenge})
+            raise RequestRefused(401, body, {"WWW-Authenticate": challenge})
         request.state.account = person.username
         if scopes and not set(scopes) & set(consent.scopes):
             body = sandbox.system.error(403, f"The access token lacks the scope {scopes[0]}")
             challenge = f'Bearer error="insufficient_scope", scope="{scopes[0]}"'
-            raise Refused(403, body, {"WWW-Authenticate": challenge})
+            raise RequestRefused(403, body, {"WWW-Authenticate": challenge})
         return Caller(person, sandbox)
 
     return caller

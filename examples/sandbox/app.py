@@ -10,15 +10,15 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from examples.sandbox import faults
-from examples.sandbox.authorize import NotAQuestion, authorize_routes
+from examples.sandbox.authorize import InvalidAuthorizationRequest, authorize_routes
 from examples.sandbox.oauth import oauth_routes
-from examples.sandbox.system import Refused, Sandbox
+from examples.sandbox.system import RequestRefused, Sandbox
 
 
 def create_app(sandbox: Sandbox) -> FastAPI:
     """Build the application of a running system: its API, its OAuth server, and its routes for faults."""
     system = sandbox.system
-    troubles = faults.Troubles(system, sandbox.database)
+    troubles = faults.FaultInjector(system, sandbox.database)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -38,22 +38,22 @@ def create_app(sandbox: Sandbox) -> FastAPI:
     async def healthz() -> dict[str, str]:
         return {"system": system.name, "status": "ok"}
 
-    @app.exception_handler(Refused)
-    async def refused(_request: Request, refusal: Refused) -> JSONResponse:
+    @app.exception_handler(RequestRefused)
+    async def answer_refusal(_request: Request, refusal: RequestRefused) -> JSONResponse:
         return JSONResponse(refusal.body, refusal.status, refusal.headers)
 
-    @app.exception_handler(NotAQuestion)
-    async def not_a_question(_request: Request, problem: NotAQuestion) -> Response:
+    @app.exception_handler(InvalidAuthorizationRequest)
+    async def answer_wrong_authorization(_request: Request, problem: InvalidAuthorizationRequest) -> Response:
         return problem.response
 
     @app.exception_handler(HTTPException)
-    async def no_such_route(request: Request, problem: HTTPException) -> Response:
+    async def answer_unknown_route(request: Request, problem: HTTPException) -> Response:
         if not request.url.path.startswith(system.api):
             return await http_exception_handler(request, problem)
         return JSONResponse(system.error(problem.status_code, problem.detail), problem.status_code)
 
     @app.exception_handler(RequestValidationError)
-    async def malformed(request: Request, problem: RequestValidationError) -> Response:
+    async def answer_malformed(request: Request, problem: RequestValidationError) -> Response:
         if not request.url.path.startswith(system.api):
             return await request_validation_exception_handler(request, problem)
         unreadable = any(error["type"] == "json_invalid" for error in problem.errors())

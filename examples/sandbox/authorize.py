@@ -16,7 +16,7 @@ from examples.sandbox.sessions import Session
 from examples.sandbox.system import OAuthPaths, Sandbox, sandbox_of
 
 
-class NotAQuestion(Exception):
+class InvalidAuthorizationRequest(Exception):
     """The authorization request is invalid. `response` informs the client or, if that is unsafe, the person."""
 
     def __init__(self, response: Response) -> None:
@@ -25,7 +25,7 @@ class NotAQuestion(Exception):
 
 
 @dataclass(frozen=True)
-class Question:
+class AuthorizationQuestion:
     """A valid authorization request."""
 
     redirect_uri: str
@@ -34,7 +34,7 @@ class Question:
     challenge: str
 
 
-class Pressed(BaseModel):
+class ConsentForm(BaseModel):
     """A form of one of the pages, as it was sent."""
 
     decision: Literal["sign-in", "allow", "deny", "switch"]
@@ -43,63 +43,69 @@ class Pressed(BaseModel):
     password: str = ""
 
 
-async def read_question(request: Request) -> Question:
+async def read_question(request: Request) -> AuthorizationQuestion:
     """Read the authorization request from the query. Raises NotAQuestion."""
     sandbox = sandbox_of(request)
-    sent = request.query_params
-    if len(sent.multi_items()) != len(sent):
-        raise _no_way_back(sandbox, "The request names a parameter twice. Go back and start again.")
-    if sent.get("client_id") != sandbox.client.id:
-        raise _no_way_back(
+    parameters = request.query_params
+    if len(parameters.multi_items()) != len(parameters):
+        raise _refuse_without_redirect(
+            sandbox, "The request names a parameter twice. Go back and start again."
+        )
+    if parameters.get("client_id") != sandbox.client.id:
+        raise _refuse_without_redirect(
             sandbox, "The application that sent you here is not registered. Tell its operator."
         )
-    if sent.get("redirect_uri") not in sandbox.client.redirect_uris:
-        raise _no_way_back(sandbox, "The application's return address is not registered. Tell its operator.")
-    question = Question(
-        redirect_uri=sent["redirect_uri"],
-        state=sent.get("state"),
-        scopes=tuple(dict.fromkeys(sent.get("scope", "").split())) or tuple(sandbox.system.scopes),
-        challenge=sent.get("code_challenge", ""),
+    if parameters.get("redirect_uri") not in sandbox.client.redirect_uris:
+        raise _refuse_without_redirect(
+            sandbox, "The application's return address is not registered. Tell its operator."
+        )
+    question = AuthorizationQuestion(
+        redirect_uri=parameters["redirect_uri"],
+        state=parameters.get("state"),
+        scopes=tuple(dict.fromkeys(parameters.get("scope", "").split())) or tuple(sandbox.system.scopes),
+        challenge=parameters.get("code_challenge", ""),
     )
-    if sent.get("response_type") != "code":
-        raise NotAQuestion(_redirect(sandbox, question, error="unsupported_response_type"))
-    if not question.challenge or sent.get("code_challenge_method") != "S256":
-        raise NotAQuestion(_redirect(sandbox, question, error="invalid_request"))
+    if parameters.get("response_type") != "code":
+        raise InvalidAuthorizationRequest(_redirect(sandbox, question, error="unsupported_response_type"))
+    if not question.challenge or parameters.get("code_challenge_method") != "S256":
+        raise InvalidAuthorizationRequest(_redirect(sandbox, question, error="invalid_request"))
     if not set(question.scopes) <= set(sandbox.system.scopes):
-        raise NotAQuestion(_redirect(sandbox, question, error="invalid_scope"))
+        raise InvalidAuthorizationRequest(_redirect(sandbox, question, error="invalid_scope"))
     return question
 
 
 def authorize_routes(paths: OAuthPaths) -> APIRouter:
     """Build the router with the endpoint at the system's path."""
     router = APIRouter()
-    router.add_api_route(paths.authorize, ask, methods=["GET"])
-    router.add_api_route(paths.authorize, answer, methods=["POST"])
+    router.add_api_route(paths.authorize, show_question, methods=["GET"])
+    router.add_api_route(paths.authorize, answer_question, methods=["POST"])
     return router
 
 
-async def ask(request: Request, question: Annotated[Question, Depends(read_question)]) -> Response:
+async def show_question(
+    request: Request, question: Annotated[AuthorizationQuestion, Depends(read_question)]
+) -> Response:
     """Show the sign-in page, or the consent page if the person is signed in."""
     sandbox = sandbox_of(request)
     session = _session(request, sandbox) or sandbox.sessions.start(None)
     return _with_cookie(_current_page(sandbox, session, question), sandbox, session)
 
 
-async def answer(
+async def answer_question(
     request: Request,
-    question: Annotated[Question, Depends(read_question)],
-    pressed: Annotated[Pressed, Form()],
+    question: Annotated[AuthorizationQuestion, Depends(read_question)],
+    form: Annotated[ConsentForm, Form()],
 ) -> Response:
     """Act on the button that was pressed."""
     sandbox = sandbox_of(request)
     session = _session(request, sandbox)
-    if session is None or not session.sent(pressed.form_token):
+    if session is None or not session.matches_form_token(form.form_token):
         session = sandbox.sessions.start(None)
         page = pages.sign_in(sandbox.system.title, session, "That page was too old. Please sign in again.")
         return _with_cookie(page, sandbox, session)
-    match pressed.decision:
+    match form.decision:
         case "sign-in":
-            return _sign_in(request, sandbox, session, pressed)
+            return _sign_in(request, sandbox, session, form)
         case "allow" if session.sub:
             code = sandbox.tokens.issue_code(
                 session.sub, question.scopes, question.redirect_uri, question.challenge
@@ -114,11 +120,11 @@ async def answer(
             return _with_cookie(_current_page(sandbox, session, question), sandbox, session)
 
 
-def _no_way_back(sandbox: Sandbox, message: str) -> NotAQuestion:
-    return NotAQuestion(pages.error(sandbox.system.title, message))
+def _refuse_without_redirect(sandbox: Sandbox, message: str) -> InvalidAuthorizationRequest:
+    return InvalidAuthorizationRequest(pages.error(sandbox.system.title, message))
 
 
-def _current_page(sandbox: Sandbox, session: Session, question: Question) -> HTMLResponse:
+def _current_page(sandbox: Sandbox, session: Session, question: AuthorizationQuestion) -> HTMLResponse:
     system = sandbox.system
     person = sandbox.people.get(session.sub) if session.sub else None
     if person is None:
@@ -127,8 +133,8 @@ def _current_page(sandbox: Sandbox, session: Session, question: Question) -> HTM
     return pages.consent(system.title, session, person, sandbox.client.id, meanings)
 
 
-def _sign_in(request: Request, sandbox: Sandbox, session: Session, pressed: Pressed) -> Response:
-    person = sandbox.people.sign_in(pressed.username, pressed.password)
+def _sign_in(request: Request, sandbox: Sandbox, session: Session, form: ConsentForm) -> Response:
+    person = sandbox.people.sign_in(form.username, form.password)
     if person is None:
         return pages.sign_in(sandbox.system.title, session, "The account name or the password is wrong.")
     sandbox.sessions.end(session)
@@ -139,7 +145,7 @@ def _again(request: Request) -> RedirectResponse:
     return RedirectResponse(f"{request.url.path}?{request.url.query}", 303)
 
 
-def _redirect(sandbox: Sandbox, question: Question, **outcome: str) -> RedirectResponse:
+def _redirect(sandbox: Sandbox, question: AuthorizationQuestion, **outcome: str) -> RedirectResponse:
     if question.state is not None:
         outcome["state"] = question.state
     outcome["iss"] = sandbox.issuer

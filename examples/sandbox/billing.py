@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from examples.sandbox.access import Caller, caller_with
 from examples.sandbox.people import NewPerson
 from examples.sandbox.storage import Document
-from examples.sandbox.system import OAuthPaths, Refused, System
+from examples.sandbox.system import OAuthPaths, RequestRefused, System
 
 NORTHWIND, CONTOSO = "cus_NffrFeUfNV2Hib", "cus_9s6XKzkNRiz8i3"
 PAID_TWICE = "in_1MtHbELkdIwHu7ixl4OzzPMv"
@@ -79,13 +79,13 @@ async def create_refund(request: Request, caller: Writer) -> JSONResponse:
     if earlier is not None:
         if earlier["digest"] != digest:
             message = f"Keys for idempotent requests serve only the parameters of their first use: {key}"
-            raise Refused(400, {"error": {"type": "idempotency_error", "message": message}})
+            raise RequestRefused(400, {"error": {"type": "idempotency_error", "message": message}})
         return JSONResponse(earlier["refund"], headers={"Idempotent-Replayed": "true"})
     with caller.database.transaction():
         refund = _refund(caller, form)
         if key:
-            remembered = {"digest": digest, "refund": refund}
-            caller.database.keep("idempotency", f"{caller.person.sub} {key}", remembered)
+            stored_refund = {"digest": digest, "refund": refund}
+            caller.database.keep("idempotency", f"{caller.person.sub} {key}", stored_refund)
     return JSONResponse(refund)
 
 
@@ -130,27 +130,28 @@ def _refund(caller: Caller, form: Mapping[str, str]) -> Document:
 
 
 def _object(caller: Caller, kind: str, key: str) -> Document:
-    found = caller.database.document(kind, key)
-    if found is None:
+    document = caller.database.document(kind, key)
+    if document is None:
         body = {"code": "resource_missing", "message": f"No such {kind}: '{key}'", "param": "id"}
-        raise Refused(404, {"error": {"type": "invalid_request_error"} | body})
-    caller.require("read", _customer_of(found))
-    return found
+        raise RequestRefused(404, {"error": {"type": "invalid_request_error"} | body})
+    caller.require("read", _customer_of(document))
+    return document
 
 
 def _list(request: Request, caller: Caller, kind: str, filters: tuple[str, ...]) -> Document:
-    sent = dict(request.query_params)
-    limit = sent.pop("limit", "10")
-    after = sent.pop("starting_after", None)
+    parameters = dict(request.query_params)
+    limit = parameters.pop("limit", "10")
+    after = parameters.pop("starting_after", None)
     if not limit.isdecimal() or not 1 <= int(limit) <= 100:
         raise _invalid(f"Invalid limit: {limit}, must be from 1 to 100", "parameter_invalid_integer", "limit")
-    if unknown := set(sent) - set(filters):
+    if unknown := set(parameters) - set(filters):
         raise _invalid(f"Received unknown parameter: {unknown.pop()}", "parameter_unknown")
     rows = [
         row
         # The newest comes first, as at Stripe.
         for row in reversed(caller.database.documents(kind))
-        if caller.may("read", _customer_of(row)) and all(row[name] == value for name, value in sent.items())
+        if caller.may("read", _customer_of(row))
+        and all(row[name] == value for name, value in parameters.items())
     ]
     if after is not None:
         keys = [row["id"] for row in rows]
@@ -165,9 +166,9 @@ def _customer_of(row: Mapping[str, Any]) -> str:
     return f"customers/{row['id'] if row['object'] == 'customer' else row['customer']}"
 
 
-def _invalid(message: str, code: str, param: str | None = None) -> Refused:
+def _invalid(message: str, code: str, param: str | None = None) -> RequestRefused:
     error = {"type": "invalid_request_error", "code": code, "message": message}
-    return Refused(400, {"error": error | ({"param": param} if param else {})})
+    return RequestRefused(400, {"error": error | ({"param": param} if param else {})})
 
 
 def _error(status: int, message: str) -> Document:
@@ -192,14 +193,14 @@ def _seed_customer(key: str, name: str, email: str) -> Document:
     }
 
 
-def _seed_invoice(key: str, customer: str, number: str, amount: int, created: int) -> Document:
+def _seed_invoice(key: str, customer: str, number: str, amount: int, created_at: int) -> Document:
     return {
         "id": key,
         "object": "invoice",
         "amount_due": amount,
         "amount_paid": amount,
         "amount_remaining": 0,
-        "created": created,
+        "created": created_at,
         "currency": "usd",
         "customer": customer,
         "livemode": False,
@@ -215,7 +216,7 @@ def _unpaid(amount: int) -> Document:
     return {"amount_paid": 0, "amount_remaining": amount, "paid": False, "status": "open"}
 
 
-def _seed_charge(key: str, customer: str, invoice: str, amount: int, created: int) -> Document:
+def _seed_charge(key: str, customer: str, invoice: str, amount: int, created_at: int) -> Document:
     return {
         "id": key,
         "object": "charge",
@@ -223,7 +224,7 @@ def _seed_charge(key: str, customer: str, invoice: str, amount: int, created: in
         "amount_captured": amount,
         "amount_refunded": 0,
         "captured": True,
-        "created": created,
+        "created": created_at,
         "currency": "usd",
         "customer": customer,
         "invoice": invoice,

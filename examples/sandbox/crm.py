@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body, Depends, Response
 from examples.sandbox.access import Caller, caller_with
 from examples.sandbox.people import NewPerson
 from examples.sandbox.storage import Document
-from examples.sandbox.system import OAuthPaths, Refused, System
+from examples.sandbox.system import OAuthPaths, RequestRefused, System
 
 API = "/services/data/v63.0"
 ORGANISATION = "00DD0000000FH8zMAG"
@@ -78,30 +78,30 @@ async def change_account(
         _require_field(name)
         if name not in UPDATEABLE:
             raise _refusal(400, "INVALID_FIELD_FOR_INSERT_UPDATE", f"Unable to change the field {name}")
-    modified = {"LastModifiedDate": _now(), "LastModifiedById": caller.person.sub}
-    caller.database.keep("Account", account_id, account | changes | modified)
+    modification = {"LastModifiedDate": _now(), "LastModifiedById": caller.person.sub}
+    caller.database.keep("Account", account_id, account | changes | modification)
     return Response(status_code=204)
 
 
 @router.get("/query")
 async def query(caller: ApiCaller, q: str = "") -> Document:
     """Answer a SOQL query on accounts, without the records that the caller may not read."""
-    parsed = QUERY.fullmatch(q)
-    if parsed is None:
+    match = QUERY.fullmatch(q)
+    if match is None:
         raise _refusal(400, "MALFORMED_QUERY", "Expected: SELECT fields FROM Account WHERE field = 'value'")
-    if parsed["object"].lower() != "account":
-        raise _refusal(400, "INVALID_TYPE", f"sObject type '{parsed['object']}' is not supported.")
-    fields = [name.strip() for name in parsed["fields"].split(",")]
-    for name in [*fields, parsed["field"]] if parsed["field"] else fields:
+    if match["object"].lower() != "account":
+        raise _refusal(400, "INVALID_TYPE", f"sObject type '{match['object']}' is not supported.")
+    fields = [name.strip() for name in match["fields"].split(",")]
+    for name in [*fields, match["field"]] if match["field"] else fields:
         _require_field(name)
     accounts = caller.database.documents("Account")
-    found = [account for account in accounts if caller.may("read", f"Account/{account['Id']}")]
-    if parsed["field"]:
-        value = re.sub(r"\\(.)", r"\1", parsed["value"])
-        found = [row for row in found if row[parsed["field"]] == value]
-    if parsed["limit"]:
-        found = found[: int(parsed["limit"])]
-    records = [_present(row, fields) for row in found]
+    matching_accounts = [account for account in accounts if caller.may("read", f"Account/{account['Id']}")]
+    if match["field"]:
+        value = re.sub(r"\\(.)", r"\1", match["value"])
+        matching_accounts = [row for row in matching_accounts if row[match["field"]] == value]
+    if match["limit"]:
+        matching_accounts = matching_accounts[: int(match["limit"])]
+    records = [_present(row, fields) for row in matching_accounts]
     return {"totalSize": len(records), "done": True, "records": records}
 
 
@@ -121,12 +121,12 @@ def _present(account: Mapping[str, Any], fields: list[str]) -> Document:
 
 
 def _require_field(name: str) -> None:
-    if name not in {known for known, _, _ in FIELDS}:
+    if name not in {field_name for field_name, _, _ in FIELDS}:
         raise _refusal(400, "INVALID_FIELD", f"No such column '{name}' on sobject of type Account")
 
 
-def _refusal(status: int, code: str, message: str) -> Refused:
-    return Refused(status, [{"message": message, "errorCode": code}])
+def _refusal(status: int, code: str, message: str) -> RequestRefused:
+    return RequestRefused(status, [{"message": message, "errorCode": code}])
 
 
 def _error(status: int, message: str) -> list[Document]:
@@ -145,7 +145,7 @@ def _now() -> str:
 
 
 def _seed(account_id: str, name: str, customer: str, owner: str, description: str) -> Document:
-    created = "2025-09-01T08:30:00.000+0000"
+    created_at = "2025-09-01T08:30:00.000+0000"
     return {
         "Id": account_id,
         "Name": name,
@@ -154,8 +154,8 @@ def _seed(account_id: str, name: str, customer: str, owner: str, description: st
         "Description": description,
         "Stripe_Customer_Id__c": customer,
         "OwnerId": owner,
-        "CreatedDate": created,
-        "LastModifiedDate": created,
+        "CreatedDate": created_at,
+        "LastModifiedDate": created_at,
         "LastModifiedById": owner,
     }
 

@@ -31,7 +31,7 @@ class Fault(BaseModel):
     work_is_done: bool = False
 
 
-class Troubles:
+class FaultInjector:
     """The queue of faults, and the record of the requests that were received."""
 
     def __init__(self, system: System, database: Database) -> None:
@@ -49,7 +49,7 @@ class Troubles:
         kind = self._kind(request.url.path)
         if kind is None:
             return await call_next(request)
-        number = self._arrived(request, kind)
+        number = self._record_arrival(request, kind)
         response = await self._answer(request, kind, call_next)
         self._database.run(
             "UPDATE requests SET account = ?, grant_type = ?, status = ? WHERE id = ?",
@@ -66,10 +66,10 @@ class Troubles:
         fault = self._next(kind)
         if fault is None:
             return await call_next(request)
-        done = await call_next(request) if fault.work_is_done else None
+        response = await call_next(request) if fault.work_is_done else None
         await asyncio.sleep(fault.hang_seconds)
         if fault.status is None:
-            return done or await call_next(request)
+            return response or await call_next(request)
         body = self._system.error(fault.status, "A fault that the sandbox was told to have")
         return JSONResponse(body, fault.status, fault.headers)
 
@@ -85,7 +85,7 @@ class Troubles:
                 return fault
         return None
 
-    def _arrived(self, request: Request, kind: Kind) -> int:
+    def _record_arrival(self, request: Request, kind: Kind) -> int:
         return self._database.insert(
             "INSERT INTO requests (time, kind, method, path, query, idempotency_key) VALUES (?,?,?,?,?,?)",
             datetime.now(UTC).isoformat(),
@@ -100,9 +100,9 @@ class Troubles:
 router = APIRouter(prefix="/_sandbox")
 
 
-def troubles_of(request: Request) -> Troubles:
+def find_fault_injector(request: Request) -> FaultInjector:
     """Return the faults of the system that received a request."""
-    troubles: Troubles = request.app.state.troubles
+    troubles: FaultInjector = request.app.state.troubles
     return troubles
 
 
@@ -114,13 +114,13 @@ async def requests(request: Request, kind: Kind = "api") -> Document:
 
 
 @router.post("/faults", status_code=201)
-async def add_fault(fault: Fault, troubles: Annotated[Troubles, Depends(troubles_of)]) -> Fault:
+async def add_fault(fault: Fault, troubles: Annotated[FaultInjector, Depends(find_fault_injector)]) -> Fault:
     """Add a fault to the queue."""
     troubles.faults.append(fault)
     return fault
 
 
 @router.delete("/faults", status_code=204)
-async def clear_faults(troubles: Annotated[Troubles, Depends(troubles_of)]) -> None:
+async def clear_faults(troubles: Annotated[FaultInjector, Depends(find_fault_injector)]) -> None:
     """Remove all faults."""
     troubles.faults.clear()

@@ -78,7 +78,7 @@ async def revoke(request: Request) -> Response:
     try:
         form = await _form(request)
         _authenticate_client(request, form, sandbox)
-        sandbox.tokens.revoke(_required(form, "token"))
+        sandbox.tokens.revoke(_require_field(form, "token"))
     except OAuthError as problem:
         return _refusal(problem)
     return Response()
@@ -109,17 +109,17 @@ def _grant(form: dict[str, str], sandbox: Sandbox) -> Document:
 
 
 def _consent(form: dict[str, str], scopes: tuple[str, ...], sandbox: Sandbox) -> Consent:
-    match _required(form, "grant_type"):
+    match _require_field(form, "grant_type"):
         case "authorization_code":
             names = ("code", "redirect_uri", "code_verifier")
-            return sandbox.tokens.redeem_code(*(_required(form, name) for name in names))
+            return sandbox.tokens.redeem_code(*(_require_field(form, name) for name in names))
         case "refresh_token":
-            return sandbox.tokens.rotate(_required(form, "refresh_token"), scopes)
+            return sandbox.tokens.rotate(_require_field(form, "refresh_token"), scopes)
         case "client_credentials":
             if not set(scopes) <= set(sandbox.system.scopes):
                 raise ScopeExceeded
-            offered = scopes or tuple(sandbox.system.scopes)
-            return Consent(secrets.token_hex(16), sandbox.system.service_account, offered)
+            offered_scopes = scopes or tuple(sandbox.system.scopes)
+            return Consent(secrets.token_hex(16), sandbox.system.service_account, offered_scopes)
         case other:
             raise OAuthError("unsupported_grant_type", f"Grant type {other} is not offered here")
 
@@ -130,14 +130,14 @@ def _authenticate_client(request: Request, form: dict[str, str], sandbox: Sandbo
         if "client_secret" in form:
             raise OAuthError("invalid_request", "Send the client secret in one place only")
         try:
-            sent = base64.b64decode(credentials, validate=True).decode()
+            credentials_text = base64.b64decode(credentials, validate=True).decode()
         except (binascii.Error, UnicodeDecodeError):
-            sent = ""
-        client_id, _, secret = (unquote_plus(part) for part in sent.partition(":"))
+            credentials_text = ""
+        client_id, _, secret = (unquote_plus(part) for part in credentials_text.partition(":"))
     else:
         client_id, secret = form.get("client_id", ""), form.get("client_secret", "")
-    known = hmac.compare_digest(client_id.encode(), sandbox.client.id.encode())
-    if not known or not hmac.compare_digest(secret.encode(), sandbox.client.secret.encode()):
+    is_known_client = hmac.compare_digest(client_id.encode(), sandbox.client.id.encode())
+    if not is_known_client or not hmac.compare_digest(secret.encode(), sandbox.client.secret.encode()):
         raise OAuthError("invalid_client", "The client or its secret is wrong", 401)
 
 
@@ -149,7 +149,7 @@ async def _form(request: Request) -> dict[str, str]:
     return form
 
 
-def _required(form: dict[str, str], name: str) -> str:
+def _require_field(form: dict[str, str], name: str) -> str:
     if name not in form:
         raise OAuthError("invalid_request", f"The parameter {name} is missing")
     return form[name]

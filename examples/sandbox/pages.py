@@ -5,7 +5,7 @@ from html import escape
 
 from fastapi.responses import HTMLResponse
 
-from examples.sandbox.people import Person
+from examples.sandbox.people import SandboxPerson
 from examples.sandbox.sessions import Session
 
 _HEADERS = {
@@ -36,15 +36,15 @@ def sign_in(system: str, session: Session, problem: str | None = None) -> HTMLRe
 
 
 def consent(
-    system: str, session: Session, person: Person, client: str, scopes: Mapping[str, str]
+    system: str, session: Session, person: SandboxPerson, client: str, scopes: Mapping[str, str]
 ) -> HTMLResponse:
     """Build the page that asks for consent to these scopes, each with its meaning."""
-    wanted = "".join(
+    scope_items = "".join(
         f"<li>{escape(meaning)} (<code>{escape(scope)}</code>)</li>" for scope, meaning in scopes.items()
     )
     form = f"""<p>You are signed in as <strong>{escape(person.username)}</strong> ({escape(person.name)}).</p>
 <p><strong>{escape(client)}</strong> asks for your permission to:</p>
-<ul>{wanted}</ul>
+<ul>{scope_items}</ul>
 <form method="post">
 <input type="hidden" name="form_token" value="{session.form_token}">
 <button name="decision" value="allow">Allow</button>

@@ -23,7 +23,7 @@ class NewPerson:
 
 
 @dataclass(frozen=True)
-class Person:
+class SandboxPerson:
     """A person with an account in this system."""
 
     sub: str
@@ -31,7 +31,7 @@ class Person:
     name: str
 
 
-class People:
+class SandboxPeople:
     """The accounts of one system."""
 
     def __init__(self, database: Database) -> None:
@@ -50,12 +50,12 @@ class People:
             for pattern in objects:
                 self._database.run("INSERT INTO permissions VALUES (?, ?, ?)", new.sub, action, pattern)
 
-    def get(self, sub: str) -> Person | None:
+    def get(self, sub: str) -> SandboxPerson | None:
         """Find an account by its identifier."""
         row = self._database.one("SELECT * FROM people WHERE sub = ?", sub)
         return _person(row) if row else None
 
-    def sign_in(self, username: str, password: str) -> Person | None:
+    def sign_in(self, username: str, password: str) -> SandboxPerson | None:
         """Return the person with this username and password, or None."""
         row = self._database.one(
             "SELECT * FROM people WHERE username = ? AND password_hash IS NOT NULL", username
@@ -68,11 +68,11 @@ class People:
             return None
         return _person(row)
 
-    def may(self, person: Person, action: str, target: str) -> bool:
+    def may(self, person: SandboxPerson, action: str, target: str) -> bool:
         """Return whether a permission of this person covers the object."""
         sql = "SELECT 1 FROM permissions WHERE sub = ? AND action = ? AND ? GLOB object"
         return self._database.one(sql, person.sub, action, target) is not None
 
 
-def _person(row: sqlite3.Row) -> Person:
-    return Person(sub=row["sub"], username=row["username"], name=row["name"])
+def _person(row: sqlite3.Row) -> SandboxPerson:
+    return SandboxPerson(sub=row["sub"], username=row["username"], name=row["name"])

@@ -23,7 +23,7 @@ class Session:
         """The token in each form of this session, against cross-site request forgery."""
         return hashlib.sha256(f"form:{self.secret}".encode()).hexdigest()
 
-    def sent(self, form_token: str) -> bool:
+    def matches_form_token(self, form_token: str) -> bool:
         """Return whether a form came from a page of this session."""
         return hmac.compare_digest(self.form_token, form_token)
 

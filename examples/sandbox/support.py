@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Depends, Request
 from pydantic import BaseModel
 
 from examples.sandbox.access import Caller, caller_with
-from examples.sandbox.people import NewPerson, Person
+from examples.sandbox.people import NewPerson, SandboxPerson
 from examples.sandbox.storage import Document
-from examples.sandbox.system import OAuthPaths, Refused, System
+from examples.sandbox.system import OAuthPaths, RequestRefused, System
 
 ALICE, BOB, SERVICE, CUSTOMER = 21931890, 21931891, 21931892, 20978392
 DISPUTE, LATE_DELIVERY = 35436, 35437
@@ -71,7 +71,7 @@ async def change_ticket(
     if before["status"] == "closed":
         details = {"status": [{"description": "Status: closed prevents ticket update"}]}
         body = {"error": "RecordInvalid", "description": "Record validation errors", "details": details}
-        raise Refused(422, body)
+        raise RequestRefused(422, body)
     changes = ticket.model_dump(exclude_none=True, exclude={"comment"})
     events: list[Document] = []
     if ticket.comment:
@@ -142,7 +142,7 @@ def _present(request: Request, ticket: Mapping[str, Any]) -> Document:
     return {"url": str(request.url_for("read_ticket", ticket_id=ticket["id"]))} | dict(ticket)
 
 
-def _user(request: Request, person: Person) -> Document:
+def _user(request: Request, person: SandboxPerson) -> Document:
     return {
         "id": int(person.sub),
         "url": str(request.url_for("read_user", user_id=person.sub)),
@@ -158,8 +158,8 @@ def _list(name: str, rows: list[Document]) -> Document:
     return {name: rows, "next_page": None, "previous_page": None, "count": len(rows)}
 
 
-def _not_found() -> Refused:
-    return Refused(404, _error(404, "Not found"))
+def _not_found() -> RequestRefused:
+    return RequestRefused(404, _error(404, "Not found"))
 
 
 def _error(status: int, message: str) -> Document:

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 from fastapi import APIRouter, Request
 
-from examples.sandbox.people import NewPerson, People
+from examples.sandbox.people import NewPerson, SandboxPeople
 from examples.sandbox.sessions import Sessions
 from examples.sandbox.storage import Database, Document
 from examples.sandbox.tokens import Tokens
 
 
-class Refused(Exception):
+class RequestRefused(Exception):
     """The request is refused, with a status, a body in the system's own format, and headers."""
 
     def __init__(self, status: int, body: Any, headers: Mapping[str, str] | None = None) -> None:
@@ -74,7 +74,7 @@ class Sandbox:
     issuer: str
     client: Client
     database: Database
-    people: People
+    people: SandboxPeople
     sessions: Sessions
     tokens: Tokens
 

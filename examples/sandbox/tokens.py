@@ -91,12 +91,14 @@ class Tokens:
 
     def issue(self, consent: Consent, scopes: tuple[str, ...] = (), *, refreshable: bool) -> Document:
         """Return a token response (RFC 6749, 5.1). Its refresh token has all scopes of the consent."""
-        granted = scopes or consent.scopes
+        granted_scopes = scopes or consent.scopes
         response: Document = {
-            "access_token": self._store("access", consent, granted, time.time() + self._access_token_seconds),
+            "access_token": self._store(
+                "access", consent, granted_scopes, time.time() + self._access_token_seconds
+            ),
             "token_type": "Bearer",
             "expires_in": self._access_token_seconds,
-            "scope": " ".join(granted),
+            "scope": " ".join(granted_scopes),
         }
         if refreshable:
             response["refresh_token"] = self._store("refresh", consent, consent.scopes, None)

@@ -21,12 +21,12 @@ import httpx2
 
 from engine.db.database import Database
 from engine.settings import DatabaseSettings
-from examples.chat import Person, chat
+from examples.chat import Person, open_chat
 from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.built_in_people import BuiltInPeople
-from tests.conformance.suite import Check, authorization_checks, scored, server_checks
+from tests.conformance.suite import Check, authorization_checks, list_scored_scenarios, server_checks
 from tests.conformance.token_proxy import token_proxy
-from tests.e2e.world import BYLINE, own_ports
+from tests.e2e.world import BYLINE, choose_ports
 from tests.foreign.process import free_port
 
 _HERE: Final = Path(__file__).parent
@@ -45,9 +45,9 @@ async def main(revisions: Iterable[str]) -> int:
             async with token_proxy(stack.gateway_url, token) as proxy:
                 for revision in revisions:
                     checks = await server_checks(f"{proxy}/mcp", revision, folder / revision)
-                    has_passed.append(_told(revision, checks, scored(revision)))
+                    has_passed.append(_report_checks(revision, checks, list_scored_scenarios(revision)))
             checks = await _sign_in_checks(stack, person, folder / "authorization")
-            has_passed.append(_told("authorization", checks, _SIGN_IN))
+            has_passed.append(_report_checks("authorization", checks, _SIGN_IN))
     return 0 if all(has_passed) else 1
 
 
@@ -57,7 +57,7 @@ async def _byline(folder: Path) -> AsyncIterator[EmbeddedStack]:
     connections.write_text("connections: {}\n")
     environment = {
         **os.environ,
-        **own_ports(),
+        **choose_ports(),
         "BYLINE_CONNECTIONS_FILE": str(connections),
         "BYLINE_MODULES": json.dumps(["tests.conformance.fixtures"]),
         "BYLINE_POLICY_FILE": str(_HERE / "policy.yml"),
@@ -76,7 +76,7 @@ async def _signed_in(stack: EmbeddedStack, folder: Path) -> tuple[Person, str]:
     database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
     await BuiltInPeople(database).add_person(person.username, "Carol Clark", person.password)
     await database.close_connections()
-    async with chat(person, stack.mcp_url):
+    async with open_chat(person, stack.mcp_url):
         assert person.tokens.tokens is not None
         return person, person.tokens.tokens.access_token
 
@@ -95,30 +95,36 @@ async def _sign_in_checks(stack: EmbeddedStack, person: Person, folder: Path) ->
 
     async with httpx2.AsyncClient() as http:
         metadata = await http.get(f"{stack.gateway_url}/.well-known/oauth-authorization-server")
-        registered = await http.post(metadata.json()["registration_endpoint"], json=registration)
-    client_id = registered.raise_for_status().json()["client_id"]
+        registration_response = await http.post(metadata.json()["registration_endpoint"], json=registration)
+    client_id = registration_response.raise_for_status().json()["client_id"]
     issuer = metadata.json()["issuer"]
     return await authorization_checks(issuer, client_id, stack.mcp_url, port, folder, sign_in)
 
 
-def _told(what: str, checks: list[Check], required: Collection[str]) -> bool:
+def _report_checks(what: str, checks: list[Check], required_scenarios: Collection[str]) -> bool:
     """Print the figures, and say whether all that has to pass did: a warning is no pass."""
-    has_to_pass = [each for each in checks if each.scenario in required or each.scenario.startswith("tasks-")]
-    besides = [each for each in checks if each not in has_to_pass]
+    has_to_pass = [
+        scenario_check
+        for scenario_check in checks
+        if scenario_check.scenario in required_scenarios or scenario_check.scenario.startswith("tasks-")
+    ]
+    besides = [scenario_check for scenario_check in checks if scenario_check not in has_to_pass]
     print(f"{what}: {_figures(has_to_pass)}" + (f"; not scored: {_figures(besides)}" if besides else ""))
     for check in checks:
         if check.status in _NOT_FINE:
-            print(f"  {check.status} {check.scenario} {check.id}: {check.told}")
+            print(f"  {check.status} {check.scenario} {check.id}: {check.explanation}")
     # A scenario that was skipped whole has shown nothing.
-    missing = sorted(set(required) - {check.scenario for check in checks if check.status == "SUCCESS"})
+    missing = sorted(
+        set(required_scenarios) - {check.scenario for check in checks if check.status == "SUCCESS"}
+    )
     for scenario in missing:
         print(f"  NOTHING PASSED {scenario}")
     return not missing and not any(check.status in _NOT_FINE for check in has_to_pass)
 
 
 def _figures(checks: Collection[Check]) -> str:
-    counted = Counter(check.status for check in checks)
-    return f"{counted['SUCCESS']} passed, {counted['FAILURE']} failed, {counted['WARNING']} warnings"
+    status_counts = Counter(check.status for check in checks)
+    return f"{status_counts['SUCCESS']} passed, {status_counts['FAILURE']} failed, {status_counts['WARNING']} warnings"
 
 
 if __name__ == "__main__":

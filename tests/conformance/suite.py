@@ -27,10 +27,10 @@ class Check:
     scenario: str
     id: str
     status: str
-    told: str
+    explanation: str
 
 
-def scored(revision: str) -> frozenset[str]:
+def list_scored_scenarios(revision: str) -> frozenset[str]:
     """The server scenarios that a revision of the protocol requires."""
     requirements = yaml.safe_load((_PACKAGE / f"requirements/{revision}.yaml").read_text())
     return frozenset(requirements["server"])
@@ -54,8 +54,8 @@ async def authorization_checks(
     sign_in: Callable[[str], Awaitable[None]],
 ) -> list[Check]:
     """Every check of an authorization server; whoever `sign_in` stands for opens the address that the suite names."""
-    told = {"--url": issuer, "--client-id": client_id, "--resource": resource, "-p": str(port)}
-    arguments = [word for option in told.items() for word in option]
+    options = {"--url": issuer, "--client-id": client_id, "--resource": resource, "-p": str(port)}
+    arguments = [word for option in options.items() for word in option]
     async with _running("authorization", *arguments, "--output-dir", str(folder)) as process:
         assert process.stdout is not None
         async for line in process.stdout:
@@ -83,13 +83,15 @@ async def _running(*arguments: str) -> AsyncIterator[asyncio.subprocess.Process]
 
 
 def _checks(folder: Path, prefix: str) -> list[Check]:
-    found = sorted(folder.glob(f"{prefix}*/checks.json"), key=lambda path: path.stat().st_mtime)
+    check_files = sorted(folder.glob(f"{prefix}*/checks.json"), key=lambda path: path.stat().st_mtime)
     return [
-        _check(_STAMP.sub("", path.parent.name).removeprefix(prefix), told)
-        for path in found
-        for told in json.loads(path.read_text())
+        _check(_STAMP.sub("", path.parent.name).removeprefix(prefix), check_document)
+        for path in check_files
+        for check_document in json.loads(path.read_text())
     ]
 
 
-def _check(scenario: str, told: Mapping[str, str]) -> Check:
-    return Check(scenario, told["id"], told["status"], told.get("errorMessage", ""))
+def _check(scenario: str, check_document: Mapping[str, str]) -> Check:
+    return Check(
+        scenario, check_document["id"], check_document["status"], check_document.get("errorMessage", "")
+    )

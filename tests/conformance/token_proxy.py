@@ -26,8 +26,8 @@ async def token_proxy(origin: str, token: str) -> AsyncIterator[str]:
             await asyncio.wait(
                 {there, asyncio.create_task(_pump(answer, writer))}, return_when=asyncio.FIRST_COMPLETED
             )
-            for each in (request, writer):
-                each.close()
+            for connection_writer in (request, writer):
+                connection_writer.close()
 
     server = await asyncio.start_server(relay, "127.0.0.1", 0)
     own = ":".join(map(str, server.sockets[0].getsockname()))
@@ -44,13 +44,13 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 def _with_token(head: bytes, own: str, upstream: str, token: str) -> bytes:
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    kept = [line for line in lines if not line.lower().startswith((b"authorization:", b"connection:"))]
+    kept_lines = [line for line in lines if not line.lower().startswith((b"authorization:", b"connection:"))]
     # One request a connection, so that no later one passes without the token.
-    added = [f"Authorization: Bearer {token}".encode(), b"Connection: close"]
-    named = [
+    added_headers = [f"Authorization: Bearer {token}".encode(), b"Connection: close"]
+    request_lines = [
         line.replace(own.encode(), upstream.encode())
         if line.lower().startswith((b"host:", b"origin:"))
         else line
-        for line in kept
+        for line in kept_lines
     ]
-    return b"\r\n".join([first, *named, *added, b"", b""])
+    return b"\r\n".join([first, *request_lines, *added_headers, b"", b""])

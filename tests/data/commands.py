@@ -20,7 +20,7 @@ PROGRAM = Path(sys.executable).with_name("byline")
 
 
 @dataclass(frozen=True)
-class Ended:
+class CommandResult:
     """What became of a command."""
 
     code: object
@@ -35,28 +35,28 @@ class Commands:
     environment: Mapping[str, str]
     folder: Path
 
-    async def answer(self, *arguments: str) -> str:
+    async def read_output(self, *arguments: str) -> str:
         """Run a command that goes well, and give what it says."""
-        ended = await self(*arguments)
-        assert ended.code == 0, ended.err
-        return ended.out
+        result = await self(*arguments)
+        assert result.code == 0, result.err
+        return result.out
 
-    async def refusal(self, *arguments: str) -> str:
+    async def read_refusal(self, *arguments: str) -> str:
         """Run a command that is refused as foreseen, and give what it says of that."""
-        ended = await self(*arguments)
-        assert (ended.code, ended.out) == (1, ""), ended
-        return ended.err
+        result = await self(*arguments)
+        assert (result.code, result.out) == (1, ""), result
+        return result.err
 
-    async def __call__(self, *arguments: str, given: str = "") -> Ended:
+    async def __call__(self, *arguments: str, stdin_text: str = "") -> CommandResult:
         """Run a command, with `given` as its standard input."""
-        process = await self._started(*arguments)
-        out, err = await process.communicate(given.encode())
-        return Ended(process.returncode, out.decode(), err.decode())
+        process = await self._start_process(*arguments)
+        out, err = await process.communicate(stdin_text.encode())
+        return CommandResult(process.returncode, out.decode(), err.decode())
 
     @asynccontextmanager
     async def running(self, *arguments: str) -> AsyncIterator[asyncio.StreamReader]:
         """What a command that runs says on standard error; it is killed at the end of the block."""
-        process = await self._started(*arguments)
+        process = await self._start_process(*arguments)
         assert process.stderr is not None
         try:
             yield process.stderr
@@ -65,7 +65,7 @@ class Commands:
             await process.communicate()
             assert process.returncode == -SIGKILL
 
-    async def _started(self, *arguments: str) -> asyncio.subprocess.Process:
+    async def _start_process(self, *arguments: str) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
             PROGRAM,
             *arguments,
@@ -81,25 +81,25 @@ class Commands:
         return {**foreign, "COLUMNS": "200", **self.environment}
 
 
-class CommandsHere(Commands):
+class InProcessCommands(Commands):
     """The same command line in this process, where it starts ten times faster: for what is no matter of the process.
 
     A command has an event loop, services and database connections of its own all the same.
     """
 
-    async def __call__(self, *arguments: str, given: str = "") -> Ended:
+    async def __call__(self, *arguments: str, stdin_text: str = "") -> CommandResult:
         """Run a command, with `given` as its standard input."""
-        return await asyncio.to_thread(self._run, arguments, given)
+        return await asyncio.to_thread(self._run_in_process, arguments, stdin_text)
 
-    def _run(self, arguments: tuple[str, ...], given: str) -> Ended:
+    def _run_in_process(self, arguments: tuple[str, ...], stdin_text: str) -> CommandResult:
         out, err = StringIO(), StringIO()
         with (
             patch.dict(os.environ, self._whole_environment(), clear=True),
-            patch.multiple(sys, argv=["byline", *arguments], stdin=StringIO(given)),
+            patch.multiple(sys, argv=["byline", *arguments], stdin=StringIO(stdin_text)),
             contextlib.chdir(self.folder),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as ended,
+            pytest.raises(SystemExit) as result,
         ):
             main()
-        return Ended(ended.value.code, out.getvalue(), err.getvalue())
+        return CommandResult(result.value.code, out.getvalue(), err.getvalue())

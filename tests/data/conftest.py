@@ -9,7 +9,7 @@ import pytest
 from engine.identity.model import Principal
 from engine.services import Services, open_services
 from engine.settings import DatabaseSettings, OutgoingSettings, Settings, VaultSettings
-from tests.data.commands import Commands, CommandsHere
+from tests.data.commands import Commands, InProcessCommands
 from tests.databases import postgres_database, sqlite_database
 from tests.foreign.postgres import Postgres, postgres_server
 
@@ -27,8 +27,8 @@ def server(request: pytest.FixtureRequest) -> Postgres | None:
     """The PostgreSQL server that the test runs on, or None where it runs on a SQLite file."""
     if request.param == "sqlite":
         return None
-    found: Postgres = request.getfixturevalue("postgres")
-    return found
+    postgres_server: Postgres = request.getfixturevalue("postgres")
+    return postgres_server
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ async def empty_database(server: Postgres | None, tmp_path: Path) -> AsyncIterat
     if server is None:
         yield f"sqlite+aiosqlite:///{tmp_path / 'byline.db'}"
         return
-    async with server.database() as address:
+    async with server.create_database() as address:
         yield address
 
 
@@ -68,8 +68,8 @@ async def another_process(
         vault=VaultSettings(keyring_file=keyring_file),
         outgoing=OutgoingSettings(allow_http=True, allow_private=True),
     )
-    async with AsyncExitStack() as opened:
-        yield lambda: opened.enter_async_context(open_services(settings, environment))
+    async with AsyncExitStack() as exit_stack:
+        yield lambda: exit_stack.enter_async_context(open_services(settings, environment))
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ async def bob(services: Services) -> Principal:
 
 @pytest.fixture
 def commands(address: str, keyring_file: Path) -> Commands:
-    return CommandsHere(
+    return InProcessCommands(
         {
             "BYLINE_DATABASE__URL": address,
             "BYLINE_VAULT__KEYRING_FILE": str(keyring_file),

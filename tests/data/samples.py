@@ -11,7 +11,7 @@ from engine.oauth.tokens import UpstreamTokens
 TOOL = "resolve_billing_dispute"
 
 
-def identity_of(principal: Principal, root: str = "run-1") -> Identity:
+def build_identity(principal: Principal, root: str = "run-1") -> Identity:
     return Identity(
         principal_id=principal.id,
         issuer=principal.issuer,
@@ -25,7 +25,7 @@ def identity_of(principal: Principal, root: str = "run-1") -> Identity:
     )
 
 
-def connection(
+def build_connection(
     name: str = "billing",
     *,
     url: str = "http://127.0.0.1:9",
@@ -52,7 +52,7 @@ def connection(
     )
 
 
-def tokens(*scopes: str, life: float = 3600.0, refresh_token: str | None = None) -> UpstreamTokens:
+def build_tokens(*scopes: str, life: float = 3600.0, refresh_token: str | None = None) -> UpstreamTokens:
     return UpstreamTokens(
         secrets.token_urlsafe(), refresh_token, time.time() + life, scopes or ("read_only",)
     )

@@ -23,7 +23,7 @@ from gateway.terminal.shell_user import read_shell_user
 from tests.administration import SHELL, registered_clients_of
 from tests.data.commands import Commands
 from tests.data.conftest import Opener
-from tests.data.samples import connection, tokens
+from tests.data.samples import build_connection, build_tokens
 
 TABLES = (ClientSecretRow, DataKeyRow, GrantRow, PrincipalRow, RoleRow, SigningKeyRow)
 
@@ -41,16 +41,18 @@ async def contents(services: Services) -> list[str]:
 
 async def granted(services: Services, principal: Principal) -> None:
     async with services.database.open_write_session() as session:
-        await services.grants.store_grant(session, connection(), principal.id, tokens(), "alice@acme.example")
+        await services.grants.store_grant(
+            session, build_connection(), principal.id, build_tokens(), "alice@acme.example"
+        )
 
 
 async def test_who_is_stopped_and_let_go_on_by_a_command_is_in_the_trail_with_who_did_it(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
     for _ in range(2):
-        await commands.answer("people", "deactivate", alice.id)
+        await commands.read_output("people", "deactivate", alice.id)
     for _ in range(2):
-        await commands.answer("people", "activate", alice.id)
+        await commands.read_output("people", "activate", alice.id)
 
     user = read_shell_user()
     actor = {"kind": "shell", "id": user.id, "name": f"{user.username} at {user.hostname}"}
@@ -79,7 +81,7 @@ async def test_an_administrator_who_is_signed_in_is_named_by_their_lines(
 async def test_a_grant_is_removed_with_who_removed_it(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    billing = connection()
+    billing = build_connection()
     quiet = billing.model_copy(
         update={"provider": billing.provider.model_copy(update={"revocation_endpoint": None})}
     )
@@ -108,10 +110,10 @@ async def test_a_grant_is_removed_with_who_removed_it(
 async def test_every_change_of_a_key_has_its_line(
     services: Services, commands: Commands, another_process: Opener
 ) -> None:
-    made = re.findall(r"Key (\w+) signs", await commands.answer("keys", "rotate"))
+    made = re.findall(r"Key (\w+) signs", await commands.read_output("keys", "rotate"))
     older = (await services.signing_keys.list_keys())[-1].kid
-    await commands.answer("keys", "retire", older)
-    await commands.answer("vault", "rotate")
+    await commands.read_output("keys", "retire", older)
+    await commands.read_output("vault", "rotate")
     fresh = await another_process()
     async with fresh.database.open_write_session() as session:
         for row in (await session.exec(select(DataKeyRow))).all():
@@ -120,7 +122,7 @@ async def test_every_change_of_a_key_has_its_line(
     keyring = fresh.settings.vault.keyring_file
     assert keyring is not None
     os.utime(keyring, (0, 0))
-    dropped = await commands.answer("vault", "retire")
+    dropped = await commands.read_output("vault", "retire")
 
     assert [line["object_id"] for line in await lines(services, "key.rotated")] == made
     assert [line["object_id"] for line in await lines(services, "key.retired")] == [older]

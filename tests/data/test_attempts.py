@@ -15,11 +15,11 @@ class Clock:
         return self.now
 
 
-async def lines(services: Services) -> list[dict[str, Any]]:
+async def list_lines(services: Services) -> list[dict[str, Any]]:
     return [line.event for line in await services.trail.find_lines() if line.kind == "attempt.refused"]
 
 
-async def test_the_same_attempt_is_one_line_an_hour_which_tells_how_often_it_came(
+async def test_the_same_attempt_is_one_line_an_hour_with_the_number_of_attempts(
     services: Services, alice: Principal
 ) -> None:
     clock = Clock()
@@ -29,12 +29,12 @@ async def test_the_same_attempt_is_one_line_an_hour_which_tells_how_often_it_cam
         await attempts.record_refusal("link", "redirect_refused", "A link.", principal=alice)
     await attempts.record_refusal("other", "client_refused", "x" * 10_000)
 
-    told = await lines(services)
-    assert [(each["error"], each["message"]) for each in told[:-1]] == [
+    attempt_lines = await list_lines(services)
+    assert [(attempt_line["error"], attempt_line["message"]) for attempt_line in attempt_lines[:-1]] == [
         ("redirect_refused", "A link."),
         ("redirect_refused", "A link. More of it since the last line: 2."),
         ("redirect_refused", "A link. More of it since the last line: 1."),
     ]
-    assert told[0]["principal"]["name"] == alice.name
-    assert len(told[-1]["message"]) == 500
+    assert attempt_lines[0]["principal"]["name"] == alice.name
+    assert len(attempt_lines[-1]["message"]) == 500
     assert (await verify_trail(services.database, services.signing_keys)).problems == ()

@@ -11,7 +11,7 @@ from engine.db.tables import AuditEventRow
 from engine.identity.model import Actor, Principal
 from engine.services import Services
 from tests.data.commands import Commands
-from tests.data.samples import identity_of
+from tests.data.samples import build_identity
 
 INTENT = AuditEvent(
     kind="action.intended",
@@ -32,25 +32,25 @@ INTENT = AuditEvent(
 READ = replace(INTENT, method="GET", action="zendesk.read_ticket")
 
 
-async def acted(services: Services, principal: Principal, event: AuditEvent = INTENT) -> int:
+async def record_action(services: Services, principal: Principal, event: AuditEvent = INTENT) -> int:
     """An action with its outcome; gives the number of the outcome's line."""
-    event = replace(event, identity=identity_of(principal))
+    event = replace(event, identity=build_identity(principal))
     intent = await services.trail.append_event(event)
     return await services.trail.append_event(
         replace(event, kind="action.ended", intent=intent, status=200, verdict="allowed")
     )
 
 
-async def seqs(byline: Commands, *question: str) -> list[int]:
-    answered = await byline.answer("audit", "--json", *question)
-    return [json.loads(line)["seq"] for line in answered.splitlines()]
+async def list_seqs(byline: Commands, *question: str) -> list[int]:
+    output = await byline.read_output("audit", "--json", *question)
+    return [json.loads(line)["seq"] for line in output.splitlines()]
 
 
-async def test_who_changed_a_record_is_told_with_name_run_workflows_account_scopes_and_verdict(
+async def test_who_changed_a_record_is_shown_with_name_run_workflows_account_scopes_and_verdict(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    await acted(services, alice)
-    told = await commands.answer("audit", "--record", "zendesk:ticket/35436")
+    await record_action(services, alice)
+    output = await commands.read_output("audit", "--record", "zendesk:ticket/35436")
 
     for fact in (
         "Alice Adams (alice at https://people.example)",
@@ -65,76 +65,78 @@ async def test_who_changed_a_record_is_told_with_name_run_workflows_account_scop
         "grant-1, token 0123456789abcdef",
         "allowed (200)",
     ):
-        assert fact in told
+        assert fact in output
 
 
 async def test_the_trail_answers_by_record_person_run_time_and_kind_of_action(
     services: Services, alice: Principal, bob: Principal, commands: Commands
 ) -> None:
-    first = await acted(services, alice)
-    second = await acted(services, alice, replace(READ, run_id="run-2", record_id="ticket/2"))
-    third = await acted(services, bob)
+    first = await record_action(services, alice)
+    second = await record_action(services, alice, replace(READ, run_id="run-2", record_id="ticket/2"))
+    third = await record_action(services, bob)
     (moment,) = [line.time for line in await services.trail.find_lines() if line.seq == second - 1]
     instant = f"{moment:%Y-%m-%dT%H:%M:%S.%f}"
 
-    assert await seqs(commands) == [first, second, third]
-    assert await seqs(commands, "--record", "zendesk:ticket/35436") == [first, third]
-    assert await seqs(commands, "--principal", "Alice Adams") == [first, second]
-    assert await seqs(commands, "--principal", "bob") == [third]
-    assert await seqs(commands, "--principal", bob.id) == [third]
-    assert await seqs(commands, "--run", "run-2") == [second]
-    assert await seqs(commands, "--writes") == [first, third]
-    assert await seqs(commands, "--since", instant) == [second, third]
-    assert await seqs(commands, "--until", instant) == [first]
-    assert await seqs(commands, "--principal", "nobody") == []
+    assert await list_seqs(commands) == [first, second, third]
+    assert await list_seqs(commands, "--record", "zendesk:ticket/35436") == [first, third]
+    assert await list_seqs(commands, "--principal", "Alice Adams") == [first, second]
+    assert await list_seqs(commands, "--principal", "bob") == [third]
+    assert await list_seqs(commands, "--principal", bob.id) == [third]
+    assert await list_seqs(commands, "--run", "run-2") == [second]
+    assert await list_seqs(commands, "--writes") == [first, third]
+    assert await list_seqs(commands, "--since", instant) == [second, third]
+    assert await list_seqs(commands, "--until", instant) == [first]
+    assert await list_seqs(commands, "--principal", "nobody") == []
 
 
 async def test_an_intent_without_an_outcome_is_shown_as_such(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    await services.trail.append_event(replace(INTENT, identity=identity_of(alice)))
+    await services.trail.append_event(replace(INTENT, identity=build_identity(alice)))
 
-    assert "unknown: the request was about to leave" in await commands.answer("audit")
+    assert "unknown: the request was about to leave" in await commands.read_output("audit")
 
 
 async def test_an_intent_whose_outcome_was_not_asked_for_is_not_called_unknown(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    ended = await acted(services, alice)
+    outcome_seq = await record_action(services, alice)
     async with services.database.open_write_session() as session:
-        (outcome,) = [line for line in await services.trail.find_lines() if line.seq == ended]
+        (outcome,) = [line for line in await services.trail.find_lines() if line.seq == outcome_seq]
         later = outcome.time + timedelta(minutes=5)
-        await session.exec(update(AuditEventRow).where(col(AuditEventRow.seq) == ended).values(time=later))
+        await session.exec(
+            update(AuditEventRow).where(col(AuditEventRow.seq) == outcome_seq).values(time=later)
+        )
     until = f"{outcome.time + timedelta(minutes=1):%Y-%m-%dT%H:%M:%S}"
 
-    assert "nothing that fits" in await commands.answer("audit", "--until", until)
+    assert "nothing that fits" in await commands.read_output("audit", "--until", until)
 
 
-async def test_a_record_that_is_not_named_as_it_should_be_is_told(commands: Commands) -> None:
-    told = await commands("audit", "--record", "35436")
+async def test_a_malformed_record_name_is_reported(commands: Commands) -> None:
+    output = await commands("audit", "--record", "35436")
 
-    assert (told.code, told.err) == (1, "--record takes system:kind/id, such as zendesk:ticket/35436\n")
+    assert (output.code, output.err) == (1, "--record takes system:kind/id, such as zendesk:ticket/35436\n")
 
 
 async def test_the_proof_names_the_head_that_proves_the_trail_later(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    await acted(services, alice)
-    proven = await commands.answer("audit", "verify")
-    noted = proven.split()[-1]
-    await acted(services, alice)
-    again = await commands.answer("audit", "verify", "--noted", noted)
-    wrong = await commands("audit", "verify", "--noted", f"1:{noted.partition(':')[2]}")
+    await record_action(services, alice)
+    proven = await commands.read_output("audit", "verify")
+    noted_head = proven.split()[-1]
+    await record_action(services, alice)
+    again = await commands.read_output("audit", "verify", "--noted", noted_head)
+    wrong = await commands("audit", "verify", "--noted", f"1:{noted_head.partition(':')[2]}")
 
     assert proven.startswith("The trail holds: 2 lines, head 2:")
     assert again.startswith("The trail holds: 4 lines, head 4:")
     assert (wrong.code, wrong.err) == (1, "line 1 is not the one noted\n")
 
 
-async def test_a_broken_trail_is_told_line_by_line_and_fails(
+async def test_a_broken_trail_is_reported_line_by_line_and_fails(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    await acted(services, alice)
+    await record_action(services, alice)
     async with services.database.open_write_session() as session:
         await session.exec(
             update(AuditEventRow).where(col(AuditEventRow.seq) == 2).values(record_id="ticket/1", kind="x")
@@ -145,36 +147,36 @@ async def test_a_broken_trail_is_told_line_by_line_and_fails(
     assert proven.err == "line 2: was edited\n"
 
 
-@pytest.mark.parametrize("noted", ["12", "x:abc", "12:"])
-async def test_a_noted_head_that_is_none_is_told(commands: Commands, noted: str) -> None:
-    told = await commands.refusal("audit", "verify", "--noted", noted)
+@pytest.mark.parametrize("noted_head", ["12", "x:abc", "12:"])
+async def test_a_malformed_noted_head_is_reported(commands: Commands, noted_head: str) -> None:
+    output = await commands.read_refusal("audit", "verify", "--noted", noted_head)
 
-    assert told.startswith("--noted takes what `byline audit verify` printed as head")
+    assert output.startswith("--noted takes what `byline audit verify` printed as head")
 
 
 async def test_what_strangers_name_writes_no_line_of_its_own_and_moves_no_cursor(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    forged = "\n  verdict    denied\x1b[2J\u202e"
-    actor = Actor(kind="mcp_client", id="chat", name=f"Chat{forged}")
-    identity = replace(identity_of(alice), actor=actor, name=f"Alice{forged}")
+    forged_text = "\n  verdict    denied\x1b[2J\u202e"
+    actor = Actor(kind="mcp_client", id="chat", name=f"Chat{forged_text}")
+    identity = replace(build_identity(alice), actor=actor, name=f"Alice{forged_text}")
     event = replace(
         INTENT,
         identity=identity,
-        chain=(forged,),
-        resource=f"/1{forged}",
-        record_id=f"ticket/1{forged}",
-        account=f"alice{forged}",
-        scopes=(forged,),
+        chain=(forged_text,),
+        resource=f"/1{forged_text}",
+        record_id=f"ticket/1{forged_text}",
+        account=f"alice{forged_text}",
+        scopes=(forged_text,),
     )
     intent = await services.trail.append_event(event)
     await services.trail.append_event(
-        replace(event, kind="action.ended", intent=intent, verdict="allowed", message=f"said{forged}")
+        replace(event, kind="action.ended", intent=intent, verdict="allowed", message=f"said{forged_text}")
     )
 
-    told = await commands.answer("audit", "--principal", alice.id)
+    output = await commands.read_output("audit", "--principal", alice.id)
 
-    assert told.count("verdict    ") == 1 + told.count(r"\n  verdict    denied\x1b[2J\u202e")
-    assert [line for line in told.splitlines() if line.startswith("  verdict")] == ["  verdict    allowed"]
-    assert "\x1b" not in told
-    assert "\u202e" not in told
+    assert output.count("verdict    ") == 1 + output.count(r"\n  verdict    denied\x1b[2J\u202e")
+    assert [line for line in output.splitlines() if line.startswith("  verdict")] == ["  verdict    allowed"]
+    assert "\x1b" not in output
+    assert "\u202e" not in output

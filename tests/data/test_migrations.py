@@ -17,21 +17,21 @@ from tests.foreign.postgres import Postgres
 from tests.foreign.process import free_port
 
 
-async def tables(address: str) -> set[str]:
-    def names(connection: Connection) -> Iterable[str]:
+async def list_tables(address: str) -> set[str]:
+    def list_names(connection: Connection) -> Iterable[str]:
         return inspect(connection).get_table_names()
 
     database = Database(DatabaseSettings(url=address))
     async with database.open_read_session() as session:
-        found = await (await session.connection()).run_sync(names)
+        table_names = await (await session.connection()).run_sync(list_names)
     await database.close_connections()
-    return set(found)
+    return set(table_names)
 
 
 async def test_an_empty_database_gets_every_table(empty_database: str) -> None:
     await asyncio.to_thread(upgrade_schema, empty_database)
 
-    assert await tables(empty_database) == {*SQLModel.metadata.tables, "alembic_version"}
+    assert await list_tables(empty_database) == {*SQLModel.metadata.tables, "alembic_version"}
 
 
 async def test_the_migrations_and_the_models_describe_one_schema(address: str) -> None:
@@ -40,7 +40,7 @@ async def test_the_migrations_and_the_models_describe_one_schema(address: str) -
 
 async def test_the_schema_goes_down_and_up_again(address: str) -> None:
     await asyncio.to_thread(downgrade_schema, address, "base")
-    down = await tables(address)
+    down = await list_tables(address)
     await asyncio.to_thread(upgrade_schema, address)
 
     assert down == {"alembic_version"}
@@ -48,13 +48,13 @@ async def test_the_schema_goes_down_and_up_again(address: str) -> None:
 
 
 async def test_a_database_that_is_there_already_stays_as_it_is(address: str) -> None:
-    before = await tables(address)
+    before = await list_tables(address)
     await asyncio.to_thread(upgrade_schema, address)
 
-    assert await tables(address) == before
+    assert await list_tables(address) == before
 
 
-async def test_a_database_without_the_schema_is_told_and_not_used(
+async def test_a_database_without_the_schema_is_reported_and_not_used(
     empty_database: str, keyring_file: Path
 ) -> None:
     settings = Settings(
@@ -66,32 +66,32 @@ async def test_a_database_without_the_schema_is_told_and_not_used(
 
 
 @pytest.mark.parametrize(
-    ("address", "told"),
+    ("address", "expected_message"),
     [
         ("nonsense", "BYLINE_DATABASE__URL is not a database URL"),
         ("mysql://root@127.0.0.1/byline", "BYLINE_DATABASE__URL names 'mysql'"),
     ],
 )
-def test_an_address_that_names_no_known_database_is_told(address: str, told: str) -> None:
-    with pytest.raises(SettingsInvalid, match=told):
+def test_an_address_of_an_unsupported_database_is_reported(address: str, expected_message: str) -> None:
+    with pytest.raises(SettingsInvalid, match=expected_message):
         upgrade_schema(address)
 
 
-def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
+def test_a_server_that_does_not_answer_is_reported_without_the_password() -> None:
     address = f"postgresql+asyncpg://byline:hidden@127.0.0.1:{free_port()}/byline"
 
-    with pytest.raises(SettingsInvalid, match="cannot be reached") as told:
+    with pytest.raises(SettingsInvalid, match="cannot be reached") as error_info:
         upgrade_schema(address)
 
-    assert "hidden" not in str(told.value)
+    assert "hidden" not in str(error_info.value)
 
 
-def test_a_server_that_refuses_the_password_is_told(postgres: Postgres) -> None:
+def test_a_server_that_refuses_the_password_is_reported(postgres: Postgres) -> None:
     with pytest.raises(SettingsInvalid, match=r"cannot be reached \(password authentication failed"):
-        upgrade_schema(postgres.url("postgres").replace(postgres.password, "guessed"))
+        upgrade_schema(postgres.build_url("postgres").replace(postgres.password, "guessed"))
 
 
-def test_a_path_that_is_no_file_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_no_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match=r"cannot be reached \(it is a folder\)"):
         upgrade_schema(f"sqlite+aiosqlite:///{tmp_path}")
 
@@ -125,11 +125,11 @@ async def test_the_command_migrates_and_every_other_command_asks_for_it(
     }
     byline = Commands(environment, keyring_file.parent)
     before = await byline("audit")
-    migrated = await byline("migrate")
+    output = await byline("migrate")
     after = await byline("audit")
 
     assert before.code == 1
     assert "run `byline migrate`" in before.err
     assert "Traceback" not in before.err
-    assert migrated.code == 0, migrated.err
+    assert output.code == 0, output.err
     assert after.out == "The trail has nothing that fits.\n"

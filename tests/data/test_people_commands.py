@@ -10,9 +10,9 @@ async def test_who_takes_anothers_name_or_subject_for_their_own_name_keeps_nobod
         await services.principals.resolve_principal("https://elsewhere.example", f"mallory as {name}", name)
 
     for ambiguous in (alice.name, alice.subject):
-        assert alice.id in await commands.refusal("people", "deactivate", ambiguous)
-    await commands.answer("people", "deactivate", alice.id)
+        assert alice.id in await commands.read_refusal("people", "deactivate", ambiguous)
+    await commands.read_output("people", "deactivate", alice.id)
 
-    stopped = await services.principals.find_principal(alice.id)
-    assert stopped is not None
-    assert not stopped.is_active
+    stopped_principal = await services.principals.find_principal(alice.id)
+    assert stopped_principal is not None
+    assert not stopped_principal.is_active

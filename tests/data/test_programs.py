@@ -5,7 +5,7 @@ from tests.data.commands import Commands
 
 @pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected_message"),
     [
         (("audit", "verify"), "The trail holds: 0 lines"),
         (("keys", "rotate"), "signs from now on"),
@@ -15,12 +15,12 @@ from tests.data.commands import Commands
         (("clients", "list"), "No administrator registered a client"),
         (("grants", "list", "shared"), "shared has granted nothing"),
     ],
-    ids=lambda each: each[0] if isinstance(each, tuple) else None,
+    ids=lambda parameter: parameter[0] if isinstance(parameter, tuple) else None,
 )
 async def test_every_group_of_commands_is_there_in_the_program(
-    commands: Commands, words: tuple[str, ...], told: str
+    commands: Commands, words: tuple[str, ...], expected_message: str
 ) -> None:
-    ended = await Commands(commands.environment, commands.folder)(*words)
+    result = await Commands(commands.environment, commands.folder)(*words)
 
-    assert ended.code == 0, ended.err
-    assert told in ended.out + ended.err
+    assert result.code == 0, result.err
+    assert expected_message in result.out + result.err

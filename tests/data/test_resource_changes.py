@@ -17,11 +17,11 @@ async def test_a_change_is_seen_by_every_process_and_the_last_one_counts(
     first = await other.resource_changes.list_changes_since(before)
     await other.resource_changes.note_change("crm://accounts/1")
     await other.resource_changes.note_change("crm://accounts/2")
-    seen = await services.resource_changes.list_changes_since(before)
+    seen_changes = await services.resource_changes.list_changes_since(before)
 
     assert set(first) == {"crm://accounts/1"}
-    assert set(seen) == {"crm://accounts/1", "crm://accounts/2"}
-    assert seen["crm://accounts/1"] > first["crm://accounts/1"] >= before
+    assert set(seen_changes) == {"crm://accounts/1", "crm://accounts/2"}
+    assert seen_changes["crm://accounts/1"] > first["crm://accounts/1"] >= before
     assert await services.resource_changes.list_changes_since(utc_now()) == {}
 
 

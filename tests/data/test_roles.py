@@ -91,7 +91,7 @@ async def test_without_a_policy_everybody_may_call_everything(services: Services
         "rules: {}",
     ],
 )
-def test_a_policy_that_cannot_be_read_is_told_with_its_file(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_policy_is_reported_with_its_file(tmp_path: Path, text: str) -> None:
     path = tmp_path / "policy.yml"
     path.write_text(text)
 

@@ -19,20 +19,22 @@ def records(services: Services) -> ScheduleRecords:
     return ScheduleRecords(services)
 
 
-async def added(records: ScheduleRecords, owner: Principal, schedule_id: str = "schedule-1") -> Schedule:
+async def add_schedule(
+    records: ScheduleRecords, owner: Principal, schedule_id: str = "schedule-1"
+) -> Schedule:
     schedule = await records.add_schedule(schedule_id, owner, CONTENT)
     assert schedule is not None
     return schedule
 
 
-async def kinds(services: Services) -> list[str]:
+async def list_kinds(services: Services) -> list[str]:
     return [line.kind for line in await services.trail.find_lines()]
 
 
 async def test_a_schedule_is_read_by_every_process_as_it_was_noted(
     records: ScheduleRecords, other: Services, alice: Principal
 ) -> None:
-    schedule = await added(records, alice)
+    schedule = await add_schedule(records, alice)
 
     read = await ScheduleRecords(other).find_schedule(schedule.id)
 
@@ -45,66 +47,72 @@ async def test_a_schedule_is_read_by_every_process_as_it_was_noted(
 async def test_an_id_is_taken_once(
     records: ScheduleRecords, services: Services, alice: Principal, bob: Principal
 ) -> None:
-    await added(records, alice)
+    await add_schedule(records, alice)
 
     assert await records.add_schedule("schedule-1", bob, CONTENT) is None
-    assert await kinds(services) == ["schedule.created"]
+    assert await list_kinds(services) == ["schedule.created"]
 
 
 async def test_of_two_changes_of_one_version_one_is_made(
     records: ScheduleRecords, services: Services, other: Services, alice: Principal
 ) -> None:
-    schedule = await added(records, alice)
-    wanted = replace(CONTENT, timing=Timing(intervals=(Interval(every_seconds=60),))).to_columns()
+    schedule = await add_schedule(records, alice)
+    wanted_columns = replace(CONTENT, timing=Timing(intervals=(Interval(every_seconds=60),))).to_columns()
 
     both = await asyncio.gather(
-        records.change_schedule(schedule.id, "schedule.changed", alice, wanted, schedule.version),
+        records.change_schedule(schedule.id, "schedule.changed", alice, wanted_columns, schedule.version),
         ScheduleRecords(other).change_schedule(
-            schedule.id, "schedule.changed", alice, wanted, schedule.version
+            schedule.id, "schedule.changed", alice, wanted_columns, schedule.version
         ),
     )
 
-    (made,) = [each for each in both if each is not None]
-    assert made.version == schedule.version + 1
-    assert await records.find_schedule(schedule.id) == made
-    assert await kinds(services) == ["schedule.created", "schedule.changed"]
+    (changed_schedule,) = [result for result in both if result is not None]
+    assert changed_schedule.version == schedule.version + 1
+    assert await records.find_schedule(schedule.id) == changed_schedule
+    assert await list_kinds(services) == ["schedule.created", "schedule.changed"]
 
 
 async def test_a_list_holds_what_is_mine_and_what_is_offered_to_me_in_pages(
     records: ScheduleRecords, alice: Principal, bob: Principal
 ) -> None:
-    mine = [await added(records, alice, f"mine-{number}") for number in range(3)]
-    theirs = await added(records, bob, "theirs")
-    await added(records, bob, "not-mine")
+    mine = [await add_schedule(records, alice, f"mine-{number}") for number in range(3)]
+    theirs = await add_schedule(records, bob, "theirs")
+    await add_schedule(records, bob, "not-mine")
     await records.change_schedule(theirs.id, "schedule.offered", bob, {"offered_to": alice.id})
 
     first = await records.list_schedules(alice.id, limit=2)
     rest = await records.list_schedules(alice.id, limit=9, page_cursor=(first[-1].created_at, first[-1].id))
 
-    assert [each.id for each in (*first, *rest)] == ["theirs", *(each.id for each in reversed(mine))]
+    assert [schedule.id for schedule in (*first, *rest)] == [
+        "theirs",
+        *(schedule.id for schedule in reversed(mine)),
+    ]
     assert await records.list_schedules(alice.id, limit=9, tool_names={"another"}) == []
 
 
 async def test_firings_by_hand_are_named_after_seconds_that_differ(
     records: ScheduleRecords, other: Services, alice: Principal
 ) -> None:
-    await added(records, alice)
+    await add_schedule(records, alice)
 
     moments = await asyncio.gather(
-        *(each.reserve_trigger_time("schedule-1") for each in 5 * (records, ScheduleRecords(other)))
+        *(
+            record_store.reserve_trigger_time("schedule-1")
+            for record_store in 5 * (records, ScheduleRecords(other))
+        )
     )
 
-    found = sorted(moment for moment in moments if moment is not None)
-    assert len(set(found)) == 10
-    assert all(moment.microsecond == 0 for moment in found)
-    assert found[0] > utc_now() - timedelta(minutes=1)
+    reserved_times = sorted(moment for moment in moments if moment is not None)
+    assert len(set(reserved_times)) == 10
+    assert all(moment.microsecond == 0 for moment in reserved_times)
+    assert reserved_times[0] > utc_now() - timedelta(minutes=1)
     assert await records.reserve_trigger_time("unknown") is None
 
 
 async def test_what_is_forgotten_is_gone_and_in_the_trail(
     records: ScheduleRecords, services: Services, alice: Principal
 ) -> None:
-    schedule = await added(records, alice)
+    schedule = await add_schedule(records, alice)
 
     await records.delete_schedule(schedule, alice)
 
@@ -112,21 +120,21 @@ async def test_what_is_forgotten_is_gone_and_in_the_trail(
     assert (
         await records.change_schedule(schedule.id, "schedule.paused", alice, {"paused_because": "…"}) is None
     )
-    assert await kinds(services) == ["schedule.created", "schedule.deleted"]
+    assert await list_kinds(services) == ["schedule.created", "schedule.deleted"]
 
 
 async def test_who_is_stopped_has_their_schedules_paused_on_record_though_temporal_does_not_answer(
     records: ScheduleRecords, alice: Principal, bob: Principal, commands: Commands
 ) -> None:
-    alices, bobs = await added(records, alice, "alices"), await added(records, bob, "bobs")
+    alices, bobs = await add_schedule(records, alice, "alices"), await add_schedule(records, bob, "bobs")
     nowhere = replace(
         commands, environment={**commands.environment, "BYLINE_TEMPORAL__ADDRESS": "127.0.0.1:1"}
     )
 
-    said = await nowhere.answer("people", "deactivate", alice.id)
+    output = await nowhere.read_output("people", "deactivate", alice.id)
 
-    assert "Their schedules are paused: 1. Temporal does not answer" in said
-    stopped = await records.find_schedule(alices.id)
-    assert stopped is not None
-    assert stopped.paused_because == "Alice Adams is not active here any more."
+    assert "Their schedules are paused: 1. Temporal does not answer" in output
+    stopped_schedule = await records.find_schedule(alices.id)
+    assert stopped_schedule is not None
+    assert stopped_schedule.paused_because == "Alice Adams is not active here any more."
     assert await records.find_schedule(bobs.id) == bobs

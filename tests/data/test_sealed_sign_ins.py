@@ -12,7 +12,7 @@ from engine.vault.resealing import reseal_columns
 from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from tests.data.commands import Commands
-from tests.data.samples import connection, identity_of, tokens
+from tests.data.samples import build_connection, build_identity, build_tokens
 
 ISSUER = "https://issuer.example"
 AT_ISSUER = ProviderEndpoints(
@@ -30,24 +30,24 @@ CODE = DeviceCode(
 )
 
 
-async def asked(services: Services, principal: Principal) -> str:
+async def ask(services: Services, principal: Principal) -> str:
     """A question of this person's."""
-    identity = identity_of(principal)
+    identity = build_identity(principal)
     await services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
-    await services.catalogue.store_connections([connection()])
-    required = await services.authorization_requests.require_authorization(
-        identity, connection(), ("read_only",), ParkedAction("w", "r", "k"), run_id="run-1"
+    await services.catalogue.store_connections([build_connection()])
+    requirement = await services.authorization_requests.require_authorization(
+        identity, build_connection(), ("read_only",), ParkedAction("w", "r", "k"), run_id="run-1"
     )
-    assert required is not None
-    return required.request_id
+    assert requirement is not None
+    return requirement.request_id
 
 
 async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    request_id = await asked(services, alice)
+    request_id = await ask(services, alice)
     registrations = services.registrations
-    registered = _ClientInformationResponse(
+    client_information = _ClientInformationResponse(
         client_id="byline", client_secret="planted", token_endpoint_auth_method="none"
     )
     device = DeviceSignInRow(
@@ -59,7 +59,7 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
         poll_after=utc_now() + timedelta(minutes=5),
         expires_at=utc_now() + timedelta(minutes=10),
     )
-    registration = await registrations._build_client_row(ISSUER, registered)
+    registration = await registrations._build_client_row(ISSUER, client_information)
     async with services.database.open_write_session() as session:
         session.add(registration)
         session.add(device)
@@ -67,38 +67,38 @@ async def test_what_sign_ins_keep_is_sealed_and_survives_a_new_master_key(
         alice.id, "planted-id-token", "planted-refresh", time.time() + 600
     )
 
-    await commands.answer("vault", "rotate")
-    await commands.answer("vault", "reseal")
+    await commands.read_output("vault", "rotate")
+    await commands.read_output("vault", "reseal")
 
     request = await services.authorization_requests.find_request(request_id)
     assert request is not None
-    kept = await services.idp_sessions.find_session(alice.id)
+    idp_session = await services.idp_sessions.find_session(alice.id)
     wait = await services.sign_ins.poll_code(request, alice)
-    assert kept is not None
+    assert idp_session is not None
     assert wait is not None
-    assert (kept.id_token, wait.user_code) == ("planted-id-token", "WDJB-MJHT")
+    assert (idp_session.id_token, wait.user_code) == ("planted-id-token", "WDJB-MJHT")
     assert (await registrations.find_identity("billing", AT_ISSUER)).client_id == "byline"
     assert await reseal_columns(services.database, services.vault, lambda *_: None) == 0
 
 
-async def test_a_grant_that_was_taken_back_here_is_told_from_one_that_ended_otherwise(
+async def test_a_grant_that_its_owner_revoked_differs_from_one_that_ended_otherwise(
     services: Services, alice: Principal
 ) -> None:
-    billing = connection()
+    billing = build_connection()
     billing = billing.model_copy(
         update={"provider": billing.provider.model_copy(update={"revocation_endpoint": None})}
     )
 
     async def store() -> None:
         async with services.database.open_write_session() as session:
-            await services.grants.store_grant(session, billing, alice.id, tokens(), "alice")
+            await services.grants.store_grant(session, billing, alice.id, build_tokens(), "alice")
 
     await store()
     await store()
-    replaced = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
+    replaced_accounts = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
     await services.grant_removal.remove_own_grant(billing, alice)
-    removed = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
+    removed_accounts = await services.grants.list_accounts_revoked_by_owner(billing, alice.id)
     await store()
 
-    assert (replaced, removed) == (set(), {"alice"})
+    assert (replaced_accounts, removed_accounts) == (set(), {"alice"})
     assert not await services.grants.list_accounts_revoked_by_owner(billing, alice.id)

@@ -21,26 +21,26 @@ from tests.data.conftest import Opener
 CLAIMS = {"sub": "alice"}
 
 
-def kid_of(token: str) -> str:
-    kid: str = decoded(token.split(".", maxsplit=1)[0])["kid"]
+def read_kid(token: str) -> str:
+    kid: str = decode_part(token.split(".", maxsplit=1)[0])["kid"]
     return kid
 
 
-def decoded(part: str) -> dict[str, Any]:
+def decode_part(part: str) -> dict[str, Any]:
     document: dict[str, Any] = json.loads(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     return document
 
 
-def encoded(document: object) -> str:
+def encode_part(document: object) -> str:
     return urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
 
 
-async def keys(services: Services) -> list[SigningKeyRow]:
+async def list_keys(services: Services) -> list[SigningKeyRow]:
     async with services.database.open_read_session() as session:
         return list((await session.exec(select(SigningKeyRow))).all())
 
 
-async def in_force(services: Services) -> set[str]:
+async def list_keys_in_force(services: Services) -> set[str]:
     return {key["kid"] for key in (await services.signing_keys.build_jwks())["keys"]}
 
 
@@ -50,13 +50,17 @@ async def test_what_one_process_signs_another_verifies(services: Services, other
 
     assert claims["sub"] == "alice"
     assert {"iat", "jti"} < set(claims)
-    assert decoded(token.split(".")[0]) == {"alg": "Ed25519", "kid": kid_of(token), "typ": IDENTITY_TYPE}
+    assert decode_part(token.split(".")[0]) == {
+        "alg": "Ed25519",
+        "kid": read_kid(token),
+        "typ": IDENTITY_TYPE,
+    }
 
 
 async def test_the_first_signatures_of_a_process_make_one_key(services: Services) -> None:
     await asyncio.gather(*(services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE) for _ in range(20)))
 
-    assert len(await keys(services)) == 1
+    assert len(await list_keys(services)) == 1
 
 
 async def test_processes_that_sign_at_once_on_a_new_database_verify_each_other(
@@ -77,7 +81,11 @@ async def test_processes_that_sign_at_once_on_a_new_database_verify_each_other(
         )
     )
 
-    assert {kid_of(token) for token in tokens} <= await in_force(services) == await in_force(other)
+    assert (
+        {read_kid(token) for token in tokens}
+        <= await list_keys_in_force(services)
+        == await list_keys_in_force(other)
+    )
 
 
 async def test_real_processes_that_start_at_once_on_a_new_database_and_keyring_verify_each_other(
@@ -95,7 +103,7 @@ async def test_real_processes_that_start_at_once_on_a_new_database_and_keyring_v
         "asyncio.run(main())\n"
     )
     environment = {"BYLINE_DATABASE__URL": address, "BYLINE_VAULT__KEYRING_FILE": str(keyring_file)}
-    started = [
+    processes = [
         await asyncio.create_subprocess_exec(
             sys.executable,
             "-c",
@@ -106,13 +114,13 @@ async def test_real_processes_that_start_at_once_on_a_new_database_and_keyring_v
         )
         for _ in range(3)
     ]
-    for process in started:
+    for process in processes:
         assert process.stdout is not None
         await process.stdout.readline()
-    ended = await asyncio.gather(*(process.communicate(b"go\n") for process in started))
+    results = await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
     services = await another_process()
 
-    for out, _ in ended:
+    for out, _ in results:
         assert await services.signing_keys.verify_token(out.decode().strip(), "test")
 
 
@@ -124,7 +132,7 @@ async def test_after_a_rotation_the_new_key_signs_and_the_old_one_verifies(
     kid = await rotate_signing_key(services)
     after = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
 
-    assert kid_of(after) == kid != kid_of(before)
+    assert read_kid(after) == kid != read_kid(before)
     for process in (services, other):
         for token in (before, after):
             assert await process.signing_keys.verify_token(token, IDENTITY_TYPE)
@@ -134,7 +142,7 @@ async def test_what_a_retired_key_signed_is_refused(services: Services, another_
     before = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
     await rotate_signing_key(services)
 
-    assert await retire_signing_key(services, kid_of(before))
+    assert await retire_signing_key(services, read_kid(before))
 
     for process in (services, await another_process()):
         with pytest.raises(IdentityForged, match="not signed by a key in force"):
@@ -143,18 +151,18 @@ async def test_what_a_retired_key_signed_is_refused(services: Services, another_
 
 async def test_only_an_older_key_in_force_can_be_retired(services: Services) -> None:
     token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
-    assert not await retire_signing_key(services, kid_of(token))
+    assert not await retire_signing_key(services, read_kid(token))
     assert not await retire_signing_key(services, "unknown")
     await rotate_signing_key(services)
 
-    assert await retire_signing_key(services, kid_of(token))
-    assert not await retire_signing_key(services, kid_of(token))
+    assert await retire_signing_key(services, read_kid(token))
+    assert not await retire_signing_key(services, read_kid(token))
 
 
 async def test_only_keys_in_force_are_published_and_none_of_them_in_private(services: Services) -> None:
-    first = kid_of(await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE))
+    first = read_kid(await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE))
     second = await rotate_signing_key(services)
-    assert await in_force(services) == {first, second}
+    assert await list_keys_in_force(services) == {first, second}
     await retire_signing_key(services, first)
 
     (key,) = (await services.signing_keys.build_jwks())["keys"]
@@ -171,17 +179,17 @@ async def test_a_token_of_another_type_is_refused(services: Services) -> None:
 
 async def test_a_token_that_was_altered_is_refused(services: Services) -> None:
     header, payload, signature = (await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)).split(".")
-    forged = encoded({**decoded(payload), "sub": "bob"})
-    unsigned = encoded({**decoded(header), "alg": "none"})
+    forged_part = encode_part({**decode_part(payload), "sub": "bob"})
+    unsigned_header = encode_part({**decode_part(header), "alg": "none"})
 
     for token in (
-        f"{header}.{forged}.{signature}",
+        f"{header}.{forged_part}.{signature}",
         f"{header}.{payload}.{'A' * len(signature)}",
         f"{header}.{payload}.",
-        f"{unsigned}.{payload}.",
+        f"{unsigned_header}.{payload}.",
         f"{header}.{payload}",
-        f"{encoded({**decoded(header), 'kid': 'unknown'})}.{payload}.{signature}",
-        f"{encoded([])}.{payload}.{signature}",
+        f"{encode_part({**decode_part(header), 'kid': 'unknown'})}.{payload}.{signature}",
+        f"{encode_part([])}.{payload}.{signature}",
         "nonsense",
         "",
         "a.b.c",
@@ -194,17 +202,17 @@ async def test_a_token_that_was_altered_is_refused(services: Services) -> None:
 async def test_a_token_signed_with_the_public_key_as_a_shared_secret_is_refused(services: Services) -> None:
     token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
     (key,) = (await services.signing_keys.build_jwks())["keys"]
-    header = {"alg": "HS256", "kid": kid_of(token), "typ": IDENTITY_TYPE}
+    header = {"alg": "HS256", "kid": read_kid(token), "typ": IDENTITY_TYPE}
     secret = OctKey.import_key(urlsafe_b64decode(key["x"] + "="))
-    forged = jws.serialize_compact(header, json.dumps(CLAIMS), secret, algorithms=["HS256"])
+    forged_part = jws.serialize_compact(header, json.dumps(CLAIMS), secret, algorithms=["HS256"])
 
     with pytest.raises(IdentityForged):
-        await services.signing_keys.verify_token(forged, IDENTITY_TYPE)
+        await services.signing_keys.verify_token(forged_part, IDENTITY_TYPE)
 
 
 async def test_no_private_key_lies_open_in_the_database(services: Services) -> None:
     await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
-    (row,) = await keys(services)
+    (row,) = await list_keys(services)
     secret = await services.vault.open_secret(
         row.sealed_private_key, f"signing_key:{row.kid}:{row.public_key.hex()}"
     )
@@ -217,12 +225,12 @@ async def test_an_administrator_rotates_and_retires_keys(
     services: Services, commands: Commands, another_process: Opener
 ) -> None:
     token = await services.signing_keys.sign_claims(CLAIMS, IDENTITY_TYPE)
-    rotated = await commands.answer("keys", "rotate")
-    retired = await commands.answer("keys", "retire", kid_of(token))
-    again = await commands("keys", "retire", kid_of(token))
+    output = await commands.read_output("keys", "rotate")
+    retire_output = await commands.read_output("keys", "retire", read_kid(token))
+    again = await commands("keys", "retire", read_kid(token))
 
-    assert rotated.endswith("signs from now on.\n")
-    assert retired == f"What key {kid_of(token)} signed is refused from now on.\n"
+    assert output.endswith("signs from now on.\n")
+    assert retire_output == f"What key {read_kid(token)} signed is refused from now on.\n"
     assert again.code == 1
     assert "unknown, retired already, or the one that signs" in again.err
     with pytest.raises(IdentityForged):

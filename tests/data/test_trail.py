@@ -18,17 +18,17 @@ from engine.identity.model import Principal
 from engine.services import Services
 from tests.administration import retire_signing_key, rotate_signing_key
 from tests.data.conftest import Opener
-from tests.data.samples import TOOL, identity_of
+from tests.data.samples import TOOL, build_identity
 
 EVENT = AuditEvent(kind="action.ended", system="zendesk", record_id="ticket/1", run_id="run-1")
 LINES = 6
 
 
-async def problems(services: Services, noted: tuple[int, str] | None = None) -> tuple[str, ...]:
-    return (await verify_trail(services.database, services.signing_keys, noted_head=noted)).problems
+async def find_problems(services: Services, noted_head: tuple[int, str] | None = None) -> tuple[str, ...]:
+    return (await verify_trail(services.database, services.signing_keys, noted_head=noted_head)).problems
 
 
-async def changed(services: Services, *statements: Any) -> None:
+async def execute_statements(services: Services, *statements: Any) -> None:
     """Change the tables behind the trail's back."""
     async with services.database.open_write_session() as session:
         connection = await session.connection()
@@ -36,10 +36,10 @@ async def changed(services: Services, *statements: Any) -> None:
             await connection.execute(statement)
 
 
-async def rows(services: Services) -> list[dict[str, Any]]:
+async def list_rows(services: Services) -> list[dict[str, Any]]:
     async with services.database.open_read_session() as session:
-        found = (await session.exec(select(AuditEventRow).order_by(col(AuditEventRow.seq)))).all()
-    return [row.model_dump() for row in found]
+        audit_rows = (await session.exec(select(AuditEventRow).order_by(col(AuditEventRow.seq)))).all()
+    return [row.model_dump() for row in audit_rows]
 
 
 def line(seq: int) -> Any:
@@ -50,15 +50,15 @@ def without(condition: Any) -> Any:
     return delete(AuditEventRow).where(condition)
 
 
-def renumbered(seq: int, to: int) -> Any:
+def renumber_line(seq: int, to: int) -> Any:
     return line(seq).values(seq=to)
 
 
 @pytest.fixture
-async def written(services: Services, alice: Principal) -> Services:
+async def services_with_lines(services: Services, alice: Principal) -> Services:
     """A trail of six lines."""
     for number in range(LINES):
-        event = replace(EVENT, identity=identity_of(alice), record_id=f"ticket/{number + 1}")
+        event = replace(EVENT, identity=build_identity(alice), record_id=f"ticket/{number + 1}")
         await services.trail.append_event(event)
     return services
 
@@ -70,9 +70,9 @@ async def test_an_empty_trail_holds(services: Services) -> None:
     assert (proof.line_count, proof.head_seq, proof.head_hash) == (0, 0, GENESIS_HASH)
 
 
-async def test_every_line_follows_from_the_one_before(written: Services) -> None:
-    proof = await verify_trail(written.database, written.signing_keys)
-    lines = await rows(written)
+async def test_every_line_follows_from_the_one_before(services_with_lines: Services) -> None:
+    proof = await verify_trail(services_with_lines.database, services_with_lines.signing_keys)
+    lines = await list_rows(services_with_lines)
 
     assert proof.is_intact
     assert [row["seq"] for row in lines] == [1, 2, 3, 4, 5, 6]
@@ -83,150 +83,173 @@ async def test_every_line_follows_from_the_one_before(written: Services) -> None
 async def test_whatever_people_write_comes_back_and_proves_itself(
     services: Services, alice: Principal
 ) -> None:
-    said = "„Zoë“ → 100 % 'quoted' \"twice\" \\ 日本 \N{PILE OF POO} \t\n"
-    await services.trail.append_event(replace(EVENT, principal=replace(alice, name=said), message=said))
+    text = "„Zoë“ → 100 % 'quoted' \"twice\" \\ 日本 \N{PILE OF POO} \t\n"
+    await services.trail.append_event(replace(EVENT, principal=replace(alice, name=text), message=text))
 
-    (found,) = await services.trail.find_lines()
-    assert found.event["message"] == said
-    assert found.event["principal"]["name"] == said
-    assert await problems(services) == ()
+    (trail_line,) = await services.trail.find_lines()
+    assert trail_line.event["message"] == text
+    assert trail_line.event["principal"]["name"] == text
+    assert await find_problems(services) == ()
 
 
-async def test_an_edited_event_is_found(written: Services) -> None:
-    event = {**(await rows(written))[2]["event"], "record_id": "ticket/9"}
-    await changed(written, line(3).values(event=event))
+async def test_an_edited_event_is_found(services_with_lines: Services) -> None:
+    event = {**(await list_rows(services_with_lines))[2]["event"], "record_id": "ticket/9"}
+    await execute_statements(services_with_lines, line(3).values(event=event))
 
-    assert await problems(written) == ("line 3: was edited",)
+    assert await find_problems(services_with_lines) == ("line 3: was edited",)
 
 
 @pytest.mark.parametrize(
     "edit",
     [{"kind": "action.refused"}, {"time": utc_now()}, {"hash": "0" * 64}, {"event": []}, {"event": {}}],
 )
-async def test_an_edited_part_of_a_line_is_found(written: Services, edit: dict[str, Any]) -> None:
-    await changed(written, line(3).values(**edit))
+async def test_an_edited_part_of_a_line_is_found(services_with_lines: Services, edit: dict[str, Any]) -> None:
+    await execute_statements(services_with_lines, line(3).values(**edit))
 
-    assert "line 3: was edited" in await problems(written)
+    assert "line 3: was edited" in await find_problems(services_with_lines)
 
 
 @pytest.mark.parametrize("column", ["principal_id", "run_id", "system", "record_id"])
-async def test_an_edited_column_that_is_searched_is_found(written: Services, column: str) -> None:
-    await changed(written, line(3).values(**{column: "another"}))
+async def test_an_edited_column_that_is_searched_is_found(services_with_lines: Services, column: str) -> None:
+    await execute_statements(services_with_lines, line(3).values(**{column: "another"}))
 
-    assert await problems(written) == ("line 3: its searchable columns were edited",)
+    assert await find_problems(services_with_lines) == ("line 3: its searchable columns were edited",)
 
 
-async def test_a_deleted_line_is_found(written: Services) -> None:
-    await changed(written, without(col(AuditEventRow.seq) == 3))
+async def test_a_deleted_line_is_found(services_with_lines: Services) -> None:
+    await execute_statements(services_with_lines, without(col(AuditEventRow.seq) == 3))
 
-    assert await problems(written) == (
+    assert await find_problems(services_with_lines) == (
         "line 3: missing (the next one is 4)",
         "line 4: does not follow the line before it",
     )
 
 
-async def test_a_deleted_line_is_found_though_the_later_ones_were_renumbered(written: Services) -> None:
-    later = [renumbered(seq, seq - 1) for seq in (4, 5, 6)]
-    await changed(
-        written, without(col(AuditEventRow.seq) == 3), *later, update(AuditHeadRow).values(seq=LINES - 1)
+async def test_a_deleted_line_is_found_though_the_later_ones_were_renumbered(
+    services_with_lines: Services,
+) -> None:
+    later = [renumber_line(seq, seq - 1) for seq in (4, 5, 6)]
+    await execute_statements(
+        services_with_lines,
+        without(col(AuditEventRow.seq) == 3),
+        *later,
+        update(AuditHeadRow).values(seq=LINES - 1),
     )
 
     assert {"line 3: does not follow the line before it", "line 3: was edited"} <= set(
-        await problems(written)
+        await find_problems(services_with_lines)
     )
 
 
-async def test_a_deleted_first_line_is_found(written: Services) -> None:
-    await changed(written, without(col(AuditEventRow.seq) == 1))
+async def test_a_deleted_first_line_is_found(services_with_lines: Services) -> None:
+    await execute_statements(services_with_lines, without(col(AuditEventRow.seq) == 1))
 
-    assert await problems(written) == (
+    assert await find_problems(services_with_lines) == (
         "line 1: missing (the next one is 2)",
         "line 2: does not follow the line before it",
     )
 
 
-async def test_reordered_lines_are_found(written: Services) -> None:
-    await changed(written, renumbered(2, 99), renumbered(3, 2), renumbered(99, 3))
+async def test_reordered_lines_are_found(services_with_lines: Services) -> None:
+    await execute_statements(
+        services_with_lines, renumber_line(2, 99), renumber_line(3, 2), renumber_line(99, 3)
+    )
 
-    found = await problems(written)
-    assert "line 2: was edited" in found
-    assert "line 3: was edited" in found
+    problem_texts = await find_problems(services_with_lines)
+    assert "line 2: was edited" in problem_texts
+    assert "line 3: was edited" in problem_texts
 
 
 @pytest.mark.parametrize("seq", [-1, 0, LINES + 1])
-async def test_a_line_that_was_added_at_an_end_is_found(written: Services, seq: int) -> None:
-    await changed(written, insert(AuditEventRow).values({**(await rows(written))[-1], "seq": seq}))
-
-    assert f"line {seq}: was edited" in await problems(written)
-
-
-async def test_a_line_that_was_inserted_is_found(written: Services) -> None:
-    copy = (await rows(written))[2]
-    later = [renumbered(seq, seq + 1) for seq in (6, 5, 4, 3)]
-    await changed(
-        written, *later, insert(AuditEventRow).values(copy), update(AuditHeadRow).values(seq=LINES + 1)
+async def test_a_line_that_was_added_at_an_end_is_found(services_with_lines: Services, seq: int) -> None:
+    await execute_statements(
+        services_with_lines,
+        insert(AuditEventRow).values({**(await list_rows(services_with_lines))[-1], "seq": seq}),
     )
 
-    found = await problems(written)
-    assert "line 4: was edited" in found
-    assert "line 4: does not follow the line before it" in found
+    assert f"line {seq}: was edited" in await find_problems(services_with_lines)
 
 
-async def test_a_cut_off_end_is_found_by_the_head(written: Services) -> None:
-    await changed(written, without(col(AuditEventRow.seq) > 4))
+async def test_a_line_that_was_inserted_is_found(services_with_lines: Services) -> None:
+    copy = (await list_rows(services_with_lines))[2]
+    later = [renumber_line(seq, seq + 1) for seq in (6, 5, 4, 3)]
+    await execute_statements(
+        services_with_lines,
+        *later,
+        insert(AuditEventRow).values(copy),
+        update(AuditHeadRow).values(seq=LINES + 1),
+    )
 
-    assert await problems(written) == ("the head says 6 lines, the last one found is 4",)
+    problem_texts = await find_problems(services_with_lines)
+    assert "line 4: was edited" in problem_texts
+    assert "line 4: does not follow the line before it" in problem_texts
+
+
+async def test_a_cut_off_end_is_found_by_the_head(services_with_lines: Services) -> None:
+    await execute_statements(services_with_lines, without(col(AuditEventRow.seq) > 4))
+
+    assert await find_problems(services_with_lines) == ("the head says 6 lines, the last one found is 4",)
 
 
 async def test_a_cut_off_end_whose_head_was_rewritten_is_found_by_a_head_noted_before(
-    written: Services,
+    services_with_lines: Services,
 ) -> None:
-    noted = await verify_trail(written.database, written.signing_keys)
-    last = (await rows(written))[3]
-    await changed(
-        written,
+    noted_head = await verify_trail(services_with_lines.database, services_with_lines.signing_keys)
+    last = (await list_rows(services_with_lines))[3]
+    await execute_statements(
+        services_with_lines,
         without(col(AuditEventRow.seq) > 4),
         update(AuditHeadRow).values(seq=4, hash=last["hash"]),
     )
 
-    assert await problems(written) == ()
-    assert await problems(written, (noted.head_seq, noted.head_hash)) == ("line 6 is not the one noted",)
+    assert await find_problems(services_with_lines) == ()
+    assert await find_problems(services_with_lines, (noted_head.head_seq, noted_head.head_hash)) == (
+        "line 6 is not the one noted",
+    )
 
 
-async def test_a_trail_that_began_anew_is_found_by_a_head_noted_before(written: Services) -> None:
-    noted = await verify_trail(written.database, written.signing_keys)
-    await changed(written, delete(AuditEventRow), delete(AuditHeadRow))
+async def test_a_trail_that_began_anew_is_found_by_a_head_noted_before(services_with_lines: Services) -> None:
+    noted_head = await verify_trail(services_with_lines.database, services_with_lines.signing_keys)
+    await execute_statements(services_with_lines, delete(AuditEventRow), delete(AuditHeadRow))
     for _ in range(LINES):
-        await written.trail.append_event(EVENT)
+        await services_with_lines.trail.append_event(EVENT)
 
-    assert await problems(written) == ()
-    assert await problems(written, (noted.head_seq, noted.head_hash)) == ("line 6 is not the one noted",)
-
-
-async def test_a_noted_head_goes_on_holding_as_the_trail_grows(written: Services) -> None:
-    noted = await verify_trail(written.database, written.signing_keys)
-    await written.trail.append_event(EVENT)
-
-    assert await problems(written, (noted.head_seq, noted.head_hash)) == ()
+    assert await find_problems(services_with_lines) == ()
+    assert await find_problems(services_with_lines, (noted_head.head_seq, noted_head.head_hash)) == (
+        "line 6 is not the one noted",
+    )
 
 
-@pytest.mark.parametrize("forged", [{"signature": b"\x00" * 64}, {"signature": b"short"}, {"kid": "unknown"}])
-async def test_a_forged_signature_is_found(written: Services, forged: dict[str, Any]) -> None:
-    await changed(written, line(3).values(**forged))
+async def test_a_noted_head_goes_on_holding_as_the_trail_grows(services_with_lines: Services) -> None:
+    noted_head = await verify_trail(services_with_lines.database, services_with_lines.signing_keys)
+    await services_with_lines.trail.append_event(EVENT)
 
-    assert await problems(written) == ("line 3: is not signed by a key of this installation",)
+    assert await find_problems(services_with_lines, (noted_head.head_seq, noted_head.head_hash)) == ()
+
+
+@pytest.mark.parametrize(
+    "forged_columns", [{"signature": b"\x00" * 64}, {"signature": b"short"}, {"kid": "unknown"}]
+)
+async def test_a_forged_signature_is_found(
+    services_with_lines: Services, forged_columns: dict[str, Any]
+) -> None:
+    await execute_statements(services_with_lines, line(3).values(**forged_columns))
+
+    assert await find_problems(services_with_lines) == (
+        "line 3: is not signed by a key of this installation",
+    )
 
 
 async def test_a_chain_made_again_with_a_key_that_the_vault_did_not_seal_proves_nothing(
-    written: Services, another_process: Opener
+    services_with_lines: Services, another_process: Opener
 ) -> None:
     forger = Ed25519PrivateKey.generate()
-    previous, forged = GENESIS_HASH, []
-    for row in await rows(written):
+    previous, forged_rows = GENESIS_HASH, []
+    for row in await list_rows(services_with_lines):
         event = {**row["event"], "record_id": "ticket/9"}
         digest = compute_chained_hash(row["seq"], row["time"], row["kind"], event, previous)
         signature = forger.sign(bytes.fromhex(digest))
-        forged.append(
+        forged_rows.append(
             line(row["seq"]).values(
                 event=event,
                 record_id="ticket/9",
@@ -240,11 +263,13 @@ async def test_a_chain_made_again_with_a_key_that_the_vault_did_not_seal_proves_
     key = insert(SigningKeyRow).values(
         kid="forger",
         public_key=forger.public_key().public_bytes_raw(),
-        sealed_private_key=(await _a_key(written)).sealed_private_key,
+        sealed_private_key=(await _a_key(services_with_lines)).sealed_private_key,
         created_at=utc_now() - timedelta(days=1),
         retired_at=utc_now(),
     )
-    await changed(written, key, *forged, update(AuditHeadRow).values(hash=previous))
+    await execute_statements(
+        services_with_lines, key, *forged_rows, update(AuditHeadRow).values(hash=previous)
+    )
     auditor = await another_process()
 
     with pytest.raises(VaultSealBroken):
@@ -256,21 +281,23 @@ async def _a_key(services: Services) -> SigningKeyRow:
         return (await session.exec(select(SigningKeyRow))).one()
 
 
-async def test_a_key_that_was_retired_still_vouches_for_the_lines_it_signed(written: Services) -> None:
-    first = (await _a_key(written)).kid
-    await rotate_signing_key(written)
-    await written.trail.append_event(EVENT)
-    assert await retire_signing_key(written, first)
+async def test_a_retired_key_still_verifies_the_lines_it_signed(services_with_lines: Services) -> None:
+    first = (await _a_key(services_with_lines)).kid
+    await rotate_signing_key(services_with_lines)
+    await services_with_lines.trail.append_event(EVENT)
+    assert await retire_signing_key(services_with_lines, first)
 
-    assert await problems(written) == ()
+    assert await find_problems(services_with_lines) == ()
 
 
 @pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("edit", ["event = 'no json'", "time = 'no time'"])
-async def test_a_line_that_cannot_even_be_read_is_found(written: Services, edit: str) -> None:
-    await changed(written, text(f"UPDATE audit_event SET {edit} WHERE seq = 3"))
+async def test_a_line_that_cannot_even_be_read_is_found(services_with_lines: Services, edit: str) -> None:
+    await execute_statements(services_with_lines, text(f"UPDATE audit_event SET {edit} WHERE seq = 3"))
 
-    assert "a line after 0 cannot be read as one, so it and the rest are unproven" in await problems(written)
+    assert "a line after 0 cannot be read as one, so it and the rest are unproven" in await find_problems(
+        services_with_lines
+    )
 
 
 async def test_two_processes_that_write_at_once_make_one_unbroken_chain(
@@ -284,7 +311,7 @@ async def test_two_processes_that_write_at_once_make_one_unbroken_chain(
     seqs = await asyncio.gather(*appends)
 
     assert sorted(seqs) == list(range(1, 201))
-    assert await problems(services) == ()
+    assert await find_problems(services) == ()
 
 
 async def test_a_trail_that_grows_while_it_is_proven_holds(services: Services, other: Services) -> None:
@@ -294,76 +321,76 @@ async def test_a_trail_that_grows_while_it_is_proven_holds(services: Services, o
 
     writing = asyncio.create_task(write())
     while not writing.done():
-        assert await problems(services) == ()
+        assert await find_problems(services) == ()
     await writing
 
     assert (await verify_trail(services.database, services.signing_keys)).line_count == 60
 
 
-async def test_an_append_tells_the_number_of_its_line(services: Services) -> None:
+async def test_an_append_returns_the_number_of_its_line(services: Services) -> None:
     seq = await services.trail.append_event(EVENT)
-    found = await services.trail.find_lines()
+    trail_lines = await services.trail.find_lines()
 
-    assert [line.seq for line in found] == [seq]
+    assert [line.seq for line in trail_lines] == [seq]
 
 
-def person(username: str) -> PersonRow:
+def build_person_row(username: str) -> PersonRow:
     return PersonRow(username=username, subject=username, name=username, password_hash="-")
 
 
-async def people(services: Services) -> int:
+async def count_people(services: Services) -> int:
     async with services.database.open_read_session() as session:
         return (await session.exec(select(func.count()).select_from(PersonRow))).one()
 
 
 async def test_rows_that_come_with_a_line_are_written_with_it(services: Services) -> None:
-    await services.trail.append_event(EVENT, person("a"), person("b"))
+    await services.trail.append_event(EVENT, build_person_row("a"), build_person_row("b"))
 
-    assert await people(services) == 2
+    assert await count_people(services) == 2
 
 
 async def test_a_row_that_is_refused_takes_its_line_with_it(services: Services) -> None:
-    await services.trail.append_event(EVENT, person("a"))
+    await services.trail.append_event(EVENT, build_person_row("a"))
     with pytest.raises(IntegrityError):
-        await services.trail.append_event(EVENT, person("b"), person("a"))
+        await services.trail.append_event(EVENT, build_person_row("b"), build_person_row("a"))
 
-    assert await people(services) == 1
+    assert await count_people(services) == 1
     assert len(await services.trail.find_lines()) == 1
-    assert await problems(services) == ()
+    assert await find_problems(services) == ()
 
 
 async def test_a_line_that_is_refused_takes_its_rows_with_it(services: Services) -> None:
     with pytest.raises(IntegrityError):
-        await services.trail.append_event(replace(EVENT, kind=cast("Any", None)), person("a"))
+        await services.trail.append_event(replace(EVENT, kind=cast("Any", None)), build_person_row("a"))
 
-    assert await people(services) == 0
+    assert await count_people(services) == 0
 
 
 async def test_an_append_that_is_refused_does_no_harm_to_those_it_shared_a_transaction_with(
     services: Services,
 ) -> None:
-    await services.trail.append_event(EVENT, person("a"))
-    ended = await asyncio.gather(
-        services.trail.append_event(EVENT, person("b")),
-        services.trail.append_event(EVENT, person("a")),
-        services.trail.append_event(EVENT, person("c")),
+    await services.trail.append_event(EVENT, build_person_row("a"))
+    results = await asyncio.gather(
+        services.trail.append_event(EVENT, build_person_row("b")),
+        services.trail.append_event(EVENT, build_person_row("a")),
+        services.trail.append_event(EVENT, build_person_row("c")),
         return_exceptions=True,
     )
 
-    assert [type(outcome) for outcome in ended] == [int, IntegrityError, int]
-    assert await people(services) == 3
-    assert await problems(services) == ()
+    assert [type(outcome) for outcome in results] == [int, IntegrityError, int]
+    assert await count_people(services) == 3
+    assert await find_problems(services) == ()
 
 
 async def test_the_trail_answers_by_record_by_person_by_run_and_by_time(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     trail = services.trail
-    hers = replace(EVENT, identity=identity_of(alice))
+    hers = replace(EVENT, identity=build_identity(alice))
     await trail.append_event(hers)
     await trail.append_event(replace(hers, run_id="run-2", record_id="ticket/2"))
     between = utc_now()
-    await trail.append_event(replace(EVENT, identity=identity_of(bob)))
+    await trail.append_event(replace(EVENT, identity=build_identity(bob)))
     await trail.append_event(replace(hers, system="salesforce"))
 
     async def seqs(**conditions: Any) -> list[int]:
@@ -380,30 +407,30 @@ async def test_the_trail_answers_by_record_by_person_by_run_and_by_time(
 
 
 async def test_an_intent_may_have_acted_until_its_outcome_is_known(services: Services) -> None:
-    trail, intended = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
+    trail, intent = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
     assert not await trail.may_have_acted("run-1", "key-1")
 
-    seq = await trail.append_event(intended)
+    seq = await trail.append_event(intent)
     assert await trail.may_have_acted("run-1", "key-1")
     assert not await trail.may_have_acted("run-1", "key-2")
     assert not await trail.may_have_acted("run-2", "key-1")
 
-    await trail.append_event(replace(intended, kind="action.ended", intent=seq, verdict="denied"))
+    await trail.append_event(replace(intent, kind="action.ended", intent=seq, verdict="denied"))
     assert not await trail.may_have_acted("run-1", "key-1")
 
 
 async def test_a_request_that_was_allowed_has_acted(services: Services) -> None:
-    trail, intended = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
-    seq = await trail.append_event(intended)
-    await trail.append_event(replace(intended, kind="action.ended", intent=seq, verdict="allowed"))
+    trail, intent = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
+    seq = await trail.append_event(intent)
+    await trail.append_event(replace(intent, kind="action.ended", intent=seq, verdict="allowed"))
 
     assert await trail.may_have_acted("run-1", "key-1")
 
 
 async def test_an_intent_whose_answer_was_lost_may_have_acted(services: Services) -> None:
-    trail, intended = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
-    seq = await trail.append_event(intended)
-    await trail.append_event(replace(intended, kind="action.ended", intent=seq, verdict="no_answer"))
+    trail, intent = services.trail, replace(EVENT, kind="action.intended", idempotency_key="key-1")
+    seq = await trail.append_event(intent)
+    await trail.append_event(replace(intent, kind="action.ended", intent=seq, verdict="no_answer"))
 
     assert await trail.may_have_acted("run-1", "key-1")
 
@@ -418,14 +445,14 @@ async def test_an_open_intent_is_found_however_much_was_written_since(services: 
 async def test_the_last_use_of_a_grant_is_its_newest_action_of_that_person_since_then(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
-    used = replace(EVENT, kind="action.intended", connection="support")
+    used_event = replace(EVENT, kind="action.intended", connection="support")
     before = utc_now()
     assert await services.trail.find_last_use(alice.id, "grant-1", before) is None
     for who, grant in ((alice, "grant-1"), (alice, "grant-1"), (alice, "grant-2"), (bob, "grant-1")):
-        await services.trail.append_event(replace(used, identity=identity_of(who), grant_id=grant))
+        await services.trail.append_event(replace(used_event, identity=build_identity(who), grant_id=grant))
 
-    found = await services.trail.find_last_use(alice.id, "grant-1", before)
+    last_use = await services.trail.find_last_use(alice.id, "grant-1", before)
 
-    assert found is not None
-    assert (found.seq, found.event["tool"]) == (2, TOOL)
+    assert last_use is not None
+    assert (last_use.seq, last_use.event["tool"]) == (2, TOOL)
     assert await services.trail.find_last_use(alice.id, "grant-1", utc_now()) is None

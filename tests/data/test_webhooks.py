@@ -27,7 +27,7 @@ MAPPING = DeliveryMapping.model_validate(
 )
 
 
-async def made(
+async def create_webhook(
     services: Services, by: Principal, name: str = "Hook", secret: str | None = None
 ) -> WebhookWithSecret:
     return await services.webhooks.create_webhook(
@@ -44,7 +44,7 @@ async def made(
 async def test_a_webhook_reads_back_as_it_was_made_in_every_process(
     services: Services, other: Services, alice: Principal
 ) -> None:
-    new = await made(services, alice)
+    new = await create_webhook(services, alice)
 
     webhook, in_force = await other.webhooks.get_webhook_with_secrets(new.webhook.id)
 
@@ -56,8 +56,8 @@ async def test_a_webhook_reads_back_as_it_was_made_in_every_process(
 async def test_a_list_goes_on_where_it_stopped(services: Services, alice: Principal, bob: Principal) -> None:
     names = [f"Hook {number}" for number in range(5)]
     for name in names:
-        await made(services, alice, name)
-    await made(services, bob)
+        await create_webhook(services, alice, name)
+    await create_webhook(services, bob)
 
     first = await services.webhooks.list_webhooks(alice, limit=3)
     place = (first[-1].created_at, first[-1].id)
@@ -69,7 +69,7 @@ async def test_a_list_goes_on_where_it_stopped(services: Services, alice: Princi
 async def test_of_two_changes_to_one_version_the_second_finds_it_gone(
     services: Services, other: Services, alice: Principal
 ) -> None:
-    webhook = (await made(services, alice)).webhook
+    webhook = (await create_webhook(services, alice)).webhook
 
     first = await services.webhooks.change_webhook(alice, webhook, WebhookUpdate(name="First"))
 
@@ -87,7 +87,7 @@ async def test_of_two_changes_to_one_version_the_second_finds_it_gone(
 async def test_two_secrets_are_in_force_for_a_while_and_never_three(
     services: Services, alice: Principal
 ) -> None:
-    webhook = (await made(services, alice, secret=GITHUB)).webhook
+    webhook = (await create_webhook(services, alice, secret=GITHUB)).webhook
 
     once = await services.webhooks.rotate_secret(alice, webhook, timedelta(hours=1))
     assert once is not None
@@ -106,24 +106,24 @@ async def test_two_secrets_are_in_force_for_a_while_and_never_three(
 async def test_a_secret_is_sealed_anew_when_the_vault_is(
     services: Services, alice: Principal, commands: Commands
 ) -> None:
-    webhook = (await made(services, alice, secret=GITHUB)).webhook
-    await commands.answer("vault", "rotate")
+    webhook = (await create_webhook(services, alice, secret=GITHUB)).webhook
+    await commands.read_output("vault", "rotate")
 
     async with services.database.open_read_session() as session:
-        sealed = (await session.exec(select(WebhookRow))).one().sealed_secret
-    assert GITHUB.encode() not in sealed
+        sealed_secret = (await session.exec(select(WebhookRow))).one().sealed_secret
+    assert GITHUB.encode() not in sealed_secret
     assert (await services.webhooks.get_webhook_with_secrets(webhook.id))[1] == [GITHUB]
-    assert await services.vault.has_current_key(sealed)
+    assert await services.vault.has_current_key(sealed_secret)
 
 
-@pytest.mark.parametrize("changed", ["principal_id", "tool", "scheme"])
+@pytest.mark.parametrize("changed_field", ["principal_id", "tool", "scheme"])
 async def test_a_secret_opens_for_no_other_principal_tool_or_scheme(
-    services: Services, alice: Principal, bob: Principal, changed: str
+    services: Services, alice: Principal, bob: Principal, changed_field: str
 ) -> None:
-    webhook = (await made(services, alice)).webhook
+    webhook = (await create_webhook(services, alice)).webhook
     async with services.database.open_write_session() as session:
         row = await session.get_one(WebhookRow, webhook.id)
-        setattr(row, changed, bob.id if changed == "principal_id" else "stripe")
+        setattr(row, changed_field, bob.id if changed_field == "principal_id" else "stripe")
         session.add(row)
 
     with pytest.raises(VaultSealBroken):
@@ -134,8 +134,8 @@ async def test_a_principal_has_so_many_webhooks_and_no_more(
     services: Services, alice: Principal, bob: Principal
 ) -> None:
     for number in range(MAX_WEBHOOKS_PER_PRINCIPAL):
-        await made(services, alice, str(number))
+        await create_webhook(services, alice, str(number))
 
     with pytest.raises(WebhookInvalid, match="Delete"):
-        await made(services, alice)
-    await made(services, bob)
+        await create_webhook(services, alice)
+    await create_webhook(services, bob)

@@ -26,30 +26,30 @@ class Block:
     text: str
 
 
-def blocks(page: Path) -> list[Block]:
+def read_blocks(page: Path) -> list[Block]:
     """Every fenced block of a page."""
-    return [Block(*found) for found in _FENCE.findall(page.read_text())]
+    return [Block(*fence_parts) for fence_parts in _FENCE.findall(page.read_text())]
 
 
-def prose(page: Path) -> str:
+def read_prose(page: Path) -> str:
     """A page without its fenced blocks."""
     return _FENCE.sub("", page.read_text())
 
 
-def links(page: Path) -> list[str]:
+def list_links(page: Path) -> list[str]:
     """Where a page's links lead."""
-    return _LINK.findall(prose(page))
+    return _LINK.findall(read_prose(page))
 
 
-def anchors(page: Path) -> set[str]:
+def list_anchors(page: Path) -> set[str]:
     """The names by which GitHub knows a page's headings."""
     return {
         re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-        for heading in _HEADING.findall(prose(page))
+        for heading in _HEADING.findall(read_prose(page))
     }
 
 
-def table(page: Path, first: str) -> dict[str, list[str]]:
+def read_table(page: Path, first: str) -> dict[str, list[str]]:
     """The rows of the table whose first column is called `first`, by what that column holds."""
     lines = iter(page.read_text().splitlines())
     for line in lines:
@@ -59,7 +59,7 @@ def table(page: Path, first: str) -> dict[str, list[str]]:
     raise LookupError(f"{page} has no table that begins with a column '{first}'")
 
 
-def code(text: str) -> list[str]:
+def list_code(text: str) -> list[str]:
     """What a text sets in code."""
     return _CODE.findall(text)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.markdown import ROOT, links
+from tests.docs.markdown import ROOT, list_links
 
 DECISIONS = ROOT / "docs" / "decisions"
 PAGES = sorted(DECISIONS.glob("[0-9]*.md"))
@@ -14,7 +14,7 @@ def test_decisions_are_numbered_one_after_the_other() -> None:
 
 
 def test_the_index_lists_every_decision() -> None:
-    assert [link for link in links(DECISIONS / "README.md") if link[0].isdigit()] == [
+    assert [link for link in list_links(DECISIONS / "README.md") if link[0].isdigit()] == [
         page.name for page in PAGES
     ]
 

@@ -14,7 +14,7 @@ PROMISES = {
 FILES = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py"))
 
 
-def sentences(file: Path) -> set[str]:
+def read_sentences(file: Path) -> set[str]:
     tree = ast.parse((ROOT / file).read_text())
     functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
     return {function.name for function in functions if function.name.startswith("test_")}
@@ -26,7 +26,7 @@ def test_a_promise_is_held_by_tests_that_exist(promise: str) -> None:
     for held_by in PROMISES[promise]:
         file, _, test = held_by.partition("::")
         assert (ROOT / file).is_file(), held_by
-        assert test in sentences(Path(file)) if test else sentences(Path(file)), held_by
+        assert test in read_sentences(Path(file)) if test else read_sentences(Path(file)), held_by
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)

@@ -19,15 +19,17 @@ def _group(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _variables(model: type[BaseModel], prefix: str) -> dict[str, str]:
-    found: dict[str, str] = {}
+    default_by_variable: dict[str, str] = {}
     for name, field in model.model_fields.items():
         variable = f"{prefix}{name.upper()}"
         group = _group(field)
-        found |= {variable: _written(field)} if group is None else _variables(group, f"{variable}__")
-    return found
+        default_by_variable |= (
+            {variable: _format_default(field)} if group is None else _variables(group, f"{variable}__")
+        )
+    return default_by_variable
 
 
-def _written(field: FieldInfo) -> str:
+def _format_default(field: FieldInfo) -> str:
     if field.is_required() or field.default is None:
         return "–"
     plain: Any = to_jsonable_python(field.default)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.e2e.world import World, output, running_world
+from tests.e2e.world import Installation, run_command, run_installation
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -17,14 +17,14 @@ async def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Byline as it is installed."""
     folder = tmp_path_factory.mktemp("wheel")
     build = (sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder))
-    await output(build, {**os.environ})
+    await run_command(build, {**os.environ})
     (built,) = folder.glob("byline-*.whl")
     return built
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with running_world(tmp_path_factory.mktemp("world")) as running:
+async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Installation]:
+    async with run_installation(tmp_path_factory.mktemp("world")) as running:
         yield running
 
 

@@ -58,26 +58,26 @@ class Conversation:
         """End the client, whatever it is doing."""
         await self._open.aclose()
 
-    async def links(self, count: int, **how: Any) -> list[str]:
+    async def wait_for_links(self, count: int, **how: Any) -> list[str]:
         """What the person is asked to open, all at once: by the client, or by the model that read it."""
         links: list[str] = []
         while len(links) < count:
             await self._follow(**how)
-            event = await self._under_way.next()
+            event = await self._current_call.read_next_event()
             if self.client.prompts and "open" in event:
                 links.append(event["open"])
             elif self.client.prompts:
                 # A machine that is busy with other things may take longer than a call is held.
                 self._note(event["result"])
             else:
-                links = self.waits(event["result"])
+                links = self.read_waiting_links(event["result"])
         assert len(links) == count, links
         return links
 
-    def waits(self, result: Mapping[str, Any]) -> list[str]:
+    def read_waiting_links(self, result: Mapping[str, Any]) -> list[str]:
         """The links in a result that says that its run waits, and what to call for the outcome is noted."""
-        told = self._note(result)
-        return [line.rsplit(" ", 1)[1] for line in (told["links"] or "").splitlines()]
+        waiting_match = self._note(result)
+        return [line.rsplit(" ", 1)[1] for line in (waiting_match["links"] or "").splitlines()]
 
     async def collect(self, **how: Any) -> None:
         """Call what the last result said to call next."""
@@ -85,41 +85,44 @@ class Conversation:
         tool, arguments = self._next
         await self.call(tool, arguments, **how)
 
-    async def end(self) -> Event:
+    async def wait_for_end(self) -> Event:
         """How the call that is under way ends, whatever its person is asked until then."""
-        return await self._under_way.end()
+        return await self._current_call.wait_for_end()
 
-    async def outcome(self) -> dict[str, Any]:
+    async def wait_for_outcome(self) -> dict[str, Any]:
         """What the run ends with, asked for as often as the model is told to."""
         async with asyncio.timeout(ANSWER_WITHIN):
             while True:
                 await self._follow()
-                result = await self._under_way.result()
+                result = await self._current_call.read_result()
                 if not NOT_FINISHED.fullmatch(_text(result)):
                     return result
                 self._note(result)
 
     def _note(self, result: Mapping[str, Any]) -> re.Match[str]:
         """Note what a result that is not finished says to call next."""
-        told = NOT_FINISHED.fullmatch(_text(result))
-        assert told, result
+        waiting_match = NOT_FINISHED.fullmatch(_text(result))
+        assert waiting_match, result
         assert result["isError"]
         assert "structuredContent" not in result
-        self._next = told["tool"] or told["later"], {"run_id": told["run_id"] or told["run"]}
-        return told
+        self._next = (
+            waiting_match["tool"] or waiting_match["later"],
+            {"run_id": waiting_match["run_id"] or waiting_match["run"]},
+        )
+        return waiting_match
 
     async def _follow(self, **how: Any) -> None:
         if self._next is not None:
             await self.collect(**how)
 
     @property
-    def _under_way(self) -> ToolCall:
+    def _current_call(self) -> ToolCall:
         assert self._call is not None
         return self._call
 
 
 @asynccontextmanager
-async def conversing(client: ChatClient, url: str, token: str) -> AsyncIterator[Conversation]:
+async def open_conversation(client: ChatClient, url: str, token: str) -> AsyncIterator[Conversation]:
     """A chat that ends with the block."""
     chat = Conversation(client, url, token)
     try:

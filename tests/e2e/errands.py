@@ -11,22 +11,22 @@ from typing import get_args
 from engine.db.database import Database
 from engine.settings import DatabaseSettings
 from gateway.dev.stack import EmbeddedStack
-from tests.e2e.wiretap import Secrets
-from tests.e2e.world import ROOT, World, own_ports
+from tests.e2e.wiretap import CapturedSecrets
+from tests.e2e.world import ROOT, Installation, choose_ports
 from tests.errands.noting import System
 from tests.foreign.kinto import kinto_server
-from tests.foreign.oidc_provider import Client, oidc_provider
+from tests.foreign.oidc_provider import RegisteredClient, oidc_provider
 
 ROUND, HOLD = 1.2, 10.0
 
 
 @asynccontextmanager
-async def running_errands(folder: Path) -> AsyncIterator[World]:
+async def run_errands_installation(folder: Path) -> AsyncIterator[Installation]:
     """Start it; a modern client is held for `ROUND` seconds at a time, and a legacy one for `HOLD`."""
     client_secret = secrets.token_urlsafe(24)
     environment = {
         **os.environ,
-        **own_ports(),
+        **choose_ports(),
         "BYLINE_CONNECTIONS_FILE": str(ROOT / "tests/errands/connections.yml"),
         "BYLINE_MODULES": '["tests.errands"]',
         "BYLINE_GATEWAY__ANSWER_WITHIN": str(ROUND),
@@ -36,14 +36,14 @@ async def running_errands(folder: Path) -> AsyncIterator[World]:
     async with EmbeddedStack(
         folder / "data", environment=environment, report_progress=lambda _: None
     ) as stack:
-        client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
+        client = RegisteredClient("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
         with oidc_provider(folder, [client]) as provider, kinto_server(folder, provider.issuer) as kinto:
             for system in get_args(System):
                 kinto.add_collection("errands", system, creators=["alice"])
             environment |= {"KINTO_URL": kinto.url, "KINTO_ISSUER": provider.issuer}
             database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
-            world = World(stack, provider, kinto, database, Secrets())
-            await asyncio.gather(world.restart("temporal"), world.restart("migrate"))
-            await asyncio.gather(world.restart("worker"), world.restart("gateway"))
-            yield world
+            installation = Installation(stack, provider, kinto, database, CapturedSecrets())
+            await asyncio.gather(installation.restart("temporal"), installation.restart("migrate"))
+            await asyncio.gather(installation.restart("worker"), installation.restart("gateway"))
+            yield installation
             await database.close_connections()

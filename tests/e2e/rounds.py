@@ -19,10 +19,10 @@ async def call_tool(
 ) -> httpx2.Response:
     """Send one round of a tool call."""
     params = {"name": tool, "arguments": arguments, **more}
-    return await send(url, token, "tools/call", params, name=tool)
+    return await send_request(url, token, "tools/call", params, name=tool)
 
 
-async def send(
+async def send_request(
     url: str,
     token: str | None,
     method: str,
@@ -40,13 +40,18 @@ async def send(
     }
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"
-    declared = {} if capabilities is None else {f"{_META}/clientCapabilities": capabilities}
-    body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {"_meta": ENVELOPE | declared, **params}}
+    declared_capabilities = {} if capabilities is None else {f"{_META}/clientCapabilities": capabilities}
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": method,
+        "params": {"_meta": ENVELOPE | declared_capabilities, **params},
+    }
     async with httpx2.AsyncClient(timeout=60) as http:
         return await http.post(url, json=body, headers=headers)
 
 
-def answer(response: httpx2.Response) -> dict[str, Any]:
+def read_answer(response: httpx2.Response) -> dict[str, Any]:
     """The JSON-RPC answer, also where it came as an event stream."""
     if response.headers["content-type"].startswith("text/event-stream"):
         *_, last = (line for line in response.text.splitlines() if line.startswith("data: "))

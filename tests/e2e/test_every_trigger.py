@@ -14,44 +14,44 @@ import httpx2
 import pytest
 from standardwebhooks.webhooks import Webhook
 
-from examples.chat import Person, chat, signing_in
-from tests.e2e.world import ROOT, TOOL, World, said
+from examples.chat import Person, build_oauth_provider, open_chat
+from tests.e2e.world import ROOT, TOOL, Installation, read_result
 
 NOTE = "pays on time"
 YEARLY = {"cron": ["0 0 1 1 *"]}
 WAITS_FOR_SOMEBODY = 3
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Caller:
+class TriggerCaller:
     """A newcomer with an API token, who has connected nothing yet."""
 
-    world: World
+    installation: Installation
     person: Person
     token: str
 
-    def http(self) -> httpx2.AsyncClient:
+    def open_http(self) -> httpx2.AsyncClient:
         """The API, as this person."""
         return httpx2.AsyncClient(
-            base_url=f"{self.world.stack.gateway_url}/api/v1",
+            base_url=f"{self.installation.stack.gateway_url}/api/v1",
             headers={"Authorization": f"Bearer {self.token}"},
-            timeout=PATIENCE,
+            timeout=TIMEOUT_SECONDS,
         )
 
-    async def run(self, **of: str) -> dict[str, Any]:
+    async def find_run(self, **of: str) -> dict[str, Any]:
         """The one run of this person, once it is there."""
-        async with self.http() as http, asyncio.timeout(PATIENCE):
+        async with self.open_http() as http, asyncio.timeout(TIMEOUT_SECONDS):
             while True:
-                found = (await http.get("/runs", params=of)).raise_for_status().json()["items"]
-                if found:
-                    (run,) = found
+                runs = (await http.get("/runs", params=of)).raise_for_status().json()["items"]
+                if runs:
+                    (run,) = runs
                     return dict(run)
                 await asyncio.sleep(0.1)
 
-    async def state(self, run_id: str, status: str) -> dict[str, Any]:
+    async def wait_for_state(self, run_id: str, status: str) -> dict[str, Any]:
         """A run, once it has come this far."""
-        async with self.http() as http, asyncio.timeout(PATIENCE):
+        async with self.open_http() as http, asyncio.timeout(TIMEOUT_SECONDS):
             while True:
                 run = (await http.get(f"/runs/{run_id}")).raise_for_status().json()
                 if run["status"] == status:
@@ -60,89 +60,93 @@ class Caller:
                 await asyncio.sleep(0.1)
 
 
-async def newcomer(world: World) -> Caller:
-    person = await world.newcomer("alice")
-    page = await person.open(f"{world.stack.gateway_url}/tokens")
+async def add_caller(installation: Installation) -> TriggerCaller:
+    person = await installation.add_newcomer("alice")
+    page = await person.open(f"{installation.stack.gateway_url}/tokens")
     page = await page.form(submit="Make the token", name="mine", reach="all")
-    found = re.search(r"<code>(byline_[^<]+)</code>", page.text)
-    assert found is not None, page.text
-    return Caller(world, person, found[1])
+    match = re.search(r"<code>(byline_[^<]+)</code>", page.text)
+    assert match is not None, page.text
+    return TriggerCaller(installation, person, match[1])
 
 
-async def by_chat(caller: Caller, arguments: Mapping[str, str]) -> str:
-    async with chat(caller.person, caller.world.stack.mcp_url, elicitation=False) as client:
-        return str(said(await client.call_tool(TOOL, dict(arguments)))["run_id"])
+async def call_by_chat(caller: TriggerCaller, arguments: Mapping[str, str]) -> str:
+    async with open_chat(caller.person, caller.installation.stack.mcp_url, elicitation=False) as client:
+        return str(read_result(await client.call_tool(TOOL, dict(arguments)))["run_id"])
 
 
-async def by_rest(caller: Caller, arguments: Mapping[str, str]) -> str:
-    async with caller.http() as http:
+async def call_by_rest(caller: TriggerCaller, arguments: Mapping[str, str]) -> str:
+    async with caller.open_http() as http:
         answer = await http.post(f"/tools/{TOOL}/runs", json=arguments)
     assert answer.status_code == 202, answer.text
     assert answer.headers["Location"].endswith(f"/api/v1/runs/{answer.json()['id']}")
     return str(answer.json()["id"])
 
 
-async def by_schedule(caller: Caller, arguments: Mapping[str, str]) -> str:
-    wanted = {"name": "Yearly note", "tool": TOOL, "arguments": arguments, "timing": YEARLY}
+async def call_by_schedule(caller: TriggerCaller, arguments: Mapping[str, str]) -> str:
+    wanted_schedule = {"name": "Yearly note", "tool": TOOL, "arguments": arguments, "timing": YEARLY}
     # A schedule outlives an API token: its maker signs in.
-    api = f"{caller.world.stack.gateway_url}/api/v1"
-    async with httpx2.AsyncClient(auth=signing_in(caller.person, api), timeout=PATIENCE) as http:
-        answer = await http.post(f"{api}/schedules", json=wanted)
+    api = f"{caller.installation.stack.gateway_url}/api/v1"
+    async with httpx2.AsyncClient(
+        auth=build_oauth_provider(caller.person, api), timeout=TIMEOUT_SECONDS
+    ) as http:
+        answer = await http.post(f"{api}/schedules", json=wanted_schedule)
         assert answer.status_code == 201, answer.text
-        made = answer.json()
-    async with caller.http() as http:
-        (await http.post(f"/schedules/{made['id']}/trigger")).raise_for_status()
-        run = await caller.run(trigger="schedule")
+        schedule = answer.json()
+    async with caller.open_http() as http:
+        (await http.post(f"/schedules/{schedule['id']}/trigger")).raise_for_status()
+        run = await caller.find_run(trigger="schedule")
         # The clock is not to bring a second one while this test looks at the first.
         (
-            await http.post(f"/schedules/{made['id']}/pause", json={"reason": "once is enough"})
+            await http.post(f"/schedules/{schedule['id']}/pause", json={"reason": "once is enough"})
         ).raise_for_status()
     return str(run["id"])
 
 
-async def by_webhook(caller: Caller, arguments: Mapping[str, str]) -> str:
+async def call_by_webhook(caller: TriggerCaller, arguments: Mapping[str, str]) -> str:
     mapping = {"arguments": {name: {"pointer": f"/customer/{name}"} for name in arguments}}
-    wanted = {"name": "Payments", "tool": TOOL, "scheme": "standard", "mapping": mapping}
+    wanted_webhook = {"name": "Payments", "tool": TOOL, "scheme": "standard", "mapping": mapping}
     # What a webhook's secret is good for is more than an API token is: its maker signs in.
-    api = f"{caller.world.stack.gateway_url}/api/v1"
-    async with httpx2.AsyncClient(auth=signing_in(caller.person, api), timeout=PATIENCE) as http:
-        made = (await http.post(f"{api}/webhooks", json=wanted)).raise_for_status().json()
-    body, event, at = json.dumps({"customer": arguments}), f"msg_{uuid.uuid4()}", datetime.now(UTC)
+    api = f"{caller.installation.stack.gateway_url}/api/v1"
+    async with httpx2.AsyncClient(
+        auth=build_oauth_provider(caller.person, api), timeout=TIMEOUT_SECONDS
+    ) as http:
+        webhook = (await http.post(f"{api}/webhooks", json=wanted_webhook)).raise_for_status().json()
+    body, event, signed_at = json.dumps({"customer": arguments}), f"msg_{uuid.uuid4()}", datetime.now(UTC)
     headers = {
         "webhook-id": event,
-        "webhook-timestamp": str(int(at.timestamp())),
-        "webhook-signature": Webhook(made["secret"]).sign(event, at, body),
+        "webhook-timestamp": str(int(signed_at.timestamp())),
+        "webhook-signature": Webhook(webhook["secret"]).sign(event, signed_at, body),
         "Content-Type": "application/json",
     }
-    async with httpx2.AsyncClient(timeout=PATIENCE) as sender:
+    async with httpx2.AsyncClient(timeout=TIMEOUT_SECONDS) as sender:
         for _ in range(2):
-            (await sender.post(made["url"], content=body, headers=headers)).raise_for_status()
-    return str((await caller.run(trigger="webhook"))["id"])
+            (await sender.post(webhook["url"], content=body, headers=headers)).raise_for_status()
+    return str((await caller.find_run(trigger="webhook"))["id"])
 
 
-async def by_command(caller: Caller, arguments: Mapping[str, str]) -> str:
-    given = [word for name, value in arguments.items() for word in ("--arg", f"{name}={value}")]
+async def call_by_command(caller: TriggerCaller, arguments: Mapping[str, str]) -> str:
+    argument_options = [word for name, value in arguments.items() for word in ("--arg", f"{name}={value}")]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gateway.cli", "call", TOOL, *given, "--json"),
+        *(sys.executable, "-m", "gateway.cli", "call", TOOL, *argument_options, "--json"),
         cwd=ROOT,
-        env={"BYLINE_URL": caller.world.stack.gateway_url, "BYLINE_TOKEN": caller.token},
+        env={"BYLINE_URL": caller.installation.stack.gateway_url, "BYLINE_TOKEN": caller.token},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    told, complaints = await process.communicate()
+    output, complaints = await process.communicate()
     assert process.returncode == WAITS_FOR_SOMEBODY, complaints.decode()
-    return str(json.loads(told)["id"])
+    return str(json.loads(output)["id"])
 
 
-Door = Callable[[Caller, Mapping[str, str]], Awaitable[str]]
+Door = Callable[[TriggerCaller, Mapping[str, str]], Awaitable[str]]
 DOORS: dict[str, tuple[Door, str, tuple[str, str]]] = {
-    "chat": (by_chat, "mcp", ("mcp_client", "A chat client")),
-    "rest": (by_rest, "rest", ("api_token", "mine")),
-    "schedule": (by_schedule, "schedule", ("schedule", "Yearly note")),
-    "webhook": (by_webhook, "webhook", ("webhook", "Payments")),
-    "command": (by_command, "rest", ("api_token", "mine")),
+    "chat": (call_by_chat, "mcp", ("mcp_client", "A chat client")),
+    "rest": (call_by_rest, "rest", ("api_token", "mine")),
+    "schedule": (call_by_schedule, "schedule", ("schedule", "Yearly note")),
+    "webhook": (call_by_webhook, "webhook", ("webhook", "Payments")),
+    "command": (call_by_command, "rest", ("api_token", "mine")),
 }
-DONE = {
+EXPECTED_RESULT = {
     "connection": "kinto",
     "record_id": "record/RECORD",
     "account": "alice",
@@ -152,34 +156,37 @@ DONE = {
 THE_SAME_BY_EVERY_DOOR = [
     ("tool.called", {}),
     ("authorization.requested", {"connection": "kinto"}),
-    ("action.ended", {**DONE, "action": "kinto.read_record", "method": "GET"}),
-    ("action.ended", {**DONE, "action": "kinto.change_record", "method": "PATCH"}),
+    ("action.ended", {**EXPECTED_RESULT, "action": "kinto.read_record", "method": "GET"}),
+    ("action.ended", {**EXPECTED_RESULT, "action": "kinto.change_record", "method": "PATCH"}),
 ]
-TOLD = ("connection", "action", "method", "record_id", "account", "status", "verdict", "error")
+COMPARED_FIELDS = ("connection", "action", "method", "record_id", "account", "status", "verdict", "error")
 
 
 @pytest.mark.parametrize("door", DOORS)
-async def test_the_same_call_by_every_door_waits_acts_and_is_told_alike(world: World, door: str) -> None:
+async def test_the_same_call_by_every_trigger_waits_acts_and_is_recorded_alike(
+    installation: Installation, door: str
+) -> None:
     begin, trigger, actor = DOORS[door]
-    caller, record = await newcomer(world), world.record()
+    caller, record = await add_caller(installation), installation.add_record()
 
     run_id = await begin(caller, {"record": record, "note": NOTE})
-    waiting = await caller.state(run_id, "waiting")
+    waiting = await caller.wait_for_state(run_id, "waiting")
     (step,) = waiting["steps"]
     (wait,) = step["waiting_for"]
-    await world.consent(caller.person, wait["url"], "alice")
-    ended = await caller.state(run_id, "completed")
+    await installation.consent(caller.person, wait["url"], "alice")
+    run_state = await caller.wait_for_state(run_id, "completed")
 
-    assert (ended["tool"], ended["trigger"], ended["result"]) == (
+    assert (run_state["tool"], run_state["trigger"], run_state["result"]) == (
         TOOL,
         trigger,
         {"record": record, "notes": [NOTE]},
     )
-    assert world.authors(record) == ["alice"]
-    assert await world.runs(caller.person) == [run_id]
-    lines = await world.audit("--run", run_id)
+    assert installation.list_authors(record) == ["alice"]
+    assert await installation.list_runs(caller.person) == [run_id]
+    lines = await installation.read_audit_lines("--run", run_id)
     assert [
-        (line["kind"], {name: alike(line[name], record) for name in TOLD if name in line}) for line in lines
+        (line["kind"], {name: strip_trigger(line[name], record) for name in COMPARED_FIELDS if name in line})
+        for line in lines
     ] == THE_SAME_BY_EVERY_DOOR
     assert {
         (line["principal"]["name"], line["principal"]["kind"], line["trigger"], line["tool"])
@@ -187,8 +194,8 @@ async def test_the_same_call_by_every_door_waits_acts_and_is_told_alike(world: W
     } == {(f"Alice {caller.person.username[-6:]}", "person", trigger, TOOL)}
     assert {(line["actor"]["kind"], line["actor"]["name"]) for line in lines} == {actor}
     assert {tuple(line["chain"]) for line in lines if "chain" in line} == {(f"{TOOL}:{run_id}",)}
-    assert "The trail holds" in await world.byline("audit", "verify")
+    assert "The trail holds" in await installation.run_byline("audit", "verify")
 
 
-def alike(value: object, record: str) -> object:
+def strip_trigger(value: object, record: str) -> object:
     return value.replace(record, "RECORD") if isinstance(value, str) else value

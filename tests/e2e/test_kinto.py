@@ -1,38 +1,40 @@
 import asyncio
 from datetime import UTC, datetime
 
-from examples.chat import Person, chat
+from examples.chat import Person, open_chat
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from tests.e2e.world import TOOL, World, link, said
-from tests.foreign.kinto import user
+from tests.e2e.world import TOOL, Installation, next_link, read_result
+from tests.foreign.kinto import build_user_id
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
 
 
-async def annotate(world: World, who: Person, record: str, note: str, account: str) -> dict[str, object]:
-    async with chat(who, world.stack.mcp_url) as client, asyncio.TaskGroup() as group:
+async def annotate(
+    installation: Installation, who: Person, record: str, note: str, account: str
+) -> dict[str, object]:
+    async with open_chat(who, installation.stack.mcp_url) as client, asyncio.TaskGroup() as group:
         calling = group.create_task(client.call_tool(TOOL, {"record": record, "note": note}))
-        page = await world.consent(who, await link(who), account)
+        page = await installation.consent(who, await next_link(who), account)
         assert page.status == 200
         who.has_signed_in.set()
-    return said(calling.result())
+    return read_result(calling.result())
 
 
-async def test_kinto_and_byline_agree_on_who_changed_a_record(world: World) -> None:
+async def test_kinto_and_byline_agree_on_who_changed_a_record(installation: Installation) -> None:
     alice, bob = (Person(name, PASSWORDS[name]) for name in ("alice", "bob"))
-    record = world.record(writers=["alice"], readers=["bob"])
+    record = installation.add_record(writers=["alice"], readers=["bob"])
 
-    changed = await annotate(world, alice, record, "pays on time", "alice")
-    refused = await annotate(world, bob, record, "never pays", "bob")
+    change_result = await annotate(installation, alice, record, "pays on time", "alice")
+    refusal = await annotate(installation, bob, record, "never pays", "bob")
 
-    assert changed == {"record": record, "notes": ["pays on time"]}
-    assert refused["error"] == "permission_denied"
-    assert refused["message"] == "Kinto does not permit this to bob (Bob Baker)."
+    assert change_result == {"record": record, "notes": ["pays on time"]}
+    assert refusal["error"] == "permission_denied"
+    assert refusal["message"] == "Kinto does not permit this to bob (Bob Baker)."
 
-    (change,) = world.changes(record)
-    by_alice, by_bob = await world.audit("--record", f"kinto:record/{record}", "--writes")
+    (change,) = installation.list_changes(record)
+    by_alice, by_bob = await installation.read_audit_lines("--record", f"kinto:record/{record}", "--writes")
     assert change["target"]["data"]["notes"] == ["pays on time"]
-    assert change["user_id"] == user(by_alice["account"])
+    assert change["user_id"] == build_user_id(by_alice["account"])
     assert (by_alice["principal"]["name"], by_alice["verdict"], by_alice["status"]) == (
         "Alice Liddell",
         "allowed",
@@ -49,18 +51,18 @@ async def test_kinto_and_byline_agree_on_who_changed_a_record(world: World) -> N
     )
 
 
-async def test_auditors_read_the_same_in_words(world: World) -> None:
-    who = await world.newcomer("carol")
-    record = world.record()
-    await annotate(world, who, record, "likes tea", "alice")
+async def test_auditors_read_the_same_in_words(installation: Installation) -> None:
+    who = await installation.add_newcomer("carol")
+    record = installation.add_record()
+    await annotate(installation, who, record, "likes tea", "alice")
 
-    told = await world.byline("audit", "--record", f"kinto:record/{record}", "--writes")
-    proved = await world.byline("audit", "verify")
+    output = await installation.run_byline("audit", "--record", f"kinto:record/{record}", "--writes")
+    proof_output = await installation.run_byline("audit", "verify")
 
-    assert "kinto.change_record PATCH" in told
-    assert f"record     kinto:record/{record}" in told
-    assert "connection kinto (user)" in told
-    assert "account    alice" in told
-    assert "verdict    allowed (200)" in told
-    assert "annotate_record:" in told
-    assert proved.startswith("The trail holds: ")
+    assert "kinto.change_record PATCH" in output
+    assert f"record     kinto:record/{record}" in output
+    assert "connection kinto (user)" in output
+    assert "account    alice" in output
+    assert "verdict    allowed (200)" in output
+    assert "annotate_record:" in output
+    assert proof_output.startswith("The trail holds: ")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import ROOT, installed, output
+from tests.e2e.world import ROOT, install_package, run_command
 
 NAME, MODULE = "late-shift", "late_shift"
 
@@ -21,8 +21,8 @@ class Builder:
     package: Path
     environment: dict[str, str]
 
-    async def runs(self, *command: str, at: Path | None = None) -> str:
-        return await output((sys.executable, *command), self.environment, at or self.folder)
+    async def run_command(self, *command: str, working_folder: Path | None = None) -> str:
+        return await run_command((sys.executable, *command), self.environment, working_folder or self.folder)
 
 
 @pytest.fixture
@@ -31,23 +31,27 @@ async def builder(tmp_path: Path, wheel: Path) -> Builder:
     folder.mkdir()
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("BYLINE_")},
-        "PYTHONPATH": await installed(wheel, site),
+        "PYTHONPATH": await install_package(wheel, site),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
-    told = await output((sys.executable, "-m", "gateway.cli", "new", NAME), environment, folder)
-    assert f"Made {NAME}." in told
-    await installed(folder / NAME, site)
+    new_output = await run_command((sys.executable, "-m", "gateway.cli", "new", NAME), environment, folder)
+    assert f"Made {NAME}." in new_output
+    await install_package(folder / NAME, site)
     return Builder(folder, folder / NAME, environment)
 
 
 async def test_what_is_made_passes_its_own_test_and_its_tool_is_listed(builder: Builder) -> None:
-    passed = await builder.runs("-m", "pytest", "-p", "no:cacheprovider", at=builder.package)
-    listed = await builder.runs("-c", _told_by_the_registry("tool.name, tool.declaration.title"))
-    schema = await builder.runs("-c", _told_by_the_registry("sorted(tool.input_schema['properties'])"))
-    places = await builder.runs("-c", f"import {MODULE}, gateway; print({MODULE}.__file__, gateway.__file__)")
+    output = await builder.run_command(
+        "-m", "pytest", "-p", "no:cacheprovider", working_folder=builder.package
+    )
+    listing = await builder.run_command("-c", _print_registry("tool.name, tool.declaration.title"))
+    schema = await builder.run_command("-c", _print_registry("sorted(tool.input_schema['properties'])"))
+    places = await builder.run_command(
+        "-c", f"import {MODULE}, gateway; print({MODULE}.__file__, gateway.__file__)"
+    )
 
-    assert "1 passed" in passed
-    assert listed == "late_shift_add_note Add a note to a ticket\n"
+    assert "1 passed" in output
+    assert listing == "late_shift_add_note Add a note to a ticket\n"
     assert schema == "['text', 'ticket_id']\n"
     assert str(ROOT) not in places
 
@@ -59,11 +63,11 @@ async def test_what_is_made_is_well_formed_by_the_defaults_of_others(builder: Bu
         ("mypy", "--strict", "--cache-dir", str(builder.folder / "cache"), MODULE, "tests"),
     )
     for check in checks:
-        await builder.runs("-m", *check, at=builder.package)
+        await builder.run_command("-m", *check, working_folder=builder.package)
     assert (Path(builder.environment["PYTHONPATH"]) / "engine" / "py.typed").is_file()
 
 
-def _told_by_the_registry(what: str) -> str:
+def _print_registry(what: str) -> str:
     return (
         f"from engine.tools.registry import Registry; "
         f"tool = Registry(()).tools['{MODULE}_add_note']; print(*({what},))"

@@ -10,7 +10,7 @@ from pathlib import Path
 from subprocess import PIPE, STDOUT
 from textwrap import dedent
 
-from examples.chat import Person, chat
+from examples.chat import Person, open_chat
 from gateway.dev.data_directory import COMPOSE_PATH
 from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.demo_people import DEMO_PEOPLE
@@ -19,16 +19,16 @@ from tests.e2e.world import (
     BYLINE,
     ROOT,
     TOOL,
-    World,
+    Installation,
+    choose_ports,
     empty_environment,
-    installed,
-    link,
-    output,
-    own_ports,
-    said,
+    install_package,
+    next_link,
+    read_result,
+    run_command,
 )
 from tests.foreign.kinto import kinto_server
-from tests.foreign.oidc_provider import Client, oidc_provider
+from tests.foreign.oidc_provider import RegisteredClient, oidc_provider
 from tests.sandbox import SYSTEMS
 
 ALICE = next(person for person in DEMO_PEOPLE if person.username == "alice")
@@ -96,9 +96,9 @@ DESK = {
 }
 
 
-async def test_a_builders_package_is_found_by_its_entry_point(world: World) -> None:
-    assert "kinto_notes" not in world.stack.build_environment("worker")["BYLINE_MODULES"]
-    async with chat(await world.newcomer("alice"), world.stack.mcp_url) as client:
+async def test_a_builders_package_is_found_by_its_entry_point(installation: Installation) -> None:
+    assert "kinto_notes" not in installation.stack.build_environment("worker")["BYLINE_MODULES"]
+    async with open_chat(await installation.add_newcomer("alice"), installation.stack.mcp_url) as client:
         tools = {tool.name: tool for tool in (await client.list_tools()).tools}
 
     annotate = tools[TOOL]
@@ -112,21 +112,21 @@ async def test_a_builders_package_is_found_by_its_entry_point(world: World) -> N
 
 async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path, wheel: Path) -> None:
     site = tmp_path / "site"
-    await installed(wheel, site)
-    await installed(BUILDER, site)
+    await install_package(wheel, site)
+    await install_package(BUILDER, site)
     compose = tmp_path / COMPOSE_PATH.name
     shutil.copy(COMPOSE_PATH, compose)
     client_secret = secrets.token_urlsafe(24)
     environment = {
         **os.environ,
-        **own_ports(),
+        **choose_ports(),
         "PYTHONPATH": str(site),
         "BYLINE_CONNECTIONS_FILE": str(BUILDER / "connections.yml"),
         "BYLINE_MODULES": '["kinto_notes"]',
         "KINTO_CLIENT_SECRET": client_secret,
     }
     where = "import byline, engine, gateway; print(byline.__file__, engine.__file__, gateway.__file__)"
-    places = (await output((sys.executable, "-c", where), environment, tmp_path)).split()
+    places = (await run_command((sys.executable, "-c", where), environment, tmp_path)).split()
     assert all(place.startswith(str(site)) for place in places)
     assert not any(str(ROOT) in place for place in places)
 
@@ -134,7 +134,7 @@ async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path, wh
     async with EmbeddedStack(
         tmp_path / "data", environment=environment, compose_path=compose, report_progress=lambda _: None
     ) as stack:
-        client_of_kinto = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
+        client_of_kinto = RegisteredClient("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
         with (
             oidc_provider(tmp_path, [client_of_kinto]) as provider,
             kinto_server(tmp_path, provider.issuer) as kinto,
@@ -145,14 +145,14 @@ async def test_the_wheel_serves_a_call_without_the_repository(tmp_path: Path, wh
             for name in BYLINE:
                 await stack.start_service(name)
                 await stack.wait_until_ready(name)
-            async with chat(alice, stack.mcp_url) as client, asyncio.TaskGroup() as group:
+            async with open_chat(alice, stack.mcp_url) as client, asyncio.TaskGroup() as group:
                 note = {"record": "crm/accounts/acme", "note": "from a wheel"}
                 calling = group.create_task(client.call_tool(TOOL, note))
-                page = await (await alice.open(await link(alice))).form(submit="Continue")
+                page = await (await alice.open(await next_link(alice))).form(submit="Continue")
                 await provider.let_in(page, "alice")
                 alice.has_signed_in.set()
 
-    assert said(calling.result())["notes"] == ["from a wheel"]
+    assert read_result(calling.result())["notes"] == ["from a wheel"]
 
 
 @asynccontextmanager
@@ -182,7 +182,7 @@ async def test_the_wheel_runs_the_demo_in_an_empty_folder_beside_a_builders_work
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(dedent(text).lstrip())
     programs = await empty_environment(tmp_path / "environment", wheel, tmp_path / "desk")
-    folder, ports = tmp_path / "empty", own_ports()
+    folder, ports = tmp_path / "empty", choose_ports()
     folder.mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("BYLINE_")}
     environment |= {"PATH": "/usr/bin:/bin", **ports}
@@ -194,15 +194,15 @@ async def test_the_wheel_runs_the_demo_in_an_empty_folder_beside_a_builders_work
     }
     alice = Person(ALICE.username, ALICE.password, accounts)
 
-    await output((str(programs / "byline"), "migrate"), environment, folder)
-    async with byline_dev(programs, folder, environment) as url, chat(alice, url) as client:
+    await run_command((str(programs / "byline"), "migrate"), environment, folder)
+    async with byline_dev(programs, folder, environment) as url, open_chat(alice, url) as client:
         tools = {tool.name for tool in (await client.list_tools()).tools}
         calling = asyncio.create_task(client.call_tool("resolve_billing_dispute", DISPUTE))
-        for address in [await link(alice) for _ in SYSTEMS]:
+        for address in [await next_link(alice) for _ in SYSTEMS]:
             assert (await alice.connect(address)).status == HTTPStatus.OK
         alice.has_signed_in.set()
-        resolved = said(await calling)
-        read = said(await client.call_tool("desk_read_account", {"account_id": DISPUTE["account_id"]}))
+        resolved = read_result(await calling)
+        read = read_result(await client.call_tool("desk_read_account", {"account_id": DISPUTE["account_id"]}))
 
     (site,) = tmp_path.glob("environment/lib/python*/site-packages")
     assert {"resolve_billing_dispute", "desk_read_account"} <= tools

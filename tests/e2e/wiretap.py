@@ -22,38 +22,38 @@ HOP_BY_HOP = frozenset({"connection", "content-encoding", "content-length", "hos
 
 
 @dataclass
-class Secrets:
+class CapturedSecrets:
     """What nobody but the two ends of a request may ever know, by what it is called on the wire."""
 
-    known: dict[str, str] = field(default_factory=dict)
+    name_by_secret: dict[str, str] = field(default_factory=dict)
 
-    def hear(self, request: httpx2.Request, response: httpx2.Response) -> None:
+    def capture(self, request: httpx2.Request, response: httpx2.Response) -> None:
         """Take the secrets out of a request and its answer, both read to their end."""
         scheme, _, credential = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            self.known[credential] = "access_token"
+            self.name_by_secret[credential] = "access_token"
         elif scheme.lower() == "basic":
-            self.known[credential] = "basic credential"
+            self.name_by_secret[credential] = "basic credential"
             _, _, secret = base64.b64decode(credential).decode().partition(":")
-            self.known[unquote_plus(secret)] = "client_secret"
+            self.name_by_secret[unquote_plus(secret)] = "client_secret"
         if request.headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-            self.take(dict(parse_qsl(request.content.decode())))
+            self.capture_fields(dict(parse_qsl(request.content.decode())))
         if response.headers.get("content-type", "").startswith("application/json"):
-            said = response.json()
-            if isinstance(said, dict):
-                self.take(said)
+            response_document = response.json()
+            if isinstance(response_document, dict):
+                self.capture_fields(response_document)
 
-    def take(self, fields: Mapping[str, Any]) -> None:
+    def capture_fields(self, fields: Mapping[str, Any]) -> None:
         """Remember those fields that are secrets."""
-        self.known |= {
+        self.name_by_secret |= {
             value: name for name, value in fields.items() if name in SECRET_FIELDS and isinstance(value, str)
         }
 
 
-class Listening(httpx2.AsyncBaseTransport):
+class CapturingTransport(httpx2.AsyncBaseTransport):
     """A client's transport that remembers the secrets that it carries."""
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, secrets: CapturedSecrets) -> None:
         self._secrets = secrets
         self._wire = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_keepalive_connections=0))
 
@@ -61,7 +61,7 @@ class Listening(httpx2.AsyncBaseTransport):
         response = await self._wire.handle_async_request(request)
         await request.aread()
         await response.aread()
-        self._secrets.hear(request, response)
+        self._secrets.capture(request, response)
         return response
 
     async def aclose(self) -> None:
@@ -71,26 +71,28 @@ class Listening(httpx2.AsyncBaseTransport):
 class Wiretap:
     """The application that passes what comes to `/name/…` on to the upstream of that name."""
 
-    def __init__(self, upstreams: Mapping[str, str], secrets: Secrets, client: httpx2.AsyncClient) -> None:
+    def __init__(
+        self, upstreams: Mapping[str, str], secrets: CapturedSecrets, client: httpx2.AsyncClient
+    ) -> None:
         self._upstreams = upstreams
         self._secrets = secrets
         self._client = client
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        came = Request(scope, receive)
-        _, name, path = came.url.path.split("/", 2)
-        headers = {name: value for name, value in came.headers.items() if name not in HOP_BY_HOP}
+        incoming_request = Request(scope, receive)
+        _, name, path = incoming_request.url.path.split("/", 2)
+        headers = {name: value for name, value in incoming_request.headers.items() if name not in HOP_BY_HOP}
         request = self._client.build_request(
-            came.method,
+            incoming_request.method,
             f"{self._upstreams[name]}/{path}",
-            params=came.url.query or None,
+            params=incoming_request.url.query or None,
             headers=headers,
-            content=await came.body(),
+            content=await incoming_request.body(),
         )
         response = await self._client.send(request)
-        self._secrets.hear(request, response)
-        kept = {name: value for name, value in response.headers.items() if name not in HOP_BY_HOP}
-        await Response(response.content, response.status_code, kept)(scope, receive, send)
+        self._secrets.capture(request, response)
+        kept_headers = {name: value for name, value in response.headers.items() if name not in HOP_BY_HOP}
+        await Response(response.content, response.status_code, kept_headers)(scope, receive, send)
 
 
 class _Server(uvicorn.Server):
@@ -101,7 +103,7 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def tapped(upstreams: Mapping[str, str], secrets: Secrets) -> AsyncIterator[str]:
+async def run_wiretap(upstreams: Mapping[str, str], secrets: CapturedSecrets) -> AsyncIterator[str]:
     """The address under which each upstream is reached by its name."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         async with httpx2.AsyncClient(timeout=60) as client:

@@ -25,15 +25,15 @@ from engine.db.tables import PersonRow, PrincipalRow, RunRow
 from engine.settings import DatabaseSettings
 from engine.wire import OUTCOME_META
 from examples.browser import Page
-from examples.chat import Person, chat
+from examples.chat import Person, open_chat
 from gateway.dev.compose import ComposeFile
 from gateway.dev.data_directory import COMPOSE_PATH
 from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.built_in_people import BuiltInPeople
-from tests.e2e.wiretap import Secrets, tapped
-from tests.foreign.kinto import Kinto, kinto_server, user
-from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
-from tests.foreign.process import listens
+from tests.e2e.wiretap import CapturedSecrets, run_wiretap
+from tests.foreign.kinto import Kinto, build_user_id, kinto_server
+from tests.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
+from tests.foreign.process import is_listening
 
 ROOT = COMPOSE_PATH.parent
 BUILDER = ROOT / "examples" / "kinto_notes"
@@ -41,20 +41,20 @@ SANDBOX = ROOT / "examples" / "sandbox" / "connections.yml"
 TOOL, COLLECT = "annotate_record", "byline_collect"
 BYLINE = ("temporal", "migrate", "worker", "gateway")
 UPSTREAMS = ("crm", "billing", "support")
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class World:
+class Installation:
     """All of it, and everything secret that its upstreams were told."""
 
     stack: EmbeddedStack
     provider: OidcProvider
     kinto: Kinto
     database: Database
-    secrets: Secrets
+    secrets: CapturedSecrets
 
-    async def newcomer(self, name: str) -> Person:
+    async def add_newcomer(self, name: str) -> Person:
         """Somebody who can sign in to Byline and has connected nothing yet."""
         who = Person(f"{name}-{secrets.token_hex(3)}", secrets.token_urlsafe(12))
         await BuiltInPeople(self.database).add_person(
@@ -62,9 +62,9 @@ class World:
         )
         return who
 
-    async def token(self, who: Person) -> str:
+    async def issue_token(self, who: Person) -> str:
         """A bearer token for an MCP client of this person."""
-        async with chat(who, self.stack.mcp_url):
+        async with open_chat(who, self.stack.mcp_url):
             assert who.tokens.tokens is not None
             return who.tokens.tokens.access_token
 
@@ -73,7 +73,7 @@ class World:
         page = await (await who.open(link)).form(submit="Continue")
         return await self.provider.let_in(page, account)
 
-    def record(self, *, writers: Sequence[str] = ("alice",), readers: Sequence[str] = ()) -> str:
+    def add_record(self, *, writers: Sequence[str] = ("alice",), readers: Sequence[str] = ()) -> str:
         """A new record, as `annotate_record` names it."""
         name = secrets.token_hex(4)
         self.kinto.add_record(
@@ -84,18 +84,18 @@ class World:
         )
         return f"crm/accounts/{name}"
 
-    def changes(self, record: str) -> list[dict[str, Any]]:
+    def list_changes(self, record: str) -> list[dict[str, Any]]:
         """What Kinto says of who changed a record, oldest first."""
         bucket, collection, name = record.split("/")
-        history = self.kinto.history(f"/buckets/{bucket}/collections/{collection}/records/{name}")
+        history = self.kinto.list_history(f"/buckets/{bucket}/collections/{collection}/records/{name}")
         return [entry for entry in reversed(history) if entry["action"] == "update"]
 
-    def authors(self, record: str) -> list[str]:
+    def list_authors(self, record: str) -> list[str]:
         """The accounts that changed a record, according to Kinto, oldest first."""
-        accounts = {user(name): name for name in ("alice", "bob")}
-        return [accounts[entry["user_id"]] for entry in self.changes(record)]
+        accounts = {build_user_id(name): name for name in ("alice", "bob")}
+        return [accounts[entry["user_id"]] for entry in self.list_changes(record)]
 
-    async def runs(self, who: Person) -> list[str]:
+    async def list_runs(self, who: Person) -> list[str]:
         """Every run of this person, oldest first; Temporal knows each and no other."""
         query = (
             select(RunRow.id, PrincipalRow.name)
@@ -106,26 +106,28 @@ class World:
         )
         async with self.database.open_read_session() as session:
             rows = (await session.exec(query)).all()
-        temporal = await self.temporal()
+        temporal = await self.connect_temporal()
         for name in {name for _, name in rows}:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 mine = f"BylinePrincipal = '{name}' AND BylineTool IS NOT NULL"
                 while (await temporal.count_workflows(mine)).count != len(rows):
                     await asyncio.sleep(0.1)
         return [run for run, _ in rows]
 
-    async def temporal(self) -> TemporalClient:
+    async def connect_temporal(self) -> TemporalClient:
         """A client of the Temporal server."""
         return await TemporalClient.connect(self.stack.temporal_address, namespace="byline")
 
-    async def byline(self, *arguments: str) -> str:
+    async def run_byline(self, *arguments: str) -> str:
         """What the command line answers."""
         command = (sys.executable, "-m", "gateway.cli", *arguments)
-        return await output(command, self.stack.build_environment("gateway"))
+        return await run_command(command, self.stack.build_environment("gateway"))
 
-    async def audit(self, *arguments: str) -> list[dict[str, Any]]:
+    async def read_audit_lines(self, *arguments: str) -> list[dict[str, Any]]:
         """Lines of the trail."""
-        return [json.loads(line) for line in (await self.byline("audit", "--json", *arguments)).splitlines()]
+        return [
+            json.loads(line) for line in (await self.run_byline("audit", "--json", *arguments)).splitlines()
+        ]
 
     async def restart(self, *services: str) -> None:
         """Start services that were killed, and return when they are ready."""
@@ -134,72 +136,74 @@ class World:
             await self.stack.wait_until_ready(name)
 
 
-async def link(who: Person) -> str:
+async def next_link(who: Person) -> str:
     """The next link that this person's chat client is shown."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         return await who.links.get()
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
+async def wait_until(holds: Callable[[], bool]) -> None:
     """Wait for something to become true."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while not holds():
             await asyncio.sleep(0.05)
 
 
-async def outcome(client: McpClient, run_id: str) -> dict[str, Any]:
+async def collect_outcome(client: McpClient, run_id: str) -> dict[str, Any]:
     """What a run that nobody need sign in for any more ends with, collected however often that takes."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         while True:
-            told = said(await client.call_tool(COLLECT, {"run_id": run_id}))
-            if "status" not in told:
-                return told
+            result = read_result(await client.call_tool(COLLECT, {"run_id": run_id}))
+            if "status" not in result:
+                return result
 
 
-def said(result: CallToolResult) -> dict[str, Any]:
+def read_result(result: CallToolResult) -> dict[str, Any]:
     """What a result tells programs: the tool's value, or what there is instead of one."""
-    told = (result.meta or {}).get(OUTCOME_META) if result.is_error else result.structured_content
-    assert isinstance(told, dict), result
-    return told
+    result_document = (result.meta or {}).get(OUTCOME_META) if result.is_error else result.structured_content
+    assert isinstance(result_document, dict), result
+    return result_document
 
 
-async def output(command: Sequence[str], environment: dict[str, str], at: Path = ROOT) -> str:
+async def run_command(
+    command: Sequence[str], environment: dict[str, str], working_folder: Path = ROOT
+) -> str:
     """What a command says when all goes well."""
     process = await asyncio.create_subprocess_exec(
-        *command, env=environment, cwd=at, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        *command, env=environment, cwd=working_folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    told, complaints = await process.communicate()
+    output_bytes, complaints = await process.communicate()
     assert process.returncode == 0, complaints.decode()
-    return told.decode()
+    return output_bytes.decode()
 
 
-def own_ports() -> dict[str, str]:
+def choose_ports() -> dict[str, str]:
     """A port for each service, away from the usual ones, which whoever else works on this machine would take."""
     names = [name for name in ComposeFile(COMPOSE_PATH).variable_defaults if name.endswith("_PORT")]
     # Below the ephemeral range, so that no outgoing connection takes the port of a service that was killed.
-    free = (port for port in random.sample(range(20_000, 32_000), 1_000) if not listens(port))
+    free = (port for port in random.sample(range(20_000, 32_000), 1_000) if not is_listening(port))
     return {name: str(port) for name, port in zip(names, free, strict=False)}
 
 
-async def installed(package: Path, site: Path) -> str:
+async def install_package(package: Path, site: Path) -> str:
     """Install a package, without what it depends on, into a folder of its own; the PYTHONPATH that adds it."""
     pip = (sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index")
-    await output(
+    await run_command(
         [*pip, "--no-deps", "--no-build-isolation", "--target", str(site), str(package)], {**os.environ}
     )
     return str(site)
 
 
 @asynccontextmanager
-async def running_world(folder: Path) -> AsyncIterator[World]:
+async def run_installation(folder: Path) -> AsyncIterator[Installation]:
     """Start it: the sandbox's systems, the builder's package by its entry point, and a wiretap on every upstream."""
-    heard = Secrets()
+    captured_secrets = CapturedSecrets()
     client_secret = secrets.token_urlsafe(24)
     connections = folder / "connections.yml"
     environment = {
         **os.environ,
-        **own_ports(),
-        "PYTHONPATH": await installed(BUILDER, folder / "site"),
+        **choose_ports(),
+        "PYTHONPATH": await install_package(BUILDER, folder / "site"),
         "BYLINE_CONNECTIONS_FILE": str(connections),
         "BYLINE_MODULES": json.dumps(
             ["workflows", "activities", "tests.tools.asking", "tests.tools.offering"]
@@ -210,39 +214,39 @@ async def running_world(folder: Path) -> AsyncIterator[World]:
     async with EmbeddedStack(
         folder / "data", environment=environment, report_progress=lambda _: None
     ) as stack:
-        client = Client("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
+        client = RegisteredClient("byline", client_secret, (f"{stack.gateway_url}/oauth/callback",))
         upstreams = {
             name: f"http://127.0.0.1:{stack.variables[f'{name.upper()}_PORT']}" for name in UPSTREAMS
         }
         with oidc_provider(folder, [client]) as provider, kinto_server(folder, provider.issuer) as kinto:
             kinto.add_collection("crm", "accounts")
             upstreams |= {"kinto": kinto.url, "provider": provider.issuer}
-            async with tapped(upstreams, heard) as tap:
-                connections.write_text(_declared(tap))
+            async with run_wiretap(upstreams, captured_secrets) as tap:
+                connections.write_text(_write_connections(tap))
                 environment |= {"KINTO_URL": f"{tap}/kinto", "KINTO_ISSUER": provider.issuer}
                 await stack.start_all_services()
                 database = Database(DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/data/byline.db"))
-                yield World(stack, provider, kinto, database, heard)
+                yield Installation(stack, provider, kinto, database, captured_secrets)
                 await database.close_connections()
 
 
-def _declared(tap: str) -> str:
+def _write_connections(tap: str) -> str:
     """The connections of sandbox and builder, with all that Byline itself asks upstreams going through the tap."""
     sandbox, builder = SANDBOX.read_text(), (BUILDER / "connections.yml").read_text()
     text = sandbox + builder.partition("connections:\n")[2]
     for name in UPSTREAMS:
-        text = _through(text, f"${{{name.upper()}_URL}}", f"{tap}/{name}")
-    return _through(text, "${KINTO_ISSUER}", f"{tap}/provider")
+        text = _route_through_tap(text, f"${{{name.upper()}_URL}}", f"{tap}/{name}")
+    return _route_through_tap(text, "${KINTO_ISSUER}", f"{tap}/provider")
 
 
-def _through(text: str, origin: str, tap: str) -> str:
-    asked_by_byline = r"(base_url|token_endpoint|revocation_endpoint|userinfo_endpoint): "
-    return re.sub(asked_by_byline + re.escape(origin), rf"\1: {tap}", text)
+def _route_through_tap(text: str, origin: str, tap: str) -> str:
+    called_urls = r"(base_url|token_endpoint|revocation_endpoint|userinfo_endpoint): "
+    return re.sub(called_urls + re.escape(origin), rf"\1: {tap}", text)
 
 
 async def empty_environment(folder: Path, wheel: Path, *packages: Path) -> Path:
     """An environment without the repository, with Byline's wheel, what it depends on and packages; its programs."""
-    await output((sys.executable, "-m", "venv", "--without-pip", str(folder)), {**os.environ})
+    await run_command((sys.executable, "-m", "venv", "--without-pip", str(folder)), {**os.environ})
     programs = folder / "bin"
     pip = (
         sys.executable,
@@ -254,11 +258,11 @@ async def empty_environment(folder: Path, wheel: Path, *packages: Path) -> Path:
         "--quiet",
         "--no-index",
     )
-    await output([*pip, "--no-deps", str(wheel)], {**os.environ})
+    await run_command([*pip, "--no-deps", str(wheel)], {**os.environ})
     (site,) = folder.glob("lib/python*/site-packages")
     # What lies in a folder that is named here is found, and what is installed in it to be edited is not.
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
     (programs / "temporal").symlink_to(Path(sys.executable).parent / "temporal")
     for package in packages:
-        await output([*pip, "--no-deps", "--no-build-isolation", str(package)], {**os.environ})
+        await run_command([*pip, "--no-deps", "--no-build-isolation", str(package)], {**os.environ})
     return programs

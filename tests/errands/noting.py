@@ -37,7 +37,7 @@ def _noting(system: System) -> Callable[[str], Awaitable[None]]:
         await upstream().request(
             "POST",
             f"/buckets/errands/collections/{system}/records",
-            created=lambda made: f"note/{made.json()['data']['id']}",
+            created=lambda response: f"note/{response.json()['data']['id']}",
             json={"data": {"text": text}},
         )
 
@@ -75,7 +75,7 @@ NOTE_ON: dict[System, Callable[[str], Awaitable[None]]] = {
 async def note(text: str, on: list[System]) -> None:
     """Have it noted on all of these at once."""
     await asyncio.gather(
-        *(workflow.execute_activity(NOTE_ON[each], text, start_to_close_timeout=_STEP) for each in on)
+        *(workflow.execute_activity(NOTE_ON[system], text, start_to_close_timeout=_STEP) for system in on)
     )
 
 
@@ -85,19 +85,19 @@ class NoteWhenTold:
     """Notes once it is told to, for as long as somebody waits for that."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._is_told = False
 
     @workflow.run
     async def run(self, errand: Errand) -> Noted:
         """Wait for the word, and note it."""
-        await workflow.wait_condition(lambda: self._told)
+        await workflow.wait_condition(lambda: self._is_told)
         await note(errand.text, errand.on)
         return Noted(on=errand.on)
 
     @workflow.signal(name="word")
     def hear(self) -> None:
         """Go on."""
-        self._told = True
+        self._is_told = True
 
 
 @tool(title="Note", destructive=False)

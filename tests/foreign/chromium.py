@@ -11,7 +11,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, Response, async_
 from tests.foreign.node import SCRIPTS
 
 MISSING = "The browser tests need Chromium: apt-get install chromium (on Debian and Ubuntu, as root)."
-PATIENCE = 30_000.0
+TIMEOUT_MILLISECONDS = 30_000.0
 LOOKS: tuple[tuple[Literal["light", "dark"], int], ...] = (("light", 1280), ("dark", 320))
 POLICY = "default-src 'none'; style-src 'self'; base-uri 'none'; frame-ancestors 'none'"
 
@@ -33,7 +33,7 @@ _RUN_AXE = """async () => {
   });
   return violations.flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html} ${node.failureSummary}`));
 }"""
-_MISSED = """() => {
+_FIND_DEFECTS = """() => {
   const missed = [];
   const say = (holds, what) => holds || missed.push(what);
   say(document.documentElement.lang === "en", "no language");
@@ -55,7 +55,7 @@ _CONTROLS = """() => {
     return each.dataset.control;
   });
 }"""
-_FOCUSED = """() => {
+_DESCRIBE_FOCUS = """() => {
   const at = document.activeElement;
   const { outlineStyle, outlineWidth } = getComputedStyle(at);
   const shows = at.matches(":focus-visible") && outlineStyle !== "none" && parseFloat(outlineWidth) >= 2;
@@ -64,7 +64,7 @@ _FOCUSED = """() => {
 
 
 @dataclass
-class Window:
+class BrowserWindow:
     """One tab of somebody's browser; what the browser complains of and what Byline fails to forbid is collected."""
 
     page: Page
@@ -72,9 +72,9 @@ class Window:
     complaints: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.page.set_default_timeout(PATIENCE)
-        self.page.on("console", self._said)
-        self.page.on("response", self._answered)
+        self.page.set_default_timeout(TIMEOUT_MILLISECONDS)
+        self.page.on("console", self._collect_message)
+        self.page.on("response", self._check_response)
 
     async def open(self, address: str) -> None:
         """Go to an address, or to a path of Byline's."""
@@ -94,52 +94,59 @@ class Window:
         await self.fill(username=username, password=password)
         await self.press("Sign in")
 
-    async def shows(self, heading: str) -> None:
+    async def check_page(self, heading: str) -> None:
         """Wait for the page with this heading, and look at it in every way."""
         await self.page.get_by_role("heading", level=1, name=heading, exact=True).wait_for()
         assert self.page.url.startswith(self.origin), self.page.url
-        found = await self._looked_at()
-        assert not found, "\n".join([f"On {self.page.url}, {heading}:", *found])
+        defects = await self._find_defects()
+        assert not defects, "\n".join([f"On {self.page.url}, {heading}:", *defects])
 
-    async def text(self) -> str:
+    async def read_text(self) -> str:
         """What the page says."""
         return await self.page.get_by_role("main").inner_text()
 
-    async def _looked_at(self) -> list[str]:
-        found = []
+    async def _find_defects(self) -> list[str]:
+        defects = []
         for scheme, width in LOOKS:
             await self.page.emulate_media(color_scheme=scheme)
             await self.page.set_viewport_size({"width": width, "height": 800})
             await self.page.evaluate(_AXE())
-            told: list[str] = [*await self.page.evaluate(_RUN_AXE), *await self.page.evaluate(_MISSED)]
-            found += [f"{scheme}, {width} px: {each}" for each in told]
-        return found + await self._tabbed() + self.complaints
+            messages: list[str] = [
+                *await self.page.evaluate(_RUN_AXE),
+                *await self.page.evaluate(_FIND_DEFECTS),
+            ]
+            defects += [f"{scheme}, {width} px: {message}" for message in messages]
+        return defects + await self._find_unreachable_controls() + self.complaints
 
-    async def _tabbed(self) -> list[str]:
+    async def _find_unreachable_controls(self) -> list[str]:
         """What Tab fails to reach in order, or to show."""
-        wanted: list[str] = await self.page.evaluate(_CONTROLS)
+        controls: list[str] = await self.page.evaluate(_CONTROLS)
         await self.page.evaluate(_TO_THE_TOP)
-        reached = []
-        for _ in wanted:
+        reached_controls = []
+        for _ in controls:
             await self.page.keyboard.press("Tab")
-            reached.append(await self.page.evaluate(_FOCUSED))
+            reached_controls.append(await self.page.evaluate(_DESCRIBE_FOCUS))
         unseen = [
-            f"The focus on control {control} is not to be seen." for control, shows in reached if not shows
+            f"The focus on control {control} is not to be seen."
+            for control, shows in reached_controls
+            if not shows
         ]
-        order = [control for control, _ in reached]
-        return unseen if order == wanted else [*unseen, f"Tab reaches {order} and not {wanted}."]
+        order = [control for control, _ in reached_controls]
+        return unseen if order == controls else [*unseen, f"Tab reaches {order} and not {controls}."]
 
-    def _said(self, message: ConsoleMessage) -> None:
+    def _collect_message(self, message: ConsoleMessage) -> None:
         # That it found no page, or no leave, is for the page to say; and no page has an icon.
-        place, answered = message.location["url"], message.text.startswith("Failed to load resource")
-        expected = answered and place in {self.page.url, f"{self.origin}/favicon.ico"}
-        if place.startswith(self.origin) and not expected:
+        place, is_failed_load = message.location["url"], message.text.startswith("Failed to load resource")
+        is_expected = is_failed_load and place in {self.page.url, f"{self.origin}/favicon.ico"}
+        if place.startswith(self.origin) and not is_expected:
             self.complaints.append(f"The browser says: {message.text}")
 
-    def _answered(self, response: Response) -> None:
-        sent = response.headers
-        if response.url.startswith(self.origin) and sent.get("content-type", "").startswith("text/html"):
-            policy = sent.get("content-security-policy", "")
+    def _check_response(self, response: Response) -> None:
+        response_headers = response.headers
+        if response.url.startswith(self.origin) and response_headers.get("content-type", "").startswith(
+            "text/html"
+        ):
+            policy = response_headers.get("content-security-policy", "")
             if policy.removesuffix("; form-action 'self'") != POLICY:
                 self.complaints.append(f"The policy of {response.url} is {policy!r}.")
 
@@ -152,10 +159,10 @@ class Chromium:
     origin: str
 
     @asynccontextmanager
-    async def window(self, **options: Any) -> AsyncIterator[Window]:
+    async def open_window(self, **options: Any) -> AsyncIterator[BrowserWindow]:
         """A window of a person's own."""
         async with await self.browser.new_context(**options) as context:
-            yield Window(await context.new_page(), self.origin)
+            yield BrowserWindow(await context.new_page(), self.origin)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx2
 
-from tests.foreign.process import free_port, running
+from tests.foreign.process import free_port, run_program
 
 SETTINGS = """
 [server:main]
@@ -43,7 +43,7 @@ class Kinto:
 
     def add_collection(self, bucket: str, collection: str, *, creators: Sequence[str] = ()) -> None:
         """Make a collection that these people may add to; others see its records only where a record says so."""
-        permissions = {"record:create": [user(name) for name in creators]}
+        permissions = {"record:create": [build_user_id(name) for name in creators]}
         self.administrator.put(f"/buckets/{bucket}").raise_for_status()
         path = f"/buckets/{bucket}/collections/{collection}"
         self.administrator.put(path, json={"permissions": permissions}).raise_for_status()
@@ -52,18 +52,21 @@ class Kinto:
         self, path: str, data: Mapping[str, Any], *, readers: Sequence[str] = (), writers: Sequence[str] = ()
     ) -> None:
         """Put a record at `/buckets/…/collections/…/records/…` that these people may read or write."""
-        permissions = {"read": [user(name) for name in readers], "write": [user(name) for name in writers]}
+        permissions = {
+            "read": [build_user_id(name) for name in readers],
+            "write": [build_user_id(name) for name in writers],
+        }
         answer = self.administrator.put(path, json={"data": data, "permissions": permissions})
         answer.raise_for_status()
 
-    def records(self, collection: str, **having: str) -> list[dict[str, Any]]:
+    def list_records(self, collection: str, **having: str) -> list[dict[str, Any]]:
         """The records of `/buckets/…/collections/…` that have these values."""
         answer = self.administrator.get(f"{collection}/records", params=having)
         answer.raise_for_status()
-        found: list[dict[str, Any]] = answer.json()["data"]
-        return found
+        records: list[dict[str, Any]] = answer.json()["data"]
+        return records
 
-    def history(self, record: str) -> list[dict[str, Any]]:
+    def list_history(self, record: str) -> list[dict[str, Any]]:
         """What Kinto itself wrote down of a record's changes, the newest first."""
         bucket = record.split("/")[2]
         answer = self.administrator.get(f"/buckets/{bucket}/history", params={"uri": record})
@@ -72,7 +75,7 @@ class Kinto:
         return entries
 
 
-def user(name: str) -> str:
+def build_user_id(name: str) -> str:
     """What Kinto calls a person whom the OpenID provider calls `name`."""
     return f"oidc:{name}"
 
@@ -85,7 +88,7 @@ def kinto_server(folder: Path, issuer: str) -> Iterator[Kinto]:
     settings.write_text(SETTINGS.format(port=port, issuer=issuer, secret=secrets.token_hex(16)))
     url = f"http://127.0.0.1:{port}/v1"
     with (
-        running(
+        run_program(
             [sys.executable, "-m", "pyramid.scripts.pserve", str(settings)],
             log=folder / "kinto.log",
             port=port,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.foreign.process import free_port, running
+from tests.foreign.process import free_port, run_program
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "test",
@@ -20,5 +20,5 @@ def kms_server(log: Path) -> Iterator[str]:
     """The address of the service."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(port)]
-    with running(command, log=log, port=port):
+    with run_program(command, log=log, port=port):
         yield f"http://127.0.0.1:{port}"

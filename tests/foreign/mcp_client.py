@@ -34,38 +34,38 @@ class ToolCall:
 
     hear: Callable[[], Awaitable[Event]]
 
-    async def protocol(self) -> str:
+    async def read_protocol(self) -> str:
         """The protocol version that client and server agreed on."""
-        return str(await self._said("protocol"))
+        return str(await self._read_field("protocol"))
 
-    async def link(self) -> str:
+    async def read_link(self) -> str:
         """The next address that the client is asked to open; it goes on as its person decided before."""
-        return str(await self._said("open"))
+        return str(await self._read_field("open"))
 
-    async def result(self) -> dict[str, Any]:
+    async def read_result(self) -> dict[str, Any]:
         """The tool's result, as the client understood it."""
-        result: dict[str, Any] = await self._said("result")
+        result: dict[str, Any] = await self._read_field("result")
         return result
 
-    async def end(self) -> Event:
+    async def wait_for_end(self) -> Event:
         """How the call ends, whatever the client is asked until then: with a `result`, or with the client's `error`."""
         while True:
-            event = await self.next()
+            event = await self.read_next_event()
             if not event or {"result", "error"} & event.keys():
                 return event
 
-    async def next(self) -> Event:
+    async def read_next_event(self) -> Event:
         """Whatever happens next after client and server agreed on a version; nothing after the end."""
-        event = await self._heard()
-        return event if "protocol" not in event else await self._heard()
+        event = await self._read_event()
+        return event if "protocol" not in event else await self._read_event()
 
-    async def _said(self, what: str) -> Any:
-        event = await (self._heard() if what == "protocol" else self.next())
+    async def _read_field(self, what: str) -> Any:
+        event = await (self._read_event() if what == "protocol" else self.read_next_event())
         if what not in event:
             raise AssertionError(f"The MCP client was to say {what!r} and said {event or 'no more'}")
         return event[what]
 
-    async def _heard(self) -> Event:
+    async def _read_event(self) -> Event:
         async with asyncio.timeout(ANSWER_WITHIN):
             return await self.hear()
 
@@ -87,7 +87,7 @@ async def tool_call(
     `patience` is how many seconds the client waits for the answer to one request.
     """
     script, *package = by.split()
-    asked = {
+    request = {
         "url": url,
         "token": token,
         "tool": tool,
@@ -96,12 +96,12 @@ async def tool_call(
         "decision": decision,
         "patience": round(patience * 1000),
     }
-    async with _program(SCRIPTS / script, json.dumps(asked), *package) as process:
+    async with _program(SCRIPTS / script, json.dumps(request), *package) as process:
 
         async def line() -> Event:
             assert process.stdout is not None
-            told = await process.stdout.readline()
-            return dict(json.loads(told)) if told else {}
+            output_line = await process.stdout.readline()
+            return dict(json.loads(output_line)) if output_line else {}
 
         yield ToolCall(line)
 
@@ -114,15 +114,15 @@ async def inspector_call(
 
     It knows no patience of its own: whoever started it ends it.
     """
-    named = ("--tool-name", tool, "--tool-args-json", json.dumps(arguments))
-    async with _inspector(url, token, "tools/call", *named) as process:
+    options = ("--tool-name", tool, "--tool-args-json", json.dumps(arguments))
+    async with _inspector(url, token, "tools/call", *options) as process:
 
         async def end() -> Event:
             try:
-                told, complaints = await asyncio.wait_for(process.communicate(), patience)
+                output, complaints = await asyncio.wait_for(process.communicate(), patience)
             except TimeoutError:
                 return {"error": "it took too long"}
-            return {"result": json.loads(told)["result"]} if told else {"error": complaints.decode()}
+            return {"result": json.loads(output)["result"]} if output else {"error": complaints.decode()}
 
         yield ToolCall(end)
 
@@ -130,8 +130,8 @@ async def inspector_call(
 async def inspector_protocol(url: str, token: str) -> str:
     """The protocol version that the Inspector's command line and the server agree on."""
     async with _inspector(url, token, "initialize") as process:
-        told, _ = await process.communicate()
-    return str(json.loads(told)["result"]["protocolVersion"])
+        output, _ = await process.communicate()
+    return str(json.loads(output)["result"]["protocolVersion"])
 
 
 def _inspector(

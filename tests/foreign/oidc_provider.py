@@ -10,11 +10,11 @@ from joserfc.jwk import RSAKey
 
 from examples.browser import Browser, Page
 from tests.foreign.node import NODE, SCRIPTS
-from tests.foreign.process import free_port, running
+from tests.foreign.process import free_port, run_program
 
 
 @dataclass(frozen=True)
-class Client:
+class RegisteredClient:
     """A client that the provider knows from its start; a public one, or one known by its key, has no secret."""
 
     id: str
@@ -67,7 +67,7 @@ class OidcProvider:
 @contextmanager
 def oidc_provider(
     folder: Path,
-    clients: Sequence[Client] = (),
+    clients: Sequence[RegisteredClient] = (),
     scopes: Sequence[str] = (),
     *,
     port: int | None = None,
@@ -83,7 +83,7 @@ def oidc_provider(
     """
     port = port or free_port()
     key = RSAKey.generate_key(2048, {"use": "sig", "alg": "RS256"}, auto_kid=True)
-    asked = {
+    configuration = {
         "port": port,
         "clients": [client.metadata() for client in clients],
         "scopes": scopes,
@@ -91,8 +91,8 @@ def oidc_provider(
         "statements": {"vouches": vouches or {}, "trusts": trusts or {}},
         "documents": documents or {},
     }
-    with running(
-        [str(NODE), str(SCRIPTS / "oidc-provider.mjs"), json.dumps(asked)],
+    with run_program(
+        [str(NODE), str(SCRIPTS / "oidc-provider.mjs"), json.dumps(configuration)],
         log=folder / "oidc-provider.log",
         port=port,
     ):

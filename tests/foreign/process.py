@@ -23,7 +23,7 @@ def free_port() -> int:
     return port
 
 
-def listens(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Whether something on 127.0.0.1 accepts connections at this port."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -32,7 +32,7 @@ def listens(port: int) -> bool:
     return True
 
 
-class Belonging(TypedDict, total=False):
+class OwnerArguments(TypedDict, total=False):
     """The arguments of `subprocess` that say whose process it is."""
 
     user: int
@@ -40,7 +40,7 @@ class Belonging(TypedDict, total=False):
     extra_groups: list[int]
 
 
-def belonging_to(account: struct_passwd | None) -> Belonging:
+def build_owner_arguments(account: struct_passwd | None) -> OwnerArguments:
     """Give a process to this account, or leave it with whoever starts it."""
     if account is None:
         return {}
@@ -48,7 +48,7 @@ def belonging_to(account: struct_passwd | None) -> Belonging:
 
 
 @contextmanager
-def running(
+def run_program(
     command: Sequence[str],
     *,
     log: Path,
@@ -64,11 +64,11 @@ def running(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            **belonging_to(account),
+            **build_owner_arguments(account),
         )
     try:
         deadline = time.monotonic() + START_WITHIN
-        while not listens(port):
+        while not is_listening(port):
             if process.poll() is not None or time.monotonic() > deadline:
                 state = "still starts" if process.returncode is None else f"ended with {process.returncode}"
                 raise RuntimeError(f"{command[0]} {state}, it said:\n{log.read_text()}")

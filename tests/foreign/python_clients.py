@@ -48,7 +48,7 @@ async def python_call(
             await client.list_tools()
             return await client.call_tool(tool, dict(arguments), read_timeout_seconds=patience)
 
-    async with _conversing(converse) as call:
+    async with _run_conversation(converse) as call:
         yield call
 
 
@@ -65,17 +65,17 @@ async def fastmcp_call(
             result: CallToolResult = await client.call_tool_mcp(tool, dict(arguments))
             return result
 
-    async with _conversing(converse) as call:
+    async with _run_conversation(converse) as call:
         yield call
 
 
 @asynccontextmanager
-async def _conversing(
+async def _run_conversation(
     converse: Callable[[Say], Coroutine[None, None, CallToolResult]],
 ) -> AsyncIterator[ToolCall]:
     events: asyncio.Queue[Event] = asyncio.Queue()
 
-    async def told() -> None:
+    async def report_result() -> None:
         try:
             result = await converse(events.put_nowait)
         except Exception as error:  # noqa: BLE001 -- whatever a client gives up with, its caller is told
@@ -83,7 +83,7 @@ async def _conversing(
         else:
             events.put_nowait({"result": result.model_dump(by_alias=True, mode="json", exclude_none=True)})
 
-    conversing = asyncio.create_task(told())
+    conversing = asyncio.create_task(report_result())
     try:
         yield ToolCall(events.get)
     finally:

@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.platform import Platform, open_platform, temporal_server
-from tests.sandbox import SYSTEMS, Running, running
+from tests.sandbox import SYSTEMS, SandboxProcess, run_sandbox_system
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -18,15 +18,15 @@ async def temporal_address() -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-def upstreams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Running]]:
+def upstreams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, SandboxProcess]]:
     folder = tmp_path_factory.mktemp("upstreams")
     with ExitStack() as stack:
-        yield {name: stack.enter_context(running(name, folder / f"{name}.db")) for name in SYSTEMS}
+        yield {name: stack.enter_context(run_sandbox_system(name, folder / f"{name}.db")) for name in SYSTEMS}
 
 
 @pytest.fixture
-async def idle(
-    tmp_path: Path, temporal_address: str, upstreams: Mapping[str, Running]
+async def idle_platform(
+    tmp_path: Path, temporal_address: str, upstreams: Mapping[str, SandboxProcess]
 ) -> AsyncIterator[Platform]:
     """A platform that nobody works for yet."""
     async with open_platform(tmp_path, temporal_address, upstreams) as platform:
@@ -34,7 +34,7 @@ async def idle(
 
 
 @pytest.fixture
-async def platform(idle: Platform) -> AsyncIterator[Platform]:
+async def platform(idle_platform: Platform) -> AsyncIterator[Platform]:
     """A platform with a worker and with the delivery of wake-ups."""
-    async with idle.working(), idle.delivering():
-        yield idle
+    async with idle_platform.run_worker(), idle_platform.run_wake_up_delivery():
+        yield idle_platform

@@ -32,38 +32,38 @@ from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
 from gateway.services import build_gateway_services
 from tests.foreign.process import free_port
-from tests.hostile import Hostile, answer, hostile
-from tests.platform import CONTOSO, NORTHWIND, Platform, until
+from tests.hostile import HostileServer, build_answer, run_hostile_server
+from tests.platform import CONTOSO, NORTHWIND, Platform, wait_until
 from tests.signing_in import resources
 
 ACCOUNT = b'{"Id": "1", "Name": "Northwind"}'
 
 
 @pytest.fixture
-async def crm(platform: Platform) -> AsyncIterator[Hostile]:
+async def crm(platform: Platform) -> AsyncIterator[HostileServer]:
     """The hostile server in the place of the CRM, on which both people have grants."""
     for principal in (platform.alice, platform.bob):
-        await platform.grant("crm", principal)
-    async with hostile() as server:
+        await platform.give_grant("crm", principal)
+    async with run_hostile_server() as server:
         await platform.redeclare("crm", base_url=HttpUrl(server.url))
         yield server
 
 
-async def read(platform: Platform, account_id: str, principal: Principal) -> tuple[str, Outcome]:
-    run = await platform.start("read_once", {"account_id": account_id}, principal)
-    return run, await platform.outcome(run)
+async def read_account(platform: Platform, account_id: str, principal: Principal) -> tuple[str, Outcome]:
+    run = await platform.start_run("read_once", {"account_id": account_id}, principal)
+    return run, await platform.wait_for_outcome(run)
 
 
 async def test_a_cookie_that_one_persons_answer_sets_is_not_sent_in_anothers_name(
-    platform: Platform, crm: Hostile
+    platform: Platform, crm: HostileServer
 ) -> None:
-    crm.answers = [answer(ACCOUNT, "Set-Cookie: session=of-alice; Path=/")]
+    crm.answers = [build_answer(ACCOUNT, "Set-Cookie: session=of-alice; Path=/")]
 
-    await read(platform, NORTHWIND, platform.alice)
-    await read(platform, NORTHWIND, platform.bob)
+    await read_account(platform, NORTHWIND, platform.alice)
+    await read_account(platform, NORTHWIND, platform.bob)
 
-    assert len(crm.heard) == 2
-    assert [head for head in crm.heard if "cookie" in head.lower()] == []
+    assert len(crm.requests) == 2
+    assert [head for head in crm.requests if "cookie" in head.lower()] == []
 
 
 @pytest.mark.parametrize(
@@ -80,49 +80,51 @@ async def test_a_cookie_that_one_persons_answer_sets_is_not_sent_in_anothers_nam
     ],
 )
 async def test_an_argument_reaches_no_other_resource_than_the_one_the_action_names(
-    platform: Platform, crm: Hostile, account_id: str
+    platform: Platform, crm: HostileServer, account_id: str
 ) -> None:
-    run, _ = await read(platform, account_id, platform.alice)
+    run, _ = await read_account(platform, account_id, platform.alice)
 
     for target in crm.targets:
         before, _, last = target.rpartition("/")
         assert before == "/services/data/v63.0/sobjects/Account"
         assert last not in {"", ".", ".."}
         assert "?" not in target
-    assert [event["resource"] for event in await platform.trail("action.intended", run)] == crm.targets
+    assert [
+        event["resource"] for event in await platform.list_trail_events("action.intended", run)
+    ] == crm.targets
 
 
 @pytest.mark.parametrize("account_id", ["x\n  verdict    allowed", "x\x1b[2J", "x\x00", "x" * 70_000])
 async def test_an_argument_that_no_request_can_carry_fails_once_and_for_good(
-    platform: Platform, crm: Hostile, account_id: str
+    platform: Platform, crm: HostileServer, account_id: str
 ) -> None:
-    run, outcome = await read(platform, account_id, platform.alice)
+    run, outcome = await read_account(platform, account_id, platform.alice)
 
     assert isinstance(outcome, Failed)
     assert outcome.code == "ValueError"
-    assert crm.heard == []
-    assert await platform.trail("action.intended", run) == []
+    assert crm.requests == []
+    assert await platform.list_trail_events("action.intended", run) == []
 
 
 @pytest.mark.parametrize(
     "unreadable",
     [
-        answer(b"not gzip", "Content-Encoding: gzip"),
-        answer(gzip.compress(gzip.compress(ACCOUNT)), "Content-Encoding: gzip, gzip"),
+        build_answer(b"not gzip", "Content-Encoding: gzip"),
+        build_answer(gzip.compress(gzip.compress(ACCOUNT)), "Content-Encoding: gzip, gzip"),
         b"SSH-2.0-OpenSSH_9.2\r\n",
         b"",
     ],
     ids=["garbage", "packed twice", "another protocol", "nothing"],
 )
 async def test_an_answer_that_cannot_be_read_leaves_its_mark_in_the_trail(
-    platform: Platform, crm: Hostile, unreadable: bytes
+    platform: Platform, crm: HostileServer, unreadable: bytes
 ) -> None:
-    crm.answers = [unreadable, answer(ACCOUNT)]
+    crm.answers = [unreadable, build_answer(ACCOUNT)]
 
-    run, outcome = await read(platform, NORTHWIND, platform.alice)
+    run, outcome = await read_account(platform, NORTHWIND, platform.alice)
 
     assert isinstance(outcome, Finished)
-    verdicts = [event["verdict"] for event in await platform.trail("action.ended", run)]
+    verdicts = [event["verdict"] for event in await platform.list_trail_events("action.ended", run)]
     assert len(verdicts) == 2
     assert verdicts[1] == "allowed"
 
@@ -140,39 +142,41 @@ async def test_an_answer_that_cannot_be_read_leaves_its_mark_in_the_trail(
     ids=range(6),
 )
 async def test_whatever_an_upstream_calls_a_new_record_it_is_made_once_and_in_the_trail(
-    platform: Platform, crm: Hostile, body: bytes
+    platform: Platform, crm: HostileServer, body: bytes
 ) -> None:
-    crm.answers = [answer(body, status=201)]
+    crm.answers = [build_answer(body, status=201)]
 
-    run = await platform.start("create_note", {"text": "…"}, platform.alice)
-    await platform.outcome(run)
+    run = await platform.start_run("create_note", {"text": "…"}, platform.alice)
+    await platform.wait_for_outcome(run)
 
-    (intended,) = await platform.trail("action.intended", run)
-    (ended,) = await platform.trail("action.ended", run)
-    assert len(crm.heard) == 1
-    assert ended["status"] == 201
-    assert ended["verdict"] == "allowed"
-    assert ended["account"] == intended["account"]
+    (intended_event,) = await platform.list_trail_events("action.intended", run)
+    (ended_event,) = await platform.list_trail_events("action.ended", run)
+    assert len(crm.requests) == 1
+    assert ended_event["status"] == 201
+    assert ended_event["verdict"] == "allowed"
+    assert ended_event["account"] == intended_event["account"]
     assert (await verify_trail(platform.services.database, platform.services.signing_keys)).is_intact
 
 
 @pytest.mark.parametrize(
     "patience", [b"\xb2", b"9" * 400, b"99999999999999", b"Fri, 31 Dec 9999 23:59:59 GMT"]
 )
-async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
-    platform: Platform, crm: Hostile, patience: bytes
+async def test_a_senseless_retry_after_delays_a_day_at_most(
+    platform: Platform, crm: HostileServer, patience: bytes
 ) -> None:
     crm.answers = [
-        answer(b"", status=429).replace(b"Connection:", b"Retry-After: " + patience + b"\r\nConnection:")
+        build_answer(b"", status=429).replace(
+            b"Connection:", b"Retry-After: " + patience + b"\r\nConnection:"
+        )
     ]
-    run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
+    run = await platform.start_run("read_once", {"account_id": NORTHWIND}, platform.alice)
 
-    async def failed() -> bool:
-        (pending,) = (await described(platform, run)).pending_activities or (None,)
+    async def has_failed() -> bool:
+        (pending,) = (await describe_run(platform, run)).pending_activities or (None,)
         return pending is not None and bool(pending.last_failure.message)
 
-    await until(failed)
-    (pending,) = (await described(platform, run)).pending_activities
+    await wait_until(has_failed)
+    (pending,) = (await describe_run(platform, run)).pending_activities
     assert pending.last_failure.application_failure_info.type == "rate_limited"
     assert pending.next_attempt_schedule_time.ToDatetime(UTC) < datetime.now(UTC) + timedelta(days=1, hours=1)
     await platform.temporal.get_workflow_handle(run).terminate()
@@ -180,30 +184,30 @@ async def test_a_senseless_retry_after_is_patience_of_a_day_at_most(
     platform.runs.delivered_outcomes.mark_delivered(run)
 
 
-async def described(platform: Platform, run: str) -> DescribeWorkflowExecutionResponse:
+async def describe_run(platform: Platform, run: str) -> DescribeWorkflowExecutionResponse:
     return (await platform.temporal.get_workflow_handle(run).describe()).raw_description
 
 
 async def test_a_redirect_is_not_followed_and_carries_no_token_along(
-    platform: Platform, crm: Hostile
+    platform: Platform, crm: HostileServer
 ) -> None:
-    async with hostile() as elsewhere:
-        crm.answers = [answer(b"", f"Location: {elsewhere.url}", status=307)]
-        _, outcome = await read(platform, NORTHWIND, platform.alice)
+    async with run_hostile_server() as elsewhere:
+        crm.answers = [build_answer(b"", f"Location: {elsewhere.url}", status=307)]
+        _, outcome = await read_account(platform, NORTHWIND, platform.alice)
 
     assert isinstance(outcome, Failed)
     assert outcome.code == "request_rejected"
-    assert elsewhere.heard == []
+    assert elsewhere.requests == []
 
 
-async def test_an_answer_without_end_is_not_read_to_its_end(platform: Platform, crm: Hostile) -> None:
-    crm.answers = [answer(b"[" + b" " * 17_000_000)]
+async def test_an_answer_without_end_is_not_read_to_its_end(platform: Platform, crm: HostileServer) -> None:
+    crm.answers = [build_answer(b"[" + b" " * 17_000_000)]
 
-    run, outcome = await read(platform, NORTHWIND, platform.alice)
+    run, outcome = await read_account(platform, NORTHWIND, platform.alice)
 
-    (ended,) = await platform.trail("action.ended", run)
+    (ended_event,) = await platform.list_trail_events("action.ended", run)
     assert isinstance(outcome, Failed)
-    assert (outcome.code, ended["error"]) == ("request_rejected", "answer_too_large")
+    assert (outcome.code, ended_event["error"]) == ("request_rejected", "answer_too_large")
 
 
 @pytest.mark.parametrize(
@@ -212,51 +216,53 @@ async def test_an_answer_without_end_is_not_read_to_its_end(platform: Platform, 
     ids=["half a character", "without bottom"],
 )
 async def test_an_answer_that_no_history_can_carry_is_asked_for_once(
-    platform: Platform, crm: Hostile, name: bytes
+    platform: Platform, crm: HostileServer, name: bytes
 ) -> None:
-    crm.answers = [answer(b'{"Id": "1", "Name": ' + name + b"}")]
+    crm.answers = [build_answer(b'{"Id": "1", "Name": ' + name + b"}")]
 
     async with asyncio.timeout(30):
-        _, outcome = await read(platform, NORTHWIND, platform.alice)
+        _, outcome = await read_account(platform, NORTHWIND, platform.alice)
 
     assert isinstance(outcome, Failed)
     assert "planted" not in outcome.message
-    assert len(crm.heard) == 1
+    assert len(crm.requests) == 1
 
 
-async def test_what_an_upstream_says_in_refusal_is_neither_told_nor_recorded(
-    platform: Platform, crm: Hostile
+async def test_what_an_upstream_says_in_refusal_is_neither_shown_nor_recorded(
+    platform: Platform, crm: HostileServer
 ) -> None:
-    crm.answers = [answer(b'{"message": "planted-in-the-body"}', "X-Error: planted-in-a-header", status=403)]
+    crm.answers = [
+        build_answer(b'{"message": "planted-in-the-body"}', "X-Error: planted-in-a-header", status=403)
+    ]
 
-    run, outcome = await read(platform, NORTHWIND, platform.alice)
+    run, outcome = await read_account(platform, NORTHWIND, platform.alice)
 
-    history = await platform.history(run)
+    history = await platform.fetch_history(run)
     assert isinstance(outcome, Failed)
-    assert "planted" not in f"{outcome}{await platform.trail('action.ended', run)}{history}"
+    assert "planted" not in f"{outcome}{await platform.list_trail_events('action.ended', run)}{history}"
 
 
 async def test_a_wait_of_somebody_else_is_not_ended_by_naming_it(platform: Platform) -> None:
-    run = await platform.start("read_once", {"account_id": CONTOSO}, platform.bob)
-    await platform.parked(run)
-    (waiter,) = await platform.waiters(run)
-    alice = platform.identity(platform.alice, "some-run", "read_once")
+    run = await platform.start_run("read_once", {"account_id": CONTOSO}, platform.bob)
+    await platform.wait_until_parked(run)
+    (waiter,) = await platform.list_waiters(run)
+    alice = platform.build_identity(platform.alice, "some-run", "read_once")
 
     await platform.services.authorization_requests.check_wait_outcome(
         waiter.id, has_timed_out=True, identity=alice
     )
 
-    (after,) = await platform.waiters(run)
+    (after,) = await platform.list_waiters(run)
     assert after.outcome == "waiting"
-    assert await platform.trail("authorization.expired") == []
-    bob = platform.identity(platform.bob, run, "read_once")
+    assert await platform.list_trail_events("authorization.expired") == []
+    bob = platform.build_identity(platform.bob, run, "read_once")
     with pytest.raises(AuthorizationExpired):
         await platform.services.authorization_requests.check_wait_outcome(
             waiter.id, has_timed_out=True, identity=bob
         )
 
 
-async def provided(platform: Platform, provider: Hostile) -> AuthorizationCodeSignIn:
+async def build_client_of(platform: Platform, provider: HostileServer) -> AuthorizationCodeSignIn:
     """Byline as the client of a hostile sign-in service."""
     crm = await platform.services.catalogue.get_connection("crm")
     endpoints = {"token_endpoint": HttpUrl(provider.url), "userinfo_endpoint": HttpUrl(provider.url)}
@@ -284,62 +290,70 @@ async def provided(platform: Platform, provider: Hostile) -> AuthorizationCodeSi
     ],
     ids=range(14),
 )
-async def test_a_sign_in_service_that_answers_nonsense_is_told_of_and_not_quoted(
-    idle: Platform, body: bytes
+async def test_a_sign_in_service_that_answers_nonsense_is_reported_and_not_quoted(
+    idle_platform: Platform, body: bytes
 ) -> None:
-    async with hostile() as provider:
-        provider.answers = [answer(body, "Content-Type: application/json")]
-        client = await provided(idle, provider)
+    async with run_hostile_server() as provider:
+        provider.answers = [build_answer(body, "Content-Type: application/json")]
+        client = await build_client_of(idle_platform, provider)
 
-        with pytest.raises(BylineError) as refused:
+        with pytest.raises(BylineError) as error_info:
             await client.refresh_tokens(UpstreamTokens("old", "old", None, ()))
 
-    assert "planted" not in str(refused.value)
+    assert "planted" not in str(error_info.value)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'"planted"', b"null"])
-async def test_an_account_that_cannot_be_read_is_no_account(idle: Platform, body: bytes) -> None:
-    async with hostile() as provider:
-        provider.answers = [answer(body, "Content-Type: application/json")]
-        client = await provided(idle, provider)
+async def test_an_account_that_cannot_be_read_is_no_account(idle_platform: Platform, body: bytes) -> None:
+    async with run_hostile_server() as provider:
+        provider.answers = [build_answer(body, "Content-Type: application/json")]
+        client = await build_client_of(idle_platform, provider)
 
         with pytest.raises(BylineError):
             await client.find_account(UpstreamTokens("planted", None, None, ()))
 
 
-async def test_a_garbled_answer_of_a_sign_in_service_is_one_to_try_again(idle: Platform) -> None:
-    async with hostile() as provider:
-        provider.answers = [answer(b"garbage", "Content-Encoding: gzip")]
-        client = await provided(idle, provider)
+async def test_a_garbled_answer_of_a_sign_in_service_is_one_to_try_again(idle_platform: Platform) -> None:
+    async with run_hostile_server() as provider:
+        provider.answers = [build_answer(b"garbage", "Content-Encoding: gzip")]
+        client = await build_client_of(idle_platform, provider)
 
         with pytest.raises(UpstreamUnavailable):
             await client.refresh_tokens(UpstreamTokens("old", "old", None, ()))
 
 
-async def test_arguments_too_large_for_a_run_are_refused_before_it_begins(idle: Platform) -> None:
+async def test_arguments_too_large_for_a_run_are_refused_before_it_begins(idle_platform: Platform) -> None:
     with pytest.raises(ArgumentsInvalid, match="too large"):
-        await idle.start("read_once", {"account_id": NORTHWIND, "label": "x" * 3_000_000}, idle.alice)
+        await idle_platform.start_run(
+            "read_once", {"account_id": NORTHWIND, "label": "x" * 3_000_000}, idle_platform.alice
+        )
 
-    assert await idle.trail("tool.called") == []
+    assert await idle_platform.list_trail_events("tool.called") == []
 
 
-async def test_what_a_database_refuses_is_told_without_what_it_was_given(idle: Platform) -> None:
-    async with idle.services.database.open_read_session() as session:
+async def test_what_a_database_refuses_is_reported_without_the_values(idle_platform: Platform) -> None:
+    async with idle_platform.services.database.open_read_session() as session:
         connection = await session.connection()
-        with pytest.raises(DBAPIError) as refused:
+        with pytest.raises(DBAPIError) as error_info:
             await connection.execute(text("SELECT * FROM nowhere WHERE a = :a"), {"a": "planted"})
 
-    assert "planted" not in str(refused.value)
+    assert "planted" not in str(error_info.value)
 
 
 @asynccontextmanager
-async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.AsyncClient]:
+async def gateway(idle_platform: Platform, **changes: object) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of a gateway with these settings."""
-    settings = idle.settings.model_copy(update={"gateway": idle.settings.gateway.model_copy(update=changes)})
-    services = replace(idle.services, settings=settings)
+    settings = idle_platform.settings.model_copy(
+        update={"gateway": idle_platform.settings.gateway.model_copy(update=changes)}
+    )
+    services = replace(idle_platform.services, settings=settings)
     own = build_gateway_services(services)
-    servers = create_mcp_servers(services, own.token_verifiers, idle.registry, idle.runs, idle.temporal)
-    app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
+    servers = create_mcp_servers(
+        services, own.token_verifiers, idle_platform.registry, idle_platform.runs, idle_platform.temporal
+    )
+    app = build_application(
+        services, own, idle_platform.registry, idle_platform.runs, idle_platform.temporal, servers
+    )
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with AsyncExitStack() as open_:
         for server in servers.values():
@@ -348,36 +362,38 @@ async def gateway(idle: Platform, **changes: object) -> AsyncIterator[httpx2.Asy
         yield await open_.enter_async_context(client)
 
 
-async def test_an_issuer_that_does_not_answer_is_no_fault_of_the_token_nor_of_byline(idle: Platform) -> None:
+async def test_an_issuer_that_does_not_answer_is_no_fault_of_the_token_nor_of_byline(
+    idle_platform: Platform,
+) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     issuer = IssuerSettings(issuer=nowhere, audience="byline", client_id="byline")
     header = urlsafe_b64encode(b'{"alg": "RS256", "kid": "1"}').decode().rstrip("=")
 
-    async with gateway(idle, issuer=issuer) as http:
-        answered = await http.post("/mcp", headers={"Authorization": f"Bearer {header}.e30.AA"}, json={})
+    async with gateway(idle_platform, issuer=issuer) as http:
+        response = await http.post("/mcp", headers={"Authorization": f"Bearer {header}.e30.AA"}, json={})
 
-    assert answered.status_code == 503
-    assert answered.json()["type"] == "urn:byline:error:upstream_unavailable"
+    assert response.status_code == 503
+    assert response.json()["type"] == "urn:byline:error:upstream_unavailable"
 
 
-async def test_a_form_without_end_is_not_read_to_its_end(idle: Platform) -> None:
-    async with gateway(idle) as http:
+async def test_a_form_without_end_is_not_read_to_its_end(idle_platform: Platform) -> None:
+    async with gateway(idle_platform) as http:
         await http.get("/sign-in")
-        answered = await http.post("/sign-in", data={"username": "x" * 5_000_000})
+        response = await http.post("/sign-in", data={"username": "x" * 5_000_000})
 
-    assert answered.status_code == 413
+    assert response.status_code == 413
 
 
 async def test_an_answer_that_names_its_issuer_is_not_taken_for_one_of_a_provider_that_names_none(
     platform: Platform,
 ) -> None:
-    run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
-    (request,) = await platform.parked(run)
+    run = await platform.start_run("read_once", {"account_id": NORTHWIND}, platform.alice)
+    (request,) = await platform.wait_until_parked(run)
     crm = await platform.services.catalogue.get_connection("crm")
     await platform.redeclare("crm", provider=crm.provider.model_copy(update={"issuer": None}))
 
     with pytest.raises(AuthorizationRefused, match="set `issuer`"):
         await platform.consent(request, platform.alice)
 
-    assert platform.requests("crm", "token") == []
+    assert platform.list_requests("crm", "token") == []
     assert await platform.services.grants.list_grants(platform.alice.id) == []

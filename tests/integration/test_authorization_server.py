@@ -23,35 +23,35 @@ from sqlmodel import select
 from engine.db.tables import OAuthClientRow, OAuthCodeRow, RefreshTokenRow
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser, Page
-from examples.chat import Memory
+from examples.chat import MemoryTokenStorage
 from tests.administration import set_active
-from tests.pages import PASSWORDS, Byline, serving
+from tests.pages import PASSWORDS, PageServer, serve_pages
 
 REDIRECT_URI = "http://127.0.0.1:45678/callback"
 
 
 @pytest.fixture
-async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
-    async with serving(tmp_path) as running:
+async def byline(tmp_path: Path) -> AsyncIterator[PageServer]:
+    async with serve_pages(tmp_path) as running:
         yield running
 
 
 @dataclass
-class Application:
+class HandwrittenClient:
     """A client written by hand against the RFCs, for what a well-behaved one would never send."""
 
-    byline: Byline
+    byline: PageServer
     http: httpx2.AsyncClient
-    registered: dict[str, Any]
+    registration: dict[str, Any]
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48))
 
     @property
     def id(self) -> str:
-        return str(self.registered["client_id"])
+        return str(self.registration["client_id"])
 
-    def question(self, **changed: str | None) -> str:
+    def build_question_url(self, **changes: str | None) -> str:
         challenge = urlsafe_b64encode(sha256(self.verifier.encode()).digest()).decode().rstrip("=")
-        asked: dict[str, str | None] = {
+        parameters: dict[str, str | None] = {
             "response_type": "code",
             "client_id": self.id,
             "redirect_uri": REDIRECT_URI,
@@ -59,65 +59,69 @@ class Application:
             "code_challenge_method": "S256",
             "state": "st-1",
         }
-        sent = {name: value for name, value in {**asked, **changed}.items() if value is not None}
-        return f"{self.byline.url}/authorize?{urlencode(sent)}"
+        query_fields = {name: value for name, value in {**parameters, **changes}.items() if value is not None}
+        return f"{self.byline.url}/authorize?{urlencode(query_fields)}"
 
-    async def code(self, person: str = "alice", **changed: str | None) -> str:
-        async with Browser(stop_at=str(changed.get("redirect_uri") or REDIRECT_URI)) as browser:
-            await self.byline.signed_in(browser, person)
-            page = await (await browser.open(self.question(**changed))).form(submit="Allow")
-        return answer(page)["code"]
+    async def fetch_code(self, person: str = "alice", **changes: str | None) -> str:
+        async with Browser(stop_at=str(changes.get("redirect_uri") or REDIRECT_URI)) as browser:
+            await self.byline.sign_in(browser, person)
+            page = await (await browser.open(self.build_question_url(**changes))).form(submit="Allow")
+        return read_query(page)["code"]
 
-    async def redeem(self, code: str, **changed: str) -> httpx2.Response:
+    async def redeem_code(self, code: str, **changes: str) -> httpx2.Response:
         form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT_URI}
-        return await self.token({**form, "code_verifier": self.verifier, **changed})
+        return await self.request_token({**form, "code_verifier": self.verifier, **changes})
 
-    async def refresh(self, refresh_token: str) -> httpx2.Response:
-        return await self.token({"grant_type": "refresh_token", "refresh_token": refresh_token})
+    async def refresh_tokens(self, refresh_token: str) -> httpx2.Response:
+        return await self.request_token({"grant_type": "refresh_token", "refresh_token": refresh_token})
 
-    async def token(self, form: dict[str, str]) -> httpx2.Response:
+    async def request_token(self, form: dict[str, str]) -> httpx2.Response:
         return await self.http.post("/token", data={"client_id": self.id, **form})
 
-    async def tokens(self, person: str = "alice") -> dict[str, Any]:
-        response = await self.redeem(await self.code(person))
-        issued: dict[str, Any] = response.raise_for_status().json()
-        return issued
+    async def fetch_tokens(self, person: str = "alice") -> dict[str, Any]:
+        response = await self.redeem_code(await self.fetch_code(person))
+        token_response: dict[str, Any] = response.raise_for_status().json()
+        return token_response
 
 
 @pytest.fixture
-async def http(byline: Byline) -> AsyncIterator[httpx2.AsyncClient]:
+async def http(byline: PageServer) -> AsyncIterator[httpx2.AsyncClient]:
     async with httpx2.AsyncClient(base_url=byline.url) as client:
         yield client
 
 
-async def register(http: httpx2.AsyncClient, **metadata: Any) -> httpx2.Response:
-    stated = {"redirect_uris": [REDIRECT_URI], "token_endpoint_auth_method": "none", "client_name": "Chat"}
-    return await http.post("/register", json={**stated, **metadata})
+async def register_client(http: httpx2.AsyncClient, **metadata: Any) -> httpx2.Response:
+    client_metadata = {
+        "redirect_uris": [REDIRECT_URI],
+        "token_endpoint_auth_method": "none",
+        "client_name": "Chat",
+    }
+    return await http.post("/register", json={**client_metadata, **metadata})
 
 
 @pytest.fixture
-async def application(byline: Byline, http: httpx2.AsyncClient) -> Application:
-    return Application(byline, http, (await register(http)).raise_for_status().json())
+async def application(byline: PageServer, http: httpx2.AsyncClient) -> HandwrittenClient:
+    return HandwrittenClient(byline, http, (await register_client(http)).raise_for_status().json())
 
 
-def answer(page: Page) -> dict[str, str]:
+def read_query(page: Page) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(page.url).query))
 
 
-async def test_a_stock_mcp_client_discovers_registers_and_signs_a_person_in(byline: Byline) -> None:
-    memory, arrived = Memory(), asyncio.Queue[Page]()
-    seen = []
+async def test_a_stock_mcp_client_discovers_registers_and_signs_a_person_in(byline: PageServer) -> None:
+    memory, arrived_pages = MemoryTokenStorage(), asyncio.Queue[Page]()
+    seen_urls = []
 
     async def show(url: str) -> None:
         async with Browser(stop_at=REDIRECT_URI) as browser:
             page = await browser.open(url)
             page = await page.form(submit="Sign in", username="alice", password="alice-demo")
-            seen.append(page.text)
-            await arrived.put(await page.form(submit="Allow"))
+            seen_urls.append(page.text)
+            await arrived_pages.put(await page.form(submit="Allow"))
 
     async def receive() -> AuthorizationCodeResult:
-        got = answer(await arrived.get())
-        return AuthorizationCodeResult(code=got["code"], state=got["state"], iss=got["iss"])
+        query = read_query(await arrived_pages.get())
+        return AuthorizationCodeResult(code=query["code"], state=query["state"], iss=query["iss"])
 
     metadata = OAuthClientMetadata(
         redirect_uris=[AnyUrl(REDIRECT_URI)], client_name="Stock client", token_endpoint_auth_method="none"
@@ -132,11 +136,11 @@ async def test_a_stock_mcp_client_discovers_registers_and_signs_a_person_in(byli
     assert response.json()["principal"] == alice.id
     assert response.json()["name"] == "Alice Liddell"
     assert response.json()["scopes"] == ["mcp"]
-    assert "Stock client" in seen[0]
-    assert "127.0.0.1" in seen[0]
+    assert "Stock client" in seen_urls[0]
+    assert "127.0.0.1" in seen_urls[0]
 
 
-async def test_the_metadata_says_what_the_server_does(byline: Byline, http: httpx2.AsyncClient) -> None:
+async def test_the_metadata_says_what_the_server_does(byline: PageServer, http: httpx2.AsyncClient) -> None:
     server = (await http.get("/.well-known/oauth-authorization-server")).json()
     resources = [
         (await http.get(f"/.well-known/oauth-protected-resource{suffix}")).json() for suffix in ("", "/mcp")
@@ -167,12 +171,12 @@ async def test_the_metadata_says_what_the_server_does(byline: Byline, http: http
 async def test_a_chat_client_in_a_browser_may_ask_from_its_own_origin(
     http: httpx2.AsyncClient, path: str, method: str
 ) -> None:
-    asked = {
+    request_headers = {
         "Origin": "https://chat.example",
         "Access-Control-Request-Method": method,
         "Access-Control-Request-Headers": "authorization, content-type, mcp-protocol-version",
     }
-    response = await http.options(path, headers=asked)
+    response = await http.options(path, headers=request_headers)
 
     assert response.status_code == 200
     assert response.headers["access-control-allow-origin"] == "*"
@@ -186,87 +190,99 @@ async def test_a_page_that_knows_a_session_is_closed_to_other_origins(http: http
 
 
 async def test_a_token_is_good_only_at_the_resource_that_the_person_was_asked_about(
-    application: Application, http: httpx2.AsyncClient
+    application: HandwrittenClient, http: httpx2.AsyncClient
 ) -> None:
     api = f"{application.byline.url}/api/v1"
     async with Browser(stop_at=REDIRECT_URI) as browser:
-        await application.byline.signed_in(browser, "alice")
-        asked = await browser.open(application.question(resource=api))
-    issued = (await application.redeem(await application.code(resource=api))).raise_for_status().json()
-    renewed = (await application.refresh(issued["refresh_token"])).raise_for_status().json()
+        await application.byline.sign_in(browser, "alice")
+        question_page = await browser.open(application.build_question_url(resource=api))
+    token_response = (
+        (await application.redeem_code(await application.fetch_code(resource=api))).raise_for_status().json()
+    )
+    renewed_response = (
+        (await application.refresh_tokens(token_response["refresh_token"])).raise_for_status().json()
+    )
     keys = KeySet.import_key_set((await http.get("/.well-known/jwks.json")).json())
 
-    assert "make schedules, webhooks, notifications and tokens that act as you" in asked.text
-    for tokens in (issued, renewed):
+    assert "make schedules, webhooks, notifications and tokens that act as you" in question_page.text
+    for tokens in (token_response, renewed_response):
         assert jwt.decode(tokens["access_token"], keys, algorithms=["Ed25519"]).claims["aud"] == api
-        assert (await application.byline.whoami(tokens["access_token"])).status_code == 401
+        assert (await application.byline.fetch_whoami(tokens["access_token"])).status_code == 401
 
 
 async def test_an_access_token_is_an_rfc_9068_jwt_that_the_published_keys_verify(
-    application: Application, http: httpx2.AsyncClient
+    application: HandwrittenClient, http: httpx2.AsyncClient
 ) -> None:
-    issued = await application.tokens()
-    published = (await http.get("/.well-known/jwks.json")).json()
-    algorithms = [key["alg"] for key in published["keys"]]
-    token = jwt.decode(issued["access_token"], KeySet.import_key_set(published), algorithms=algorithms)
+    token_response = await application.fetch_tokens()
+    key_set = (await http.get("/.well-known/jwks.json")).json()
+    algorithms = [key["alg"] for key in key_set["keys"]]
+    token = jwt.decode(token_response["access_token"], KeySet.import_key_set(key_set), algorithms=algorithms)
 
     assert token.header["typ"] == "at+jwt"
     assert token.claims["iss"] == application.byline.url
     assert token.claims["aud"] == f"{application.byline.url}/mcp"
     assert token.claims["client_id"] == application.id
     assert token.claims["scope"] == "mcp"
-    assert token.claims["exp"] - token.claims["iat"] == issued["expires_in"]
+    assert token.claims["exp"] - token.claims["iat"] == token_response["expires_in"]
     assert {"sub", "jti"} <= set(token.claims)
 
 
 async def test_a_client_is_still_registered_after_a_restart(tmp_path: Path) -> None:
-    async with serving(tmp_path) as byline, httpx2.AsyncClient(base_url=byline.url) as http:
-        registered = (await register(http)).json()
+    async with serve_pages(tmp_path) as byline, httpx2.AsyncClient(base_url=byline.url) as http:
+        registration = (await register_client(http)).json()
         port = urlsplit(byline.url).port
-    async with serving(tmp_path, port=port or 0) as byline, httpx2.AsyncClient(base_url=byline.url) as http:
-        issued = await Application(byline, http, registered).tokens()
+    async with (
+        serve_pages(tmp_path, port=port or 0) as byline,
+        httpx2.AsyncClient(base_url=byline.url) as http,
+    ):
+        token_response = await HandwrittenClient(byline, http, registration).fetch_tokens()
 
-    assert issued["access_token"]
+    assert token_response["access_token"]
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_a_confidential_client_needs_its_secret(
-    byline: Byline, http: httpx2.AsyncClient, method: str
+    byline: PageServer, http: httpx2.AsyncClient, method: str
 ) -> None:
-    registered = (await register(http, token_endpoint_auth_method=method)).json()
-    application = Application(byline, http, registered)
+    registration = (await register_client(http, token_endpoint_auth_method=method)).json()
+    application = HandwrittenClient(byline, http, registration)
     form = {
         "grant_type": "authorization_code",
-        "code": await application.code(),
+        "code": await application.fetch_code(),
         "redirect_uri": REDIRECT_URI,
         "code_verifier": application.verifier,
     }
-    refused = await http.post("/token", data={"client_id": application.id, **form})
-    secret = registered["client_secret"]
+    refusal = await http.post("/token", data={"client_id": application.id, **form})
+    secret = registration["client_secret"]
     if method == "client_secret_basic":
         authorization = "Basic " + b64encode(f"{application.id}:{secret}".encode()).decode()
-        allowed = await http.post("/token", data=form, headers={"Authorization": authorization})
+        allowed_response = await http.post("/token", data=form, headers={"Authorization": authorization})
     else:
-        allowed = await http.post(
+        allowed_response = await http.post(
             "/token", data={**form, "client_id": application.id, "client_secret": secret}
         )
 
-    assert refused.status_code == 401
-    assert allowed.status_code == 200
+    assert refusal.status_code == 401
+    assert allowed_response.status_code == 200
 
 
 async def test_secrets_codes_and_refresh_tokens_are_not_in_the_database(
-    byline: Byline, http: httpx2.AsyncClient
+    byline: PageServer, http: httpx2.AsyncClient
 ) -> None:
-    registered = (await register(http, token_endpoint_auth_method="client_secret_post")).json()
-    application = Application(byline, http, registered)
-    code = await application.code()
-    issued = (await application.redeem(code, client_secret=registered["client_secret"])).json()
+    registration = (await register_client(http, token_endpoint_auth_method="client_secret_post")).json()
+    application = HandwrittenClient(byline, http, registration)
+    code = await application.fetch_code()
+    token_response = (await application.redeem_code(code, client_secret=registration["client_secret"])).json()
     async with byline.services.database.open_read_session() as session:
         rows = [repr((await session.exec(select(table))).all()) for table in (OAuthClientRow, OAuthCodeRow)]
         rows.append(repr((await session.exec(select(RefreshTokenRow))).all()))
 
-    for secret in (registered["client_secret"], code, issued["refresh_token"], issued["access_token"]):
+    for secret in (
+        registration["client_secret"],
+        code,
+        token_response["refresh_token"],
+        token_response["access_token"],
+    ):
         assert secret not in "".join(rows)
 
 
@@ -277,7 +293,7 @@ async def test_secrets_codes_and_refresh_tokens_are_not_in_the_database(
 async def test_a_redirect_uri_that_cannot_be_trusted_is_not_registered(
     http: httpx2.AsyncClient, uri: str
 ) -> None:
-    response = await register(http, redirect_uris=[uri])
+    response = await register_client(http, redirect_uris=[uri])
 
     assert response.status_code == 400
     assert response.json()["error"] == "invalid_redirect_uri"
@@ -287,19 +303,19 @@ async def test_a_redirect_uri_that_cannot_be_trusted_is_not_registered(
     "uri", ["cursor://anysphere.cursor-mcp/oauth/callback", "https://chat.example/callback"]
 )
 async def test_applications_and_web_sites_can_register(http: httpx2.AsyncClient, uri: str) -> None:
-    assert (await register(http, redirect_uris=[uri])).status_code == 201
+    assert (await register_client(http, redirect_uris=[uri])).status_code == 201
 
 
-async def test_a_program_on_this_machine_may_listen_on_any_port(application: Application) -> None:
+async def test_a_program_on_this_machine_may_listen_on_any_port(application: HandwrittenClient) -> None:
     uri = "http://127.0.0.1:61001/callback"
-    code = await application.code(redirect_uri=uri)
-    response = await application.redeem(code, redirect_uri=uri)
+    code = await application.fetch_code(redirect_uri=uri)
+    response = await application.redeem_code(code, redirect_uri=uri)
 
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "changes",
     [
         {"redirect_uri": "http://127.0.0.1:45678/other"},
         {"redirect_uri": "https://evil.example/callback"},
@@ -308,21 +324,22 @@ async def test_a_program_on_this_machine_may_listen_on_any_port(application: App
     ],
 )
 async def test_a_request_with_a_wrong_client_or_redirect_gets_a_page_and_no_redirect(
-    application: Application, http: httpx2.AsyncClient, changed: dict[str, str]
+    application: HandwrittenClient, http: httpx2.AsyncClient, changes: dict[str, str]
 ) -> None:
-    response = await http.get(application.question(**changed))
+    response = await http.get(application.build_question_url(**changes))
 
     assert response.status_code == 400
     assert response.headers["content-type"].startswith("text/html")
     assert "cannot continue" in response.text
-    tried = [
-        (each["error"], each["actor"]["id"]) for each in await application.byline.trail("attempt.refused")
+    attempts = [
+        (attempt["error"], attempt["actor"]["id"])
+        for attempt in await application.byline.list_trail_events("attempt.refused")
     ]
-    assert tried == ([] if "client_id" in changed else [("redirect_refused", application.id)])
+    assert attempts == ([] if "client_id" in changes else [("redirect_refused", application.id)])
 
 
 @pytest.mark.parametrize(
-    ("changed", "error"),
+    ("changes", "error"),
     [
         ({"code_challenge": None}, "invalid_request"),
         ({"code_challenge_method": "plain"}, "invalid_request"),
@@ -331,25 +348,29 @@ async def test_a_request_with_a_wrong_client_or_redirect_gets_a_page_and_no_redi
         ({"resource": "https://other.example/mcp"}, "invalid_target"),
     ],
 )
-async def test_other_mistakes_are_told_to_the_client_with_state_and_issuer(
-    application: Application, http: httpx2.AsyncClient, changed: dict[str, str | None], error: str
+async def test_other_mistakes_are_reported_to_the_client_with_state_and_issuer(
+    application: HandwrittenClient, http: httpx2.AsyncClient, changes: dict[str, str | None], error: str
 ) -> None:
-    response = await http.get(application.question(**changed))
-    told = parse_qs(urlsplit(response.headers["location"]).query)
+    response = await http.get(application.build_question_url(**changes))
+    query = parse_qs(urlsplit(response.headers["location"]).query)
 
     assert response.headers["location"].startswith(REDIRECT_URI)
-    assert told["error"] == [error]
-    assert told["state"] == ["st-1"]
-    assert told["iss"] == [application.byline.url]
+    assert query["error"] == [error]
+    assert query["state"] == ["st-1"]
+    assert query["iss"] == [application.byline.url]
 
 
 async def test_nobody_is_sent_to_a_site_that_anybody_registered_before_they_were_asked(
-    byline: Byline, http: httpx2.AsyncClient
+    byline: PageServer, http: httpx2.AsyncClient
 ) -> None:
     site = "https://phishing.example/sign-in"
-    registered = (await register(http, redirect_uris=[site], application_type="web")).raise_for_status()
-    asked = Application(byline, http, registered.json()).question(redirect_uri=site, scope="admin")
-    response = await http.get(asked)
+    registration = (
+        await register_client(http, redirect_uris=[site], application_type="web")
+    ).raise_for_status()
+    question_url = HandwrittenClient(byline, http, registration.json()).build_question_url(
+        redirect_uri=site, scope="admin"
+    )
+    response = await http.get(question_url)
 
     assert (response.status_code, response.headers.get("location")) == (400, None)
     assert "Go back to phishing.example" in response.text
@@ -357,80 +378,88 @@ async def test_nobody_is_sent_to_a_site_that_anybody_registered_before_they_were
 
 
 async def test_who_asks_leaves_nothing_in_the_database_before_a_person_answers(
-    application: Application, http: httpx2.AsyncClient
+    application: HandwrittenClient, http: httpx2.AsyncClient
 ) -> None:
     for _ in range(3):
-        asked = await http.get(application.question(state=secrets.token_hex(1000)))
-        await http.get(asked.headers["location"])
+        question_response = await http.get(application.build_question_url(state=secrets.token_hex(1000)))
+        await http.get(question_response.headers["location"])
 
     async with application.byline.services.database.open_read_session() as session:
         assert (await session.exec(select(OAuthCodeRow))).all() == []
 
 
 async def test_a_question_outlasts_signing_in_however_much_the_client_wants_back(
-    application: Application,
+    application: HandwrittenClient,
 ) -> None:
     state = secrets.token_hex(1000)
     async with Browser(stop_at=REDIRECT_URI) as browser:
-        page = await browser.open(application.question(state=state))
+        page = await browser.open(application.build_question_url(state=state))
         page = await page.form(submit="Sign in", username="alice", password=PASSWORDS["alice"])
         page = await page.form(submit="Allow")
 
-    assert answer(page)["state"] == state
+    assert read_query(page)["state"] == state
 
 
-async def test_what_no_address_can_hold_is_told_to_the_client(
-    application: Application, http: httpx2.AsyncClient
+async def test_a_state_too_long_for_an_address_is_reported_to_the_client(
+    application: HandwrittenClient, http: httpx2.AsyncClient
 ) -> None:
-    response = await http.get(application.question(state=secrets.token_hex(3000)))
+    response = await http.get(application.build_question_url(state=secrets.token_hex(3000)))
 
     assert parse_qs(urlsplit(response.headers["location"]).query)["error"] == ["invalid_request"]
 
 
-async def test_a_question_that_is_made_up_is_none(application: Application) -> None:
+async def test_a_question_that_is_made_up_is_none(application: HandwrittenClient) -> None:
     async with Browser() as browser:
-        await application.byline.signed_in(browser, "alice")
+        await application.byline.sign_in(browser, "alice")
         for made_up in ("x", "AgExAAAA", "4f1c4f1c-4f1c-4f1c-4f1c-4f1c4f1c4f1c"):
             page = await browser.open(f"{application.byline.url}/authorize/{made_up}")
             assert page.status == 410
 
 
-async def test_a_no_is_told_to_the_client_and_can_be_given_once(application: Application) -> None:
+async def test_a_declined_consent_is_reported_to_the_client_and_can_be_given_once(
+    application: HandwrittenClient,
+) -> None:
     async with Browser(stop_at=REDIRECT_URI) as browser:
-        await application.byline.signed_in(browser, "alice")
-        question = await browser.open(application.question())
-        declined = await question.form(submit="Decline")
+        await application.byline.sign_in(browser, "alice")
+        question = await browser.open(application.build_question_url())
+        declined_page = await question.form(submit="Decline")
         again = await question.form(submit="Allow")
 
-    assert answer(declined) == {"error": "access_denied", "state": "st-1", "iss": application.byline.url}
+    assert read_query(declined_page) == {
+        "error": "access_denied",
+        "state": "st-1",
+        "iss": application.byline.url,
+    }
     assert again.status == 410
 
 
-async def test_a_yes_carries_code_state_and_issuer(application: Application) -> None:
+async def test_a_yes_carries_code_state_and_issuer(application: HandwrittenClient) -> None:
     async with Browser(stop_at=REDIRECT_URI) as browser:
-        await application.byline.signed_in(browser, "alice")
-        page = await (await browser.open(application.question())).form(submit="Allow")
+        await application.byline.sign_in(browser, "alice")
+        page = await (await browser.open(application.build_question_url())).form(submit="Allow")
 
-    assert set(answer(page)) == {"code", "state", "iss"}
-    assert answer(page)["iss"] == application.byline.url
+    assert set(read_query(page)) == {"code", "state", "iss"}
+    assert read_query(page)["iss"] == application.byline.url
 
 
-async def test_a_yes_that_another_site_sends_is_refused(application: Application) -> None:
+async def test_a_yes_that_another_site_sends_is_refused(application: HandwrittenClient) -> None:
     async with Browser(stop_at=REDIRECT_URI) as browser:
-        await application.byline.signed_in(browser, "alice")
-        question = await browser.open(application.question())
-        forged = await browser._client.post(question.url, data={"decision": "allow", "csrf_token": "guessed"})
+        await application.byline.sign_in(browser, "alice")
+        question = await browser.open(application.build_question_url())
+        forged_response = await browser._client.post(
+            question.url, data={"decision": "allow", "csrf_token": "guessed"}
+        )
 
-    assert forged.status_code == 403
+    assert forged_response.status_code == 403
 
 
 async def test_the_question_cannot_be_framed_and_escapes_what_the_client_calls_itself(
-    byline: Byline, http: httpx2.AsyncClient
+    byline: PageServer, http: httpx2.AsyncClient
 ) -> None:
-    registered = (await register(http, client_name="<script>alert(1)</script>")).json()
+    registration = (await register_client(http, client_name="<script>alert(1)</script>")).json()
     async with Browser() as browser:
-        await byline.signed_in(browser, "alice")
-        page = await browser.open(Application(byline, http, registered).question())
+        await byline.sign_in(browser, "alice")
+        page = await browser.open(HandwrittenClient(byline, http, registration).build_question_url())
         headers = (await browser._client.get(page.url)).headers
 
     assert "<script" not in page.text
@@ -438,21 +467,23 @@ async def test_the_question_cannot_be_framed_and_escapes_what_the_client_calls_i
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
-async def test_a_code_is_worth_tokens_once_and_its_second_use_revokes_them(application: Application) -> None:
-    code = await application.code()
-    first = await application.redeem(code)
-    second = await application.redeem(code)
-    refreshed = await application.refresh(first.json()["refresh_token"])
+async def test_a_code_is_worth_tokens_once_and_its_second_use_revokes_them(
+    application: HandwrittenClient,
+) -> None:
+    code = await application.fetch_code()
+    first = await application.redeem_code(code)
+    second = await application.redeem_code(code)
+    refresh_response = await application.refresh_tokens(first.json()["refresh_token"])
 
     assert first.status_code == 200
     assert second.json()["error"] == "invalid_grant"
-    assert refreshed.json()["error"] == "invalid_grant"
-    (withdrawn,) = await application.byline.trail("client.withdrawn")
+    assert refresh_response.json()["error"] == "invalid_grant"
+    (withdrawn,) = await application.byline.list_trail_events("client.withdrawn")
     assert "its code came a second time" in withdrawn["message"]
 
 
 @pytest.mark.parametrize(
-    ("changed", "error"),
+    ("changes", "error"),
     [
         ({"code_verifier": "x" * 48}, "invalid_grant"),
         ({"code_verifier": ""}, "invalid_grant"),
@@ -461,112 +492,124 @@ async def test_a_code_is_worth_tokens_once_and_its_second_use_revokes_them(appli
     ],
 )
 async def test_a_code_is_bound_to_verifier_redirect_and_resource(
-    application: Application, changed: dict[str, str], error: str
+    application: HandwrittenClient, changes: dict[str, str], error: str
 ) -> None:
-    response = await application.redeem(await application.code(), **changed)
+    response = await application.redeem_code(await application.fetch_code(), **changes)
 
     assert response.status_code == 400
     assert response.json()["error"] == error
 
 
-async def test_a_code_is_not_had_for_its_challenge_nor_without_a_verifier(application: Application) -> None:
-    challenge = parse_qs(urlsplit(application.question()).query)["code_challenge"][0]
-    code = await application.code()
+async def test_a_code_is_not_redeemed_with_its_challenge_nor_without_a_verifier(
+    application: HandwrittenClient,
+) -> None:
+    challenge = parse_qs(urlsplit(application.build_question_url()).query)["code_challenge"][0]
+    code = await application.fetch_code()
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": REDIRECT_URI}
-    refused = [
-        await application.token(form),
-        await application.token({**form, "code_verifier": challenge}),
-        await application.token({**form, "code_verifier": challenge, "code_challenge_method": "plain"}),
+    refusals = [
+        await application.request_token(form),
+        await application.request_token({**form, "code_verifier": challenge}),
+        await application.request_token(
+            {**form, "code_verifier": challenge, "code_challenge_method": "plain"}
+        ),
     ]
 
-    assert [each.status_code for each in refused] == [400, 400, 400]
-    assert (await application.redeem(code)).status_code == 200
+    assert [response.status_code for response in refusals] == [400, 400, 400]
+    assert (await application.redeem_code(code)).status_code == 200
 
 
 async def test_a_code_is_worth_nothing_to_another_client(
-    application: Application, http: httpx2.AsyncClient
+    application: HandwrittenClient, http: httpx2.AsyncClient
 ) -> None:
-    other = Application(application.byline, http, (await register(http)).json(), application.verifier)
-    response = await other.redeem(await application.code())
+    other = HandwrittenClient(
+        application.byline, http, (await register_client(http)).json(), application.verifier
+    )
+    response = await other.redeem_code(await application.fetch_code())
 
     assert response.json()["error"] == "invalid_grant"
 
 
-async def test_a_refresh_token_rotates_and_a_copied_one_ends_the_family(application: Application) -> None:
-    first = await application.tokens()
-    second = (await application.refresh(first["refresh_token"])).raise_for_status().json()
-    copied = await application.refresh(first["refresh_token"])
-    newest = await application.refresh(second["refresh_token"])
+async def test_a_refresh_token_rotates_and_a_copied_one_ends_the_family(
+    application: HandwrittenClient,
+) -> None:
+    first = await application.fetch_tokens()
+    second = (await application.refresh_tokens(first["refresh_token"])).raise_for_status().json()
+    copied_response = await application.refresh_tokens(first["refresh_token"])
+    newest = await application.refresh_tokens(second["refresh_token"])
 
     assert second["refresh_token"] != first["refresh_token"]
-    assert copied.json()["error"] == "invalid_grant"
+    assert copied_response.json()["error"] == "invalid_grant"
     assert newest.json()["error"] == "invalid_grant"
-    await application.refresh(first["refresh_token"])
-    (withdrawn,) = await application.byline.trail("client.withdrawn")
+    await application.refresh_tokens(first["refresh_token"])
+    (withdrawn,) = await application.byline.list_trail_events("client.withdrawn")
     assert (withdrawn["principal"]["name"], withdrawn["actor"]["id"]) == ("Alice Liddell", application.id)
     assert "its refresh token came a second time" in withdrawn["message"]
 
 
-async def test_of_two_refreshes_at_once_one_is_answered(application: Application) -> None:
-    issued = await application.tokens()
-    both = await asyncio.gather(*(application.refresh(issued["refresh_token"]) for _ in range(2)))
+async def test_of_two_refreshes_at_once_one_is_answered(application: HandwrittenClient) -> None:
+    token_response = await application.fetch_tokens()
+    both = await asyncio.gather(
+        *(application.refresh_tokens(token_response["refresh_token"]) for _ in range(2))
+    )
 
     assert sorted(response.status_code for response in both) == [200, 400]
 
 
 @pytest.mark.parametrize("kind", ["refresh_token", "access_token"])
 async def test_revoking_either_token_ends_the_family(
-    application: Application, http: httpx2.AsyncClient, kind: str
+    application: HandwrittenClient, http: httpx2.AsyncClient, kind: str
 ) -> None:
-    issued = await application.tokens()
-    revoked = await http.post("/revoke", data={"token": issued[kind], "client_id": application.id})
-    refreshed = await application.refresh(issued["refresh_token"])
+    token_response = await application.fetch_tokens()
+    revocation_response = await http.post(
+        "/revoke", data={"token": token_response[kind], "client_id": application.id}
+    )
+    refresh_response = await application.refresh_tokens(token_response["refresh_token"])
 
-    assert revoked.status_code == 200
-    assert refreshed.json()["error"] == "invalid_grant"
+    assert revocation_response.status_code == 200
+    assert refresh_response.json()["error"] == "invalid_grant"
 
 
-async def test_a_deactivated_persons_tokens_stop_working_at_once(application: Application) -> None:
-    byline, issued = application.byline, await application.tokens("bob")
+async def test_a_deactivated_persons_tokens_stop_working_at_once(application: HandwrittenClient) -> None:
+    byline, token_response = application.byline, await application.fetch_tokens("bob")
     (bob,) = await byline.services.principals.find_by_name("Bob Baker")
-    before = await byline.whoami(issued["access_token"])
+    before = await byline.fetch_whoami(token_response["access_token"])
     await set_active(byline.services, bob.id, is_active=False)
-    after = await byline.whoami(issued["access_token"])
-    refreshed = await application.refresh(issued["refresh_token"])
+    after = await byline.fetch_whoami(token_response["access_token"])
+    refresh_response = await application.refresh_tokens(token_response["refresh_token"])
 
     assert before.json()["principal"] == bob.id
     assert after.status_code == 401
     assert "resource_metadata=" in after.headers["www-authenticate"]
-    assert refreshed.json()["error"] == "invalid_grant"
+    assert refresh_response.json()["error"] == "invalid_grant"
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "changes",
     [{"aud": "https://other.example/mcp"}, {"iss": "https://other.example"}, {"exp": 1}, {"sub": "nobody"}],
 )
 async def test_a_token_for_another_server_person_or_time_is_not_taken(
-    application: Application, changed: dict[str, Any]
+    application: HandwrittenClient, changes: dict[str, Any]
 ) -> None:
-    byline, issued = application.byline, await application.tokens()
-    claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
-    forged = await byline.services.signing_keys.sign_claims({**claims, **changed}, "at+jwt")
+    byline, token_response = application.byline, await application.fetch_tokens()
+    claims = await byline.services.signing_keys.verify_token(token_response["access_token"], "at+jwt")
+    forged_token = await byline.services.signing_keys.sign_claims({**claims, **changes}, "at+jwt")
     whole = await byline.services.signing_keys.sign_claims(claims, "at+jwt")
 
-    assert (await byline.whoami(whole)).status_code == 200
+    assert (await byline.fetch_whoami(whole)).status_code == 200
     for _ in range(3):
-        assert (await byline.whoami(forged)).status_code == 401
+        assert (await byline.fetch_whoami(forged_token)).status_code == 401
     # What is good nowhere tells of nobody; what is good elsewhere was taken from somebody, or strayed.
-    tried = [
-        (each["error"], each["principal"]["name"], each["actor"]["id"])
-        for each in await byline.trail("attempt.refused")
+    attempts = [
+        (attempt["error"], attempt["principal"]["name"], attempt["actor"]["id"])
+        for attempt in await byline.list_trail_events("attempt.refused")
     ]
-    assert tried == ([("token_misdirected", "Alice Liddell", application.id)] if "aud" in changed else [])
+    assert attempts == ([("token_misdirected", "Alice Liddell", application.id)] if "aud" in changes else [])
 
 
-async def test_a_signed_identity_is_no_access_token(application: Application) -> None:
-    byline, issued = application.byline, await application.tokens()
-    claims = await byline.services.signing_keys.verify_token(issued["access_token"], "at+jwt")
+async def test_a_signed_identity_is_no_access_token(application: HandwrittenClient) -> None:
+    byline, token_response = application.byline, await application.fetch_tokens()
+    claims = await byline.services.signing_keys.verify_token(token_response["access_token"], "at+jwt")
     identity = await byline.services.signing_keys.sign_claims(claims, IDENTITY_TYPE)
 
-    assert (await byline.whoami(identity)).status_code == 401
-    assert (await byline.whoami("a.b.c")).status_code == 401
+    assert (await byline.fetch_whoami(identity)).status_code == 401
+    assert (await byline.fetch_whoami("a.b.c")).status_code == 401

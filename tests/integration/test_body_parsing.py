@@ -10,10 +10,10 @@ import pydantic_core
 
 from engine.policy.policy import PolicyFile, ToolPolicy
 from gateway.toolsets import MCP_PATH
-from tests.e2e.rounds import answer
-from tests.gateways import ByHand
+from tests.e2e.rounds import read_answer
+from tests.gateways import RawMcpClient
 from tests.platform import Platform
-from tests.rest import serving
+from tests.rest import serve_api
 
 MARK = "no-such-account-of-anybody"
 # A token without a scope that some tool takes makes the door look at what is called.
@@ -46,16 +46,16 @@ def listing_parsers_of(mark: str) -> Iterator[list[str]]:
 
 async def test_the_body_of_a_call_is_parsed_once_here_in_every_protocol_version(idle: Platform) -> None:
     call = {"name": "read_once", "arguments": {"account": MARK}}
-    async with serving(idle, mcp=True, policy=POLICY) as rest, httpx2.AsyncClient(timeout=60) as http:
-        alice = await rest.person("alice", "Alice")
-        by_hand = ByHand(http, f"{rest.url}{MCP_PATH}", await rest.token(alice, MCP_PATH))
+    async with serve_api(idle, mcp=True, policy=POLICY) as rest, httpx2.AsyncClient(timeout=60) as http:
+        alice = await rest.add_person("alice", "Alice")
+        by_hand = RawMcpClient(http, f"{rest.url}{MCP_PATH}", await rest.issue_token(alice, MCP_PATH))
         session = await by_hand.open_session()
         with listing_parsers_of(MARK) as modern_parsers:
-            modern = await by_hand.modern("tools/call", call)
+            modern = await by_hand.send_modern("tools/call", call)
         with listing_parsers_of(MARK) as legacy_parsers:
-            legacy = await by_hand.legacy(session, "tools/call", call)
+            legacy = await by_hand.send_legacy(session, "tools/call", call)
 
-    assert [answer(response)["result"]["isError"] for response in (modern, legacy)] == [True, True]
+    assert [read_answer(response)["result"]["isError"] for response in (modern, legacy)] == [True, True]
     for parsers in (modern_parsers, legacy_parsers):
         ours = [module for module in parsers if module.startswith(("engine.", "gateway."))]
         assert ours == ["gateway.mcp.transport.messages"]

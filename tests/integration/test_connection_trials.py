@@ -13,18 +13,18 @@ from engine.settings import OutgoingSettings
 from engine.sign_in.connection_check import check_connection
 from engine.sign_in.methods import SignInMethods
 from tests.data.commands import Commands
-from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
 from tests.foreign.process import free_port
-from tests.hostile import answer, hostile
+from tests.hostile import build_answer, run_hostile_server
 from tests.signing_in import REDIRECT_URI as CALLBACK
 from tests.signing_in import checked, resources
 
 HERE = OutgoingSettings(allow_http=True, allow_private=True)
 SECRET = secrets.token_urlsafe(24)
 CLIENTS = [
-    Client("people", SECRET, (CALLBACK,)),
-    Client("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
-    Client("service", SECRET, (), {"grant_types": ["client_credentials"], "response_types": []}),
+    RegisteredClient("people", SECRET, (CALLBACK,)),
+    RegisteredClient("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
+    RegisteredClient("service", SECRET, (), {"grant_types": ["client_credentials"], "response_types": []}),
 ]
 Outcome = dict[str, tuple[str, str]]
 
@@ -37,11 +37,11 @@ def provider(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OidcProvider]
 
 @pytest.fixture
 async def outgoing() -> AsyncIterator[OutgoingClient]:
-    async with OutgoingClient(HERE) as opened:
-        yield opened
+    async with OutgoingClient(HERE) as outgoing_client:
+        yield outgoing_client
 
 
-def declaration(issuer: str, client_id: str = "people", **more: Any) -> dict[str, Any]:
+def declare_connection(issuer: str, client_id: str = "people", **more: Any) -> dict[str, Any]:
     return {
         "title": "Example",
         "system": "example",
@@ -55,31 +55,33 @@ def declaration(issuer: str, client_id: str = "people", **more: Any) -> dict[str
     }
 
 
-async def tried(outgoing: OutgoingClient, declared: dict[str, Any], secret: str = SECRET) -> Outcome:
+async def run_connection_check(
+    outgoing: OutgoingClient, declaration: dict[str, Any], secret: str = SECRET
+) -> Outcome:
     """What came of each part of a trial."""
-    connection = Connection.model_validate({"name": "tried", **declared})
+    connection = Connection.model_validate({"name": "tried", **declaration})
     environment = {"SECRET": secret} if secret else {}
-    found = await checked(connection, environment, outgoing)
-    return {each.checked_part: (each.state, each.explanation) for each in found}
+    results = await checked(connection, environment, outgoing)
+    return {result.checked_part: (result.state, result.explanation) for result in results}
 
 
 @pytest.mark.parametrize("client_id", ["people", "pushing"])
-async def test_a_connection_that_people_can_sign_in_by_passes_and_tells_the_redirect_uri(
+async def test_a_connection_that_people_can_sign_in_by_passes_and_shows_the_redirect_uri(
     provider: OidcProvider, outgoing: OutgoingClient, client_id: str
 ) -> None:
-    found = await tried(outgoing, declaration(provider.issuer, client_id))
+    results = await run_connection_check(outgoing, declare_connection(provider.issuer, client_id))
 
-    assert {state for state, _ in found.values()} == {"ok"}
-    assert list(found) == ["secret", "endpoints", "consent page", "client", "redirect URI", "upstream"]
-    assert CALLBACK in found["redirect URI"][1]
+    assert {state for state, _ in results.values()} == {"ok"}
+    assert list(results) == ["secret", "endpoints", "consent page", "client", "redirect URI", "upstream"]
+    assert CALLBACK in results["redirect URI"][1]
 
 
-async def test_a_shared_connection_is_tried_by_signing_in(
+async def test_a_shared_connection_is_checked_by_signing_in(
     provider: OidcProvider, outgoing: OutgoingClient
 ) -> None:
-    found = await tried(outgoing, declaration(provider.issuer, "service"))
+    results = await run_connection_check(outgoing, declare_connection(provider.issuer, "service"))
 
-    assert {part: state for part, (state, _) in found.items()} == {
+    assert {part: state for part, (state, _) in results.items()} == {
         "secret": "ok",
         "endpoints": "ok",
         "client": "ok",
@@ -88,97 +90,101 @@ async def test_a_shared_connection_is_tried_by_signing_in(
 
 
 @pytest.mark.parametrize("client_id", ["people", "service", "nobody"])
-async def test_a_client_that_the_provider_does_not_accept_is_told_as_that(
+async def test_a_client_that_the_provider_does_not_accept_is_reported_as_that(
     provider: OidcProvider, outgoing: OutgoingClient, client_id: str
 ) -> None:
-    found = await tried(outgoing, declaration(provider.issuer, client_id), secret="of somebody else")
+    results = await run_connection_check(
+        outgoing, declare_connection(provider.issuer, client_id), secret="of somebody else"
+    )
 
-    assert found["client"][0] == "wrong"
-    assert "does not accept it (invalid_client): check client_id, its secret" in found["client"][1]
-    assert "of somebody else" not in str(found)
+    assert results["client"][0] == "wrong"
+    assert "does not accept it (invalid_client): check client_id, its secret" in results["client"][1]
+    assert "of somebody else" not in str(results)
 
 
-async def test_a_secret_that_is_not_there_is_told_before_anybody_is_called(outgoing: OutgoingClient) -> None:
-    found = await tried(outgoing, declaration("http://127.0.0.1:9"), secret="")
+async def test_a_missing_secret_is_reported_before_any_request(outgoing: OutgoingClient) -> None:
+    results = await run_connection_check(outgoing, declare_connection("http://127.0.0.1:9"), secret="")
 
-    assert found["secret"] == ("wrong", "The client secret is not there: set SECRET.")
-    assert list(found) == ["secret", "upstream"]
+    assert results["secret"] == ("wrong", "The client secret is not there: set SECRET.")
+    assert list(results) == ["secret", "upstream"]
 
 
 @pytest.mark.parametrize(
-    ("base_url", "told"),
+    ("base_url", "expected_message"),
     [
         ("http://127.0.0.1/api", "BYLINE_OUTGOING__PRIVATE_HOSTS"),
         ("http://169.254.169.254/latest", "BYLINE_OUTGOING__PRIVATE_HOSTS"),
         ("http://no..such..host/", "is not known"),
     ],
 )
-async def test_an_upstream_that_no_action_may_call_is_told_ahead(
-    provider: OidcProvider, base_url: str, told: str
+async def test_an_upstream_that_no_action_may_call_is_reported_ahead(
+    provider: OidcProvider, base_url: str, expected_message: str
 ) -> None:
     async with OutgoingClient(OutgoingSettings(allow_http=True)) as careful:
-        found = await tried(careful, declaration(provider.issuer, base_url=base_url))
+        results = await run_connection_check(careful, declare_connection(provider.issuer, base_url=base_url))
 
-    assert found["upstream"][0] == "wrong"
-    assert told in found["upstream"][1]
+    assert results["upstream"][0] == "wrong"
+    assert expected_message in results["upstream"][1]
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "expected_message"),
     [
         (OutgoingSettings(allow_http=True), "BYLINE_OUTGOING__PRIVATE_HOSTS"),
         (OutgoingSettings(), "BYLINE_OUTGOING__ALLOW_HTTP"),
     ],
 )
 @pytest.mark.parametrize("client_id", ["people", "service"])
-async def test_a_sign_in_service_that_may_not_be_called_is_told_beside_the_rest(
-    client_id: str, settings: OutgoingSettings, told: str
+async def test_a_sign_in_service_that_may_not_be_called_is_reported_beside_the_rest(
+    client_id: str, settings: OutgoingSettings, expected_message: str
 ) -> None:
     inside = "http://127.0.0.1"
     endpoints = {"authorization_endpoint": f"{inside}/authorize", "token_endpoint": f"{inside}/token"}
     async with OutgoingClient(settings) as careful:
-        found = await tried(careful, declaration(inside, client_id, provider=endpoints))
+        results = await run_connection_check(
+            careful, declare_connection(inside, client_id, provider=endpoints)
+        )
 
-    assert found["client"][0] == "wrong"
-    assert told in found["client"][1]
-    assert found["upstream"][0] == "wrong"
-
-
-async def test_an_issuer_that_is_not_there_is_told(outgoing: OutgoingClient) -> None:
-    found = await tried(outgoing, declaration(f"http://127.0.0.1:{free_port()}"))
-
-    assert found["endpoints"][0] == "wrong"
-    assert "cannot be reached" in found["endpoints"][1]
-    assert "client" not in found
+    assert results["client"][0] == "wrong"
+    assert expected_message in results["client"][1]
+    assert results["upstream"][0] == "wrong"
 
 
-async def test_endpoints_that_nobody_serves_are_told_one_by_one(outgoing: OutgoingClient) -> None:
+async def test_an_unreachable_issuer_is_reported(outgoing: OutgoingClient) -> None:
+    results = await run_connection_check(outgoing, declare_connection(f"http://127.0.0.1:{free_port()}"))
+
+    assert results["endpoints"][0] == "wrong"
+    assert "cannot be reached" in results["endpoints"][1]
+    assert "client" not in results
+
+
+async def test_endpoints_that_nobody_serves_are_reported_one_by_one(outgoing: OutgoingClient) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     endpoints = {"authorization_endpoint": f"{nowhere}/authorize", "token_endpoint": f"{nowhere}/token"}
-    found = await tried(outgoing, declaration("", provider=endpoints))
+    results = await run_connection_check(outgoing, declare_connection("", provider=endpoints))
 
-    assert (found["consent page"][0], found["client"][0]) == ("wrong", "wrong")
-    assert "Check token_endpoint" in found["client"][1]
+    assert (results["consent page"][0], results["client"][0]) == ("wrong", "wrong")
+    assert "Check token_endpoint" in results["client"][1]
 
 
-async def test_a_redirect_uri_that_is_not_registered_is_told(
+async def test_an_unregistered_redirect_uri_is_reported(
     provider: OidcProvider, outgoing: OutgoingClient
 ) -> None:
-    connection = Connection.model_validate({"name": "tried", **declaration(provider.issuer)})
+    connection = Connection.model_validate({"name": "tried", **declare_connection(provider.issuer)})
     elsewhere = replace(
         resources(outgoing, {"SECRET": SECRET}), redirect_uri="https://elsewhere.example.com/callback"
     )
-    found = {
-        each.checked_part: each
-        for each in await check_connection(connection, SignInMethods(elsewhere), outgoing)
+    results = {
+        result.checked_part: result
+        for result in await check_connection(connection, SignInMethods(elsewhere), outgoing)
     }
 
-    assert found["consent page"].state == "wrong"
-    assert "that the redirect URI is registered" in found["consent page"].explanation
+    assert results["consent page"].state == "wrong"
+    assert "that the redirect URI is registered" in results["consent page"].explanation
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "consent_page", "client", "told"),
+    ("status", "body", "consent_page", "client", "expected_message"),
     [
         (404, b"{}", "wrong", "wrong", "gives"),
         (503, b"{}", "wrong", "wrong", "503"),
@@ -192,19 +198,19 @@ async def test_a_redirect_uri_that_is_not_registered_is_told(
     ],
 )
 async def test_a_provider_with_words_of_its_own_is_understood_as_far_as_that_goes(
-    outgoing: OutgoingClient, status: int, body: bytes, consent_page: str, client: str, told: str
+    outgoing: OutgoingClient, status: int, body: bytes, consent_page: str, client: str, expected_message: str
 ) -> None:
-    async with hostile() as server:
-        server.answers = [answer(body, "Content-Type: application/json", status=status)]
+    async with run_hostile_server() as server:
+        server.answers = [build_answer(body, "Content-Type: application/json", status=status)]
         endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
-        found = await tried(outgoing, declaration("", provider=endpoints))
+        results = await run_connection_check(outgoing, declare_connection("", provider=endpoints))
 
-    assert found["consent page"][0] == consent_page
-    assert found["client"][0] == client
-    assert told in found["client"][1] or status == 404
+    assert results["consent page"][0] == consent_page
+    assert results["client"][0] == client
+    assert expected_message in results["client"][1] or status == 404
 
 
-async def test_an_administrator_is_told_from_the_file_as_it_is_now(
+async def test_a_check_reads_the_connections_file_as_it_is_now(
     provider: OidcProvider, tmp_path: Path
 ) -> None:
     file = tmp_path / "connections.yml"
@@ -221,16 +227,18 @@ async def test_an_administrator_is_told_from_the_file_as_it_is_now(
         },
         tmp_path,
     )
-    wrong = declaration(provider.issuer, client_secret={"env": "WRONG"})
-    file.write_text(yaml.safe_dump({"connections": {"fine": declaration(provider.issuer), "wrong": wrong}}))
+    wrong = declare_connection(provider.issuer, client_secret={"env": "WRONG"})
+    file.write_text(
+        yaml.safe_dump({"connections": {"fine": declare_connection(provider.issuer), "wrong": wrong}})
+    )
 
-    await byline.answer("migrate")
-    fine = await byline.answer("connections", "test", "fine")
-    refused = await byline("connections", "test", "wrong")
-    unknown = await byline.refusal("connections", "test", "nowhere")
+    await byline.read_output("migrate")
+    fine = await byline.read_output("connections", "test", "fine")
+    refusal = await byline("connections", "test", "wrong")
+    unknown = await byline.read_refusal("connections", "test", "nowhere")
 
     assert f"register {CALLBACK} with the provider" in fine
-    assert refused.code == 1
-    assert "invalid_client" in refused.out
-    assert "of somebody else" not in refused.out + refused.err
+    assert refusal.code == 1
+    assert "invalid_client" in refusal.out
+    assert "of somebody else" not in refusal.out + refusal.err
     assert "There is no connection 'nowhere'" in unknown

@@ -42,7 +42,7 @@ services:
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Path:
+def compose_file(tmp_path: Path) -> Path:
     (tmp_path / "site.py").write_text(SITE)
     path = tmp_path / "compose.yml"
     path.write_text(COMPOSE)
@@ -50,25 +50,30 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def said() -> list[str]:
+def progress_lines() -> list[str]:
     return []
 
 
 @pytest.fixture
-async def stack(file: Path, tmp_path: Path, said: list[str]) -> AsyncIterator[EmbeddedStack]:
+async def stack(
+    compose_file: Path, tmp_path: Path, progress_lines: list[str]
+) -> AsyncIterator[EmbeddedStack]:
     async with EmbeddedStack(
-        tmp_path / "data", environment=os.environ, compose_path=file, report_progress=said.append
+        tmp_path / "data",
+        environment=os.environ,
+        compose_path=compose_file,
+        report_progress=progress_lines.append,
     ) as stack:
         yield stack
 
 
-async def eventually(holds: Callable[[], bool]) -> None:
+async def wait_until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
         while not holds():
             await asyncio.sleep(0.02)
 
 
-def lives(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
@@ -76,33 +81,35 @@ def lives(pid: int) -> bool:
 
 
 async def test_a_service_that_crashes_is_started_again_and_said_so(
-    stack: EmbeddedStack, said: list[str]
+    stack: EmbeddedStack, progress_lines: list[str]
 ) -> None:
     await stack.start_service("site")
     await stack.wait_until_ready("site")
     first = stack.find_pid("site")
     os.kill(first, signal.SIGKILL)
 
-    await eventually(lambda: "site is ready again" in said)
+    await wait_until(lambda: "site is ready again" in progress_lines)
     assert stack.find_pid("site") != first
-    assert said[0] == "site was ended by SIGKILL unexpectedly; starting it again"
+    assert progress_lines[0] == "site was ended by SIGKILL unexpectedly; starting it again"
 
 
 async def test_a_service_that_was_killed_on_purpose_stays_down_until_started(
-    stack: EmbeddedStack, tmp_path: Path, said: list[str]
+    stack: EmbeddedStack, tmp_path: Path, progress_lines: list[str]
 ) -> None:
     await stack.start_service("site")
     await stack.wait_until_ready("site")
     await stack.kill_service("site")
-    assert not lives(stack.find_pid("site"))
+    assert not is_alive(stack.find_pid("site"))
     await stack.start_service("site")
     await stack.wait_until_ready("site")
 
     assert (tmp_path / "data/starts").read_text() == "started\n" * 2
-    assert said == []
+    assert progress_lines == []
 
 
-async def test_a_service_that_never_gets_ready_is_told_with_the_end_of_its_log(stack: EmbeddedStack) -> None:
+async def test_a_service_that_never_gets_ready_is_reported_with_the_end_of_its_log(
+    stack: EmbeddedStack,
+) -> None:
     await stack.start_service("broken")
 
     with pytest.raises(
@@ -111,29 +118,36 @@ async def test_a_service_that_never_gets_ready_is_told_with_the_end_of_its_log(s
         await stack.wait_until_ready("broken")
 
 
-async def test_one_failure_fails_the_whole_start_and_nothing_is_left(file: Path, tmp_path: Path) -> None:
+async def test_one_failure_fails_the_whole_start_and_nothing_is_left(
+    compose_file: Path, tmp_path: Path
+) -> None:
     async with EmbeddedStack(
-        tmp_path / "data", environment=os.environ, compose_path=file, report_progress=lambda _: None
+        tmp_path / "data", environment=os.environ, compose_path=compose_file, report_progress=lambda _: None
     ) as stack:
         await stack.start_service("site")
         await stack.wait_until_ready("site")
         with pytest.raises(StackFailed):
             await stack.start_all_services()
 
-    assert not lives(stack.find_pid("site"))
+    assert not is_alive(stack.find_pid("site"))
 
 
-async def test_services_start_after_what_they_depend_on(file: Path, tmp_path: Path, said: list[str]) -> None:
-    file.write_text(COMPOSE.split("  broken:", maxsplit=1)[0])
+async def test_services_start_after_what_they_depend_on(
+    compose_file: Path, tmp_path: Path, progress_lines: list[str]
+) -> None:
+    compose_file.write_text(COMPOSE.split("  broken:", maxsplit=1)[0])
     async with EmbeddedStack(
-        tmp_path / "data", environment=os.environ, compose_path=file, report_progress=said.append
+        tmp_path / "data",
+        environment=os.environ,
+        compose_path=compose_file,
+        report_progress=progress_lines.append,
     ) as stack:
         await stack.start_all_services()
 
-    assert said == ["prepare is ready", "site is ready"]
+    assert progress_lines == ["prepare is ready", "site is ready"]
 
 
-async def test_nothing_outlives_a_stack_that_is_killed(file: Path, tmp_path: Path) -> None:
+async def test_nothing_outlives_a_stack_that_is_killed(compose_file: Path, tmp_path: Path) -> None:
     program = """
 import asyncio, os, pathlib, sys
 from gateway.dev.stack import EmbeddedStack
@@ -150,17 +164,17 @@ asyncio.run(main())
 """
     environment = {**os.environ, "PYTHONPATH": str(COMPOSE_PATH.parent)}
     owner = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", program, str(file), str(tmp_path / "data")),
+        *(sys.executable, "-c", program, str(compose_file), str(tmp_path / "data")),
         stdout=subprocess.PIPE,
         env=environment,
     )
     assert owner.stdout
     site = int(await owner.stdout.readline())
-    assert lives(site)
+    assert is_alive(site)
     owner.kill()
     await owner.wait()
 
-    await eventually(lambda: not lives(site))
+    await wait_until(lambda: not is_alive(site))
 
 
 async def test_temporal_comes_from_the_compose_file_and_survives_a_crash(tmp_path: Path) -> None:
@@ -173,11 +187,11 @@ async def test_temporal_comes_from_the_compose_file_and_survives_a_crash(tmp_pat
         await stack.start_service("temporal")
         await stack.wait_until_ready("temporal")
 
-        known = await client.operator_service.list_search_attributes(
+        search_attributes = await client.operator_service.list_search_attributes(
             ListSearchAttributesRequest(namespace="byline")
         )
         assert (await run.describe()).run_id == run.first_execution_run_id
-        assert {"BylinePrincipal", "BylineAwaiting"} <= known.custom_attributes.keys()
+        assert {"BylinePrincipal", "BylineAwaiting"} <= search_attributes.custom_attributes.keys()
 
 
 async def test_a_worker_is_ready_once_its_own_process_polls(tmp_path: Path) -> None:
@@ -188,9 +202,9 @@ async def test_a_worker_is_ready_once_its_own_process_polls(tmp_path: Path) -> N
         queue = f"temporal://{stack.temporal_address}/byline/byline"
         assert await is_ready(queue)
         await stack.kill_service("worker")
-        killed = datetime.now(UTC)
-        assert not await is_ready(queue, polled_since=killed)
+        killed_at = datetime.now(UTC)
+        assert not await is_ready(queue, polled_since=killed_at)
         await stack.start_service("worker")
         await stack.wait_until_ready("worker")
 
-        assert await is_ready(queue, polled_since=killed)
+        assert await is_ready(queue, polled_since=killed_at)

@@ -15,12 +15,12 @@ from mcp.client.auth.extensions.identity_assertion import IdentityAssertionOAuth
 
 from engine.settings import AssertionIssuerSettings
 from examples.browser import Browser
-from examples.chat import Memory
+from examples.chat import MemoryTokenStorage
 from gateway.services import build_gateway_services
 from gateway.toolsets import MCP_PATH
 from tests.administration import SHELL, registered_clients_of, set_active
-from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
-from tests.pages import Byline, serving
+from tests.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
+from tests.pages import PageServer, serve_pages
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
@@ -34,12 +34,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 class Enterprise:
     """Byline, an identity provider that others wrote and Byline trusts, and an assistant that is known at both."""
 
-    byline: Byline
+    byline: PageServer
     provider: OidcProvider
     id: str
     secret: str
 
-    def claims(self, **changed: object) -> dict[str, Any]:
+    def build_claims(self, **changes: object) -> dict[str, Any]:
         """What the provider says of Alice to the assistant, but for what is changed."""
         claims = {
             "iss": self.provider.issuer,
@@ -51,29 +51,31 @@ class Enterprise:
             "iat": int(time.time()),
             "exp": int(time.time()) + 300,
             "jti": secrets.token_hex(8),
-            **changed,
+            **changes,
         }
         return {name: value for name, value in claims.items() if value is not None}
 
-    def signed(self, typ: str = "oauth-id-jag+jwt", key: RSAKey | None = None, **changed: object) -> str:
+    def sign_assertion(
+        self, typ: str = "oauth-id-jag+jwt", key: RSAKey | None = None, **changes: object
+    ) -> str:
         header = {"alg": "RS256", "typ": typ, "kid": self.provider.key.kid}
-        return jwt.encode(header, self.claims(**changed), key or self.provider.key)
+        return jwt.encode(header, self.build_claims(**changes), key or self.provider.key)
 
-    async def bring(
+    async def exchange_assertion(
         self, assertion: str, client: tuple[str, str] | None = None, **form: str
     ) -> httpx2.Response:
         """Send an assertion as the assistant does, or as another client."""
-        sent = {"grant_type": JWT_BEARER, "assertion": assertion, **form}
+        form_fields = {"grant_type": JWT_BEARER, "assertion": assertion, **form}
         async with httpx2.AsyncClient(
             base_url=self.byline.url, auth=client or (self.id, self.secret)
         ) as http:
-            return await http.post("/token", data=sent)
+            return await http.post("/token", data=form_fields)
 
-    async def asserted(self) -> list[dict[str, Any]]:
+    async def list_asserted_events(self) -> list[dict[str, Any]]:
         lines = await self.byline.services.trail.find_lines(limit=None)
         return [line.event for line in lines if line.kind == "client.asserted"]
 
-    async def id_token(self, person: str) -> str:
+    async def fetch_id_token(self, person: str) -> str:
         """What the provider says of a person who signs in to the assistant."""
         verifier = secrets.token_urlsafe(48)
         async with (
@@ -89,12 +91,12 @@ class Enterprise:
             url, _ = client.create_authorization_url(f"{self.provider.issuer}/auth", code_verifier=verifier)
             page = await self.provider.let_in(await browser.open(url), person)
             code = dict(parse_qsl(urlsplit(page.url).query))["code"]
-            answered = await client.fetch_token(
+            token_response = await client.fetch_token(
                 f"{self.provider.issuer}/token", code=code, code_verifier=verifier
             )
-        return str(answered["id_token"])
+        return str(token_response["id_token"])
 
-    async def id_jag(self, id_token: str, audience: str, resource: str) -> str:
+    async def fetch_id_jag(self, id_token: str, audience: str, resource: str) -> str:
         """The assertion that the provider gives the assistant for its person's ID token."""
         form = {
             "grant_type": TOKEN_EXCHANGE,
@@ -106,20 +108,22 @@ class Enterprise:
             "client_at_audience": self.id,
         }
         async with httpx2.AsyncClient(auth=("assistant", "assistant-secret")) as http:
-            answered = (await http.post(f"{self.provider.issuer}/token", data=form)).raise_for_status().json()
-        assert answered["issued_token_type"] == ID_JAG
-        return str(answered["access_token"])
+            token_response = (
+                (await http.post(f"{self.provider.issuer}/token", data=form)).raise_for_status().json()
+            )
+        assert token_response["issued_token_type"] == ID_JAG
+        return str(token_response["access_token"])
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Enterprise]:
     folder = tmp_path_factory.mktemp("enterprise")
     grants = {"grant_types": ["authorization_code", TOKEN_EXCHANGE]}
-    assistant = Client("assistant", "assistant-secret", (AT_THE_ASSISTANT,), grants)
+    assistant = RegisteredClient("assistant", "assistant-secret", (AT_THE_ASSISTANT,), grants)
     with oidc_provider(folder, [assistant], ["mcp"]) as provider:
-        trusted = AssertionIssuerSettings(issuer=provider.issuer)
+        trusted_issuer = AssertionIssuerSettings(issuer=provider.issuer)
         policy = "tools: {refund: {scope: billing}}"
-        async with serving(folder, assertion_issuers=(trusted,), policy=policy) as byline:
+        async with serve_pages(folder, assertion_issuers=(trusted_issuer,), policy=policy) as byline:
             client_id, secret = await registered_clients_of(byline.services).add_client(
                 SHELL, "Assistant", [], is_confidential=True, may_assert=True
             )
@@ -127,13 +131,15 @@ async def enterprise(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
             yield Enterprise(byline, provider, client_id, secret)
 
 
-async def test_a_stock_client_is_let_in_by_the_word_of_the_provider_alone(enterprise: Enterprise) -> None:
-    byline, memory = enterprise.byline, Memory()
-    id_token = await enterprise.id_token("bob")
+async def test_a_stock_client_signs_in_with_an_assertion_of_the_provider_alone(
+    enterprise: Enterprise,
+) -> None:
+    byline, memory = enterprise.byline, MemoryTokenStorage()
+    id_token = await enterprise.fetch_id_token("bob")
     assertions: list[str] = []
 
     async def assertion(audience: str, resource: str) -> str:
-        assertions.append(await enterprise.id_jag(id_token, audience, resource))
+        assertions.append(await enterprise.fetch_id_jag(id_token, audience, resource))
         return assertions[-1]
 
     provider = IdentityAssertionOAuthProvider(
@@ -146,24 +152,26 @@ async def test_a_stock_client_is_let_in_by_the_word_of_the_provider_alone(enterp
         token_endpoint_auth_method="client_secret_basic",
     )
     async with httpx2.AsyncClient(auth=provider) as http:
-        seen = (await http.get(f"{byline.url}/mcp")).json()
+        resource_metadata = (await http.get(f"{byline.url}/mcp")).json()
         metadata = (await http.get(f"{byline.url}/.well-known/oauth-authorization-server")).json()
-    replayed = await enterprise.bring(assertions[0])
+    replayed_response = await enterprise.exchange_assertion(assertions[0])
 
     bob = await byline.services.principals.find_by_subject(enterprise.provider.issuer, "bob")
     assert bob is not None
-    assert seen["principal"] == bob.id
-    assert seen["client"] == enterprise.id
-    assert seen["scopes"] == ["mcp"]
+    assert resource_metadata["principal"] == bob.id
+    assert resource_metadata["client"] == enterprise.id
+    assert resource_metadata["scopes"] == ["mcp"]
     assert memory.tokens is not None
     assert memory.tokens.refresh_token is None
     assert metadata["authorization_grant_profiles_supported"] == [
         "urn:ietf:params:oauth:grant-profile:id-jag"
     ]
     assert JWT_BEARER in metadata["grant_types_supported"]
-    assert replayed.json()["error"] == "invalid_grant"
-    assert "used before" in replayed.json()["error_description"]
-    (line,) = [each for each in await enterprise.asserted() if each["principal"]["sub"] == "bob"]
+    assert replayed_response.json()["error"] == "invalid_grant"
+    assert "used before" in replayed_response.json()["error_description"]
+    (line,) = [
+        event for event in await enterprise.list_asserted_events() if event["principal"]["sub"] == "bob"
+    ]
     assert line["actor"] == {"kind": "mcp_client", "id": enterprise.id, "name": "Assistant"}
     assert enterprise.provider.issuer in line["message"]
 
@@ -172,76 +180,102 @@ async def test_an_asserted_token_is_its_persons_to_see_and_makes_nothing_that_la
     enterprise: Enterprise,
 ) -> None:
     services = enterprise.byline.services
-    issued = (await enterprise.bring(enterprise.signed(), scope="mcp")).json()
-    more = (await enterprise.bring(enterprise.signed())).json()
-    bounded = (await enterprise.bring(enterprise.signed(scope=None))).json()
+    token_response = (await enterprise.exchange_assertion(enterprise.sign_assertion(), scope="mcp")).json()
+    more = (await enterprise.exchange_assertion(enterprise.sign_assertion())).json()
+    bounded_response = (await enterprise.exchange_assertion(enterprise.sign_assertion(scope=None))).json()
     token = (
-        await build_gateway_services(services).token_verifiers[MCP_PATH].verify_token(issued["access_token"])
+        await build_gateway_services(services)
+        .token_verifiers[MCP_PATH]
+        .verify_token(token_response["access_token"])
     )
     elsewhere = (
-        await build_gateway_services(services).token_verifiers["/api/v1"].verify_token(issued["access_token"])
+        await build_gateway_services(services)
+        .token_verifiers["/api/v1"]
+        .verify_token(token_response["access_token"])
     )
     assert token is not None
     alice = token.principal
     await set_active(services, alice.id, is_active=False)
-    stopped = (
-        await build_gateway_services(services).token_verifiers[MCP_PATH].verify_token(issued["access_token"])
+    stopped_principal = (
+        await build_gateway_services(services)
+        .token_verifiers[MCP_PATH]
+        .verify_token(token_response["access_token"])
     )
-    brought = await enterprise.bring(enterprise.signed())
+    brought = await enterprise.exchange_assertion(enterprise.sign_assertion())
     await set_active(services, alice.id, is_active=True)
 
-    assert (issued["scope"], more["scope"], bounded["scope"]) == ("mcp", "mcp billing", "mcp")
+    assert (token_response["scope"], more["scope"], bounded_response["scope"]) == (
+        "mcp",
+        "mcp billing",
+        "mcp",
+    )
     assert (alice.issuer, alice.subject) == (enterprise.provider.issuer, "alice")
     assert token.in_person is False
     assert elsewhere is None
-    assert stopped is None
+    assert stopped_principal is None
     assert brought.json()["error"] == "invalid_grant"
 
 
-REFUSED: dict[str, tuple[Callable[[Enterprise], str], str]] = {
-    "made for another server": (lambda at: at.signed(aud="https://other.example"), "invalid_grant"),
-    "made for a resource in the place of the server": (
-        lambda at: at.signed(aud=f"{at.byline.url}/mcp"),
+REFUSED_ASSERTIONS: dict[str, tuple[Callable[[Enterprise], str], str]] = {
+    "made for another server": (
+        lambda setup: setup.sign_assertion(aud="https://other.example"),
         "invalid_grant",
     ),
-    "another issuer's": (lambda at: at.signed(iss="https://evil.example"), "invalid_grant"),
-    "signed by somebody else": (lambda at: at.signed(key=RSAKey.generate_key(2048)), "invalid_grant"),
-    "another kind of token": (lambda at: at.signed(typ="JWT"), "invalid_grant"),
-    "an access token": (lambda at: at.signed(typ="at+jwt"), "invalid_grant"),
-    "issued to another client": (lambda at: at.signed(client_id="another"), "invalid_grant"),
-    "issued to nobody": (lambda at: at.signed(client_id=None), "invalid_grant"),
-    "expired": (lambda at: at.signed(exp=int(time.time()) - 5), "invalid_grant"),
-    "good for a day": (lambda at: at.signed(exp=int(time.time()) + 86_400), "invalid_grant"),
-    "without an id": (lambda at: at.signed(jti=None), "invalid_grant"),
-    "without a time": (lambda at: at.signed(iat=None), "invalid_grant"),
-    "of nobody": (lambda at: at.signed(sub=None), "invalid_grant"),
+    "made for a resource in the place of the server": (
+        lambda setup: setup.sign_assertion(aud=f"{setup.byline.url}/mcp"),
+        "invalid_grant",
+    ),
+    "another issuer's": (lambda setup: setup.sign_assertion(iss="https://evil.example"), "invalid_grant"),
+    "signed by somebody else": (
+        lambda setup: setup.sign_assertion(key=RSAKey.generate_key(2048)),
+        "invalid_grant",
+    ),
+    "another kind of token": (lambda setup: setup.sign_assertion(typ="JWT"), "invalid_grant"),
+    "an access token": (lambda setup: setup.sign_assertion(typ="at+jwt"), "invalid_grant"),
+    "issued to another client": (lambda setup: setup.sign_assertion(client_id="another"), "invalid_grant"),
+    "issued to nobody": (lambda setup: setup.sign_assertion(client_id=None), "invalid_grant"),
+    "expired": (lambda setup: setup.sign_assertion(exp=int(time.time()) - 5), "invalid_grant"),
+    "good for a day": (lambda setup: setup.sign_assertion(exp=int(time.time()) + 86_400), "invalid_grant"),
+    "without an id": (lambda setup: setup.sign_assertion(jti=None), "invalid_grant"),
+    "without a time": (lambda setup: setup.sign_assertion(iat=None), "invalid_grant"),
+    "of nobody": (lambda setup: setup.sign_assertion(sub=None), "invalid_grant"),
     "nonsense": (lambda _: "a.b.c", "invalid_grant"),
-    "for another resource": (lambda at: at.signed(resource="https://other.example/mcp"), "invalid_target"),
-    "for the API": (lambda at: at.signed(resource=f"{at.byline.url}/api/v1"), "invalid_target"),
-    "for no resource": (lambda at: at.signed(resource=None), "invalid_target"),
-    "for scopes that are none here": (lambda at: at.signed(scope="admin"), "invalid_scope"),
+    "for another resource": (
+        lambda setup: setup.sign_assertion(resource="https://other.example/mcp"),
+        "invalid_target",
+    ),
+    "for the API": (
+        lambda setup: setup.sign_assertion(resource=f"{setup.byline.url}/api/v1"),
+        "invalid_target",
+    ),
+    "for no resource": (lambda setup: setup.sign_assertion(resource=None), "invalid_target"),
+    "for scopes that are none here": (lambda setup: setup.sign_assertion(scope="admin"), "invalid_scope"),
 }
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", REFUSED_ASSERTIONS)
 async def test_an_assertion_is_refused_that_is(kind: str, enterprise: Enterprise) -> None:
-    made, error = REFUSED[kind]
-    before = len(await enterprise.asserted())
-    response = await enterprise.bring(made(enterprise))
+    build_assertion, error = REFUSED_ASSERTIONS[kind]
+    before = len(await enterprise.list_asserted_events())
+    response = await enterprise.exchange_assertion(build_assertion(enterprise))
 
     assert (response.status_code, response.json()["error"]) == (400, error)
-    assert len(await enterprise.asserted()) == before
+    assert len(await enterprise.list_asserted_events()) == before
 
 
 async def test_a_request_asks_for_no_more_than_its_assertion_says(enterprise: Enterprise) -> None:
     answers = [
-        await enterprise.bring(enterprise.signed(), resource="https://other.example/mcp"),
-        await enterprise.bring(enterprise.signed(), resource=f"{enterprise.byline.url}/api/v1"),
-        await enterprise.bring(enterprise.signed(scope="mcp"), scope="mcp billing"),
-        await enterprise.bring(enterprise.signed(), scope="admin"),
+        await enterprise.exchange_assertion(
+            enterprise.sign_assertion(), resource="https://other.example/mcp"
+        ),
+        await enterprise.exchange_assertion(
+            enterprise.sign_assertion(), resource=f"{enterprise.byline.url}/api/v1"
+        ),
+        await enterprise.exchange_assertion(enterprise.sign_assertion(scope="mcp"), scope="mcp billing"),
+        await enterprise.exchange_assertion(enterprise.sign_assertion(), scope="admin"),
     ]
 
-    assert [each.json()["error"] for each in answers] == [
+    assert [response.json()["error"] for response in answers] == [
         "invalid_target",
         "invalid_target",
         "invalid_scope",
@@ -256,10 +290,12 @@ async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None
     )
     backend = await clients.add_backend(SHELL, "Back end", ())
     async with httpx2.AsyncClient(base_url=enterprise.byline.url) as http:
-        stated = {"redirect_uris": [AT_THE_ASSISTANT], "token_endpoint_auth_method": "client_secret_basic"}
-        itself = (await http.post("/register", json=stated)).json()
+        metadata = {"redirect_uris": [AT_THE_ASSISTANT], "token_endpoint_auth_method": "client_secret_basic"}
+        itself = (await http.post("/register", json=metadata)).json()
     answers = [
-        await enterprise.bring(enterprise.signed(client_id=client_id), (client_id, str(secret)))
+        await enterprise.exchange_assertion(
+            enterprise.sign_assertion(client_id=client_id), (client_id, str(secret))
+        )
         for client_id, secret in (
             (portal_id, portal_secret),
             backend,
@@ -267,14 +303,16 @@ async def test_no_other_client_brings_assertions(enterprise: Enterprise) -> None
         )
     ]
     wrong = [
-        await enterprise.bring(enterprise.signed(), (enterprise.id, "guessed")),
-        await enterprise.bring(enterprise.signed(), ("", "")),
+        await enterprise.exchange_assertion(enterprise.sign_assertion(), (enterprise.id, "guessed")),
+        await enterprise.exchange_assertion(enterprise.sign_assertion(), ("", "")),
     ]
 
-    assert [(each.status_code, each.json()["error"]) for each in answers] == [
+    assert [(response.status_code, response.json()["error"]) for response in answers] == [
         (400, "unsupported_grant_type")
     ] * 3
-    assert [(each.status_code, each.json()["error"]) for each in wrong] == [(401, "invalid_client")] * 2
+    assert [(response.status_code, response.json()["error"]) for response in wrong] == [
+        (401, "invalid_client")
+    ] * 2
 
 
 async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterprise) -> None:
@@ -283,9 +321,11 @@ async def test_a_client_that_was_removed_is_let_in_no_more(enterprise: Enterpris
         SHELL, "Other assistant", [], is_confidential=True, may_assert=True
     )
     client = (client_id, str(secret))
-    issued = await enterprise.bring(enterprise.signed(client_id=client_id), client)
+    token_response = await enterprise.exchange_assertion(
+        enterprise.sign_assertion(client_id=client_id), client
+    )
     await clients.remove_client(SHELL, client_id)
-    again = await enterprise.bring(enterprise.signed(client_id=client_id), client)
+    again = await enterprise.exchange_assertion(enterprise.sign_assertion(client_id=client_id), client)
 
-    assert issued.status_code == 200
+    assert token_response.status_code == 200
     assert (again.status_code, again.json()["error"]) == (401, "invalid_client")

@@ -19,13 +19,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from examples.browser import Browser
-from tests.foreign.kinto import Kinto, kinto_server, user
+from tests.foreign.kinto import Kinto, build_user_id, kinto_server
 from tests.foreign.mcp_client import Implementation, tool_call
-from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
+from tests.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
 from tests.foreign.postgres import Postgres, postgres_server
 
 CALLBACK = "http://127.0.0.1:1/callback"
-CLIENT = Client("byline", "a secret of the client", (CALLBACK,))
+CLIENT = RegisteredClient("byline", "a secret of the client", (CALLBACK,))
 RESOURCE = "https://byline.example/mcp"
 PAGE = "https://crm.example/authorize"
 PROTOCOLS = [(Implementation.CLIENT_2, "2026-07-28"), (Implementation.SDK_1, "2025-11-25")]
@@ -52,7 +52,7 @@ def kinto(tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider) -> I
 
 
 @asynccontextmanager
-async def signed_in(
+async def sign_in(
     provider: OidcProvider, person: str, scope: str = "openid profile", resource: str | None = None
 ) -> AsyncIterator[AsyncOAuth2Client]:
     """A client of the provider that holds this person's tokens, after a code flow in the person's browser."""
@@ -72,7 +72,7 @@ async def signed_in(
 
 async def test_each_test_has_a_fresh_postgresql_database(postgres: Postgres) -> None:
     for _ in range(2):
-        async with postgres.database() as url:
+        async with postgres.create_database() as url:
             database = create_async_engine(url)
             async with database.begin() as connection:
                 await connection.execute(text("create table here (id int primary key)"))
@@ -82,15 +82,15 @@ async def test_each_test_has_a_fresh_postgresql_database(postgres: Postgres) -> 
 
 
 async def test_the_provider_names_the_person_who_signed_in(provider: OidcProvider) -> None:
-    async with signed_in(provider, "alice") as client:
-        told = (await client.get(f"{provider.issuer}/me")).json()
-    assert told == {"sub": "alice", "name": "Alice Example"}
+    async with sign_in(provider, "alice") as client:
+        userinfo = (await client.get(f"{provider.issuer}/me")).json()
+    assert userinfo == {"sub": "alice", "name": "Alice Example"}
 
 
 async def test_an_access_token_for_a_resource_is_a_jwt_for_that_audience_alone(
     provider: OidcProvider,
 ) -> None:
-    async with signed_in(provider, "bob", "openid tools", RESOURCE) as client, httpx2.AsyncClient() as http:
+    async with sign_in(provider, "bob", "openid tools", RESOURCE) as client, httpx2.AsyncClient() as http:
         configuration = (await http.get(f"{provider.issuer}/.well-known/openid-configuration")).json()
         keys = KeySet.import_key_set((await http.get(configuration["jwks_uri"])).json())
         claims = jwt.decode(client.token["access_token"], keys).claims
@@ -99,17 +99,17 @@ async def test_an_access_token_for_a_resource_is_a_jwt_for_that_audience_alone(
 
 
 async def test_a_refresh_token_is_replaced_and_its_second_use_ends_the_grant(provider: OidcProvider) -> None:
-    async with signed_in(provider, "alice") as client:
+    async with sign_in(provider, "alice") as client:
         first = client.token["refresh_token"]
         second = (await client.refresh_token(f"{provider.issuer}/token", first))["refresh_token"]
         assert second != first
-        for spent in (first, second):
-            answer = await _refresh(provider, spent)
+        for spent_token in (first, second):
+            answer = await _refresh(provider, spent_token)
             assert (answer.status_code, answer.json()["error"]) == (400, "invalid_grant")
 
 
 async def test_a_revoked_grant_serves_no_more(provider: OidcProvider) -> None:
-    async with signed_in(provider, "alice") as client:
+    async with sign_in(provider, "alice") as client:
         refresh_token = client.token["refresh_token"]
         await client.revoke_token(f"{provider.issuer}/token/revocation", refresh_token, "refresh_token")
         assert (await client.get(f"{provider.issuer}/me")).status_code == 401
@@ -117,9 +117,9 @@ async def test_a_revoked_grant_serves_no_more(provider: OidcProvider) -> None:
 
 
 async def test_a_client_can_register_itself(provider: OidcProvider) -> None:
-    asked = {"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
+    client_metadata = {"redirect_uris": [CALLBACK], "token_endpoint_auth_method": "none"}
     async with httpx2.AsyncClient() as http:
-        answer = await http.post(f"{provider.issuer}/reg", json=asked)
+        answer = await http.post(f"{provider.issuer}/reg", json=client_metadata)
     assert answer.status_code == 201
     assert answer.json()["client_id"]
 
@@ -130,13 +130,13 @@ async def test_kinto_obeys_one_person_refuses_another_and_writes_down_who_it_was
     record = f"{ACCOUNTS}/acme"
     kinto.add_record(record, {"tier": "silver"}, readers=["bob"], writers=["alice"])
     address = f"{kinto.url}{record}"
-    async with signed_in(provider, "alice") as alice, signed_in(provider, "bob") as bob:
+    async with sign_in(provider, "alice") as alice, sign_in(provider, "bob") as bob:
         assert (await alice.patch(address, json={"data": {"tier": "gold"}})).status_code == 200
-        refused = await bob.patch(address, json={"data": {"tier": "lead"}})
-        assert (refused.status_code, refused.json()["errno"]) == (403, 121)
+        refusal = await bob.patch(address, json={"data": {"tier": "lead"}})
+        assert (refusal.status_code, refusal.json()["errno"]) == (403, 121)
         assert (await bob.get(address)).json()["data"]["tier"] == "gold"
-    newest, oldest = kinto.history(record)
-    assert (newest["action"], newest["user_id"]) == ("update", user("alice"))
+    newest, oldest = kinto.list_history(record)
+    assert (newest["action"], newest["user_id"]) == ("update", build_user_id("alice"))
     assert newest["target"]["data"]["tier"] == "gold"
     assert oldest["action"] == "create"
 
@@ -144,7 +144,7 @@ async def test_kinto_obeys_one_person_refuses_another_and_writes_down_who_it_was
 async def test_kinto_knows_a_revoked_token_at_once(provider: OidcProvider, kinto: Kinto) -> None:
     record = f"{ACCOUNTS}/globex"
     kinto.add_record(record, {"tier": "silver"}, writers=["alice"])
-    async with signed_in(provider, "alice") as alice:
+    async with sign_in(provider, "alice") as alice:
         assert (await alice.get(f"{kinto.url}{record}")).status_code == 200
         await alice.revoke_token(f"{provider.issuer}/token/revocation", alice.token["access_token"])
         assert (await alice.get(f"{kinto.url}{record}")).status_code == 401
@@ -158,16 +158,16 @@ async def mcp_server() -> AsyncIterator[str]:
     @server.tool()
     async def greet(greeting: str, context: Context[Any, Any]) -> str | InputRequiredResult:
         elicitation = context.client_capabilities and context.client_capabilities.elicitation
-        said = "unasked"
+        answer_text = "unasked"
         if elicitation and elicitation.url:
             page = ElicitRequestURLParams(message="Sign in", url=PAGE)
             if context.protocol_version == "2025-11-25":
-                said = (await context.elicit_url(page.message, page.url, "crm")).action
+                answer_text = (await context.elicit_url(page.message, page.url, "crm")).action
             elif context.input_responses is None:
                 return InputRequiredResult(input_requests={"crm": ElicitRequest(params=page)})
             else:
-                said = ElicitResult.model_validate(context.input_responses["crm"].model_dump()).action
-        return f"{greeting}, {(context.headers or {})['authorization']}: {said}"
+                answer_text = ElicitResult.model_validate(context.input_responses["crm"].model_dump()).action
+        return f"{greeting}, {(context.headers or {})['authorization']}: {answer_text}"
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         web = uvicorn.Server(uvicorn.Config(server.streamable_http_app(), log_level="warning"))
@@ -187,9 +187,9 @@ async def test_a_typescript_client_reports_a_url_elicitation_and_goes_on(
         mcp_server() as url,
         tool_call(url, "token-of-alice", "greet", {"greeting": "hello"}, elicitation=True, by=client) as call,
     ):
-        assert await call.protocol() == protocol
-        assert await call.link() == PAGE
-        result = await call.result()
+        assert await call.read_protocol() == protocol
+        assert await call.read_link() == PAGE
+        result = await call.read_result()
     assert result["content"] == [{"type": "text", "text": "hello, Bearer token-of-alice: accept"}]
 
 
@@ -201,12 +201,12 @@ async def test_a_typescript_client_without_elicitation_is_not_asked_to_open_a_pa
         mcp_server() as url,
         tool_call(url, "token-of-bob", "greet", {"greeting": "hello"}, elicitation=False, by=client) as call,
     ):
-        assert await call.protocol() == protocol
-        result = await call.result()
+        assert await call.read_protocol() == protocol
+        result = await call.read_result()
     assert result["content"] == [{"type": "text", "text": "hello, Bearer token-of-bob: unasked"}]
 
 
 async def _refresh(provider: OidcProvider, refresh_token: str) -> httpx2.Response:
     async with httpx2.AsyncClient(auth=(CLIENT.id, CLIENT.secret)) as http:
-        asked = {"grant_type": "refresh_token", "refresh_token": refresh_token}
-        return await http.post(f"{provider.issuer}/token", data=asked)
+        form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+        return await http.post(f"{provider.issuer}/token", data=form)

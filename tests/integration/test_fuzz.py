@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from engine.oauth.tokens import UpstreamTokens
 from gateway.toolsets import MCP_PATH
-from tests.e2e.rounds import ENVELOPE, VERSION, answer
-from tests.gateways import INITIALIZE, LEGACY, ByHand, Gateway, gateway_process
+from tests.e2e.rounds import ENVELOPE, VERSION, read_answer
+from tests.gateways import INITIALIZE, LEGACY, GatewayProcess, RawMcpClient, run_gateway_process
 from tests.platform import NORTHWIND, Platform
 
 SECONDS, EXAMPLES = 15.0, 500
@@ -113,7 +113,7 @@ sensible: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
 params = st.one_of(
     sensible,
     st.builds(
-        lambda known, more: {**known, **more},
+        lambda fields, more: {**fields, **more},
         sensible,
         st.dictionaries(st.sampled_from(KEYS), values, max_size=3),
     ),
@@ -122,7 +122,7 @@ params = st.one_of(
 
 
 @st.composite
-def bodies(draw: st.DrawFn, *, modern: bool) -> bytes:
+def draw_bodies(draw: st.DrawFn, *, modern: bool) -> bytes:
     """A message, of which some are spoilt in their members and some in their bytes."""
     message: dict[str, Any] = {"jsonrpc": "2.0", "id": draw(st.integers(0, 99) | st.text(max_size=5))}
     message["method"] = draw(st.sampled_from(METHODS) | st.text(max_size=12))
@@ -138,13 +138,13 @@ def bodies(draw: st.DrawFn, *, modern: bool) -> bytes:
     whole: Any = draw(st.sampled_from([message, message, message, message, [message], [message, message]]))
     text = json.dumps(whole).encode()
     if draw(st.integers(0, 4)) == 0:
-        at, until = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
-        text = text[:at] + draw(st.binary(max_size=8)) + text[until if until - at < 9 else at :]
+        start, until = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
+        text = text[:start] + draw(st.binary(max_size=8)) + text[until if until - start < 9 else start :]
     return text
 
 
 @dataclass(frozen=True)
-class Shot:
+class FuzzRequest:
     """One request."""
 
     session: bool
@@ -153,15 +153,18 @@ class Shot:
 
 
 @st.composite
-def shots(draw: st.DrawFn) -> Shot:
+def draw_requests(draw: st.DrawFn) -> FuzzRequest:
     """A request of either era, some with headers that do not belong to it."""
     modern = draw(st.booleans())
-    body = draw(bodies(modern=modern))
+    body = draw(draw_bodies(modern=modern))
     headers: dict[str, bytes] = {}
     if modern:
         try:
-            told = json.loads(body)
-            method, name = told["method"].encode("ascii"), told["params"].get("name", "").encode("ascii")
+            message = json.loads(body)
+            method, name = (
+                message["method"].encode("ascii"),
+                message["params"].get("name", "").encode("ascii"),
+            )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             method, name = b"tools/call", b"read_once"
         headers = {"MCP-Protocol-Version": VERSION.encode(), "Mcp-Method": method, "Mcp-Name": name}
@@ -174,7 +177,7 @@ def shots(draw: st.DrawFn) -> Shot:
             st.sampled_from([version.encode() for version in VERSIONS]) | st.binary(max_size=20)
         )
     usable = {name: bytes(byte for byte in value if 0x21 <= byte != 0x7F) for name, value in headers.items()}
-    return Shot(not modern and draw(st.booleans()), body, usable)
+    return FuzzRequest(not modern and draw(st.booleans()), body, usable)
 
 
 async def test_nothing_that_is_sent_breaks_the_gateway_or_gets_a_secret_out_of_it(
@@ -182,69 +185,76 @@ async def test_nothing_that_is_sent_breaks_the_gateway_or_gets_a_secret_out_of_i
 ) -> None:
     log = tmp_path / "gateway.log"
     brief = {"BYLINE_GATEWAY__ANSWER_WITHIN": "0.1", "BYLINE_GATEWAY__HOLD_WITHIN": "0.1"}
-    async with gateway_process(platform, log, **brief) as gateway:
-        alice = await gateway.person("alice", "Alice")
-        granted = await platform.grant("crm", alice)
-        async with gateway.mcp("alice") as by_hand:
-            assert answer(await by_hand.call("read_once", {"account_id": NORTHWIND}))["result"]
+    async with run_gateway_process(platform, log, **brief) as gateway:
+        alice = await gateway.add_person("alice", "Alice")
+        granted_tokens = await platform.give_grant("crm", alice)
+        async with gateway.connect_mcp("alice") as by_hand:
+            assert read_answer(await by_hand.call_tool("read_once", {"account_id": NORTHWIND}))["result"]
             session = await by_hand.open_session()
-            secret = secrets(platform, granted, by_hand)
-            before = gateway.memory()
-            shot = await asyncio.to_thread(fire, gateway, by_hand, session, secret)
-            grown = gateway.memory() - before
+            secret = list_secrets(platform, granted_tokens, by_hand)
+            before = gateway.read_memory_bytes()
+            shot = await asyncio.to_thread(fire_requests, gateway, by_hand, session, secret)
+            growth_bytes = gateway.read_memory_bytes() - before
 
-            served = answer(await by_hand.modern("tools/list"))["result"]
-            also_served = answer(await by_hand.legacy(await by_hand.open_session(), "tools/list"))["result"]
+            tool_listing = read_answer(await by_hand.send_modern("tools/list"))["result"]
+            also_served = read_answer(await by_hand.send_legacy(await by_hand.open_session(), "tools/list"))[
+                "result"
+            ]
         assert gateway.process.returncode is None
 
     assert shot > 100
-    assert grown < 32 * MIB
-    assert served["tools"]
+    assert growth_bytes < 32 * MIB
+    assert tool_listing["tools"]
     assert also_served["tools"]
-    told = log.read_text()
-    assert "Traceback" not in told, told
-    assert not [each for each in secret if each in told]
+    log_text = log.read_text()
+    assert "Traceback" not in log_text, log_text
+    assert not [secret_text for secret_text in secret if secret_text in log_text]
 
 
-def secrets(platform: Platform, granted: UpstreamTokens, by_hand: ByHand) -> list[str]:
+def list_secrets(platform: Platform, granted_tokens: UpstreamTokens, by_hand: RawMcpClient) -> list[str]:
     """What no answer may hold."""
     keyring = platform.settings.vault.keyring_file
     assert keyring is not None
-    known = [granted.access_token, granted.refresh_token, by_hand.token, *platform.environment.values()]
-    keys = [each for each in keyring.read_text().split('"') if len(each) > 30]
-    return [each for each in (*known, *keys) if each and not each.startswith("http")]
+    candidates = [
+        granted_tokens.access_token,
+        granted_tokens.refresh_token,
+        by_hand.token,
+        *platform.environment.values(),
+    ]
+    keys = [candidate for candidate in keyring.read_text().split('"') if len(candidate) > 30]
+    return [candidate for candidate in (*candidates, *keys) if candidate and not candidate.startswith("http")]
 
 
-def fire(gateway: Gateway, by_hand: ByHand, session: str, secret: list[str]) -> int:
+def fire_requests(gateway: GatewayProcess, by_hand: RawMcpClient, session: str, secret: list[str]) -> int:
     """Send requests for as long as there is time; how many there were."""
-    fired, over = 0, time.monotonic() + SECONDS
+    shot_count, over = 0, time.monotonic() + SECONDS
     with httpx2.Client(timeout=30) as http:
 
         @settings(
             max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
         )
-        @given(shots())
-        def hit(shot: Shot) -> None:
-            nonlocal fired, over
+        @given(draw_requests())
+        def hit(shot: FuzzRequest) -> None:
+            nonlocal shot_count, over
             if time.monotonic() > over:
                 return
-            fired += 1
-            within = by_hand.within(session) if shot.session else {}
-            usual = {name: value.encode() for name, value in {**by_hand.usual, **within}.items()}
+            shot_count += 1
+            within = by_hand.session_headers(session) if shot.session else {}
+            usual = {name: value.encode() for name, value in {**by_hand.usual_headers, **within}.items()}
             headers = [(name.encode(), value) for name, value in {**usual, **shot.headers}.items()]
             with http.stream(
                 "POST", f"{gateway.url}{MCP_PATH}", content=shot.body, headers=headers
             ) as response:
                 content = first_message(response)
             try:
-                judge(response.status_code, content, shot.body, secret)
+                check_response(response.status_code, content, shot.body, secret)
             except Exception:
                 # What broke it is looked into for as long as that takes.
                 over = math.inf
                 raise
 
         hit()
-    return fired
+    return shot_count
 
 
 def first_message(response: httpx2.Response) -> bytes:
@@ -254,16 +264,16 @@ def first_message(response: httpx2.Response) -> bytes:
     content = b""
     for chunk in response.iter_bytes():
         content += chunk
-        found = re.search(rb"^data: (.*)\r?\n", content, re.MULTILINE)
-        if found is not None:
-            return found[1]
+        match = re.search(rb"^data: (.*)\r?\n", content, re.MULTILINE)
+        if match is not None:
+            return match[1]
     raise AssertionError("a stream ended without a message")
 
 
-def judge(status: int, content: bytes, body: bytes, secret: list[str]) -> None:
+def check_response(status: int, content: bytes, body: bytes, secret: list[str]) -> None:
     """Whether an answer is as it should be: one JSON-RPC message that belongs to what was asked, and no secret."""
     assert status < 500
-    assert not [each for each in secret if each.encode() in content]
+    assert not [secret_text for secret_text in secret if secret_text.encode() in content]
     if status == 202:
         assert content == b""
         return

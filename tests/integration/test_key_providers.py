@@ -31,17 +31,17 @@ from tests.data.commands import Commands
 from tests.databases import sqlite_database
 from tests.foreign.kms import CREDENTIALS, REGION, kms_server
 from tests.foreign.process import free_port
-from tests.platform import NORTHWIND, open_platform, until
-from tests.sandbox import Running
-from tests.transit import ROLE_ID, SECRET_ID, TOKEN, Transit
+from tests.platform import NORTHWIND, open_platform, wait_until
+from tests.sandbox import SandboxProcess
+from tests.transit import ROLE_ID, SECRET_ID, TOKEN, TransitServer
 
 SECRET = b"a refresh token"
-Opened = Callable[[VaultSettings], AbstractAsyncContextManager[Services]]
+OpenServices = Callable[[VaultSettings], AbstractAsyncContextManager[Services]]
 
 
 @pytest.fixture
-def transit() -> Iterator[Transit]:
-    server = Transit(free_port())
+def transit() -> Iterator[TransitServer]:
+    server = TransitServer(free_port())
     server.start()
     yield server
     server.stop()
@@ -53,8 +53,8 @@ def kms(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def at_transit(
-    server: Transit,
+def settings_for_transit(
+    server: TransitServer,
     folder: Path,
     life: float = 300.0,
     *,
@@ -75,34 +75,36 @@ def at_transit(
     )
 
 
-def by_approle(server: Transit, folder: Path, secret_id: str = SECRET_ID) -> VaultSettings:
-    named = AppRoleSettings(role_id=ROLE_ID, secret_id=SecretStr(secret_id))
-    return at_transit(server, folder, approle=named)
+def settings_for_approle(server: TransitServer, folder: Path, secret_id: str = SECRET_ID) -> VaultSettings:
+    approle = AppRoleSettings(role_id=ROLE_ID, secret_id=SecretStr(secret_id))
+    return settings_for_transit(server, folder, approle=approle)
 
 
-def by_kubernetes(server: Transit, folder: Path) -> VaultSettings:
+def settings_for_kubernetes(server: TransitServer, folder: Path) -> VaultSettings:
     """Settings for a login at another mount, whose service account the server knows."""
     file = folder / "jwt"
     file.write_text("first.jwt.of-the-pod\n")
     server.jwts = {"first.jwt.of-the-pod"}
-    return at_transit(
+    return settings_for_transit(
         server, folder, kubernetes=KubernetesSettings(role="byline", jwt_file=file, mount="cluster")
     )
 
 
 @pytest.fixture(params=["transit", "aws_kms"])
-def elsewhere(
+def vault_settings(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> VaultSettings:
     """Settings by which the master key lies at a service."""
     if request.param == "transit":
-        return at_transit(request.getfixturevalue("transit"), tmp_path)
+        return settings_for_transit(request.getfixturevalue("transit"), tmp_path)
     address: str = request.getfixturevalue("kms")
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    made = boto3.client("kms", region_name=REGION, endpoint_url=address).create_key()
-    named = AwsKmsSettings(key_id=made["KeyMetadata"]["KeyId"], region=REGION, endpoint=address)
-    return VaultSettings(provider="aws_kms", keyring_file=tmp_path / "keyring.json", aws_kms=named)
+    key_response = boto3.client("kms", region_name=REGION, endpoint_url=address).create_key()
+    kms_settings = AwsKmsSettings(
+        key_id=key_response["KeyMetadata"]["KeyId"], region=REGION, endpoint=address
+    )
+    return VaultSettings(provider="aws_kms", keyring_file=tmp_path / "keyring.json", aws_kms=kms_settings)
 
 
 @pytest.fixture
@@ -111,39 +113,39 @@ async def address(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def opened(address: str) -> Opened:
+def open_services_with(address: str) -> OpenServices:
     def open_with(vault: VaultSettings) -> AbstractAsyncContextManager[Services]:
         return open_services(Settings(database=DatabaseSettings(url=address), vault=vault), {})
 
     return open_with
 
 
-async def wrapped(services: Services) -> Sequence[DataKeyRow]:
+async def list_data_keys(services: Services) -> Sequence[DataKeyRow]:
     async with services.database.open_read_session() as session:
         return (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
 
 
 async def test_a_master_key_that_never_leaves_its_service_seals_for_every_process_alike(
-    elsewhere: VaultSettings, opened: Opened, tmp_path: Path
+    vault_settings: VaultSettings, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
-    async with opened(elsewhere) as one, opened(elsewhere) as other:
-        sealed = await one.vault.seal_secret(SECRET, "row")
-        (row,) = await wrapped(one)
+    async with open_services_with(vault_settings) as one, open_services_with(vault_settings) as other:
+        sealed_secret = await one.vault.seal_secret(SECRET, "row")
+        (row,) = await list_data_keys(one)
         _, key = await one.data_keys.get_current_key()
 
-        assert await other.vault.open_secret(sealed, "row") == SECRET
+        assert await other.vault.open_secret(sealed_secret, "row") == SECRET
         assert one.vault.derive_keys("cursors") == other.vault.derive_keys("cursors")
-        assert row.wrapped_by == elsewhere.provider
+        assert row.wrapped_by == vault_settings.provider
         assert key not in row.wrapped
         with pytest.raises(VaultSealBroken):
-            await other.vault.open_secret(sealed, "another row")
+            await other.vault.open_secret(sealed_secret, "another row")
     assert not (tmp_path / "keyring.json").exists()
 
 
 async def test_a_wrapped_key_that_was_moved_to_another_row_does_not_open(
-    elsewhere: VaultSettings, opened: Opened
+    vault_settings: VaultSettings, open_services_with: OpenServices
 ) -> None:
-    async with opened(elsewhere) as services:
+    async with open_services_with(vault_settings) as services:
         await rotate_data_key(services)
         async with services.database.open_write_session() as session:
             one, two = (await session.exec(select(DataKeyRow).order_by(col(DataKeyRow.number)))).all()
@@ -151,32 +153,32 @@ async def test_a_wrapped_key_that_was_moved_to_another_row_does_not_open(
             session.add_all([one, two])
 
     with pytest.raises(VaultSealBroken, match="data_key:1 was altered, or is not one that"):
-        async with opened(elsewhere):
+        async with open_services_with(vault_settings):
             pass
 
 
 async def test_keys_move_to_another_provider_without_a_secret_being_touched(
-    elsewhere: VaultSettings, opened: Opened, address: str, tmp_path: Path
+    vault_settings: VaultSettings, open_services_with: OpenServices, address: str, tmp_path: Path
 ) -> None:
     here = VaultSettings(keyring_file=tmp_path / "keyring.json")
-    async with opened(here) as services:
-        sealed = await services.vault.seal_secret(SECRET, "row")
-        signed = await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
+    async with open_services_with(here) as services:
+        sealed_secret = await services.vault.seal_secret(SECRET, "row")
+        signed_token = await services.signing_keys.sign_claims({}, IDENTITY_TYPE)
         async with services.database.open_read_session() as session:
             before = (await session.exec(select(SigningKeyRow.sealed_private_key))).one()
-        derived = services.vault.derive_keys("cursors")
+        derived_keys = services.vault.derive_keys("cursors")
 
     with pytest.raises(SettingsInvalid, match="Data key 1 is wrapped by keyring, which is not set"):
-        async with opened(elsewhere.model_copy(update={"keyring_file": None})):
+        async with open_services_with(vault_settings.model_copy(update={"keyring_file": None})):
             pass
-    told = await Commands(variables(elsewhere, address), tmp_path).answer("vault", "rewrap")
+    output = await Commands(variables(vault_settings, address), tmp_path).read_output("vault", "rewrap")
     (tmp_path / "keyring.json").unlink()
 
-    assert told == f"Data key 1 is wrapped by {elsewhere.provider}.\n"
-    async with opened(elsewhere) as services:
-        assert await services.vault.open_secret(sealed, "row") == SECRET
-        assert await services.signing_keys.verify_token(signed, IDENTITY_TYPE)
-        assert services.vault.derive_keys("cursors") == derived
+    assert output == f"Data key 1 is wrapped by {vault_settings.provider}.\n"
+    async with open_services_with(vault_settings) as services:
+        assert await services.vault.open_secret(sealed_secret, "row") == SECRET
+        assert await services.signing_keys.verify_token(signed_token, IDENTITY_TYPE)
+        assert services.vault.derive_keys("cursors") == derived_keys
         async with services.database.open_read_session() as session:
             assert (await session.exec(select(SigningKeyRow.sealed_private_key))).one() == before
 
@@ -185,180 +187,184 @@ def variables(vault: VaultSettings, address: str) -> dict[str, str]:
     """The settings as a process of its own reads them."""
     group = vault.transit or vault.aws_kms
     assert group is not None
-    given = {name: value for name, value in group.model_dump(mode="json").items() if value is not None}
+    group_values = {name: value for name, value in group.model_dump(mode="json").items() if value is not None}
     if vault.transit is not None:
-        given["token"] = TOKEN
+        group_values["token"] = TOKEN
     prefix = f"BYLINE_VAULT__{vault.provider.upper()}__"
     return {
         **CREDENTIALS,
         "BYLINE_DATABASE__URL": address,
         "BYLINE_VAULT__PROVIDER": vault.provider,
         "BYLINE_VAULT__KEYRING_FILE": str(vault.keyring_file),
-        **{prefix + name.upper(): value for name, value in given.items()},
+        **{prefix + name.upper(): value for name, value in group_values.items()},
     }
 
 
-async def is_missed(services: Services, sealed: bytes) -> bool:
+async def is_missed(services: Services, sealed_secret: bytes) -> bool:
     """Whether the service is away and no key that it unwrapped is left in memory."""
     try:
-        await services.vault.open_secret(sealed, "row")
+        await services.vault.open_secret(sealed_secret, "row")
     except KeyServiceUnavailable:
         return True
     return False
 
 
 async def test_what_is_used_often_asks_the_service_nothing(
-    transit: Transit, opened: Opened, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
-    async with opened(at_transit(transit, tmp_path)) as services:
-        before = list(transit.asked)
-        sealed = [await services.vault.seal_secret(SECRET, f"row {number}") for number in range(200)]
-        found = [
-            await services.vault.open_secret(each, f"row {number}") for number, each in enumerate(sealed)
+    async with open_services_with(settings_for_transit(transit, tmp_path)) as services:
+        before = list(transit.request_paths)
+        sealed_secrets = [await services.vault.seal_secret(SECRET, f"row {number}") for number in range(200)]
+        opened_secrets = [
+            await services.vault.open_secret(sealed_secret, f"row {number}")
+            for number, sealed_secret in enumerate(sealed_secrets)
         ]
 
-    assert set(found) == {SECRET}
-    assert transit.asked == before
+    assert set(opened_secrets) == {SECRET}
+    assert transit.request_paths == before
 
 
 async def test_a_master_key_is_rotated_where_it_lies_and_the_versions_before_end(
-    transit: Transit, opened: Opened, address: str, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, address: str, tmp_path: Path
 ) -> None:
-    settings = at_transit(transit, tmp_path)
-    async with opened(settings) as services:
-        sealed = await services.vault.seal_secret(SECRET, "row")
+    settings = settings_for_transit(transit, tmp_path)
+    async with open_services_with(settings) as services:
+        sealed_secret = await services.vault.seal_secret(SECRET, "row")
     vault = hvac.Client(url=transit.address, token=TOKEN).secrets.transit
     await asyncio.to_thread(vault.rotate_key, "byline")
 
-    await Commands(variables(settings, address), tmp_path).answer("vault", "rewrap")
+    await Commands(variables(settings, address), tmp_path).read_output("vault", "rewrap")
     await asyncio.to_thread(vault.update_key_configuration, "byline", min_decryption_version=2)
 
-    async with opened(settings) as services:
-        assert await services.vault.open_secret(sealed, "row") == SECRET
-        assert [row.wrapped[:9] for row in await wrapped(services)] == [b"vault:v2:"]
+    async with open_services_with(settings) as services:
+        assert await services.vault.open_secret(sealed_secret, "row") == SECRET
+        assert [row.wrapped[:9] for row in await list_data_keys(services)] == [b"vault:v2:"]
 
 
 async def test_a_service_that_is_away_is_missed_only_once_the_keys_in_memory_are_over(
-    transit: Transit, opened: Opened, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
-    async with opened(at_transit(transit, tmp_path, life=1.0)) as services:
-        sealed = await services.vault.seal_secret(SECRET, "row")
+    async with open_services_with(settings_for_transit(transit, tmp_path, life=1.0)) as services:
+        sealed_secret = await services.vault.seal_secret(SECRET, "row")
         transit.stop()
-        assert await services.vault.open_secret(sealed, "row") == SECRET
-        await until(lambda: is_missed(services, sealed))
-        with pytest.raises(KeyServiceUnavailable, match="see that it is up") as told:
+        assert await services.vault.open_secret(sealed_secret, "row") == SECRET
+        await wait_until(lambda: is_missed(services, sealed_secret))
+        with pytest.raises(KeyServiceUnavailable, match="see that it is up") as error_info:
             await services.vault.seal_secret(SECRET, "row")
-        assert transit.address in str(told.value)
-        assert TOKEN not in str(told.value)
+        assert transit.address in str(error_info.value)
+        assert TOKEN not in str(error_info.value)
         transit.start()
-        assert await services.vault.open_secret(sealed, "row") == SECRET
+        assert await services.vault.open_secret(sealed_secret, "row") == SECRET
 
 
 async def test_a_run_tries_again_until_the_service_is_back_and_nothing_is_lost(
-    transit: Transit, tmp_path: Path, temporal_address: str, upstreams: Mapping[str, Running]
+    transit: TransitServer, tmp_path: Path, temporal_address: str, upstreams: Mapping[str, SandboxProcess]
 ) -> None:
-    vault = at_transit(transit, tmp_path, life=1.0)
+    vault = settings_for_transit(transit, tmp_path, life=1.0)
     async with open_platform(tmp_path, temporal_address, upstreams, vault=vault) as platform:
-        await platform.grant("crm", platform.alice)
-        sealed = await platform.services.vault.seal_secret(SECRET, "row")
-        run = await platform.start("read_once", {"account_id": NORTHWIND}, platform.alice)
+        await platform.give_grant("crm", platform.alice)
+        sealed_secret = await platform.services.vault.seal_secret(SECRET, "row")
+        run = await platform.start_run("read_once", {"account_id": NORTHWIND}, platform.alice)
         transit.stop()
-        await until(lambda: is_missed(platform.services, sealed))
+        await wait_until(lambda: is_missed(platform.services, sealed_secret))
 
         async def has_failed() -> bool:
-            described = await platform.temporal.get_workflow_handle(run).describe()
+            description = await platform.temporal.get_workflow_handle(run).describe()
             return any(
-                each.last_failure.application_failure_info.type == "key_service_unavailable"
-                for each in described.raw_description.pending_activities
+                activity.last_failure.application_failure_info.type == "key_service_unavailable"
+                for activity in description.raw_description.pending_activities
             )
 
-        async with platform.working():
-            await until(has_failed)
-            assert platform.requests("crm") == []
+        async with platform.run_worker():
+            await wait_until(has_failed)
+            assert platform.list_requests("crm") == []
             transit.start()
-            assert isinstance(await platform.outcome(run), Finished)
-        assert len(platform.requests("crm")) == 1
+            assert isinstance(await platform.wait_for_outcome(run), Finished)
+        assert len(platform.list_requests("crm")) == 1
 
 
 @pytest.mark.parametrize("wrong", ["token", "address"])
-async def test_a_start_without_the_service_is_refused_with_what_to_see_to(
-    transit: Transit, address: str, tmp_path: Path, wrong: str
+async def test_a_start_without_the_service_is_refused_with_what_to_do(
+    transit: TransitServer, address: str, tmp_path: Path, wrong: str
 ) -> None:
-    settings = variables(at_transit(transit, tmp_path), address)
-    changed = {
+    settings = variables(settings_for_transit(transit, tmp_path), address)
+    changes = {
         "token": {"BYLINE_VAULT__TRANSIT__TOKEN": "hvs.of-nobody"},
         "address": {"BYLINE_VAULT__TRANSIT__ADDRESS": f"http://127.0.0.1:{free_port()}"},
     }[wrong]
-    said = await Commands({**settings, **changed}, tmp_path).refusal("keys", "list")
+    output = await Commands({**settings, **changes}, tmp_path).read_refusal("keys", "list")
 
-    assert said.startswith("Vault's key 'byline' at http://127.0.0.1:")
-    assert "see that it is up, unsealed and permitted" in said
-    assert "hvs" not in said
+    assert output.startswith("Vault's key 'byline' at http://127.0.0.1:")
+    assert "see that it is up, unsealed and permitted" in output
+    assert "hvs" not in output
 
 
 async def test_a_token_that_an_agent_renews_is_read_from_its_file(
-    transit: Transit, opened: Opened, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
     file = tmp_path / "token"
     file.write_text("hvs.of-yesterday")
-    settings = at_transit(transit, tmp_path).model_copy(
+    settings = settings_for_transit(transit, tmp_path).model_copy(
         update={"transit": TransitSettings(address=transit.address, key="byline", token_file=file)}
     )
     with pytest.raises(KeyServiceUnavailable, match="Forbidden"):
-        async with opened(settings):
+        async with open_services_with(settings):
             pass
     file.write_text(f"{TOKEN}\n")
-    async with opened(settings) as services:
+    async with open_services_with(settings) as services:
         assert (
             await services.vault.open_secret(await services.vault.seal_secret(SECRET, "row"), "row") == SECRET
         )
 
 
-@pytest.mark.parametrize("by", [by_approle, by_kubernetes])
+@pytest.mark.parametrize("by", [settings_for_approle, settings_for_kubernetes])
 async def test_one_login_does_for_every_question_until_vault_forgets_it(
-    transit: Transit, opened: Opened, tmp_path: Path, by: Callable[[Transit, Path], VaultSettings]
+    transit: TransitServer,
+    open_services_with: OpenServices,
+    tmp_path: Path,
+    by: Callable[[TransitServer, Path], VaultSettings],
 ) -> None:
-    async with opened(by(transit, tmp_path)) as services:
-        sealed = await services.vault.seal_secret(SECRET, "row")
+    async with open_services_with(by(transit, tmp_path)) as services:
+        sealed_secret = await services.vault.seal_secret(SECRET, "row")
         await rotate_data_key(services)
-        first = transit.asked.count("login")
+        first = transit.request_paths.count("login")
         transit.forget_tokens()
         await rotate_data_key(services)
 
-        assert await services.vault.open_secret(sealed, "row") == SECRET
-    assert (first, transit.asked.count("login"), transit.refused) == (1, 2, 1)
+        assert await services.vault.open_secret(sealed_secret, "row") == SECRET
+    assert (first, transit.request_paths.count("login"), transit.refusal_count) == (1, 2, 1)
 
 
 async def test_a_login_is_made_again_before_its_lease_ends(
-    transit: Transit, opened: Opened, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
     transit.lease = 2.0
-    async with opened(by_approle(transit, tmp_path)) as services:
+    async with open_services_with(settings_for_approle(transit, tmp_path)) as services:
 
         async def has_logged_in_again() -> bool:
             await rotate_data_key(services)
-            return transit.asked.count("login") == 3
+            return transit.request_paths.count("login") == 3
 
-        await until(has_logged_in_again)
-    assert transit.refused == 0
+        await wait_until(has_logged_in_again)
+    assert transit.refusal_count == 0
 
 
 async def test_what_kubernetes_renewed_is_shown_at_the_next_login(
-    transit: Transit, opened: Opened, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
-    async with opened(by_kubernetes(transit, tmp_path)) as services:
+    async with open_services_with(settings_for_kubernetes(transit, tmp_path)) as services:
         (tmp_path / "jwt").write_text("second.jwt.of-the-pod\n")
         transit.jwts = {"second.jwt.of-the-pod"}
         transit.forget_tokens()
         await rotate_data_key(services)
 
-    assert transit.asked.count("login") == 2
+    assert transit.request_paths.count("login") == 2
 
 
 async def test_a_login_that_is_not_permitted_the_key_is_not_made_again_and_again(
-    transit: Transit, opened: Opened, tmp_path: Path
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
-    async with opened(by_approle(transit, tmp_path)) as services:
+    async with open_services_with(settings_for_approle(transit, tmp_path)) as services:
         transit.permits = False
         for _ in range(5):
             with pytest.raises(KeyServiceUnavailable, match="Forbidden"):
@@ -366,46 +372,46 @@ async def test_a_login_that_is_not_permitted_the_key_is_not_made_again_and_again
         transit.permits = True
         await rotate_data_key(services)
 
-    assert transit.asked.count("login") == 2
+    assert transit.request_paths.count("login") == 2
 
 
-async def test_a_login_that_vault_refuses_is_told_with_what_to_see_to(
-    transit: Transit, opened: Opened, tmp_path: Path
+async def test_a_login_that_vault_refuses_is_reported_with_what_to_do(
+    transit: TransitServer, open_services_with: OpenServices, tmp_path: Path
 ) -> None:
     async def refusal(settings: VaultSettings) -> str:
-        with pytest.raises(KeyServiceUnavailable) as told:
-            async with opened(settings):
+        with pytest.raises(KeyServiceUnavailable) as error_info:
+            async with open_services_with(settings):
                 pass
-        return str(told.value)
+        return str(error_info.value)
 
-    wrong = await refusal(by_approle(transit, tmp_path, "a-guess"))
-    unknown, transit.jwts = by_kubernetes(transit, tmp_path), set()
+    wrong = await refusal(settings_for_approle(transit, tmp_path, "a-guess"))
+    unknown, transit.jwts = settings_for_kubernetes(transit, tmp_path), set()
     foreign = await refusal(unknown)
     (tmp_path / "jwt").unlink()
     missing = await refusal(unknown)
 
-    at = f"Vault at {transit.address} refuses the"
+    prefix = f"Vault at {transit.address} refuses the"
     assert wrong == (
-        f"{at} AppRole login at auth/approle (InvalidRequest): see that the role id and the secret id are in force."
+        f"{prefix} AppRole login at auth/approle (InvalidRequest): see that the role id and the secret id are in force."
     )
     assert foreign == (
-        f"{at} Kubernetes login at auth/cluster (Forbidden): see that the role 'byline' takes this service account."
+        f"{prefix} Kubernetes login at auth/cluster (Forbidden): see that the role 'byline' takes this service account."
     )
     assert missing.startswith(f"{tmp_path / 'jwt'} cannot be read (FileNotFoundError)")
 
 
 @pytest.mark.parametrize(
-    ("ways", "told"),
+    ("ways", "expected_message"),
     [
         ([], "sign in to Vault by one of BYLINE_VAULT__TRANSIT__TOKEN, BYLINE_VAULT__TRANSIT__TOKEN_FILE, "),
         (["token", "approle"], "only one of BYLINE_VAULT__TRANSIT__TOKEN, BYLINE_VAULT__TRANSIT__APPROLE"),
     ],
 )
-def test_there_is_exactly_one_way_to_sign_in_to_vault(ways: list[str], told: str) -> None:
-    given = {"token": TOKEN, "approle": {"role_id": ROLE_ID, "secret_id": SECRET_ID}}
-    with pytest.raises(ValidationError, match=told):
+def test_there_is_exactly_one_way_to_sign_in_to_vault(ways: list[str], expected_message: str) -> None:
+    sign_in_ways = {"token": TOKEN, "approle": {"role_id": ROLE_ID, "secret_id": SECRET_ID}}
+    with pytest.raises(ValidationError, match=expected_message):
         TransitSettings.model_validate(
-            {"address": "http://127.0.0.1:1", "key": "byline", **{way: given[way] for way in ways}}
+            {"address": "http://127.0.0.1:1", "key": "byline", **{way: sign_in_ways[way] for way in ways}}
         )
 
 

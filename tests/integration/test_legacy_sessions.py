@@ -13,10 +13,10 @@ from gateway.app import build_application
 from gateway.mcp.server import create_mcp_servers
 from gateway.services import build_gateway_services
 from gateway.toolsets import MCP_PATH
-from tests.e2e.rounds import answer
-from tests.gateways import ByHand
-from tests.platform import NORTHWIND, Platform, until
-from tests.rest import serving
+from tests.e2e.rounds import read_answer
+from tests.gateways import RawMcpClient
+from tests.platform import NORTHWIND, Platform, wait_until
+from tests.rest import serve_api
 
 
 @pytest.fixture
@@ -26,46 +26,55 @@ def logging_as_a_gateway_does() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-async def test_a_session_that_is_idle_ends_by_itself(idle: Platform) -> None:
-    limits = idle.settings.gateway.limits.model_copy(update={"session_idle": timedelta(seconds=0.2)})
-    gateway = idle.settings.gateway.model_copy(update={"limits": limits})
-    services = replace(idle.services, settings=idle.settings.model_copy(update={"gateway": gateway}))
+async def test_a_session_that_is_idle_ends_by_itself(idle_platform: Platform) -> None:
+    limits = idle_platform.settings.gateway.limits.model_copy(update={"session_idle": timedelta(seconds=0.2)})
+    gateway = idle_platform.settings.gateway.model_copy(update={"limits": limits})
+    services = replace(
+        idle_platform.services, settings=idle_platform.settings.model_copy(update={"gateway": gateway})
+    )
     own = build_gateway_services(services)
-    servers = create_mcp_servers(services, own.token_verifiers, idle.registry, idle.runs, idle.temporal)
-    app = build_application(services, own, idle.registry, idle.runs, idle.temporal, servers)
-    secret = (await services.api_tokens.create_token(idle.alice, "by hand")).token_text
+    servers = create_mcp_servers(
+        services, own.token_verifiers, idle_platform.registry, idle_platform.runs, idle_platform.temporal
+    )
+    app = build_application(
+        services, own, idle_platform.registry, idle_platform.runs, idle_platform.temporal, servers
+    )
+    secret = (await services.api_tokens.create_token(idle_platform.alice, "by hand")).token_text
     manager = servers[MCP_PATH].session_manager
     transport = httpx2.ASGITransport(app)
     async with manager.run(), httpx2.AsyncClient(transport=transport, timeout=60) as http:
-        alice = ByHand(http, f"{services.settings.public_url}{MCP_PATH}", secret)
+        alice = RawMcpClient(http, f"{services.settings.public_url}{MCP_PATH}", secret)
         session = await alice.open_session()
 
         async def is_over() -> bool:
             return not manager._server_instances
 
-        await until(is_over)
-        late = await alice.legacy(session, "ping")
+        await wait_until(is_over)
+        late = await alice.send_legacy(session, "ping")
 
     assert late.status_code == 404
 
 
 @pytest.mark.usefixtures("logging_as_a_gateway_does")
-async def test_an_error_that_nobody_expected_tells_no_client_what_it_is_and_no_log_what_was_secret(
-    idle: Platform, capsys: pytest.CaptureFixture[str]
+async def test_an_unexpected_error_shows_no_detail_to_a_client_and_no_secret_in_the_log(
+    idle_platform: Platform, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with serving(idle, mcp=True) as rest, httpx2.AsyncClient(timeout=60) as http:
-        token = await rest.token(await rest.person("alice", "Alice"), MCP_PATH)
-        alice = ByHand(http, f"{rest.url}{MCP_PATH}", token)
+    async with serve_api(idle_platform, mcp=True) as api_server, httpx2.AsyncClient(timeout=60) as http:
+        token = await api_server.issue_token(await api_server.add_person("alice", "Alice"), MCP_PATH)
+        alice = RawMcpClient(http, f"{api_server.url}{MCP_PATH}", token)
         session = await alice.open_session()
-        async with idle.services.database.open_write_session() as database:
+        async with idle_platform.services.database.open_write_session() as database:
             await (await database.connection()).execute(text("ALTER TABLE run RENAME TO gone"))
         call = {"name": "read_once", "arguments": {"account_id": NORTHWIND}}
-        told = [await alice.legacy(session, "tools/call", call), await alice.modern("tools/call", call)]
+        responses = [
+            await alice.send_legacy(session, "tools/call", call),
+            await alice.send_modern("tools/call", call),
+        ]
 
-    for each in told:
-        assert answer(each)["error"]["code"] == INTERNAL_ERROR
-        assert "no such table" not in each.text
-    logged = capsys.readouterr().out
-    assert "no such table: run" in logged
-    assert "locals" not in logged
-    assert token[:40] not in logged
+    for response in responses:
+        assert read_answer(response)["error"]["code"] == INTERNAL_ERROR
+        assert "no such table" not in response.text
+    log_text = capsys.readouterr().out
+    assert "no such table: run" in log_text
+    assert "locals" not in log_text
+    assert token[:40] not in log_text

@@ -18,9 +18,9 @@ from gateway.api.router import build_api
 from gateway.protected_resource import API_PATH
 from gateway.services import build_gateway_services
 from tests.administration import give_role
-from tests.docs.markdown import ROOT, table
+from tests.docs.markdown import ROOT, read_table
 from tests.platform import NORTHWIND, Platform
-from tests.rest import serving
+from tests.rest import serve_api
 
 ALLOWED_SECONDS = 300
 # What the schema of a schedule could be varied in is more than all the rest; its fuzzing is enough.
@@ -37,9 +37,9 @@ phases.coverage.enabled = false
 
 
 async def test_the_document_is_openapi_3_1_and_every_reference_in_it_leads_somewhere(
-    idle: Platform,
+    idle_platform: Platform,
 ) -> None:
-    async with serving(idle) as rest, httpx2.AsyncClient(base_url=rest.url) as nobody:
+    async with serve_api(idle_platform) as api_server, httpx2.AsyncClient(base_url=api_server.url) as nobody:
         answer = await nobody.get("/api/v1/openapi.json")
 
     document = answer.json()
@@ -52,25 +52,25 @@ async def test_the_document_is_openapi_3_1_and_every_reference_in_it_leads_somew
         Draft202012Validator.check_schema(schema)
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     assert all(operation["security"] == [{"bearer": []}] for operation in operations(document))
-    assert {f"/tools/{tool}/runs" for tool in idle.registry.tools} <= set(document["paths"])
+    assert {f"/tools/{tool}/runs" for tool in idle_platform.registry.tools} <= set(document["paths"])
 
 
-async def test_every_operation_is_told_in_the_reference(idle: Platform) -> None:
+async def test_every_operation_is_documented_in_the_reference(idle_platform: Platform) -> None:
     document = build_api(
-        idle.services,
-        build_gateway_services(idle.services).token_verifiers[API_PATH],
-        idle.registry,
-        idle.runs,
-        Schedules(idle.services, idle.temporal),
+        idle_platform.services,
+        build_gateway_services(idle_platform.services).token_verifiers[API_PATH],
+        idle_platform.registry,
+        idle_platform.runs,
+        Schedules(idle_platform.services, idle_platform.temporal),
     ).openapi()
-    own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle.registry.tools}
-    offered = {
+    own = {f"/tools/{tool}/runs": "/tools/{tool}/runs" for tool in idle_platform.registry.tools}
+    offered_operations = {
         f"{method.upper()} {own.get(path, path)}"
         for path, operations in document["paths"].items()
         for method in operations
     }
 
-    assert set(table(ROOT / "docs" / "reference" / "rest-api.md", "operation")) == offered
+    assert set(read_table(ROOT / "docs" / "reference" / "rest-api.md", "operation")) == offered_operations
 
 
 async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
@@ -80,24 +80,24 @@ async def test_no_request_makes_the_api_answer_otherwise_than_its_document_says(
     registry = Registry(("workflows", "activities", "tests.tools.creating"))
     runs = build_runs(platform.services, platform.temporal, registry)
     report = tmp_path / "report.txt"
-    async with serving(replace(platform, registry=registry, runs=runs)) as rest:
-        person = await rest.person("alice", "Alice")
-        await platform.grant("crm", person)
+    async with serve_api(replace(platform, registry=registry, runs=runs)) as api_server:
+        person = await api_server.add_person("alice", "Alice")
+        await platform.give_grant("crm", person)
         await give_role(platform.services, person.id, ADMINISTRATOR_ROLE)
-        run = await platform.start("read_once", {"account_id": NORTHWIND}, person)
-        await platform.outcome(run)
+        run = await platform.start_run("read_once", {"account_id": NORTHWIND}, person)
+        await platform.wait_for_outcome(run)
         (tmp_path / "schemathesis.toml").write_text(CONFIGURATION.format(run=run))
-        with report.open("wb") as told:
+        with report.open("wb") as report_file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "schemathesis.cli", "run", f"{rest.url}/api/v1/openapi.json"),
-                *("--header", f"Authorization: Bearer {await rest.token(person)}"),
+                *(sys.executable, "-m", "schemathesis.cli", "run", f"{api_server.url}/api/v1/openapi.json"),
+                *("--header", f"Authorization: Bearer {await api_server.issue_token(person)}"),
                 *("--phases", "examples,coverage,fuzzing,stateful", "--max-examples", "5"),
                 *("--seed", "1", "--generation-deterministic", "--continue-on-failure", "--no-shrink"),
                 *("--exclude-checks", "positive_data_acceptance", "--no-color", "--request-timeout", "30"),
                 cwd=tmp_path,
                 env=dict(os.environ),
-                stdout=told,
-                stderr=told,
+                stdout=report_file,
+                stderr=report_file,
             )
             try:
                 async with asyncio.timeout(ALLOWED_SECONDS):

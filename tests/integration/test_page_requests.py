@@ -10,18 +10,18 @@ from temporalio.client import Client
 from engine.schedules.schedules import Schedules
 from engine.tools.registry import Registry
 from gateway.pages.router import build_pages
-from tests.pages import Byline, serving
+from tests.pages import PageServer, serve_pages
 
 PUBLIC_PATHS = {"/", "/sign-in", "/oauth/client.json", "/oauth/callback"}
 
 
 @pytest.fixture
-async def byline(tmp_path: Path) -> AsyncIterator[Byline]:
-    async with serving(tmp_path) as running:
+async def byline(tmp_path: Path) -> AsyncIterator[PageServer]:
+    async with serve_pages(tmp_path) as running:
         yield running
 
 
-async def list_page_paths(byline: Byline, method: str) -> list[str]:
+async def list_page_paths(byline: PageServer, method: str) -> list[str]:
     schedules = Schedules(byline.services, await Client.connect("127.0.0.1:1", lazy=True))
     page_routers = build_pages(byline.services, byline.gateway_services, Registry(()), schedules)
     page_routes = [route for router in page_routers for route in router.routes if isinstance(route, APIRoute)]
@@ -32,7 +32,7 @@ async def list_page_paths(byline: Byline, method: str) -> list[str]:
     ]
 
 
-async def test_every_page_of_a_persons_own_sends_a_stranger_to_sign_in_and_back(byline: Byline) -> None:
+async def test_every_page_of_a_persons_own_sends_a_stranger_to_sign_in_and_back(byline: PageServer) -> None:
     page_paths = [path for path in await list_page_paths(byline, "GET") if path not in PUBLIC_PATHS]
     async with httpx2.AsyncClient(base_url=byline.url) as client:
         answers = {path: await client.get(path) for path in page_paths}
@@ -43,7 +43,7 @@ async def test_every_page_of_a_persons_own_sends_a_stranger_to_sign_in_and_back(
     }
 
 
-async def test_every_form_without_its_token_is_refused_and_leads_back_to_its_page(byline: Byline) -> None:
+async def test_every_form_without_its_token_is_refused_and_leads_back_to_its_page(byline: PageServer) -> None:
     form_paths = await list_page_paths(byline, "POST")
     page_paths = {*await list_page_paths(byline, "GET")}
     async with httpx2.AsyncClient(base_url=byline.url) as client:

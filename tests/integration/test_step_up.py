@@ -6,7 +6,7 @@ import httpx2
 from typing_extensions import override
 
 from engine.policy.policy import PolicyFile, ToolPolicy
-from examples.chat import Person, chat
+from examples.chat import Person, open_chat
 from gateway.authorization_server.claims import FAMILY_CLAIM
 from gateway.authorization_server.clients import ClientInformation
 from gateway.authorization_server.consents import ClientConsents
@@ -16,7 +16,7 @@ from gateway.sign_in.built_in_people import BuiltInPeople
 from gateway.toolsets import MCP_PATH, SEARCH_PATH, list_mcp_paths
 from tests.e2e.rounds import ENVELOPE, VERSION
 from tests.platform import Platform
-from tests.rest import Rest, consented, serving
+from tests.rest import ApiServer, build_consent, serve_api
 
 POLICY = PolicyFile(
     tools={
@@ -30,7 +30,7 @@ ACCEPT = {"Accept": "application/json, text/event-stream", "Content-Type": "appl
 
 
 @dataclass
-class Reader(Person):
+class CarefulPerson(Person):
     """Somebody who reads what they are asked before they agree."""
 
     read: list[str] = field(default_factory=list)
@@ -42,29 +42,33 @@ class Reader(Person):
         return (await page.form(submit="Allow")).url
 
 
-async def token(rest: Rest, *scopes: str, path: str = MCP_PATH) -> str:
+async def issue_token(api_server: ApiServer, *scopes: str, path: str = MCP_PATH) -> str:
     """A token of somebody who consented to these scopes."""
-    ann = await rest.person("ann", "Ann")
+    ann = await api_server.add_person("ann", "Ann")
     client = ClientInformation(client_id="reports", redirect_uris=None)
-    consent = replace(consented(ann, client, f"{rest.url}{path}"), scopes=scopes)
-    await ClientConsents(rest.services.database).store_consent(consent)
-    issued = await build_authorization_server_tables(rest.services).token_issuer.issue_tokens(
+    consent = replace(build_consent(ann, client, f"{api_server.url}{path}"), scopes=scopes)
+    await ClientConsents(api_server.services.database).store_consent(consent)
+    issued_tokens = await build_authorization_server_tables(api_server.services).token_issuer.issue_tokens(
         ann, client, scopes, consent.id, resource=consent.resource, has_refresh_token=False
     )
-    return issued.access_token
+    return issued_tokens.access_token
 
 
-async def post(
-    rest: Rest, bearer: str | None, sends: object, *, at: str = MCP_PATH, **headers: str
+async def post_message(
+    api_server: ApiServer, bearer: str | None, sends: object, *, url_path: str = MCP_PATH, **headers: str
 ) -> httpx2.Response:
     """Send a document to an MCP endpoint, or bytes as they are."""
     body = sends if isinstance(sends, bytes) else json.dumps(sends).encode()
-    sent = {**ACCEPT, **headers, **({} if bearer is None else {"Authorization": f"Bearer {bearer}"})}
+    request_headers = {
+        **ACCEPT,
+        **headers,
+        **({} if bearer is None else {"Authorization": f"Bearer {bearer}"}),
+    }
     async with httpx2.AsyncClient(timeout=60) as http:
-        return await http.post(f"{rest.url}{at}", content=body, headers=sent)
+        return await http.post(f"{api_server.url}{url_path}", content=body, headers=request_headers)
 
 
-def call(tool: str = "refund", **more: Any) -> dict[str, Any]:
+def build_call(tool: str = "refund", **more: Any) -> dict[str, Any]:
     params = {"name": tool, "arguments": {"amount": 1, "to": "Acme"}, "_meta": ENVELOPE}
     return {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params, **more}
 
@@ -72,17 +76,17 @@ def call(tool: str = "refund", **more: Any) -> dict[str, Any]:
 async def test_a_chat_client_asks_for_another_scope_when_a_tool_needs_it_and_not_before(
     platform: Platform,
 ) -> None:
-    ann = Reader("ann", "ann-demo", enters={"account": "Contoso"})
-    async with serving(platform, mcp=True, policy=POLICY) as rest:
-        await BuiltInPeople(rest.services.database).add_person("ann", "Ann", "ann-demo")
-        async with chat(ann, f"{rest.url}/mcp") as client:
-            listed = {tool.name for tool in (await client.list_tools()).tools}
+    ann = CarefulPerson("ann", "ann-demo", enters={"account": "Contoso"})
+    async with serve_api(platform, mcp=True, policy=POLICY) as api_server:
+        await BuiltInPeople(api_server.services.database).add_person("ann", "Ann", "ann-demo")
+        async with open_chat(ann, f"{api_server.url}/mcp") as client:
+            listing = {tool.name for tool in (await client.list_tools()).tools}
             assert ann.tokens.tokens is not None
             before = ann.tokens.tokens.scope
             result = await client.call_tool("choose_account", {"name": "Nort"})
 
     (first, then) = ann.read
-    assert {"choose_account", "refund"} <= listed
+    assert {"choose_account", "refund"} <= listing
     assert (before, ann.tokens.tokens.scope) == ("mcp", "mcp accounts")
     assert "also call those that take" not in first
     assert "<code>accounts</code>: <code>choose_account</code>" in then
@@ -95,17 +99,17 @@ async def test_a_chat_client_asks_for_another_scope_when_a_tool_needs_it_and_not
 
 
 CALLS: dict[str, tuple[bytes, dict[str, str]]] = {
-    "of today's protocol": (json.dumps(call()).encode(), MODERN),
-    "of an older protocol": (json.dumps(call(params={"name": "refund"})).encode(), {}),
-    "of one and the other": (json.dumps(call(params={"name": "refund"})).encode(), MODERN),
+    "of today's protocol": (json.dumps(build_call()).encode(), MODERN),
+    "of an older protocol": (json.dumps(build_call(params={"name": "refund"})).encode(), {}),
+    "of one and the other": (json.dumps(build_call(params={"name": "refund"})).encode(), MODERN),
     "escaped": (
         b'{"jsonrpc":"2.0","id":1,"method":"tools\\/call","params":{"name":"re\\u0066und"}}',
         {},
     ),
 }
 NO_MESSAGES: dict[str, bytes] = {
-    "a batch": json.dumps([call("no_such_tool"), call()]).encode(),
-    "a notification": json.dumps({**call(), "id": None}).encode(),
+    "a batch": json.dumps([build_call("no_such_tool"), build_call()]).encode(),
+    "a notification": json.dumps({**build_call(), "id": None}).encode(),
     "a call that is written twice": (
         b'{"jsonrpc":"2.0","id":1,"method":"tools/list","method":"tools/call",'
         b'"params":{"name":"choose"},"params":{"name":"refund"}}'
@@ -115,23 +119,28 @@ NO_MESSAGES: dict[str, bytes] = {
         + b"9" * 4000
         + b"}}}"
     ),
-    "in another encoding": json.dumps(call()).encode("utf-16"),
+    "in another encoding": json.dumps(build_call()).encode("utf-16"),
 }
 
 
 async def test_a_call_is_answered_before_it_is_dispatched_with_the_scopes_that_it_takes(
-    idle: Platform,
+    idle_platform: Platform,
 ) -> None:
-    async with serving(idle, mcp=True, policy=POLICY) as rest:
-        short = await token(rest, "mcp", "accounts")
-        refused = {name: await post(rest, short, body, **sent) for name, (body, sent) in CALLS.items()}
-        unread = [await post(rest, short, body) for body in NO_MESSAGES.values()]
-        unread += [await post(rest, short, body, **MODERN) for body in NO_MESSAGES.values()]
-        other_tool = await post(rest, short, call("choose_account"), **MODERN)
-        no_call = await post(rest, short, {"jsonrpc": "2.0", "id": 1, "method": "ping"}, **MODERN)
+    async with serve_api(idle_platform, mcp=True, policy=POLICY) as api_server:
+        short = await issue_token(api_server, "mcp", "accounts")
+        refusals = {
+            name: await post_message(api_server, short, body, **extra_headers)
+            for name, (body, extra_headers) in CALLS.items()
+        }
+        unread = [await post_message(api_server, short, body) for body in NO_MESSAGES.values()]
+        unread += [await post_message(api_server, short, body, **MODERN) for body in NO_MESSAGES.values()]
+        other_tool = await post_message(api_server, short, build_call("choose_account"), **MODERN)
+        no_call = await post_message(
+            api_server, short, {"jsonrpc": "2.0", "id": 1, "method": "ping"}, **MODERN
+        )
 
-    metadata = f"{rest.url}/.well-known/oauth-protected-resource/mcp"
-    for name, response in refused.items():
+    metadata = f"{api_server.url}/.well-known/oauth-protected-resource/mcp"
+    for name, response in refusals.items():
         assert response.status_code == 403, (name, response.text)
         assert response.json()["error"] == "insufficient_scope"
         assert response.headers["www-authenticate"] == (
@@ -140,39 +149,44 @@ async def test_a_call_is_answered_before_it_is_dispatched_with_the_scopes_that_i
     assert {response.status_code for response in unread} == {400}
     # What the headers say of the body is not this layer's to judge, and is judged after it.
     assert (other_tool.status_code, no_call.status_code) == (400, 400)
-    assert await idle.trail("tool.called") == []
+    assert await idle_platform.list_trail_events("tool.called") == []
 
 
-async def test_what_became_of_a_run_takes_the_scope_that_its_tool_takes(idle: Platform) -> None:
-    async with serving(idle, mcp=True, policy=POLICY) as rest:
-        ann, bob = await rest.person("ann", "Ann"), await rest.person("bob", "Bob")
-        await idle.register(idle.identity(ann, "refund-of-ann", "refund"))
-        await idle.register(idle.identity(bob, "refund-of-bob", "refund"))
-        collected, *others = [
+async def test_collecting_a_run_takes_the_scope_that_its_tool_takes(idle_platform: Platform) -> None:
+    async with serve_api(idle_platform, mcp=True, policy=POLICY) as api_server:
+        ann, bob = await api_server.add_person("ann", "Ann"), await api_server.add_person("bob", "Bob")
+        await idle_platform.register(idle_platform.build_identity(ann, "refund-of-ann", "refund"))
+        await idle_platform.register(idle_platform.build_identity(bob, "refund-of-bob", "refund"))
+        collected_response, *others = [
             {"name": "byline_collect", "arguments": {"run_id": run}}
             for run in ("refund-of-ann", "refund-of-bob", "no such run", 7)
         ]
-        short = await token(rest, "mcp")
-        refused = {
-            method: await post(rest, short, call(method=method, params={"taskId": "refund-of-ann"}), **MODERN)
+        short = await issue_token(api_server, "mcp")
+        refusals = {
+            method: await post_message(
+                api_server, short, build_call(method=method, params={"taskId": "refund-of-ann"}), **MODERN
+            )
             for method in ("tasks/get", "tasks/update", "tasks/cancel")
         }
-        refused["collected"] = await post(rest, short, call(params=collected))
-        searching = await token(rest, "mcp", path=SEARCH_PATH)
-        within = {"name": "byline_call", "arguments": collected}
-        refused["within"] = await post(rest, searching, call(params=within), at=SEARCH_PATH)
+        refusals["collected"] = await post_message(api_server, short, build_call(params=collected_response))
+        searching = await issue_token(api_server, "mcp", path=SEARCH_PATH)
+        within = {"name": "byline_call", "arguments": collected_response}
+        refusals["within"] = await post_message(
+            api_server, searching, build_call(params=within), url_path=SEARCH_PATH
+        )
         headers = {**MODERN, "Mcp-Name": "byline_collect"}
         unknown = [
-            await post(rest, short, call(params={**other, "_meta": ENVELOPE}), **headers) for other in others
+            await post_message(api_server, short, build_call(params={**other, "_meta": ENVELOPE}), **headers)
+            for other in others
         ]
-        wide = await post(
-            rest,
-            await token(rest, "mcp", "billing"),
-            call(params={**collected, "_meta": ENVELOPE}),
+        wide = await post_message(
+            api_server,
+            await issue_token(api_server, "mcp", "billing"),
+            build_call(params={**collected_response, "_meta": ENVELOPE}),
             **headers,
         )
 
-    for name, response in refused.items():
+    for name, response in refusals.items():
         assert response.status_code == 403, (name, response.text)
         assert 'error="insufficient_scope", scope="mcp billing"' in response.headers["www-authenticate"]
     assert [response.status_code for response in (*unknown, wide)] == [200, 200, 200, 200]
@@ -180,23 +194,23 @@ async def test_what_became_of_a_run_takes_the_scope_that_its_tool_takes(idle: Pl
     assert "You have no run" not in wide.text
 
 
-async def test_whatever_asks_for_no_scoped_tool_goes_through(idle: Platform) -> None:
+async def test_whatever_asks_for_no_scoped_tool_goes_through(idle_platform: Platform) -> None:
     bodies: list[object] = [
         {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {"_meta": ENVELOPE}},
-        call("no_such_tool"),
-        call(params={"name": 7}),
-        call(params=["refund"]),
+        build_call("no_such_tool"),
+        build_call(params={"name": 7}),
+        build_call(params=["refund"]),
         b"{",
         b"",
         b"[" * 100_000,
         "tools/call",
     ]
-    async with serving(idle, mcp=True, policy=POLICY) as rest:
-        ann, bearer = await rest.person("ann", "Ann"), await token(rest, "mcp")
-        answers = [await post(rest, bearer, body, **MODERN) for body in bodies]
-        made = await rest.services.api_tokens.create_token(ann, "reports", tool_names=["refund"])
-        without_arguments = call(params={"name": "refund", "arguments": {}, "_meta": ENVELOPE})
-        by_api_token = await post(rest, made.token_text, without_arguments, **MODERN)
+    async with serve_api(idle_platform, mcp=True, policy=POLICY) as api_server:
+        ann, bearer = await api_server.add_person("ann", "Ann"), await issue_token(api_server, "mcp")
+        answers = [await post_message(api_server, bearer, body, **MODERN) for body in bodies]
+        api_token = await api_server.services.api_tokens.create_token(ann, "reports", tool_names=["refund"])
+        without_arguments = build_call(params={"name": "refund", "arguments": {}, "_meta": ENVELOPE})
+        by_api_token = await post_message(api_server, api_token.token_text, without_arguments, **MODERN)
 
     assert all(response.status_code in {200, 400, 404} for response in answers), answers
     assert "www-authenticate" not in {name for response in answers for name in response.headers}
@@ -205,41 +219,49 @@ async def test_whatever_asks_for_no_scoped_tool_goes_through(idle: Platform) -> 
     assert "arguments_invalid" in by_api_token.text
 
 
-async def test_a_challenge_says_what_to_ask_for(idle: Platform) -> None:
-    body, headers = call("choose_account"), {**MODERN, "Mcp-Name": "choose_account"}
-    async with serving(idle, mcp=True, policy=POLICY) as rest:
-        empty = await post(rest, None, body)
-        wrong = await post(rest, "guessed", body)
-        elsewhere = await post(rest, await token(rest, "mcp", path=API_PATH), body)
-        without = await post(rest, await token(rest, "accounts"), body, **headers)
-        claims = await rest.services.signing_keys.verify_token(await token(rest, "mcp"), "at+jwt")
-        of_no_consent = await post(
-            rest,
-            await rest.services.signing_keys.sign_claims({**claims, FAMILY_CLAIM: "invented"}, "at+jwt"),
+async def test_a_challenge_says_what_to_ask_for(idle_platform: Platform) -> None:
+    body, headers = build_call("choose_account"), {**MODERN, "Mcp-Name": "choose_account"}
+    async with serve_api(idle_platform, mcp=True, policy=POLICY) as api_server:
+        empty = await post_message(api_server, None, body)
+        wrong = await post_message(api_server, "guessed", body)
+        elsewhere = await post_message(api_server, await issue_token(api_server, "mcp", path=API_PATH), body)
+        without = await post_message(api_server, await issue_token(api_server, "accounts"), body, **headers)
+        claims = await api_server.services.signing_keys.verify_token(
+            await issue_token(api_server, "mcp"), "at+jwt"
+        )
+        of_no_consent = await post_message(
+            api_server,
+            await api_server.services.signing_keys.sign_claims(
+                {**claims, FAMILY_CLAIM: "invented"}, "at+jwt"
+            ),
             body,
         )
-        async with httpx2.AsyncClient(base_url=rest.url) as http:
+        async with httpx2.AsyncClient(base_url=api_server.url) as http:
             server = (await http.get("/.well-known/oauth-authorization-server")).json()
             resources = [
                 (await http.get(f"/.well-known/oauth-protected-resource{path}")).json()
-                for path in ("", *list_mcp_paths(rest.services.settings), API_PATH)
+                for path in ("", *list_mcp_paths(api_server.services.settings), API_PATH)
             ]
 
-    at = f'scope="mcp", resource_metadata="{rest.url}/.well-known/oauth-protected-resource/mcp"'
-    assert (empty.status_code, empty.headers["www-authenticate"]) == (401, f"Bearer {at}")
+    challenge_start = (
+        f'scope="mcp", resource_metadata="{api_server.url}/.well-known/oauth-protected-resource/mcp"'
+    )
+    assert (empty.status_code, empty.headers["www-authenticate"]) == (401, f"Bearer {challenge_start}")
     for response in (wrong, elsewhere, of_no_consent):
         assert response.status_code == 401
-        assert response.headers["www-authenticate"] == f'Bearer error="invalid_token", {at}'
+        assert response.headers["www-authenticate"] == f'Bearer error="invalid_token", {challenge_start}'
     assert without.status_code == 403
     assert 'scope="accounts mcp"' in without.headers["www-authenticate"]
-    assert list_required_scopes(rest.services.settings) == ("mcp",)
+    assert list_required_scopes(api_server.services.settings) == ("mcp",)
     assert server["scopes_supported"] == ["mcp", "accounts", "billing"]
-    assert [each["resource"].removeprefix(rest.url) for each in resources] == [
+    assert [
+        metadata_document["resource"].removeprefix(api_server.url) for metadata_document in resources
+    ] == [
         "/mcp",
         "/mcp",
         "/mcp/search",
         "/api/v1",
     ]
-    *mcp, api = [each["scopes_supported"] for each in resources]
+    *mcp, api = [metadata_document["scopes_supported"] for metadata_document in resources]
     assert mcp == [["mcp", "accounts", "billing"]] * 3
     assert api == ["mcp"]

@@ -22,9 +22,9 @@ from temporalio.client import WorkflowExecutionStatus
 
 from engine.identity.model import Principal
 from engine.runs.outcome import RUN_CANCELLED, Failed, Finished
-from tests.platform import NORTHWIND, Platform, until
-from tests.rest import serving
-from tests.tools.lasting import BEGUN, CANCELLED
+from tests.platform import NORTHWIND, Platform, wait_until
+from tests.rest import serve_api
+from tests.tools.lasting import BEGUN_LABELS, CANCELLED_LABELS
 
 Mode = Literal["auto", "legacy"]
 MODES: list[Mode] = ["auto", "legacy"]
@@ -32,20 +32,22 @@ READING = {"account_id": NORTHWIND}
 
 
 @asynccontextmanager
-async def chatting(platform: Platform, mode: Mode, **options: Any) -> AsyncIterator[tuple[Client, Principal]]:
+async def open_chat(
+    platform: Platform, mode: Mode, **options: Any
+) -> AsyncIterator[tuple[Client, Principal]]:
     """A client of Alice's, who agrees to open every link."""
 
     async def elicit(context: ClientRequestContext, params: ElicitRequestParams) -> ElicitResult:
         del context, params
         return ElicitResult(action="accept")
 
-    async with serving(platform, mcp=True) as rest:
-        alice = await rest.person("alice", "Alice")
-        headers = {"Authorization": f"Bearer {await rest.token(alice, '/mcp')}"}
+    async with serve_api(platform, mcp=True) as api_server:
+        alice = await api_server.add_person("alice", "Alice")
+        headers = {"Authorization": f"Bearer {await api_server.issue_token(alice, '/mcp')}"}
         async with (
             httpx2.AsyncClient(headers=headers, timeout=60) as http,
             Client(
-                streamable_http_client(f"{rest.url}/mcp", http_client=http),
+                streamable_http_client(f"{api_server.url}/mcp", http_client=http),
                 mode=mode,
                 elicitation_callback=elicit,
                 **options,
@@ -54,52 +56,52 @@ async def chatting(platform: Platform, mode: Mode, **options: Any) -> AsyncItera
             yield client, alice
 
 
-async def begun(platform: Platform, count: int = 1) -> str:
+async def wait_until_begun(platform: Platform, count: int = 1) -> str:
     """The last of this many runs, once it goes on."""
 
     async def goes_on() -> bool:
-        called = await platform.trail("tool.called")
+        called_events = await platform.list_trail_events("tool.called")
         return (
-            len(called) == count
-            and await platform.runs.workflows.describe_workflow(called[-1]["run_id"]) is not None
+            len(called_events) == count
+            and await platform.runs.workflows.describe_workflow(called_events[-1]["run_id"]) is not None
         )
 
-    await until(goes_on)
-    return str((await platform.trail("tool.called"))[-1]["run_id"])
+    await wait_until(goes_on)
+    return str((await platform.list_trail_events("tool.called"))[-1]["run_id"])
 
 
-async def cancelled(calling: "asyncio.Task[Any]") -> None:
+async def cancel_call(calling: "asyncio.Task[Any]") -> None:
     """Have the client cancel a call, and return once it has."""
     calling.cancel()
     await asyncio.wait({calling})
     assert calling.cancelled()
 
 
-async def has_told(heard: list[Any], count: int) -> None:
+async def wait_until_told(heard_messages: list[Any], count: int) -> None:
     async def enough() -> bool:
-        return len(heard) >= count
+        return len(heard_messages) >= count
 
-    await until(enough)
+    await wait_until(enough)
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_each_step_of_a_run_is_told_before_the_result_by_numbers_that_grow(
+async def test_each_step_of_a_run_is_reported_before_the_result_by_numbers_that_grow(
     platform: Platform, mode: Mode
 ) -> None:
-    heard: list[tuple[float, float | None, str | None]] = []
+    heard_messages: list[tuple[float, float | None, str | None]] = []
 
     async def hear(progress: float, total: float | None, message: str | None) -> None:
-        heard.append((progress, total, message))
+        heard_messages.append((progress, total, message))
 
-    async with chatting(platform, mode) as (client, alice):
+    async with open_chat(platform, mode) as (client, alice):
         calling = asyncio.create_task(client.call_tool("read_in_steps", READING, progress_callback=hear))
-        await has_told(heard, 1)
-        run = await begun(platform)
+        await wait_until_told(heard_messages, 1)
+        run = await wait_until_begun(platform)
         await platform.temporal.get_workflow_handle(run).signal("word")
-        await has_told(heard, 4)
-        await platform.consent((await platform.asked(run))[0], alice)
+        await wait_until_told(heard_messages, 4)
+        await platform.consent((await platform.wait_for_requests(run))[0], alice)
         result = await calling
-        at_the_end = list(heard)
+        at_the_end = list(heard_messages)
 
     assert not result.is_error
     numbers = [number for number, _, _ in at_the_end]
@@ -115,20 +117,20 @@ async def test_each_step_of_a_run_is_told_before_the_result_by_numbers_that_grow
     ]
     assert numbers[0] == 1
     assert (9, 10, "Almost there") in at_the_end
-    assert heard == at_the_end
+    assert heard_messages == at_the_end
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_log_messages_come_from_the_level_on_that_the_client_asks_for_and_not_before(
     platform: Platform, mode: Mode
 ) -> None:
-    heard: list[tuple[str, Any]] = []
+    heard_messages: list[tuple[str, Any]] = []
 
     async def hear(message: LoggingMessageNotificationParams) -> None:
-        heard.append((message.level, message.data))
+        heard_messages.append((message.level, message.data))
 
     async def read(client: Client, count: int, level: LoggingLevel | None) -> list[tuple[str, Any]]:
-        heard.clear()
+        heard_messages.clear()
         meta: Any = {}
         if level is not None and mode == "legacy":
             with pytest.warns(MCPDeprecationWarning):
@@ -137,13 +139,13 @@ async def test_log_messages_come_from_the_level_on_that_the_client_asks_for_and_
             meta = {LOG_LEVEL_META_KEY: level}
         arguments = {**READING, "label": str(count)}
         calling = asyncio.create_task(client.call_tool("read_in_steps", arguments, meta=meta))
-        run = await begun(platform, count)
+        run = await wait_until_begun(platform, count)
         await platform.temporal.get_workflow_handle(run).signal("word")
         assert not (await calling).is_error
-        return list(heard)
+        return list(heard_messages)
 
-    async with chatting(platform, mode, logging_callback=hear) as (client, alice):
-        await platform.grant("crm", alice)
+    async with open_chat(platform, mode, logging_callback=hear) as (client, alice):
+        await platform.give_grant("crm", alice)
         silent = await read(client, 1, None)
         own = await read(client, 2, "info")
         all_of_it = await read(client, 3, "debug")
@@ -164,24 +166,24 @@ async def test_log_messages_come_from_the_level_on_that_the_client_asks_for_and_
 async def test_a_call_that_is_cancelled_goes_on_and_the_same_call_gets_its_outcome(
     platform: Platform, mode: Mode
 ) -> None:
-    async with chatting(platform, mode) as (client, alice):
-        await platform.grant("crm", alice)
+    async with open_chat(platform, mode) as (client, alice):
+        await platform.give_grant("crm", alice)
         calling = asyncio.create_task(client.call_tool("read_when_told", {**READING, "label": mode}))
-        run = await begun(platform)
-        await cancelled(calling)
+        run = await wait_until_begun(platform)
+        await cancel_call(calling)
         impatient = asyncio.create_task(
             client.call_tool("read_when_told", {**READING, "label": mode}, read_timeout_seconds=0.3)
         )
         await asyncio.wait({impatient})
         going_on = (await platform.temporal.get_workflow_handle(run).describe()).status
         await platform.temporal.get_workflow_handle(run).signal("word")
-        ended = await platform.outcome(run)
+        outcome = await platform.wait_for_outcome(run)
         again = await client.call_tool("read_when_told", {**READING, "label": mode})
 
     assert isinstance(impatient.exception(), MCPError)
     assert going_on == WorkflowExecutionStatus.RUNNING
-    assert ended == Finished(again.structured_content)
-    assert len(await platform.trail("tool.called")) == 1
+    assert outcome == Finished(again.structured_content)
+    assert len(await platform.list_trail_events("tool.called")) == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -189,19 +191,22 @@ async def test_a_tool_that_wants_to_be_cancelled_is_down_to_its_actions(
     platform: Platform, mode: Mode
 ) -> None:
     label = f"{mode}-{platform.settings.temporal.task_queue}"
-    async with chatting(platform, mode) as (client, alice):
-        await platform.grant("crm", alice)
+    async with open_chat(platform, mode) as (client, alice):
+        await platform.give_grant("crm", alice)
         calling = asyncio.create_task(client.call_tool("keep_at_it_while_called", {"label": label}))
 
         async def has_begun() -> bool:
-            return label in BEGUN
+            return label in BEGUN_LABELS
 
-        await until(has_begun)
-        (event,) = await platform.trail("tool.called")
-        await cancelled(calling)
-        ended = await platform.outcome(event["run_id"])
+        await wait_until(has_begun)
+        (event,) = await platform.list_trail_events("tool.called")
+        await cancel_call(calling)
+        outcome = await platform.wait_for_outcome(event["run_id"])
 
-    assert ended == Failed(RUN_CANCELLED, "The run was cancelled.")
-    assert label in CANCELLED
-    (stopped,) = await platform.trail("run.cancelled")
-    assert (stopped["principal"]["name"], stopped["message"]) == ("Alice", "The client cancelled the call.")
+    assert outcome == Failed(RUN_CANCELLED, "The run was cancelled.")
+    assert label in CANCELLED_LABELS
+    (stopped_event,) = await platform.list_trail_events("run.cancelled")
+    assert (stopped_event["principal"]["name"], stopped_event["message"]) == (
+        "Alice",
+        "The client cancelled the call.",
+    )

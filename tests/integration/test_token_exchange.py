@@ -24,11 +24,11 @@ from gateway.bearer.principal_token import PrincipalToken
 from gateway.protected_resource import API_PATH
 from gateway.toolsets import MCP_PATH
 from tests.administration import SHELL, add_service, registered_clients_of, rotate_data_key, set_active
-from tests.foreign.oidc_provider import Client as ClientThere
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
+from tests.foreign.oidc_provider import RegisteredClient as ClientThere
 from tests.foreign.process import free_port
-from tests.pages import Byline, serving
-from tests.rest import consented
+from tests.pages import PageServer, serve_pages
+from tests.rest import build_consent
 
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
@@ -38,12 +38,12 @@ ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 class Portal:
     """A back end that an administrator registered, and its user Alice."""
 
-    byline: Byline
+    byline: PageServer
     id: str
     secret: str
     alice: Principal
 
-    def claims(self, **changed: object) -> dict[str, Any]:
+    def build_claims(self, **changes: object) -> dict[str, Any]:
         """What the built-in server says of Alice in a token for the API, but for what is changed."""
         return {
             "iss": self.byline.url,
@@ -53,34 +53,34 @@ class Portal:
             "scope": "mcp",
             "exp": int(time.time()) + 3600,
             FAMILY_CLAIM: "family",
-            **changed,
+            **changes,
         }
 
-    async def signed(self, typ: str = ACCESS_TOKEN_TYPE, **changed: object) -> str:
-        claims = {name: value for name, value in self.claims(**changed).items() if value is not None}
+    async def sign_subject_token(self, typ: str = ACCESS_TOKEN_TYPE, **changes: object) -> str:
+        claims = {name: value for name, value in self.build_claims(**changes).items() if value is not None}
         return await self.byline.services.signing_keys.sign_claims(claims, typ)
 
-    async def exchange(self, subject_token: str, **changed: str) -> httpx2.Response:
+    async def exchange_token(self, subject_token: str, **changes: str) -> httpx2.Response:
         """Ask for a token with this one."""
-        return await exchange(self.byline, (self.id, self.secret), subject_token, **changed)
+        return await exchange_token(self.byline, (self.id, self.secret), subject_token, **changes)
 
-    async def seen(self, token: str, path: str = API_PATH) -> PrincipalToken | None:
+    async def verify_token(self, token: str, path: str = API_PATH) -> PrincipalToken | None:
         """What a resource makes of a token."""
         return await self.byline.gateway_services.token_verifiers[path].verify_token(token)
 
-    async def trail(self) -> list[dict[str, Any]]:
+    async def list_events(self) -> list[dict[str, Any]]:
         lines = await self.byline.services.trail.find_lines()
         return [line.event for line in lines if line.kind == "token.exchanged"]
 
 
-async def exchange(
-    byline: Byline, client: tuple[str, str] | None, subject_token: str, **changed: str
+async def exchange_token(
+    byline: PageServer, client: tuple[str, str] | None, subject_token: str, **changes: str
 ) -> httpx2.Response:
     form = {
         "grant_type": TOKEN_EXCHANGE_GRANT_TYPE,
         "subject_token": subject_token,
         "subject_token_type": ACCESS_TOKEN,
-        **changed,
+        **changes,
     }
     async with httpx2.AsyncClient(base_url=byline.url, auth=client) as http:
         return await http.post("/token", data=form)
@@ -88,59 +88,66 @@ async def exchange(
 
 @pytest.fixture
 async def portal(tmp_path: Path) -> AsyncIterator[Portal]:
-    async with serving(tmp_path) as byline:
+    async with serve_pages(tmp_path) as byline:
         client_id, secret = await registered_clients_of(byline.services).add_backend(SHELL, "Portal", ())
         alice = await byline.services.principals.resolve_principal(
             byline.url, "alice's subject", "Alice Liddell"
         )
         web_page = ClientInformation(client_id="a web page", redirect_uris=None)
-        consent = replace(consented(alice, web_page, f"{byline.url}{API_PATH}"), id="family")
+        consent = replace(build_consent(alice, web_page, f"{byline.url}{API_PATH}"), id="family")
         await ClientConsents(byline.services.database).store_consent(consent)
         yield Portal(byline, client_id, secret, alice)
 
 
 @pytest.mark.parametrize("path", [API_PATH, MCP_PATH])
 async def test_a_back_end_acts_for_its_user_and_both_are_named(portal: Portal, path: str) -> None:
-    asked = f"{portal.byline.url}{path}"
-    response = await portal.exchange(await portal.signed(), resource=asked)
+    resource = f"{portal.byline.url}{path}"
+    response = await portal.exchange_token(await portal.sign_subject_token(), resource=resource)
 
-    issued = response.json()
+    token_response = response.json()
     assert response.status_code == 200, response.text
     assert response.headers["Cache-Control"] == "no-store"
-    assert (issued["issued_token_type"], issued["token_type"]) == (ACCESS_TOKEN, "Bearer")
-    assert 0 < issued["expires_in"] <= 300
-    assert "refresh_token" not in issued
-    token = await portal.seen(issued["access_token"], path)
+    assert (token_response["issued_token_type"], token_response["token_type"]) == (ACCESS_TOKEN, "Bearer")
+    assert 0 < token_response["expires_in"] <= 300
+    assert "refresh_token" not in token_response
+    token = await portal.verify_token(token_response["access_token"], path)
     assert token is not None
     assert token.principal == portal.alice
     assert token.actor == Actor("api_client", portal.id, "Portal")
     assert not token.in_person
-    assert await portal.seen(issued["access_token"], MCP_PATH if path == API_PATH else API_PATH) is None
-    (line,) = await portal.trail()
+    assert (
+        await portal.verify_token(token_response["access_token"], MCP_PATH if path == API_PATH else API_PATH)
+        is None
+    )
+    (line,) = await portal.list_events()
     assert line["principal"]["id"] == portal.alice.id
     assert line["actor"] == {"kind": "api_client", "id": portal.id, "name": "Portal"}
 
 
-async def test_the_api_takes_an_exchanged_token_and_a_challenge_tells_clients_where(portal: Portal) -> None:
-    issued = (await portal.exchange(await portal.signed(), audience=f"{portal.byline.url}/mcp")).json()
+async def test_the_api_takes_an_exchanged_token_and_a_challenge_names_its_metadata(portal: Portal) -> None:
+    token_response = (
+        await portal.exchange_token(await portal.sign_subject_token(), audience=f"{portal.byline.url}/mcp")
+    ).json()
 
-    seen = await portal.byline.whoami(issued["access_token"])
+    whoami_response = await portal.byline.fetch_whoami(token_response["access_token"])
 
-    assert seen.json()["principal"] == portal.alice.id
-    assert seen.json()["client"] == portal.id
+    assert whoami_response.json()["principal"] == portal.alice.id
+    assert whoami_response.json()["client"] == portal.id
     async with httpx2.AsyncClient(base_url=portal.byline.url) as http:
         metadata = (await http.get("/.well-known/oauth-authorization-server")).json()
     assert TOKEN_EXCHANGE_GRANT_TYPE in metadata["grant_types_supported"]
 
 
 async def test_an_exchanged_token_does_not_outlive_the_token_it_came_of(portal: Portal) -> None:
-    issued = (await portal.exchange(await portal.signed(exp=int(time.time()) + 60))).json()
+    token_response = (
+        await portal.exchange_token(await portal.sign_subject_token(exp=int(time.time()) + 60))
+    ).json()
 
-    assert issued["expires_in"] <= 60
+    assert token_response["expires_in"] <= 60
 
 
 @pytest.mark.parametrize(
-    "changed",
+    "changes",
     [
         {"aud": "https://elsewhere.example/api"},
         {"aud": None},
@@ -159,73 +166,81 @@ async def test_an_exchanged_token_does_not_outlive_the_token_it_came_of(portal: 
     ids=str,
 )
 async def test_a_subject_token_is_refused_that_is_not_as_it_should_be(
-    portal: Portal, changed: dict[str, Any]
+    portal: Portal, changes: dict[str, Any]
 ) -> None:
-    response = await portal.exchange(await portal.signed(**changed))
+    response = await portal.exchange_token(await portal.sign_subject_token(**changes))
 
     assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
-    assert await portal.trail() == []
+    assert await portal.list_events() == []
 
 
 async def test_no_other_kind_of_token_is_taken_for_a_subject(portal: Portal) -> None:
     api_token = await portal.byline.services.api_tokens.create_token(portal.alice, "reports")
-    issued = (await portal.exchange(await portal.signed())).json()["access_token"]
+    token_response = (await portal.exchange_token(await portal.sign_subject_token())).json()["access_token"]
     other = await registered_clients_of(portal.byline.services).add_backend(SHELL, "Unrelated", ())
     service = await add_service(portal.byline.services, "nightly")
-    header, body, signature = (await portal.signed()).split(".")
+    header, body, signature = (await portal.sign_subject_token()).split(".")
 
-    refused = [
-        await portal.exchange(api_token.token_text),
-        await portal.exchange(issued),
-        await exchange(portal.byline, other, issued),
-        await portal.exchange(await portal.signed(sub=service.subject)),
-        await portal.exchange(f"{header}.{body}.{signature[::-1]}"),
-        await portal.exchange(f"{header}.{body}."),
-        await portal.exchange("nonsense"),
-        await portal.exchange(""),
-        await portal.exchange(await portal.signed(), subject_token_type=ID_TOKEN),
-        await portal.exchange(await portal.signed(), subject_token_type="anything"),
-        await portal.exchange(await portal.signed(), actor_token="mine"),
-        await portal.exchange(await portal.signed(), requested_token_type=ID_TOKEN),
+    refusals = [
+        await portal.exchange_token(api_token.token_text),
+        await portal.exchange_token(token_response),
+        await exchange_token(portal.byline, other, token_response),
+        await portal.exchange_token(await portal.sign_subject_token(sub=service.subject)),
+        await portal.exchange_token(f"{header}.{body}.{signature[::-1]}"),
+        await portal.exchange_token(f"{header}.{body}."),
+        await portal.exchange_token("nonsense"),
+        await portal.exchange_token(""),
+        await portal.exchange_token(await portal.sign_subject_token(), subject_token_type=ID_TOKEN),
+        await portal.exchange_token(await portal.sign_subject_token(), subject_token_type="anything"),
+        await portal.exchange_token(await portal.sign_subject_token(), actor_token="mine"),
+        await portal.exchange_token(await portal.sign_subject_token(), requested_token_type=ID_TOKEN),
     ]
 
-    assert {(each.status_code, each.json()["error"]) for each in refused} == {(400, "invalid_request")}
+    assert {(response.status_code, response.json()["error"]) for response in refusals} == {
+        (400, "invalid_request")
+    }
 
 
 async def test_a_user_who_was_stopped_is_acted_for_no_more(portal: Portal) -> None:
-    issued = (await portal.exchange(await portal.signed())).json()["access_token"]
+    token_response = (await portal.exchange_token(await portal.sign_subject_token())).json()["access_token"]
     await set_active(portal.byline.services, portal.alice.id, is_active=False)
 
-    assert await portal.seen(issued) is None
-    assert (await portal.exchange(await portal.signed())).json()["error"] == "invalid_request"
+    assert await portal.verify_token(token_response) is None
+    assert (await portal.exchange_token(await portal.sign_subject_token())).json()[
+        "error"
+    ] == "invalid_request"
 
 
 async def test_a_back_end_that_was_removed_acts_for_nobody(portal: Portal) -> None:
-    issued = (await portal.exchange(await portal.signed())).json()["access_token"]
+    token_response = (await portal.exchange_token(await portal.sign_subject_token())).json()["access_token"]
     await registered_clients_of(portal.byline.services).remove_client(SHELL, portal.id)
 
-    assert await portal.seen(issued) is None
-    response = await portal.exchange(await portal.signed())
+    assert await portal.verify_token(token_response) is None
+    response = await portal.exchange_token(await portal.sign_subject_token())
     assert (response.status_code, response.json()["error"]) == (401, "invalid_client")
 
 
 @pytest.mark.parametrize("target", ["resource", "audience"])
 async def test_a_token_for_another_resource_is_not_issued(portal: Portal, target: str) -> None:
     answers = [
-        await portal.exchange(await portal.signed(), **{target: "https://elsewhere.example/api"}),
-        await portal.exchange(await portal.signed(), **{target: portal.byline.url}),
-        await portal.exchange(
-            await portal.signed(),
+        await portal.exchange_token(
+            await portal.sign_subject_token(), **{target: "https://elsewhere.example/api"}
+        ),
+        await portal.exchange_token(await portal.sign_subject_token(), **{target: portal.byline.url}),
+        await portal.exchange_token(
+            await portal.sign_subject_token(),
             resource=f"{portal.byline.url}{API_PATH}",
             audience=f"{portal.byline.url}{MCP_PATH}",
         ),
     ]
 
-    assert {(each.status_code, each.json()["error"]) for each in answers} == {(400, "invalid_target")}
+    assert {(response.status_code, response.json()["error"]) for response in answers} == {
+        (400, "invalid_target")
+    }
 
 
 async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens(portal: Portal) -> None:
-    stated = {
+    client_metadata = {
         "redirect_uris": ["http://127.0.0.1:45678/callback"],
         "grant_types": ["authorization_code", TOKEN_EXCHANGE_GRANT_TYPE],
         "token_endpoint_auth_method": "client_secret_basic",
@@ -234,22 +249,26 @@ async def test_only_a_back_end_that_an_administrator_registered_exchanges_tokens
         "byline_backend": {"audiences": []},
     }
     async with httpx2.AsyncClient(base_url=portal.byline.url) as http:
-        registered = (await http.post("/register", json=stated)).raise_for_status().json()
-    subject = await portal.signed()
+        registration = (await http.post("/register", json=client_metadata)).raise_for_status().json()
+    subject = await portal.sign_subject_token()
 
-    himself = await exchange(portal.byline, (registered["client_id"], registered["client_secret"]), subject)
+    himself = await exchange_token(
+        portal.byline, (registration["client_id"], registration["client_secret"]), subject
+    )
     wrong = [
-        await exchange(portal.byline, (portal.id, "guessed"), subject),
-        await exchange(portal.byline, (portal.id, ""), subject),
-        await exchange(portal.byline, ("unknown", portal.secret), subject),
-        await exchange(portal.byline, ("", ""), subject),
-        await exchange(portal.byline, None, subject),
-        await exchange(portal.byline, None, subject, client_id=portal.id, client_secret=portal.secret),
+        await exchange_token(portal.byline, (portal.id, "guessed"), subject),
+        await exchange_token(portal.byline, (portal.id, ""), subject),
+        await exchange_token(portal.byline, ("unknown", portal.secret), subject),
+        await exchange_token(portal.byline, ("", ""), subject),
+        await exchange_token(portal.byline, None, subject),
+        await exchange_token(portal.byline, None, subject, client_id=portal.id, client_secret=portal.secret),
     ]
 
     assert (himself.status_code, himself.json()["error"]) == (400, "unauthorized_client")
-    assert {(each.status_code, each.json()["error"]) for each in wrong} == {(401, "invalid_client")}
-    assert all(each.headers["WWW-Authenticate"].startswith("Basic") for each in wrong)
+    assert {(response.status_code, response.json()["error"]) for response in wrong} == {
+        (401, "invalid_client")
+    }
+    assert all(response.headers["WWW-Authenticate"].startswith("Basic") for response in wrong)
     assert [
         client.client_name
         for client in await portal.byline.gateway_services.oauth_tables.registered_clients.list_clients()
@@ -262,10 +281,14 @@ async def test_a_back_end_gets_no_token_in_any_other_way(portal: Portal) -> None
             await http.post("/token", data={"grant_type": "client_credentials"}),
             await http.post("/token", data={"grant_type": "refresh_token", "refresh_token": "x"}),
         ]
-        asked = await http.get("/authorize", params={"client_id": portal.id, "response_type": "code"})
+        authorize_response = await http.get(
+            "/authorize", params={"client_id": portal.id, "response_type": "code"}
+        )
 
-    assert all(each.status_code in {400, 401} and "access_token" not in each.text for each in answers)
-    assert asked.status_code == 400
+    assert all(
+        response.status_code in {400, 401} and "access_token" not in response.text for response in answers
+    )
+    assert authorize_response.status_code == 400
 
 
 async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: Portal) -> None:
@@ -279,18 +302,18 @@ async def test_a_secret_of_a_back_end_is_sealed_again_with_every_other(portal: P
     assert client is not None
     sealed = base64.b64decode(client.metadata_["byline_sealed_secret"])
     assert await services.vault.has_current_key(sealed)
-    assert (await portal.exchange(await portal.signed())).status_code == 200
+    assert (await portal.exchange_token(await portal.sign_subject_token())).status_code == 200
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ForeignBackEnd:
     """A back end of an installation whose people an external provider signs in."""
 
-    byline: Byline
+    byline: PageServer
     provider: OidcProvider
     client: tuple[str, str]
 
-    def signed(self, typ: str | None = "JWT", **changed: object) -> str:
+    def sign_id_token(self, typ: str | None = "JWT", **changes: object) -> str:
         """What the provider says of Alice to the back end, but for what is changed."""
         claims = {
             "iss": self.provider.issuer,
@@ -299,17 +322,17 @@ class Foreign:
             "name": "Alice Example",
             "iat": int(time.time()),
             "exp": int(time.time()) + 600,
-            **changed,
+            **changes,
         }
         header = {"alg": "RS256", "kid": self.provider.key.kid, **({} if typ is None else {"typ": typ})}
         return jwt.encode(header, claims, self.provider.key)
 
-    async def exchange(self, subject_token: str, kind: str = ID_TOKEN) -> httpx2.Response:
-        return await exchange(self.byline, self.client, subject_token, subject_token_type=kind)
+    async def exchange_token(self, subject_token: str, kind: str = ID_TOKEN) -> httpx2.Response:
+        return await exchange_token(self.byline, self.client, subject_token, subject_token_type=kind)
 
 
 @pytest.fixture
-async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
+async def foreign(tmp_path: Path) -> AsyncIterator[ForeignBackEnd]:
     port = free_port()
     callback = f"http://127.0.0.1:{port}/sign-in/callback"
     with oidc_provider(tmp_path, [ClientThere("byline", "byline-secret", (callback,))], ["mcp"]) as provider:
@@ -319,16 +342,20 @@ async def foreign(tmp_path: Path) -> AsyncIterator[Foreign]:
             client_id="byline",
             client_secret=SecretStr("byline-secret"),
         )
-        async with serving(tmp_path, port=port, issuer=issuer) as byline:
+        async with serve_pages(tmp_path, port=port, issuer=issuer) as byline:
             client = await registered_clients_of(byline.services).add_backend(
                 SHELL, "Portal", ["portal", "portal-api"]
             )
-            yield Foreign(byline, provider, client)
+            yield ForeignBackEnd(byline, provider, client)
 
 
-async def test_with_an_external_issuer_a_back_end_brings_what_was_issued_to_it(foreign: Foreign) -> None:
-    by_id_token = await foreign.exchange(foreign.signed(typ=None))
-    by_access_token = await foreign.exchange(foreign.signed(typ="at+jwt", aud="portal-api"), ACCESS_TOKEN)
+async def test_with_an_external_issuer_a_back_end_brings_what_was_issued_to_it(
+    foreign: ForeignBackEnd,
+) -> None:
+    by_id_token = await foreign.exchange_token(foreign.sign_id_token(typ=None))
+    by_access_token = await foreign.exchange_token(
+        foreign.sign_id_token(typ="at+jwt", aud="portal-api"), ACCESS_TOKEN
+    )
 
     alice = await foreign.byline.services.principals.find_by_subject(foreign.provider.issuer, "alice")
     assert alice is not None
@@ -346,30 +373,36 @@ async def test_with_an_external_issuer_a_back_end_brings_what_was_issued_to_it(f
 
 
 async def test_with_an_external_issuer_nothing_is_taken_that_was_issued_for_somebody_else(
-    foreign: Foreign,
+    foreign: ForeignBackEnd,
 ) -> None:
     gateway = f"{foreign.byline.url}/mcp"
-    unrelated = await registered_clients_of(foreign.byline.services).add_backend(
+    unrelated_client = await registered_clients_of(foreign.byline.services).add_backend(
         SHELL, "Unrelated", ["unrelated"]
     )
-    refused = [
-        await foreign.exchange(foreign.signed(aud="another client")),
-        await foreign.exchange(foreign.signed(aud=gateway), ACCESS_TOKEN),
-        await foreign.exchange(foreign.signed(aud=["portal", "x"], azp="x")),
-        await foreign.exchange(foreign.signed(exp=int(time.time()) - 5)),
-        await foreign.exchange(foreign.signed(typ="logout+jwt")),
-        await foreign.exchange(foreign.signed(events={"back-channel logout": {}})),
-        await foreign.exchange(foreign.signed(act={"sub": "x"}), ACCESS_TOKEN),
-        await foreign.exchange(foreign.signed(may_act={"sub": "x"})),
-        await foreign.exchange(foreign.signed(typ="at+jwt")),
-        await exchange(foreign.byline, unrelated, foreign.signed(), subject_token_type=ID_TOKEN),
+    refusals = [
+        await foreign.exchange_token(foreign.sign_id_token(aud="another client")),
+        await foreign.exchange_token(foreign.sign_id_token(aud=gateway), ACCESS_TOKEN),
+        await foreign.exchange_token(foreign.sign_id_token(aud=["portal", "x"], azp="x")),
+        await foreign.exchange_token(foreign.sign_id_token(exp=int(time.time()) - 5)),
+        await foreign.exchange_token(foreign.sign_id_token(typ="logout+jwt")),
+        await foreign.exchange_token(foreign.sign_id_token(events={"back-channel logout": {}})),
+        await foreign.exchange_token(foreign.sign_id_token(act={"sub": "x"}), ACCESS_TOKEN),
+        await foreign.exchange_token(foreign.sign_id_token(may_act={"sub": "x"})),
+        await foreign.exchange_token(foreign.sign_id_token(typ="at+jwt")),
+        await exchange_token(
+            foreign.byline, unrelated_client, foreign.sign_id_token(), subject_token_type=ID_TOKEN
+        ),
     ]
 
-    assert {(each.status_code, each.json()["error"]) for each in refused} == {(400, "invalid_request")}
+    assert {(response.status_code, response.json()["error"]) for response in refusals} == {
+        (400, "invalid_request")
+    }
     assert await foreign.byline.services.principals.find_by_subject(foreign.provider.issuer, "alice") is None
 
 
-async def test_with_an_external_issuer_the_token_endpoint_serves_back_ends_alone(foreign: Foreign) -> None:
+async def test_with_an_external_issuer_the_token_endpoint_serves_back_ends_alone(
+    foreign: ForeignBackEnd,
+) -> None:
     async with httpx2.AsyncClient(base_url=foreign.byline.url) as http:
         other = await http.post("/token", data={"grant_type": "authorization_code", "code": "x"})
         registration = await http.post("/register", json={})

@@ -27,12 +27,12 @@ from engine.waiting.waiters import ParkedAction
 from engine.wire import IDENTITY_TYPE
 from examples.browser import Browser
 from gateway.app import open_app
-from tests.data.samples import identity_of
+from tests.data.samples import build_identity
 from tests.foreign.node import NODE, SCRIPTS
 from tests.foreign.oidc_provider import OidcProvider, oidc_provider
-from tests.foreign.process import free_port, running
-from tests.listeners import receiver, served
-from tests.pages import PASSWORDS, serving
+from tests.foreign.process import free_port, run_program
+from tests.listeners import run_receiver, serve_application
+from tests.pages import PASSWORDS, serve_pages
 from tests.platform import NORTHWIND, Platform
 from tests.sandbox import CALLBACK
 from tests.signing_in import consent_page
@@ -55,18 +55,18 @@ def notes(tmp_path_factory: pytest.TempPathFactory, provider: OidcProvider) -> I
     port = free_port()
     script = str(Path(__file__).parents[1] / "foreign" / "notes_server.py")
     log = tmp_path_factory.mktemp("notes") / "notes.log"
-    with running([sys.executable, script, str(port), provider.issuer], log=log, port=port):
+    with run_program([sys.executable, script, str(port), provider.issuer], log=log, port=port):
         yield f"http://127.0.0.1:{port}/mcp"
 
 
-def at(url: str, **more: object) -> Connection:
+def build_connection(url: str, **more: object) -> Connection:
     """An MCP server of which nothing but its address is declared."""
     return Connection.model_validate(
         {"name": "notes", "title": "Notes", "system": "notes", "mode": "user", "mcp": {"url": url}, **more}
     )
 
 
-async def consented(
+async def consent(
     platform: Platform, request: AuthorizationRequest, provider: OidcProvider, person: str
 ) -> str:
     """Let this person in at the provider as Alice's account; the address that the browser was sent to."""
@@ -82,34 +82,38 @@ async def consented(
 async def test_a_server_is_found_by_its_address_and_called_as_whoever_signed_in(
     platform: Platform, notes: str, provider: OidcProvider
 ) -> None:
-    await platform.services.catalogue.store_connections([at(notes)])
-    run = await platform.start(CALL, NOTE, platform.alice)
-    (request,) = await platform.parked(run)
-    address = await consented(platform, request, provider, "bob")
-    outcome = await platform.outcome(run)
-    again = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
-    failing = await platform.outcome(await platform.start(CALL, {"tool": "fail"}, platform.alice))
-    unknown = await platform.outcome(await platform.start(CALL, {"tool": "gone"}, platform.alice))
+    await platform.services.catalogue.store_connections([build_connection(notes)])
+    run = await platform.start_run(CALL, NOTE, platform.alice)
+    (request,) = await platform.wait_until_parked(run)
+    address = await consent(platform, request, provider, "bob")
+    outcome = await platform.wait_for_outcome(run)
+    again = await platform.wait_for_outcome(await platform.start_run(CALL, NOTE, platform.alice))
+    failing = await platform.wait_for_outcome(
+        await platform.start_run(CALL, {"tool": "fail"}, platform.alice)
+    )
+    unknown = await platform.wait_for_outcome(
+        await platform.start_run(CALL, {"tool": "gone"}, platform.alice)
+    )
 
-    asked = parse_qs(urlsplit(address).query)
-    assert set(asked) == {"client_id", "request_uri"}
-    for each in (outcome, again):
-        assert isinstance(each, Finished)
-        assert each.value["structured"] == {"by": "bob", "text": "pays \u2028 on time"}
+    query = parse_qs(urlsplit(address).query)
+    assert set(query) == {"client_id", "request_uri"}
+    for call_outcome in (outcome, again):
+        assert isinstance(call_outcome, Finished)
+        assert call_outcome.value["structured"] == {"by": "bob", "text": "pays \u2028 on time"}
     assert isinstance(failing, Finished)
     assert failing.value["is_error"]
     assert isinstance(unknown, Finished)
     assert unknown.value["is_error"]
-    asking, calling = await platform.trail("action.intended", run)
+    asking, calling = await platform.list_trail_events("action.intended", run)
     assert {event["resource"] for event in (asking, calling)} == {"/mcp"}
     assert (asking.get("record_id"), calling["record_id"]) == (None, "tool/add_note")
 
 
-async def test_byline_registers_itself_once_for_each_issuer_and_keeps_what_it_is_told_sealed(
-    idle: Platform, notes: str, provider: OidcProvider
+async def test_byline_registers_itself_once_for_each_issuer_and_seals_the_registration(
+    idle_platform: Platform, notes: str, provider: OidcProvider
 ) -> None:
-    registrations = idle.services.registrations
-    endpoints = await Discovery(idle.services.outgoing).find_endpoints(at(notes))
+    registrations = idle_platform.services.registrations
+    endpoints = await Discovery(idle_platform.services.outgoing).find_endpoints(build_connection(notes))
 
     first = await registrations.find_identity("notes", endpoints)
     second = await registrations.find_identity("notes", endpoints)
@@ -122,10 +126,13 @@ async def test_byline_registers_itself_once_for_each_issuer_and_keeps_what_it_is
     assert (first.auth_method, first.is_registered) == ("client_secret_basic", True)
     assert first.client_secret is not None
     assert first.client_secret not in repr(first)
-    assert first.client_secret.encode() not in Path(str(idle.services.database.url.database)).read_bytes()
+    assert (
+        first.client_secret.encode()
+        not in Path(str(idle_platform.services.database.url.database)).read_bytes()
+    )
 
 
-async def connected(platform: Platform, port: int) -> None:
+async def connect_server(platform: Platform, port: int) -> None:
     """Have Alice's key for a server that asks nobody to sign in."""
     connection = Connection.model_validate(
         {
@@ -143,61 +150,88 @@ async def connected(platform: Platform, port: int) -> None:
         await platform.services.grants.store_grant(session, connection, platform.alice.id, tokens, "alice")
 
 
-def of_node(sdk: str, port: int, folder: Path, *, sessions: bool = True) -> AbstractContextManager[None]:
+def run_node_server(
+    sdk: str, port: int, folder: Path, *, sessions: bool = True
+) -> AbstractContextManager[None]:
     """A server of a TypeScript SDK."""
-    asked = json.dumps({"port": port, "sdk": sdk, "sessions": sessions})
-    command = [str(NODE), str(SCRIPTS / "mcp-server.mjs"), asked]
-    return running(command, log=folder / "node.log", port=port)
+    options_text = json.dumps({"port": port, "sdk": sdk, "sessions": sessions})
+    command = [str(NODE), str(SCRIPTS / "mcp-server.mjs"), options_text]
+    return run_program(command, log=folder / "node.log", port=port)
 
 
-def of_python(port: int, folder: Path) -> AbstractContextManager[None]:
+def run_python_server(port: int, folder: Path) -> AbstractContextManager[None]:
     """A server of the Python SDK, for clients of every version."""
     script = str(Path(__file__).parents[1] / "foreign" / "dual_server.py")
-    return running([sys.executable, script, str(port)], log=folder / "python.log", port=port)
+    return run_program([sys.executable, script, str(port)], log=folder / "python.log", port=port)
 
 
-async def noted(platform: Platform) -> tuple[int, list[str]]:
+async def call_and_list_requests(platform: Platform) -> tuple[int, list[str]]:
     """How many notes are kept after one more, and by which requests, of which only the call is of a record."""
     text = secrets.token_hex(4)
-    run = await platform.start(CALL, {"tool": "add_note", "arguments": {"text": text}}, platform.alice)
-    outcome = await platform.outcome(run)
+    run = await platform.start_run(CALL, {"tool": "add_note", "arguments": {"text": text}}, platform.alice)
+    outcome = await platform.wait_for_outcome(run)
     assert isinstance(outcome, Finished)
     assert outcome.value["structured"]["text"] == text
-    made = await platform.trail("action.ended", run)
+    ended_events = await platform.list_trail_events("action.ended", run)
     # Whatever comes before it, the call is the action's first write: it would not be made twice in another try.
-    (key,) = [event["idempotency_key"] for event in made if "idempotency_key" in event]
+    (key,) = [event["idempotency_key"] for event in ended_events if "idempotency_key" in event]
     assert "." not in key
-    told = [
+    request_lines = [
         " ".join(filter(None, (event["method"], event.get("record_id"), str(event["status"]))))
-        for event in made
+        for event in ended_events
     ]
-    return outcome.value["structured"]["kept"], told
+    return outcome.value["structured"]["kept"], request_lines
 
 
-ASKED, REFUSED, BEGUN, READY = "POST 200", "POST 400", "POST 200", "POST 202"
-CALLED, ENDED = "POST tool/add_note 200", "DELETE 200"
+POSTED_OK, POSTED_BAD_REQUEST, INITIALIZED_OK, READY = "POST 200", "POST 400", "POST 200", "POST 202"
+TOOL_CALLED, SESSION_DELETED = "POST tool/add_note 200", "DELETE 200"
 
 
 @pytest.mark.parametrize(
     ("sdk", "sessions", "first", "then"),
     [
-        (STRICT, False, [ASKED, CALLED], [CALLED]),
-        (OLDER, True, [REFUSED, BEGUN, READY, CALLED, ENDED], [BEGUN, READY, CALLED, ENDED]),
-        (OLDER, False, [REFUSED, BEGUN, READY, CALLED], [BEGUN, READY, CALLED]),
-        ("sdk-of-2025-06-18", True, [REFUSED, BEGUN, READY, CALLED, ENDED], [BEGUN, READY, CALLED, ENDED]),
-        ("sdk-of-2025-03-26", True, [REFUSED, BEGUN, READY, CALLED, ENDED], [BEGUN, READY, CALLED, ENDED]),
+        (STRICT, False, [POSTED_OK, TOOL_CALLED], [TOOL_CALLED]),
+        (
+            OLDER,
+            True,
+            [POSTED_BAD_REQUEST, INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+            [INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+        ),
+        (
+            OLDER,
+            False,
+            [POSTED_BAD_REQUEST, INITIALIZED_OK, READY, TOOL_CALLED],
+            [INITIALIZED_OK, READY, TOOL_CALLED],
+        ),
+        (
+            "sdk-of-2025-06-18",
+            True,
+            [POSTED_BAD_REQUEST, INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+            [INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+        ),
+        (
+            "sdk-of-2025-03-26",
+            True,
+            [POSTED_BAD_REQUEST, INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+            [INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+        ),
         # It would have taken the newer protocol's call for one of its own: what asks must not be the call.
-        ("sdk-of-2025-03-26", False, [ASKED, BEGUN, READY, CALLED], [BEGUN, READY, CALLED]),
+        (
+            "sdk-of-2025-03-26",
+            False,
+            [POSTED_OK, INITIALIZED_OK, READY, TOOL_CALLED],
+            [INITIALIZED_OK, READY, TOOL_CALLED],
+        ),
     ],
 )
 async def test_a_server_is_called_in_the_protocol_that_it_speaks_once_and_on_record(
     platform: Platform, tmp_path: Path, sdk: str, first: list[str], then: list[str], *, sessions: bool
 ) -> None:
     port = free_port()
-    await connected(platform, port)
-    with of_node(sdk, port, tmp_path, sessions=sessions):
-        assert await noted(platform) == (1, first)
-        assert await noted(platform) == (2, then)
+    await connect_server(platform, port)
+    with run_node_server(sdk, port, tmp_path, sessions=sessions):
+        assert await call_and_list_requests(platform) == (1, first)
+        assert await call_and_list_requests(platform) == (2, then)
         if sessions:
             async with httpx2.AsyncClient() as http:
                 assert (await http.get(f"http://127.0.0.1:{port}/sessions")).text == "0"
@@ -207,38 +241,54 @@ async def test_a_server_that_speaks_another_protocol_since_is_called_in_that(
     platform: Platform, tmp_path: Path
 ) -> None:
     port = free_port()
-    await connected(platform, port)
-    with of_node(OLDER, port, tmp_path):
-        assert await noted(platform) == (1, [REFUSED, BEGUN, READY, CALLED, ENDED])
-    with of_python(port, tmp_path):
-        assert await noted(platform) == (1, [BEGUN, READY, CALLED, ENDED])
-    with of_node(STRICT, port, tmp_path):
-        assert await noted(platform) == (1, [REFUSED, ASKED, CALLED])
-    with of_python(port, tmp_path):
-        assert await noted(platform) == (1, [CALLED])
-    with of_node(OLDER, port, tmp_path):
-        set_back = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+    await connect_server(platform, port)
+    with run_node_server(OLDER, port, tmp_path):
+        assert await call_and_list_requests(platform) == (
+            1,
+            [POSTED_BAD_REQUEST, INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+        )
+    with run_python_server(port, tmp_path):
+        assert await call_and_list_requests(platform) == (
+            1,
+            [INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+        )
+    with run_node_server(STRICT, port, tmp_path):
+        assert await call_and_list_requests(platform) == (1, [POSTED_BAD_REQUEST, POSTED_OK, TOOL_CALLED])
+    with run_python_server(port, tmp_path):
+        assert await call_and_list_requests(platform) == (1, [TOOL_CALLED])
+    with run_node_server(OLDER, port, tmp_path):
+        set_back = await platform.wait_for_outcome(await platform.start_run(CALL, NOTE, platform.alice))
         assert isinstance(set_back, Failed)
         assert set_back.code == "request_rejected"
-        assert await noted(platform) == (1, [REFUSED, BEGUN, READY, CALLED, ENDED])
+        assert await call_and_list_requests(platform) == (
+            1,
+            [POSTED_BAD_REQUEST, INITIALIZED_OK, READY, TOOL_CALLED, SESSION_DELETED],
+        )
 
 
-def said(result: dict[str, object]) -> JSONResponse:
+def build_result(result: dict[str, object]) -> JSONResponse:
     return JSONResponse(
         {"jsonrpc": "2.0", "id": 1, "result": result}, headers={"Mcp-Session-Id": "session-1"}
     )
 
 
-def agreed(version: str) -> JSONResponse:
-    return said({"protocolVersion": version, "capabilities": {}, "serverInfo": {"name": "n", "version": "1"}})
+def build_initialize_result(version: str) -> JSONResponse:
+    return build_result(
+        {"protocolVersion": version, "capabilities": {}, "serverInfo": {"name": "n", "version": "1"}}
+    )
 
 
 async def test_an_answer_stands_however_its_session_ends(platform: Platform) -> None:
-    answer = said({"content": [{"type": "text", "text": "kept"}]})
-    older = [Response(status_code=400), agreed("2025-06-18"), Response(status_code=202), answer]
-    async with receiver([*older, Response(status_code=500)]) as server:
-        await connected(platform, server.port)
-        outcome = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+    answer = build_result({"content": [{"type": "text", "text": "kept"}]})
+    older = [
+        Response(status_code=400),
+        build_initialize_result("2025-06-18"),
+        Response(status_code=202),
+        answer,
+    ]
+    async with run_receiver([*older, Response(status_code=500)]) as server:
+        await connect_server(platform, server.port)
+        outcome = await platform.wait_for_outcome(await platform.start_run(CALL, NOTE, platform.alice))
 
     assert isinstance(outcome, Finished)
     assert outcome.value["text"] == "kept"
@@ -251,14 +301,14 @@ async def test_an_answer_stands_however_its_session_ends(platform: Platform) -> 
 async def test_an_action_that_only_reads_sends_the_calls_that_only_read_and_ends_their_sessions(
     platform: Platform,
 ) -> None:
-    answer = said({"content": [{"type": "text", "text": "kept"}]})
-    begun = [agreed("2025-06-18"), Response(status_code=202)]
+    answer = build_result({"content": [{"type": "text", "text": "kept"}]})
+    begun = [build_initialize_result("2025-06-18"), Response(status_code=202)]
     answers = [Response(status_code=400), *begun, answer, Response(status_code=204)]
-    async with receiver([*answers, *begun, Response(status_code=204)]) as server:
-        await connected(platform, server.port)
+    async with run_receiver([*answers, *begun, Response(status_code=204)]) as server:
+        await connect_server(platform, server.port)
         outcomes = [
-            await platform.outcome(
-                await platform.start(
+            await platform.wait_for_outcome(
+                await platform.start_run(
                     "look_at_notes_server", {**NOTE, "read_only": reads_only}, platform.alice
                 )
             )
@@ -292,26 +342,27 @@ async def test_an_action_that_only_reads_sends_the_calls_that_only_read_and_ends
 async def test_what_a_server_says_instead_of_a_result_is_not_quoted(
     platform: Platform, answer: bytes
 ) -> None:
-    modern = said({"supportedVersions": ["2026-07-28"]})
-    async with receiver([modern, Response(answer, media_type="application/json")]) as server:
-        await connected(platform, server.port)
-        run = await platform.start(CALL, NOTE, platform.alice)
-        outcome = await platform.outcome(run)
+    modern = build_result({"supportedVersions": ["2026-07-28"]})
+    async with run_receiver([modern, Response(answer, media_type="application/json")]) as server:
+        await connect_server(platform, server.port)
+        run = await platform.start_run(CALL, NOTE, platform.alice)
+        outcome = await platform.wait_for_outcome(run)
 
     assert isinstance(outcome, Failed)
     assert outcome.code == "ValueError"
-    assert "planted" not in f"{outcome}{await platform.history(run)}"
+    assert "planted" not in f"{outcome}{await platform.fetch_history(run)}"
 
 
 @pytest.mark.parametrize(
-    "answers", [[Response("ok"), Response("ok")], [Response(status_code=404), agreed("2031-01-01")]]
+    "answers",
+    [[Response("ok"), Response("ok")], [Response(status_code=404), build_initialize_result("2031-01-01")]],
 )
 async def test_what_speaks_no_version_that_is_spoken_here_is_not_called(
     platform: Platform, answers: list[Response]
 ) -> None:
-    async with receiver(answers) as server:
-        await connected(platform, server.port)
-        outcome = await platform.outcome(await platform.start(CALL, NOTE, platform.alice))
+    async with run_receiver(answers) as server:
+        await connect_server(platform, server.port)
+        outcome = await platform.wait_for_outcome(await platform.start_run(CALL, NOTE, platform.alice))
 
     assert isinstance(outcome, Failed)
     assert "This is no MCP server, or one of another version" in outcome.message
@@ -325,17 +376,17 @@ async def gateway(platform: Platform) -> AsyncIterator[str]:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         own = GatewaySettings(public_url=url, demo_people=True)
         settings = platform.settings.model_copy(update={"gateway": own})
-        async with open_app(settings, platform.environment) as app, served(app, listener):
+        async with open_app(settings, platform.environment) as app, serve_application(app, listener):
             yield url
 
 
 async def test_byline_is_an_upstream_of_byline_and_knows_who_calls(platform: Platform) -> None:
     async with gateway(platform) as url:
-        await platform.services.catalogue.store_connections([at(f"{url}/mcp")])
-        run = await platform.start(
+        await platform.services.catalogue.store_connections([build_connection(f"{url}/mcp")])
+        run = await platform.start_run(
             CALL, {"tool": "say_again", "arguments": {"text": "hello"}}, platform.alice
         )
-        (request,) = await platform.parked(run)
+        (request,) = await platform.wait_until_parked(run)
         session = secrets.token_urlsafe()
         address = await consent_page(platform.services, request, session)
         async with Browser(stop_at=CALLBACK) as browser:
@@ -344,49 +395,53 @@ async def test_byline_is_an_upstream_of_byline_and_knows_who_calls(platform: Pla
             page = await page.form(submit="Allow")
         answer = dict(parse_qsl(urlsplit(page.url).query))
         await platform.services.sign_ins.finish_redirect(answer, platform.alice, session)
-        outcome = await platform.outcome(run)
+        outcome = await platform.wait_for_outcome(run)
 
-    asked = parse_qs(urlsplit(address).query)
+    query = parse_qs(urlsplit(address).query)
     (bob,) = [
-        each for each in await platform.services.principals.find_by_name("Bob Baker") if each.issuer == url
+        candidate
+        for candidate in await platform.services.principals.find_by_name("Bob Baker")
+        if candidate.issuer == url
     ]
-    called = [event for event in await platform.trail("tool.called") if event["tool"] == "say_again"]
+    called_events = [
+        event for event in await platform.list_trail_events("tool.called") if event["tool"] == "say_again"
+    ]
     assert isinstance(outcome, Finished)
     assert outcome.value["structured"] == {"text": "hello"}
-    assert [event["principal"]["id"] for event in called] == [bob.id]
-    assert (asked["resource"], asked["scope"]) == ([f"{url}/mcp"], ["mcp"])
+    assert [event["principal"]["id"] for event in called_events] == [bob.id]
+    assert (query["resource"], query["scope"]) == ([f"{url}/mcp"], ["mcp"])
     assert answer["iss"] == url
 
 
 async def test_a_request_that_no_file_is_about_is_made_as_the_person_too(platform: Platform) -> None:
-    await platform.grant("crm", platform.alice)
+    await platform.give_grant("crm", platform.alice)
     path = f"/services/data/v63.0/sobjects/Account/{NORTHWIND}"
     read = {"path": path, "record": f"account/{NORTHWIND}"}
 
-    run = await platform.start("send_to_crm", read, platform.alice)
-    outcome = await platform.outcome(run)
-    astray = await platform.outcome(
-        await platform.start("send_to_crm", {"path": "/services/../admin"}, platform.alice)
+    run = await platform.start_run("send_to_crm", read, platform.alice)
+    outcome = await platform.wait_for_outcome(run)
+    astray = await platform.wait_for_outcome(
+        await platform.start_run("send_to_crm", {"path": "/services/../admin"}, platform.alice)
     )
 
-    (ended,) = await platform.trail("action.ended", run)
+    (ended_event,) = await platform.list_trail_events("action.ended", run)
     assert isinstance(outcome, Finished)
     assert (outcome.value["status"], outcome.value["body"]["Id"]) == (200, NORTHWIND)
-    assert ended["record_id"] == f"account/{NORTHWIND}"
+    assert ended_event["record_id"] == f"account/{NORTHWIND}"
     assert isinstance(astray, Failed)
 
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer resource_metadata="ORIGIN/meta", scope="notes"'}
 
 
-def sequence(origin: str, *answers: tuple[object, int]) -> list[Response]:
+def build_responses(origin: str, *answers: tuple[object, int]) -> list[Response]:
     """A challenge, and what comes after it; ORIGIN is the server's own."""
     challenge = {name: value.replace("ORIGIN", origin) for name, value in CHALLENGE.items()}
-    told = [
+    responses = [
         JSONResponse(json.loads(json.dumps(body).replace("ORIGIN", origin)), status)
         for body, status in answers
     ]
-    return [JSONResponse({}, 401, challenge), *told]
+    return [JSONResponse({}, 401, challenge), *responses]
 
 
 RESOURCE = {"resource": "ORIGIN/mcp", "authorization_servers": ["ORIGIN"]}
@@ -400,7 +455,7 @@ WITHOUT_PKCE = {name: value for name, value in ISSUER.items() if not name.starts
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "expected_message"),
     [
         ([({}, 404), ({}, 404), ({}, 404)], "does not say who signs people in"),
         ([({"resource": "ORIGIN/mcp"}, 200)], "cannot be read"),
@@ -416,21 +471,21 @@ WITHOUT_PKCE = {name: value for name, value in ISSUER.items() if not name.starts
     ],
     ids=range(8),
 )
-async def test_a_server_whose_word_does_not_hold_is_not_signed_in_to(
-    answers: list[tuple[object, int]], told: str
+async def test_a_server_with_false_metadata_is_not_signed_in_to(
+    answers: list[tuple[object, int]], expected_message: str
 ) -> None:
-    named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
-    async with receiver() as server, OutgoingClient(named) as outgoing:
+    named_hosts = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+    async with run_receiver() as server, OutgoingClient(named_hosts) as outgoing:
         origin = f"http://127.0.0.1:{server.port}"
-        server.answers = sequence(origin, *answers)
-        with pytest.raises(ConnectionMisconfigured, match=told):
-            await Discovery(outgoing).find_endpoints(at(f"{origin}/mcp"))
+        server.answers = build_responses(origin, *answers)
+        with pytest.raises(ConnectionMisconfigured, match=expected_message):
+            await Discovery(outgoing).find_endpoints(build_connection(f"{origin}/mcp"))
 
     assert len(server.posts) == len(answers) + 1
 
 
 @pytest.mark.parametrize(
-    ("challenge", "told"),
+    ("challenge", "expected_message"),
     [
         (JSONResponse({}), "asks nobody to sign in"),
         (JSONResponse({}, 307, {"Location": "http://169.254.169.254/"}), "redirect, which is not followed"),
@@ -440,79 +495,90 @@ async def test_a_server_whose_word_does_not_hold_is_not_signed_in_to(
         ),
     ],
 )
-async def test_a_challenge_leads_nowhere_inside_the_network(challenge: Response, told: str) -> None:
-    named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
-    async with receiver([challenge]) as server, OutgoingClient(named) as outgoing:
-        with pytest.raises(ConnectionMisconfigured, match=told):
-            await Discovery(outgoing).find_endpoints(at(f"http://127.0.0.1:{server.port}/mcp"))
+async def test_a_challenge_leads_nowhere_inside_the_network(
+    challenge: Response, expected_message: str
+) -> None:
+    named_hosts = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+    async with run_receiver([challenge]) as server, OutgoingClient(named_hosts) as outgoing:
+        with pytest.raises(ConnectionMisconfigured, match=expected_message):
+            await Discovery(outgoing).find_endpoints(build_connection(f"http://127.0.0.1:{server.port}/mcp"))
 
     assert len(server.posts) == 1
 
 
-async def test_a_person_whom_such_a_server_would_have_led_astray_is_named_in_the_trail(
-    idle: Platform,
+async def test_the_trail_names_the_person_whose_sign_in_such_a_server_redirected(
+    idle_platform: Platform,
 ) -> None:
-    settings = idle.settings.model_copy(
+    settings = idle_platform.settings.model_copy(
         update={"outgoing": OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))}
     )
     inside = {"Location": "http://169.254.169.254/latest/meta-data"}
     metadata = {"WWW-Authenticate": 'Bearer resource_metadata="ORIGIN/meta"'}
-    async with receiver() as server, open_services(settings, idle.environment) as services:
+    async with run_receiver() as server, open_services(settings, idle_platform.environment) as services:
         origin = f"http://127.0.0.1:{server.port}"
         challenge = {name: value.replace("ORIGIN", origin) for name, value in metadata.items()}
         server.answers = [JSONResponse({}, 401, challenge), JSONResponse({}, 302, inside)]
-        await services.catalogue.store_connections([at(f"{origin}/mcp")])
+        await services.catalogue.store_connections([build_connection(f"{origin}/mcp")])
         connection = await services.catalogue.get_connection("notes")
-        asked = await services.authorization_requests.open_request_ahead(idle.alice, connection, ())
+        request_ahead = await services.authorization_requests.open_request_ahead(
+            idle_platform.alice, connection, ()
+        )
         with pytest.raises(ConnectionMisconfigured, match="redirect, which is not followed"):
-            await consent_page(services, asked, "session")
+            await consent_page(services, request_ahead, "session")
 
-    (refused,) = await idle.trail("authorization.refused")
-    assert (refused["principal"]["id"], refused["request_id"]) == (idle.alice.id, asked.id)
-    assert (refused["error"], refused["connection"]) == ("connection_misconfigured", "notes")
+    (refused_event,) = await idle_platform.list_trail_events("authorization.refused")
+    assert (refused_event["principal"]["id"], refused_event["request_id"]) == (
+        idle_platform.alice.id,
+        request_ahead.id,
+    )
+    assert (refused_event["error"], refused_event["connection"]) == ("connection_misconfigured", "notes")
     assert len(server.posts) == 2
 
 
 async def test_an_issuer_that_the_connection_names_has_to_be_one_of_the_servers(notes: str) -> None:
-    elsewhere = at(notes, provider={"issuer": "https://other.example"})
+    elsewhere = build_connection(notes, provider={"issuer": "https://other.example"})
     async with OutgoingClient(HERE) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match="takes no tokens of"):
             await Discovery(outgoing).find_endpoints(elsewhere)
 
 
-async def test_a_server_that_changes_its_sign_in_service_meanwhile_is_told_no_code(
+async def test_a_server_that_changes_its_sign_in_service_meanwhile_gets_no_code(
     platform: Platform, provider: OidcProvider
 ) -> None:
     honest = {"resource": "ORIGIN/mcp", "authorization_servers": [provider.issuer]}
-    async with receiver() as server:
+    async with run_receiver() as server:
         origin = f"http://127.0.0.1:{server.port}"
-        await platform.services.catalogue.store_connections([at(f"{origin}/mcp")])
-        run = await platform.start(CALL, NOTE, platform.alice)
-        (request,) = await platform.parked(run)
+        await platform.services.catalogue.store_connections([build_connection(f"{origin}/mcp")])
+        run = await platform.start_run(CALL, NOTE, platform.alice)
+        (request,) = await platform.wait_until_parked(run)
         session = secrets.token_urlsafe()
-        server.answers = sequence(origin, (honest, 200))
+        server.answers = build_responses(origin, (honest, 200))
         address = await consent_page(platform.services, request, session)
         async with Browser(stop_at=CALLBACK) as browser:
             page = await provider.let_in(await browser.open(address), "alice")
         answer = dict(parse_qsl(urlsplit(page.url).query))
         before = len(server.posts)
-        server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
+        server.answers = build_responses(origin, (RESOURCE, 200), (ISSUER, 200))
         async with open_services(platform.settings, platform.environment) as another_gateway:
             with pytest.raises(AuthorizationRefused, match="another sign-in service"):
                 await another_gateway.sign_ins.finish_redirect(answer, platform.alice, session)
 
     assert not [post for post in server.posts[before:] if answer["code"].encode() in post.body]
-    (refused,) = await platform.trail("authorization.refused")
-    assert refused["error"] == "authorization_refused"
+    (refused_event,) = await platform.list_trail_events("authorization.refused")
+    assert refused_event["error"] == "authorization_refused"
     await platform.temporal.get_workflow_handle(run).terminate()
 
 
-async def test_an_issuer_that_registers_nobody_is_told_with_what_to_register(idle: Platform) -> None:
-    registrations = idle.services.registrations
-    async with receiver() as server:
+async def test_an_issuer_without_registration_is_reported_with_what_to_register(
+    idle_platform: Platform,
+) -> None:
+    registrations = idle_platform.services.registrations
+    async with run_receiver() as server:
         origin = f"http://127.0.0.1:{server.port}"
-        server.answers = sequence(origin, (RESOURCE, 200), (ISSUER, 200))
-        endpoints = await Discovery(idle.services.outgoing).find_endpoints(at(f"{origin}/mcp"))
+        server.answers = build_responses(origin, (RESOURCE, 200), (ISSUER, 200))
+        endpoints = await Discovery(idle_platform.services.outgoing).find_endpoints(
+            build_connection(f"{origin}/mcp")
+        )
         with pytest.raises(ConnectionMisconfigured, match=f"redirect URI {CALLBACK}"):
             await registrations.find_identity("notes", endpoints)
         server.answers = [JSONResponse({"error": "invalid_redirect_uri"}, 400)]
@@ -526,20 +592,20 @@ async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path:
     port, origin = free_port(), "https://byline.example"
     documents = {origin: f"http://127.0.0.1:{port}"}
     with oidc_provider(tmp_path, documents=documents) as provider:
-        async with serving(tmp_path, port=port, public_url=origin) as byline, receiver() as server:
+        async with serve_pages(tmp_path, port=port, public_url=origin) as byline, run_receiver() as server:
             here = f"http://127.0.0.1:{server.port}"
             resource = {"resource": f"{here}/mcp", "authorization_servers": [provider.issuer]}
-            server.answers = sequence(here, (resource, 200))
-            services, connection = byline.services, at(f"{here}/mcp", scopes=["openid"])
+            server.answers = build_responses(here, (resource, 200))
+            services, connection = byline.services, build_connection(f"{here}/mcp", scopes=["openid"])
             await services.catalogue.store_connections([connection])
             alice = await services.principals.resolve_principal("https://id.example", "alice", "Alice")
-            identity = identity_of(alice)
+            identity = build_identity(alice)
             await services.signing_keys.sign_claims(identity.to_claims(), IDENTITY_TYPE)
-            required = await services.authorization_requests.require_authorization(
+            requirement = await services.authorization_requests.require_authorization(
                 identity, connection, ("openid",), ParkedAction("w", "r", "k"), run_id="run-1"
             )
-            assert required is not None
-            request = await services.authorization_requests.find_request(required.request_id)
+            assert requirement is not None
+            request = await services.authorization_requests.find_request(requirement.request_id)
             assert request is not None
             address = await consent_page(services, request, "session")
             async with Browser(stop_at=f"{origin}/oauth/callback") as browser:
@@ -547,8 +613,8 @@ async def test_byline_is_known_by_its_document_where_a_server_reads_it(tmp_path:
             await services.sign_ins.finish_redirect(
                 dict(parse_qsl(urlsplit(page.url).query)), alice, "session"
             )
-            granted = await services.grants.list_grants(alice.id)
+            grants = await services.grants.list_grants(alice.id)
 
     (client_id,) = parse_qs(urlsplit(address).query)["client_id"]
     assert client_id == f"{origin}/oauth/client.json"
-    assert [(grant.connection_name, grant.account) for grant in granted] == [("notes", "alice")]
+    assert [(grant.connection_name, grant.account) for grant in grants] == [("notes", "alice")]

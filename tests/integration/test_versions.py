@@ -19,7 +19,7 @@ from engine.runs.outcome import Finished
 from engine.runs.runs import build_runs
 from engine.tools.registry import Registry
 from engine.worker import BylineInterceptor
-from tests.platform import MODULES, NAMESPACE, NORTHWIND, Platform, until
+from tests.platform import MODULES, NAMESPACE, NORTHWIND, Platform, wait_until
 
 VERSIONS = Path(__file__).parents[1] / "versions"
 TOOL = "introduce_account"
@@ -32,9 +32,9 @@ class Deployment:
         self.name = f"tools-{secrets.token_hex(4)}"
         self._platform = platform
 
-    def worker(self, version: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    def run_worker(self, version: str) -> AbstractAsyncContextManager[asyncio.subprocess.Process]:
         """Have a worker of a version, once it polls."""
-        return self._platform.worker_process(
+        return self._platform.run_worker_process(
             PYTHONPATH=str(VERSIONS / version),
             BYLINE_MODULES='["activities", "rolled_out"]',
             BYLINE_TEMPORAL__DEPLOYMENT_NAME=self.name,
@@ -49,7 +49,7 @@ class Deployment:
             *("--address", self._platform.settings.temporal.address, "--namespace", NAMESPACE),
         )
 
-        async def accepted() -> bool:
+        async def is_accepted() -> bool:
             # The server learns of a version a moment after its first poll.
             process = await asyncio.create_subprocess_exec(
                 *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
@@ -57,15 +57,17 @@ class Deployment:
             await process.communicate()
             return process.returncode == 0
 
-        await until(accepted)
+        await wait_until(is_accepted)
 
-    async def keeps(self, version: str, workflows: set[str]) -> bool:
+    async def keeps_workflows(self, version: str, workflows: set[str]) -> bool:
         """Whether these workflows are all that is still open on a version, as an operator finds them."""
         query = f"TemporalWorkerDeploymentVersion = '{self.name}:{version}' AND ExecutionStatus = 'Running'"
-        return {found.id async for found in self._platform.temporal.list_workflows(query)} == workflows
+        return {
+            execution.id async for execution in self._platform.temporal.list_workflows(query)
+        } == workflows
 
 
-def code(version: str) -> ModuleType:
+def load_version(version: str) -> ModuleType:
     """The tool's module as this version has it, for a gateway of that version."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(VERSIONS / version)
@@ -73,59 +75,63 @@ def code(version: str) -> ModuleType:
         return importlib.import_module("rolled_out")
 
 
-async def called(platform: Platform, version: str, label: str = "") -> str:
+async def call_tool(platform: Platform, version: str, label: str = "") -> str:
     """Alice calls the tool at a gateway of a version."""
-    code(version)
+    load_version(version)
     platform.registry = Registry((*MODULES, "rolled_out"))
     platform.runs = build_runs(platform.services, platform.temporal, platform.registry)
-    return await platform.start(TOOL, {"account_id": NORTHWIND, "label": label or version}, platform.alice)
+    return await platform.start_run(
+        TOOL, {"account_id": NORTHWIND, "label": label or version}, platform.alice
+    )
 
 
-async def test_a_run_that_waits_ends_on_its_own_version_while_new_ones_take_the_next(idle: Platform) -> None:
-    deployment = Deployment(idle)
-    async with idle.delivering(), deployment.worker("v1") as old:
+async def test_a_run_that_waits_ends_on_its_own_version_while_new_ones_take_the_next(
+    idle_platform: Platform,
+) -> None:
+    deployment = Deployment(idle_platform)
+    async with idle_platform.run_wake_up_delivery(), deployment.run_worker("v1") as old:
         await deployment.make_current("v1")
-        first = await called(idle, "v1")
-        await idle.parked(first)
-        async with deployment.worker("v2"):
-            before = await called(idle, "v1", "before v2 is current")
-            await idle.parked(before)
+        first = await call_tool(idle_platform, "v1")
+        await idle_platform.wait_until_parked(first)
+        async with deployment.run_worker("v2"):
+            before = await call_tool(idle_platform, "v1", "before v2 is current")
+            await idle_platform.wait_until_parked(before)
             await deployment.make_current("v2")
-            after = await called(idle, "v2")
-            (request,) = await idle.asked(after)
-            await until(lambda: deployment.keeps("v1", {first, before}))
+            after = await call_tool(idle_platform, "v2")
+            (request,) = await idle_platform.wait_for_requests(after)
+            await wait_until(lambda: deployment.keeps_workflows("v1", {first, before}))
             old.kill()
             await old.wait()
-            async with deployment.worker("v1"):
-                await idle.consent(request, idle.alice)
-                outcomes = [await idle.outcome(run) for run in (first, before, after)]
-        history = await idle.temporal.get_workflow_handle(first).fetch_history()
+            async with deployment.run_worker("v1"):
+                await idle_platform.consent(request, idle_platform.alice)
+                outcomes = [await idle_platform.wait_for_outcome(run) for run in (first, before, after)]
+        history = await idle_platform.temporal.get_workflow_handle(first).fetch_history()
 
     by_the_old = Finished({"words": "This is Northwind Traders.", "said_by": ["v1", "v1"]})
     by_the_new = Finished({"words": "Please welcome Northwind Traders!", "said_by": ["v2", "v2"]})
     assert outcomes == [by_the_old, by_the_old, by_the_new]
-    await _is_whole(idle, first, chain=1)
-    await _is_whole(idle, before, chain=1)
-    await _is_whole(idle, after, chain=2)
-    await _replayed(idle, history, code("v1"))
+    await _is_whole(idle_platform, first, chain=1)
+    await _is_whole(idle_platform, before, chain=1)
+    await _is_whole(idle_platform, after, chain=2)
+    await _replay(idle_platform, history, load_version("v1"))
     with pytest.raises(NondeterminismError):
-        await _replayed(idle, history, code("v2"))
+        await _replay(idle_platform, history, load_version("v2"))
 
 
 async def _is_whole(platform: Platform, run_id: str, *, chain: int) -> None:
     """One request in Alice's name, by as many workflows as this version has on the way, in a trail that holds."""
-    (ended,) = await platform.trail("action.ended", run_id)
-    assert (ended["principal"]["name"], ended["verdict"], ended["record_id"]) == (
+    (ended_event,) = await platform.list_trail_events("action.ended", run_id)
+    assert (ended_event["principal"]["name"], ended_event["verdict"], ended_event["record_id"]) == (
         "Alice Liddell",
         "allowed",
         f"account/{NORTHWIND}",
     )
-    assert len(ended["chain"]) == chain
-    assert await platform.trail("action.refused", run_id) == []
+    assert len(ended_event["chain"]) == chain
+    assert await platform.list_trail_events("action.refused", run_id) == []
     assert (await verify_trail(platform.services.database, platform.services.signing_keys)).is_intact
 
 
-async def _replayed(platform: Platform, history: WorkflowHistory, version: ModuleType) -> None:
+async def _replay(platform: Platform, history: WorkflowHistory, version: ModuleType) -> None:
     replayer = Replayer(
         workflows=[version.IntroduceAccount, version.PhraseIntroduction],
         interceptors=[BylineInterceptor(platform.services, platform.temporal, platform.registry)],

@@ -22,8 +22,8 @@ from engine.settings import OutgoingSettings
 from engine.sign_in.authorization_code import AuthorizationCodeSignIn
 from engine.sign_in.jwt_bearer import JwtBearerSignIn
 from examples.browser import Browser
-from tests.foreign.oidc_provider import Client, OidcProvider, oidc_provider
-from tests.hostile import answer, hostile
+from tests.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
+from tests.hostile import build_answer, run_hostile_server
 from tests.signing_in import resources
 
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -34,7 +34,7 @@ EC = ECKey.generate_key("P-256", auto_kid=True)
 SECRET = secrets.token_urlsafe(24)
 
 
-def known_by(key: RSAKey | ECKey, algorithm: str) -> Mapping[str, object]:
+def build_client_keys(key: RSAKey | ECKey, algorithm: str) -> Mapping[str, object]:
     return {
         "token_endpoint_auth_method": "private_key_jwt",
         "token_endpoint_auth_signing_alg": algorithm,
@@ -43,13 +43,18 @@ def known_by(key: RSAKey | ECKey, algorithm: str) -> Mapping[str, object]:
 
 
 CLIENTS = [
-    Client("basic", SECRET, (CALLBACK,)),
-    Client("post", SECRET, (CALLBACK,), {"token_endpoint_auth_method": "client_secret_post"}),
-    Client("public", "", (CALLBACK,), {"token_endpoint_auth_method": "none"}),
-    Client("rsa", "", (CALLBACK,), known_by(RSA, "RS256")),
-    Client("ec", "", (CALLBACK,), known_by(EC, "ES256")),
-    Client("robot", "", (), {**known_by(RSA, "RS256"), "grant_types": [JWT_BEARER], "response_types": []}),
-    Client("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
+    RegisteredClient("basic", SECRET, (CALLBACK,)),
+    RegisteredClient("post", SECRET, (CALLBACK,), {"token_endpoint_auth_method": "client_secret_post"}),
+    RegisteredClient("public", "", (CALLBACK,), {"token_endpoint_auth_method": "none"}),
+    RegisteredClient("rsa", "", (CALLBACK,), build_client_keys(RSA, "RS256")),
+    RegisteredClient("ec", "", (CALLBACK,), build_client_keys(EC, "ES256")),
+    RegisteredClient(
+        "robot",
+        "",
+        (),
+        {**build_client_keys(RSA, "RS256"), "grant_types": [JWT_BEARER], "response_types": []},
+    ),
+    RegisteredClient("pushing", SECRET, (CALLBACK,), {"require_pushed_authorization_requests": True}),
 ]
 ENVIRONMENT = {
     "SECRET": SECRET,
@@ -78,7 +83,7 @@ async def discovery() -> AsyncIterator[Discovery]:
         yield Discovery(outgoing)
 
 
-def declared(client: str, issuer: str, **provider: object) -> Connection:
+def declare_connection(client: str, issuer: str, **provider: object) -> Connection:
     """A connection of this client to an issuer, that says no more than it has to."""
     method, secrets_of_it = METHODS[client]
     return Connection.model_validate(
@@ -108,20 +113,20 @@ def consenting(connection: Connection, discovery: Discovery) -> AuthorizationCod
     )
 
 
-async def consented(
+async def consent(
     client: AuthorizationCodeSignIn, provider: OidcProvider, connection: Connection
 ) -> tuple[str, UpstreamTokens]:
     """The address that the browser was sent to, and the tokens that came of Alice's consent there."""
     state, verifier = secrets.token_urlsafe(), secrets.token_urlsafe(48)
-    asked = {"redirect_uri": CALLBACK, "code_verifier": verifier}
-    address = await client.build_authorization_url(**asked, state=state, scopes=connection.scopes)
+    parameters = {"redirect_uri": CALLBACK, "code_verifier": verifier}
+    address = await client.build_authorization_url(**parameters, state=state, scopes=connection.scopes)
     async with Browser(stop_at=CALLBACK) as browser:
         page = await provider.let_in(await browser.open(address), "alice")
     answer = parse_qs(urlsplit(page.url).query)
     assert answer["state"] == [state]
     assert answer["iss"] == [provider.issuer]
     return address, await client.exchange_code(
-        **asked, authorization_code=answer["code"][0], requested_scopes=connection.scopes
+        **parameters, authorization_code=answer["code"][0], requested_scopes=connection.scopes
     )
 
 
@@ -129,25 +134,25 @@ async def consented(
 async def test_a_person_signs_in_at_a_provider_of_which_only_the_issuer_is_declared(
     provider: OidcProvider, discovery: Discovery, name: str
 ) -> None:
-    connection = declared(name, provider.issuer)
+    connection = declare_connection(name, provider.issuer)
     client = consenting(connection, discovery)
 
-    _, tokens = await consented(client, provider, connection)
+    _, tokens = await consent(client, provider, connection)
     account = await client.find_account(tokens)
-    renewed = await client.refresh_tokens(tokens)
-    revoked = await client.revoke(renewed)
+    renewed_tokens = await client.refresh_tokens(tokens)
+    is_revoked = await client.revoke(renewed_tokens)
 
     assert account == "alice"
-    assert renewed.access_token != tokens.access_token
-    assert revoked
+    assert renewed_tokens.access_token != tokens.access_token
+    assert is_revoked
 
 
 async def test_a_request_that_is_pushed_beforehand_leaves_nothing_in_the_address_but_its_name(
     provider: OidcProvider, discovery: Discovery
 ) -> None:
-    connection = declared("pushing", provider.issuer)
+    connection = declare_connection("pushing", provider.issuer)
 
-    address, _ = await consented(
+    address, _ = await consent(
         consenting(connection, discovery),
         provider,
         connection,
@@ -161,26 +166,26 @@ async def test_a_request_that_is_pushed_beforehand_leaves_nothing_in_the_address
 async def test_who_connects_another_account_is_not_led_back_to_the_one_that_the_provider_remembers(
     provider: OidcProvider, discovery: Discovery
 ) -> None:
-    connection = declared("basic", provider.issuer)
+    connection = declare_connection("basic", provider.issuer)
     client = consenting(connection, discovery)
-    asked = {"redirect_uri": CALLBACK, "code_verifier": secrets.token_urlsafe(48), "state": "s"}
-    usual = await client.build_authorization_url(**asked, scopes=connection.scopes)
-    another = await client.build_authorization_url(**asked, scopes=connection.scopes, prompt="login")
+    parameters = {"redirect_uri": CALLBACK, "code_verifier": secrets.token_urlsafe(48), "state": "s"}
+    usual = await client.build_authorization_url(**parameters, scopes=connection.scopes)
+    another = await client.build_authorization_url(**parameters, scopes=connection.scopes, prompt="login")
     endpoints = {f"{name}_endpoint": f"{provider.issuer}/{name}" for name in ("authorization", "token")}
     # Where all is declared nothing is pushed, so that the address tells.
     plain = AuthorizationCodeSignIn(
-        declared("basic", provider.issuer, **endpoints),
+        declare_connection("basic", provider.issuer, **endpoints),
         resources(discovery.outgoing, ENVIRONMENT, discovery=discovery),
     )
-    certain = await plain.build_authorization_url(**asked, scopes=connection.scopes, login_hint="alice")
-    no_openid = await plain.build_authorization_url(**asked, scopes=("profile",), prompt="login")
+    certain = await plain.build_authorization_url(**parameters, scopes=connection.scopes, login_hint="alice")
+    no_openid = await plain.build_authorization_url(**parameters, scopes=("profile",), prompt="login")
 
     async with Browser(stop_at=CALLBACK) as browser:
         await provider.let_in(await browser.open(usual), "alice")
-        remembered = await browser.open(usual)
+        remembered_page = await browser.open(usual)
         page = await browser.open(another)
 
-    assert remembered.url.startswith(CALLBACK)
+    assert remembered_page.url.startswith(CALLBACK)
     assert 'name="login"' in page.text
     assert parse_qs(urlsplit(certain).query)["login_hint"] == ["alice"]
     assert "prompt" not in parse_qs(urlsplit(no_openid).query)
@@ -189,12 +194,12 @@ async def test_who_connects_another_account_is_not_led_back_to_the_one_that_the_
 async def test_what_a_connection_declares_goes_before_what_its_issuer_publishes(
     provider: OidcProvider, discovery: Discovery
 ) -> None:
-    connection = declared("basic", provider.issuer, userinfo_endpoint="https://people.example/me")
+    connection = declare_connection("basic", provider.issuer, userinfo_endpoint="https://people.example/me")
 
-    found = await discovery.find_endpoints(connection)
+    endpoints = await discovery.find_endpoints(connection)
 
-    assert found.userinfo_endpoint == "https://people.example/me"
-    assert found.token_endpoint == f"{provider.issuer}/token"
+    assert endpoints.userinfo_endpoint == "https://people.example/me"
+    assert endpoints.token_endpoint == f"{provider.issuer}/token"
 
 
 ELSEWHERE = {
@@ -204,7 +209,7 @@ ELSEWHERE = {
 
 
 @pytest.mark.parametrize(
-    ("metadata", "told"),
+    ("metadata", "expected_message"),
     [
         (None, "publishes no metadata"),
         ([], "is no metadata"),
@@ -216,35 +221,39 @@ ELSEWHERE = {
         ),
     ],
 )
-async def test_metadata_that_does_not_hold_is_told_as_what_it_is(
-    discovery: Discovery, metadata: object, told: str
+async def test_invalid_metadata_is_reported_as_what_it_is(
+    discovery: Discovery, metadata: object, expected_message: str
 ) -> None:
-    async with hostile() as server:
+    async with run_hostile_server() as server:
         issuer = server.url.rstrip("/")
-        published = json.dumps(metadata).replace("ISSUER", issuer).encode()
-        server.answers = [answer(published, status=404 if metadata is None else 200)]
-        with pytest.raises(ConnectionMisconfigured, match=told):
-            await discovery.find_endpoints(declared("basic", issuer))
+        published_body = json.dumps(metadata).replace("ISSUER", issuer).encode()
+        server.answers = [build_answer(published_body, status=404 if metadata is None else 200)]
+        with pytest.raises(ConnectionMisconfigured, match=expected_message):
+            await discovery.find_endpoints(declare_connection("basic", issuer))
 
 
 async def test_tokens_that_are_bound_to_a_key_are_worth_nothing_without_it(
     provider: OidcProvider, discovery: Discovery
 ) -> None:
-    connection = declared("public", provider.issuer, dpop=True)
+    connection = declare_connection("public", provider.issuer, dpop=True)
     client = consenting(connection, discovery)
 
-    _, tokens = await consented(client, provider, connection)
-    renewed = await client.refresh_tokens(tokens)
+    _, tokens = await consent(client, provider, connection)
+    renewed_tokens = await client.refresh_tokens(tokens)
     assert tokens.proof_key is not None
     own, another = ProofKey.from_jwk(tokens.proof_key), ProofKey.generate()
     with pytest.raises(TokenRefused):
-        await client.refresh_tokens(replace(renewed, proof_key=another.to_private_jwk()))
+        await client.refresh_tokens(replace(renewed_tokens, proof_key=another.to_private_jwk()))
 
     assert await client.find_account(tokens) == "alice"
-    assert [await asked(provider, renewed, key) for key in (own, another, None)] == [200, 401, 401]
+    assert [await call_with_proof(provider, renewed_tokens, key) for key in (own, another, None)] == [
+        200,
+        401,
+        401,
+    ]
 
 
-async def asked(provider: OidcProvider, tokens: UpstreamTokens, key: ProofKey | None) -> int:
+async def call_with_proof(provider: OidcProvider, tokens: UpstreamTokens, key: ProofKey | None) -> int:
     """What the provider says to a request that is signed in with these tokens and this key."""
     async with httpx2.AsyncClient() as http:
         request = http.build_request("GET", f"{provider.issuer}/me", params={"of": "me"})
@@ -253,12 +262,12 @@ async def asked(provider: OidcProvider, tokens: UpstreamTokens, key: ProofKey | 
 
 
 async def test_a_provider_that_was_to_bind_tokens_and_does_not_connects_nothing(discovery: Discovery) -> None:
-    async with hostile() as server:
+    async with run_hostile_server() as server:
         server.answers = [
-            answer(b'{"access_token": "a", "token_type": "Bearer"}', "Content-Type: application/json")
+            build_answer(b'{"access_token": "a", "token_type": "Bearer"}', "Content-Type: application/json")
         ]
         endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
-        connection = declared("basic", server.url, dpop=True, **endpoints)
+        connection = declare_connection("basic", server.url, dpop=True, **endpoints)
         client = consenting(connection, discovery)
 
         with pytest.raises(UpstreamUnavailable):
@@ -268,13 +277,13 @@ async def test_a_provider_that_was_to_bind_tokens_and_does_not_connects_nothing(
 
 
 async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: Discovery) -> None:
-    async with hostile() as server:
+    async with run_hostile_server() as server:
         server.answers = [
-            answer(b'{"error": "use_dpop_nonce"}', "DPoP-Nonce: of-today", status=400),
-            answer(b'{"access_token": "a", "token_type": "DPoP"}', "Content-Type: application/json"),
+            build_answer(b'{"error": "use_dpop_nonce"}', "DPoP-Nonce: of-today", status=400),
+            build_answer(b'{"access_token": "a", "token_type": "DPoP"}', "Content-Type: application/json"),
         ]
         endpoints = {"authorization_endpoint": server.url, "token_endpoint": server.url}
-        connection = declared("basic", server.url, dpop=True, **endpoints)
+        connection = declare_connection("basic", server.url, dpop=True, **endpoints)
         client = consenting(connection, discovery)
 
         tokens = await client.exchange_code(
@@ -282,14 +291,15 @@ async def test_a_proof_is_made_anew_with_the_nonce_that_is_asked_for(discovery: 
         )
 
     proofs = [
-        next(line for line in head.splitlines() if line.lower().startswith("dpop:")) for head in server.heard
+        next(line for line in head.splitlines() if line.lower().startswith("dpop:"))
+        for head in server.requests
     ]
     claims = [jws.extract_compact(proof.split(": ")[1].encode()).payload for proof in proofs]
     assert tokens.access_token == "a"
-    assert [json.loads(each).get("nonce") for each in claims] == [None, "of-today"]
+    assert [json.loads(claims_text).get("nonce") for claims_text in claims] == [None, "of-today"]
 
 
-async def resolved(host: str, _port: int) -> list[str]:
+async def resolve_host(host: str, _port: int) -> list[str]:
     """A resolver by which one host lies inside the network, and every other outside."""
     if host == "inside.example":
         return ["10.0.0.8"]
@@ -301,16 +311,16 @@ async def resolved(host: str, _port: int) -> list[str]:
     ["https://169.254.169.254/token", "https://inside.example/token", "http://issuer.example/token"],
 )
 async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> None:
-    published = {
+    published_metadata = {
         "issuer": "https://issuer.example",
         "authorization_endpoint": "https://issuer.example/authorize",
         "token_endpoint": endpoint,
     }
 
-    async with OutgoingClient(OutgoingSettings(), resolver=resolved) as outgoing:
+    async with OutgoingClient(OutgoingSettings(), resolver=resolve_host) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match=r"token_endpoint .* is not called"):
             await Discovery(outgoing)._require_callable_endpoints(
-                "basic", AuthorizationServerMetadata.model_validate(published)
+                "basic", AuthorizationServerMetadata.model_validate(published_metadata)
             )
 
 
@@ -320,7 +330,7 @@ async def test_an_issuer_may_not_send_byline_into_the_network(endpoint: str) -> 
 async def test_an_issuer_inside_the_network_is_not_asked(issuer: str) -> None:
     async with OutgoingClient(OutgoingSettings()) as outgoing:
         with pytest.raises(ConnectionMisconfigured, match="cannot be asked"):
-            await Discovery(outgoing).find_endpoints(declared("basic", issuer))
+            await Discovery(outgoing).find_endpoints(declare_connection("basic", issuer))
 
 
 ENDPOINTS = {"authorization_endpoint": "https://issuer.example/authorize", "token_endpoint": "TOKEN"}
@@ -328,12 +338,12 @@ ENDPOINTS = {"authorization_endpoint": "https://issuer.example/authorize", "toke
 
 @pytest.mark.parametrize("path", ["exchange", "refresh", "granted", "revoke", "account"])
 async def test_no_endpoint_that_is_declared_leads_into_the_network(path: str) -> None:
-    async with hostile() as inside:
+    async with run_hostile_server() as inside:
         addresses = ("token_endpoint", "revocation_endpoint", "userinfo_endpoint")
         endpoints = {**ENDPOINTS, **dict.fromkeys(addresses, inside.url)}
-        connection = declared("basic", "https://issuer.example", **endpoints)
-        closed, tokens = OutgoingSettings(allow_http=True), UpstreamTokens("a", "r", None, ())
-        async with OutgoingClient(closed) as outgoing:
+        connection = declare_connection("basic", "https://issuer.example", **endpoints)
+        closed_settings, tokens = OutgoingSettings(allow_http=True), UpstreamTokens("a", "r", None, ())
+        async with OutgoingClient(closed_settings) as outgoing:
             client = AuthorizationCodeSignIn(connection, resources(outgoing, ENVIRONMENT))
             asking: dict[str, Callable[[], Awaitable[object]]] = {
                 "exchange": lambda: client.exchange_code(
@@ -347,17 +357,17 @@ async def test_no_endpoint_that_is_declared_leads_into_the_network(path: str) ->
             with pytest.raises(ConnectionMisconfigured, match="is not on the public Internet"):
                 await asking[path]()
 
-    assert inside.heard == []
+    assert inside.requests == []
 
 
 async def test_a_sign_in_service_of_ones_own_network_is_called_where_settings_name_its_host() -> None:
-    async with hostile() as inside:
-        inside.answers = [answer(b'{"access_token": "a"}', "Content-Type: application/json")]
-        connection = declared(
+    async with run_hostile_server() as inside:
+        inside.answers = [build_answer(b'{"access_token": "a"}', "Content-Type: application/json")]
+        connection = declare_connection(
             "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": inside.url}
         )
-        named = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
-        async with OutgoingClient(named) as outgoing:
+        named_hosts = OutgoingSettings(allow_http=True, private_hosts=("127.0.0.1",))
+        async with OutgoingClient(named_hosts) as outgoing:
             client = AuthorizationCodeSignIn(connection, resources(outgoing, ENVIRONMENT))
             tokens = await client.request_tokens("client_credentials", ())
 
@@ -367,29 +377,29 @@ async def test_a_sign_in_service_of_ones_own_network_is_called_where_settings_na
 async def test_a_token_endpoint_that_sends_on_to_another_address_is_not_followed(
     discovery: Discovery,
 ) -> None:
-    async with hostile() as elsewhere, hostile() as server:
-        server.answers = [answer(b"", f"Location: {elsewhere.url}", status=307)]
-        connection = declared(
+    async with run_hostile_server() as elsewhere, run_hostile_server() as server:
+        server.answers = [build_answer(b"", f"Location: {elsewhere.url}", status=307)]
+        connection = declare_connection(
             "basic", "https://issuer.example", **{**ENDPOINTS, "token_endpoint": server.url}
         )
         with pytest.raises(RequestRejected, match="redirect, which is not followed"):
             await consenting(connection, discovery).refresh_tokens(UpstreamTokens("a", "r", None, ()))
 
-    assert elsewhere.heard == []
+    assert elsewhere.requests == []
 
 
 async def test_metadata_that_sends_on_to_the_cloud_s_own_address_is_not_followed(
     discovery: Discovery,
 ) -> None:
-    async with hostile() as server:
-        server.answers = [answer(b"", "Location: http://169.254.169.254/latest/meta-data", status=302)]
+    async with run_hostile_server() as server:
+        server.answers = [build_answer(b"", "Location: http://169.254.169.254/latest/meta-data", status=302)]
         with pytest.raises(RequestRejected, match="redirect, which is not followed"):
-            await discovery.find_endpoints(declared("basic", server.url.rstrip("/")))
+            await discovery.find_endpoints(declare_connection("basic", server.url.rstrip("/")))
 
-    assert len(server.heard) == 1
+    assert len(server.requests) == 1
 
 
-def service_account(at: str, key: str = "RSA", **assertion: Any) -> Connection:
+def declare_service_account(token_url: str, key: str = "RSA", **assertion: Any) -> Connection:
     """A connection of a service that holds a key."""
     return Connection.model_validate(
         {
@@ -402,13 +412,15 @@ def service_account(at: str, key: str = "RSA", **assertion: Any) -> Connection:
             "client_id": "robot",
             "client_key": {"env": "RSA"},
             "assertion": {"key": {"env": key}, **assertion},
-            "provider": {"issuer": at, "token_endpoint_auth_method": "private_key_jwt"},
+            "provider": {"issuer": token_url, "token_endpoint_auth_method": "private_key_jwt"},
         }
     )
 
 
 async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, discovery: Discovery) -> None:
-    way = JwtBearerSignIn(service_account(provider.issuer), resources(discovery.outgoing, ENVIRONMENT))
+    way = JwtBearerSignIn(
+        declare_service_account(provider.issuer), resources(discovery.outgoing, ENVIRONMENT)
+    )
 
     tokens = await way.tokens_without_person(SHARED_HOLDER, ())
     assert tokens is not None
@@ -427,7 +439,7 @@ async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
     provider: OidcProvider, discovery: Discovery, assertion: dict[str, str]
 ) -> None:
     way = JwtBearerSignIn(
-        service_account(provider.issuer, **assertion), resources(discovery.outgoing, ENVIRONMENT)
+        declare_service_account(provider.issuer, **assertion), resources(discovery.outgoing, ENVIRONMENT)
     )
 
     with pytest.raises(TokenRefused, match="invalid_grant"):
@@ -435,14 +447,14 @@ async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
 
 
 def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> None:
-    declared_here = service_account(
+    declared_here = declare_service_account(
         "https://issuer.example", subject="someone@acme.example", claims={"scope": "read"}
     )
     way = JwtBearerSignIn(declared_here, resources(discovery.outgoing, ENVIRONMENT))
 
-    said = jws.extract_compact(way.sign_assertion("https://issuer.example/token").encode())
+    assertion_parts = jws.extract_compact(way.sign_assertion("https://issuer.example/token").encode())
 
-    payload = json.loads(said.payload)
+    payload = json.loads(assertion_parts.payload)
     assert {name: payload[name] for name in ("iss", "sub", "aud", "scope")} == {
         "iss": "robot",
         "sub": "someone@acme.example",
@@ -450,4 +462,4 @@ def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> 
         "scope": "read",
     }
     assert payload["exp"] - payload["iat"] == 300
-    assert said.headers()["kid"] == RSA.kid
+    assert assertion_parts.headers()["kid"] == RSA.kid

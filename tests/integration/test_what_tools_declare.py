@@ -20,23 +20,23 @@ async def borrowing(idle: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "borrowing")
     idle.registry = Registry((*MODULES, "borrowed_steps"))
     idle.runs = build_runs(idle.services, idle.temporal, idle.registry)
-    await idle.grant("support", idle.alice)
+    await idle.give_grant("support", idle.alice)
     return idle
 
 
 async def refused(platform: Platform, offer: str, arguments: dict[str, object]) -> str:
     """The message with which a run of this offer is refused: once, on record, and with no request."""
-    async with platform.working(), platform.delivering():
-        run = await platform.start(offer, arguments, platform.alice)
-        outcome = await platform.outcome(run)
+    async with platform.run_worker(), platform.run_wake_up_delivery():
+        run = await platform.start_run(offer, arguments, platform.alice)
+        outcome = await platform.wait_for_outcome(run)
     assert isinstance(outcome, Failed)
     assert outcome.code == "read_only_violated"
-    (event,) = await platform.trail("action.refused", run)
+    (event,) = await platform.list_trail_events("action.refused", run)
     assert (event["error"], event["message"]) == ("read_only_violated", outcome.message)
     assert (event["principal"]["name"], event["attempt"]) == ("Alice Liddell", 1)
     assert event["chain"] == [f"{offer}:{run}"]
-    assert await platform.trail("action.intended", run) == []
-    assert platform.requests("support") == []
+    assert await platform.list_trail_events("action.intended", run) == []
+    assert platform.list_requests("support") == []
     return outcome.message
 
 
@@ -62,7 +62,7 @@ async def test_a_request_that_may_change_something_is_refused_where_its_action_o
     message = await refused(borrowing, "rename_in_secret", COMMENT)
 
     assert "'tests.write_in_secret' says reads_only=True" in message
-    (event,) = await borrowing.trail("action.refused")
+    (event,) = await borrowing.list_trail_events("action.refused")
     assert (event["method"], event["resource"]) == ("PUT", f"/api/v2/tickets/{DISPUTE}.json")
     assert (event["connection"], event["record_id"]) == ("support", f"ticket/{DISPUTE}")
 
@@ -70,24 +70,24 @@ async def test_a_request_that_may_change_something_is_refused_where_its_action_o
 async def test_a_request_on_which_nothing_depends_is_refused_without_failing_its_action(
     borrowing: Platform,
 ) -> None:
-    async with borrowing.working(), borrowing.delivering():
-        run = await borrowing.start("rename_in_secret", {**COMMENT, "is_told": True}, borrowing.alice)
-        outcome = await borrowing.outcome(run)
+    async with borrowing.run_worker(), borrowing.run_wake_up_delivery():
+        run = await borrowing.start_run("rename_in_secret", {**COMMENT, "is_told": True}, borrowing.alice)
+        outcome = await borrowing.wait_for_outcome(run)
 
     assert isinstance(outcome, Finished)
     assert outcome.value["subject"] != SUBJECT
-    assert [event["error"] for event in await borrowing.trail("action.refused", run)] == [
+    assert [event["error"] for event in await borrowing.list_trail_events("action.refused", run)] == [
         "read_only_violated"
     ]
-    assert [request["method"] for request in borrowing.requests("support")] == ["GET"]
+    assert [request["method"] for request in borrowing.list_requests("support")] == ["GET"]
 
 
 async def test_a_connection_is_used_also_where_neither_code_nor_declaration_names_it(
     borrowing: Platform,
 ) -> None:
-    async with borrowing.working(), borrowing.delivering():
-        run = await borrowing.start("borrow_openly", COMMENT, borrowing.alice)
-        outcome = await borrowing.outcome(run)
+    async with borrowing.run_worker(), borrowing.run_wake_up_delivery():
+        run = await borrowing.start_run("borrow_openly", COMMENT, borrowing.alice)
+        outcome = await borrowing.wait_for_outcome(run)
 
     assert outcome == Finished({"subject": SUBJECT})
     assert borrowing.registry.needs["borrow_quietly"] == ()

@@ -7,7 +7,7 @@ import pytest
 
 from byline.testing import Failed, Finished, PendingWaits, Running, Workbench, workbench
 from engine.errors import ArgumentsInvalid
-from tests.platform import CONNECTIONS, NORTHWIND, until
+from tests.platform import CONNECTIONS, NORTHWIND, wait_until
 
 CLOCK = """
 import time
@@ -38,10 +38,10 @@ ADDRESSES = {f"{name}_URL": f"https://{name.lower()}.example.com" for name in ("
 
 async def test_a_builder_tries_tools_that_act_refuse_fail_and_ask(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BYLINE_WAIT_LIMIT", "this is no time")
-    asked: list[httpx2.URL] = []
+    asked_urls: list[httpx2.URL] = []
 
     def crm(request: httpx2.Request) -> httpx2.Response:
-        asked.append(request.url)
+        asked_urls.append(request.url)
         assert request.headers["Authorization"].startswith("Bearer ")
         if NORTHWIND not in request.url.path:
             return httpx2.Response(403)
@@ -57,26 +57,26 @@ async def test_a_builder_tries_tools_that_act_refuse_fail_and_ask(monkeypatch: p
         upstream=crm,
     ) as bench:
         read = await bench.call("read_once", {"account_id": NORTHWIND})
-        refused = await bench.call("read_once", {"account_id": "001D000000IqhSLIAZ"})
+        refusal = await bench.call("read_once", {"account_id": "001D000000IqhSLIAZ"})
         with pytest.raises(ArgumentsInvalid):
             await bench.call("read_once", {"account": NORTHWIND})
         choosing = await bench.call("choose_account", {"name": "North"})
         assert isinstance(choosing, PendingWaits)
-        chosen = await bench.answer(choosing.questions[0], {"account": "Northwind"})
+        choice_result = await bench.answer(choosing.questions[0], {"account": "Northwind"})
         refunding = await bench.call("refund", {"amount": 5, "to": "Northwind"})
         assert isinstance(refunding, PendingWaits)
-        refunded = await bench.answer(refunding.questions[0], {})
+        refund_result = await bench.answer(refunding.questions[0], {})
         trail = await bench.trail()
 
     assert isinstance(read, Finished)
     assert read.value["name"] == "Northwind"
-    assert isinstance(refused, Failed)
-    assert refused.code == "permission_denied"
-    assert isinstance(chosen, Finished)
-    assert chosen.value["account"] == "Northwind"
-    assert refunded == Finished({"approved_by": "Bob Baker"})
+    assert isinstance(refusal, Failed)
+    assert refusal.code == "permission_denied"
+    assert isinstance(choice_result, Finished)
+    assert choice_result.value["account"] == "Northwind"
+    assert refund_result == Finished({"approved_by": "Bob Baker"})
     assert [line["verdict"] for line in trail] == ["allowed", "denied"]
-    assert {url.host for url in asked} == {"crm.example.com"}
+    assert {url.host for url in asked_urls} == {"crm.example.com"}
 
 
 async def test_a_tool_that_reads_the_clock_is_found_though_its_actions_are_outside_the_sandbox(
@@ -92,12 +92,14 @@ async def test_a_tool_that_reads_the_clock_is_found_though_its_actions_are_outsi
         upstream=lambda _: httpx2.Response(500),
     ) as bench:
         assert isinstance(await bench.call("tell_time", {}, within=0.1), Running)
-        await until(lambda: _is_refused(bench, "Cannot access time.time.__call__ from inside a workflow"))
+        await wait_until(
+            lambda: _is_refused(bench, "Cannot access time.time.__call__ from inside a workflow")
+        )
 
 
 async def _is_refused(bench: Workbench, words: str) -> bool:
-    (called,) = await bench.trail("tool.called")
-    history = await bench.temporal.get_workflow_handle(called["run_id"]).fetch_history()
+    (called_event,) = await bench.trail("tool.called")
+    history = await bench.temporal.get_workflow_handle(called_event["run_id"]).fetch_history()
     return any(
         words in event.workflow_task_failed_event_attributes.failure.message for event in history.events
     )

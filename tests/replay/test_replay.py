@@ -26,8 +26,8 @@ SETTINGS = Settings(modules=MODULES)
 REGISTRY = Registry(SETTINGS.modules)
 WORKFLOWS = {**REGISTRY.workflows, NOTIFY_WORKFLOW: NotifyWorkflow}
 
-recorded = pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
-waited = pytest.mark.parametrize(
+with_each_history = pytest.mark.parametrize("path", HISTORIES, ids=lambda path: path.stem)
+with_each_waiting_history = pytest.mark.parametrize(
     "path",
     [path for path in HISTORIES if "byline.look_again" in path.read_text()],
     ids=lambda path: path.stem,
@@ -56,7 +56,9 @@ async def interceptor(tmp_path: Path) -> AsyncIterator[BylineInterceptor]:
         yield BylineInterceptor(services, nowhere, REGISTRY)
 
 
-async def replay(path: Path, *interceptors: Interceptor, workflows: Mapping[str, type] = WORKFLOWS) -> None:
+async def replay_history(
+    path: Path, *interceptors: Interceptor, workflows: Mapping[str, type] = WORKFLOWS
+) -> None:
     history = json.loads(path.read_text())
     began = history["events"][0]["workflowExecutionStartedEventAttributes"]
     replayer = Replayer(
@@ -69,33 +71,37 @@ async def replay(path: Path, *interceptors: Interceptor, workflows: Mapping[str,
     await replayer.replay_workflow(WorkflowHistory.from_json(began["workflowId"], history))
 
 
-@recorded
+@with_each_history
 async def test_what_was_recorded_goes_on_with_the_code_of_today(
     path: Path, interceptor: BylineInterceptor
 ) -> None:
-    await replay(path, interceptor)
+    await replay_history(path, interceptor)
 
 
-@waited
+@with_each_waiting_history
 async def test_what_waited_could_not_go_on_without_the_interceptors(path: Path) -> None:
     with pytest.raises(workflow.NondeterminismError):
-        await replay(path)
+        await replay_history(path)
 
 
 async def test_a_tool_that_does_otherwise_than_before_is_found(interceptor: BylineInterceptor) -> None:
     (path,) = [path for path in HISTORIES if path.name.startswith("denied-")]
 
     with pytest.raises(workflow.NondeterminismError):
-        await replay(path, interceptor, workflows={"read_once": ReadOnceAfterANap})
+        await replay_history(path, interceptor, workflows={"read_once": ReadOnceAfterANap})
 
 
 def test_every_workflow_that_comes_with_byline_was_recorded() -> None:
-    ours = {name for name, found in REGISTRY.workflows.items() if found.__module__.startswith("workflows.")}
+    ours = {
+        name
+        for name, definition in REGISTRY.workflows.items()
+        if definition.__module__.startswith("workflows.")
+    }
 
     assert ours <= {path.stem.split("-")[2] for path in HISTORIES}
 
 
-def test_a_history_tells_nothing_of_the_machine_that_recorded_it() -> None:
+def test_a_history_holds_nothing_of_the_machine_that_recorded_it() -> None:
     for path in HISTORIES:
         text = path.read_text()
         assert "stackTrace" not in text

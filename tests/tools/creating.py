@@ -24,7 +24,7 @@ class Noted(BaseModel):
 async def create_note(note: Note) -> Noted:
     """Create a note; the upstream names it."""
     answer = await upstream().request(
-        "POST", "/notes", created=lambda made: f"note/{made.json()['id']}", json={"text": note.text}
+        "POST", "/notes", created=lambda response: f"note/{response.json()['id']}", json={"text": note.text}
     )
     return Noted(id=answer.json()["id"])
 

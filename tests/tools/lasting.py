@@ -84,18 +84,18 @@ class BreakTheSeal:
 @action("tests.keep_at_it", connection="crm", reads_only=True)
 async def keep_at_it(label: str) -> None:
     """Go on until cancelled; which labels have begun and were cancelled is for tests to see."""
-    BEGUN.add(label)
+    BEGUN_LABELS.add(label)
     try:
         while True:
             activity.heartbeat()
             await asyncio.sleep(_BEAT)
     except asyncio.CancelledError:
-        CANCELLED.add(label)
+        CANCELLED_LABELS.add(label)
         raise
 
 
-BEGUN: set[str] = set()
-CANCELLED: set[str] = set()
+BEGUN_LABELS: set[str] = set()
+CANCELLED_LABELS: set[str] = set()
 
 
 class Labelled(BaseModel):
@@ -138,13 +138,13 @@ class ReadInSteps:
     """Tells how far it is while a child reads an account, once it was told to begin."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._is_told = False
 
     @workflow.run
     async def run(self, reading: Reading) -> Account:
         """Say it, read, say it, read again."""
         progress("Beginning", done=1, of=10)
-        await workflow.wait_condition(lambda: self._told)
+        await workflow.wait_condition(lambda: self._is_told)
         account: Account = await workflow.execute_child_workflow(ReadOnce.run, reading)
         progress("Almost there", done=9, of=10)
         await workflow.execute_activity(read_account, reading.account_id, start_to_close_timeout=_STEP)
@@ -153,4 +153,4 @@ class ReadInSteps:
     @workflow.signal(name="word")
     def hear(self) -> None:
         """Begin."""
-        self._told = True
+        self._is_told = True

@@ -235,18 +235,18 @@ class ReadWhenTold:
     """Reads the account once somebody sends it the word."""
 
     def __init__(self) -> None:
-        self._told = False
+        self._is_told = False
 
     @workflow.run
     async def run(self, reading: Reading) -> Account:
         """Wait for the word, and read."""
-        await workflow.wait_condition(lambda: self._told)
+        await workflow.wait_condition(lambda: self._is_told)
         return await workflow.execute_activity(read_account, reading.account_id, start_to_close_timeout=_STEP)
 
     @workflow.signal(name="word")
     def hear(self) -> None:
         """Go on."""
-        self._told = True
+        self._is_told = True
 
 
 @tool(title="Send the word")

@@ -44,23 +44,23 @@ class Everything(BaseModel):
     ] = []
 
 
-class Nested(BaseModel):
+class NestedAnswer(BaseModel):
     inner: Everything
 
 
-class Listed(BaseModel):
+class ListedAnswer(BaseModel):
     names: list[str]
 
 
-class Mistitled(BaseModel):
+class MistitledAnswer(BaseModel):
     which: Literal["a", "b"] = Field(json_schema_extra={"enumNames": ["First"]})
 
 
-class Numbered(BaseModel):
+class NumberedAnswer(BaseModel):
     which: Literal[1, 2]
 
 
-class Nothing(BaseModel):
+class NoAnswer(BaseModel):
     pass
 
 
@@ -119,21 +119,30 @@ def test_what_can_be_chosen_has_a_title_to_show() -> None:
     assert list_choices(fields["text"]) == []
 
 
-@pytest.mark.parametrize("kind", [Nested, Listed, Mistitled, Numbered, Nothing, Plain, str, dict[str, str]])
+@pytest.mark.parametrize(
+    "kind",
+    [NestedAnswer, ListedAnswer, MistitledAnswer, NumberedAnswer, NoAnswer, Plain, str, dict[str, str]],
+)
 def test_a_type_that_no_form_can_show_is_a_mistake_in_the_tool(kind: Any) -> None:
     with pytest.raises(TypeError, match="No form can ask for Kind"):
         build_flat_schema(TypeAdapter(kind), "Kind")
 
 
 def test_an_answer_that_fits_is_kept_without_what_was_left_empty() -> None:
-    given_: Mapping[str, Any] = {**GOOD, "whole": 2.0, "day": "2026-02-28", "code": None, "colour": "blue"}
-    given_ = {**given_, "titled": "l", "several": ["blue", "red"]}
+    given_content: Mapping[str, Any] = {
+        **GOOD,
+        "whole": 2.0,
+        "day": "2026-02-28",
+        "code": None,
+        "colour": "blue",
+    }
+    given_content = {**given_content, "titled": "l", "several": ["blue", "red"]}
 
-    kept = validate_answer(SCHEMA, given_)
+    kept_content = validate_answer(SCHEMA, given_content)
 
-    chosen = {"colour": "blue", "titled": "l", "several": ["blue", "red"]}
-    assert kept == {**GOOD, "whole": 2, "day": "2026-02-28", **chosen}
-    assert Everything.model_validate_json(json.dumps(kept)).day == date(2026, 2, 28)
+    chosen_values = {"colour": "blue", "titled": "l", "several": ["blue", "red"]}
+    assert kept_content == {**GOOD, "whole": 2, "day": "2026-02-28", **chosen_values}
+    assert Everything.model_validate_json(json.dumps(kept_content)).day == date(2026, 2, 28)
 
 
 @pytest.mark.parametrize(
@@ -170,12 +179,12 @@ def test_an_answer_that_fits_is_kept_without_what_was_left_empty() -> None:
         ("\ud800", "x"),
     ],
 )
-def test_what_does_not_fit_is_told_by_field(field: str, value: object) -> None:
-    with pytest.raises(AnswerInvalid) as refused:
+def test_what_does_not_fit_is_reported_by_field(field: str, value: object) -> None:
+    with pytest.raises(AnswerInvalid) as error_info:
         validate_answer(SCHEMA, {**GOOD, field: value})
 
-    assert field.encode(errors="replace").decode() in str(refused.value)
-    assert str(refused.value).encode()
+    assert field.encode(errors="replace").decode() in str(error_info.value)
+    assert str(error_info.value).encode()
 
 
 @given(
@@ -191,20 +200,20 @@ def test_what_does_not_fit_is_told_by_field(field: str, value: object) -> None:
 )
 def test_whatever_is_accepted_fits_the_schema_and_the_type(content: dict[str, Any]) -> None:
     try:
-        kept = validate_answer(SCHEMA, {**GOOD, **content})
+        kept_content = validate_answer(SCHEMA, {**GOOD, **content})
     except AnswerInvalid:
         return
-    Draft202012Validator(SCHEMA).validate(kept)
-    Everything.model_validate_json(json.dumps(kept))
+    Draft202012Validator(SCHEMA).validate(kept_content)
+    Everything.model_validate_json(json.dumps(kept_content))
 
 
 def test_of_what_a_clients_model_wrote_the_text_is_kept() -> None:
-    written = {"role": "assistant", "model": "m", "stopReason": "endTurn"}
+    completion = {"role": "assistant", "model": "m", "stopReason": "endTurn"}
 
-    one = validate_client_answer("sampling", {**written, "content": {"type": "text", "text": "Hello"}})
+    one = validate_client_answer("sampling", {**completion, "content": {"type": "text", "text": "Hello"}})
     blocks = [{"type": "text", "text": "Hel"}, {"type": "image", "data": "", "mimeType": "image/png"}]
     several = validate_client_answer(
-        "sampling", {**written, "content": [*blocks, {"type": "text", "text": "lo"}]}
+        "sampling", {**completion, "content": [*blocks, {"type": "text", "text": "lo"}]}
     )
 
     assert one == several == {"text": "Hello"}
@@ -232,7 +241,7 @@ def test_of_a_clients_roots_names_and_addresses_are_kept() -> None:
 def test_a_clients_answer_that_does_not_fit_is_refused_and_not_repeated(
     kind: Literal["sampling", "roots"], answer: dict[str, Any]
 ) -> None:
-    with pytest.raises(AnswerInvalid) as refused:
+    with pytest.raises(AnswerInvalid) as error_info:
         validate_client_answer(kind, answer)
 
-    assert "hidden" not in str(refused.value)
+    assert "hidden" not in str(error_info.value)

@@ -12,13 +12,15 @@ ROOT = Path(__file__).parents[2]
 ADDRESSES = {f"{name}_URL": f"https://{name.lower()}.example" for name in ("CRM", "BILLING", "SUPPORT")}
 
 
-def declared() -> dict[str, Connection]:
-    found = read_connections(ROOT / "examples/sandbox/connections.yml", ADDRESSES)
-    return {connection.name: connection for connection in found}
+def read_declared_connections() -> dict[str, Connection]:
+    connections = read_connections(ROOT / "examples/sandbox/connections.yml", ADDRESSES)
+    return {connection.name: connection for connection in connections}
 
 
 def test_the_sandbox_declares_its_three_systems_each_reached_as_the_person_who_asked() -> None:
-    assert {(name, each.system, each.mode) for name, each in declared().items()} == {
+    assert {
+        (name, connection.system, connection.mode) for name, connection in read_declared_connections().items()
+    } == {
         ("crm", "salesforce", "user"),
         ("billing", "stripe", "user"),
         ("support", "zendesk", "user"),
@@ -26,12 +28,12 @@ def test_the_sandbox_declares_its_three_systems_each_reached_as_the_person_who_a
 
 
 def test_a_declaration_survives_its_way_through_the_database() -> None:
-    for each in declared().values():
-        assert Connection.model_validate(each.model_dump(mode="json")) == each
+    for connection in read_declared_connections().values():
+        assert Connection.model_validate(connection.model_dump(mode="json")) == connection
 
 
 def test_a_connection_of_people_is_held_by_each_and_a_shared_one_by_the_service() -> None:
-    crm = declared()["crm"]
+    crm = read_declared_connections()["crm"]
 
     assert crm.resolve_holder("p-1") == "p-1"
     assert crm.model_copy(update={"mode": "shared"}).resolve_holder("p-1") == "shared"
@@ -51,7 +53,7 @@ def test_a_secret_is_read_from_where_the_declaration_says(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("empty", [{}, {"CRM_SECRET": ""}])
-def test_a_secret_that_is_not_there_is_told_by_its_place(empty: dict[str, str], tmp_path: Path) -> None:
+def test_a_missing_secret_is_reported_by_its_place(empty: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConnectionMisconfigured, match="set CRM_SECRET"):
         SecretReader(empty).read_secret("crm", SecretReference(env="CRM_SECRET"))
     with pytest.raises(ConnectionMisconfigured, match=f"write it into {tmp_path / 'nowhere'}"):
@@ -68,7 +70,7 @@ def test_a_secret_has_one_place() -> None:
 
 
 def test_a_secret_cannot_be_written_into_the_declaration() -> None:
-    crm = declared()["crm"].model_dump(mode="json")
+    crm = read_declared_connections()["crm"].model_dump(mode="json")
     for inline in ("open-to-all", {"value": "open-to-all"}):
         with pytest.raises(ValidationError):
             Connection.model_validate({**crm, "client_secret": inline})

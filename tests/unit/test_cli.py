@@ -6,14 +6,14 @@ import pytest
 from gateway.cli import main
 
 
-def ran(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> object:
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) -> object:
     """Run `byline` and return its exit code."""
     monkeypatch.setattr(sys, "argv", ["byline", *arguments])
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         main()
-    return ended.value.code
+    return exit_info.value.code
 
 
 @pytest.mark.parametrize(
@@ -33,26 +33,26 @@ def ran(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environment: str) ->
         ),
     ],
 )
-def test_a_wrong_setting_is_told_by_its_variable(
+def test_a_wrong_setting_is_reported_by_its_variable(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     variable: str,
     value: str,
     message: str,
 ) -> None:
-    assert ran(monkeypatch, "worker", **{variable: value}) == 2
+    assert run_main(monkeypatch, "worker", **{variable: value}) == 2
     assert capsys.readouterr().err.startswith(message)
 
 
-def test_a_failure_that_was_foreseen_is_told_in_one_line(
+def test_an_expected_failure_is_reported_in_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ran(monkeypatch, "ready", "ftp://somewhere") == 1
+    assert run_main(monkeypatch, "ready", "ftp://somewhere") == 1
     assert capsys.readouterr().err.splitlines() == [
         "ftp://somewhere cannot be asked: write http://host:port/path or temporal://host:port/namespace/queue"
     ]
 
 
 def test_the_release_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert ran(monkeypatch, "version") == 0
+    assert run_main(monkeypatch, "version") == 0
     assert capsys.readouterr().out.strip() == version("byline")

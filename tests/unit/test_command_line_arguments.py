@@ -31,7 +31,7 @@ SCHEMA: dict[str, Any] = Order.model_json_schema()
 
 
 @pytest.mark.parametrize(
-    ("pairs", "expected"),
+    ("pairs", "expected_arguments"),
     [
         (["ticket=35436"], {"ticket": 35436}),
         (["ticket=-1", "note=a=b"], {"ticket": -1, "note": "a=b"}),
@@ -53,15 +53,15 @@ SCHEMA: dict[str, Any] = Order.model_json_schema()
         (["ticket=1", 'address={"city":"Rome"}'], {"ticket": 1, "address": {"city": "Rome"}}),
     ],
 )
-def test_words_are_read_as_the_schema_says(pairs: list[str], expected: dict[str, Any]) -> None:
-    found = parse_arguments(SCHEMA, pairs, {})
-    Order.model_validate(found)
+def test_words_are_read_as_the_schema_says(pairs: list[str], expected_arguments: dict[str, Any]) -> None:
+    arguments = parse_arguments(SCHEMA, pairs, {})
+    Order.model_validate(arguments)
 
-    assert found == expected
+    assert arguments == expected_arguments
 
 
 @pytest.mark.parametrize(
-    ("pairs", "told"),
+    ("pairs", "expected_message"),
     [
         (["ticket=abc"], "--arg ticket=abc: 'ticket' is a whole number"),
         (["ticket=1.5"], "--arg ticket=1.5: 'ticket' is a whole number"),
@@ -80,18 +80,18 @@ def test_words_are_read_as_the_schema_says(pairs: list[str], expected: dict[str,
         (["note=x"], "This tool also needs --arg ticket=…"),
     ],
 )
-def test_a_word_that_does_not_fit_is_told_by_name(pairs: list[str], told: str) -> None:
-    with pytest.raises(UsageInvalid) as refused:
+def test_a_word_that_does_not_fit_is_reported_by_name(pairs: list[str], expected_message: str) -> None:
+    with pytest.raises(UsageInvalid) as error_info:
         parse_arguments(SCHEMA, pairs, {})
 
-    assert told in str(refused.value)
+    assert expected_message in str(error_info.value)
 
 
 def test_a_word_has_its_way_over_the_document() -> None:
     assert parse_arguments(SCHEMA, ["ticket=2"], {"ticket": 1, "note": "n"}) == {"ticket": 2, "note": "n"}
 
 
-def test_a_name_in_the_document_that_the_tool_does_not_take_is_told() -> None:
+def test_an_unknown_name_in_the_document_is_reported() -> None:
     with pytest.raises(UsageInvalid, match="takes no 'tickets'"):
         parse_arguments(SCHEMA, [], {"ticket": 1, "tickets": 1})
 

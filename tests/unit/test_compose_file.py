@@ -24,7 +24,7 @@ def document() -> Any:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> dict[str, str]:
+def default_variables(tmp_path: Path) -> dict[str, str]:
     return choose_variables(ComposeFile(COMPOSE_PATH).variable_defaults, {}, DataDirectory(tmp_path))
 
 
@@ -37,10 +37,10 @@ def test_it_describes_the_whole_stack_in_containers_without_any_setting() -> Non
 
 
 def test_every_port_is_published_on_the_loopback_only(document: Any) -> None:
-    published = [port for service in document["services"].values() for port in service.get("ports", [])]
+    published_ports = [port for service in document["services"].values() for port in service.get("ports", [])]
 
-    assert published
-    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert published_ports
+    assert all(port.startswith("127.0.0.1:") for port in published_ports)
 
 
 def test_every_service_that_stays_says_when_it_is_ready() -> None:
@@ -50,9 +50,9 @@ def test_every_service_that_stays_says_when_it_is_ready() -> None:
 
 def test_temporal_registers_the_search_attributes_that_the_engine_writes() -> None:
     command = ComposeFile(COMPOSE_PATH).build_services({})["temporal"].command
-    registered = [part.split("=")[1] for part in command if part.startswith("--search-attribute=")]
+    search_attributes = [part.split("=")[1] for part in command if part.startswith("--search-attribute=")]
 
-    assert sorted(registered) == sorted(
+    assert sorted(search_attributes) == sorted(
         value
         for name, value in vars(wire).items()
         if name.endswith("_ATTRIBUTE") and str(value).startswith("Byline")
@@ -66,26 +66,28 @@ def test_the_container_runs_the_temporal_that_the_environment_has(document: Any)
 @pytest.mark.enable_socket
 @pytest.mark.parametrize("name", ["worker", "gateway", "migrate"])
 def test_the_settings_understand_what_a_service_is_given(
-    name: str, here: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, default_variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for variable, value in ComposeFile(COMPOSE_PATH).build_services(here)[name].environment.items():
+    for variable, value in (
+        ComposeFile(COMPOSE_PATH).build_services(default_variables)[name].environment.items()
+    ):
         monkeypatch.setenv(variable, value)
     settings = Settings()
 
     assert settings.database.url == f"sqlite+aiosqlite:///{tmp_path}/byline.db"
-    assert settings.temporal.address == f"127.0.0.1:{here['TEMPORAL_PORT']}"
+    assert settings.temporal.address == f"127.0.0.1:{default_variables['TEMPORAL_PORT']}"
     assert settings.vault.keyring_file == tmp_path / "keyring.json"
     assert settings.gateway.host == "127.0.0.1"
-    assert settings.public_url == f"http://127.0.0.1:{here['GATEWAY_PORT']}"
+    assert settings.public_url == f"http://127.0.0.1:{default_variables['GATEWAY_PORT']}"
     assert settings.modules == ("workflows", "activities")
     assert settings.gateway.demo_people
 
 
 @pytest.mark.enable_socket
-def test_here_every_address_is_the_loopback_and_every_port_its_own(here: dict[str, str]) -> None:
-    ports = [value for name, value in here.items() if name.endswith("_PORT")]
+def test_here_every_address_is_the_loopback_and_every_port_its_own(default_variables: dict[str, str]) -> None:
+    ports = [value for name, value in default_variables.items() if name.endswith("_PORT")]
 
-    assert {value for name, value in here.items() if name.endswith("_HOST")} == {"127.0.0.1"}
+    assert {value for name, value in default_variables.items() if name.endswith("_HOST")} == {"127.0.0.1"}
     assert len(set(ports)) == len(ports) == len(SERVICES) - 1
 
 
@@ -118,13 +120,13 @@ async def test_a_file_that_a_setting_names_lies_where_the_stack_is_started(
 
 
 def test_secrets_are_random_kept_and_for_the_owner_only(tmp_path: Path) -> None:
-    wanted = {"CRM_CLIENT_SECRET": "known", "BILLING_CLIENT_SECRET": "known"}
-    first = choose_variables(wanted, {}, DataDirectory(tmp_path))
+    wanted_variables = {"CRM_CLIENT_SECRET": "known", "BILLING_CLIENT_SECRET": "known"}
+    first = choose_variables(wanted_variables, {}, DataDirectory(tmp_path))
     file = tmp_path / "secrets.json"
 
-    assert choose_variables(wanted, {}, DataDirectory(tmp_path)) == first
+    assert choose_variables(wanted_variables, {}, DataDirectory(tmp_path)) == first
     assert "known" not in first.values()
-    assert json.loads(file.read_text()) == {name: first[name] for name in wanted}
+    assert json.loads(file.read_text()) == {name: first[name] for name in wanted_variables}
     assert file.stat().st_mode & 0o777 == 0o600
 
 
@@ -160,6 +162,6 @@ def test_a_file_that_cannot_be_run_is_refused_with_the_reason(
         ComposeFile(path).build_services({})
 
 
-def test_a_missing_file_is_told_with_the_option_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_option_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="--file"):
         ComposeFile(tmp_path / "none.yml")

@@ -24,13 +24,13 @@ connections:
 ISSUER = {"ISSUER": "https://sign-in.example.com"}
 
 
-def told(text: str, folder: Path, environment: dict[str, str]) -> str:
+def read_refusal(text: str, folder: Path, environment: dict[str, str]) -> str:
     """What is said of a connections file that cannot be used."""
     path = folder / "connections.yml"
     path.write_text(text)
-    with pytest.raises(SettingsInvalid) as refused:
+    with pytest.raises(SettingsInvalid) as error_info:
         read_connections(path, environment)
-    return str(refused.value)
+    return str(error_info.value)
 
 
 def test_a_declaration_is_read_with_its_variables_filled_in(tmp_path: Path) -> None:
@@ -44,11 +44,13 @@ def test_a_declaration_is_read_with_its_variables_filled_in(tmp_path: Path) -> N
 
 
 def test_a_variable_that_nobody_set_is_named_with_its_place(tmp_path: Path) -> None:
-    assert "connections.tracker.provider.issuer: the variable ISSUER is not set" in told(WHOLE, tmp_path, {})
+    assert "connections.tracker.provider.issuer: the variable ISSUER is not set" in read_refusal(
+        WHOLE, tmp_path, {}
+    )
 
 
 @pytest.mark.parametrize(
-    ("instead_of", "written", "message"),
+    ("instead_of", "replacement", "message"),
     [
         ("mode: user", "mode: everyone", "tracker.mode: Input should be 'user' or 'shared'"),
         ("title: Acme Tracker", "name_of_it: x", "tracker.title: Field required"),
@@ -81,14 +83,14 @@ def test_a_variable_that_nobody_set_is_named_with_its_place(tmp_path: Path) -> N
     ],
 )
 def test_a_mistake_in_a_declaration_is_named_with_its_place(
-    instead_of: str, written: str, message: str, tmp_path: Path
+    instead_of: str, replacement: str, message: str, tmp_path: Path
 ) -> None:
-    said = told(WHOLE.replace(instead_of, written), tmp_path, ISSUER)
+    refusal_text = read_refusal(WHOLE.replace(instead_of, replacement), tmp_path, ISSUER)
 
-    assert message in said
-    assert "open-to-all" not in said
+    assert message in refusal_text
+    assert "open-to-all" not in refusal_text
 
 
-def test_a_file_that_is_not_there_is_told_with_the_setting_that_names_it(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_setting_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="set BYLINE_CONNECTIONS_FILE"):
         read_connections(tmp_path / "nowhere.yml", {})

@@ -21,20 +21,20 @@ BLOCKS: list[Any] = [
 
 
 def test_blocks_are_what_mcp_calls_content() -> None:
-    shown = from_json(to_json(Content(BLOCKS)))
+    document = from_json(to_json(Content(BLOCKS)))
 
-    read = CallToolResult.model_validate(shown)
-    assert read.model_dump(mode="json", by_alias=True, exclude_none=True)["content"] == shown["content"]
-    assert [block["type"] for block in shown["content"]] == [
+    read = CallToolResult.model_validate(document)
+    assert read.model_dump(mode="json", by_alias=True, exclude_none=True)["content"] == document["content"]
+    assert [block["type"] for block in document["content"]] == [
         *("text", "image", "audio", "resource", "resource", "resource_link")
     ]
 
 
 def test_messages_are_what_mcp_calls_a_prompts_result() -> None:
-    shown = from_json(to_json(Messages([Message("user", block) for block in BLOCKS])))
+    document = from_json(to_json(Messages([Message("user", block) for block in BLOCKS])))
 
-    read = GetPromptResult.model_validate(shown)
-    assert read.model_dump(mode="json", by_alias=True, exclude_none=True)["messages"] == shown["messages"]
+    read = GetPromptResult.model_validate(document)
+    assert read.model_dump(mode="json", by_alias=True, exclude_none=True)["messages"] == document["messages"]
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ from engine.oauth.client import TokenRefused
 from gateway.error_codes import CODES_BY_ERROR, find_mcp_code, to_http_status, to_mcp_code
 
 
-def below(kind: type[BylineError]) -> Iterator[type[BylineError]]:
+def list_subclasses(kind: type[BylineError]) -> Iterator[type[BylineError]]:
     for child in kind.__subclasses__():
         yield child
-        yield from below(child)
+        yield from list_subclasses(child)
 
 
-def sample(kind: type[BylineError]) -> BylineError:
-    made: dict[type[BylineError], Callable[[], BylineError]] = {
+def build_sample(kind: type[BylineError]) -> BylineError:
+    builder_by_kind: dict[type[BylineError], Callable[[], BylineError]] = {
         AuthorizationRequired: lambda: AuthorizationRequired(
             waiter_id="w", request_id="r", connection_name="c", principal_id="p", expires_at=0.0
         ),
@@ -37,11 +37,11 @@ def sample(kind: type[BylineError]) -> BylineError:
         RateLimited: lambda: RateLimited("m", retry_after=1.0),
         TokenRefused: lambda: TokenRefused("c", "invalid_grant"),
     }
-    return made.get(kind, lambda: kind("m"))()
+    return builder_by_kind.get(kind, lambda: kind("m"))()
 
 
-TREE = [kind for kind in below(BylineError) if kind.__module__ == errors.__name__]
-EVERY: list[type[BylineError]] = [BylineError, *below(BylineError)]
+TREE = [kind for kind in list_subclasses(BylineError) if kind.__module__ == errors.__name__]
+EVERY: list[type[BylineError]] = [BylineError, *list_subclasses(BylineError)]
 
 
 def test_every_code_is_one_errors_alone() -> None:
@@ -57,19 +57,19 @@ def test_every_error_has_a_row_that_says_how_each_edge_reports_it(kind: type[Byl
 
 
 @pytest.mark.parametrize("kind", EVERY)
-def test_every_error_can_be_told_at_each_edge(kind: type[BylineError]) -> None:
-    assert 400 <= to_http_status(sample(kind)) < 600
-    assert to_mcp_code(sample(kind)) in {None, -32602, -32603}
+def test_every_error_can_be_reported_at_each_edge(kind: type[BylineError]) -> None:
+    assert 400 <= to_http_status(build_sample(kind)) < 600
+    assert to_mcp_code(build_sample(kind)) in {None, -32602, -32603}
 
 
 @pytest.mark.parametrize("kind", TREE)
 def test_a_runs_error_has_the_mcp_code_of_the_error_with_its_code(kind: type[BylineError]) -> None:
-    assert find_mcp_code(kind.code) == to_mcp_code(sample(kind))
+    assert find_mcp_code(kind.code) == to_mcp_code(build_sample(kind))
 
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_every_error_says_something_and_has_details_that_cross_a_wire(kind: type[BylineError]) -> None:
-    error = sample(kind)
+    error = build_sample(kind)
 
     assert str(error)
     assert all(isinstance(value, str | float | int | None) for value in error.details.values())

@@ -31,7 +31,7 @@ def test_an_identity_comes_back_from_its_claims_as_it_was() -> None:
     assert Identity.from_claims(json.loads(json.dumps(ALICE.to_claims()))) == ALICE
 
 
-def test_a_token_tells_its_label_without_being_verified() -> None:
+def test_the_label_of_a_token_can_be_read_without_verification() -> None:
     assert Identity.parse_unverified(token(ALICE.to_claims())) == ALICE
 
 
@@ -43,12 +43,12 @@ def test_a_statement_that_lacks_a_part_is_none(left_out: str) -> None:
 
 
 @given(st.text() | st.text().map(lambda text: f"e30.{text}.e30"))
-def test_whatever_text_stands_in_its_place_is_no_identity(text: str) -> None:
+def test_other_text_is_no_identity(text: str) -> None:
     assert Identity.parse_unverified(text) is None
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists))
-def test_whatever_json_stands_in_its_place_is_no_identity(value: object) -> None:
+def test_other_json_is_no_identity(value: object) -> None:
     assert Identity.parse_unverified(token(value)) is None
 
 

@@ -8,7 +8,7 @@ from engine.interpolation import InterpolationFailed, collect_defaults, interpol
 
 
 @pytest.mark.parametrize(
-    ("text", "variables", "expected"),
+    ("text", "variables", "expected_text"),
     [
         ("${HOST}", {"HOST": "crm"}, "crm"),
         ("${HOST}", {"HOST": ""}, ""),
@@ -24,8 +24,10 @@ from engine.interpolation import InterpolationFailed, collect_defaults, interpol
         ("${A}", {"A": "${B}", "B": "b"}, "${B}"),
     ],
 )
-def test_a_variable_is_replaced_as_compose_does(text: str, variables: dict[str, str], expected: str) -> None:
-    assert interpolate_variables(text, variables) == expected
+def test_a_variable_is_replaced_as_compose_does(
+    text: str, variables: dict[str, str], expected_text: str
+) -> None:
+    assert interpolate_variables(text, variables) == expected_text
 
 
 def test_only_strings_in_values_change() -> None:

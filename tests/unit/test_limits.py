@@ -14,7 +14,7 @@ LIMITS = LimitSettings(body=1_000_000, arrival=timedelta(seconds=5))
 POST: Scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
 
 
-async def unheard(message: Message) -> None:
+async def ignore_message(message: Message) -> None:
     raise AssertionError(message)
 
 
@@ -28,7 +28,7 @@ async def test_large_bodies_share_the_room_that_there_is_and_small_ones_need_non
         under_way += 1
         await enough.wait()
 
-    limited = BodyLimitMiddleware(reader, LIMITS)
+    limited_app = BodyLimitMiddleware(reader, LIMITS)
 
     def sending(size: int) -> Receive:
         async def receive() -> Message:
@@ -38,55 +38,57 @@ async def test_large_bodies_share_the_room_that_there_is_and_small_ones_need_non
 
     async with asyncio.TaskGroup() as group:
         for _ in range(34):
-            group.create_task(limited(dict(POST), sending(1_000_000), unheard))
+            group.create_task(limited_app(dict(POST), sending(1_000_000), ignore_message))
         await asyncio.sleep(0)
-        with pytest.raises(HTTPException) as refused:
-            await limited(dict(POST), sending(1_000_000), unheard)
-        small = group.create_task(limited(dict(POST), sending(60_000), unheard))
+        with pytest.raises(HTTPException) as error_info:
+            await limited_app(dict(POST), sending(1_000_000), ignore_message)
+        small = group.create_task(limited_app(dict(POST), sending(60_000), ignore_message))
         await asyncio.sleep(0)
         enough.set()
     await small
-    await limited(dict(POST), sending(1_000_000), unheard)
+    await limited_app(dict(POST), sending(1_000_000), ignore_message)
 
-    assert refused.value.status_code == 503
+    assert error_info.value.status_code == 503
     assert under_way == 36
 
 
 async def test_what_comes_after_a_body_may_take_its_time() -> None:
-    gone = asyncio.Event()
-    heard: list[str] = []
+    gone_event = asyncio.Event()
+    received_types: list[str] = []
 
     async def listener(_scope: Scope, receive: Receive, _send: Send) -> None:
-        heard.extend([(await receive())["type"], (await receive())["type"]])
+        received_types.extend([(await receive())["type"], (await receive())["type"]])
 
     messages: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
 
     async def receive() -> Message:
         if messages:
             return messages.pop()
-        await gone.wait()
+        await gone_event.wait()
         return {"type": "http.disconnect"}
 
-    limited = BodyLimitMiddleware(listener, LIMITS.model_copy(update={"arrival": timedelta(seconds=0.01)}))
-    asyncio.get_running_loop().call_later(0.1, gone.set)
-    await limited(dict(POST), receive, unheard)
+    limited_app = BodyLimitMiddleware(
+        listener, LIMITS.model_copy(update={"arrival": timedelta(seconds=0.01)})
+    )
+    asyncio.get_running_loop().call_later(0.1, gone_event.set)
+    await limited_app(dict(POST), receive, ignore_message)
 
-    assert heard == ["http.request", "http.disconnect"]
+    assert received_types == ["http.request", "http.disconnect"]
 
 
-@pytest.mark.parametrize("declared", [b"1000001", b"9" * 18])
-async def test_a_body_that_says_it_is_too_large_is_not_begun(declared: bytes) -> None:
+@pytest.mark.parametrize("declared_length", [b"1000001", b"9" * 18])
+async def test_a_body_that_says_it_is_too_large_is_not_begun(declared_length: bytes) -> None:
     async def reader(_scope: Scope, receive: Receive, _send: Send) -> None:
         await receive()
 
     async def never() -> Message:
         raise AssertionError("the body was asked for")
 
-    scope = {**POST, "headers": [(b"content-length", declared)]}
-    with pytest.raises(HTTPException) as refused:
-        await BodyLimitMiddleware(reader, LIMITS)(scope, never, unheard)
+    scope = {**POST, "headers": [(b"content-length", declared_length)]}
+    with pytest.raises(HTTPException) as error_info:
+        await BodyLimitMiddleware(reader, LIMITS)(scope, never, ignore_message)
 
-    assert refused.value.status_code == 413
+    assert error_info.value.status_code == 413
 
 
 def test_a_gateway_may_open_a_file_for_each_connection() -> None:

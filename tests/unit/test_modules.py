@@ -31,13 +31,13 @@ def test_a_package_offers_what_any_of_its_modules_defines(package: Path) -> None
     assert Registry((package.name,)).find_tool("greet").description == "Say hello."
 
 
-def test_a_module_that_is_not_there_is_told_with_the_setting_that_names_it() -> None:
+def test_a_missing_module_is_reported_with_the_setting_that_names_it() -> None:
     with pytest.raises(SettingsInvalid, match=r"no module 'nowhere\.at_all'.*BYLINE_MODULES"):
         Registry(("nowhere.at_all",))
 
 
 @pytest.mark.parametrize("file", ["__init__.py", "broken.py"])
-def test_what_a_module_imports_and_is_not_there_is_told_by_its_own_name(file: str, package: Path) -> None:
+def test_a_missing_import_of_a_module_is_reported_by_its_own_name(file: str, package: Path) -> None:
     (package / file).write_text("import nowhere.at_all\n")
     with pytest.raises(SettingsInvalid, match=rf"Module '{package.name}\S*' imports 'nowhere'"):
         Registry((package.name,))

@@ -21,7 +21,7 @@ async def bill() -> None:
 
 
 @action("needs_unused", connection="unused")
-async def unused() -> None:
+async def unused_step() -> None:
     raise AssertionError
 
 
@@ -53,9 +53,11 @@ class NeedyWorkflow:
 def test_needs_are_found_through_helpers_tables_children_and_literal_names_though_they_go_in_circles() -> (
     None
 ):
-    found = find_connection_needs(NeedyWorkflow, {"needs_child": ChildWorkflow}, {"needs_bill": bill})
+    connection_needs = find_connection_needs(
+        NeedyWorkflow, {"needs_child": ChildWorkflow}, {"needs_bill": bill}
+    )
 
-    assert found == (ConnectionNeed("billing", ()), ConnectionNeed("crm", ("read", "write")))
+    assert connection_needs == (ConnectionNeed("billing", ()), ConnectionNeed("crm", ("read", "write")))
 
 
 def test_declared_connections_are_needed_beside_those_that_are_found() -> None:

@@ -33,10 +33,10 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_package_bears_its_own_name_everywhere(tmp_path: Path) -> None:
-    made = make_package("night-shift", tmp_path / "not" / "there" / "yet")
-    files = [path for path in made.rglob("*") if path.is_file()]
+    package_path = make_package("night-shift", tmp_path / "not" / "there" / "yet")
+    files = [path for path in package_path.rglob("*") if path.is_file()]
 
-    assert {str(path.relative_to(made)) for path in files} == {
+    assert {str(path.relative_to(package_path)) for path in files} == {
         "README.md",
         "connections.yml",
         "night_shift/__init__.py",

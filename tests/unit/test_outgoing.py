@@ -17,21 +17,21 @@ from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
 from engine.outgoing.addresses import HostResolver, is_public_address, resolve_host
 from engine.outgoing.client import OutgoingClient, OutgoingTransport, parse_retry_after
 from engine.settings import OutgoingSettings
-from tests.listeners import receiver
+from tests.listeners import run_receiver
 
 OPEN = OutgoingSettings(allow_http=True, allow_private=True)
 HTTP = OutgoingSettings(allow_http=True)
 
 
-def says(*answers: str) -> tuple[HostResolver, list[str]]:
+def build_resolver(*answers: str) -> tuple[HostResolver, list[str]]:
     """A resolver whose name servers belong to somebody else: the first answer is the first address, and so on."""
-    asked: list[str] = []
+    asked_hosts: list[str] = []
 
     async def answer(host: str, _port: int) -> list[str]:
-        asked.append(host)
-        return [answers[min(len(asked), len(answers)) - 1]]
+        asked_hosts.append(host)
+        return [answers[min(len(asked_hosts), len(answers)) - 1]]
 
-    return answer, asked
+    return answer, asked_hosts
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1:248:1893:25c8:1946"])
@@ -74,13 +74,13 @@ def test_an_address_of_the_internet_is_public(address: str) -> None:
     ],
 )
 async def test_what_leads_into_a_private_network_is_refused_whoever_names_it(address: str) -> None:
-    resolver, asked = says(address)
+    resolver, asked_hosts = build_resolver(address)
 
     assert not is_public_address(address)
     async with OutgoingClient(HTTP, resolver=resolver) as outgoing:
         with pytest.raises(AddressRefused):
             await outgoing.send_request("GET", "http://innocent.example/")
-    assert asked == ["innocent.example"]
+    assert asked_hosts == ["innocent.example"]
 
 
 @pytest.mark.enable_socket
@@ -132,12 +132,12 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse() -> No
     ],
 )
 async def test_an_address_of_another_form_is_refused_before_any_name_is_resolved(url: str) -> None:
-    resolver, asked = says("93.184.216.34")
+    resolver, asked_hosts = build_resolver("93.184.216.34")
     async with OutgoingClient(OutgoingSettings(), resolver=resolver) as outgoing:
         with pytest.raises(AddressRefused):
             await outgoing.send_request("GET", url)
 
-    assert asked == []
+    assert asked_hosts == []
 
 
 @pytest.mark.enable_socket
@@ -148,8 +148,8 @@ async def test_a_host_that_nobody_knows_may_be_known_later() -> None:
 
 @pytest.mark.enable_socket
 async def test_what_was_checked_is_what_is_called_whatever_the_name_means_a_moment_later() -> None:
-    resolver, asked = says("127.0.0.1", "192.0.2.1")
-    async with receiver() as receiving, OutgoingClient(OPEN, resolver=resolver) as outgoing:
+    resolver, asked_hosts = build_resolver("127.0.0.1", "192.0.2.1")
+    async with run_receiver() as receiving, OutgoingClient(OPEN, resolver=resolver) as outgoing:
         url = f"http://receiver.example:{receiving.port}/path?and=query"
         answer = await outgoing.send_request("POST", url, content=b"body", headers={"X-Own": "yes"})
 
@@ -157,17 +157,17 @@ async def test_what_was_checked_is_what_is_called_whatever_the_name_means_a_mome
     assert (answer.status_code, answer.body) == (200, b"ok")
     assert (post.path, post.body, post.headers["x-own"]) == ("/path", b"body", "yes")
     assert post.headers["host"] == f"receiver.example:{receiving.port}"
-    assert asked == ["receiver.example"]
+    assert asked_hosts == ["receiver.example"]
 
 
 @pytest.mark.enable_socket
 async def test_a_connection_that_was_checked_is_kept_open_for_its_host_alone() -> None:
-    resolver, asked = says("127.0.0.1")
-    async with receiver() as receiving, OutgoingClient(OPEN, resolver=resolver) as outgoing:
+    resolver, asked_hosts = build_resolver("127.0.0.1")
+    async with run_receiver() as receiving, OutgoingClient(OPEN, resolver=resolver) as outgoing:
         for host in ("one.example", "one.example", "two.example", "one.example"):
             await outgoing.send_request("GET", f"http://{host}:{receiving.port}/")
 
-    assert asked == ["one.example", "two.example"]
+    assert asked_hosts == ["one.example", "two.example"]
 
 
 @pytest.mark.enable_socket
@@ -175,7 +175,7 @@ async def test_an_address_that_does_not_answer_is_passed_over() -> None:
     async def two(_host: str, _port: int) -> list[str]:
         return ["127.0.0.2", "127.0.0.1"]
 
-    async with receiver() as receiving, OutgoingClient(OPEN, resolver=two) as outgoing:
+    async with run_receiver() as receiving, OutgoingClient(OPEN, resolver=two) as outgoing:
         answer = await outgoing.send_request("GET", f"http://receiver.example:{receiving.port}/")
 
     assert answer.status_code == 200
@@ -183,9 +183,9 @@ async def test_an_address_that_does_not_answer_is_passed_over() -> None:
 
 @pytest.mark.enable_socket
 async def test_a_redirect_is_not_followed() -> None:
-    async with receiver() as private:
+    async with run_receiver() as private:
         away = RedirectResponse(f"http://127.0.0.1:{private.port}/latest/meta-data", 307)
-        async with receiver([away]) as receiving, OutgoingClient(OPEN) as outgoing:
+        async with run_receiver([away]) as receiving, OutgoingClient(OPEN) as outgoing:
             with pytest.raises(RequestRejected, match="redirect"):
                 await outgoing.send_request("POST", f"http://127.0.0.1:{receiving.port}/")
 
@@ -194,20 +194,20 @@ async def test_a_redirect_is_not_followed() -> None:
 
 @pytest.mark.enable_socket
 async def test_an_answer_that_is_too_large_is_not_read_to_its_end() -> None:
-    async with receiver([Response("x" * 5000)]) as receiving, OutgoingClient(OPEN) as outgoing:
+    async with run_receiver([Response("x" * 5000)]) as receiving, OutgoingClient(OPEN) as outgoing:
         with pytest.raises(RequestRejected, match="more than 1,000 bytes"):
             await outgoing.send_request("GET", f"http://127.0.0.1:{receiving.port}/", max_bytes=1000)
 
 
 @pytest.mark.enable_socket
 async def test_an_answer_is_not_unpacked_beyond_what_is_read_for_whichever_library_asked() -> None:
-    packed = gzip.compress(bytes(50_000_000))
+    packed_body = gzip.compress(bytes(50_000_000))
     answers = [
-        Response(packed, headers={"Content-Encoding": "gzip"}),
+        Response(packed_body, headers={"Content-Encoding": "gzip"}),
         Response(gzip.compress(b"ok"), headers={"Content-Encoding": "gzip"}),
     ]
     async with (
-        receiver(answers) as receiving,
+        run_receiver(answers) as receiving,
         OutgoingClient(OPEN) as outgoing,
         httpx2.AsyncClient(transport=OutgoingTransport(outgoing)) as library,
     ):
@@ -216,15 +216,17 @@ async def test_an_answer_is_not_unpacked_beyond_what_is_read_for_whichever_libra
             await library.get(url)
         answer = await library.get(url)
 
-    assert len(packed) < 50_000
+    assert len(packed_body) < 50_000
     assert answer.content == b"ok"
 
 
 @pytest.mark.enable_socket
 async def test_what_was_packed_more_than_once_is_not_unpacked_since_that_may_never_end() -> None:
-    packed = Response(gzip.compress(gzip.compress(b"ok")), headers={"Content-Encoding": "gzip, gzip"})
+    packed_response = Response(
+        gzip.compress(gzip.compress(b"ok")), headers={"Content-Encoding": "gzip, gzip"}
+    )
     async with (
-        receiver([packed]) as receiving,
+        run_receiver([packed_response]) as receiving,
         OutgoingClient(OPEN) as outgoing,
         httpx2.AsyncClient(transport=OutgoingTransport(outgoing)) as library,
     ):
@@ -235,7 +237,7 @@ async def test_what_was_packed_more_than_once_is_not_unpacked_since_that_may_nev
 @pytest.mark.enable_socket
 async def test_a_cookie_of_one_answer_is_not_sent_with_the_next_request() -> None:
     baker = Response("ok", headers={"Set-Cookie": "session=1; Path=/"})
-    async with receiver([baker]) as receiving, OutgoingClient(OPEN) as outgoing:
+    async with run_receiver([baker]) as receiving, OutgoingClient(OPEN) as outgoing:
         for _ in range(2):
             await outgoing.send_request("GET", f"http://127.0.0.1:{receiving.port}/")
 
@@ -250,7 +252,7 @@ def certificate(tmp_path: Path) -> Callable[[str], Path]:
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
         now = datetime.now(UTC)
-        made = (
+        certificate_pair = (
             x509.CertificateBuilder()
             .subject_name(name)
             .issuer_name(name)
@@ -264,7 +266,7 @@ def certificate(tmp_path: Path) -> Callable[[str], Path]:
         encoding = serialization.Encoding.PEM
         secret = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         path = tmp_path / f"{host}.pem"
-        path.write_bytes(secret + made.public_bytes(encoding))
+        path.write_bytes(secret + certificate_pair.public_bytes(encoding))
         return path
 
     return make
@@ -278,10 +280,10 @@ async def test_the_certificate_has_to_be_the_named_hosts_although_an_address_is_
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(own)
     trust = ssl.create_default_context(cafile=str(own))
-    resolver, _ = says("127.0.0.1")
+    resolver, _ = build_resolver("127.0.0.1")
     private = OutgoingSettings(allow_private=True)
     async with (
-        receiver(tls=tls) as receiving,
+        run_receiver(tls=tls) as receiving,
         OutgoingClient(private, resolver=resolver, tls_context=trust) as outgoing,
     ):
         answer = await outgoing.send_request("GET", f"https://receiver.example:{receiving.port}/")

@@ -17,17 +17,19 @@ from engine.oauth.token_response import find_account
 from engine.sign_in.declarations import CONNECTIONS_ADAPTER, read_connections
 
 PROVIDERS = {name: load_known_provider(name) for name in list_known_providers()}
-WITH_VARIABLES = {name: each for name, each in PROVIDERS.items() if each.variables}
+WITH_VARIABLES = {
+    name: provider_entry for name, provider_entry in PROVIDERS.items() if provider_entry.variables
+}
 PLACE = re.compile(r"\{(\w+)\}")
 ADDRESSES = re.compile(r"(_endpoint|issuer)$")
-EVERY_ONE_OF_THEM = pytest.mark.parametrize("known", PROVIDERS.values(), ids=PROVIDERS)
+EVERY_ONE_OF_THEM = pytest.mark.parametrize("known_provider", PROVIDERS.values(), ids=PROVIDERS)
 
 
-def examples(known: KnownProvider) -> dict[str, str]:
-    return {name: variable.example for name, variable in known.variables.items()}
+def examples(known_provider: KnownProvider) -> dict[str, str]:
+    return {name: variable.example for name, variable in known_provider.variables.items()}
 
 
-def declared(provider: dict[str, Any], **more: object) -> Connection:
+def declare_connection(provider: dict[str, Any], **more: object) -> Connection:
     body = {"name": "c", "title": "C", "system": "c", "mode": "user", "client_id": "byline"}
     (declared_connection,) = CONNECTIONS_ADAPTER.validate_python(
         {"odd": {**body, "provider": provider, **more}}
@@ -36,56 +38,56 @@ def declared(provider: dict[str, Any], **more: object) -> Connection:
 
 
 def addresses(base_url: object, provider: dict[str, Any]) -> list[str]:
-    found = [str(value) for key, value in provider.items() if ADDRESSES.search(key)]
-    return [*found, *([str(base_url)] if base_url else [])]
+    found_addresses = [str(value) for key, value in provider.items() if ADDRESSES.search(key)]
+    return [*found_addresses, *([str(base_url)] if base_url else [])]
 
 
 def test_the_catalogue_knows_many_systems_each_by_a_title_of_its_own() -> None:
     assert len(PROVIDERS) >= 60
-    assert len({each.title for each in PROVIDERS.values()}) == len(PROVIDERS)
+    assert len({provider_entry.title for provider_entry in PROVIDERS.values()}) == len(PROVIDERS)
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in PROVIDERS)
 
 
 @EVERY_ONE_OF_THEM
-def test_a_known_provider_makes_a_whole_connection(known: KnownProvider) -> None:
-    name = next(name for name, each in PROVIDERS.items() if each is known)
-    asked = {"known": name, "variables": examples(known)}
-    people = "authorization_endpoint" in known.provider or "issuer" in known.provider
-    connection = declared(
-        asked,
+def test_a_known_provider_makes_a_whole_connection(known_provider: KnownProvider) -> None:
+    name = next(name for name, provider_entry in PROVIDERS.items() if provider_entry is known_provider)
+    declaration = {"known": name, "variables": examples(known_provider)}
+    people = "authorization_endpoint" in known_provider.provider or "issuer" in known_provider.provider
+    connection = declare_connection(
+        declaration,
         mode="user" if people else "shared",
-        **({} if known.base_url else {"base_url": "https://api.example.com"}),
+        **({} if known_provider.base_url else {"base_url": "https://api.example.com"}),
     )
 
     assert Connection.model_validate(connection.model_dump(mode="json")) == connection
 
 
 @EVERY_ONE_OF_THEM
-def test_a_known_provider_is_called_by_tls_alone_and_tells_where_its_facts_are_from(
-    known: KnownProvider,
+def test_a_known_provider_is_called_by_tls_alone_and_names_its_sources(
+    known_provider: KnownProvider,
 ) -> None:
-    base_url, provider = known.fill_variables(examples(known))
+    base_url, provider = known_provider.fill_variables(examples(known_provider))
 
-    assert all(each.scheme == "https" for each in known.sources)
+    assert all(source.scheme == "https" for source in known_provider.sources)
     assert all(re.fullmatch(r"https://[^{}]+", address) for address in addresses(base_url, provider))
 
 
 @EVERY_ONE_OF_THEM
-def test_where_an_account_is_read_can_be_read(known: KnownProvider) -> None:
-    read_from = known.provider.get("account_from", "userinfo")
-    claim = known.provider.get("account_claim", "")
+def test_where_an_account_is_read_can_be_read(known_provider: KnownProvider) -> None:
+    read_from = known_provider.provider.get("account_from", "userinfo")
+    claim = known_provider.provider.get("account_claim", "")
 
-    assert ("userinfo_endpoint" in known.provider) <= (read_from == "userinfo")
-    assert read_from != "id_token" or "openid" in known.provider["added_scopes"]
+    assert ("userinfo_endpoint" in known_provider.provider) <= (read_from == "userinfo")
+    assert read_from != "id_token" or "openid" in known_provider.provider["added_scopes"]
     assert claim == "" or re.fullmatch(r"\w+|(/\w+)+", claim)
 
 
 @EVERY_ONE_OF_THEM
-def test_an_issuer_that_may_name_itself_is_not_required_to(known: KnownProvider) -> None:
-    assert "issuer" not in known.provider or known.provider["iss_required"] is False
+def test_an_issuer_that_may_name_itself_is_not_required_to(known_provider: KnownProvider) -> None:
+    assert "issuer" not in known_provider.provider or known_provider.provider["iss_required"] is False
 
 
-def near(pattern: str) -> st.SearchStrategy[str]:
+def draw_near_values(pattern: str) -> st.SearchStrategy[str]:
     """Texts that fit a pattern, texts that do not quite, and any others."""
     fits = st.from_regex(pattern, fullmatch=True)
     return fits | st.tuples(fits, st.text(max_size=3), fits).map("".join) | st.text(max_size=20)
@@ -97,41 +99,57 @@ def near(pattern: str) -> st.SearchStrategy[str]:
 def test_no_value_of_a_variable_leads_outside_the_providers_own_domain(
     name: str, data: st.DataObject
 ) -> None:
-    known = WITH_VARIABLES[name]
-    values = {each: data.draw(near(variable.pattern)) for each, variable in known.variables.items()}
+    known_provider = WITH_VARIABLES[name]
+    values = {
+        variable_name: data.draw(draw_near_values(variable.pattern))
+        for variable_name, variable in known_provider.variables.items()
+    }
     try:
-        base_url, provider = known.fill_variables(values)
+        base_url, provider = known_provider.fill_variables(values)
     except ValueError:
         return
     for template, address in zip(
-        addresses(known.base_url, known.provider), addresses(base_url, provider), strict=True
+        addresses(known_provider.base_url, known_provider.provider),
+        addresses(base_url, provider),
+        strict=True,
     ):
-        wanted, found = urlsplit(template), urlsplit(address)
-        before, _, after = wanted.netloc.partition("{")
+        template_parts, address_parts = urlsplit(template), urlsplit(address)
+        before, _, after = template_parts.netloc.partition("{")
         _, _, own_domain = after.partition("}")
-        for each, value in values.items():
-            own_domain = own_domain.replace(f"{{{each}}}", value)
+        for variable_name, value in values.items():
+            own_domain = own_domain.replace(f"{{{variable_name}}}", value)
 
-        assert (found.scheme, found.query, found.fragment) == ("https", "", "")
-        assert found.netloc.startswith(before)
-        assert found.netloc.endswith(own_domain)
-        assert re.fullmatch(r"[A-Za-z0-9.-]+", found.netloc)
-        assert ".." not in found.netloc
-        assert found.path.count("/") == wanted.path.count("/")
+        assert (address_parts.scheme, address_parts.query, address_parts.fragment) == ("https", "", "")
+        assert address_parts.netloc.startswith(before)
+        assert address_parts.netloc.endswith(own_domain)
+        assert re.fullmatch(r"[A-Za-z0-9.-]+", address_parts.netloc)
+        assert ".." not in address_parts.netloc
+        assert address_parts.path.count("/") == template_parts.path.count("/")
 
 
-@pytest.mark.parametrize("known", WITH_VARIABLES.values(), ids=WITH_VARIABLES)
-def test_a_variable_that_has_part_in_a_domain_has_values_that_can_be_counted(known: KnownProvider) -> None:
-    hosts = [urlsplit(each).netloc for each in addresses(known.base_url, known.provider)]
-    placed = [(host, each[1], each.start(), each.end()) for host in hosts for each in PLACE.finditer(host)]
-    of_a_domain = {name for host, name, start, end in placed if end == len(host) or "}" in host[:start]}
+@pytest.mark.parametrize("known_provider", WITH_VARIABLES.values(), ids=WITH_VARIABLES)
+def test_a_variable_that_has_part_in_a_domain_has_values_that_can_be_counted(
+    known_provider: KnownProvider,
+) -> None:
+    hosts = [
+        urlsplit(address_match).netloc
+        for address_match in addresses(known_provider.base_url, known_provider.provider)
+    ]
+    variable_places = [
+        (host, address_match[1], address_match.start(), address_match.end())
+        for host in hosts
+        for address_match in PLACE.finditer(host)
+    ]
+    of_a_domain = {
+        name for host, name, start, end in variable_places if end == len(host) or "}" in host[:start]
+    }
     countable = re.compile(r"\(([a-z]|\\\.|\|)+\)")
 
-    assert all(countable.fullmatch(known.variables[name].pattern) for name in of_a_domain)
+    assert all(countable.fullmatch(known_provider.variables[name].pattern) for name in of_a_domain)
 
 
 def test_what_a_connection_says_itself_goes_before_the_catalogue() -> None:
-    own = declared(
+    own = declare_connection(
         {
             "known": "gitlab",
             "token_endpoint": "https://git.example.com/oauth/token",
@@ -147,14 +165,14 @@ def test_what_a_connection_says_itself_goes_before_the_catalogue() -> None:
 
 
 def test_a_connection_is_kept_with_all_that_its_known_provider_said() -> None:
-    kept = declared({"known": "slack"}).model_dump(mode="json")["provider"]
+    kept_provider = declare_connection({"known": "slack"}).model_dump(mode="json")["provider"]
 
-    assert not {"known", "variables"} & kept.keys()
-    assert kept["token_response"]["access_token"] == "/authed_user/access_token"
+    assert not {"known", "variables"} & kept_provider.keys()
+    assert kept_provider["token_response"]["access_token"] == "/authed_user/access_token"
 
 
 @pytest.mark.parametrize(
-    ("provider", "told"),
+    ("provider", "expected_message"),
     [
         ({"known": "saleforce"}, "no provider is known as 'saleforce': perhaps salesforce"),
         ({"known": "../../settings"}, "no provider is known as '../../settings': declare its endpoints"),
@@ -170,14 +188,16 @@ def test_a_connection_is_kept_with_all_that_its_known_provider_said() -> None:
         ({"known": "zuora", "variables": {"host": "rest"}}, "declare the connection as shared"),
     ],
 )
-def test_a_mistake_about_a_known_provider_is_told(provider: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError) as refused:
-        declared(provider, base_url="https://api.example.com")
+def test_a_mistake_about_a_known_provider_is_reported(
+    provider: dict[str, Any], expected_message: str
+) -> None:
+    with pytest.raises(ValidationError) as error_info:
+        declare_connection(provider, base_url="https://api.example.com")
 
-    assert told in str(refused.value)
+    assert expected_message in str(error_info.value)
 
 
-def test_a_mistake_about_a_known_provider_is_told_with_its_place_in_the_file(tmp_path: Path) -> None:
+def test_a_mistake_about_a_known_provider_is_reported_with_its_place_in_the_file(tmp_path: Path) -> None:
     body = {
         "title": "T",
         "system": "t",
@@ -194,28 +214,36 @@ def test_a_mistake_about_a_known_provider_is_told_with_its_place_in_the_file(tmp
         read_connections(file, {})
 
 
-def row(name: str, known: KnownProvider) -> str:
+def build_row(name: str, known_provider: KnownProvider) -> str:
     """How the reference tells a provider."""
     variables = ", ".join(
-        f"`{each}`, like `{variable.example}`" for each, variable in known.variables.items()
+        f"`{variable_name}`, like `{variable.example}`"
+        for variable_name, variable in known_provider.variables.items()
     )
-    people = "authorization_endpoint" in known.provider or "issuer" in known.provider
-    facts = " ".join(f"[{place}]({url})" for place, url in enumerate(known.sources, 1))
-    cells = (f"`{name}`", known.title, variables or "–", "people" if people else "shared", known.notes, facts)
+    people = "authorization_endpoint" in known_provider.provider or "issuer" in known_provider.provider
+    facts = " ".join(f"[{place}]({url})" for place, url in enumerate(known_provider.sources, 1))
+    cells = (
+        f"`{name}`",
+        known_provider.title,
+        variables or "–",
+        "people" if people else "shared",
+        known_provider.notes,
+        facts,
+    )
     return f"| {' | '.join(cells)} |"
 
 
-def test_the_reference_tells_every_known_provider_as_its_file_does() -> None:
+def test_the_reference_lists_every_known_provider_as_its_file_does() -> None:
     page = (Path(__file__).parents[2] / "docs/reference/providers.md").read_text()
 
     assert [line for line in page.splitlines() if line.startswith("| `")] == [
-        row(name, known) for name, known in PROVIDERS.items()
+        build_row(name, known_provider) for name, known_provider in PROVIDERS.items()
     ]
 
 
 def test_an_id_token_that_is_nested_without_end_names_no_account() -> None:
     deep = urlsafe_b64encode(b'{"sub":' + b"[" * 100_000 + b"]" * 100_000 + b"}").decode().rstrip("=")
-    provider = declared(
+    provider = declare_connection(
         {
             "authorization_endpoint": "https://id.example.com/authorize",
             "token_endpoint": "https://id.example.com/token",

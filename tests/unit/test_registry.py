@@ -89,27 +89,27 @@ def registry(monkeypatch: pytest.MonkeyPatch, *definitions: Any) -> Registry:
 
 
 @pytest.fixture
-def offered(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def offered_tools(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return registry(monkeypatch, AnswerWorkflow, InnerWorkflow, BareWorkflow, read_ticket, Question, len)
 
 
 @pytest.fixture
-def answer(offered: Registry) -> CompositeTool:
-    return offered.find_tool("answer_ticket")
+def answer(offered_tools: Registry) -> CompositeTool:
+    return offered_tools.find_tool("answer_ticket")
 
 
-def test_workflows_and_actions_are_found_by_their_wire_names(offered: Registry) -> None:
-    assert set(offered.workflows) == {"answer_ticket", "look_up", "tidy_up"}
-    assert set(offered.activities) == {"zendesk.read_ticket"}
+def test_workflows_and_actions_are_found_by_their_wire_names(offered_tools: Registry) -> None:
+    assert set(offered_tools.workflows) == {"answer_ticket", "look_up", "tidy_up"}
+    assert set(offered_tools.activities) == {"zendesk.read_ticket"}
 
 
-def test_only_what_is_declared_a_tool_is_offered_as_one(offered: Registry) -> None:
-    assert set(offered.tools) == {"answer_ticket", "tidy_up"}
+def test_only_what_is_declared_a_tool_is_offered_as_one(offered_tools: Registry) -> None:
+    assert set(offered_tools.tools) == {"answer_ticket", "tidy_up"}
     with pytest.raises(ToolUnknown, match="no tool 'look_up'"):
-        offered.find_tool("look_up")
+        offered_tools.find_tool("look_up")
 
 
-def test_a_tool_tells_what_it_is_takes_and_gives(answer: CompositeTool) -> None:
+def test_a_tool_describes_itself_its_arguments_and_its_result(answer: CompositeTool) -> None:
     assert answer.description == "Answer a ticket in a few words."
     assert (answer.declaration.title, answer.declaration.is_destructive) == ("Answer a ticket", False)
     assert answer.input_schema["required"] == ["ticket"]
@@ -118,8 +118,8 @@ def test_a_tool_tells_what_it_is_takes_and_gives(answer: CompositeTool) -> None:
     assert answer.output_schema["properties"] == {"text": {"title": "Text", "type": "string"}}
 
 
-def test_a_tool_without_arguments_takes_none(offered: Registry) -> None:
-    bare = offered.find_tool("tidy_up")
+def test_a_tool_without_arguments_takes_none(offered_tools: Registry) -> None:
+    bare = offered_tools.find_tool("tidy_up")
 
     assert bare.validate_arguments({}) == []
     assert bare.input_schema == {"type": "object", "properties": {}}
@@ -133,7 +133,7 @@ def test_arguments_become_the_workflows_own_type(answer: CompositeTool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("arguments", "expected_message"),
     [
         ({}, "ticket: Field required"),
         ({"ticket": 0}, "ticket: Input should be greater than 0"),
@@ -141,20 +141,20 @@ def test_arguments_become_the_workflows_own_type(answer: CompositeTool) -> None:
         ({"ticket": 7, "words": ["a", 1]}, "words.1: Input should be a valid string"),
     ],
 )
-def test_arguments_that_do_not_fit_are_told_field_by_field(
-    answer: CompositeTool, given: dict[str, Any], told: str
+def test_invalid_arguments_are_reported_field_by_field(
+    answer: CompositeTool, arguments: dict[str, Any], expected_message: str
 ) -> None:
-    with pytest.raises(ArgumentsInvalid) as refused:
-        answer.validate_arguments(given)
+    with pytest.raises(ArgumentsInvalid) as error_info:
+        answer.validate_arguments(arguments)
 
-    assert str(refused.value).startswith(f"The arguments do not fit answer_ticket: {told}")
+    assert str(error_info.value).startswith(f"The arguments do not fit answer_ticket: {expected_message}")
 
 
 def test_arguments_that_do_not_fit_are_not_repeated(answer: CompositeTool) -> None:
-    with pytest.raises(ArgumentsInvalid) as refused:
+    with pytest.raises(ArgumentsInvalid) as error_info:
         answer.validate_arguments({"ticket": "hidden"})
 
-    assert "hidden" not in str(refused.value)
+    assert "hidden" not in str(error_info.value)
 
 
 def test_arguments_that_are_nested_without_end_are_refused(answer: CompositeTool) -> None:
@@ -325,37 +325,37 @@ class DishonestResource:
 
 
 @pytest.fixture
-def everything(monkeypatch: pytest.MonkeyPatch) -> Registry:
+def full_registry(monkeypatch: pytest.MonkeyPatch) -> Registry:
     return registry(
         monkeypatch, ReplyWorkflow, AccountWorkflow, MyAccountWorkflow, ShowWorkflow, AnswerWorkflow
     )
 
 
-def test_a_prompt_and_a_resource_are_offered_beside_tools_and_are_none(everything: Registry) -> None:
-    assert set(everything.tools) == {"answer_ticket", "show"}
-    assert set(everything.prompts) == {"reply"}
-    assert set(everything.resources) == {"account", "my_account"}
+def test_a_prompt_and_a_resource_are_offered_beside_tools_and_are_none(full_registry: Registry) -> None:
+    assert set(full_registry.tools) == {"answer_ticket", "show"}
+    assert set(full_registry.prompts) == {"reply"}
+    assert set(full_registry.resources) == {"account", "my_account"}
     for name in ("reply", "account", "show"):
-        assert everything.find_offer(name).name == name
-    assert [everything.find_title(name) for name in ("show", "reply", "account", "gone")] == [
+        assert full_registry.find_offer(name).name == name
+    assert [full_registry.find_title(name) for name in ("show", "reply", "account", "gone")] == [
         *("Show", "Reply to a customer", "An account", "gone")
     ]
     with pytest.raises(ToolUnknown):
-        everything.find_tool("reply")
+        full_registry.find_tool("reply")
     with pytest.raises(ToolUnknown):
-        everything.find_offer("nothing")
+        full_registry.find_offer("nothing")
     with pytest.raises(PromptUnknown):
-        everything.find_prompt("show")
+        full_registry.find_prompt("show")
 
 
-def test_a_tool_that_gives_blocks_has_no_output_schema(everything: Registry) -> None:
-    assert everything.find_tool("show").returns_content
-    assert everything.find_tool("show").output_schema is None
-    assert not everything.find_tool("answer_ticket").returns_content
+def test_a_tool_that_gives_blocks_has_no_output_schema(full_registry: Registry) -> None:
+    assert full_registry.find_tool("show").returns_content
+    assert full_registry.find_tool("show").output_schema is None
+    assert not full_registry.find_tool("answer_ticket").returns_content
 
 
-def test_a_prompt_takes_texts(everything: Registry) -> None:
-    reply = everything.find_prompt("reply")
+def test_a_prompt_takes_texts(full_registry: Registry) -> None:
+    reply = full_registry.find_prompt("reply")
 
     assert reply.validate_arguments({"words": "Hello", "tone": "firm"}) == [
         Reply(words="Hello", tone=Tone.FIRM)
@@ -365,8 +365,8 @@ def test_a_prompt_takes_texts(everything: Registry) -> None:
         reply.validate_arguments({"words": "Hello", "tone": "rude"})
 
 
-def test_what_is_typed_is_completed_from_what_can_be_chosen(everything: Registry) -> None:
-    reply = everything.find_prompt("reply")
+def test_what_is_typed_is_completed_from_what_can_be_chosen(full_registry: Registry) -> None:
+    reply = full_registry.find_prompt("reply")
 
     assert reply.list_completions("tone", "") == ["kind", "keen", "firm"]
     assert reply.list_completions("tone", "KE") == ["keen"]
@@ -376,13 +376,13 @@ def test_what_is_typed_is_completed_from_what_can_be_chosen(everything: Registry
         reply.list_completions("mood", "")
 
 
-def test_a_resource_is_found_at_its_address_and_a_fixed_one_first(everything: Registry) -> None:
-    found, values = everything.find_resource("crm://accounts/A%201")
-    assert (found.name, values) == ("account", {"account_id": "A 1"})
-    assert found.validate_arguments(values) == [Account(account_id="A 1")]
-    assert everything.find_resource("crm://accounts/mine")[0].name == "my_account"
+def test_a_resource_is_found_at_its_address_and_a_fixed_one_first(full_registry: Registry) -> None:
+    resource, values = full_registry.find_resource("crm://accounts/A%201")
+    assert (resource.name, values) == ("account", {"account_id": "A 1"})
+    assert resource.validate_arguments(values) == [Account(account_id="A 1")]
+    assert full_registry.find_resource("crm://accounts/mine")[0].name == "my_account"
     with pytest.raises(ResourceUnknown):
-        everything.find_resource("crm://accounts/1/2")
+        full_registry.find_resource("crm://accounts/1/2")
 
 
 def test_a_tool_that_says_it_only_reads_uses_actions_that_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,15 +396,15 @@ def test_a_prompt_and_a_resource_use_actions_that_only_read(monkeypatch: pytest.
         registry(monkeypatch, DishonestResource, close_ticket)
 
 
-def test_what_only_reads_is_known_by_name(everything: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_only_reads_is_known_by_name(full_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("reply", "account", "answer_ticket", "not_offered_here")
 
-    assert [everything.is_read_only(name) for name in names] == [True, True, False, False]
+    assert [full_registry.is_read_only(name) for name in names] == [True, True, False, False]
     assert registry(monkeypatch, LookingWorkflow, look_at_ticket).is_read_only("only_looks")
 
 
 @pytest.mark.parametrize(
-    ("definitions", "told"),
+    ("definitions", "expected_message"),
     [
         ([CountingPrompt], "'ticket' of prompt 'counts' should be a str"),
         ([EmptyPrompt], "'gives_nothing' should be annotated to return Messages"),
@@ -414,8 +414,8 @@ def test_what_only_reads_is_known_by_name(everything: Registry, monkeypatch: pyt
         ([MyAccountWorkflow, SameAddressWorkflow], "crm://accounts/mine"),
     ],
 )
-def test_what_cannot_be_offered_as_declared_is_told(
-    monkeypatch: pytest.MonkeyPatch, definitions: list[Any], told: str
+def test_what_cannot_be_offered_as_declared_is_reported(
+    monkeypatch: pytest.MonkeyPatch, definitions: list[Any], expected_message: str
 ) -> None:
-    with pytest.raises(SettingsInvalid, match=told):
+    with pytest.raises(SettingsInvalid, match=expected_message):
         registry(monkeypatch, *definitions)

@@ -12,14 +12,14 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def told(**environment: str) -> str:
+def read_refusal(**environment: str) -> str:
     """What is said of settings that cannot be used."""
     with pytest.MonkeyPatch.context() as context:
         for name, value in environment.items():
             context.setenv(name, value)
-        with pytest.raises(ValidationError) as refused:
+        with pytest.raises(ValidationError) as error_info:
             Settings()
-    return str(refused.value)
+    return str(error_info.value)
 
 
 def test_without_any_setting_everything_lies_here_and_nothing_is_open_to_others() -> None:
@@ -93,18 +93,18 @@ def test_a_part_of_a_group_leaves_the_rest_of_it_as_it_is(monkeypatch: pytest.Mo
     "variable", ["BYLINE_GATEWAY__PORTS", "BYLINE_DATABASE__PASSWORD", "BYLINE_GATEWAY__ISSUER__SECRETS"]
 )
 def test_a_setting_that_there_is_not_is_refused(variable: str) -> None:
-    assert "Extra inputs are not permitted" in told(**{variable: "x"})
+    assert "Extra inputs are not permitted" in read_refusal(**{variable: "x"})
 
 
-def test_what_is_missing_of_a_group_is_told() -> None:
-    said = told(BYLINE_GATEWAY__ISSUER__ISSUER="https://issuer.example")
+def test_what_is_missing_of_a_group_is_reported() -> None:
+    refusal_text = read_refusal(BYLINE_GATEWAY__ISSUER__ISSUER="https://issuer.example")
 
-    assert "gateway.issuer.audience\n  Field required" in said
-    assert "gateway.issuer.client_id\n  Field required" in said
+    assert "gateway.issuer.audience\n  Field required" in refusal_text
+    assert "gateway.issuer.client_id\n  Field required" in refusal_text
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "expected_message"),
     [
         ("BYLINE_GATEWAY__PORT", "eighty", "gateway.port\n  Input should be a valid integer"),
         ("BYLINE_WAIT_LIMIT", "P3000D", "wait_limit\n  Input should be less than or equal to 366 days"),
@@ -112,14 +112,14 @@ def test_what_is_missing_of_a_group_is_told() -> None:
         ("BYLINE_TEMPORAL__TLS", "perhaps", "temporal.tls\n  Input should be a valid boolean"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused(variable: str, value: str, said: str) -> None:
-    assert said in told(**{variable: value})
+def test_a_value_that_makes_no_sense_is_refused(variable: str, value: str, expected_message: str) -> None:
+    assert expected_message in read_refusal(**{variable: value})
 
 
 def test_without_a_keyring_nothing_starts() -> None:
-    said = told(BYLINE_VAULT='{"keyring_file": null}')
+    refusal_text = read_refusal(BYLINE_VAULT='{"keyring_file": null}')
 
-    assert "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING" in said
+    assert "set BYLINE_VAULT__KEYRING_FILE to a path, or BYLINE_VAULT__KEYRING" in refusal_text
 
 
 def test_settings_do_not_change_and_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,18 +137,20 @@ def test_settings_do_not_change_and_show_no_secret(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("alone", ["BYLINE_TEMPORAL__DEPLOYMENT_NAME", "BYLINE_TEMPORAL__BUILD_ID"])
 def test_half_a_version_is_refused_with_both_names(alone: str) -> None:
-    said = told(**{alone: "one"})
+    refusal_text = read_refusal(**{alone: "one"})
 
-    assert "set both BYLINE_TEMPORAL__DEPLOYMENT_NAME and BYLINE_TEMPORAL__BUILD_ID" in said
+    assert "set both BYLINE_TEMPORAL__DEPLOYMENT_NAME and BYLINE_TEMPORAL__BUILD_ID" in refusal_text
 
 
 def test_a_deployment_is_not_named_as_temporal_would_misread_it() -> None:
-    assert "deployment_name" in told(BYLINE_TEMPORAL__DEPLOYMENT_NAME="a.b", BYLINE_TEMPORAL__BUILD_ID="1.2")
+    assert "deployment_name" in read_refusal(
+        BYLINE_TEMPORAL__DEPLOYMENT_NAME="a.b", BYLINE_TEMPORAL__BUILD_ID="1.2"
+    )
 
 
 def test_an_external_issuer_takes_assertions_itself() -> None:
     issuer = IssuerSettings(issuer="https://id.example", audience="x", client_id="byline")
-    trusted = (AssertionIssuerSettings(issuer="https://id.example"),)
+    trusted_issuers = (AssertionIssuerSettings(issuer="https://id.example"),)
 
     with pytest.raises(ValidationError, match="ASSERTION_ISSUERS is for the built-in"):
-        GatewaySettings(issuer=issuer, assertion_issuers=trusted)
+        GatewaySettings(issuer=issuer, assertion_issuers=trusted_issuers)

@@ -26,9 +26,9 @@ async def test_what_goes_on_though_its_caller_was_cancelled_is_met_by_no_other_c
         await waiting
 
     following = asyncio.create_task(run(connection, "SELECT thing FROM some"))
-    done, _ = await asyncio.wait({following}, timeout=0.5)
+    finished_tasks, _ = await asyncio.wait({following}, timeout=0.5)
 
-    assert done == set()
+    assert finished_tasks == set()
     writer.execute("ROLLBACK")
     writer.close()
     await following

@@ -14,10 +14,10 @@ from engine.schedules.timing import Calendar, Interval, Period, Timing
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
-def refusal(**said: Any) -> str:
-    with pytest.raises(ValidationError) as refused:
-        Timing.model_validate({"cron": ["@daily"], **said})
-    return str(refused.value)
+def refusal(**timing_fields: Any) -> str:
+    with pytest.raises(ValidationError) as error_info:
+        Timing.model_validate({"cron": ["@daily"], **timing_fields})
+    return str(error_info.value)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_cron_expression_that_fits_is_taken_as_it_is(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("expression", "said"),
+    ("expression", "expected_message"),
     [
         ("", "has 0 fields"),
         ("* * * *", "has 4 fields: write minute, hour"),
@@ -57,19 +57,19 @@ def test_a_cron_expression_that_fits_is_taken_as_it_is(expression: str) -> None:
         ("CRON_TZ=Europe/Berlin 0 0 * * *", "say it in time_zone"),
     ],
 )
-def test_a_cron_expression_that_does_not_fit_is_told_by_its_field(expression: str, said: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(said)):
+def test_an_invalid_cron_expression_is_reported_by_its_field(expression: str, expected_message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(expected_message)):
         check_cron(expression)
 
 
 @given(st.text(max_size=40))
-def test_whatever_is_written_for_a_cron_expression_is_taken_or_told(text: str) -> None:
+def test_any_text_for_a_cron_expression_is_taken_or_reported(text: str) -> None:
     try:
-        taken = check_cron(text)
+        cron_problem = check_cron(text)
     except ValueError as error:
         assert str(error)  # noqa: PT017 -- one way or the other
     else:
-        assert taken == text.strip()
+        assert cron_problem == text.strip()
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/Argentina/Ushuaia"])
@@ -78,7 +78,7 @@ def test_a_time_zone_of_the_iana_database_is_taken(zone: str) -> None:
 
 
 @pytest.mark.parametrize("zone", ["", "Mars/Olympus", "+02:00", "../../etc/passwd", "Europe/Berlin\n"])
-def test_a_time_zone_that_is_none_is_told(zone: str) -> None:
+def test_an_unknown_time_zone_is_reported(zone: str) -> None:
     assert "is no time zone" in refusal(time_zone=zone)
 
 
@@ -87,7 +87,7 @@ def test_a_schedule_that_never_fires_is_no_schedule() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "problem"),
+    ("timing_fields", "problem"),
     [
         ({"starts_at": "2027-01-02T00:00:00Z", "ends_at": "2027-01-01T00:00:00Z"}, "after starts_at"),
         ({"starts_at": "2027-01-01T00:00:00"}, "timezone"),
@@ -101,8 +101,8 @@ def test_a_schedule_that_never_fires_is_no_schedule() -> None:
         ({"every": 5}, "Extra inputs are not permitted"),
     ],
 )
-def test_a_timing_that_makes_no_sense_is_told(said: dict[str, Any], problem: str) -> None:
-    assert problem in refusal(**said)
+def test_a_timing_that_makes_no_sense_is_reported(timing_fields: dict[str, Any], problem: str) -> None:
+    assert problem in refusal(**timing_fields)
 
 
 def test_a_time_is_kept_as_the_instant_that_it_is() -> None:
@@ -124,7 +124,10 @@ def test_what_is_left_out_skips_overlapping_firings_and_catches_up_for_an_hour()
 def test_a_calendar_matches_every_day_at_midnight_where_nothing_else_is_said() -> None:
     (calendar,) = Timing(calendars=(Calendar(),)).to_temporal_spec().calendars
 
-    assert [(each.start, each.end) for each in (*calendar.hour, *calendar.day_of_month)] == [(0, 0), (1, 31)]
+    assert [
+        (schedule_range.start, schedule_range.end)
+        for schedule_range in (*calendar.hour, *calendar.day_of_month)
+    ] == [(0, 0), (1, 31)]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +135,8 @@ def test_a_calendar_matches_every_day_at_midnight_where_nothing_else_is_said() -
     [((-3, -1), None), ((-1, -3), "is over"), ((-3, 1), "is over"), ((-24 * 400, -1), "a year at most")],
 )
 def test_only_a_time_that_is_over_is_made_up_for(hours: tuple[int, int], problem: str | None) -> None:
-    begin, end = (NOON + timedelta(hours=each) for each in hours)
+    begin, end = (NOON + timedelta(hours=hour) for hour in hours)
 
-    found = Period(starts_at=begin, ends_at=end).find_problem(NOON)
+    period_problem = Period(starts_at=begin, ends_at=end).find_problem(NOON)
 
-    assert found is None if problem is None else problem in str(found)
+    assert period_problem is None if problem is None else problem in str(period_problem)

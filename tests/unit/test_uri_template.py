@@ -10,11 +10,11 @@ from engine.tools.uri_template import parse_uri_template
 
 
 def test_a_uri_without_variables_is_itself_alone() -> None:
-    fixed = parse_uri_template("test://static-text")
+    template = parse_uri_template("test://static-text")
 
-    assert fixed.match_uri("test://static-text") == {}
-    assert fixed.match_uri("test://static-text/") is None
-    assert fixed.match_uri("testX//static-text") is None
+    assert template.match_uri("test://static-text") == {}
+    assert template.match_uri("test://static-text/") is None
+    assert template.match_uri("testX//static-text") is None
 
 
 def test_a_value_is_one_segment() -> None:
@@ -35,7 +35,7 @@ def test_every_value_is_found_again(value: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_message"),
     [
         ("accounts/{id}", "begin with a scheme"),
         ("crm://{+path}", "no other expression"),
@@ -44,6 +44,6 @@ def test_every_value_is_found_again(value: str) -> None:
         ("crm://{id}/{id}", "twice"),
     ],
 )
-def test_what_is_no_such_template_is_told(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_what_is_no_such_template_is_reported(text: str, expected_message: str) -> None:
+    with pytest.raises(ValueError, match=expected_message):
         parse_uri_template(text)

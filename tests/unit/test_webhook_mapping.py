@@ -9,7 +9,7 @@ from engine.errors import DeliveryUnfit, WebhookInvalid
 from engine.tools.registry import Registry
 from engine.webhooks.mapping import DeliveryMapping, parse_delivery_body, read_event_id
 from gateway.api.webhooks import NewWebhook
-from tests.docs.markdown import ROOT, blocks
+from tests.docs.markdown import ROOT, read_blocks
 
 
 class Refund(BaseModel):
@@ -32,18 +32,20 @@ def mapping(conditions: Any = (), event_id: Any = None, **arguments: Any) -> Del
     )
 
 
-def at(pointer: str, **default: Any) -> dict[str, Any]:
+def build_pointer(pointer: str, **default: Any) -> dict[str, Any]:
     return {"pointer": pointer, **default}
 
 
-CHARGE, AMOUNT = at("/data/object/charge"), at("/data/object/amount")
+CHARGE, AMOUNT = build_pointer("/data/object/charge"), build_pointer("/data/object/amount")
 
 
 def test_arguments_come_from_the_body_from_defaults_and_from_constants() -> None:
-    declared = mapping(charge=CHARGE, amount=at("/nowhere", default=5), note={"constant": "by a webhook"})
-    declared.require_tool_fit(INPUT.json_schema(), INPUT)
+    delivery_mapping = mapping(
+        charge=CHARGE, amount=build_pointer("/nowhere", default=5), note={"constant": "by a webhook"}
+    )
+    delivery_mapping.require_tool_fit(INPUT.json_schema(), INPUT)
 
-    assert declared.build_arguments(BODY) == {"charge": "ch_1", "amount": 5, "note": "by a webhook"}
+    assert delivery_mapping.build_arguments(BODY) == {"charge": "ch_1", "amount": 5, "note": "by a webhook"}
 
 
 @pytest.mark.parametrize(
@@ -57,20 +59,20 @@ def test_arguments_come_from_the_body_from_defaults_and_from_constants() -> None
     ],
 )
 def test_a_pointer_finds_what_rfc_6901_says(pointer: str, value: object) -> None:
-    assert mapping(note=at(pointer, default="default")).build_arguments(BODY) == {"note": value}
+    assert mapping(note=build_pointer(pointer, default="default")).build_arguments(BODY) == {"note": value}
 
 
 @pytest.mark.parametrize(
     "pointer", ["/data/nothing", "/lines/1", "/lines/-", "/lines/01", "/type/0", "/data/object/none/x"]
 )
 def test_a_pointer_that_finds_nothing_is_named(pointer: str) -> None:
-    declared = mapping(charge=at(pointer), amount=at("/no/amount"), note=CHARGE)
+    delivery_mapping = mapping(charge=build_pointer(pointer), amount=build_pointer("/no/amount"), note=CHARGE)
 
-    with pytest.raises(DeliveryUnfit) as refused:
-        declared.build_arguments(BODY)
+    with pytest.raises(DeliveryUnfit) as error_info:
+        delivery_mapping.build_arguments(BODY)
 
-    assert f"nothing at {pointer} for 'charge'; nothing at /no/amount for 'amount'." in str(refused.value)
-    assert "ch_1" not in str(refused.value)
+    assert f"nothing at {pointer} for 'charge'; nothing at /no/amount for 'amount'." in str(error_info.value)
+    assert "ch_1" not in str(error_info.value)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,10 @@ def test_a_pointer_that_finds_nothing_is_named(pointer: str) -> None:
         ({"charge": CHARGE, "amount": AMOUNT, "sum": AMOUNT}, "the tool has no argument 'sum'"),
         ({"charge": CHARGE, "amount": {"constant": 0}}, "amount: Input should be greater than"),
         ({"charge": CHARGE, "amount": {"constant": "12"}}, "amount: Input should be a valid integer"),
-        ({"charge": at("/x", default=None), "amount": AMOUNT}, "charge: Input should be a valid string"),
+        (
+            {"charge": build_pointer("/x", default=None), "amount": AMOUNT},
+            "charge: Input should be a valid string",
+        ),
     ],
 )
 def test_a_mapping_that_cannot_fit_its_tool_is_refused_with_the_reason(
@@ -101,9 +106,9 @@ def test_a_tool_without_arguments_takes_none() -> None:
 @pytest.mark.parametrize(
     "argument",
     [
-        at("data/object"),
-        at("/bad~escape"),
-        at("/\ud800"),
+        build_pointer("data/object"),
+        build_pointer("/bad~escape"),
+        build_pointer("/\ud800"),
         {"constant": float("nan")},
         {"constant": ["\ud800"]},
         {"pointer": "/x", "constant": 1},
@@ -131,26 +136,28 @@ def test_what_is_no_declaration_is_refused_when_it_is_made(argument: dict[str, A
 def test_a_delivery_is_meant_where_every_condition_holds(
     conditions: list[tuple[str, list[object]]], *, is_meant: bool
 ) -> None:
-    declared = mapping([{"pointer": pointer, "equals": values} for pointer, values in conditions])
+    delivery_mapping = mapping([{"pointer": pointer, "equals": values} for pointer, values in conditions])
 
-    assert declared.is_matched_by(BODY) == is_meant
+    assert delivery_mapping.is_matched_by(BODY) == is_meant
 
 
 def test_a_declaration_reads_back_as_it_was_stored() -> None:
-    declared = mapping(
+    delivery_mapping = mapping(
         [{"pointer": "/type", "equals": ["a"]}],
         "/id",
         charge=CHARGE,
-        amount=at("/x", default=None),
+        amount=build_pointer("/x", default=None),
         note={"constant": None},
     )
 
-    assert DeliveryMapping.model_validate(declared.model_dump(mode="json")) == declared
+    assert DeliveryMapping.model_validate(delivery_mapping.model_dump(mode="json")) == delivery_mapping
 
 
 def test_the_declaration_that_the_documentation_shows_fits_the_tool_that_it_names() -> None:
-    (shown,) = [block for block in blocks(ROOT / "docs/how-to/webhooks.md") if block.language == "json"]
-    new = NewWebhook.model_validate_json(shown.text)
+    (documented_block,) = [
+        block for block in read_blocks(ROOT / "docs/how-to/webhooks.md") if block.language == "json"
+    ]
+    new = NewWebhook.model_validate_json(documented_block.text)
     tool = Registry(("workflows",)).find_tool(new.tool)
 
     new.mapping.require_tool_fit(tool.input_schema, tool.input_type)
@@ -180,7 +187,7 @@ def test_an_event_is_known_by_a_text_or_a_number(body: object, name: str) -> Non
     assert read_event_id(body, "/id") == name
 
 
-@pytest.mark.parametrize("found", [None, True, "", "a\0b", "x" * 256, {}, 1.5])
-def test_what_names_no_event_is_refused(found: object) -> None:
+@pytest.mark.parametrize("event_value", [None, True, "", "a\0b", "x" * 256, {}, 1.5])
+def test_what_names_no_event_is_refused(event_value: object) -> None:
     with pytest.raises(DeliveryUnfit):
-        read_event_id({"id": found}, "/id")
+        read_event_id({"id": event_value}, "/id")

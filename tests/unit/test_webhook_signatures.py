@@ -16,26 +16,36 @@ from engine.webhooks.signatures import (
     require_secret,
     verify_delivery,
 )
-from tests.senders import GITHUB, HELLO, HELLO_SIGNED, SENDERS, STANDARD, STRIPE, Delivery, standard, stripe
+from tests.senders import (
+    GITHUB,
+    HELLO,
+    HELLO_SIGNED,
+    SENDERS,
+    STANDARD,
+    STRIPE,
+    SignedDelivery,
+    sign_as_standard,
+    sign_as_stripe,
+)
 
 AT = 1_760_000_000
-SAID = {"name": "Zoë", "amount": 12}
+BODY_FIELDS = {"name": "Zoë", "amount": 12}
 SCHEMES: tuple[SignatureScheme, ...] = get_args(SignatureScheme)
-SIGNED: Mapping[SignatureScheme, Delivery] = {
-    scheme: sign(secret, "evt_1", SAID, AT) for scheme, (secret, sign) in SENDERS.items()
+SIGNED_DELIVERIES: Mapping[SignatureScheme, SignedDelivery] = {
+    scheme: sign(secret, "evt_1", BODY_FIELDS, AT) for scheme, (secret, sign) in SENDERS.items()
 }
-TIMED = [scheme for scheme in SCHEMES if scheme != "github"]
+TIMED_SCHEMES = [scheme for scheme in SCHEMES if scheme != "github"]
 
 schemes = pytest.mark.parametrize("scheme", SCHEMES)
 
 
 @schemes
 def test_what_others_sign_is_taken_with_its_event_and_its_time(scheme: SignatureScheme) -> None:
-    delivery = SIGNED[scheme]
-    signed = verify_delivery(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
+    delivery = SIGNED_DELIVERIES[scheme]
+    verified_delivery = verify_delivery(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
 
-    assert signed.event_id == ("evt_1" if scheme in {"github", "standard"} else None)
-    assert signed.sent_at == (AT if scheme in TIMED else None)
+    assert verified_delivery.event_id == ("evt_1" if scheme in {"github", "standard"} else None)
+    assert verified_delivery.sent_at == (AT if scheme in TIMED_SCHEMES else None)
 
 
 def test_githubs_documented_example_is_taken() -> None:
@@ -47,15 +57,15 @@ def test_githubs_documented_example_is_taken() -> None:
 @schemes
 @given(data=st.data())
 def test_a_body_that_differs_in_anything_is_refused(scheme: SignatureScheme, data: st.DataObject) -> None:
-    body = SIGNED[scheme].body
+    body = SIGNED_DELIVERIES[scheme].body
     place = data.draw(st.integers(0, len(body)))
     end = data.draw(st.integers(place, len(body)))
-    altered = body[:place] + data.draw(st.binary(max_size=8)) + body[end:]
-    if altered == body:
+    altered_body = body[:place] + data.draw(st.binary(max_size=8)) + body[end:]
+    if altered_body == body:
         return
 
     with pytest.raises(DeliveryRefused):
-        verify_delivery(scheme, [SENDERS[scheme][0]], SIGNED[scheme].headers, altered)
+        verify_delivery(scheme, [SENDERS[scheme][0]], SIGNED_DELIVERIES[scheme].headers, altered_body)
 
 
 @schemes
@@ -65,30 +75,37 @@ def test_headers_that_nobody_signed_are_refused_whatever_they_hold(
 ) -> None:
     # What a server reads from the wire is Latin-1.
     text = st.text(st.characters(max_codepoint=255), max_size=80)
-    unsigned = {"x-github-delivery", "x-github-event"}
-    good = {name: value for name, value in SIGNED[scheme].headers.items() if name not in unsigned}
+    unsigned_headers = {"x-github-delivery", "x-github-event"}
+    good = {
+        name: value
+        for name, value in SIGNED_DELIVERIES[scheme].headers.items()
+        if name not in unsigned_headers
+    }
     name = data.draw(st.sampled_from(sorted(good)))
-    forged = data.draw(text | st.just(good[name].upper()) | st.just(good[name][:-1]))
-    if forged == good[name]:
+    forged_value = data.draw(text | st.just(good[name].upper()) | st.just(good[name][:-1]))
+    if forged_value == good[name]:
         return
 
     with pytest.raises(DeliveryRefused):
         verify_delivery(
-            scheme, [SENDERS[scheme][0]], {**SIGNED[scheme].headers, name: forged}, SIGNED[scheme].body
+            scheme,
+            [SENDERS[scheme][0]],
+            {**SIGNED_DELIVERIES[scheme].headers, name: forged_value},
+            SIGNED_DELIVERIES[scheme].body,
         )
 
 
 @schemes
 def test_a_missing_header_is_refused(scheme: SignatureScheme) -> None:
-    for name in SIGNED[scheme].headers.keys() - {"x-github-event"}:
-        rest = {other: value for other, value in SIGNED[scheme].headers.items() if other != name}
+    for name in SIGNED_DELIVERIES[scheme].headers.keys() - {"x-github-event"}:
+        rest = {other: value for other, value in SIGNED_DELIVERIES[scheme].headers.items() if other != name}
         with pytest.raises(DeliveryRefused):
-            verify_delivery(scheme, [SENDERS[scheme][0]], rest, SIGNED[scheme].body)
+            verify_delivery(scheme, [SENDERS[scheme][0]], rest, SIGNED_DELIVERIES[scheme].body)
 
 
 @schemes
 def test_another_secret_is_refused_and_one_of_two_in_force_is_enough(scheme: SignatureScheme) -> None:
-    secret, delivery = SENDERS[scheme][0], SIGNED[scheme]
+    secret, delivery = SENDERS[scheme][0], SIGNED_DELIVERIES[scheme]
     other = generate_secret(scheme)
 
     with pytest.raises(DeliveryRefused):
@@ -98,26 +115,32 @@ def test_another_secret_is_refused_and_one_of_two_in_force_is_enough(scheme: Sig
     assert verify_delivery(scheme, [other, secret], delivery.headers, delivery.body).delivery_mark
 
 
-@pytest.mark.parametrize("scheme", TIMED)
+@pytest.mark.parametrize("scheme", TIMED_SCHEMES)
 @pytest.mark.parametrize(("away", "is_fresh"), [(0, True), (300, True), (301, False)])
 def test_a_time_may_be_off_by_the_tolerance_in_either_direction(
     scheme: SignatureScheme, away: int, *, is_fresh: bool
 ) -> None:
-    delivery = SIGNED[scheme]
-    signed = verify_delivery(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
+    delivery = SIGNED_DELIVERIES[scheme]
+    verified_delivery = verify_delivery(scheme, [SENDERS[scheme][0]], delivery.headers, delivery.body)
 
     for clock in (AT + away, AT - away):
         if is_fresh:
-            signed.require_fresh(clock, 300)
+            verified_delivery.require_fresh(clock, 300)
         else:
             with pytest.raises(DeliveryStale, match=f"signed {away} seconds away"):
-                signed.require_fresh(clock, 300)
+                verified_delivery.require_fresh(clock, 300)
 
 
 def test_a_sender_that_changes_its_secret_may_sign_with_both() -> None:
-    old, new = stripe(STRIPE, "evt_1", SAID, AT), stripe("whsec_the-next-one", "evt_1", SAID, AT)
+    old, new = (
+        sign_as_stripe(STRIPE, "evt_1", BODY_FIELDS, AT),
+        sign_as_stripe("whsec_the-next-one", "evt_1", BODY_FIELDS, AT),
+    )
     both = f"{new.headers['stripe-signature']},v1={old.headers['stripe-signature'].split('v1=')[1]},v0=ab"
-    olds, news = standard(STANDARD, "e", SAID, AT), standard(generate_secret("standard"), "e", SAID, AT)
+    olds, news = (
+        sign_as_standard(STANDARD, "e", BODY_FIELDS, AT),
+        sign_as_standard(generate_secret("standard"), "e", BODY_FIELDS, AT),
+    )
     list_of_both = f"v1a,ab {news.headers['webhook-signature']} {olds.headers['webhook-signature']}"
 
     assert verify_delivery("stripe", [STRIPE], {"stripe-signature": both}, old.body).delivery_mark
@@ -127,7 +150,7 @@ def test_a_sender_that_changes_its_secret_may_sign_with_both() -> None:
 
 
 def test_two_times_in_one_header_are_refused() -> None:
-    good = stripe(STRIPE, "evt_1", SAID, AT)
+    good = sign_as_stripe(STRIPE, "evt_1", BODY_FIELDS, AT)
     header = f"t={AT + 1000},{good.headers['stripe-signature']}"
 
     with pytest.raises(DeliveryRefused):
@@ -137,12 +160,12 @@ def test_two_times_in_one_header_are_refused() -> None:
 @schemes
 def test_a_mark_is_of_what_was_signed_and_not_of_what_was_not(scheme: SignatureScheme) -> None:
     secret, sign = SENDERS[scheme]
-    good = SIGNED[scheme]
-    renamed = {**good.headers, "x-github-delivery": "another", "x-more": "more"}
-    other = sign(secret, "evt_2", {**SAID, "amount": 13}, AT)
+    good = SIGNED_DELIVERIES[scheme]
+    renamed_headers = {**good.headers, "x-github-delivery": "another", "x-more": "more"}
+    other = sign(secret, "evt_2", {**BODY_FIELDS, "amount": 13}, AT)
 
     mark = verify_delivery(scheme, [secret], good.headers, good.body).delivery_mark
-    assert verify_delivery(scheme, [secret], renamed, good.body).delivery_mark == mark
+    assert verify_delivery(scheme, [secret], renamed_headers, good.body).delivery_mark == mark
     assert verify_delivery(scheme, [secret], other.headers, other.body).delivery_mark != mark
 
 
@@ -165,7 +188,7 @@ def test_a_secret_that_is_made_fits_its_scheme(scheme: SignatureScheme) -> None:
     ],
 )
 def test_a_secret_that_cannot_be_one_is_refused_unrepeated(scheme: SignatureScheme, secret: str) -> None:
-    with pytest.raises(WebhookInvalid) as refused:
+    with pytest.raises(WebhookInvalid) as error_info:
         require_secret(scheme, secret)
 
-    assert not secret or secret not in json.dumps(str(refused.value))
+    assert not secret or secret not in json.dumps(str(error_info.value))

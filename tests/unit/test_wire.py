@@ -9,7 +9,7 @@ from engine.actions.upstream import Upstream
 from engine.audit.trail import AuditEvent, compute_chained_hash
 from engine.errors import BylineError
 from engine.identity.model import Actor, Identity, Principal, digest_call
-from tests.unit.test_errors import below
+from tests.unit.test_errors import list_subclasses
 
 ALICE = Principal("p-1", "https://people.example", "alice", "Alice Adams")
 IDENTITY = Identity(
@@ -125,7 +125,7 @@ def test_what_builders_import_loads_nothing_that_a_workflow_may_not() -> None:
 
 
 def test_every_error_code_is_what_it_was() -> None:
-    assert {kind.code for kind in below(BylineError) if kind.__module__ == errors.__name__} == {
+    assert {kind.code for kind in list_subclasses(BylineError) if kind.__module__ == errors.__name__} == {
         "account_mismatched",
         "account_unclear",
         "account_unknown",

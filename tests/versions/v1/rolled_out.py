@@ -46,5 +46,5 @@ class IntroduceAccount:
         account = await workflow.execute_activity(
             read_account, visitor.account_id, start_to_close_timeout=_STEP
         )
-        phrased = await workflow.execute_child_workflow(PhraseIntroduction.run, account.name)
-        return phrased.model_copy(update={"said_by": ["v1", *phrased.said_by]})
+        introduction = await workflow.execute_child_workflow(PhraseIntroduction.run, account.name)
+        return introduction.model_copy(update={"said_by": ["v1", *introduction.said_by]})

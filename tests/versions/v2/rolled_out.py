@@ -44,5 +44,5 @@ class IntroduceAccount:
     @workflow.run
     async def run(self, visitor: Visitor) -> Introduction:
         """Have it read and introduced."""
-        phrased = await workflow.execute_child_workflow(PhraseIntroduction.run, visitor.account_id)
-        return phrased.model_copy(update={"said_by": ["v2", *phrased.said_by]})
+        introduction = await workflow.execute_child_workflow(PhraseIntroduction.run, visitor.account_id)
+        return introduction.model_copy(update={"said_by": ["v2", *introduction.said_by]})
