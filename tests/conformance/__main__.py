@@ -26,8 +26,8 @@ from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.built_in_people import BuiltInPeople
 from tests.conformance.suite import Check, authorization_checks, list_scored_scenarios, server_checks
 from tests.conformance.token_proxy import token_proxy
-from tests.e2e.world import BYLINE, choose_ports
-from tests.foreign.process import free_port
+from tests.e2e.installation import BYLINE, choose_ports
+from tests.support.foreign.process import free_port
 
 _HERE: Final = Path(__file__).parent
 _REVISIONS: Final = ("2025-11-25", "2026-07-28")

@@ -12,7 +12,7 @@ from typing import Final
 
 import yaml
 
-from tests.foreign.node import NODE, SCRIPTS
+from tests.support.foreign.node import NODE, SCRIPTS
 
 _PACKAGE: Final = SCRIPTS / "node_modules/@modelcontextprotocol/conformance"
 _STAMP: Final = re.compile(r"-\d{4}-\d\d-\d\dT[\dZ-]+$")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.e2e.world import Installation, run_command, run_installation
+from tests.e2e.installation import Installation, run_command, run_installation
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.foreign.mcp_client import ANSWER_WITHIN, Event, ToolCall
+from tests.support.foreign.mcp_client import ANSWER_WITHIN, Event, ToolCall
 
 NOT_FINISHED = re.compile(
     r"NOT FINISHED: the run waits for the user to sign in\.\n"

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.e2e.world import ROOT, wait_until
+from tests.e2e.installation import ROOT, wait_until
 
 COMMAND = (sys.executable, "-m", "examples.demo")
 STORY = (

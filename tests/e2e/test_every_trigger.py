@@ -15,7 +15,7 @@ import pytest
 from standardwebhooks.webhooks import Webhook
 
 from examples.chat import Person, build_oauth_provider, open_chat
-from tests.e2e.world import ROOT, TOOL, Installation, read_result
+from tests.e2e.installation import ROOT, TOOL, Installation, read_result
 
 NOTE = "pays on time"
 YEARLY = {"cron": ["0 0 1 1 *"]}

@@ -22,8 +22,7 @@ from typing_extensions import override
 from examples.browser import Page
 from examples.chat import Person, open_chat
 from gateway.dev.stack import EmbeddedStack
-from tests.e2e.rounds import call_tool
-from tests.e2e.world import (
+from tests.e2e.installation import (
     BUILDER,
     BYLINE,
     COLLECT,
@@ -34,8 +33,9 @@ from tests.e2e.world import (
     read_result,
     run_command,
 )
-from tests.foreign.kinto import Kinto, build_user_id, kinto_server
-from tests.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
+from tests.support.foreign.kinto import Kinto, build_user_id, kinto_server
+from tests.support.foreign.oidc_provider import OidcProvider, RegisteredClient, oidc_provider
+from tests.support.mcp_requests import call_tool
 
 RECORD = "crm/accounts/acme"
 SCOPED_TOOL = "resolve_billing_dispute"

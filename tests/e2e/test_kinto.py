@@ -3,8 +3,8 @@ from datetime import UTC, datetime
 
 from examples.chat import Person, open_chat
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from tests.e2e.world import TOOL, Installation, next_link, read_result
-from tests.foreign.kinto import build_user_id
+from tests.e2e.installation import TOOL, Installation, next_link, read_result
+from tests.support.foreign.kinto import build_user_id
 
 PASSWORDS = {person.username: person.password for person in DEMO_PEOPLE}
 

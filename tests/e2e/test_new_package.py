@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.world import ROOT, install_package, run_command
+from tests.e2e.installation import ROOT, install_package, run_command
 
 NAME, MODULE = "late-shift", "late_shift"
 

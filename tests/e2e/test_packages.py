@@ -14,7 +14,7 @@ from examples.chat import Person, open_chat
 from gateway.dev.data_directory import COMPOSE_PATH
 from gateway.dev.stack import EmbeddedStack
 from gateway.sign_in.demo_people import DEMO_PEOPLE
-from tests.e2e.world import (
+from tests.e2e.installation import (
     BUILDER,
     BYLINE,
     ROOT,
@@ -27,9 +27,9 @@ from tests.e2e.world import (
     read_result,
     run_command,
 )
-from tests.foreign.kinto import kinto_server
-from tests.foreign.oidc_provider import RegisteredClient, oidc_provider
-from tests.sandbox import SYSTEMS
+from tests.support.foreign.kinto import kinto_server
+from tests.support.foreign.oidc_provider import RegisteredClient, oidc_provider
+from tests.support.sandbox_systems import SYSTEMS
 
 ALICE = next(person for person in DEMO_PEOPLE if person.username == "alice")
 DISPUTE = {"account_id": "001D000000IRFmaIAP", "customer_id": "cus_NffrFeUfNV2Hib", "ticket_id": 35436}

@@ -15,8 +15,8 @@ from typing_extensions import override
 from engine.db.database import utc_now
 from engine.db.tables import AuditEventRow, AuthorizationRequestRow
 from examples.chat import Person, open_chat
-from tests.e2e.world import TOOL, Installation, collect_outcome, read_result
-from tests.foreign.chromium import BrowserWindow, Chromium, chromium
+from tests.e2e.installation import TOOL, Installation, collect_outcome, read_result
+from tests.support.foreign.chromium import BrowserWindow, Chromium, chromium
 
 NOTE = "pays on time"
 PRESSES = 20

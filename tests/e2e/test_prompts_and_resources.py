@@ -21,7 +21,7 @@ from mcp_types import (
 )
 
 from examples.chat import Person, open_chat
-from tests.e2e.world import TIMEOUT_SECONDS, Installation, next_link
+from tests.e2e.installation import TIMEOUT_SECONDS, Installation, next_link
 
 ACCOUNT = "001D000000IRFmaIAP"
 ADDRESS = f"crm://accounts/{ACCOUNT}"

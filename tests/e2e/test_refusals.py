@@ -3,8 +3,8 @@ import pytest
 from mcp.shared.exceptions import MCPError
 
 from examples.chat import Person, open_chat
-from tests.e2e.rounds import call_tool, read_answer
-from tests.e2e.world import COLLECT, TOOL, Installation, collect_outcome, read_result
+from tests.e2e.installation import COLLECT, TOOL, Installation, collect_outcome, read_result
+from tests.support.mcp_requests import call_tool, read_answer
 
 
 async def park_run(installation: Installation, who: Person, record: str) -> tuple[str, str]:

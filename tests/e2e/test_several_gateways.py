@@ -13,11 +13,18 @@ import pytest_asyncio
 
 from engine.wire import OUTCOME_META
 from examples.chat import open_chat
-from tests.e2e.rounds import call_tool, read_answer
-from tests.e2e.world import TIMEOUT_SECONDS, TOOL, Installation, collect_outcome, next_link, read_result
-from tests.foreign.process import free_port
-from tests.gateways import RawMcpClient, read_messages, start_gateway
-from tests.proxy import Proxy, run_proxy
+from tests.e2e.installation import (
+    TIMEOUT_SECONDS,
+    TOOL,
+    Installation,
+    collect_outcome,
+    next_link,
+    read_result,
+)
+from tests.support.foreign.process import free_port
+from tests.support.gateway_processes import RawMcpClient, read_messages, start_gateway
+from tests.support.mcp_requests import call_tool, read_answer
+from tests.support.reverse_proxy import Proxy, run_proxy
 
 GUARDED_TOOL = "resolve_billing_dispute"
 

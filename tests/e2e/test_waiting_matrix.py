@@ -18,10 +18,10 @@ from engine.identity.model import digest_call
 from engine.wire import OUTCOME_META
 from examples.chat import Person
 from tests.e2e.conversation import ChatClient, Conversation, open_conversation
-from tests.e2e.errands import run_errands_installation
-from tests.e2e.world import Installation
-from tests.foreign.mcp_client import Implementation, inspector_call, inspector_protocol, tool_call
-from tests.foreign.python_clients import fastmcp_call, python_call
+from tests.e2e.installation import Installation
+from tests.e2e.many_systems import run_errands_installation
+from tests.support.foreign.mcp_client import Implementation, inspector_call, inspector_protocol, tool_call
+from tests.support.foreign.python_clients import fastmcp_call, python_call
 
 CLIENTS = {
     "2026-07-28 with URL elicitation: mcp": ChatClient(

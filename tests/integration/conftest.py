@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.platform import Platform, open_platform, temporal_server
-from tests.sandbox import SYSTEMS, SandboxProcess, run_sandbox_system
+from tests.support.platform import Platform, open_platform, temporal_server
+from tests.support.sandbox_systems import SYSTEMS, SandboxProcess, run_sandbox_system
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

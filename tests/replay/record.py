@@ -20,9 +20,9 @@ from temporalio.client import WorkflowHistory
 
 from engine.schedules.schedules import ScheduleDraft, Schedules
 from engine.schedules.timing import Timing
-from tests.administration import give_role
-from tests.platform import DISPUTE, NORTHWIND, Platform, open_platform, temporal_server, wait_until
-from tests.sandbox import SYSTEMS, run_sandbox_system
+from tests.support.administration import give_role
+from tests.support.platform import DISPUTE, NORTHWIND, Platform, open_platform, temporal_server, wait_until
+from tests.support.sandbox_systems import SYSTEMS, run_sandbox_system
 
 HISTORIES = Path(__file__).parent / "histories"
 READ = {"account_id": NORTHWIND}

@@ -17,9 +17,9 @@ from engine.settings import DatabaseSettings, Settings, VaultSettings
 from engine.tools.registry import Registry
 from engine.wire import NOTIFY_WORKFLOW
 from engine.worker import _FAILURE_EXCEPTIONS, BylineInterceptor, _build_workflow_runner
-from tests.databases import sqlite_database
-from tests.platform import MODULES
-from tests.tools.reading import Reading
+from tests.fixtures.tools.account_reads import Reading
+from tests.support.databases import sqlite_database
+from tests.support.platform import MODULES
 
 HISTORIES = sorted((Path(__file__).parent / "histories").glob("*.json"))
 SETTINGS = Settings(modules=MODULES)
@@ -85,7 +85,7 @@ async def test_what_waited_could_not_go_on_without_the_interceptors(path: Path) 
 
 
 async def test_a_tool_that_does_otherwise_than_before_is_found(interceptor: BylineInterceptor) -> None:
-    (path,) = [path for path in HISTORIES if path.name.startswith("denied-")]
+    (path,) = [path for path in HISTORIES if path.name.startswith("deny_sign_in-")]
 
     with pytest.raises(workflow.NondeterminismError):
         await replay_history(path, interceptor, workflows={"read_once": ReadOnceAfterANap})

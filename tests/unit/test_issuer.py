@@ -16,7 +16,7 @@ from engine.errors import IdentityForged, SettingsInvalid, UpstreamUnavailable
 from engine.outgoing.client import OutgoingClient
 from engine.settings import IssuerSettings, OutgoingSettings
 from gateway.sign_in.issuer_keys import IssuerKeys
-from tests.listeners import serve_application
+from tests.support.receivers import serve_application
 
 pytestmark = pytest.mark.enable_socket
 

@@ -17,7 +17,7 @@ from engine.errors import AddressRefused, RequestRejected, UpstreamUnavailable
 from engine.outgoing.addresses import HostResolver, is_public_address, resolve_host
 from engine.outgoing.client import OutgoingClient, OutgoingTransport, parse_retry_after
 from engine.settings import OutgoingSettings
-from tests.listeners import run_receiver
+from tests.support.receivers import run_receiver
 
 OPEN = OutgoingSettings(allow_http=True, allow_private=True)
 HTTP = OutgoingSettings(allow_http=True)

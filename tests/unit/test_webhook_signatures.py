@@ -16,7 +16,7 @@ from engine.webhooks.signatures import (
     require_secret,
     verify_delivery,
 )
-from tests.senders import (
+from tests.support.webhook_senders import (
     GITHUB,
     HELLO,
     HELLO_SIGNED,

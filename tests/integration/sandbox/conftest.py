@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.sandbox import SYSTEMS, SandboxProcess, run_sandbox_system
+from tests.support.sandbox_systems import SYSTEMS, SandboxProcess, run_sandbox_system
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from zenpy.lib.api_objects import Comment
 from zenpy.lib.exception import RecordNotFoundException
 
 from examples.sandbox import billing, crm, support
-from tests.sandbox import SandboxProcess
+from tests.support.sandbox_systems import SandboxProcess
 
 # The CRM, by simple-salesforce
 

@@ -12,7 +12,7 @@ from authlib.integrations.base_client import OAuthError
 
 from examples.browser import Browser
 from examples.sandbox import crm
-from tests.sandbox import CALLBACK, ROOT, SandboxProcess, run_sandbox_system, wait_until
+from tests.support.sandbox_systems import CALLBACK, ROOT, SandboxProcess, run_sandbox_system, wait_until
 
 # OAuth, at each system's own paths
 
