@@ -86,7 +86,7 @@ class Upstream:
         self._may_ask_idp = True
         self._trail = trail
         self._credential: Credential | None = None
-        self._has_served = False
+        self._has_sent_request = False
         self._write_count = 0
 
     @property
@@ -138,7 +138,7 @@ class Upstream:
             await self._require_may_change(method, request_url, record)
         idempotency_key = self._make_idempotency_key() if changes else None
         if not idempotent:
-            await self._refuse_to_repeat(idempotency_key)
+            await self._require_not_sent_before(idempotency_key)
         http_request = self._http_client.build_request(
             method,
             request_url,
@@ -147,10 +147,10 @@ class Upstream:
             data=data,
             headers={**(headers or {}), **({"Idempotency-Key": idempotency_key} if idempotency_key else {})},
         )
-        if self._has_served:
+        if self._has_sent_request:
             # The credential was checked before the action began. Later requests have to notice a revocation since then.
             self._credential = None
-        self._has_served = True
+        self._has_sent_request = True
         credential = await self.credential()
         send_request = partial(
             self._send_audited,
@@ -180,7 +180,7 @@ class Upstream:
         json: object = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send a request on which nothing depends: one attempt, limited to seconds, that raises nothing.
+        """Send a best-effort request: one attempt within seconds, whose errors are ignored.
 
         It asks nobody to sign in. The audit trail records the result. `changes` is as for `request`.
         """
@@ -189,7 +189,9 @@ class Upstream:
             if credential is None:
                 return
             request_url = _join_url(self.address, path)
-            if method not in SAFE_HTTP_METHODS if changes is None else changes:
+            if changes is None:
+                changes = method not in SAFE_HTTP_METHODS
+            if changes:
                 await self._require_may_change(method, request_url)
             http_request = self._http_client.build_request(
                 method, request_url, json=json, headers=headers, timeout=_TELL_TIMEOUT
@@ -445,7 +447,7 @@ class Upstream:
             else f"{self._context.parked_action.action_key}.{self._write_count}"
         )
 
-    async def _refuse_to_repeat(self, idempotency_key: str | None) -> None:
+    async def _require_not_sent_before(self, idempotency_key: str | None) -> None:
         """Raise OutcomeUnknown if an earlier attempt may have sent this request, as a repetition could act twice."""
         if (
             (self._context.attempt > 1 or self._context.has_waited)

@@ -1,6 +1,6 @@
 """Stores and removes the secrets of connections' clients."""
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent
 from engine.services import Services
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent
 from engine.errors import TemporalUnreachable
 from engine.grants.removal import RemovedGrant

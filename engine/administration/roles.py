@@ -5,7 +5,7 @@ from typing import Final
 
 from sqlalchemy.exc import IntegrityError
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent
 from engine.errors import SettingsInvalid
 from engine.identity.model import Principal

@@ -5,7 +5,7 @@ import uuid
 
 from sqlalchemy.exc import IntegrityError
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent
 from engine.callers.service_principals import SERVICE_NAME_PATTERN
 from engine.errors import NameTaken

@@ -1,6 +1,6 @@
 """Rotates and retires the keys that sign identities, tokens and the trail."""
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent
 from engine.services import Services
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 from sqlalchemy.exc import IntegrityError
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent, AuditEventKind
 from engine.services import Services
 from engine.vault.resealing import ProgressCallback, reseal_columns

@@ -107,8 +107,8 @@ class AuditEvent:
     """One event of the trail; a field that does not apply stays None.
 
     `intent` is the sequence number of the `action.intended` line whose outcome this event states. `by` is the principal
-    who acted, where that is not `principal` themselves. `actor` is a
-    shell user where an administrator acted by a command.
+    who acted, where that is not `principal` themselves. `actor` is a shell user where an administrator acted by a
+    command.
     """
 
     kind: AuditEventKind
@@ -281,7 +281,10 @@ class AuditTrail:
         return [_to_trail_line(event_row) for event_row in reversed(event_rows)]
 
     async def find_last_use(self, principal_id: str, grant_id: str, granted_at: datetime) -> TrailLine | None:
-        """Return the newest action that a principal's run took with this grant of theirs, made at `granted_at`."""
+        """Return the newest action that a principal's run took with this grant.
+
+        `granted_at` is when it was granted, before which no action used it.
+        """
         event_grant_id = cast("ColumnElement[Any]", AuditEventRow.event)["grant_id"].as_string()
         statement = (
             select(AuditEventRow)

@@ -52,7 +52,7 @@ class AnswerRecorder:
     ) -> bool:
         """Store the grant, close every request that it answers and enqueue the wake-ups, in one transaction.
 
-        Returns False if the grant does not answer the request itself, because that asks for another account. If the
+        Returns False if the request asks for another account than this grant's. If the
         request asks which account to use, this account is used from now on by `tool_name`, or by every tool if that
         is empty. `administrator` is who answered for a service. Without an `authorization_request` nobody was asked,
         and if the owner revoked the account before, nothing is stored and False is returned.
@@ -106,7 +106,7 @@ class AnswerRecorder:
                     await self._answer_request(transaction.db_session, open_request, account)
                 elif _is_satisfied_by(open_request, account, oauth_tokens.scopes):
                     await self._authorization_requests.grant_request(transaction.db_session, open_request.id)
-            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            await self._grant_settled_choices(transaction.db_session, connection, principal.id)
             transaction.record(*audit_events)
         self._waiters.wake_ups_due.set()
         return is_answered
@@ -124,7 +124,7 @@ class AnswerRecorder:
             await self._accounts.choose_account(
                 transaction.db_session, principal.id, connection.name, account, tool_name=tool_name
             )
-            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            await self._grant_settled_choices(transaction.db_session, connection, principal.id)
             transaction.record(_build_choice_event(principal, connection, account, tool_name))
         self._waiters.wake_ups_due.set()
 
@@ -143,7 +143,7 @@ class AnswerRecorder:
             await self._accounts.clear_choice(
                 transaction.db_session, principal.id, connection.name, tool_name=tool_name
             )
-            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            await self._grant_settled_choices(transaction.db_session, connection, principal.id)
             transaction.record(forgotten_event)
         self._waiters.wake_ups_due.set()
 
@@ -175,7 +175,7 @@ class AnswerRecorder:
                 administrator,
             )
             await self._answer_request(transaction.db_session, authorization_request, account)
-            await self._answer_determined_choices(transaction.db_session, connection, principal.id)
+            await self._grant_settled_choices(transaction.db_session, connection, principal.id)
             transaction.record(choice_event)
         self._waiters.wake_ups_due.set()
 
@@ -186,7 +186,7 @@ class AnswerRecorder:
         connection: Connection,
         account: str,
     ) -> bool:
-        """Whether the account that was just signed in to must be recorded as a choice to become the one in use."""
+        """Whether the new account becomes the one in use only if it is recorded as a choice."""
         tool_name = authorization_request.about if authorization_request.request_kind == "choice" else ""
         grant_situation = await self._grants.find_situation(
             db_session, connection, authorization_request.principal_id, tool_name=tool_name
@@ -233,7 +233,7 @@ class AnswerRecorder:
                 account,
             )
 
-    async def _answer_determined_choices(
+    async def _grant_settled_choices(
         self, db_session: AsyncSession, connection: Connection, principal_id: str
     ) -> None:
         """Grant, in the caller's transaction, every choice request whose account to use is now determined."""

@@ -11,7 +11,7 @@ from typing import Final
 from sqlalchemy import update
 from sqlmodel import col, func, select
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.db.database import Database, utc_now
 from engine.db.tables import ApiTokenRow

@@ -149,9 +149,9 @@ class Connection(Declaration):
     """One named way to sign in to one upstream system.
 
     `system` is the name of the upstream in the audit trail. `sign_in` names the way in which Byline obtains tokens, by
-    default `authorization_code` in mode `user` and `client_credentials` in mode `shared`; what a way needs is checked
-    where declarations are read. `client_key` is a private key, as PEM
-    or JWK, with which Byline authenticates as the client (`private_key_jwt`, OpenID Connect Core 1.0 section 9).
+    default `authorization_code` in mode `user` and `client_credentials` in mode `shared`. What a way needs is checked
+    where declarations are read. `client_key` is a private key, as PEM or JWK, with which Byline authenticates as the
+    client (`private_key_jwt`, OpenID Connect Core 1.0 section 9).
     `idempotency_keys` says that the upstream honours the `Idempotency-Key` header, so an action of unknown outcome may
     be sent again. `scope_words` explains to people what a scope allows.
     """

@@ -60,7 +60,7 @@ class Lease:
         """Return the result of a row that is fresh, or that this or another process renews now.
 
         The lease of a process that died expires after 45 seconds. Raises TimeoutError if the row is still stale by
-        then, and the error that kept the renewal from being requested, for which the lease is released.
+        then. If `request_renewal` fails, releases the lease and raises its error.
         """
         deadline = time.monotonic() + LEASE_DURATION.total_seconds()
         while time.monotonic() < deadline:

@@ -101,7 +101,7 @@ class Grants:
         """
         is_pinned = True
         if connection.mode == "shared":
-            grant_row = await self._renewals.find_shared_grant(connection)
+            grant_row = await self._renewals.obtain_shared_grant(connection)
         else:
             async with self._database.open_read_session() as db_session:
                 grant_situation, rows_by_grant_id = await self._load_situation(

@@ -6,7 +6,7 @@ An upstream that cannot be told now is told later by upkeep.
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.connections.catalogue import ConnectionCatalogue
 from engine.connections.connection import SHARED_HOLDER, Connection

@@ -98,7 +98,7 @@ class GrantRenewals:
             None if renewed_row is None else renewed_row.fingerprint,
         )
 
-    async def find_shared_grant(self, connection: Connection) -> GrantRow | None:
+    async def obtain_shared_grant(self, connection: Connection) -> GrantRow | None:
         """Return the service's grant, signing in if there is none, or None if a person has to sign in.
 
         Raises ConnectionMisconfigured if the provider refuses the sign-in.
@@ -107,7 +107,7 @@ class GrantRenewals:
         if active_row is not None:
             return active_row
         try:
-            tokens = await self._find_token_source(connection).tokens_without_person(
+            tokens = await self._find_token_source(connection).request_tokens_without_person(
                 SHARED_HOLDER, connection.scopes
             )
         except TokenRefused as error:

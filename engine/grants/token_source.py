@@ -6,9 +6,9 @@ from engine.oauth.tokens import UpstreamTokens
 
 
 class TokenSource(Protocol):
-    """How one connection gets its tokens. Where a person has to act, it gives none."""
+    """How one connection gets its tokens. Its methods return None where a person has to act."""
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return tokens for this principal's actions, or None if a person has to act for them."""

@@ -1,4 +1,4 @@
-"""Guards every activity: verifies its identity before it runs, and turns its errors into Temporal failures."""
+"""Guards every activity: verifies its identity, refuses actions that may not run, and turns errors into failures."""
 
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -40,7 +40,7 @@ from engine.wire import (
     WAITER_HEADER,
 )
 
-# The first mints a firing's identity and so cannot have one. Upkeep calls no upstream API on anybody's behalf.
+# ENROLL_ACTIVITY mints a firing's identity, so it has none yet. Upkeep calls no upstream API on anybody's behalf.
 _ACTIVITIES_WITHOUT_IDENTITY = frozenset({ENROLL_ACTIVITY, UPKEEP_ACTIVITY})
 _BENIGN_CATEGORY = ApplicationErrorCategory.BENIGN
 
@@ -73,10 +73,10 @@ class ActivityGuard(ActivityInboundInterceptor):
                 return await super().execute_activity(input)
             identity, root_run = await self._verify_identity(input)
             try:
-                await self._enter_action(input, identity, root_run)
+                await self._authorize_and_enter_action(input, identity, root_run)
                 return _require_encodable(await super().execute_activity(input))
             except PersonRequired as person_required:
-                person_required.notify_channels = await self._services.notifier.find_wait_listeners(
+                person_required.notify_channels = await self._services.notifier.claim_wait_listeners(
                     awaited_id=person_required.awaited_id,
                     waiter_id=person_required.waiter_id,
                     asked_principal_ids=person_required.asked_principal_ids,
@@ -111,7 +111,12 @@ class ActivityGuard(ActivityInboundInterceptor):
             )
             raise
 
-    async def _enter_action(self, input: ExecuteActivityInput, identity: Identity, root_run: RootRun) -> None:  # noqa: A002
+    async def _authorize_and_enter_action(
+        self,
+        input: ExecuteActivityInput,  # noqa: A002 -- Temporal's name
+        identity: Identity,
+        root_run: RootRun,
+    ) -> None:
         services, activity_info = self._services, activity.info()
         action_definition = find_action_definition(input.fn)
         workflow_run_id = activity_info.workflow_run_id or ""

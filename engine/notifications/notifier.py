@@ -95,10 +95,10 @@ class RunNotifier:
             raise TooSoon(f"You tried a channel just now. Try again in {_TEST_INTERVAL_SECONDS} seconds.")
         await self._send_note(messages.compose_test_note(note_id, utc_now()), channel.id)
 
-    async def find_wait_listeners(
+    async def claim_wait_listeners(
         self, *, awaited_id: str, waiter_id: str, asked_principal_ids: Collection[str], identity: Identity
     ) -> list[str]:
-        """Return the channels to notify that `waiter_id` awaits an answer of these people, each once for one wait."""
+        """Return the channels of these people that were not yet notified of this wait, and claim them."""
         try:
             notification_event: NotificationEvent = "waiting"
             if identity.principal_id in asked_principal_ids and identity.kind == "service":

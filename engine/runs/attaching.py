@@ -1,4 +1,4 @@
-"""Decides whether a call attaches to a run that the same call started earlier, or needs a new one."""
+"""Decides whether a call without an idempotency key attaches to a run that the same call started earlier."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -7,7 +7,7 @@ from engine.errors import AuthorizationEnded, QuestionEnded
 from engine.identity.model import TriggerKind
 from engine.runs.delivered_outcomes import DeliveredOutcomes
 from engine.runs.outcome import Failed, RunOutcomes
-from engine.runs.records import RunRecords, UnansweredRun
+from engine.runs.records import RunRecords, UndeliveredRun
 from engine.runs.workflows import RunWorkflows
 
 _RETRY_WINDOW: Final = timedelta(minutes=10)
@@ -40,16 +40,16 @@ class AttachableRuns:
 
         Raises TemporalUnreachable.
         """
-        earlier_run = await self._run_records.find_unanswered_run(principal_id, call_digest, trigger)
-        if earlier_run is None or self._delivered_outcomes.has_delivered(earlier_run.id):
+        earlier_run = await self._run_records.find_undelivered_run(principal_id, call_digest, trigger)
+        if earlier_run is None or self._delivered_outcomes.is_storing_delivery(earlier_run.id):
             return None
         return earlier_run.id if await self._serves_call(earlier_run) else None
 
-    async def _serves_call(self, earlier_run: UnansweredRun) -> bool:
+    async def _serves_call(self, earlier_run: UndeliveredRun) -> bool:
         """Return whether the caller is served by this earlier run, and needs no new one.
 
-        False where its wait ended without a grant or an answer, where Temporal no longer keeps it, or where it never
-        waited and closed so long ago that no caller can still be retrying for its outcome.
+        False in three cases: Temporal no longer keeps the run; its wait ended without a grant or an answer; or it never
+        waited and closed more than ten minutes ago, so that no caller can still be retrying for its outcome.
         """
         description = await self._run_workflows.describe_workflow(earlier_run.id)
         if description is None:

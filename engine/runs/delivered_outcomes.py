@@ -26,7 +26,7 @@ class DeliveredOutcomes:
         if self._store_task is None or self._store_task.done():
             self._store_task = asyncio.create_task(self._store_outcomes())
 
-    def has_delivered(self, run_id: str) -> bool:
+    def is_storing_delivery(self, run_id: str) -> bool:
         """Return whether the outcome was delivered a moment ago and is not stored yet."""
         return run_id in self._unstored_run_ids
 

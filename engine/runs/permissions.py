@@ -30,7 +30,7 @@ class CallPermissions:
         return await self.list_allowed_offers(caller, self._registry.tools)
 
     async def list_allowed_offers(self, caller: Caller, offers: Mapping[str, OfferType]) -> list[OfferType]:
-        """Return those of the offers that policy and token let the caller ask for, ordered by name."""
+        """Return those of the offers that policy and token let the caller call, ordered by name."""
         allowed_names = await self._policy.filter_allowed_tools(
             caller.principal, caller.select_covered(offers)
         )

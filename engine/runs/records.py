@@ -35,7 +35,7 @@ class RunBinding:
 
 
 @dataclass(frozen=True, slots=True)
-class UnansweredRun:
+class UndeliveredRun:
     """A run whose outcome was not delivered to its caller yet. `has_waited` is whether it ever waited for a person."""
 
     id: str
@@ -138,9 +138,9 @@ class RunRecords:
         async with self._database.open_read_session() as db_session:
             return list((await db_session.exec(statement)).all())
 
-    async def find_unanswered_run(
+    async def find_undelivered_run(
         self, principal_id: str, call_digest: str, trigger: TriggerKind
-    ) -> UnansweredRun | None:
+    ) -> UndeliveredRun | None:
         """Return the newest run of the same call of this principal whose outcome was not delivered yet, or None.
 
         A run from an MCP client counts from its start, since the client waits for the answer. Any other run counts once
@@ -162,7 +162,7 @@ class RunRecords:
         )
         async with self._database.open_read_session() as db_session:
             run_values = (await db_session.exec(statement)).first()
-        return None if run_values is None else UnansweredRun(*run_values)
+        return None if run_values is None else UndeliveredRun(*run_values)
 
     async def record_parked(self, db_session: AsyncSession, run_id: str) -> None:
         """Record in the caller's transaction that the run waits for a person."""

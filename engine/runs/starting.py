@@ -32,10 +32,10 @@ from engine.wire import IDENTITY_TYPE
 
 @dataclass(frozen=True, slots=True)
 class StartedRun:
-    """The run that serves a call. `is_rejoined` is true where an earlier call started it."""
+    """The run that serves a call. `is_attached` is true where an earlier call started it."""
 
     run_id: str
-    is_rejoined: bool
+    is_attached: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ class RunStarter:
             return await self._serve_keyed_call(offer_call)
         earlier_run_id = None if retry_of else await self._find_attachable_run(offer_call)
         if earlier_run_id is not None:
-            return StartedRun(earlier_run_id, is_rejoined=True)
-        return StartedRun(await self._register_and_start(offer_call), is_rejoined=False)
+            return StartedRun(earlier_run_id, is_attached=True)
+        return StartedRun(await self._register_and_start(offer_call), is_attached=False)
 
     async def _find_attachable_run(self, offer_call: _OfferCall) -> str | None:
         caller = offer_call.caller
@@ -134,7 +134,7 @@ class RunStarter:
         )
         if keyed_run is None:
             try:
-                return StartedRun(await self._register_and_start(offer_call), is_rejoined=False)
+                return StartedRun(await self._register_and_start(offer_call), is_attached=False)
             except IntegrityError:
                 # The same call arrived twice at once, and the other one was registered first.
                 keyed_run = await self._run_records.find_by_idempotency_key(
@@ -148,7 +148,7 @@ class RunStarter:
             )
         if not keyed_run.has_begun:
             await self._start_workflow(offer_call, offer_call.build_identity(keyed_run.id))
-        return StartedRun(keyed_run.id, is_rejoined=True)
+        return StartedRun(keyed_run.id, is_attached=True)
 
     async def _register_and_start(self, offer_call: _OfferCall) -> str:
         identity = offer_call.build_identity(f"{offer_call.offer.name}-{secrets.token_urlsafe(16)}")

@@ -12,7 +12,7 @@ class ClientCredentialsSignIn(OAuthSignIn):
     name: ClassVar[str] = "client_credentials"
     modes: ClassVar[frozenset[str]] = frozenset({"shared"})
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""

@@ -25,7 +25,7 @@ class IdentityAssertionSignIn(IdpAssertedSignIn):
             raise ValueError("write provider.issuer: to it alone the company vouches for people")
         super().validate_declaration(connection)
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the person's own tokens, or None if the identity provider cannot assert the person."""

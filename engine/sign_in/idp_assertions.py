@@ -129,7 +129,7 @@ class IdpAssertions:
         A refusal is recorded in the audit trail.
         """
         try:
-            return await self._sign_in_methods.create_method(connection).tokens_without_person(
+            return await self._sign_in_methods.create_method(connection).request_tokens_without_person(
                 principal.id, tuple(dict.fromkeys(scopes))
             )
         except TokenRefused as error:

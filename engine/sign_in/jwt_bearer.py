@@ -45,7 +45,7 @@ class JwtBearerSignIn(OAuthSignIn):
             raise ValueError("sign_in jwt_bearer needs assertion: write it")
         super().validate_declaration(connection)
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, _principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the service's tokens, which are the same for every principal."""

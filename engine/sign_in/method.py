@@ -19,7 +19,10 @@ from engine.sign_in.steps import SignInStep, StepKind
 
 @dataclass(frozen=True, slots=True)
 class SignInResources:
-    """What the ways to sign in share in one process. Without `identity_provider` nobody is asserted."""
+    """What the ways to sign in share in one process.
+
+    Without `identity_provider` no identity assertions are requested.
+    """
 
     secret_reader: SecretReader
     discovery: Discovery
@@ -72,7 +75,7 @@ class SignInAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SignInResult:
-    """The tokens of a finished sign-in, the account that they belong to, and the tool that shall use it."""
+    """The tokens of a finished sign-in, their account, and the tool for which it is chosen (empty for every tool)."""
 
     tokens: UpstreamTokens
     account: str
@@ -96,9 +99,10 @@ class CheckResult:
 class SignInMethod(TokenSource, Protocol):
     """One way to sign in to the system of one connection.
 
-    `name` is what a connection's declaration calls it, and `modes` are the modes in which one may. `step_kind` is the
-    kind of step that a person takes, None if nobody takes part. `alternatives` are the ways that a person may take
-    instead. `is_asserted_by_idp` says that nobody need act if the identity provider asserts who they are.
+    `name` is what a connection's declaration calls it, and `modes` are the connection modes that may declare it.
+    `step_kind` is the kind of step that a person takes, None if nobody takes part. `alternatives` are the ways that a
+    person may take instead. `is_asserted_by_idp` says that nobody need act if the identity provider asserts who they
+    are.
     """
 
     name: ClassVar[str]

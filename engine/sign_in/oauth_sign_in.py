@@ -51,7 +51,7 @@ class OAuthSignIn(OAuthClient):
         """Return the header that the provider declares, by default the one for bearer tokens (RFC 6750)."""
         return connection.provider.token_place
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return None: a person has to act."""
@@ -63,7 +63,7 @@ class OAuthSignIn(OAuthClient):
         if tokens.refresh_token is not None:
             return await self.refresh_tokens(tokens)
         is_shared = self._connection.mode == "shared"
-        return await self.tokens_without_person(
+        return await self.request_tokens_without_person(
             principal_id, self._connection.scopes if is_shared else tokens.scopes
         )
 
@@ -87,7 +87,7 @@ class OAuthSignIn(OAuthClient):
     async def _check_client_by_sign_in(self) -> CheckResult:
         checked_part = "client"
         try:
-            await self.tokens_without_person(SHARED_HOLDER, self._connection.scopes)
+            await self.request_tokens_without_person(SHARED_HOLDER, self._connection.scopes)
         except TokenRefused as error:
             return judge_refusal(checked_part, error)
         except (UpstreamFailed, ConnectionMisconfigured) as error:

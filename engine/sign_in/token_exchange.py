@@ -16,7 +16,7 @@ class TokenExchangeSignIn(IdpAssertedSignIn):
     name: ClassVar[str] = "token_exchange"
     is_page_required: ClassVar[bool] = False
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the person's own tokens, or None if they have no valid sign-in at the identity provider."""

@@ -76,7 +76,7 @@ class TypedKeySignIn:
         key_declaration = connection.key or KeyDeclaration()
         return TokenPlace(key_declaration.header, key_declaration.prefix)
 
-    async def tokens_without_person(
+    async def request_tokens_without_person(
         self, principal_id: str, scopes: tuple[str, ...]
     ) -> UpstreamTokens | None:
         """Return the key that an administrator set for all, or None if people type their own.
@@ -100,7 +100,7 @@ class TypedKeySignIn:
     async def renew(self, principal_id: str, tokens: UpstreamTokens) -> UpstreamTokens | None:
         """Return the administrator's current key, or None if a person has to type another."""
         del tokens
-        return await self.tokens_without_person(principal_id, self._connection.scopes)
+        return await self.request_tokens_without_person(principal_id, self._connection.scopes)
 
     async def revoke(self, tokens: UpstreamTokens) -> bool:
         """Return False: only its owner can revoke a key, at the upstream."""
@@ -142,7 +142,7 @@ class TypedKeySignIn:
         """Check the administrator's key of a shared connection, or an invalid key where people type their own."""
         check_results, is_shared = [], self._connection.mode == "shared"
         if is_shared:
-            await self.tokens_without_person(SHARED_HOLDER, ())
+            await self.request_tokens_without_person(SHARED_HOLDER, ())
             check_results.append(CheckResult("secret", "ok", "there is one"))
         if self._key_declaration.check is None:
             explanation = (

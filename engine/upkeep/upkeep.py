@@ -13,7 +13,7 @@ from engine.db.database import utc_now
 from engine.errors import BylineError
 from engine.grants.renewals import GrantRenewal
 from engine.services import Services
-from engine.upkeep.kept_runs import find_retained_runs, read_namespace_id
+from engine.upkeep.retained_runs import find_retained_runs, read_namespace_id
 
 _RENEWAL_FRACTION: Final = 0.6
 _RUNS_PER_BATCH: Final = 500

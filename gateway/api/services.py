@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Response
 from pydantic import BaseModel, Field
 
-from engine.audit.administrators import Administrator
+from engine.audit.attribution import Administrator
 from engine.callers.api_tokens import ApiTokens
 from engine.callers.service_principals import SERVICE_NAME_PATTERN, ServicePrincipals
 from engine.identity.model import Principal

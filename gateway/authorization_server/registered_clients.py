@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from pydantic import AnyUrl, BaseModel, ConfigDict
 
-from engine.audit.administrators import Administrator, attribute_event
+from engine.audit.attribution import Administrator, attribute_event
 from engine.audit.trail import AuditEvent, AuditTrail
 from engine.errors import SettingsInvalid
 from gateway.authorization_server import redirect_uris

@@ -22,19 +22,19 @@ from engine.errors import (
 from engine.grants.accounts import Accounts
 from engine.grants.grants import Grants
 from engine.identity.principals import Principals
-from engine.oauth.registration import CALLBACK_PATH, CLIENT_DOCUMENT_PATH, ClientRegistrations
+from engine.oauth.registration import CLIENT_DOCUMENT_PATH, ClientRegistrations
 from engine.services import Services
 from engine.sign_in.sign_ins import SignIns
 from engine.sign_in.steps import CodeStep, RedirectStep, StepKind
 from engine.waiting.page_paths import build_connect_path, build_tool_path
-from gateway.browser.page_requests import OwnForm, PossibleSession, SignedInSession
+from gateway.browser.page_requests import OwnForm, SignedInSession
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page
 from gateway.browser.sessions import BrowserSession
 from gateway.pages.answerable_requests import CALL_AGAIN_TEXT, AnswerableRequests, render_not_connected
 
 
 def build_connect_pages(services: Services, answerable_requests: AnswerableRequests) -> APIRouter:
-    """Return the routes of the request page, of every connection's redirect URI and of Byline's client document."""
+    """Return the routes of the request page and of Byline's client document."""
     page_router = APIRouter(include_in_schema=False)
     connect_page = ConnectPage(
         answerable_requests=answerable_requests,
@@ -48,11 +48,9 @@ def build_connect_pages(services: Services, answerable_requests: AnswerableReque
         registrations=services.registrations,
         sign_ins=services.sign_ins,
     )
-    callback_page = OAuthCallback(services.sign_ins)
     page_router.add_api_route("/connect/{request_id}", connect_page.show_request, methods=["GET"])
     page_router.add_api_route("/connect/{request_id}", connect_page.answer_request, methods=["POST"])
     page_router.add_api_route(CLIENT_DOCUMENT_PATH, connect_page.show_client_document, methods=["GET"])
-    page_router.add_api_route(CALLBACK_PATH, callback_page.receive_callback, methods=["GET"])
     return page_router
 
 
@@ -319,43 +317,6 @@ class ConnectPage:
             browser_session=browser_session,
             status_code=200 if authorization_request.state in {"granted", "denied"} else 410,
         )
-
-
-class OAuthCallback:
-    """The redirect URI to which providers send the browser back."""
-
-    def __init__(self, sign_ins: SignIns) -> None:
-        self._sign_ins = sign_ins
-
-    async def receive_callback(self, request: Request, browser_session: PossibleSession) -> Response:
-        """GET /oauth/callback."""
-        query_params = dict(request.query_params)
-        has_no_repeats = len(query_params) == len(request.query_params.multi_items())
-        if (
-            not has_no_repeats
-            or not query_params.get("state")
-            or ("code" in query_params) == ("error" in query_params)
-        ):
-            notice_text = (
-                "What the sign-in service sent is incomplete. Open your link again, or start "
-                f"over. {CALL_AGAIN_TEXT}"
-            )
-            return render_notice("This answer cannot be read", notice_text, status_code=400)
-        if browser_session is None:
-            notice_text = (
-                "You are not signed in to Byline in this browser. Sign in, and then open your link again."
-            )
-            return render_notice(
-                "Who is this?", notice_text, status_code=403, next_link=("/sign-in", "Sign in")
-            )
-        try:
-            authorization_request = await self._sign_ins.finish_redirect(
-                query_params, browser_session.principal, browser_session.id
-            )
-        except BylineError as error:
-            return render_not_connected(browser_session, error)
-        # A redirect to another page, so that the address with the code is neither shown nor kept.
-        return redirect_see_other(build_connect_path(authorization_request.id))
 
 
 def _describe_end(

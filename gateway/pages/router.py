@@ -13,6 +13,7 @@ from gateway.pages.connections import ConnectionPages
 from gateway.pages.console import FrontPage
 from gateway.pages.device_sign_in import DevicePage
 from gateway.pages.notifications import NotificationPages
+from gateway.pages.oauth_callback import OAuthCallback
 from gateway.pages.questions import QuestionPage
 from gateway.pages.schedules import SchedulePages
 from gateway.pages.tool_connections import ToolConnectionPages
@@ -35,6 +36,7 @@ def build_pages(
         _build_sign_in(services, gateway_services),
         SignOutPage(gateway_services.browser_sessions).build_router(),
         build_connect_pages(services, answerable_requests),
+        OAuthCallback(services.sign_ins).build_router(),
         DevicePage(answerable_requests, services.catalogue, services.sign_ins).build_router(),
         QuestionPage(services.questions, services.run_records, services.principals).build_router(),
         FrontPage(

@@ -2,7 +2,7 @@
 
 from engine.administration import roles, signing_keys, vault_keys
 from engine.administration import services as service_administration
-from engine.audit.administrators import Administrator
+from engine.audit.attribution import Administrator
 from engine.identity.model import Principal, ShellUser
 from engine.services import Services
 from gateway.authorization_server.client_records import ClientRecords

@@ -91,7 +91,7 @@ class CallExchange(ABC):
 
     @abstractmethod
     async def has_client_cancelled(self) -> bool:
-        """Return whether the client ended the request, and not the gateway by stopping, which leaves runs alone."""
+        """Return whether the client ended the request. False if the gateway is stopping, which cancels no run."""
 
     @abstractmethod
     async def _follow(self, hold_time: HoldTime) -> Outcome | InputRequiredResult:

@@ -52,7 +52,7 @@ class ExchangeOpener:
             started_run = await self._runs.starter.start_or_attach(offer.name, arguments, request.caller)
             request_state = (
                 await self._create_announced_state(started_run.run_id)
-                if started_run.is_rejoined and not list_client_abilities(request.context)
+                if started_run.is_attached and not list_client_abilities(request.context)
                 else RequestState(run_id=started_run.run_id)
             )
         return self._open_exchange(request, request_state, request.params.input_responses)

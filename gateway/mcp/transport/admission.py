@@ -1,4 +1,4 @@
-"""Middleware that admits one well-formed JSON-RPC message a request, within the limits of requests per principal."""
+"""Middleware that admits one well-formed JSON-RPC message per request, within the limits of requests per principal."""
 
 import asyncio
 from collections import Counter
@@ -72,19 +72,19 @@ class AdmissionMiddleware:
         if not isinstance(user, AuthenticatedUser) or not isinstance(user.access_token, PrincipalToken):
             await self._app(scope, receive, send)
             return
-        personal_token = user.access_token
+        principal_token = user.access_token
         serve_request = self._serve_message if scope["method"] == "POST" else self._serve_stream
         try:
-            with self._caller_limits.count_request(personal_token.principal.id):
+            with self._caller_limits.count_request(principal_token.principal.id):
                 _require_single_headers(Headers(scope=scope))
-                await serve_request(scope, receive, send, personal_token)
+                await serve_request(scope, receive, send, principal_token)
         except MessageRefused as error:
             await _build_refusal_response(error)(scope, receive, send)
 
     async def _serve_message(
-        self, scope: Scope, receive: Receive, send: Send, personal_token: PrincipalToken
+        self, scope: Scope, receive: Receive, send: Send, principal_token: PrincipalToken
     ) -> None:
-        """Serve a POST. Its body is read and parsed here, and given on as it came."""
+        """Serve a POST. Its body is read and parsed here, and passed on unchanged."""
         request_body = await _read_body(receive)
         message = read_message(request_body, Headers(scope=scope).get(MCP_PROTOCOL_VERSION_HEADER))
         unread_messages: list[Message] = [{"type": "http.request", "body": request_body, "more_body": False}]
@@ -92,10 +92,10 @@ class AdmissionMiddleware:
         async def replay_body() -> Message:
             return unread_messages.pop() if unread_messages else await receive()
 
-        await self._serve_admitted(scope, replay_body, send, AdmittedRequest(personal_token, message))
+        await self._serve_admitted(scope, replay_body, send, AdmittedRequest(principal_token, message))
 
     async def _serve_stream(
-        self, scope: Scope, receive: Receive, send: Send, personal_token: PrincipalToken
+        self, scope: Scope, receive: Receive, send: Send, principal_token: PrincipalToken
     ) -> None:
         """Serve any other method, such as the GET of a session's stream, which ends when its token does."""
         # No event is stored for redelivery, and the SDK sends no response at all to a request with Last-Event-ID.
@@ -103,14 +103,14 @@ class AdmissionMiddleware:
             header_pair for header_pair in scope["headers"] if header_pair[0] != LAST_EVENT_ID_HEADER.encode()
         ]
         token_invalid_task = asyncio.create_task(
-            wait_until_invalid(self._token_verifier, personal_token.token)
+            wait_until_invalid(self._token_verifier, principal_token.token)
         )
         try:
             await self._serve_admitted(
                 {**scope, "headers": remaining_headers},
                 _receive_until(token_invalid_task, receive),
                 send,
-                AdmittedRequest(personal_token, message=None),
+                AdmittedRequest(principal_token, message=None),
             )
         finally:
             token_invalid_task.cancel()

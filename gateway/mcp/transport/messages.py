@@ -1,4 +1,4 @@
-"""Read JSON-RPC 2.0 messages, and refuse JSON that parsers read differently. A body is parsed once, here."""
+"""Read JSON-RPC 2.0 messages, and refuse JSON that parsers read differently. Byline parses a body once, here."""
 
 import json
 import math

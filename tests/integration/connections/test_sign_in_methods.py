@@ -422,7 +422,7 @@ async def test_a_service_is_let_in_by_what_it_signed(provider: OidcProvider, dis
         declare_service_account(provider.issuer), resources(discovery.outgoing, ENVIRONMENT)
     )
 
-    tokens = await way.tokens_without_person(SHARED_HOLDER, ())
+    tokens = await way.request_tokens_without_person(SHARED_HOLDER, ())
     assert tokens is not None
     again = await way.renew(SHARED_HOLDER, tokens)
 
@@ -443,7 +443,7 @@ async def test_what_a_stranger_signed_or_for_somebody_else_lets_nobody_in(
     )
 
     with pytest.raises(TokenRefused, match="invalid_grant"):
-        await way.tokens_without_person(SHARED_HOLDER, ())
+        await way.request_tokens_without_person(SHARED_HOLDER, ())
 
 
 def test_a_statement_says_what_its_connection_declares(discovery: Discovery) -> None:

@@ -628,7 +628,7 @@ async def test_an_approval_notifies_everybody_with_the_role_but_the_one_who_need
 
     async def list_notified(waiter: str) -> list[str]:
         asked_ids, awaits = error_info.value.asked_principal_ids, error_info.value.awaited_id
-        return await notifying_platform.notifier.find_wait_listeners(
+        return await notifying_platform.notifier.claim_wait_listeners(
             awaited_id=awaits, waiter_id=waiter, asked_principal_ids=asked_ids, identity=identity
         )
 
