@@ -4,7 +4,7 @@ It answers no requests of the server, such as elicitation or sampling.
 """
 
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel, Field, JsonValue
@@ -25,7 +25,7 @@ _ERROR_CODE_LIMIT: Final = 100_000
 
 
 class ToolCall(BaseModel):
-    """A tool of the server and its arguments; `read_only` says that it changes nothing."""
+    """A tool of the server and its arguments; `read_only` says that calling it twice is harmless."""
 
     tool: str = Field(pattern="^[!-~]+$")
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
@@ -41,26 +41,28 @@ class ToolAnswer(BaseModel):
 
 
 def mcp_action(
-    name: str, *, connection: str, scopes: tuple[str, ...] = (), reads_only: bool = False
+    name: str, *, connection: str, scopes: tuple[str, ...] = (), reading_tools: Collection[str] = ()
 ) -> Callable[[ToolCall], Awaitable[ToolAnswer]]:
-    """Make an action that calls any one tool of the MCP server of a connection; `name` is its wire name.
+    """Make an action that calls one tool of the MCP server of a connection; `name` is its wire name.
 
-    With `reads_only`, only a ToolCall with `read_only` is sent. The protocol version of the server is determined before
-    a process's first call, and again after it has changed.
+    With `reading_tools`, which name tools that change nothing, the action only reads and refuses to call any other
+    tool. Without them it calls any tool. The protocol version of the server is determined before a process's first
+    call, and again after it has changed.
     """
     # Whether each server that was called supports sessions, by its address.
     session_support: dict[str, bool] = {}
 
-    @action(name, connection=connection, scopes=scopes, reads_only=reads_only)
+    @action(name, connection=connection, scopes=scopes, reads_only=bool(reading_tools))
     async def call_tool(tool_call: ToolCall) -> ToolAnswer:
         """Call the tool."""
+        changes = False if tool_call.tool in reading_tools else None
         server_address = upstream().address
         session_headers = await _open_session(session_support.get(server_address))
         session_support[server_address] = session_headers is not None
         if session_headers is not None:
-            return await _call_in_session(tool_call, session_headers)
+            return await _call_in_session(tool_call, session_headers, changes=changes)
         try:
-            return await _call_without_session(tool_call)
+            return await _call_without_session(tool_call, changes=changes)
         except Exception:
             # The server may have been set back to a version with sessions, so the next call determines it again.
             session_support.pop(server_address, None)
@@ -143,18 +145,20 @@ async def _initialize_session() -> dict[str, str] | None:
     return session_headers
 
 
-async def _call_in_session(tool_call: ToolCall, session_headers: Mapping[str, str]) -> ToolAnswer:
+async def _call_in_session(
+    tool_call: ToolCall, session_headers: Mapping[str, str], *, changes: bool | None
+) -> ToolAnswer:
     """Call the tool, then terminate the session (2025-11-25, Transports, "Session Management")."""
     try:
         return _to_tool_answer(
-            await _send_tool_call(tool_call, _build_call_params(tool_call), session_headers)
+            await _send_tool_call(tool_call, _build_call_params(tool_call), session_headers, changes=changes)
         )
     finally:
         if "Mcp-Session-Id" in session_headers:
             await upstream().tell("DELETE", "", changes=False, headers=session_headers)
 
 
-async def _call_without_session(tool_call: ToolCall) -> ToolAnswer:
+async def _call_without_session(tool_call: ToolCall, *, changes: bool | None) -> ToolAnswer:
     """Call the tool by one request without a session (2026-07-28)."""
     request_headers = {
         "MCP-Protocol-Version": _STATELESS_VERSION,
@@ -163,19 +167,27 @@ async def _call_without_session(tool_call: ToolCall) -> ToolAnswer:
     }
     return _to_tool_answer(
         await _send_tool_call(
-            tool_call, {**_build_call_params(tool_call), "_meta": _build_meta()}, request_headers
+            tool_call,
+            {**_build_call_params(tool_call), "_meta": _build_meta()},
+            request_headers,
+            changes=changes,
         )
     )
 
 
 async def _send_tool_call(
-    tool_call: ToolCall, call_params: Mapping[str, Any], request_headers: Mapping[str, str]
+    tool_call: ToolCall,
+    call_params: Mapping[str, Any],
+    request_headers: Mapping[str, str],
+    *,
+    changes: bool | None,
 ) -> dict[str, Any]:
     response = await upstream().request(
         "POST",
         "",
         record=f"tool/{tool_call.tool}",
-        changes=not tool_call.read_only,
+        changes=changes,
+        idempotent=tool_call.read_only or None,
         json=_build_rpc_message("tools/call", call_params),
         headers={**_ACCEPT_HEADER, **request_headers},
     )

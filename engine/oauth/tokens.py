@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final, Self
 
@@ -19,11 +19,11 @@ class UpstreamTokens:
     the token response itself names, if it does.
     """
 
-    access_token: str
-    refresh_token: str | None
+    access_token: str = field(repr=False)
+    refresh_token: str | None = field(repr=False)
     expires_at: float | None
     scopes: tuple[str, ...]
-    proof_key: str | None = None
+    proof_key: str | None = field(default=None, repr=False)
     account: str = ""
 
     @classmethod

@@ -1,7 +1,7 @@
 """What a way to sign in is: what it needs, how it gets, renews and revokes tokens, and what a person does for it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from engine.connections.connection import Connection, TokenPlace
@@ -67,8 +67,8 @@ class SignInAnswer:
 
     request_id: str
     scopes: tuple[str, ...]
-    fields: Mapping[str, str]
-    attempt_secret: str = ""
+    fields: Mapping[str, str] = field(repr=False)
+    attempt_secret: str = field(default="", repr=False)
     tool_name: str = ""
     is_awaited: bool = True
 
@@ -77,7 +77,7 @@ class SignInAnswer:
 class SignInResult:
     """The tokens of a finished sign-in, their account, and the tool for which it is chosen (empty for every tool)."""
 
-    tokens: UpstreamTokens
+    tokens: UpstreamTokens = field(repr=False)
     account: str
     tool_name: str
 

@@ -204,6 +204,8 @@ class SignIns:
         )
         if asked_principal is None or not authorization_request.is_open:
             return None
+        if await self._records.pending_device_codes.find_code(authorization_request.id) is None:
+            return None
         async with self._record_refusals(person, authorization_request):
             sign_in_step = await self._finish_sign_in(
                 authorization_request, "code", asked_principal, person, {}

@@ -11,6 +11,7 @@ import httpx2
 from engine.db.database import utc_now
 from engine.identity.model import Principal
 from engine.policy.policy import Policy, PolicyFile
+from engine.runs.runs import build_runs
 from engine.services import Services
 from gateway.app import build_application
 from gateway.authorization_server.clients import ClientInformation
@@ -87,7 +88,9 @@ async def serve_api(
         services = replace(platform.services, settings=settings)
         if policy is not None:
             services = replace(services, policy=Policy(lambda: policy, services.roles))
-        registry, runs, temporal = platform.registry, platform.runs, platform.temporal
+        registry, temporal = platform.registry, platform.temporal
+        # The links in a run's state are those of this server.
+        runs = replace(platform.runs, states=build_runs(services, temporal, registry).states)
         gateway_services = build_gateway_services(services)
         servers = create_mcp_servers(
             services,

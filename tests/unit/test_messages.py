@@ -75,3 +75,10 @@ def test_a_body_may_hold_many_brackets_and_many_values_side_by_side() -> None:
 
 def test_a_whole_surrogate_pair_and_an_escaped_backslash_are_text() -> None:
     assert read_message(as_params('"\\ud83d\\ude00 \\\\ud83d"'), None).params == {"value": "😀 \\ud83d"}
+
+
+def test_a_message_that_is_a_request_and_a_response_at_once_is_refused() -> None:
+    for member in (b'"result": {}', b'"error": {"code": 1, "message": "no"}'):
+        request_body = b'{"jsonrpc": "2.0", "id": 1, "method": "ping", ' + member + b"}"
+        with pytest.raises(MessageRefused, match="a request or a response"):
+            read_message(request_body, None)

@@ -5,6 +5,8 @@ import pytest
 
 from engine.connections.connection import Connection
 from engine.errors import ConnectionMisconfigured
+from engine.oauth.tokens import UpstreamTokens
+from engine.sign_in.method import SignInAnswer, SignInResult
 from engine.sign_in.methods import SIGN_IN_METHODS, find_method_class
 
 ROOT = Path(__file__).parents[2]
@@ -61,3 +63,10 @@ def test_a_way_that_a_later_release_declared_is_told_and_no_other_is_used() -> N
 
     with pytest.raises(ConnectionMisconfigured, match="'crm' has no sign_in of_tomorrow"):
         find_method_class(later)
+
+
+def test_what_a_sign_in_brings_shows_no_secret_when_it_is_printed() -> None:
+    tokens = UpstreamTokens("planted-access", "planted-refresh", None, ("read",), proof_key="planted-proof")
+    answer = SignInAnswer("request", ("read",), {"secret": "planted-key"}, attempt_secret="planted-verifier")
+
+    assert "planted" not in f"{tokens!r} {answer!r} {SignInResult(tokens, 'alice', '')!r}"

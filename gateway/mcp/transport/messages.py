@@ -165,6 +165,8 @@ def _to_message(document: Mapping[str, Any]) -> JsonRpcMessage:
         raise MessageRefused("A message's id is a string or an integer.")
     if document.get("jsonrpc") != "2.0":
         raise MessageRefused('A message says "jsonrpc": "2.0".', request_id=request_id)
+    if "method" in document and ("result" in document or "error" in document):
+        raise MessageRefused("A message is a request or a response, and not both.", request_id=request_id)
     if "method" not in document:
         # A response without an id, as to an unreadable request, belongs to no request of the gateway.
         if request_id is None or ("result" in document) == ("error" in document):

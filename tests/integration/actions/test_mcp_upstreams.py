@@ -298,7 +298,7 @@ async def test_an_answer_stands_however_its_session_ends(platform: Platform) -> 
     assert session == [("2025-06-18", "session-1")] * 3
 
 
-async def test_an_action_that_only_reads_sends_the_calls_that_only_read_and_ends_their_sessions(
+async def test_an_action_that_only_reads_calls_the_tools_that_its_declaration_names_whatever_the_caller_says(
     platform: Platform,
 ) -> None:
     answer = build_result({"content": [{"type": "text", "text": "kept"}]})
@@ -308,11 +308,9 @@ async def test_an_action_that_only_reads_sends_the_calls_that_only_read_and_ends
         await connect_server(platform, server.port)
         outcomes = [
             await platform.wait_for_outcome(
-                await platform.start_run(
-                    "look_at_notes_server", {**NOTE, "read_only": reads_only}, platform.alice
-                )
+                await platform.start_run("look_at_notes_server", tool_call, platform.alice)
             )
-            for reads_only in (True, False)
+            for tool_call in ({**NOTE, "tool": "read_notes"}, {**NOTE, "read_only": True})
         ]
 
     read, refused = outcomes

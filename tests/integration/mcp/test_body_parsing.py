@@ -44,9 +44,14 @@ def listing_parsers_of(mark: str) -> Iterator[list[str]]:
         sys.setprofile(None)
 
 
-async def test_the_body_of_a_call_is_parsed_once_here_in_every_protocol_version(idle: Platform) -> None:
+async def test_the_body_of_a_call_is_parsed_once_here_in_every_protocol_version(
+    idle_platform: Platform,
+) -> None:
     call = {"name": "read_once", "arguments": {"account": MARK}}
-    async with serve_api(idle, mcp=True, policy=POLICY) as rest, httpx2.AsyncClient(timeout=60) as http:
+    async with (
+        serve_api(idle_platform, mcp=True, policy=POLICY) as rest,
+        httpx2.AsyncClient(timeout=60) as http,
+    ):
         alice = await rest.add_person("alice", "Alice")
         by_hand = RawMcpClient(http, f"{rest.url}{MCP_PATH}", await rest.issue_token(alice, MCP_PATH))
         session = await by_hand.open_session()

@@ -15,13 +15,13 @@ COMMENT = {"ticket_id": DISPUTE, "text": SUBJECT}
 
 
 @pytest.fixture
-async def borrowing(idle: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform:
+async def borrowing(idle_platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Platform:
     """A platform with offers of a second package, whose steps lie in the package of the tests."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "fixtures" / "second_package")
-    idle.registry = Registry((*MODULES, "borrowed_steps"))
-    idle.runs = build_runs(idle.services, idle.temporal, idle.registry)
-    await idle.give_grant("support", idle.alice)
-    return idle
+    idle_platform.registry = Registry((*MODULES, "borrowed_steps"))
+    idle_platform.runs = build_runs(idle_platform.services, idle_platform.temporal, idle_platform.registry)
+    await idle_platform.give_grant("support", idle_platform.alice)
+    return idle_platform
 
 
 async def refused(platform: Platform, offer: str, arguments: dict[str, object]) -> str:
