@@ -18,7 +18,7 @@ class Deactivation:
     """What a deactivation took with it: paused schedules, whether Temporal knows of them, and removed grants."""
 
     paused_schedule_ids: list[str]
-    is_temporal_told: bool
+    is_temporal_notified: bool
     removed_grants: list[RemovedGrant]
 
 
@@ -35,9 +35,9 @@ async def deactivate_principal(
     After an interruption, upkeep removes the grants, and a schedule is refused when it fires.
     """
     await _set_active(services, administrator, principal, is_active=False)
-    paused_schedule_ids, is_temporal_told = await _pause_schedules(services, principal)
+    paused_schedule_ids, is_temporal_notified = await _pause_schedules(services, principal)
     removed_grants = await remove_access(services, principal, administrator)
-    return Deactivation(paused_schedule_ids, is_temporal_told, removed_grants)
+    return Deactivation(paused_schedule_ids, is_temporal_notified, removed_grants)
 
 
 async def remove_access(

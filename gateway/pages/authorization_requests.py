@@ -1,6 +1,7 @@
 """The page behind the link of an authorization request, and the redirect URI at which the browser comes back."""
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -31,6 +32,11 @@ from gateway.browser.page_requests import OwnForm, SignedInSession
 from gateway.browser.rendering import redirect_see_other, render_notice, render_page
 from gateway.browser.sessions import BrowserSession
 from gateway.pages.answerable_requests import CALL_AGAIN_TEXT, AnswerableRequests, render_not_connected
+
+AnswerHandler = Callable[
+    [BrowserSession, AuthorizationRequest, Mapping[str, str]], Awaitable[Response | None]
+]
+"""Carries out what a person answered, and returns where the browser goes, or None for the request's page."""
 
 
 def build_connect_pages(services: Services, answerable_requests: AnswerableRequests) -> APIRouter:
@@ -108,9 +114,9 @@ class ConnectPage:
         """POST /connect/{request_id}."""
         browser_session = submission.browser_session
         authorization_request = await self._answerable_requests.require_request(browser_session, request_id)
-        answer_handlers = {
-            "continue": self._begin_consent,
-            "device": self._begin_device_sign_in,
+        answer_handlers: dict[str, AnswerHandler] = {
+            "continue": partial(self._begin_step, step_kind="redirect"),
+            "device": partial(self._begin_step, step_kind="code"),
             "connect": self._take_typed_key,
             "use": self._use_account,
         }
@@ -126,22 +132,6 @@ class ConnectPage:
                 "This connection does not work", str(error), status_code=503, browser_session=browser_session
             )
         return page_response or redirect_see_other(request.url.path)
-
-    async def _begin_consent(
-        self,
-        browser_session: BrowserSession,
-        authorization_request: AuthorizationRequest,
-        form_fields: Mapping[str, str],
-    ) -> Response | None:
-        return await self._begin_step(browser_session, authorization_request, form_fields, "redirect")
-
-    async def _begin_device_sign_in(
-        self,
-        browser_session: BrowserSession,
-        authorization_request: AuthorizationRequest,
-        form_fields: Mapping[str, str],
-    ) -> Response | None:
-        return await self._begin_step(browser_session, authorization_request, form_fields, "code")
 
     async def _begin_step(
         self,

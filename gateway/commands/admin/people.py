@@ -154,6 +154,6 @@ def _describe_schedules(deactivation: Deactivation) -> str:
     paused_message = f" Their schedules are paused: {len(deactivation.paused_schedule_ids)}."
     return (
         paused_message
-        if deactivation.is_temporal_told
+        if deactivation.is_temporal_notified
         else f"{paused_message} Temporal does not answer, and hears of each when it would fire next."
     )
